@@ -1,0 +1,279 @@
+"""What goes in and out of a guest, as plain values: shared by the link, the machine, the fleet and the edge."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """A program to run inside the guest.
+
+    Attributes:
+        shell: A line for `/bin/bash -c` (`/bin/sh` where the image has no bash); exclusive with `argv`.
+        argv: Program and arguments, found on the guest's PATH.
+        cwd: Absolute working directory; empty means the user's home.
+        env: Variables added to the guest's default environment.
+        user: Name or decimal uid in the guest's `/etc/passwd`; empty means root.
+        stdin: Bytes fed to standard input, which is closed afterwards.
+        timeout_ms: The whole process tree is killed after this long; 0 means never.
+    """
+
+    shell: str | None = None
+    argv: tuple[str, ...] = ()
+    cwd: str = ""
+    env: dict[str, str] = field(default_factory=dict[str, str])
+    user: str = ""
+    stdin: bytes = b""
+    timeout_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Captured:
+    """One output stream as kept: all of it, or its head and tail with a gap between them.
+
+    Attributes:
+        head: The first bytes.
+        tail: The last bytes; empty if nothing was dropped.
+        total: Bytes that the process wrote.
+        dropped: Bytes between head and tail that were not kept (`total - len(head) - len(tail)`).
+    """
+
+    head: bytes = b""
+    tail: bytes = b""
+    total: int = 0
+    dropped: int = 0
+
+    def data(self) -> bytes:
+        """Head and tail joined, without a mark at the gap."""
+        return self.head + self.tail
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a command stands: finished, or still running under its `pid`.
+
+    Attributes:
+        pid: The guest's process id, the handle for everything that follows.
+        running: Whether it still ran when the wait ended.
+        exit_code: 0-255, or 128 + signal as a shell reports it; None while running.
+        signal: The number of the signal that ended it, else None.
+        timed_out: Whether the command's own time limit killed its tree.
+        stdout, stderr: What was captured so far.
+        duration_ms: From start to end, or to now.
+    """
+
+    pid: int
+    running: bool
+    exit_code: int | None
+    signal: int | None
+    timed_out: bool
+    stdout: Captured
+    stderr: Captured
+    duration_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessInfo:
+    """A process started through Casemate; finished ones stay listed.
+
+    Attributes:
+        command: The shell line, or the arguments joined as a shell would read them.
+        started_ms: Guest clock, milliseconds since the epoch.
+        stdout_total, stderr_total: Bytes written so far: the offsets at which to go on reading.
+    """
+
+    pid: int
+    command: str
+    running: bool
+    exit_code: int | None
+    signal: int | None
+    timed_out: bool
+    started_ms: int
+    duration_ms: int
+    stdout_total: int
+    stderr_total: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputSlice:
+    """Bytes of one stream from an offset on.
+
+    Attributes:
+        offset: Where `data` begins; greater than asked for if older bytes are no longer kept.
+        data: The bytes.
+        next_offset: Where to read on.
+    """
+
+    offset: int
+    data: bytes
+    next_offset: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessOutput:
+    """Both streams of a process from given offsets on, and how it stands."""
+
+    info: ProcessInfo
+    stdout: OutputSlice
+    stderr: OutputSlice
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """A piece of a process's live output."""
+
+    stream: Literal["stdout", "stderr"]
+    offset: int
+    data: bytes
+
+
+FileKind = Literal["file", "directory", "symlink", "other"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileInfo:
+    """One directory entry or file, as lstat sees it.
+
+    Attributes:
+        path: Absolute path in the guest.
+        size: Bytes.
+        mode: Permission and type bits of st_mode.
+        mtime_ms: Modification time, milliseconds since the epoch.
+        target: Where a symbolic link points, else empty.
+    """
+
+    path: str
+    kind: FileKind
+    size: int
+    mode: int
+    uid: int
+    gid: int
+    mtime_ms: int
+    target: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """Entries in name order; `truncated` says that there were more than asked for."""
+
+    entries: tuple[FileInfo, ...]
+    truncated: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileSlice:
+    """A range of a file's bytes; `size` is the whole file's."""
+
+    offset: int
+    data: bytes
+    size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Match:
+    """A search hit: a file, and for a content search the first matching line.
+
+    Attributes:
+        line_number: 1-based; 0 for a match by name.
+        line: The line, cut to 500 bytes; empty for a match by name.
+    """
+
+    path: str
+    line_number: int = 0
+    line: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchResult:
+    """Hits in path order; `truncated` says that the limit or the time was reached first."""
+
+    matches: tuple[Match, ...]
+    truncated: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TerminalInfo:
+    """A pseudo-terminal in the guest; it survives the connections that use it."""
+
+    terminal_id: str
+    pid: int
+    cols: int
+    rows: int
+    command: str
+    started_ms: int
+    alive: bool
+    exit_code: int | None
+    output_total: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TerminalOutput:
+    """Raw terminal output from an offset on, and how the terminal stands."""
+
+    info: TerminalInfo
+    output: OutputSlice
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuestMetrics:
+    """The guest's own view of its resources. Memory and disk in bytes, times in milliseconds."""
+
+    uptime_ms: int
+    memory_total: int
+    memory_available: int
+    disk_total: int
+    disk_free: int
+    cpu_used_ms: int
+    processes: int
+    agent_memory: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ping:
+    """What an agent says of itself.
+
+    Attributes:
+        nonce: Random hex that lives only in the agent's memory: equal nonces mean restored, not rebooted.
+        clock_ns: The guest's clock, nanoseconds since the epoch.
+        monotonic_ns: The guest's monotonic clock, for measuring its rate.
+    """
+
+    version: str
+    nonce: str
+    clock_ns: int
+    monotonic_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """What makes a clone a machine of its own.
+
+    Attributes:
+        entropy: At least 32 fresh random bytes for the guest kernel's pool.
+        clock_ns: The host's clock, nanoseconds since the epoch.
+        machine_id: 32 hex digits for /etc/machine-id.
+        hostname: DNS-1123 label.
+        secret: The agent's new secret, at least 32 bytes; the old one stops working at once.
+    """
+
+    entropy: bytes
+    clock_ns: int
+    machine_id: str
+    hostname: str
+    secret: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Certificate:
+    """The agent's proof, read back from the guest's kernel and files, that it took its identity on."""
+
+    nonce: str
+    entropy_mixed: bool
+    clock_ns: int
+    machine_id: str
+    hostname: str
