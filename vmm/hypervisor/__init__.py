@@ -1,0 +1,1 @@
+"""Hypervisors: the port, its drivers, and how one is chosen."""

@@ -1,0 +1,116 @@
+"""The port to a hypervisor: what the rest of the package may ask of one, and the values that go through it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from anyio.abc import ByteStream
+
+from .process import ProcessRef
+
+CONSOLE = "console.log"
+"""The guest's serial console, in the machine's directory."""
+LOG = "hypervisor.log"
+"""What the hypervisor's process prints, in the machine's directory."""
+GUEST_PORT = 1024
+"""Where the agent listens, on vsock and TCP."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hardware:
+    """What a machine is made of; a saved state loads only into the same.
+
+    Attributes:
+        cpu: Virtual CPUs.
+        mem: Memory in MiB.
+        kernel_elf, kernel_bz: The same kernel as ELF file and as bzImage; each driver takes the one it needs.
+        initramfs: First file system, with the machine's first secret appended.
+        toolbox, base: Read-only file systems.
+        tsc_khz: Frequency that the guest is told its time-stamp counter has; 0 lets it measure.
+    """
+
+    cpu: int
+    mem: int
+    kernel_elf: Path
+    kernel_bz: Path
+    initramfs: Path
+    toolbox: Path
+    base: Path
+    tsc_khz: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ram:
+    """The file behind a machine's memory.
+
+    Attributes:
+        path: The file; made if it does not exist.
+        private: Map it copy-on-write, so that the file never changes; else the file is the memory.
+    """
+
+    path: Path
+    private: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """A machine's hypervisor process and the way to its guest.
+
+    Attributes:
+        directory: The machine's own; everything about it lies there.
+        process: The hypervisor.
+        port: TCP port on the host's loopback that leads to the agent; 0 where the driver has a socket file instead.
+    """
+
+    directory: Path
+    process: ProcessRef
+    port: int
+
+
+class Hypervisor(Protocol):
+    """A driver. It keeps no state of machines: what it needs is in `Running` and the machine's directory."""
+
+    @property
+    def name(self) -> str:
+        """The driver's name, as shown to users: `qemu`."""
+        ...
+
+    @property
+    def accelerator(self) -> str:
+        """`kvm` or `tcg`."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Everything of program and host that a saved state depends on, for a template's name."""
+        ...
+
+    async def start(self, directory: Path, hardware: Hardware, *, ram: Ram, disk: Path) -> Running:
+        """Boot a machine from its kernel. Returns as soon as the hypervisor runs; the guest is still booting."""
+        ...
+
+    async def restore(self, directory: Path, hardware: Hardware, *, ram: Ram, disk: Path, state: Path) -> Running:
+        """Start a machine from a saved device state and its memory; it runs when this returns."""
+        ...
+
+    async def save(self, machine: Running, state: Path) -> None:
+        """Pause the machine and write its device state; its memory stays in its (shared) file."""
+        ...
+
+    async def stop(self, machine: Running) -> None:
+        """End the machine at once, without asking the guest. A no-op if it has ended."""
+        ...
+
+    async def ailment(self, machine: Running) -> str:
+        """Why a living machine does not run, in words for a user; empty if it runs."""
+        ...
+
+    async def resume(self, machine: Running) -> None:
+        """Let a stopped machine go on."""
+        ...
+
+    async def dial(self, machine: Running) -> ByteStream:
+        """Connect to the agent."""
+        ...

@@ -1,0 +1,130 @@
+"""QMP, the control language of QEMU: one command at a time over the machine's unix socket.
+
+Source: docs/interop/qmp-spec.rst of QEMU 7.2. Files for snapshots are handed over as descriptors (`getfd`), so that
+QEMU may run under a seccomp filter that lets it start no program.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import anyio
+from anyio.abc import UNIXSocketStream
+from anyio.streams.buffered import BufferedByteReceiveStream
+
+from ..errors import Unavailable
+from .process import ProcessRef
+
+_MAX_LINE = 1024 * 1024
+_RETRY_S = 0.002
+
+
+class QmpError(Unavailable):
+    """QEMU refused a command, or its control socket is gone."""
+
+
+class Qmp:
+    """A session on one machine's control socket."""
+
+    def __init__(self, stream: UNIXSocketStream) -> None:
+        self._stream = stream
+        self._lines = BufferedByteReceiveStream(stream)
+
+    @classmethod
+    async def connect(cls, socket: Path, process: ProcessRef, *, deadline_s: float = 10) -> Self:
+        """Wait for the socket of a starting QEMU, then negotiate.
+
+        Raises:
+            QmpError: The process ended first, or does not answer within the deadline.
+        """
+        with anyio.move_on_after(deadline_s):
+            while process.alive():
+                try:
+                    session = cls(await _connect_short(socket))
+                except (FileNotFoundError, ConnectionRefusedError):
+                    await anyio.sleep(_RETRY_S)
+                    continue
+                try:
+                    await session._line()
+                    await session.run("qmp_capabilities")
+                except BaseException:
+                    await session.aclose()
+                    raise
+                return session
+            raise QmpError("The hypervisor ended while it started")
+        raise QmpError(f"The hypervisor did not open its control socket within {deadline_s:g} s")
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the session; the machine goes on."""
+        await self._stream.aclose()
+
+    async def run(self, command: str, arguments: dict[str, Any] | None = None, *, deadline_s: float = 10) -> Any:
+        """Run a command and return what QEMU answers.
+
+        Raises:
+            QmpError: QEMU refused it, did not answer within the deadline, or is gone.
+        """
+        return await self._exchange(command, arguments, None, deadline_s)
+
+    async def pass_file(self, name: str, path: Path, flags: int) -> None:
+        """Open a file here and hand it to QEMU under a name, for `fd:NAME` migration addresses."""
+        descriptor = await anyio.to_thread.run_sync(os.open, path, flags, 0o600)
+        try:
+            await self._exchange("getfd", {"fdname": name}, descriptor, 10)
+        finally:
+            os.close(descriptor)
+
+    async def _exchange(
+        self, command: str, arguments: dict[str, Any] | None, descriptor: int | None, deadline_s: float
+    ) -> Any:
+        message = json.dumps({"execute": command, "arguments": arguments or {}}).encode() + b"\n"
+        try:
+            with anyio.fail_after(deadline_s):
+                if descriptor is None:
+                    await self._stream.send(message)
+                else:
+                    await self._stream.send_fds(message, [descriptor])
+                while True:
+                    answer = json.loads(await self._line())
+                    if "return" in answer:
+                        return answer["return"]
+                    if "error" in answer:
+                        raise QmpError(f"The hypervisor refused {command}: {answer['error'].get('desc', '')}")
+        except TimeoutError:
+            raise QmpError(f"The hypervisor did not answer {command} within {deadline_s:g} s") from None
+        except (OSError, anyio.EndOfStream, anyio.BrokenResourceError, anyio.IncompleteRead) as error:
+            raise QmpError(f"The hypervisor ended during {command}") from error
+
+    async def _line(self) -> bytes:
+        return await self._lines.receive_until(b"\n", _MAX_LINE)
+
+
+@asynccontextmanager
+async def qmp(socket: Path, process: ProcessRef) -> AsyncGenerator[Qmp]:
+    """A session for the length of a block."""
+    session = await Qmp.connect(socket, process)
+    async with session:
+        yield session
+
+
+async def _connect_short(socket: Path) -> UNIXSocketStream:
+    # A socket's address holds 107 bytes; data directories may be deeper than that.
+    directory = os.open(socket.parent, os.O_PATH | os.O_DIRECTORY)
+    try:
+        return await anyio.connect_unix(f"/proc/self/fd/{directory}/{socket.name}")
+    finally:
+        os.close(directory)
