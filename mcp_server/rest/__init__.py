@@ -1,0 +1,1 @@
+"""The REST façade over the fleet and the accounts."""

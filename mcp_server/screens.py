@@ -1,0 +1,161 @@
+"""The screens of the terminals that somebody looks at: fed from the guest on demand, kept while they are in use.
+
+A terminal lives in its guest; here is only its picture. It can be rebuilt at any time from what the guest still holds
+of the output, so the number of pictures is bounded and losing one costs nothing but the time to draw it again.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import anyio
+from anyio import to_thread
+
+from .emulator import Emulator
+
+if TYPE_CHECKING:
+    from vmm.fleet import Fleet
+    from vmm.guest.values import TerminalInfo, TerminalOutput
+
+_BACKLOG = 256 * 1024
+_CHUNK = 32 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """A terminal's screen at one moment.
+
+    Attributes:
+        rows: The screen from the top, blanks at the ends of rows left out.
+        cursor: Row and column, counted from 1.
+        size: Columns and rows.
+        title: The window's title as a program set it.
+        info: How the terminal stands.
+        settled: Whether output had ceased for as long as was asked.
+        found: Whether the awaited text stands on the screen.
+        skipped: Bytes of output that were passed over, because there was too much of it.
+    """
+
+    rows: tuple[str, ...]
+    cursor: tuple[int, int]
+    size: tuple[int, int]
+    title: str
+    info: TerminalInfo
+    settled: bool
+    found: bool
+    skipped: int
+
+
+@dataclass(slots=True)
+class _Picture:
+    emulator: Emulator
+    offset: int = 0
+    live: bool = False
+    lock: anyio.Lock = field(default_factory=anyio.Lock)
+
+
+class Screens:
+    """Looks at terminals through a fleet. At most `capacity` pictures are kept, the least recently seen goes first."""
+
+    def __init__(self, fleet: Fleet, *, capacity: int = 64) -> None:
+        self._fleet = fleet
+        self._capacity = capacity
+        self._pictures: OrderedDict[tuple[str, str, str], _Picture] = OrderedDict()
+
+    async def look(
+        self, owner: str, sandbox_id: str, terminal_id: str, *, wait_ms: int, settle_ms: int, text: str = ""
+    ) -> View:
+        """Render a terminal's screen, once it has come to rest.
+
+        Args:
+            owner: Whose sandbox it is.
+            sandbox_id: Its id.
+            terminal_id: The terminal's id.
+            wait_ms: The longest time to wait for rest, or for the text.
+            settle_ms: Rest is when nothing was written for this long.
+            text: When given, the wait ends as soon as this stands on the screen, and rest alone does not end it.
+
+        Raises:
+            ProcessMissing: There is no such terminal.
+            CasemateError: Whatever else the fleet raises.
+        """
+        key = (owner, sandbox_id, terminal_id)
+        picture = self._picture(key)
+        try:
+            async with picture.lock:
+                return await self._look(key, picture, wait_ms=wait_ms, settle_ms=settle_ms, text=text)
+        except BaseException:
+            # Half-fed pictures would show a screen that never was: the next look draws it anew.
+            self.forget(owner, sandbox_id, terminal_id)
+            raise
+
+    def application_cursor(self, owner: str, sandbox_id: str, terminal_id: str) -> bool:
+        """Whether the terminal wants arrow keys in application form, as far as its last picture tells."""
+        picture = self._pictures.get((owner, sandbox_id, terminal_id))
+        return picture is not None and picture.emulator.application_cursor
+
+    def forget(self, owner: str, sandbox_id: str, terminal_id: str) -> None:
+        """Drop a picture, if there is one."""
+        self._pictures.pop((owner, sandbox_id, terminal_id), None)
+
+    def _picture(self, key: tuple[str, str, str]) -> _Picture:
+        picture = self._pictures.setdefault(key, _Picture(Emulator(80, 24)))
+        self._pictures.move_to_end(key)
+        while len(self._pictures) > self._capacity:
+            self._pictures.popitem(last=False)
+        return picture
+
+    async def _look(
+        self, key: tuple[str, str, str], picture: _Picture, *, wait_ms: int, settle_ms: int, text: str
+    ) -> View:
+        deadline = anyio.current_time() + wait_ms / 1000
+        skipped = 0
+        pause = 0
+        while True:
+            output = await self._fleet.terminal_read(*key, offset=picture.offset, wait_ms=pause)
+            skipped += await self._feed(key, picture, output)
+            behind = picture.offset < output.info.output_total
+            settled = pause > 0 and not output.output.data
+            found = bool(text) and picture.emulator.shows(text)
+            left_ms = int((deadline - anyio.current_time()) * 1000)
+            resting = not behind and (not output.info.alive or (settled and not text))
+            if found or resting or (left_ms <= 0 and not behind):
+                return View(
+                    rows=picture.emulator.text(),
+                    cursor=picture.emulator.cursor,
+                    size=picture.emulator.size,
+                    title=picture.emulator.title,
+                    info=output.info,
+                    settled=settled or not output.info.alive,
+                    found=found,
+                    skipped=skipped,
+                )
+            pause = 0 if behind else max(min(settle_ms, left_ms), 1)
+
+    async def _feed(self, key: tuple[str, str, str], picture: _Picture, output: TerminalOutput) -> int:
+        """Bring the picture up to date with what was read, and pass over what is too much to draw.
+
+        Returns:
+            Bytes that were passed over.
+        """
+        data, next_offset = output.output.data, output.output.next_offset
+        skipped = output.output.offset - picture.offset
+        behind = output.info.output_total - next_offset
+        if behind > _BACKLOG:
+            picture.offset = output.info.output_total - _BACKLOG // 2
+            picture.emulator = Emulator(output.info.cols, output.info.rows)
+            return picture.offset - (next_offset - len(data)) + skipped
+        if skipped > 0:
+            picture.emulator = Emulator(output.info.cols, output.info.rows)
+        picture.emulator.resize(output.info.cols, output.info.rows)
+        answers = b""
+        for start in range(0, len(data), _CHUNK):
+            answers += await to_thread.run_sync(picture.emulator.feed, data[start : start + _CHUNK])
+        picture.offset = next_offset
+        # Questions out of the past were asked of another screen, or have been answered already.
+        if answers and picture.live and output.info.alive:
+            await self._fleet.terminal_input(*key, answers)
+        picture.live = True
+        return skipped
