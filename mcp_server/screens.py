@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _BACKLOG = 256 * 1024
 _CHUNK = 32 * 1024
+_GRACE_MS = 2_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +74,7 @@ class Screens:
             owner: Whose sandbox it is.
             sandbox_id: Its id.
             terminal_id: The terminal's id.
-            wait_ms: The longest time to wait for rest, or for the text.
+            wait_ms: The longest time to wait for rest, or for the text; catching up may take two seconds more.
             settle_ms: Rest is when nothing was written for this long.
             text: When given, the wait ends as soon as this stands on the screen, and rest alone does not end it.
 
@@ -121,7 +122,7 @@ class Screens:
             found = bool(text) and picture.emulator.shows(text)
             left_ms = int((deadline - anyio.current_time()) * 1000)
             resting = not behind and (not output.info.alive or (settled and not text))
-            if found or resting or (left_ms <= 0 and not behind):
+            if found or resting or left_ms <= (-_GRACE_MS if behind else 0):
                 return View(
                     rows=picture.emulator.text(),
                     cursor=picture.emulator.cursor,
