@@ -102,7 +102,7 @@ class ProcessMissing(GuestError):
 
 
 class LinkError(CasemateError):
-    """The guest could not be reached, or the connection broke during the call, which may or may not have taken effect."""
+    """The guest could not be reached, or the connection broke during a call that may or may not have taken effect."""
 
     code = "link_error"
     retryable = True

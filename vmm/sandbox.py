@@ -125,5 +125,6 @@ class Sandbox:
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> Self:
         """The record from what the store keeps."""
-        values = {key: value for key, value in document.items() if key != "_id"}
-        return cls(id=document["_id"], **(values | {"state": State(document["state"])}))
+        values: dict[str, Any] = {**document, "id": document["_id"], "state": State(document["state"])}
+        del values["_id"]
+        return cls(**values)

@@ -76,7 +76,7 @@ def check_name(name: str) -> None:
     if not _NAME.fullmatch(name):
         raise InvalidInput(
             f"name: {_shown(name)} is not a valid name",
-            hint="Use lower-case letters, digits and '-', beginning and ending with a letter or digit, such as my-box-1",
+            hint="Use lower-case letters, digits and '-', with a letter or digit at both ends, such as my-box-1",
         )
 
 

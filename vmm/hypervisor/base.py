@@ -11,7 +11,7 @@ from anyio.abc import ByteStream
 from .process import ProcessRef
 
 CONSOLE = "console.log"
-"""The guest's serial console, in the machine's directory."""
+"""The guest's serial console while it boots, in the machine's directory."""
 LOG = "hypervisor.log"
 """What the hypervisor's process prints, in the machine's directory."""
 GUEST_PORT = 1024
@@ -85,6 +85,10 @@ class Hypervisor(Protocol):
     @property
     def fingerprint(self) -> str:
         """Everything of program and host that a saved state depends on, for a template's name."""
+        ...
+
+    async def probe(self) -> None:
+        """Raise `Unavailable` if the driver cannot start machines at the moment."""
         ...
 
     async def start(self, directory: Path, hardware: Hardware, *, ram: Ram, disk: Path) -> Running:

@@ -54,18 +54,23 @@ class ProcessRef:
             return 0
         return pages * resource.getpagesize()
 
-    async def ended(self) -> None:
-        """Wait until the process has ended; returns at once if it has. Reaps it where it is our child."""
+    async def ended(self) -> int | None:
+        """Wait until the process has ended; returns at once if it has.
+
+        Returns:
+            Its exit status, or minus the number of the signal that ended it; None for a process that an earlier
+            server started, whose status only init learns.
+        """
         try:
             pidfd = os.pidfd_open(self.pid)
         except ProcessLookupError:
-            return
+            return None
         try:
             if self.alive():
                 await anyio.wait_readable(pidfd)
         finally:
             os.close(pidfd)
-            self._reap()
+        return self._reap()
 
     async def kill(self, *, deadline_s: float = 10) -> None:
         """End the process for certain; a no-op if it has ended.
@@ -89,11 +94,14 @@ class ProcessRef:
             os.close(pidfd)
             self._reap()
 
-    def _reap(self) -> None:
+    def _reap(self) -> int | None:
         try:
-            os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG)
+            done = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG)
         except ChildProcessError:
-            return  # adopted from an earlier server: init reaps it
+            return None  # adopted from an earlier server: init reaps it
+        if done is None:
+            return None
+        return done.si_status if done.si_code == os.CLD_EXITED else -done.si_status
 
 
 def spawn(argv: Sequence[str], *, directory: Path, log: Path) -> ProcessRef:

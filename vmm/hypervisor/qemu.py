@@ -14,7 +14,7 @@ from pathlib import Path
 import anyio
 from anyio.abc import ByteStream, SocketAttribute
 
-from ..errors import LinkError
+from ..errors import LinkError, Unavailable
 from .base import CONSOLE, GUEST_PORT, LOG, Hardware, Ram, Running
 from .process import ProcessRef, spawn
 from .qmp import QmpError, qmp
@@ -45,13 +45,22 @@ class Qemu:
         self.accelerator = "kvm" if kvm else "tcg"
         self.fingerprint = f"qemu {version} {self.accelerator} {cpu_model if kvm else 'max'}"
 
+    async def probe(self) -> None:
+        """Check that the program is still there.
+
+        Raises:
+            Unavailable: It is not.
+        """
+        if not os.access(self._binary, os.X_OK):
+            raise Unavailable(f"{self._binary} is gone", hint="Run casemate doctor")
+
     async def start(self, directory: Path, hardware: Hardware, *, ram: Ram, disk: Path) -> Running:
         """Boot a machine from its kernel. Returns as soon as the hypervisor runs; the guest is still booting.
 
         Raises:
             QmpError: QEMU did not start; the message holds the last line that it printed.
         """
-        process = await self._spawn(directory, self._command(hardware, ram, disk))
+        process = self._spawn(directory, [*self._command(hardware, ram, disk), "-serial", f"file:{CONSOLE}"])
         try:
             async with qmp(directory / _SOCKET, process) as control:
                 port = _forwarded_port(await control.run("human-monitor-command", {"command-line": "info usernet"}))
@@ -66,7 +75,9 @@ class Qemu:
         Raises:
             QmpError: QEMU did not start or could not load the state.
         """
-        process = await self._spawn(directory, [*self._command(hardware, ram, disk), "-incoming", "defer"])
+        # The owner of a machine can write to its console without end: keep what fits a ring.
+        console = ("-chardev", "ringbuf,id=console,size=65536", "-serial", "chardev:console")
+        process = self._spawn(directory, [*self._command(hardware, ram, disk), *console, "-incoming", "defer"])
         try:
             async with qmp(directory / _SOCKET, process) as control:
                 await control.run("migrate-set-capabilities", _RAM_STAYS)
@@ -130,9 +141,8 @@ class Qemu:
         stream.extra(SocketAttribute.raw_socket).setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return stream
 
-    async def _spawn(self, directory: Path, command: Sequence[str]) -> ProcessRef:
-        for stale in (_SOCKET,):
-            (directory / stale).unlink(missing_ok=True)
+    def _spawn(self, directory: Path, command: Sequence[str]) -> ProcessRef:
+        (directory / _SOCKET).unlink(missing_ok=True)
         return spawn(command, directory=directory, log=directory / LOG)
 
     def _command(self, hardware: Hardware, ram: Ram, disk: Path) -> list[str]:
@@ -152,7 +162,7 @@ class Qemu:
             *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
             *("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"),
             *("-object", f"memory-backend-file,id=ram,size={hardware.mem}M,mem-path={_value(ram.path)},share={share}"),
-            *("-serial", f"file:{CONSOLE}", "-qmp", f"unix:{_SOCKET},server=on,wait=off"),
+            *("-qmp", f"unix:{_SOCKET},server=on,wait=off"),
             *("-kernel", str(hardware.kernel_elf), "-initrd", str(hardware.initramfs), "-append", kernel_line),
             *_drive("toolbox", hardware.toolbox, "readonly=on"),
             *_drive("base", hardware.base, "readonly=on"),

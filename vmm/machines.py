@@ -1,0 +1,142 @@
+"""The machines that run on this host, one per sandbox: made, adopted after a restart, watched, destroyed."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection
+from pathlib import Path
+
+import anyio
+import structlog
+from anyio.abc import TaskGroup
+
+from .errors import CasemateError
+from .hypervisor.base import Hypervisor
+from .hypervisor.process import ProcessRef, strays
+from .machine import Machine, remove
+from .template import Template
+
+log = structlog.get_logger(__name__)
+
+_STRAY_DEADLINE_S = 10
+
+
+class Machines:
+    """The machines below one directory, by sandbox id.
+
+    Args:
+        driver: Their hypervisor.
+        root: Holds one directory per sandbox; it belongs to this object alone.
+        tasks: Where machines are watched.
+        on_death: Told the id and the reason when a machine ends that nobody destroyed.
+    """
+
+    def __init__(
+        self,
+        driver: Hypervisor,
+        root: Path,
+        tasks: TaskGroup,
+        on_death: Callable[[str, str], Awaitable[None]],
+    ) -> None:
+        self._driver = driver
+        self._root = root
+        self._tasks = tasks
+        self._on_death = on_death
+        self._running: dict[str, Machine] = {}
+        self._stalled: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def get(self, sandbox_id: str) -> Machine | None:
+        """The sandbox's machine, if it has one that runs."""
+        return self._running.get(sandbox_id)
+
+    async def clone(self, sandbox_id: str, template: Template, *, hostname: str) -> None:
+        """Make a sandbox's machine. On failure nothing of it is left."""
+        machine = await Machine.clone(self._driver, template, self._root / sandbox_id, hostname=hostname)
+        self._watch(sandbox_id, machine)
+
+    def adopt(self, sandbox_id: str) -> bool:
+        """Take over a sandbox's machine from an earlier server; False if it does not run any more."""
+        machine = Machine.adopt(self._driver, self._root / sandbox_id)
+        if machine is not None:
+            self._watch(sandbox_id, machine)
+        return machine is not None
+
+    async def destroy(self, sandbox_id: str) -> None:
+        """End a sandbox's machine and remove everything of it. Needs no guest, may be repeated, may find nothing.
+
+        Raises:
+            TimeoutError: The kernel did not end a process in time; call again.
+        """
+        machine = self._running.pop(sandbox_id, None)
+        self._stalled.discard(sandbox_id)
+        directory = self._root / sandbox_id
+        if machine is not None:
+            await machine.stop()
+        elif directory.exists():
+            await _end((await anyio.to_thread.run_sync(strays, self._root)).get(directory.resolve(), []))
+        await remove(directory)
+
+    async def sweep(self, *, running: Collection[str], kept: Collection[str]) -> int:
+        """Remove what belongs to nobody: processes of sandboxes that do not run, directories of unknown ones.
+
+        Args:
+            running: Sandboxes whose processes stay.
+            kept: Sandboxes whose directories stay; those that run among them.
+
+        Returns:
+            How many processes and directories were removed.
+        """
+        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        swept = 0
+        for directory, processes in (await anyio.to_thread.run_sync(strays, self._root)).items():
+            if directory.name not in running:
+                await _end(processes)
+                swept += len(processes)
+        for directory in list(self._root.iterdir()):
+            if directory.name not in kept:
+                await remove(directory)
+                swept += 1
+        return swept
+
+    async def ailment(self, sandbox_id: str) -> str:
+        """Why a sandbox's living machine does not run; empty if it runs. `resume_stalled` will see to it."""
+        machine = self._running.get(sandbox_id)
+        ailment = await machine.driver.ailment(machine.running) if machine is not None else ""
+        if ailment:
+            self._stalled.add(sandbox_id)
+        return ailment
+
+    async def resume_stalled(self) -> None:
+        """Let machines go on that were stopped for want of something the host may have again."""
+        for sandbox_id in list(self._stalled):
+            machine = self._running.get(sandbox_id)
+            try:
+                if machine is not None:
+                    await machine.driver.resume(machine.running)
+                self._stalled.discard(sandbox_id)
+            except CasemateError as error:
+                log.warning("machine not resumed", sandbox=sandbox_id, error=error.message)
+
+    async def aclose(self) -> None:
+        """Let go of all machines; they live on."""
+        for machine in self._running.values():
+            await machine.link.aclose()
+        self._running.clear()
+
+    def _watch(self, sandbox_id: str, machine: Machine) -> None:
+        self._running[sandbox_id] = machine
+        self._tasks.start_soon(self._report_end, sandbox_id, machine)
+
+    async def _report_end(self, sandbox_id: str, machine: Machine) -> None:
+        reason = await machine.ended()
+        if self._running.get(sandbox_id) is machine:
+            del self._running[sandbox_id]
+            await machine.link.aclose()
+            await self._on_death(sandbox_id, reason)
+
+
+async def _end(processes: Collection[ProcessRef]) -> None:
+    for process in processes:
+        await process.kill(deadline_s=_STRAY_DEADLINE_S)

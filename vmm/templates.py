@@ -1,0 +1,109 @@
+"""All templates of a host: made on demand, once however many ask for one, and only so many as the disk should hold."""
+
+from __future__ import annotations
+
+import shutil
+from collections import OrderedDict
+from pathlib import Path
+
+import anyio
+from anyio.abc import TaskGroup
+
+from . import template as building
+from .errors import CasemateError, Unavailable
+from .hypervisor.base import Hypervisor
+from .hypervisor.process import strays
+from .images.catalogue import ImageSet
+from .template import Report, Template, template_key
+
+_KEPT = 8
+
+
+class Templates:
+    """The templates below one directory.
+
+    Args:
+        driver: The hypervisor that boots them.
+        root: Their directory; it belongs to this object alone.
+        tasks: Where builds run, so that a caller that goes away does not take the build with it.
+    """
+
+    def __init__(self, driver: Hypervisor, root: Path, tasks: TaskGroup) -> None:
+        self._driver = driver
+        self._root = root
+        self._tasks = tasks
+        self._loaded: OrderedDict[str, Template] = OrderedDict()
+        self._builds: dict[str, _Build] = {}
+        self._one_at_a_time = anyio.Lock()
+
+    async def get(self, images: ImageSet, *, cpu: int, mem: int, report: Report) -> Template:
+        """The template for an image and a size; built first if need be, which takes several seconds.
+
+        Raises:
+            Unavailable: It could not be built.
+        """
+        key = template_key(self._driver, images, cpu, mem)
+        template = self._loaded.get(key) or Template.load(self._root / key, images)
+        if template is None:
+            template = await self._built(key, images, cpu, mem, report)
+        self._loaded[key] = template
+        self._loaded.move_to_end(key)
+        return template
+
+    async def sweep(self) -> None:
+        """End and remove what an interrupted build left. Call before the first `get`."""
+        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for processes in (await anyio.to_thread.run_sync(strays, self._root)).values():
+            for process in processes:
+                await process.kill()
+        for directory in self._root.glob(".build-*"):
+            shutil.rmtree(directory)
+
+    async def _built(self, key: str, images: ImageSet, cpu: int, mem: int, report: Report) -> Template:
+        build = self._builds.get(key)
+        if build is None:
+            build = self._builds[key] = _Build()
+            self._tasks.start_soon(self._run, key, build, images, cpu, mem, report)
+        else:
+            await report("Waiting for the template, which is being made")
+        await build.done.wait()
+        if build.template is None:
+            raise build.error or Unavailable("The template's build was interrupted: the server is stopping")
+        return build.template
+
+    async def _run(self, key: str, build: _Build, images: ImageSet, cpu: int, mem: int, report: Report) -> None:
+        try:
+            async with self._one_at_a_time:
+                await anyio.to_thread.run_sync(self._make_room)
+                build.template = await building.build(
+                    self._driver, images, self._root, key, cpu=cpu, mem=mem, tsc_khz=self._known_rate(), report=report
+                )
+        except CasemateError as error:
+            build.error = error
+        except OSError as error:
+            build.error = Unavailable(
+                f"The template could not be written: {error.strerror}", hint="Run casemate doctor"
+            )
+        finally:
+            del self._builds[key]
+            build.done.set()
+
+    def _known_rate(self) -> int:
+        measured = (template.hardware.tsc_khz for template in reversed(self._loaded.values()))
+        return next((khz for khz in measured if khz), 0) or building.guess_tsc_khz()
+
+    def _make_room(self) -> None:
+        # Running clones keep the memory file of a removed template open; only new clones need it by name.
+        kept = [directory for directory in self._root.iterdir() if not directory.name.startswith(".")]
+        order = list(self._loaded)
+        kept.sort(key=lambda directory: order.index(directory.name) if directory.name in order else -1)
+        for directory in kept[: max(0, len(kept) - _KEPT + 1)]:
+            self._loaded.pop(directory.name, None)
+            shutil.rmtree(directory)
+
+
+class _Build:
+    def __init__(self) -> None:
+        self.done = anyio.Event()
+        self.template: Template | None = None
+        self.error: CasemateError | None = None
