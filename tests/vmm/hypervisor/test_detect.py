@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from vmm.errors import Unavailable
+from vmm.hypervisor import detect
+from vmm.hypervisor.doctor import examine
+
+pytestmark = pytest.mark.anyio
+
+
+def program(path: Path, text: str) -> str:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o700)
+    return str(path)
+
+
+def test_a_missing_device_is_said_with_the_fix(tmp_path: Path) -> None:
+    state = detect.kvm(tmp_path / "kvm")
+    assert not state.usable
+    assert "does not exist" in state.detail
+    assert "modprobe" in state.fix
+
+
+def test_a_device_without_a_processor_that_can_is_not_usable(tmp_path: Path) -> None:
+    (tmp_path / "kvm").touch()
+    (tmp_path / "cpuinfo").write_text("flags\t\t: fpu sse2\n")
+    state = detect.kvm(tmp_path / "kvm", tmp_path / "cpuinfo")
+    assert not state.usable
+    assert "neither svm nor vmx" in state.detail
+
+
+@pytest.mark.parametrize("flag", ["svm", "vmx"])
+def test_device_and_processor_together_are_usable(tmp_path: Path, flag: str) -> None:
+    (tmp_path / "kvm").touch()
+    (tmp_path / "cpuinfo").write_text(f"flags\t\t: fpu {flag} sse2\n")
+    assert detect.kvm(tmp_path / "kvm", tmp_path / "cpuinfo").usable
+
+
+async def test_the_real_qemu_tells_its_version() -> None:
+    choice = await detect.choose()
+    assert choice.reason.startswith("QEMU ")
+    assert choice.driver.accelerator in choice.driver.fingerprint
+
+
+async def test_no_qemu_is_said_with_the_command_that_installs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(Unavailable, match="apt-get install -y qemu-system-x86"):
+        await detect.choose()
+
+
+@pytest.mark.parametrize("says", ["echo 'QEMU emulator version 6.2.0'", "echo nothing", "exit 1"])
+async def test_a_wrong_binary_is_refused(tmp_path: Path, says: str) -> None:
+    with pytest.raises(Unavailable, match="apt-get"):
+        await detect.qemu_version(program(tmp_path / "qemu", says))
+
+
+async def test_the_doctor_finds_this_host_fit(tmp_path: Path) -> None:
+    findings = {finding.name: finding for finding in await examine(tmp_path / "not" / "yet")}
+    assert {"processor", "hypervisor", "kvm", "disk", "memory", "mmdebstrap", "data directory"} <= findings.keys()
+    assert all(finding.ok for finding in findings.values() if finding.required)
+
+
+async def test_the_doctor_names_the_fix_for_each_want(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("vmm.hypervisor.doctor._ADMIN_PATH", str(tmp_path))
+    findings = [finding for finding in await examine(tmp_path) if not finding.ok and finding.required]
+    assert {"hypervisor", "mmdebstrap", "mke2fs"} <= {finding.name for finding in findings}
+    assert all(finding.fix for finding in findings)
+    assert os.listdir(tmp_path) == []  # noqa: PTH208 - a listing says it best

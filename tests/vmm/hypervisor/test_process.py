@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import anyio
+import pytest
+
+from vmm.hypervisor.process import ProcessRef, spawn, strays
+
+pytestmark = pytest.mark.anyio
+
+
+def sleeper(directory: Path) -> ProcessRef:
+    return spawn(["sleep", "60"], directory=directory, log=directory / "log")
+
+
+async def test_a_started_process_is_known_by_pid_and_start(tmp_path: Path) -> None:
+    process = sleeper(tmp_path)
+    assert process.alive()
+    assert not ProcessRef(process.pid, process.started + 1).alive()
+    await process.kill()
+    assert not process.alive()
+
+
+async def test_killing_twice_is_no_error(tmp_path: Path) -> None:
+    process = sleeper(tmp_path)
+    await process.kill()
+    await process.kill()
+
+
+async def test_the_end_is_seen_with_its_signal(tmp_path: Path) -> None:
+    process = sleeper(tmp_path)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_kill_soon, process.pid)
+        with anyio.fail_after(5):
+            assert await process.ended() == -9
+
+
+async def _kill_soon(pid: int) -> None:
+    await anyio.sleep(0.05)
+    os.kill(pid, 9)
+
+
+async def test_the_exit_status_is_told(tmp_path: Path) -> None:
+    process = spawn(["sh", "-c", "exit 3"], directory=tmp_path, log=tmp_path / "log")
+    with anyio.fail_after(5):
+        assert await process.ended() == 3
+
+
+async def test_it_leads_its_own_session_and_cannot_gain_privileges(tmp_path: Path) -> None:
+    process = sleeper(tmp_path)
+    try:
+        while "sleep" not in Path(f"/proc/{process.pid}/comm").read_text():
+            await anyio.sleep(0.01)
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        assert os.getsid(process.pid) == process.pid
+        assert "NoNewPrivs:\t1" in status
+        assert "CapEff:\t0000000000000000" in status
+        assert process.memory() > 0
+    finally:
+        await process.kill()
+
+
+async def test_what_it_prints_goes_to_its_log(tmp_path: Path) -> None:
+    process = spawn(["sh", "-c", "echo out; echo err >&2"], directory=tmp_path, log=tmp_path / "log")
+    await process.ended()
+    assert (tmp_path / "log").read_text() == "out\nerr\n"
+
+
+async def test_strays_are_found_by_the_directory_they_work_in(tmp_path: Path) -> None:
+    place = tmp_path / "machine"
+    place.mkdir()
+    process = sleeper(place)
+    try:
+        with anyio.fail_after(5):
+            while strays(tmp_path) != {place: [process]}:
+                await anyio.sleep(0.01)
+        assert strays(place) == {}
+    finally:
+        await process.kill()
+    assert strays(tmp_path) == {}

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from vmm.disks import _copy_data, copy_sparse
+
+pytestmark = pytest.mark.anyio
+MIB = 1024 * 1024
+
+
+def sparse_file(path: Path, size: int, islands: dict[int, bytes]) -> None:
+    with path.open("wb") as file:
+        file.truncate(size)
+        for offset, data in islands.items():
+            file.seek(offset)
+            file.write(data)
+
+
+async def test_a_copy_has_the_same_bytes_and_no_more_blocks(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    sparse_file(source, 256 * MIB, {0: b"head", 100 * MIB: os.urandom(3 * MIB), 256 * MIB - 4: b"tail"})
+    await copy_sparse(source, target)
+    assert target.stat().st_size == 256 * MIB
+    assert target.stat().st_blocks <= source.stat().st_blocks + 64
+    assert target.read_bytes() == source.read_bytes()
+
+
+async def test_a_copy_is_private_to_its_owner(tmp_path: Path) -> None:
+    (tmp_path / "source").write_bytes(b"x")
+    await copy_sparse(tmp_path / "source", tmp_path / "target")
+    assert (tmp_path / "target").stat().st_mode & 0o777 == 0o600
+
+
+async def test_an_existing_target_is_never_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "source").write_bytes(b"new")
+    (tmp_path / "target").write_bytes(b"old")
+    with pytest.raises(FileExistsError):
+        await copy_sparse(tmp_path / "source", tmp_path / "target")
+    assert (tmp_path / "target").read_bytes() == b"old"
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25, deadline=None)
+@given(islands=st.dictionaries(st.integers(0, 2 * MIB), st.binary(min_size=1, max_size=9000), max_size=5))
+def test_without_reflinks_any_holes_are_copied_right(tmp_path: Path, islands: dict[int, bytes]) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    sparse_file(source, 3 * MIB, islands)
+    with source.open("rb") as read, target.open("wb") as write:
+        _copy_data(read.fileno(), write.fileno())
+    assert target.read_bytes() == source.read_bytes()

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from vmm.errors import HostExhausted, LimitExceeded
+from vmm.limits import HostReserve, OwnerLimits
+from vmm.sandbox import Sandbox, State
+from vmm.spec import SandboxSpec
+
+WISH = SandboxSpec(name="box", cpu=2, mem=1024)
+TERA = 1024 * 1024
+
+
+def sandboxes(count: int, state: State = State.RUNNING) -> list[Sandbox]:
+    return [replace(Sandbox.new(f"{n:024x}", "owner", WISH, now_ms=1), state=state) for n in range(count)]
+
+
+def test_a_wish_within_the_limits_passes() -> None:
+    OwnerLimits(sandboxes=2, cpus=4, mem=2048).check(sandboxes(1), WISH)
+
+
+@pytest.mark.parametrize(
+    ("limits", "named"),
+    [
+        (OwnerLimits(sandboxes=1), "sandboxes: 1 of 1 exist already"),
+        (OwnerLimits(cpus=3), "cpu: 2 of 3 are in use, 2 more do not fit"),
+        (OwnerLimits(mem=2047), "mem: 1024 of 2047 MiB are in use, 1024 more do not fit"),
+    ],
+)
+def test_a_passed_limit_is_named(limits: OwnerLimits, named: str) -> None:
+    with pytest.raises(LimitExceeded, match=named):
+        limits.check(sandboxes(1), WISH)
+
+
+def test_sleeping_and_dead_sandboxes_take_no_cpu_and_no_memory() -> None:
+    OwnerLimits(cpus=2, mem=1024).check([*sandboxes(3, State.ASLEEP), *sandboxes(3, State.KILLED)], WISH)
+
+
+def test_deleted_sandboxes_do_not_count() -> None:
+    OwnerLimits(sandboxes=1).check(sandboxes(5, State.DELETED), WISH)
+
+
+@pytest.mark.parametrize(
+    ("reserve", "short"),
+    [
+        (HostReserve(memory=TERA), "MiB of memory available"),
+        (HostReserve(overcommit=0), "are promised to sandboxes"),
+        (HostReserve(disk=1024 * TERA), "disk has"),
+    ],
+)
+def test_an_exhausted_host_says_what_is_short(tmp_path: Path, reserve: HostReserve, short: str) -> None:
+    with pytest.raises(HostExhausted, match=short) as refused:
+        reserve.check(tmp_path, 0, WISH)
+    assert refused.value.retryable
+    assert refused.value.hint
+
+
+def test_a_host_with_room_is_not_exhausted(tmp_path: Path) -> None:
+    HostReserve(memory=1, machine=1, disk=1).check(tmp_path, 0, WISH)
