@@ -1,0 +1,59 @@
+"""Keeps a client patient while a call takes long: progress messages, in measured doses, that never hold the call up."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import anyio
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from mcp.server.mcpserver import Context
+
+T = TypeVar("T")
+
+_FIRST_S = 5
+_EVERY_S = 10
+_SEND_S = 1
+
+
+class Patience:
+    """Reports progress for one call, if its caller asked for that."""
+
+    def __init__(self, ctx: Context[Any, Any]) -> None:
+        self._ctx = ctx
+        self._step = 0
+
+    async def tell(self, message: str) -> None:
+        """Send a progress message; a client that does not read it in time does not get it."""
+        self._step += 1
+        with anyio.move_on_after(_SEND_S), suppress(anyio.ClosedResourceError, anyio.BrokenResourceError):
+            await self._ctx.report_progress(self._step, None, message)
+
+    async def during(self, call: Callable[[], Awaitable[T]], what: str) -> T:
+        """Await a call; while it takes long, say so now and then.
+
+        Raises:
+            Exception: Whatever the call raises, as it is.
+        """
+        results: list[T] = []
+        failures: list[Exception] = []
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._murmur, what)
+            try:
+                results.append(await call())
+            except Exception as failure:
+                failures.append(failure)
+            group.cancel_scope.cancel()
+        if failures:
+            raise failures[0]
+        return results[0]
+
+    async def _murmur(self, what: str) -> None:
+        started = anyio.current_time()
+        await anyio.sleep(_FIRST_S)
+        while True:
+            await self.tell(f"{what}: {anyio.current_time() - started:.0f} s")
+            await anyio.sleep(_EVERY_S)

@@ -1,0 +1,215 @@
+"""Tools that run things: commands, code, background processes and their output."""
+
+from __future__ import annotations
+
+import signal as signals
+from typing import TYPE_CHECKING, Annotated
+
+from anyio import to_thread
+from mcp.server.mcpserver import Context
+from pydantic import Field
+
+from mcp_server.caller import caller
+from mcp_server.languages import language_of
+from mcp_server.output import budget_of
+from mcp_server.patience import Patience
+from mcp_server.report import outcome_text, output_text, process_line
+from vmm.errors import InvalidInput
+from vmm.guest.values import Command
+
+from .offer import ACTS, NO_PAIRS, READS, REPLACES, Offer, Pairs, SandboxRef
+
+if TYPE_CHECKING:
+    from vmm.fleet import Fleet
+    from vmm.guest.values import Outcome
+
+WAIT_MOST_S = 50
+"""Clients give a call about a minute, whatever they say."""
+
+_TIMEOUT_MOST_S = 7 * 86400
+_COMMAND_LENGTH = 100_000
+_CODE_LENGTH = 4 * 1024 * 1024
+_LISTED = 100
+
+ShellLine = Annotated[str, Field(description="Shell command line, bash")]
+Cwd = Annotated[str, Field(description="Absolute; default the home directory")]
+Wait = Annotated[float, Field(description="Seconds to wait for the end, at most 50")]
+Timeout = Annotated[float, Field(description="Kill it after these seconds; 0 = never")]
+MaxOutput = Annotated[int, Field(description="Characters, at most 80000; default 16000")]
+
+
+class CommandTools:
+    """The tools that run commands in a sandbox."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+
+    def offers(self) -> list[Offer]:
+        """The tools of this module."""
+        return [
+            Offer(function=self.execute_command, hints=ACTS, core=True),
+            Offer(function=self.run_code, hints=ACTS, core=True),
+            Offer(function=self.run_background_command, hints=ACTS),
+            Offer(function=self.list_processes, hints=READS),
+            Offer(function=self.read_process_output, hints=READS, core=True),
+            Offer(function=self.kill_process, hints=REPLACES),
+        ]
+
+    async def execute_command(
+        self,
+        ctx: Context,
+        ref: SandboxRef,
+        command: ShellLine,
+        cwd: Cwd = "",
+        env: Pairs = NO_PAIRS,
+        timeout: Timeout = 300,
+        wait: Wait = 30,
+        max_output: MaxOutput = 0,
+    ) -> str:
+        """Run a command and return its output, [stderr] and exit code.
+
+        If it takes longer than `wait`, it goes on in the background: you get its pid and the output so far, and read on
+        with read_process_output. Each call starts afresh: cd and variables do not last; for that, open a terminal.
+        Output beyond max_output is cut in the middle; lines that look like errors are kept.
+        """
+        limit_ms = _timeout_ms(timeout)
+        program = Command(shell=_checked_line(command), cwd=cwd.strip(), env=env, timeout_ms=limit_ms)
+        return await self._run(ctx, ref, program, wait=wait, budget=budget_of(max_output), what=command)
+
+    async def run_code(
+        self,
+        ctx: Context,
+        ref: SandboxRef,
+        code: str,
+        language: Annotated[str, Field(description="python, javascript, typescript or bash")] = "python",
+        cwd: Cwd = "",
+        env: Pairs = NO_PAIRS,
+        timeout: Timeout = 300,
+        wait: Wait = 30,
+        max_output: MaxOutput = 0,
+    ) -> str:
+        """Run a piece of code as a program of its own; print what you want to see. Otherwise like execute_command."""
+        chosen = language_of(language)
+        if not code.strip():
+            raise InvalidInput("code: it is empty", hint="Give the source text of a program")
+        if len(code) > _CODE_LENGTH:
+            raise InvalidInput(f"code: {len(code)} characters are too many", hint="Write it to a file and run that")
+        program = Command(
+            argv=("bash", "-c", chosen.shell_line()),
+            cwd=cwd.strip(),
+            env=env,
+            stdin=code.encode("utf-8", "replace"),
+            timeout_ms=_timeout_ms(timeout),
+        )
+        return await self._run(ctx, ref, program, wait=wait, budget=budget_of(max_output), what=chosen.name)
+
+    async def run_background_command(
+        self,
+        ref: SandboxRef,
+        command: ShellLine,
+        cwd: Cwd = "",
+        env: Pairs = NO_PAIRS,
+        timeout: Timeout = 0,
+    ) -> str:
+        """Start a command, such as a server, and return its pid at once. It runs until it ends or is killed."""
+        info = await self._fleet.start(
+            caller().owner,
+            ref,
+            Command(shell=_checked_line(command), cwd=cwd.strip(), env=env, timeout_ms=_timeout_ms(timeout)),
+        )
+        return f"Started as pid {info.pid}. Its output: read_process_output with pid {info.pid}."
+
+    async def list_processes(self, ref: SandboxRef) -> str:
+        """List the commands started by these tools, newest first, finished ones too."""
+        found = await self._fleet.processes(caller().owner, ref)
+        if not found:
+            return "No command was started in this sandbox yet."
+        newest = sorted(found, key=lambda info: (info.started_ms, info.pid), reverse=True)
+        lines = [process_line(info) for info in newest[:_LISTED]]
+        if len(newest) > _LISTED:
+            lines.append(f"[{len(newest) - _LISTED} older ones left out]")
+        return "\n".join(lines)
+
+    async def read_process_output(
+        self,
+        ctx: Context,
+        ref: SandboxRef,
+        pid: int,
+        stdout_offset: Annotated[int, Field(description="Bytes to skip")] = 0,
+        stderr_offset: int = 0,
+        wait: Annotated[float, Field(description="Seconds to wait for something new, at most 50")] = 0,
+        max_output: MaxOutput = 0,
+    ) -> str:
+        """Read what a command wrote from the given offsets on, while it runs and after its end."""
+        if stdout_offset < 0 or stderr_offset < 0:
+            offset = min(stdout_offset, stderr_offset)
+            raise InvalidInput(f"offset: {offset} is negative", hint="list_processes shows how much was written")
+        output = await Patience(ctx).during(
+            lambda: self._fleet.read_output(
+                caller().owner,
+                ref,
+                pid,
+                stdout_offset=stdout_offset,
+                stderr_offset=stderr_offset,
+                max_bytes=budget_of(max_output) // 2,
+                wait_ms=_wait_ms(wait),
+            ),
+            f"waiting for pid {pid}",
+        )
+        return output_text(output, ref)
+
+    async def kill_process(
+        self,
+        ref: SandboxRef,
+        pid: int,
+        signal: Annotated[str, Field(description="Such as INT or TERM")] = "KILL",
+    ) -> str:
+        """Kill a command and everything that it started. Its output stays readable."""
+        number = _signal(signal)
+        await self._fleet.signal(caller().owner, ref, pid, number)
+        return f"Sent {signals.Signals(number).name} to pid {pid} and all that it started."
+
+    async def _run(self, ctx: Context, ref: str, command: Command, *, wait: float, budget: int, what: str) -> str:
+        outcome: Outcome = await Patience(ctx).during(
+            lambda: self._fleet.exec(caller().owner, ref, command, wait_ms=_wait_ms(wait)), f"running {what[:60]}"
+        )
+
+        def render() -> str:
+            return outcome_text(outcome, ref, budget=budget, timeout_s=command.timeout_ms / 1000)
+
+        if outcome.stdout.total + outcome.stderr.total <= budget:
+            return render()
+        return await to_thread.run_sync(render)
+
+
+def _checked_line(command: str) -> str:
+    if not command.strip():
+        raise InvalidInput("command: it is empty", hint="Give a shell command line, such as ls -la")
+    if len(command) > _COMMAND_LENGTH:
+        raise InvalidInput(
+            f"command: {len(command)} characters are too many",
+            hint=f"At most {_COMMAND_LENGTH}: write a script with write_file and run that",
+        )
+    return command
+
+
+def _timeout_ms(seconds: float) -> int:
+    if not 0 <= seconds <= _TIMEOUT_MOST_S:
+        raise InvalidInput(f"timeout: {seconds:g} s is out of range", hint=f"Use 0 (never) to {_TIMEOUT_MOST_S}")
+    return int(seconds * 1000)
+
+
+def _wait_ms(seconds: float) -> int:
+    if not seconds >= 0:
+        raise InvalidInput(f"wait: {seconds:g} s is out of range", hint=f"Use 0 to {WAIT_MOST_S}")
+    return int(min(seconds, WAIT_MOST_S) * 1000)
+
+
+def _signal(name: str) -> int:
+    wanted = name.strip().upper()
+    if wanted.isdecimal() and int(wanted) in set(signals.Signals):
+        return int(wanted)
+    try:
+        return signals.Signals[wanted if wanted.startswith("SIG") else f"SIG{wanted}"].value
+    except KeyError:
+        raise InvalidInput(f"signal: {name[:40]!r} is unknown", hint="Use TERM, INT, HUP, KILL, USR1 or USR2") from None

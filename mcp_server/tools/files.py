@@ -1,0 +1,194 @@
+"""Tools that read and change a sandbox's files."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from mcp_server.caller import caller
+from mcp_server.listing import info_object, listing_text, matches_text
+from mcp_server.output import MAX_BUDGET, budget_of, whole_characters
+from mcp_server.wire import compact
+from vmm.errors import InvalidInput
+
+from .offer import READS, REPLACES, SETS, Offer, SandboxRef
+
+if TYPE_CHECKING:
+    from vmm.fleet import Fleet
+    from vmm.guest.values import FileSlice
+
+_LISTED = 1000
+_HITS = 100
+_GLOB = frozenset("*?[")
+_BASE64_PART = 0.75
+
+Path = Annotated[str, Field(description="Absolute")]
+
+
+class FileTools:
+    """The tools about files."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+
+    def offers(self) -> list[Offer]:
+        """The tools of this module."""
+        return [
+            Offer(function=self.read_file, hints=READS, core=True),
+            Offer(function=self.write_file, hints=REPLACES, core=True),
+            Offer(function=self.list_files, hints=READS, core=True),
+            Offer(function=self.create_directory, hints=SETS),
+            Offer(function=self.delete_file, hints=REPLACES),
+            Offer(function=self.move_file, hints=REPLACES, renamed={"source": "from"}),
+            Offer(function=self.file_info, hints=READS),
+            Offer(function=self.search_files, hints=READS),
+        ]
+
+    async def read_file(
+        self,
+        ref: SandboxRef,
+        path: Path,
+        offset: Annotated[int, Field(description="Bytes to skip")] = 0,
+        length: Annotated[int, Field(description="Bytes to read, at most 80000")] = 16000,
+        encoding: Annotated[str, Field(description="utf-8, or base64 for binary files")] = "utf-8",
+    ) -> str:
+        """Read a file as text. Of a longer one you get a part, and the offset to go on at."""
+        binary = _is_base64(encoding)
+        if offset < 0:
+            raise InvalidInput(f"offset: {offset} is negative", hint="Count bytes from the file's start, from 0 on")
+        most = budget_of(length)
+        wanted = int(most * _BASE64_PART) if binary else min(length if length > 0 else most, MAX_BUDGET)
+        part = await self._fleet.read_file(caller().owner, ref, path, offset=offset, length=wanted)
+        return _as_base64(part) if binary else _as_text(part, path)
+
+    async def write_file(
+        self,
+        ref: SandboxRef,
+        path: Path,
+        content: str,
+        encoding: Annotated[str, Field(description="utf-8, or base64 for binary content")] = "utf-8",
+        append: bool = False,
+    ) -> str:
+        """Write a file, replacing it whole or not at all; missing directories are made."""
+        data = _decoded(content) if _is_base64(encoding) else _encoded(content)
+        info = await self._fleet.write_file(caller().owner, ref, path, data, append=append)
+        done = "Appended" if append else "Wrote"
+        return f"{done} {len(data)} bytes; {info.path} has {info.size}."
+
+    async def list_files(self, ref: SandboxRef, path: Path = "/root") -> str:
+        """List a directory."""
+        listing = await self._fleet.list_files(caller().owner, ref, path, limit=_LISTED)
+        return listing_text(path, listing, budget=budget_of(0))
+
+    async def create_directory(self, ref: SandboxRef, path: Path) -> str:
+        """Make a directory and the missing ones above it; no error if it exists."""
+        info = await self._fleet.make_directory(caller().owner, ref, path)
+        return f"{info.path} is there."
+
+    async def delete_file(self, ref: SandboxRef, path: Path) -> str:
+        """Delete a file, or a directory with everything in it."""
+        await self._fleet.delete_path(caller().owner, ref, path, recursive=True)
+        return f"Deleted {path}."
+
+    async def move_file(
+        self,
+        ref: SandboxRef,
+        source: Path,
+        to: Path,
+    ) -> str:
+        """Move or rename a file or directory; an existing file at the target is replaced."""
+        info = await self._fleet.move(caller().owner, ref, source, to)
+        return f"Moved {source} to {info.path}."
+
+    async def file_info(self, ref: SandboxRef, path: Path) -> str:
+        """Tell a path's type, size, mode, owner and time of change."""
+        return compact(info_object(await self._fleet.stat(caller().owner, ref, path)))
+
+    async def search_files(
+        self,
+        ref: SandboxRef,
+        pattern: Annotated[str, Field(description="Glob for file names such as *.py; a plain word may be anywhere")],
+        path: Path = "/root",
+        content: Annotated[str, Field(description="Only files that contain this text; gives the lines")] = "",
+    ) -> str:
+        """Find files below a directory, by name and content."""
+        if not pattern and not content:
+            raise InvalidInput("pattern: it is empty", hint="Give a file name pattern such as *.py, or content")
+        name = pattern if not pattern or _GLOB.intersection(pattern) else f"*{pattern}*"
+        result = await self._fleet.search(caller().owner, ref, path, name=name, content=content, limit=_HITS)
+        return matches_text(result, budget=budget_of(0))
+
+
+def _is_base64(encoding: str) -> bool:
+    match encoding.strip().lower().replace("_", "-"):
+        case "" | "utf-8" | "utf8" | "text":
+            return False
+        case "base64":
+            return True
+        case _:
+            raise InvalidInput(f"encoding: {encoding[:40]!r} is unknown", hint="Use utf-8 or base64")
+
+
+def _decoded(content: str) -> bytes:
+    try:
+        return base64.b64decode("".join(content.split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidInput(f"content: it is not base64: {error}", hint="Encode it, or use encoding utf-8") from None
+
+
+def _encoded(content: str) -> bytes:
+    try:
+        return content.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInput(
+            f"content: half of a surrogate pair at character {error.start}", hint="Send whole characters, or base64"
+        ) from None
+
+
+def _as_base64(part: FileSlice) -> str:
+    end = part.offset + len(part.data)
+    text = base64.b64encode(part.data).decode()
+    if part.offset == 0 and end >= part.size:
+        return text
+    return f"{text}\n[base64 of bytes {part.offset} to {end} of {part.size}{_go_on(end, part.size)}]"
+
+
+def _as_text(part: FileSlice, path: str) -> str:
+    """The slice as text, verbatim; whole characters only.
+
+    Raises:
+        InvalidInput: It is no text.
+    """
+    end = part.offset + len(part.data)
+    last = end >= part.size
+    data = part.data if last else part.data[: whole_characters(part.data)]
+    skipped = 0
+    while part.offset and skipped < min(3, len(data)) and data[skipped] & 0xC0 == 0x80:
+        skipped += 1
+    data = data[skipped:]
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:
+        raise InvalidInput(
+            f"{path[:80]} holds binary data ({part.size} bytes)",
+            hint='Read it with encoding="base64", or look at it with execute_command (file, xxd)',
+        )
+    start = part.offset + skipped
+    end = start + len(data)
+    if not part.size:
+        return "[the file is empty]"
+    if start == 0 and last:
+        return text
+    if not data:
+        return f"[nothing from byte {part.offset} on: the file has {part.size}]"
+    newline = "" if text.endswith("\n") else "\n"
+    return f"{text}{newline}[bytes {start} to {end} of {part.size}{_go_on(end, part.size)}]"
+
+
+def _go_on(end: int, size: int) -> str:
+    return f"; go on with offset={end}" if end < size else ""

@@ -1,0 +1,121 @@
+"""Tools that make, find, change and delete sandboxes. Results are VoidRun's objects, as compact JSON."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from mcp.server.mcpserver import Context
+from pydantic import Field
+
+from mcp_server.caller import caller
+from mcp_server.patience import Patience
+from mcp_server.wire import compact, parse_selector, sandbox_object
+from vmm.errors import InvalidInput
+from vmm.sandbox import State
+from vmm.spec import SandboxSpec
+
+from .offer import ADDS, NO_PAIRS, READS, REPLACES, SETS, Offer, Pairs, SandboxRef
+
+if TYPE_CHECKING:
+    from vmm.fleet import Fleet
+
+_PAGE = 20
+_PAGE_MOST = 100
+_NO_PORTS: list[int] = []
+_VOIDRUN_NAMES = {"env_vars": "envVars", "auto_sleep": "autoSleep", "publish_ports": "publishPorts"}
+
+
+class SandboxTools:
+    """The tools about sandboxes themselves."""
+
+    def __init__(self, fleet: Fleet, *, default_image: str) -> None:
+        self._fleet = fleet
+        self._default_image = default_image
+
+    def offers(self) -> list[Offer]:
+        """The tools of this module."""
+        return [
+            Offer(function=self.create_sandbox, hints=ADDS, core=True, renamed=_VOIDRUN_NAMES),
+            Offer(function=self.list_sandboxes, hints=READS, core=True),
+            Offer(function=self.get_sandbox, hints=READS),
+            Offer(function=self.update_sandbox, hints=SETS, renamed=_VOIDRUN_NAMES),
+            Offer(function=self.delete_sandbox, hints=REPLACES, core=True),
+        ]
+
+    async def create_sandbox(
+        self,
+        ctx: Context,
+        name: Annotated[str, Field(description="Lower-case letters, digits, '-'; such as build-1")],
+        image: Annotated[str, Field(description="code (default: bash, Python, Node, git) or minimal")] = "",
+        cpu: Annotated[int, Field(description="1-8")] = 1,
+        mem: Annotated[int, Field(description="MiB, 256-16384")] = 1024,
+        env_vars: Annotated[Pairs, Field(description="Environment of all its commands")] = NO_PAIRS,
+        auto_sleep: bool = True,
+        labels: Pairs = NO_PAIRS,
+        publish_ports: Annotated[list[int], Field(description="Not supported yet")] = _NO_PORTS,
+    ) -> str:
+        """Create a sandbox: a Linux microVM of your own, root inside, without network. Usable when this returns.
+
+        It and its files stay until delete_sandbox. Address it by id or name.
+        """
+        if publish_ports:
+            raise InvalidInput(
+                f"publishPorts: {publish_ports[:4]} cannot be published yet, sandboxes have no network",
+                hint="Leave it out and reach servers from inside, with execute_command",
+            )
+        who = caller()
+        spec = SandboxSpec(
+            name=name.strip(),
+            image=image.strip().removesuffix(":latest") or self._default_image,
+            cpu=cpu,
+            mem=mem,
+            labels=labels,
+            env=env_vars,
+            auto_sleep=auto_sleep,
+            created_by=who.user,
+        )
+        patience = Patience(ctx)
+        sandbox = await patience.during(
+            lambda: self._fleet.create(who.owner, spec, on_progress=patience.tell), f"creating {spec.name[:60]}"
+        )
+        return compact(sandbox_object(sandbox))
+
+    async def list_sandboxes(
+        self,
+        page: int = 1,
+        limit: Annotated[int, Field(description="0 = 20, at most 100")] = 0,
+        labels: Annotated[str, Field(description="Only those with these: key=value,key2=value2")] = "",
+    ) -> str:
+        """List your sandboxes, newest first."""
+        found = await self._fleet.list(
+            caller().owner,
+            labels=parse_selector(labels) or None,
+            page=max(page, 1),
+            limit=_PAGE if limit <= 0 else min(limit, _PAGE_MOST),
+        )
+        sandboxes = [sandbox_object(item) for item in found.items if item.state is not State.CREATING]
+        return compact({"sandboxes": sandboxes, "total": found.total, "page": found.page})
+
+    async def get_sandbox(self, ref: SandboxRef) -> str:
+        """Show one sandbox. If it is in error or killed, `reason` says why and what is lost."""
+        return compact(sandbox_object(await self._fleet.get(caller().owner, ref)))
+
+    async def update_sandbox(
+        self,
+        ref: SandboxRef,
+        auto_sleep: bool | None = None,
+        name: str = "",
+        labels: Annotated[Pairs | None, Field(description="Replaces all labels")] = None,
+    ) -> str:
+        """Change a sandbox's name, labels or autoSleep; what is left out stays."""
+        if auto_sleep is None and not name and labels is None:
+            raise InvalidInput("Nothing to change", hint="Give name, labels or autoSleep")
+        sandbox = await self._fleet.update(
+            caller().owner, ref, name=name.strip() or None, labels=labels, auto_sleep=auto_sleep
+        )
+        return compact(sandbox_object(sandbox))
+
+    async def delete_sandbox(self, ref: SandboxRef) -> str:
+        """Delete a sandbox with its files and everything that runs in it. Cannot be undone."""
+        await self._fleet.delete(caller().owner, ref)
+        return compact({"status": "deleted"})

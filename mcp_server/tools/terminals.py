@@ -1,0 +1,141 @@
+"""Tools for terminals: what a person would type, and what a person would see."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from mcp.server.mcpserver import Context
+from pydantic import Field
+
+from mcp_server.caller import caller
+from mcp_server.keystrokes import encode
+from mcp_server.patience import Patience
+from mcp_server.picture import view_text
+from mcp_server.screens import Screens
+from vmm.errors import InvalidInput
+
+from .commands import WAIT_MOST_S, Cwd
+from .offer import ACTS, READS, REPLACES, Offer, SandboxRef
+
+if TYPE_CHECKING:
+    from vmm.fleet import Fleet
+
+_COLS = (20, 300)
+_ROWS = (5, 100)
+_TEXT_LENGTH = 100_000
+_SETTLE_MOST_MS = 10_000
+_NO_KEYS: list[str] = []
+
+Terminal = Annotated[str, Field(description="From terminal_open")]
+Keys = Annotated[list[str], Field(description="Pressed after the text: enter, tab, escape, up, ctrl-c, f1 ...")]
+Wait = Annotated[float, Field(description="Seconds to wait at most, up to 50")]
+SettleMs = Annotated[int, Field(description="The screen is at rest after so long without output")]
+Until = Annotated[str, Field(description="Wait until this plain text is on the screen")]
+
+
+class TerminalTools:
+    """The tools about terminals."""
+
+    def __init__(self, fleet: Fleet, screens: Screens) -> None:
+        self._fleet = fleet
+        self._screens = screens
+
+    def offers(self) -> list[Offer]:
+        """The tools of this module."""
+        return [
+            Offer(function=self.terminal_open, hints=ACTS),
+            Offer(function=self.terminal_send, hints=ACTS),
+            Offer(function=self.terminal_snapshot, hints=READS),
+            Offer(function=self.terminal_close, hints=REPLACES),
+        ]
+
+    async def terminal_open(
+        self,
+        ctx: Context,
+        ref: SandboxRef,
+        command: Annotated[str, Field(description="Default: a login shell")] = "",
+        cols: int = 80,
+        rows: int = 24,
+        cwd: Cwd = "",
+    ) -> str:
+        """Open a terminal for interactive programs (shells, REPLs, editors) and show its screen.
+
+        It keeps its directory, variables and programs between calls. Type with terminal_send.
+        """
+        _check("cols", cols, _COLS)
+        _check("rows", rows, _ROWS)
+        owner = caller().owner
+        info = await self._fleet.terminal_open(owner, ref, cols=cols, rows=rows, command=command, cwd=cwd.strip())
+        return await self._look(ctx, ref, info.terminal_id, wait=5, settle_ms=300, pattern="")
+
+    async def terminal_send(
+        self,
+        ctx: Context,
+        ref: SandboxRef,
+        terminal_id: Terminal,
+        text: Annotated[str, Field(description="Typed as it is")] = "",
+        keys: Annotated[
+            list[str], Field(description="Pressed after the text: enter, tab, escape, up, ctrl-c, f1 ...")
+        ] = _NO_KEYS,
+        wait: Wait = 5,
+        settle_ms: SettleMs = 300,
+        pattern: Until = "",
+    ) -> str:
+        """Type into a terminal, then show its screen. A command line needs keys ["enter"] to run."""
+        if not text and not keys:
+            raise InvalidInput("Nothing to send", hint='Give text, or keys such as ["enter"]')
+        if len(text) > _TEXT_LENGTH:
+            raise InvalidInput(f"text: {len(text)} characters are too many", hint=f"At most {_TEXT_LENGTH}")
+        owner = caller().owner
+        sandbox = await self._fleet.get(owner, ref)
+        application = self._screens.application_cursor(owner, sandbox.id, terminal_id)
+        data = text.encode("utf-8", "replace") + encode(keys, application_cursor=application)
+        await self._fleet.terminal_input(owner, sandbox.id, terminal_id, data)
+        return await self._look(ctx, sandbox.id, terminal_id, wait=wait, settle_ms=settle_ms, pattern=pattern)
+
+    async def terminal_snapshot(
+        self,
+        ctx: Context,
+        ref: SandboxRef,
+        terminal_id: Terminal,
+        wait: Wait = 5,
+        settle_ms: SettleMs = 300,
+        pattern: Until = "",
+    ) -> str:
+        """Show a terminal's screen as text, with cursor and size, as soon as it is at rest or shows the pattern."""
+        return await self._look(ctx, ref, terminal_id, wait=wait, settle_ms=settle_ms, pattern=pattern)
+
+    async def terminal_close(self, ref: SandboxRef, terminal_id: Terminal) -> str:
+        """Close a terminal and end what runs in it."""
+        owner = caller().owner
+        sandbox = await self._fleet.get(owner, ref)
+        self._screens.forget(owner, sandbox.id, terminal_id)
+        await self._fleet.terminal_close(owner, sandbox.id, terminal_id)
+        return "Closed."
+
+    async def _look(
+        self, ctx: Context, ref: str, terminal_id: str, *, wait: float, settle_ms: int, pattern: str
+    ) -> str:
+        if not wait >= 0:
+            raise InvalidInput(f"wait: {wait:g} s is out of range", hint=f"Use 0 to {WAIT_MOST_S}")
+        _check("settle_ms", settle_ms, (1, _SETTLE_MOST_MS))
+        owner = caller().owner
+        sandbox = await self._fleet.get(owner, ref)
+        view = await Patience(ctx).during(
+            lambda: self._screens.look(
+                owner,
+                sandbox.id,
+                terminal_id,
+                wait_ms=int(min(wait, WAIT_MOST_S) * 1000),
+                settle_ms=settle_ms,
+                text=pattern,
+            ),
+            "watching the terminal",
+        )
+        return view_text(view, awaited=pattern)
+
+
+def _check(name: str, value: int, allowed: tuple[int, int]) -> None:
+    low, high = allowed
+    if not low <= value <= high:
+        raise InvalidInput(f"{name}: {value} is out of range", hint=f"Use {low} to {high}")
