@@ -34,7 +34,13 @@ def configure(level: Literal["debug", "info", "warning", "error"], form: Literal
         _bounded,
     ]
     last: list[Processor] = (
-        [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        [
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(),
+                # The fuller ones show the values of variables, keys among them.
+                exception_formatter=structlog.dev.plain_traceback,
+            )
+        ]
         if people
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )

@@ -28,7 +28,7 @@ from .sessions import SessionCap
 from .snippets import ENDPOINT
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncGenerator, Callable
 
     from starlette.requests import Request
     from starlette.responses import Response
@@ -53,7 +53,7 @@ def build_web(settings: Settings, fleet: Fleet, authenticate: Callable[[ASGIApp]
     security = TransportSecuritySettings(allowed_hosts=settings.hosts, allowed_origins=settings.origins)
     screens = Screens(fleet)
     cap = SessionCap(most=settings.sessions_per_owner, idle_seconds=settings.session_idle_seconds)
-    servers = {
+    servers: dict[Toolset, CasemateServer] = {
         toolset: CasemateServer(fleet, screens, toolset=toolset, default_image=settings.default_image)
         for toolset in TOOLSETS
     }
@@ -71,7 +71,7 @@ def build_web(settings: Settings, fleet: Fleet, authenticate: Callable[[ASGIApp]
         routes += [Route(path, endpoint), Route(f"{path}/", endpoint)]
 
     @asynccontextmanager
-    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+    async def lifespan(_app: Starlette) -> AsyncGenerator[None]:
         async with AsyncExitStack() as stack:
             for server in servers.values():
                 await stack.enter_async_context(server.session_manager.run())

@@ -144,6 +144,7 @@ class CommandTools:
         if stdout_offset < 0 or stderr_offset < 0:
             offset = min(stdout_offset, stderr_offset)
             raise InvalidInput(f"offset: {offset} is negative", hint="list_processes shows how much was written")
+        wait_ms = _wait_ms(wait)
         output = await Patience(ctx).during(
             lambda: self._fleet.read_output(
                 caller().owner,
@@ -152,7 +153,7 @@ class CommandTools:
                 stdout_offset=stdout_offset,
                 stderr_offset=stderr_offset,
                 max_bytes=budget_of(max_output) // 2,
-                wait_ms=_wait_ms(wait),
+                wait_ms=wait_ms,
             ),
             f"waiting for pid {pid}",
         )
@@ -170,8 +171,9 @@ class CommandTools:
         return f"Sent {signals.Signals(number).name} to pid {pid} and all that it started."
 
     async def _run(self, ctx: Context, ref: str, command: Command, *, wait: float, budget: int, what: str) -> str:
+        wait_ms = _wait_ms(wait)
         outcome: Outcome = await Patience(ctx).during(
-            lambda: self._fleet.exec(caller().owner, ref, command, wait_ms=_wait_ms(wait)), f"running {what[:60]}"
+            lambda: self._fleet.exec(caller().owner, ref, command, wait_ms=wait_ms), f"running {what[:60]}"
         )
 
         def render() -> str:

@@ -1,0 +1,75 @@
+"""One server at a time on a data directory: a lock that dies with its holder and says where the holder listens."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from pathlib import Path
+
+_NAME = "server.lock"
+_MOST = 300
+
+
+class Occupied(Exception):
+    """Another process works on the data directory.
+
+    Attributes:
+        url: Where it listens; empty if it has not said so yet.
+    """
+
+    def __init__(self, data: Path, url: str) -> None:
+        place = f", reachable at {url}" if url else ""
+        super().__init__(
+            f"Another Casemate works on {data}{place}: stop it first, or set CASEMATE_DATA to another place"
+        )
+        self.url = url
+
+
+class Occupancy:
+    """The lock while it is held."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def announce(self, url: str) -> None:
+        """Leave word for others where this server listens."""
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, url.encode(), 0)
+
+
+@contextmanager
+def occupy(data: Path) -> Generator[Occupancy]:
+    """Hold the directory's lock for the length of a block.
+
+    Raises:
+        Occupied: Another process holds it.
+        OSError: The directory cannot be written.
+    """
+    descriptor = os.open(data / _NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Occupied(data, os.pread(descriptor, _MOST, 0).decode("ascii", "ignore")) from None
+        occupancy = Occupancy(descriptor)
+        occupancy.announce("")
+        yield occupancy
+        occupancy.announce("")
+    finally:
+        os.close(descriptor)
+
+
+def holder_url(data: Path) -> str:
+    """Where the server that holds the directory listens; empty if none does."""
+    try:
+        with occupy(data):
+            return ""
+    except Occupied as occupied:
+        return occupied.url
+    except FileNotFoundError:
+        return ""

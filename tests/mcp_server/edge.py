@@ -1,0 +1,91 @@
+"""What the edge's tests share: a running server on a free port, and clients of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import anyio
+import httpx
+from mcp import Client
+from mcp.client.streamable_http import streamable_http_client
+from mcp.shared._httpx_utils import create_mcp_http_client
+from mcp.types import CallToolResult, TextContent
+from starlette.types import ASGIApp
+
+from mcp_server.serve import WebServer, listen
+
+Era = Literal["legacy", "2026-07-28"]
+ERAS: tuple[Era, ...] = ("legacy", "2026-07-28")
+ACCEPT = {"accept": "application/json, text/event-stream"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Edge:
+    """A server that runs."""
+
+    url: str
+
+    def endpoint(self, path: str = "/api/mcp") -> str:
+        return self.url + path
+
+    def http(self, key: str | None = None, **headers: str) -> httpx.AsyncClient:
+        """A plain HTTP client, with a key or without."""
+        keyed = {"x-api-key": key} if key else {}
+        return httpx.AsyncClient(base_url=self.url, headers=ACCEPT | keyed | headers, timeout=30)
+
+    @asynccontextmanager
+    async def client(self, key: str, era: Era = "2026-07-28", path: str = "/api/mcp") -> AsyncGenerator[Client]:
+        """The SDK's client in one of the protocol's eras."""
+        async with (
+            create_mcp_http_client(headers={"x-api-key": key}) as http,
+            Client(streamable_http_client(self.endpoint(path), http_client=http), mode=era) as client,
+        ):
+            yield client
+
+
+@asynccontextmanager
+async def serving(app: ASGIApp) -> AsyncGenerator[Edge]:
+    """Serve an application on a free port for the length of a block."""
+    listener = listen("127.0.0.1", 0)
+    started = anyio.Event()
+    server = WebServer(app, started.set)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(server.serve, [listener])
+        await started.wait()
+        try:
+            yield Edge(url=f"http://127.0.0.1:{listener.getsockname()[1]}")
+        finally:
+            server.should_exit = True
+
+
+def text_of(result: CallToolResult) -> str:
+    """The one text of a result."""
+    (block,) = result.content
+    assert isinstance(block, TextContent)
+    return block.text
+
+
+def rpc(method: str, params: dict[str, Any] | None = None, request_id: int | None = 1) -> dict[str, Any]:
+    """A JSON-RPC message; without an id it is a notification."""
+    message: dict[str, Any] = {"jsonrpc": "2.0", "method": method}
+    if params is not None:
+        message["params"] = params
+    return message if request_id is None else message | {"id": request_id}
+
+
+def initialize(request_id: int = 1) -> dict[str, Any]:
+    """The opening message of the older protocols."""
+    params = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "0"}}
+    return rpc("initialize", params, request_id)
+
+
+def answer_of(response: httpx.Response) -> dict[str, Any]:
+    """The JSON-RPC answer in a response, be it plain JSON or an event."""
+    if response.headers["content-type"].startswith("text/event-stream"):
+        lines = [line.removeprefix("data:").strip() for line in response.text.splitlines() if line.startswith("data:")]
+        return cast("dict[str, Any]", json.loads(next(line for line in lines if line)))
+    return cast("dict[str, Any]", response.json())
