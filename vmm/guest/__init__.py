@@ -1,0 +1,1 @@
+"""The host's end of the guest link, and the values that go through it."""

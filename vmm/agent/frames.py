@@ -1,0 +1,117 @@
+"""The wire between host and guest: frames of `kind u8 | length u32 big-endian | payload`, and the proofs of the handshake.
+
+Both ends import this one definition. A connection begins with the handshake: the agent sends HELLO (version, nonce), the
+host answers AUTH (its nonce, its proof), the agent sends PROOF. Then operations follow one after the other: REQUEST, data
+frames up to END where the operation takes data, and as the answer data frames (and one HEAD first, where the operation
+streams) up to one RESULT or ERROR. A frame that breaks a rule closes its connection, never more.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import struct
+from typing import Any, cast
+
+VERSION = 1
+
+HELLO = 1
+AUTH = 2
+PROOF = 3
+REQUEST = 4
+DATA = 5
+END = 6
+HEAD = 7
+RESULT = 8
+ERROR = 9
+STDOUT = 10
+STDERR = 11
+
+HEADER = struct.Struct(">BI")
+OFFSET = struct.Struct(">Q")
+"""What STDOUT and STDERR payloads begin with: the absolute offset of their first byte."""
+
+MAX_DATA = 256 * 1024
+"""Bytes of content in one data frame, at most."""
+MAX_JSON = 8 * 1024 * 1024
+"""Bytes of a REQUEST, HEAD, RESULT or ERROR, at most."""
+MAX_STDIN = 8 * 1024 * 1024
+"""Bytes of standard input given along with a command, at most."""
+MAX_INPUT = 1024 * 1024
+"""Bytes sent to a process's or terminal's input at once, at most."""
+
+NONCE = 32
+PROOF_SIZE = 32
+
+_LIMITS = {
+    HELLO: 1 + NONCE,
+    AUTH: NONCE + PROOF_SIZE,
+    PROOF: PROOF_SIZE,
+    REQUEST: MAX_JSON,
+    DATA: MAX_DATA,
+    END: 0,
+    HEAD: MAX_JSON,
+    RESULT: MAX_JSON,
+    ERROR: MAX_JSON,
+    STDOUT: MAX_DATA + OFFSET.size,
+    STDERR: MAX_DATA + OFFSET.size,
+}
+
+
+class FrameError(Exception):
+    """The peer sent what this protocol does not know; the connection is of no more use."""
+
+
+def pack(kind: int, payload: bytes = b"") -> bytes:
+    """One frame, ready to send."""
+    return HEADER.pack(kind, len(payload)) + payload
+
+
+def pack_json(kind: int, value: dict[str, Any]) -> bytes:
+    """One frame with a JSON object."""
+    return pack(kind, json.dumps(value, separators=(",", ":")).encode())
+
+
+def unpack_header(header: bytes | bytearray | memoryview) -> tuple[int, int]:
+    """Kind and payload length of the frame that begins with these five bytes.
+
+    Raises:
+        FrameError: The kind is unknown or the length is above its limit.
+    """
+    kind, length = HEADER.unpack_from(header)
+    limit = _LIMITS.get(kind)
+    if limit is None:
+        raise FrameError(f"unknown frame kind {kind}")
+    if length > limit:
+        raise FrameError(f"frame of kind {kind} has {length} bytes, the limit is {limit}")
+    return kind, length
+
+
+def unpack_json(payload: bytes) -> dict[str, Any]:
+    """The object in a JSON frame.
+
+    Raises:
+        FrameError: Not JSON, or not an object.
+    """
+    try:
+        value: object = json.loads(payload)
+    except (ValueError, RecursionError) as error:
+        raise FrameError("a frame is not JSON") from error
+    if not isinstance(value, dict):
+        raise FrameError("a JSON frame is not an object")
+    return cast("dict[str, Any]", value)
+
+
+def host_proof(secret: bytes, agent_nonce: bytes, host_nonce: bytes) -> bytes:
+    """What the host sends to show that it knows the secret."""
+    return hmac.digest(secret, b"casemate host\0" + agent_nonce + host_nonce, "sha256")
+
+
+def agent_proof(secret: bytes, agent_nonce: bytes, host_nonce: bytes) -> bytes:
+    """What the agent sends to show that it knows the secret."""
+    return hmac.digest(secret, b"casemate agent\0" + agent_nonce + host_nonce, "sha256")
+
+
+def same(left: bytes, right: bytes) -> bool:
+    """Whether two proofs are equal, in a time that does not depend on where they differ."""
+    return hmac.compare_digest(left, right)

@@ -1,0 +1,251 @@
+"""The commands of the host: run, start, list, read, feed and signal."""
+
+from __future__ import annotations
+
+import _thread
+import os
+import time
+from typing import Any
+
+from . import frames
+from .arguments import Arguments
+from .channel import Channel
+from .output import HEAD, TAIL, OutputLog
+from .process import Process, Streams
+from .programs import command_program
+from .refusals import GUEST, NO_PROCESS, RefusalError, invalid
+from .spawn import Spawner
+from .trees import Trees
+from .users import Users
+
+_MAX_FINISHED = 100
+_MAX_RUNNING = 500
+_MAX_KEPT = 16 * 1024 * 1024
+_MAX_KEEP = 4 * 1024 * 1024
+_BEAT = 5.0
+_MAX_SIGNAL = 64
+
+
+class Processes:
+    """All processes that were started through this agent; the latest finished ones stay readable."""
+
+    def __init__(self, trees: Trees, users: Users, spawner: Spawner, null: int) -> None:
+        self._trees = trees
+        self._users = users
+        self._spawner = spawner
+        self._null = null
+        self._lock = _thread.allocate_lock()
+        self._table: dict[int, Process] = {}
+
+    def run(self, channel: Channel, arguments: Arguments) -> None:
+        """Start a command and answer when it is finished or `wait_ms` is over; the peer's going away kills it."""
+        wait = arguments.integer("wait_ms") / 1000
+        detach = arguments.flag("detach")
+        head, tail = _keep(arguments)
+        process = self._start(channel, arguments, open_stdin=False)
+        gone = process.pump(until=time.monotonic() + wait, watch=channel)
+        if gone and not detach and not channel.retired:
+            process.kill()
+        self._go_on(process)
+        if not gone:
+            value, data = _outcome(process, head, tail)
+            channel.send_result(value, data)
+
+    def start(self, channel: Channel, arguments: Arguments) -> None:
+        """Start a command in the background."""
+        process = self._start(channel, arguments, open_stdin=arguments.flag("open_stdin"))
+        self._go_on(process)
+        channel.send_result(process.info())
+
+    def list(self, channel: Channel, arguments: Arguments) -> None:
+        """All of them, oldest first."""
+        del arguments
+        with self._lock:
+            processes = list(self._table.values())
+        channel.send_result({"processes": [process.info() for process in processes]})
+
+    def wait(self, channel: Channel, arguments: Arguments) -> None:
+        """Answer when a process is finished or `wait_ms` is over."""
+        process = self._find(arguments)
+        head, tail = _keep(arguments)
+        process.wait(time.monotonic() + arguments.integer("wait_ms") / 1000)
+        with process.changed:
+            value, data = _outcome(process, head, tail)
+        channel.send_result(value, data)
+
+    def read_output(self, channel: Channel, arguments: Arguments) -> None:
+        """Both streams from given offsets on."""
+        process = self._find(arguments)
+        stdout, stderr = arguments.integer("stdout_offset", 0), arguments.integer("stderr_offset", 0)
+        limit = min(arguments.integer("max_bytes", frames.MAX_DATA, least=1), _MAX_KEEP)
+        if wait := arguments.integer("wait_ms", 0):
+            process.wait(time.monotonic() + wait / 1000, stdout=stdout, stderr=stderr)
+        with process.changed:
+            stdout, out = process.stdout.read(stdout, limit)
+            stderr, err = process.stderr.read(stderr, limit)
+            info = process.info()
+        channel.send_result({"info": info, "stdout": [stdout, len(out)], "stderr": [stderr, len(err)]}, (out, err))
+
+    def attach(self, channel: Channel, arguments: Arguments) -> None:
+        """Stream both outputs from given offsets on until the end."""
+        process = self._find(arguments)
+        stdout, stderr = arguments.integer("stdout_offset", 0), arguments.integer("stderr_offset", 0)
+        limit = frames.MAX_DATA
+        beat = time.monotonic() + _BEAT
+        while True:
+            with process.changed:
+                out_start, out = process.stdout.read(stdout, limit)
+                err_start, err = process.stderr.read(stderr, limit)
+                over = process.settled
+            if out:
+                channel.send(frames.STDOUT, frames.OFFSET.pack(out_start) + out)
+            if err:
+                channel.send(frames.STDERR, frames.OFFSET.pack(err_start) + err)
+            stdout, stderr = out_start + len(out), err_start + len(err)
+            if out or err:
+                beat = time.monotonic() + _BEAT
+                continue
+            if over:
+                break
+            now = time.monotonic()
+            if now >= beat:
+                channel.send(frames.DATA, b"")  # So that the host can tell silence from death.
+                beat = now + _BEAT
+            process.wait(min(beat, now + 1.0), stdout=stdout, stderr=stderr)
+            if channel.gone():
+                return
+        channel.send_result(process.info())
+
+    def send_stdin(self, channel: Channel, arguments: Arguments) -> None:
+        """Feed a process that was started with open input."""
+        process = self._find(arguments)
+        data = channel.whole_body(frames.MAX_INPUT)
+        process.feed(data, eof=arguments.flag("eof"))
+        channel.send_result({})
+
+    def signal(self, channel: Channel, arguments: Arguments) -> None:
+        """Signal a process's whole tree."""
+        process = self._find(arguments)
+        number = arguments.integer("signal", 15, least=1)
+        if number > _MAX_SIGNAL:
+            raise invalid(f"signal: {number} is above {_MAX_SIGNAL}")
+        process.tree.signal(number, process.pid if process.running else -1)
+        channel.send_result({})
+
+    def close(self) -> None:
+        """Kill everything that still runs."""
+        with self._lock:
+            processes = list(self._table.values())
+        for process in processes:
+            process.kill()
+
+    def _start(self, channel: Channel, arguments: Arguments, *, open_stdin: bool) -> Process:
+        program = command_program(arguments, self._users)
+        timeout = arguments.integer("timeout_ms", 0) / 1000
+        stdin = channel.whole_body(frames.MAX_STDIN)
+        running = self._make_room()
+        tail = TAIL if running < 8 else TAIL // 4 if running < 32 else TAIL // 16
+        streams, theirs = _pipes(stdin, self._null, open_stdin=open_stdin)
+        tree = self._trees.new()
+        try:
+            pid = self._spawner.spawn(program, tree, *theirs)
+        except BaseException:
+            _close(streams.stdin, streams.stdout, streams.stderr)
+            self._trees.retire(tree)
+            raise
+        finally:
+            _close(*(fd for fd in theirs if fd != self._null))
+        process = Process(
+            pid=pid,
+            label=program.label,
+            tree=tree,
+            streams=streams,
+            stdout=OutputLog(tail=tail),
+            stderr=OutputLog(tail=tail),
+            timeout=timeout,
+        )
+        with self._lock:
+            self._table.pop(pid, None)
+            self._table[pid] = process
+        return process
+
+    def _go_on(self, process: Process) -> None:
+        """Let a thread of its own move what is still to come, if there is anything."""
+        if process.drained:
+            self._trees.retire(process.tree)
+        else:
+            _thread.start_new_thread(self._drain, (process,))
+
+    def _drain(self, process: Process) -> None:
+        process.pump(settle=False)
+        self._trees.retire(process.tree)
+
+    def _find(self, arguments: Arguments) -> Process:
+        pid = arguments.integer("pid")
+        with self._lock:
+            process = self._table.get(pid)
+        if process is None:
+            raise RefusalError(NO_PROCESS, f"pid: no process {pid} was started here; list the processes")
+        return process
+
+    def _make_room(self) -> int:
+        """Forget the oldest finished processes beyond the limits; the number of those that are not finished."""
+        with self._lock:
+            finished = [process for process in self._table.values() if process.drained]
+            running = len(self._table) - len(finished)
+            if running >= _MAX_RUNNING:
+                raise RefusalError(GUEST, f"{running} processes run already, which is the limit; end some")
+            for process in finished[: max(0, len(finished) - _MAX_FINISHED + 1)]:
+                del self._table[process.pid]
+            kept = 0
+            for process in reversed(finished):
+                kept += process.stdout.kept + process.stderr.kept
+                if kept > _MAX_KEPT:
+                    process.stdout.shed()
+                    process.stderr.shed()
+        return running
+
+
+def _keep(arguments: Arguments) -> tuple[int, int]:
+    head = arguments.integer("keep_head", HEAD)
+    tail = arguments.integer("keep_tail", HEAD)
+    return min(head, _MAX_KEEP), min(tail, _MAX_KEEP)
+
+
+def _outcome(process: Process, head: int, tail: int) -> tuple[dict[str, Any], tuple[bytes, ...]]:
+    out = process.stdout.ends(head, tail)
+    err = process.stderr.ends(head, tail)
+    value = {
+        "pid": process.pid,
+        "stdout": [len(out[0]), len(out[1]), process.stdout.total],
+        "stderr": [len(err[0]), len(err[1]), process.stderr.total],
+        **process.standing(),
+    }
+    return value, (*out, *err)
+
+
+def _pipes(stdin: bytes, null: int, *, open_stdin: bool) -> tuple[Streams, tuple[int, int, int]]:
+    """The agent's and the process's ends."""
+    opened: list[int] = []
+    try:
+        input_read, input_write = null, -1
+        if stdin or open_stdin:
+            input_read, input_write = os.pipe2(os.O_CLOEXEC)
+            opened += (input_read, input_write)
+            os.set_blocking(input_write, False)
+        out_read, out_write = os.pipe2(os.O_CLOEXEC)
+        opened += (out_read, out_write)
+        err_read, err_write = os.pipe2(os.O_CLOEXEC)
+    except OSError:
+        _close(*opened)
+        raise
+    streams = Streams(
+        stdin=input_write, stdout=out_read, stderr=err_read, pending=bytearray(stdin), keep_stdin=open_stdin
+    )
+    return streams, (input_read, out_write, err_write)
+
+
+def _close(*descriptors: int) -> None:
+    for descriptor in descriptors:
+        if descriptor >= 0:
+            os.close(descriptor)

@@ -1,0 +1,122 @@
+"""The agent's door: one thread for each connection, one operation after the other on it."""
+
+from __future__ import annotations
+
+import _thread
+import socket
+import sys
+from collections.abc import Callable
+
+from . import frames
+from .arguments import Arguments
+from .channel import Channel, ClosedError
+from .files import Files
+from .identity import IdentityHolder
+from .metrics import Metrics
+from .processes import Processes
+from .refusals import GUEST, RefusalError, from_os_error, invalid
+from .search import Search
+from .terminals import Terminals
+
+Handler = Callable[[Channel, Arguments], None]
+
+_MAX_CONNECTIONS = 512
+_STACK = 512 * 1024
+
+
+class Service:
+    """Accepts connections and serves the operations of the agent's parts."""
+
+    def __init__(
+        self, identity: IdentityHolder, processes: Processes, terminals: Terminals, files: Files, metrics: Metrics
+    ) -> None:
+        self._identity = identity
+        self._lock = _thread.allocate_lock()
+        self._channels: set[Channel] = set()
+        self._handlers: dict[str, Handler] = {
+            "ping": identity.ping,
+            "identify": self._identify,
+            "set_clock": identity.set_clock,
+            "exec": processes.run,
+            "start": processes.start,
+            "processes": processes.list,
+            "wait": processes.wait,
+            "read_output": processes.read_output,
+            "attach": processes.attach,
+            "send_stdin": processes.send_stdin,
+            "signal": processes.signal,
+            "list": files.list,
+            "stat": files.stat,
+            "read": files.read,
+            "write": files.write,
+            "make_directory": files.make_directory,
+            "delete": files.delete,
+            "move": files.move,
+            "copy": files.copy,
+            "search": Search().find,
+            "terminal_open": terminals.open,
+            "terminals": terminals.list,
+            "terminal_input": terminals.input,
+            "terminal_resize": terminals.resize,
+            "terminal_read": terminals.read,
+            "terminal_close": terminals.close,
+            "metrics": metrics.read,
+        }
+
+    def serve(self, listener: socket.socket) -> None:
+        """Accept connections for ever."""
+        _thread.stack_size(_STACK)
+        while True:
+            try:
+                sock, _ = listener.accept()
+            except ConnectionAbortedError:
+                continue  # It went away while it waited.
+            with self._lock:
+                full = len(self._channels) >= _MAX_CONNECTIONS
+            if full:
+                sock.close()
+                continue
+            channel = Channel(sock)
+            with self._lock:
+                self._channels.add(channel)
+            _thread.start_new_thread(self._converse, (channel,))
+
+    def _converse(self, channel: Channel) -> None:
+        try:
+            # The secret is looked up after the proof has come: one that was replaced meanwhile must not open.
+            if channel.authenticate(lambda: self._identity.secret):
+                while not channel.retired:
+                    self._serve_one(channel)
+        except (ClosedError, frames.FrameError, OSError):
+            return  # The peer went away or speaks something else: that ends this connection and nothing more.
+        finally:
+            with self._lock:
+                self._channels.discard(channel)
+            channel.close()
+
+    def _serve_one(self, channel: Channel) -> None:
+        values = channel.request()
+        name: object = values.pop("op", None)
+        try:
+            handler = self._handlers.get(name) if isinstance(name, str) else None
+            if handler is None:
+                raise invalid(f"op: the agent does not know {str(name)[:80]!r}")  # noqa: TRY301 (answered like the handlers' own)
+            handler(channel, Arguments(values))
+        except RefusalError as refusal:
+            channel.send_error(refusal)
+        except OSError as error:
+            channel.send_error(from_os_error(error))
+        except (ClosedError, frames.FrameError):
+            raise
+        except Exception as error:
+            sys.excepthook(type(error), error, error.__traceback__)
+            channel.send_error(RefusalError(GUEST, f"the agent failed at {name}: {type(error).__name__}"))
+        channel.skip_body()
+
+    def _identify(self, channel: Channel, arguments: Arguments) -> None:
+        certificate = self._identity.take(arguments)
+        with self._lock:
+            others = [other for other in self._channels if other is not channel]
+        for other in others:
+            other.retire()
+        channel.send_result(certificate)

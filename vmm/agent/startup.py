@@ -1,0 +1,191 @@
+"""From the command line to a running agent: everything is opened and imported before the root changes."""
+# ruff: noqa: PTH (pathlib is more to import than all the rest)
+
+from __future__ import annotations
+
+import _thread
+import contextlib
+import os
+import resource
+import signal
+import socket
+import sys
+import time
+from dataclasses import dataclass
+
+from . import frames
+from .files import Files
+from .identity import IdentityHolder, SecretFile
+from .metrics import Metrics
+from .processes import Processes
+from .service import Service
+from .spawn import Spawner
+from .terminals import Terminals
+from .trees import Trees, open_group, remove_group
+from .users import Users
+
+_PORT = 1024
+_GROUPS = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")
+_SOFT_FILES = 16384
+_HARD_FILES = 1024 * 1024
+
+
+@dataclass(slots=True, kw_only=True)
+class _Options:
+    root: str = "/"
+    listen: str = ""
+    port_file: str = ""
+    secret_file: str = ""
+    secret_env: str = ""
+    groups: tuple[str, ...] = _GROUPS
+    privileged: bool = True
+
+
+def main(arguments: list[str]) -> None:
+    """Serve until SIGTERM.
+
+    Options:
+        --root DIR: Where commands and paths are rooted (default /).
+        --listen HOST:PORT: Where to listen (default 0.0.0.0:1024, and vsock port 1024 where there is vsock).
+        --port-file FILE: Where to write the port once it is open.
+        --secret-file FILE: Hex digits; rewritten with each new identity.
+        --secret-hex-env NAME: An environment variable with hex digits, in place of the file.
+        --cgroup DIR: The cgroup2 to make groups in, or `none`; otherwise the usual places are tried.
+        --no-identity-privileges: Take the secret of a new identity only, and say so; for tests outside a guest.
+    """
+    options = _parse(arguments)
+    _settle_process()
+    secret, secret_file = _secret(options)
+    proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
+    random = os.open("/dev/random", os.O_RDWR)
+    null = os.open("/dev/null", os.O_RDONLY)
+    group = open_group(options.groups, f"casemate-{os.urandom(4).hex()}")
+    listeners = _listen(options)
+    trees = Trees(proc, group[1] if group else None)
+    spawner = Spawner(proc if _protect(proc) else None)
+    users = Users()
+    processes = Processes(trees, users, spawner, null)
+    terminals = Terminals(trees, users, spawner)
+    identity = IdentityHolder(secret, secret_file, random, privileged=options.privileged)
+    service = Service(identity, processes, terminals, Files(), Metrics(proc))
+    frames.host_proof(secret, b"", b"")  # The first digest loads what the others use; after chroot it could not.
+    if options.port_file:
+        _write_port(options.port_file, listeners[0].getsockname()[1])
+    root = os.open("/", os.O_RDONLY | os.O_DIRECTORY)
+    if options.root != "/":
+        os.chroot(options.root)
+    os.chdir("/")
+    try:
+        for listener in listeners[1:]:
+            _thread.start_new_thread(service.serve, (listener,))
+        service.serve(listeners[0])
+    finally:
+        terminals.close_all()
+        processes.close()
+        if group:
+            os.fchdir(root)
+            remove_group(group[0], time.monotonic() + 2.0)
+
+
+def _parse(arguments: list[str]) -> _Options:
+    options = _Options()
+    rest = list(arguments)
+    while rest:
+        name = rest.pop(0)
+        if name == "--no-identity-privileges":
+            options.privileged = False
+            continue
+        if not rest:
+            sys.exit(f"agent: {name} needs a value, or is not known")
+        value = rest.pop(0)
+        if name == "--root":
+            options.root = value
+        elif name == "--listen":
+            options.listen = value
+        elif name == "--port-file":
+            options.port_file = value
+        elif name == "--secret-file":
+            options.secret_file = value
+        elif name == "--secret-hex-env":
+            options.secret_env = value
+        elif name == "--cgroup":
+            options.groups = () if value == "none" else (value,)
+        else:
+            sys.exit(f"agent: {name} is not known")
+    return options
+
+
+def _settle_process() -> None:
+    """Make the process what its children should inherit."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open("/dev/null", os.O_RDWR)  # The lowest free one, which is this one.
+    os.umask(0o022)
+    for number in signal.valid_signals():
+        if signal.getsignal(number) is signal.SIG_IGN:
+            # A function is as good as ignoring, and execve turns it back into the default for the children.
+            signal.signal(number, _ignore)
+    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGINT, _leave)
+    for soft, hard in ((_SOFT_FILES, _HARD_FILES), (_SOFT_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[1])):
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, hard), hard))
+            return
+
+
+def _secret(options: _Options) -> tuple[bytes, SecretFile | None]:
+    if options.secret_file:
+        file = SecretFile(options.secret_file)
+        secret = file.read()
+    else:
+        file = None
+        secret = bytes.fromhex(os.environ.get(options.secret_env, ""))
+    if len(secret) < 16:
+        sys.exit("agent: no secret of at least 16 bytes; give --secret-file or --secret-hex-env")
+    return secret, file
+
+
+def _listen(options: _Options) -> list[socket.socket]:
+    host, _, port = (options.listen or f"0.0.0.0:{_PORT}").rpartition(":")
+    listeners = [socket.create_server((host, int(port)), backlog=128)]
+    if not options.listen and hasattr(socket, "AF_VSOCK"):
+        with contextlib.suppress(OSError):  # A machine without vsock.
+            vsock = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
+            vsock.bind((socket.VMADDR_CID_ANY, _PORT))
+            vsock.listen(128)
+            listeners.append(vsock)
+    return listeners
+
+
+def _protect(proc: int) -> bool:
+    """Keep the agent from the out-of-memory killer, which shall take what the agent runs. False: not allowed here."""
+    try:
+        descriptor = os.open("self/oom_score_adj", os.O_WRONLY, dir_fd=proc)
+    except OSError:
+        return False
+    try:
+        os.write(descriptor, b"-1000")
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _write_port(path: str, port: int) -> None:
+    draft = path + ".new"
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    os.write(descriptor, b"%d\n" % port)
+    os.close(descriptor)
+    os.replace(draft, path)
+
+
+def _ignore(number: int, frame: object) -> None:
+    del number, frame
+
+
+def _leave(number: int, frame: object) -> None:
+    del number, frame
+    sys.exit(0)

@@ -1,0 +1,201 @@
+"""Pseudo-terminals that outlive the connections that use them."""
+
+from __future__ import annotations
+
+import _thread
+import contextlib
+import fcntl
+import os
+import signal
+import struct
+import termios
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from . import frames
+from .arguments import Arguments
+from .channel import Channel
+from .output import TAIL, OutputLog
+from .process import Process, Streams
+from .programs import terminal_program
+from .refusals import GUEST, NO_PROCESS, RefusalError, invalid
+from .spawn import Spawner
+from .trees import Trees
+from .users import Users
+
+_MAX_ALIVE = 64
+_MAX_ENDED = 16
+_MAX_SIDE = 1000
+_MAX_READ = 4 * 1024 * 1024
+_FAREWELL = 0.3
+"""Seconds that a terminal's processes have after SIGHUP."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Terminal:
+    name: str
+    process: Process
+    master: int
+    cols: int
+    rows: int
+
+    def info(self) -> dict[str, Any]:
+        standing = self.process.standing()
+        return {
+            "terminal_id": self.name,
+            "pid": self.process.pid,
+            "cols": self.cols,
+            "rows": self.rows,
+            "command": self.process.label,
+            "started_ms": self.process.started_ms,
+            "alive": standing["running"],
+            "exit_code": standing["exit_code"],
+            "output_total": self.process.stdout.total,
+        }
+
+
+class Terminals:
+    """All open terminals; ended ones stay readable until they are closed, or pushed out by newer ones."""
+
+    def __init__(self, trees: Trees, users: Users, spawner: Spawner) -> None:
+        self._trees = trees
+        self._users = users
+        self._spawner = spawner
+        self._lock = _thread.allocate_lock()
+        self._table: dict[str, _Terminal] = {}
+
+    def open(self, channel: Channel, arguments: Arguments) -> None:
+        """Open a terminal with a program in it."""
+        program = terminal_program(arguments, self._users)
+        cols, rows = _size(arguments)
+        self._make_room()
+        try:
+            master, slave = os.openpty()
+        except OSError as error:
+            raise RefusalError(GUEST, f"no terminal can be opened: {os.strerror(error.errno or 0)}") from error
+        tree = self._trees.new()
+        try:
+            _resize(master, cols, rows)
+            if os.geteuid() == 0:
+                os.fchown(slave, program.user.uid, -1)
+            pid = self._spawner.spawn(program, tree, slave, slave, slave, _take_terminal)
+        except BaseException:
+            os.close(master)
+            self._trees.retire(tree)
+            raise
+        finally:
+            os.close(slave)
+        os.set_blocking(master, False)
+        process = Process(
+            pid=pid,
+            label=program.label,
+            tree=tree,
+            streams=Streams(stdin=master, stdout=master, keep_stdin=True),
+            stdout=OutputLog(head=0, tail=TAIL),
+            stderr=OutputLog(head=0, tail=0),
+            timeout=0,
+        )
+        name = os.urandom(6).hex()
+        terminal = _Terminal(name=name, process=process, master=os.dup(master), cols=cols, rows=rows)
+        with self._lock:
+            self._table[name] = terminal
+        _thread.start_new_thread(self._drain, (process,))
+        channel.send_result(terminal.info())
+
+    def list(self, channel: Channel, arguments: Arguments) -> None:
+        """All of them, oldest first."""
+        del arguments
+        with self._lock:
+            terminals = list(self._table.values())
+        channel.send_result({"terminals": [terminal.info() for terminal in terminals]})
+
+    def input(self, channel: Channel, arguments: Arguments) -> None:
+        """Type."""
+        terminal = self._find(arguments)
+        terminal.process.feed(channel.whole_body(frames.MAX_INPUT), eof=False)
+        channel.send_result({})
+
+    def resize(self, channel: Channel, arguments: Arguments) -> None:
+        """Change the size; the program is told by SIGWINCH."""
+        terminal = self._find(arguments)
+        cols, rows = _size(arguments)
+        _resize(terminal.master, cols, rows)
+        terminal.cols, terminal.rows = cols, rows
+        channel.send_result({})
+
+    def read(self, channel: Channel, arguments: Arguments) -> None:
+        """Output from an offset on; waits for something new where asked to."""
+        terminal = self._find(arguments)
+        process = terminal.process
+        offset = arguments.integer("offset", 0)
+        limit = min(arguments.integer("max_bytes", frames.MAX_DATA, least=1), _MAX_READ)
+        if wait := arguments.integer("wait_ms", 0):
+            process.wait(time.monotonic() + wait / 1000, stdout=offset)
+        with process.changed:
+            offset, data = process.stdout.read(offset, limit)
+            info = terminal.info()
+        channel.send_result({"info": info, "output": [offset, len(data)]}, (data,))
+
+    def close(self, channel: Channel, arguments: Arguments) -> None:
+        """Hang up, kill what does not go, and forget the terminal."""
+        terminal = self._find(arguments)
+        with self._lock:
+            self._table.pop(terminal.name, None)
+        self._end(terminal, _FAREWELL)
+        channel.send_result({})
+
+    def close_all(self) -> None:
+        """Kill everything that still runs."""
+        with self._lock:
+            terminals = list(self._table.values())
+            self._table.clear()
+        for terminal in terminals:
+            self._end(terminal, 0)
+
+    def _end(self, terminal: _Terminal, patience: float) -> None:
+        process = terminal.process
+        process.tree.signal(signal.SIGHUP, process.pid if process.running else -1)
+        if patience:
+            process.wait(time.monotonic() + patience)
+        process.kill()
+        os.close(terminal.master)
+
+    def _drain(self, process: Process) -> None:
+        process.pump(settle=False)
+        self._trees.retire(process.tree)
+
+    def _find(self, arguments: Arguments) -> _Terminal:
+        name = arguments.text("terminal_id")
+        with self._lock:
+            terminal = self._table.get(name)
+        if terminal is None:
+            raise RefusalError(NO_PROCESS, f"terminal_id: no terminal {name[:80]!r} is open; list or open one")
+        return terminal
+
+    def _make_room(self) -> None:
+        with self._lock:
+            ended = [terminal for terminal in self._table.values() if not terminal.process.running]
+            if len(self._table) - len(ended) >= _MAX_ALIVE:
+                raise RefusalError(GUEST, f"{_MAX_ALIVE} terminals are open, which is the limit; close some")
+            surplus = ended[: max(0, len(ended) - _MAX_ENDED + 1)]
+            for terminal in surplus:
+                del self._table[terminal.name]
+        for terminal in surplus:
+            os.close(terminal.master)
+
+
+def _size(arguments: Arguments) -> tuple[int, int]:
+    cols, rows = arguments.integer("cols", 80, least=1), arguments.integer("rows", 24, least=1)
+    if max(cols, rows) > _MAX_SIDE:
+        raise invalid(f"size: {cols}x{rows} is beyond {_MAX_SIDE}x{_MAX_SIDE}")
+    return cols, rows
+
+
+def _resize(master: int, cols: int, rows: int) -> None:
+    fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, cols, 0, 0))
+
+
+def _take_terminal() -> None:
+    with contextlib.suppress(OSError):
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)

@@ -1,0 +1,55 @@
+"""From the agent's JSON and data to values."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from vmm.errors import LinkError
+
+from .caller import Reply
+from .values import Captured, Outcome, OutputSlice
+
+T = TypeVar("T")
+
+
+def plain(kind: type[T], value: dict[str, Any]) -> T:
+    """A value whose fields are named as the agent names them.
+
+    Raises:
+        LinkError: The agent's answer lacks some, or has others.
+    """
+    try:
+        return kind(**value)
+    except TypeError as error:
+        raise LinkError(f"The guest's answer is no {kind.__name__}: {error}") from error
+
+
+def outcome(reply: Reply) -> Outcome:
+    """How a command stands; the data holds head and tail of stdout, then of stderr."""
+    value = dict(reply.value)
+    stdout, at = _captured(value.get("stdout"), reply.data, 0)
+    stderr, _ = _captured(value.get("stderr"), reply.data, at)
+    return plain(Outcome, value | {"stdout": stdout, "stderr": stderr})
+
+
+def slices(reply: Reply, *names: str) -> list[OutputSlice]:
+    """Parts of streams, which lie one after the other in the data."""
+    found: list[OutputSlice] = []
+    at = 0
+    for name in names:
+        offset, size = _numbers(reply.value.get(name), 2)
+        found.append(OutputSlice(offset=offset, data=reply.data[at : at + size], next_offset=offset + size))
+        at += size
+    return found
+
+
+def _captured(sizes: object, data: bytes, at: int) -> tuple[Captured, int]:
+    head, tail, total = _numbers(sizes, 3)
+    middle, end = at + head, at + head + tail
+    return Captured(head=data[at:middle], tail=data[middle:end], total=total, dropped=total - head - tail), end
+
+
+def _numbers(value: Any, count: int) -> list[int]:
+    if not isinstance(value, list) or len(value) != count or not all(isinstance(item, int) for item in value):  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+        raise LinkError("The guest's answer does not say where its data belongs")
+    return value  # pyright: ignore[reportUnknownVariableType]

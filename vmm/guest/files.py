@@ -1,0 +1,179 @@
+"""The link's calls about files. Paths are absolute paths in the guest; no link in it leads out of it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
+from contextlib import asynccontextmanager
+
+from vmm.agent import frames
+from vmm.errors import InvalidInput, LinkError
+
+from . import checks
+from .caller import ANSWER_SECONDS, Caller, Stream
+from .connection import unpack
+from .decoding import plain
+from .values import FileInfo, FileSlice, Listing, Match, SearchResult
+
+_TREE_SECONDS = 600.0
+"""Deadline of what may go through a whole tree."""
+
+
+class FileCalls(Caller):
+    """List, read, write, make, delete, move, copy and find files in the guest.
+
+    All of them raise InvalidInput for a path that is relative or none, GuestFileMissing where nothing is, GuestFileRefused
+    where something does not allow it, and GuestDiskFull.
+    """
+
+    async def list_files(self, path: str, *, limit: int = 1000) -> Listing:
+        """A directory's entries in name order, at most `limit`."""
+        reply = await self._call("list", path=checks.path(path), limit=checks.count(limit, "limit", least=1))
+        entries = tuple(plain(FileInfo, value) for value in reply.value["entries"])
+        return Listing(entries=entries, truncated=bool(reply.value["truncated"]))
+
+    async def stat(self, path: str) -> FileInfo:
+        """One entry, a link itself if it is one."""
+        return plain(FileInfo, (await self._call("stat", path=checks.path(path))).value)
+
+    async def read_file(self, path: str, *, offset: int = 0, length: int | None = None) -> FileSlice:
+        """A range of a file, up to its end if no length is given; at most 64 MiB at once.
+
+        Raises:
+            InvalidInput: A negative offset or length, or more than 64 MiB.
+        """
+        most = checks.MAX_WHOLE_READ
+        if length is not None and length > most:
+            raise InvalidInput(f"length: {length} bytes, at most {most} at once", hint="Read it by ranges")
+        data = bytearray()
+        async with self.open_read(path, offset=offset, length=length) as (info, pieces):
+            async for piece in pieces:
+                data += piece
+                if len(data) > most:
+                    raise InvalidInput(
+                        f"length: {checks.shown(path)} has more than the {most} bytes that come at once",
+                        hint="Read it by ranges of offset and length",
+                    )
+        return FileSlice(offset=offset, data=bytes(data), size=max(info.size, offset + len(data) if data else 0))
+
+    @asynccontextmanager
+    async def open_read(
+        self, path: str, *, offset: int = 0, length: int | None = None
+    ) -> AsyncGenerator[tuple[FileInfo, AsyncIterator[bytes]]]:
+        """Stream a range of a file in pieces of at most 256 KiB."""
+        stream = self._stream(
+            "read",
+            path=checks.path(path),
+            offset=checks.count(offset, "offset"),
+            length=None if length is None else checks.count(length, "length"),
+        )
+        async with stream as answer:
+            frame = await answer.receive()
+            if frame is None or frame[0] != frames.HEAD:
+                raise LinkError("The guest did not say what it reads")
+            yield plain(FileInfo, unpack(frame[1])), _Pieces(answer)
+
+    async def write_file(
+        self, path: str, data: bytes, *, append: bool = False, mode: int | None = None, make_parents: bool = True
+    ) -> FileInfo:
+        """Write a file as a whole, or append to it.
+
+        Readers see the old content or the new, never a mixture, and a failed write leaves the old. An existing file keeps
+        its owner, and its mode unless one is given; a symbolic link is followed. Appending is not atomic.
+        """
+        if mode is not None and not 0 <= mode <= 0o7777:
+            raise InvalidInput(f"mode: {mode:o} is not between 0 and 7777 (octal)")
+        reply = await self._call(
+            "write",
+            body=data,
+            seconds=_TREE_SECONDS,
+            path=checks.path(path),
+            append=append,
+            mode=mode,
+            make_parents=make_parents,
+        )
+        return plain(FileInfo, reply.value)
+
+    async def write_stream(
+        self, path: str, chunks: AsyncIterable[bytes], *, mode: int | None = None, make_parents: bool = True
+    ) -> FileInfo:
+        """Write a file from a stream, as a whole like `write_file`; whatever `chunks` raises leaves the old content."""
+        if mode is not None and not 0 <= mode <= 0o7777:
+            raise InvalidInput(f"mode: {mode:o} is not between 0 and 7777 (octal)")
+        reply = await self._upload("write", chunks, path=checks.path(path), mode=mode, make_parents=make_parents)
+        return plain(FileInfo, reply.value)
+
+    async def make_directory(self, path: str, *, parents: bool = True) -> FileInfo:
+        """Make a directory; with `parents` those above it too, and one that exists already is fine."""
+        return plain(FileInfo, (await self._call("make_directory", path=checks.path(path), parents=parents)).value)
+
+    async def delete(self, path: str, *, recursive: bool = False) -> None:
+        """Delete a file, a link or an empty directory; with `recursive` a directory with all that is in it."""
+        await self._call("delete", seconds=_TREE_SECONDS, path=checks.path(path), recursive=recursive)
+
+    async def move(self, source: str, target: str, *, overwrite: bool = True) -> FileInfo:
+        """Rename a file or directory; `target` is its new full name, whose directory must exist."""
+        reply = await self._call(
+            "move",
+            seconds=_TREE_SECONDS,
+            source=checks.path(source, "source"),
+            target=checks.path(target, "target"),
+            overwrite=overwrite,
+        )
+        return plain(FileInfo, reply.value)
+
+    async def copy(self, source: str, target: str) -> FileInfo:
+        """Copy a file, a link or a tree with modes, owners and times; `target` is the copy's full name."""
+        reply = await self._call(
+            "copy",
+            seconds=_TREE_SECONDS,
+            source=checks.path(source, "source"),
+            target=checks.path(target, "target"),
+        )
+        return plain(FileInfo, reply.value)
+
+    async def search(
+        self, path: str, *, name: str = "", content: str = "", limit: int = 100, timeout_ms: int = 10_000
+    ) -> SearchResult:
+        """Find entries below a directory.
+
+        Args:
+            path: Where to begin; /proc, /sys and /dev are left out unless the search begins there.
+            name: A glob that the last part of the path matches.
+            content: Text that the file contains; binary files have no content here.
+            limit: Hits at most.
+            timeout_ms: How long to look.
+
+        Raises:
+            InvalidInput: Neither name nor content.
+        """
+        if not (name or content):
+            raise InvalidInput("search: neither name nor content", hint="Give a glob for the name or a text, or both")
+        reply = await self._call(
+            "search",
+            seconds=checks.count(timeout_ms, "timeout_ms") / 1000 + ANSWER_SECONDS,
+            path=checks.path(path),
+            name=checks.text(name, "name"),
+            content=checks.text(content, "content"),
+            limit=checks.count(limit, "limit", least=1),
+            timeout_ms=timeout_ms,
+        )
+        matches = tuple(plain(Match, value) for value in reply.value["matches"])
+        return SearchResult(matches=matches, truncated=bool(reply.value["truncated"]))
+
+
+class _Pieces:
+    """A file's bytes as they come."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        frame = await self._stream.receive()
+        if frame is None:
+            raise StopAsyncIteration
+        if frame[0] != frames.DATA:
+            raise LinkError(f"The guest sent a frame of kind {frame[0]} in a file")
+        return frame[1]

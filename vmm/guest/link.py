@@ -1,0 +1,75 @@
+"""The host's end of the guest link: one object through which a sandbox's inside is reached."""
+
+from __future__ import annotations
+
+from .caller import ANSWER_SECONDS, GuestRefusalError, deadline, pack_request, read_answer
+from .connection import Dial
+from .decoding import plain
+from .files import FileCalls
+from .pool import Pool
+from .processes import ProcessCalls
+from .terminals import TerminalCalls
+from .values import Certificate, GuestMetrics, Identity, Ping
+
+
+class GuestLink(ProcessCalls, FileCalls, TerminalCalls):
+    """Calls into one guest, over connections that are kept for the next call. For many tasks at once.
+
+    Every call has a deadline (LinkTimeout) and none is repeated by itself once it may have had an effect (LinkError). A
+    kept connection that has died meanwhile is noticed before anything is sent on it, and redialled.
+
+    Args:
+        dial: Makes a fresh connection to the agent.
+        secret: What the agent and the host know; at least 16 bytes.
+        max_idle: Connections kept for the next calls.
+    """
+
+    def __init__(self, dial: Dial, secret: bytes, *, max_idle: int = 4) -> None:
+        super().__init__(Pool(dial, secret, max_idle))
+
+    async def aclose(self) -> None:
+        """Close the kept connections; the link is of no more use."""
+        await self._pool.aclose()
+
+    async def drop_connections(self) -> None:
+        """Close the kept connections, before a save and after a restore; those in use are closed after their operation."""
+        await self._pool.drop()
+
+    async def ping(self, *, timeout_ms: int = 5000) -> Ping:
+        """Whether the agent answers, and what it says of itself."""
+        return plain(Ping, (await self._call("ping", seconds=timeout_ms / 1000)).value)
+
+    async def identify(self, identity: Identity) -> Certificate:
+        """Give the guest its new identity; from now on the link uses its secret, and all other connections are closed.
+
+        Raises:
+            GuestError: A step failed: this machine must not be used.
+        """
+        request = pack_request(
+            "identify",
+            {
+                "entropy": identity.entropy.hex(),
+                "clock_ns": identity.clock_ns,
+                "machine_id": identity.machine_id,
+                "hostname": identity.hostname,
+                "secret": identity.secret.hex(),
+            },
+            with_body=False,
+        )
+        with deadline("identify", ANSWER_SECONDS):
+            async with self._pool.connection() as connection:
+                await connection.send(request)
+                try:
+                    reply = await read_answer(connection)
+                except GuestRefusalError as refused:
+                    raise refused.error from None
+                await self._pool.renew(identity.secret, connection)
+        return plain(Certificate, reply.value)
+
+    async def metrics(self) -> GuestMetrics:
+        """The guest's own view of its memory, disk and processors."""
+        return plain(GuestMetrics, (await self._call("metrics")).value)
+
+    async def set_clock(self, clock_ns: int) -> None:
+        """Set the guest's clock: nanoseconds since the epoch."""
+        await self._call("set_clock", clock_ns=clock_ns)

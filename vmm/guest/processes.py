@@ -1,0 +1,182 @@
+"""The link's calls about commands and background processes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+
+from vmm.agent import frames
+
+from . import checks
+from .caller import ANSWER_SECONDS, Caller, Stream
+from .decoding import outcome, plain, slices
+from .values import KIB, Chunk, Command, Outcome, ProcessInfo, ProcessOutput
+
+
+class ProcessCalls(Caller):
+    """Run, start, follow, feed and end programs in the guest."""
+
+    async def exec(
+        self,
+        command: Command,
+        *,
+        wait_ms: int,
+        detach: bool = False,
+        keep_head: int = 256 * KIB,
+        keep_tail: int = 256 * KIB,
+    ) -> Outcome:
+        """Run a command and wait for its end, at most `wait_ms`; then it goes on in the background under its pid.
+
+        Cancelling the wait, or losing the connection during it, kills the command's whole tree unless `detach` is given.
+        A command whose time limit passed has `timed_out`, exit code 137 and the output up to then.
+
+        Args:
+            command: What to run.
+            wait_ms: How long to wait.
+            detach: Whether the command outlives a broken wait.
+            keep_head: Bytes of each stream's beginning to bring back.
+            keep_tail: Bytes of each stream's end to bring back if not all of it fits.
+
+        Raises:
+            InvalidInput: Empty or oversized command, unknown user or program, no such directory.
+            LinkError: The guest could not be reached, or the connection broke and the command may have run.
+        """
+        reply = await self._call(
+            "exec",
+            body=command.stdin or None,
+            seconds=checks.count(wait_ms, "wait_ms") / 1000 + ANSWER_SECONDS,
+            most_data=2 * (keep_head + keep_tail),
+            wait_ms=wait_ms,
+            detach=detach,
+            keep_head=checks.count(keep_head, "keep_head"),
+            keep_tail=checks.count(keep_tail, "keep_tail"),
+            more=checks.command(command),
+        )
+        return outcome(reply)
+
+    async def start(self, command: Command, *, open_stdin: bool = False) -> ProcessInfo:
+        """Start a command in the background.
+
+        Args:
+            command: What to run.
+            open_stdin: Whether its input stays open for `send_stdin`, rather than ending after `command.stdin`.
+
+        Raises:
+            InvalidInput: As `exec`.
+        """
+        arguments = checks.command(command)
+        reply = await self._call("start", body=command.stdin or None, open_stdin=open_stdin, more=arguments)
+        return plain(ProcessInfo, reply.value)
+
+    async def processes(self) -> tuple[ProcessInfo, ...]:
+        """Everything started through the link, oldest first; of the finished ones the last hundred."""
+        reply = await self._call("processes")
+        return tuple(plain(ProcessInfo, value) for value in reply.value["processes"])
+
+    async def wait(self, pid: int, *, wait_ms: int, keep_head: int = 256 * KIB, keep_tail: int = 256 * KIB) -> Outcome:
+        """Wait for a process's end, at most `wait_ms`.
+
+        Raises:
+            ProcessMissing: No such process was started here.
+        """
+        reply = await self._call(
+            "wait",
+            seconds=checks.count(wait_ms, "wait_ms") / 1000 + ANSWER_SECONDS,
+            most_data=2 * (keep_head + keep_tail),
+            pid=pid,
+            wait_ms=wait_ms,
+            keep_head=checks.count(keep_head, "keep_head"),
+            keep_tail=checks.count(keep_tail, "keep_tail"),
+        )
+        return outcome(reply)
+
+    async def read_output(
+        self,
+        pid: int,
+        *,
+        stdout_offset: int = 0,
+        stderr_offset: int = 0,
+        max_bytes: int = 256 * KIB,
+        wait_ms: int = 0,
+    ) -> ProcessOutput:
+        """Both streams from given offsets on, at most `max_bytes` of each.
+
+        Args:
+            pid: The process.
+            stdout_offset: Where to begin in stdout.
+            stderr_offset: Where to begin in stderr.
+            max_bytes: At most 4 MiB.
+            wait_ms: How long to wait for something new or the end; 0 answers at once.
+
+        Raises:
+            ProcessMissing: No such process was started here.
+        """
+        reply = await self._call(
+            "read_output",
+            seconds=checks.count(wait_ms, "wait_ms") / 1000 + ANSWER_SECONDS,
+            most_data=2 * max_bytes,
+            pid=pid,
+            stdout_offset=checks.count(stdout_offset, "stdout_offset"),
+            stderr_offset=checks.count(stderr_offset, "stderr_offset"),
+            max_bytes=checks.count(max_bytes, "max_bytes", least=1),
+            wait_ms=wait_ms,
+        )
+        stdout, stderr = slices(reply, "stdout", "stderr")
+        return ProcessOutput(info=plain(ProcessInfo, reply.value["info"]), stdout=stdout, stderr=stderr)
+
+    @asynccontextmanager
+    async def attach(
+        self, pid: int, *, stdout_offset: int = 0, stderr_offset: int = 0
+    ) -> AsyncGenerator[AsyncIterator[Chunk]]:
+        """Follow a process's output live from given offsets on; the iterator ends with the process.
+
+        Leaving the block early leaves the process alone.
+
+        Raises:
+            ProcessMissing: No such process was started here.
+        """
+        stream = self._stream(
+            "attach",
+            pid=pid,
+            stdout_offset=checks.count(stdout_offset, "stdout_offset"),
+            stderr_offset=checks.count(stderr_offset, "stderr_offset"),
+        )
+        async with stream as answer:
+            yield _Chunks(answer)
+
+    async def send_stdin(self, pid: int, data: bytes, *, eof: bool = False) -> None:
+        """Feed a process that was started with open input, and end its input if `eof`.
+
+        Raises:
+            ProcessMissing: No such process was started here.
+            GuestError: Its input is closed, or it has megabytes waiting that it does not read.
+        """
+        await self._call("send_stdin", body=checks.typed(data), pid=pid, eof=eof)
+
+    async def signal(self, pid: int, signal: int = 15) -> None:
+        """Send a signal to a process's whole tree.
+
+        Raises:
+            ProcessMissing: No such process was started here.
+            InvalidInput: There is no such signal.
+        """
+        await self._call("signal", pid=pid, signal=checks.signal_number(signal))
+
+
+class _Chunks:
+    """A process's live output; the agent's signs of life in between are left out."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+
+    def __aiter__(self) -> AsyncIterator[Chunk]:
+        return self
+
+    async def __anext__(self) -> Chunk:
+        while (frame := await self._stream.receive()) is not None:
+            kind, payload = frame
+            if kind in {frames.STDOUT, frames.STDERR}:
+                (offset,) = frames.OFFSET.unpack_from(payload)
+                stream = "stdout" if kind == frames.STDOUT else "stderr"
+                return Chunk(stream=stream, offset=offset, data=payload[frames.OFFSET.size :])
+        raise StopAsyncIteration
