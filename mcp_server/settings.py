@@ -146,6 +146,11 @@ class Settings(BaseSettings):
         own = [f"{scheme}://{host}" for host in self.hosts for scheme in ("http", "https")]
         return [*own, *self.allowed_origins]
 
+    @property
+    def key_file(self) -> Path:
+        """Where the local key lies, readable by its user alone."""
+        return self.data / "key"
+
     def url(self, port: int | None = None) -> str:
         """The address under which clients on this machine reach the server.
 

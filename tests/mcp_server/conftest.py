@@ -15,7 +15,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mcp_server.settings import Settings
 from mcp_server.web import build_web
-from tests.mcp_server.edge import Edge, serving
+from tests.mcp_server.edge import Edge, Tools, serving
+from tests.mcp_server.host import one_host
 from vmm.errors import NotFound
 
 if TYPE_CHECKING:
@@ -61,3 +62,19 @@ async def edge(settings: Settings) -> AsyncGenerator[Edge]:
     app = build_web(settings, cast("Fleet", NoSandboxes()), Keys)
     async with serving(app) as running:
         yield running
+
+
+@pytest.fixture
+async def host(settings: Settings, tmp_path: Path) -> AsyncGenerator[Edge]:
+    """A server on which alice has one sandbox, `box`."""
+    async with one_host(tmp_path) as fleet:
+        app = build_web(settings, cast("Fleet", fleet), Keys)
+        async with serving(app) as running:
+            yield running
+
+
+@pytest.fixture
+async def box(host: Edge) -> AsyncGenerator[Tools]:
+    """Alice's tools, with `box` as the sandbox of every call."""
+    async with host.client("key-alice") as client:
+        yield Tools(client)

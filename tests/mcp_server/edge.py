@@ -62,6 +62,26 @@ async def serving(app: ASGIApp) -> AsyncGenerator[Edge]:
             server.should_exit = True
 
 
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """One owner's tools, with a sandbox that every call is about."""
+
+    client: Client
+    sandbox: str = "box"
+
+    async def __call__(self, tool: str, **arguments: object) -> str:
+        """Call a tool that must not fail, and give its text."""
+        result = await self.client.call_tool(tool, {"id": self.sandbox, **arguments})
+        assert not result.is_error, text_of(result)
+        return text_of(result)
+
+    async def refused(self, tool: str, **arguments: object) -> str:
+        """Call a tool that must fail, and give its reason."""
+        result = await self.client.call_tool(tool, {"id": self.sandbox, **arguments})
+        assert result.is_error, text_of(result)
+        return text_of(result)
+
+
 def text_of(result: CallToolResult) -> str:
     """The one text of a result."""
     (block,) = result.content

@@ -13,7 +13,7 @@ from tests.mcp_server.edge import ERAS, Edge, Era, answer_of, initialize, rpc, t
 
 pytestmark = pytest.mark.anyio
 
-TOOLS = [
+TOOLS = {
     "create_sandbox",
     "list_sandboxes",
     "get_sandbox",
@@ -37,7 +37,7 @@ TOOLS = [
     "terminal_send",
     "terminal_snapshot",
     "terminal_close",
-]
+}
 
 
 async def open_session(http: httpx.AsyncClient) -> str:
@@ -67,7 +67,7 @@ async def test_raw_json_rpc_works_from_the_handshake_to_a_call(edge: Edge, path:
 async def test_both_eras_list_all_tools(edge: Edge, era: Era) -> None:
     async with edge.client("key-alice", era) as client:
         tools = (await client.list_tools()).tools
-    assert [tool.name for tool in tools] == TOOLS
+    assert {tool.name for tool in tools} == TOOLS
     assert all(tool.annotations is not None and tool.annotations.read_only_hint is not None for tool in tools)
 
 
