@@ -1,0 +1,168 @@
+"""The embedded database: SQLite in one file, written by one thread, read by a few, used by one process."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import anyio
+import anyio.to_thread
+
+from .collection import CollectionSpec, Database
+from .documents import check_spec
+from .errors import InvalidQuery, StoreCorrupt, StoreError, StoreNewer, StoreReadOnly, StoreUnavailable
+from .lock import FileLock
+from .sqlite_collection import SqliteCollection, create_index, create_table, index_name
+from .sqlite_errors import translated
+from .sqlite_writer import SqliteWriter
+
+T = TypeVar("T")
+
+FORMAT = 1
+_READERS = 4
+_BUSY_S = 5
+_PING_S = 5
+
+
+class SqliteDatabase(Database):
+    """Collections in a file.
+
+    Args:
+        path: The file; it and its directory are made, for the owner alone. Beside it lie the log and the lock file.
+        max_bytes: The file does not grow beyond this; 0 means that the disk is the limit.
+    """
+
+    def __init__(self, path: Path, *, max_bytes: int = 0) -> None:
+        self._path = path
+        self._max_bytes = max_bytes
+        self._lock = FileLock(path.with_name(f"{path.name}.lock"))
+        self._writer: SqliteWriter | None = None
+        self._readers = anyio.CapacityLimiter(_READERS)
+        self._idle: list[sqlite3.Connection] = []
+
+    async def open(self) -> None:
+        """Take the lock and open the file.
+
+        Raises:
+            StoreLocked: Another process has it open.
+            StoreNewer: A later release wrote it.
+            StoreCorrupt: It is damaged or no store.
+            StoreReadOnly: It may not be written.
+        """
+        if self._writer is not None:
+            raise StoreUnavailable(f"The store {self._path} is open already")
+        self._writer = SqliteWriter(await anyio.to_thread.run_sync(self._prepare), self._translated)
+
+    async def collection(self, spec: CollectionSpec) -> SqliteCollection:
+        """The collection as declared; see `Database`."""
+        check_spec(spec)
+        await self._write(lambda connection: _declare(connection, spec))
+        return SqliteCollection(spec, read=self._read, write=self._write)
+
+    async def ping(self) -> None:
+        """Return if the store answers; see `Database`."""
+        # Through the writer: a store that can be read but not written is not fit for use.
+        try:
+            with anyio.fail_after(_PING_S):
+                await self._write(lambda connection: connection.execute(f"PRAGMA user_version = {FORMAT}").close())
+        except TimeoutError as error:
+            raise StoreUnavailable(f"The store {self._path} does not answer within {_PING_S} s") from error
+
+    async def aclose(self) -> None:
+        """Finish what was begun, empty the log into the file, release the lock."""
+        writer, self._writer = self._writer, None
+        if writer is None:
+            return
+        with anyio.CancelScope(shield=True):
+            # Once every place is taken, no read is under way.
+            for reader in range(_READERS):
+                await self._readers.acquire_on_behalf_of((self, reader))
+            while self._idle:
+                self._idle.pop().close()
+            # The writer's connection is the last one: closing it empties the log into the file.
+            await writer.aclose()
+            self._lock.release()
+            for reader in range(_READERS):
+                self._readers.release_on_behalf_of((self, reader))
+
+    async def _write(self, work: Callable[[sqlite3.Connection], T], /) -> T:
+        return await self._opened().run(work)
+
+    async def _read(self, work: Callable[[sqlite3.Connection], T], /) -> T:
+        async with self._readers:
+            self._opened()
+            connection = self._idle.pop() if self._idle else None
+            return await anyio.to_thread.run_sync(self._query, work, connection)
+
+    def _query(self, work: Callable[[sqlite3.Connection], T], connection: sqlite3.Connection | None) -> T:
+        try:
+            if connection is None:
+                connection = self._connect(lambda fresh: fresh.execute("PRAGMA query_only = ON"))
+            return work(connection)
+        except sqlite3.Error as error:
+            raise self._translated(error) from error
+        finally:
+            if connection is not None:
+                self._idle.append(connection)
+
+    def _opened(self) -> SqliteWriter:
+        if self._writer is None:
+            raise StoreUnavailable(f"The store {self._path} is not open")
+        return self._writer
+
+    def _prepare(self) -> sqlite3.Connection:
+        try:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock.acquire()
+            # SQLite gives its log the mode of the file.
+            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            self._path.chmod(0o600)
+            return self._connect(self._set_up)
+        except BaseException as error:
+            self._lock.release()
+            if isinstance(error, sqlite3.Error):
+                raise self._translated(error) from error
+            if isinstance(error, OSError):
+                raise StoreReadOnly(f"Cannot write {self._path}: {error.strerror}; check its owner") from error
+            raise
+
+    def _connect(self, set_up: Callable[[sqlite3.Connection], object]) -> sqlite3.Connection:
+        connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=_BUSY_S)
+        try:
+            connection.execute("PRAGMA synchronous = FULL")
+            set_up(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _set_up(self, connection: sqlite3.Connection) -> None:
+        version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+        if version > FORMAT:
+            raise StoreNewer(
+                f"The store {self._path} has format {version}, this release knows {FORMAT}: use the newer release"
+            )
+        if version == 0 and connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is not None:
+            raise StoreCorrupt(f"The file {self._path} is another program's database; move it away to start anew")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute(f"PRAGMA user_version = {FORMAT}")
+        if self._max_bytes:
+            page = int(connection.execute("PRAGMA page_size").fetchone()[0])
+            connection.execute(f"PRAGMA max_page_count = {max(1, self._max_bytes // page)}")
+
+    def _translated(self, error: sqlite3.Error) -> StoreError:
+        return translated(self._path, error)
+
+
+def _declare(connection: sqlite3.Connection, spec: CollectionSpec) -> None:
+    wanted = {spec.name: create_table(spec)}
+    wanted |= {index_name(spec, index): create_index(spec, index) for index in spec.indexes}
+    for name, sql in wanted.items():
+        row = connection.execute("SELECT sql FROM sqlite_master WHERE name = ?", (name,)).fetchone()
+        if row is None:
+            connection.execute(sql)
+        elif row[0] != sql:
+            raise InvalidQuery(f"The store has {name} declared otherwise: {row[0]}; give the index another name")

@@ -1,0 +1,124 @@
+"""The one thread that writes to SQLite. Writes that wait are done in one transaction, so they share one sync."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Any, TypeVar, cast
+
+import anyio.to_thread
+
+from .errors import StoreError, StoreUnavailable
+
+T = TypeVar("T")
+Write = Callable[[sqlite3.Connection], T]
+
+_GROUP = 256
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    write: Write[Any]
+    future: Future[Any]
+
+
+class SqliteWriter:
+    """Does writes in the order in which they come, and returns each only after its commit.
+
+    Args:
+        connection: In autocommit mode, usable from any thread; from now on it is the writer's alone.
+        translate: Makes the store's error of one of SQLite's.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, translate: Callable[[sqlite3.Error], StoreError]) -> None:
+        self._connection = connection
+        self._translate = translate
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._closed = False
+        self._thread = threading.Thread(target=self._work, name="store-writer", daemon=True)
+        self._thread.start()
+
+    async def run(self, write: Write[T]) -> T:
+        """Do a write; a failing one leaves its neighbours alone. Cancelled, it may or may not happen.
+
+        Raises:
+            StoreError: It failed and changed nothing.
+        """
+        if self._closed:
+            raise StoreUnavailable("The store is closed")
+        future: Future[T] = Future()
+        self._jobs.put(_Job(write, future))
+        return await asyncio.wrap_future(future)
+
+    async def aclose(self) -> None:
+        """Do what waits, then end the thread and close the connection."""
+        if not self._closed:
+            self._closed = True
+            self._jobs.put(None)
+        await anyio.to_thread.run_sync(self._thread.join)
+
+    def _work(self) -> None:
+        going = True
+        while going:
+            first = self._jobs.get()
+            group = [first]
+            while len(group) < _GROUP and not self._jobs.empty():
+                group.append(self._jobs.get())
+            going = None not in group
+            jobs = [job for job in group if job is not None and job.future.set_running_or_notify_cancel()]
+            if jobs:
+                self._settle(jobs)
+        self._connection.close()
+
+    def _settle(self, jobs: list[_Job]) -> None:
+        try:
+            outcomes = self._transact(jobs)
+        except sqlite3.Error as error:
+            if len(jobs) > 1:
+                # Nothing of the group was kept. One by one, only those fail that are to blame or find no room.
+                for job in jobs:
+                    self._settle([job])
+                return
+            outcomes = [self._translate(error)]
+        for job, outcome in zip(jobs, outcomes, strict=True):
+            if isinstance(outcome, BaseException):
+                job.future.set_exception(outcome)
+            else:
+                job.future.set_result(outcome)
+
+    def _transact(self, jobs: list[_Job]) -> list[object]:
+        """What each write returned or raised, after the commit.
+
+        Raises:
+            sqlite3.Error: SQLite gave the whole transaction up.
+        """
+        connection = self._connection
+        outcomes: list[object] = []
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            for job in jobs:
+                outcomes.append(self._one(job))
+            connection.execute("COMMIT")
+        finally:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+        return outcomes
+
+    def _one(self, job: _Job) -> object:
+        connection = self._connection
+        connection.execute("SAVEPOINT one")
+        try:
+            outcome = cast("object", job.write(connection))
+        except Exception as error:
+            if isinstance(error, sqlite3.Error) and not connection.in_transaction:
+                raise
+            connection.execute("ROLLBACK TO one")
+            connection.execute("RELEASE one")
+            return self._translate(error) if isinstance(error, sqlite3.Error) else error
+        connection.execute("RELEASE one")
+        return outcome
