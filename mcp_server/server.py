@@ -14,6 +14,7 @@ from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
 from mcp.types import CallToolResult, InputRequiredResult, TextContent
 from pydantic import ValidationError
 
+from storage.errors import StoreError
 from vmm.errors import CasemateError, GuestFileMissing, NotFound
 
 from .requests import current_request_id
@@ -120,6 +121,9 @@ def explain(error: Exception, what: str, wire_names: dict[str, str] | None = Non
         _log.info("call refused", call=what, code=cause.code, reason=cause.message)
         again = " The same call may succeed later." if cause.retryable else ""
         return f"{str(cause).rstrip('.')}.{again}"
+    if isinstance(cause, StoreError):
+        _log.error("store failed", call=what, reason=str(cause))
+        return f"The server's store failed: {str(cause).rstrip('.')}. What the call should change may be unchanged."
     if isinstance(cause, ValidationError):
         return f"Arguments refused: {_problems(cause, wire_names or {})}"
     if isinstance(error, ToolError | ResourceError) and cause is error and not isinstance(error, UnexpectedToolError):

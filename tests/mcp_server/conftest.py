@@ -57,10 +57,15 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-async def edge(settings: Settings) -> AsyncGenerator[Edge]:
+def application(settings: Settings) -> ASGIApp:
+    """The web application over a host without sandboxes, not served yet."""
+    return build_web(settings, cast("Fleet", NoSandboxes()), Keys)
+
+
+@pytest.fixture
+async def edge(application: ASGIApp) -> AsyncGenerator[Edge]:
     """A server without sandboxes, for what the edge decides by itself."""
-    app = build_web(settings, cast("Fleet", NoSandboxes()), Keys)
-    async with serving(app) as running:
+    async with serving(application) as running:
         yield running
 
 

@@ -1,0 +1,109 @@
+"""Starting and stopping: the port, the lock on the data directory, streams that clients hold open."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import anyio
+import httpx
+import pytest
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from mcp_server.occupancy import Occupied, holder_url, occupy
+from mcp_server.serve import PortRefused, WebServer, listen
+from tests.mcp_server.edge import Edge, answer_of, initialize, rpc, serving
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_port_in_use_is_refused_with_the_way_out() -> None:
+    with listen("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(PortRefused, match=rf"Port {port} of 127\.0\.0\.1 is in use.*CASEMATE_PORT"):
+            listen("127.0.0.1", port)
+
+
+async def test_one_server_at_a_time_works_on_a_directory(tmp_path: Path) -> None:
+    assert holder_url(tmp_path) == ""
+    with occupy(tmp_path) as occupancy:
+        occupancy.announce("http://127.0.0.1:1")
+        with pytest.raises(Occupied, match=r"reachable at http://127\.0\.0\.1:1"), occupy(tmp_path):
+            pass
+        assert holder_url(tmp_path) == "http://127.0.0.1:1"
+    assert holder_url(tmp_path) == ""
+    assert holder_url(tmp_path / "missing") == ""
+
+
+async def test_an_open_stream_does_not_hold_up_the_stop(application: ASGIApp) -> None:
+    with anyio.fail_after(5):
+        async with AsyncExitStack() as clients:
+            async with serving(application) as running:
+                http = await clients.enter_async_context(running.http("key-alice"))
+                session = (await http.post("/api/mcp", json=initialize())).headers["mcp-session-id"]
+                headers = {"mcp-session-id": session, "accept": "text/event-stream"}
+                stream = await clients.enter_async_context(http.stream("GET", "/api/mcp", headers=headers))
+                assert stream.status_code == 200
+
+
+async def test_a_call_in_progress_does_not_hold_up_the_stop_for_long() -> None:
+    entered = anyio.Event()
+
+    async def endless(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await receive()
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            await send({"type": "lifespan.shutdown.complete"})
+            return
+        entered.set()
+        await anyio.sleep_forever()
+
+    async def call(url: str) -> None:
+        async with httpx.AsyncClient(timeout=30) as http:
+            assert (await http.get(url)).status_code == 500
+
+    async with anyio.create_task_group() as tasks:
+        with anyio.fail_after(5):
+            async with serving(endless) as running:
+                tasks.start_soon(call, running.url)
+                await entered.wait()
+
+
+async def test_a_signal_begins_the_stop() -> None:
+    listener = listen("127.0.0.1", 0)
+    started = anyio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        assert scope["type"] == "lifespan"
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    server = WebServer(app, started.set)
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(server.serve, [listener])
+            await started.wait()
+            server.should_exit = True
+    assert signal.getsignal(signal.SIGTERM) is not server.handle_exit
+
+
+async def test_a_key_is_never_logged(
+    edge: Edge, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    async with edge.http("key-alice") as http:
+        session = {"mcp-session-id": (await http.post("/api/mcp", json=initialize())).headers["mcp-session-id"]}
+        call = rpc("tools/call", {"name": "list_files", "arguments": {"id": "x"}}, 2)
+        assert answer_of(await http.post("/api/mcp", json=call, headers=session))["result"]["isError"]
+    async with edge.http("key-wrong") as http:
+        assert (await http.post("/api/mcp", json=initialize())).status_code == 401
+    captured = capsys.readouterr()
+    everything = caplog.text + captured.out + captured.err
+    assert "request" in everything
+    assert "key-alice" not in everything
+    assert "key-wrong" not in everything
