@@ -1,0 +1,140 @@
+"""The base images: the root file systems that sandboxes see, made from Debian packages by mmdebstrap."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+
+from . import node
+from .apt import host_suite
+from .commands import run
+from .progress import UNITS
+from .recipe import Workshop, recipe_digest
+
+BASE = "base.ext4"
+LABEL = "cm-base"
+_RECIPE = ("base.py", "base.sh")
+_CODE_RECIPE = ("node.py", "node/package.json", "node/package-lock.json")
+_SCRIPT = Path(__file__).with_name("base.sh")
+_BOOTSTRAP_S = 3600
+_PACK_S = 900
+_MIB = 1024 * 1024
+# Manuals and translations are of no use to an agent; licences stay.
+_DPKG_OPTIONS = (
+    "path-exclude=/usr/share/man/*",
+    "path-exclude=/usr/share/info/*",
+    "path-exclude=/usr/share/locale/*",
+    "path-exclude=/usr/share/doc/*",
+    "path-include=/usr/share/doc/*/copyright",
+)
+_CODE_PACKAGES = (
+    "bash", "bzip2", "ca-certificates", "coreutils", "curl", "file", "git", "jq", "less", "libstdc++6", "nano",
+    "openssh-client", "passwd", "patch", "procps", "python-is-python3", "python3", "python3-pip", "python3-venv", "tar",
+    "tzdata", "unzip", "xz-utils", "zip",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaseRecipe:
+    """One base image.
+
+    Attributes:
+        description: What is in it, for a user.
+        variant: mmdebstrap's: which packages it begins with.
+        packages: What it has besides.
+        with_node: Whether it has Node.
+        lines: Lines that mmdebstrap writes, for progress.
+    """
+
+    name: str
+    description: str
+    variant: str
+    packages: tuple[str, ...]
+    with_node: bool
+    lines: int
+    weight: int
+    space: int
+    files: tuple[str, ...] = (BASE,)
+
+    def inputs(self) -> Mapping[str, str]:
+        """The release, this recipe, its packages, and Node's version where it is part of it."""
+        inputs = {"suite": host_suite(), "recipe": recipe_digest(*_RECIPE), "packages": " ".join(self.packages)}
+        if self.with_node:
+            inputs["node"] = f"{node.node_version()} {recipe_digest(*_CODE_RECIPE)}"
+        return inputs
+
+    async def build(self, shop: Workshop, into: Path) -> Mapping[str, str]:
+        """Bootstrap, add Node, and make the file system."""
+        shop.report(f"Fetching what the image {self.name} is made of", 0.0)
+        extra = shop.scratch / "extra"
+        await anyio.Path(extra / "usr").mkdir(parents=True)
+        if self.with_node:
+            await node.install(shop, extra / "usr/local")
+        packed = shop.scratch / "root.tar"
+        await self._bootstrap(shop, packed)
+        shop.report(f"Packing the image {self.name}", 0.8)
+        pack = ["/bin/sh", str(_SCRIPT), str(packed), str(extra), str(shop.scratch / "tree"), str(into / BASE), LABEL]
+        await run([*shop.tools.root, *pack], deadline_s=_PACK_S, pass_fds=shop.held)
+        return {"suite": await anyio.to_thread.run_sync(host_suite)}
+
+    async def _bootstrap(self, shop: Workshop, packed: Path) -> None:
+        suite = await anyio.to_thread.run_sync(host_suite)
+        sources = shop.scratch / "sources.list"
+        await anyio.Path(sources).write_text(await shop.apt.sources(suite))
+        root = os.geteuid() == 0
+        options = [f"--aptopt={setting}" for setting in await shop.apt.settings()]
+        options += [f"--dpkgopt={option}" for option in _DPKG_OPTIONS]
+        if self.packages:
+            options.append(f"--include={','.join(self.packages)}")
+        seen = 0
+
+        def on_line(line: str) -> None:
+            nonlocal seen
+            seen += 1
+            shop.report(f"Building the image {self.name}: {_shown(line)}", 0.05 + 0.74 * min(seen / self.lines, 1.0))
+
+        await run(
+            [shop.tools["mmdebstrap"], f"--mode={'root' if root else 'unshare'}", f"--variant={self.variant}", "--verbose",
+             "--format=tar", "--skip=output/dev", *options, suite, packed, sources],
+            deadline_s=_BOOTSTRAP_S,
+            # As root everything stays in the build's directory, which is removed with it. A plain user's namespace has
+            # other ids, that may not enter it.
+            env={"TMPDIR": str(shop.scratch)} if root else {},
+            on_line=on_line,
+            pass_fds=shop.held,
+        )  # fmt: skip
+
+
+CODE = BaseRecipe(
+    name="code",
+    description="bash, Python 3 with pip, Node with TypeScript (tsx), git, curl, tar, zip",
+    variant="apt",
+    packages=_CODE_PACKAGES,
+    with_node=True,
+    lines=900,
+    weight=60 * UNITS,
+    space=2500 * _MIB,
+)
+MINIMAL = BaseRecipe(
+    name="minimal",
+    description="bash and coreutils",
+    variant="essential",
+    packages=(),
+    with_node=False,
+    lines=250,
+    weight=15 * UNITS,
+    space=700 * _MIB,
+)
+
+
+def _shown(line: str) -> str:
+    words = line.split()
+    if len(words) >= 2 and words[0] in {"Unpacking", "Selecting"}:
+        return f"unpacking {words[1]}"
+    if len(words) >= 3 and words[:2] == ["Setting", "up"]:
+        return f"setting up {words[2]}"
+    return "working"

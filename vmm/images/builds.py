@@ -1,0 +1,132 @@
+"""Where images are built: one build at a time, in a directory beside the finished ones, which is removed in any case."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import secrets
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+
+from vmm.errors import HostExhausted, Unavailable
+
+from .commands import run
+from .progress import Meter
+from .recipe import Recipe, Workshop
+from .store import Part, Store
+from .tools import Tools, find_tools
+
+_LOCK = ".lock"
+_BUILD = ".build-"
+_POLL_S = 0.2
+_REMOVE_S = 300
+_NO_SPACE = "No space left on device"
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+class Site:
+    """The directory of all images, held by this build alone."""
+
+    def __init__(self, root: Path, lock: int) -> None:
+        self._root = root
+        self._lock = lock
+        self._tools: Tools | None = None
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, root: Path, *, waiting: Callable[[], None]) -> AsyncIterator[Site]:
+        """Hold the directory; waits for whoever holds it, in this process or another.
+
+        The programs that a build starts inherit the lock: should the build be killed, the next one waits until the
+        last of them has ended.
+
+        Args:
+            root: The directory, made if need be.
+            waiting: Called while somebody else holds it; what it raises ends the wait.
+        """
+        lock = await anyio.to_thread.run_sync(_open, root)
+        try:
+            while not _try(lock):
+                waiting()
+                await anyio.sleep(_POLL_S)
+            yield cls(root, lock)
+        finally:
+            os.close(lock)
+
+    async def prepare(self) -> None:
+        """Find the tools, and remove what interrupted builds left: nobody can be at work there while we hold the lock.
+
+        Raises:
+            Unavailable: Tools are missing.
+        """
+        self._tools = await find_tools()
+        for stale in await anyio.to_thread.run_sync(lambda: list(self._root.glob(f"{_BUILD}*"))):
+            await self.remove(stale)
+
+    async def build(self, recipe: Recipe, inputs: Mapping[str, str], store: Store, meter: Meter) -> Part:
+        """Build one part and give it its name.
+
+        Raises:
+            Unavailable: It failed.
+            HostExhausted: The disk ran full.
+        """
+        assert self._tools is not None, "prepare comes first"
+        directory = self._root / f"{_BUILD}{secrets.token_hex(4)}"
+        made, scratch = directory / "made", directory / "scratch"
+        report = meter.part(recipe.weight)
+        try:
+            await anyio.to_thread.run_sync(_make, directory, made, scratch)
+            shop = Workshop(tools=self._tools, scratch=scratch, report=report, held=(self._lock,))
+            facts = await recipe.build(shop, made)
+            report("Checking what was built", 0.97)
+            part = await anyio.to_thread.run_sync(store.publish, recipe.name, made, inputs, facts)
+        except OSError as error:
+            if error.errno in _FULL:
+                raise _full(recipe) from error
+            raise Unavailable(f"Building {recipe.name} failed: {error}", hint="Try again") from error
+        except Unavailable as error:
+            if _NO_SPACE in error.message:
+                raise _full(recipe) from error
+            raise Unavailable(f"Building {recipe.name} failed: {error.message}", hint=error.hint) from error
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self.remove(directory)
+        meter.finish(f"Built {recipe.name}", recipe.weight)
+        return part
+
+    async def remove(self, directory: Path) -> None:
+        """Remove a directory, out of sight at once, whoever in a namespace owns what is in it."""
+        hidden = self._root / f"{_BUILD}{secrets.token_hex(4)}-gone"
+        if not await anyio.Path(directory).exists():
+            return
+        if not directory.name.startswith(_BUILD):
+            await anyio.Path(directory).rename(hidden)
+            directory = hidden
+        root = self._tools.root if self._tools else ()
+        await run([*root, "rm", "-rf", "--", str(directory)], deadline_s=_REMOVE_S)
+
+
+def _open(root: Path) -> int:
+    root.mkdir(parents=True, exist_ok=True)
+    return os.open(root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+def _try(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _make(*directories: Path) -> None:
+    for directory in directories:
+        directory.mkdir(mode=0o755)
+
+
+def _full(recipe: Recipe) -> HostExhausted:
+    return HostExhausted(f"The host's disk ran full while {recipe.name} was built", hint="Free space, then try again")

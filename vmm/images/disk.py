@@ -1,0 +1,72 @@
+"""Makes the empty writable disk that a template boots with: sparse, with a journal, ready for overlayfs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import anyio
+
+from vmm.errors import HostExhausted, InvalidInput, Unavailable
+
+from .commands import run
+from .tools import find_tool
+
+LABEL = "cm-disk"
+JOURNAL_MIB = 16
+_LEAST_MIB = 64
+_MOST_MIB = 4 * 1024 * 1024
+_KIB_PER_INODE = 16
+_DEADLINE_S = 60
+# The inode tables lie in holes of the file, which read as zero: nothing needs to be written, now or by the guest.
+_OPTIONS = "lazy_itable_init=0,lazy_journal_init=0,assume_storage_prezeroed=1,nodiscard"
+_CONTENT = "mkdir upper\nmkdir work\nset_inode_field upper mode 040755\nset_inode_field work mode 040755\n"
+
+
+async def make_disk(path: Path, size_mib: int) -> None:
+    """Make a sparse ext4 file system, labelled `cm-disk`, that holds the empty directories `upper` and `work`.
+
+    It takes some 20 ms and a few MiB, belongs to root inside also when a plain user makes it, and has a journal of
+    16 MiB, because a sandbox may be killed at any moment. The target must not exist.
+
+    Args:
+        path: The file to make.
+        size_mib: Its apparent size.
+
+    Raises:
+        InvalidInput: The size is out of bounds.
+        HostExhausted: The host's disk is full; nothing is left behind.
+        Unavailable: e2fsprogs is missing or failed.
+    """
+    if not _LEAST_MIB <= size_mib <= _MOST_MIB:
+        raise InvalidInput(f"size_mib: {size_mib} is not between {_LEAST_MIB} and {_MOST_MIB}")
+    mke2fs, debugfs = find_tool("mke2fs"), find_tool("debugfs")
+    if mke2fs is None or debugfs is None:
+        raise Unavailable("mke2fs or debugfs is missing", hint="Install it: sudo apt-get install e2fsprogs")
+    script = path.with_name(path.name + ".debugfs")
+    try:
+        await anyio.to_thread.run_sync(_prepare, path, script, size_mib * 1024 * 1024)
+        inodes = max(4096, size_mib * 1024 // _KIB_PER_INODE)
+        await run(
+            [mke2fs, "-q", "-F", "-t", "ext4", "-m", "0", "-L", LABEL, "-J", f"size={min(JOURNAL_MIB, size_mib // 8)}"]
+            + ["-N", str(inodes), "-E", _OPTIONS, str(path)],
+            deadline_s=_DEADLINE_S,
+        )
+        await run([debugfs, "-w", "-f", script, path], deadline_s=_DEADLINE_S)
+    except BaseException as error:
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(lambda: path.unlink(missing_ok=True))
+        if isinstance(error, OSError):
+            raise HostExhausted(
+                f"The disk {path.name} could not be made: {error.strerror}", hint="Free space on the host"
+            ) from error
+        raise
+    finally:
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(lambda: script.unlink(missing_ok=True))
+
+
+def _prepare(path: Path, script: Path, size: int) -> None:
+    with path.open("xb") as file:
+        path.chmod(0o600)
+        file.truncate(size)
+    script.write_text(_CONTENT)

@@ -1,0 +1,205 @@
+"""Built parts on disk: one directory each, named by the digest of its manifest, which holds the digests of its files.
+
+    images/kernel-1f2e3d4c5b6a/   vmlinuz  vmlinux  initramfs  manifest.json  checked.json
+
+A part never changes once it has its name; another build is another directory beside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from vmm.errors import Unavailable
+
+_MANIFEST = "manifest.json"
+_CHECKED = "checked.json"
+_DIGITS = 12
+_BLOCK = 512
+
+
+class FileRecord(BaseModel):
+    """What a file was when it was made: its digest (SHA-256, hex) and its size in bytes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sha256: str
+    size: int
+
+
+class Manifest(BaseModel):
+    """What a part consists of, and what it was made from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    part: str
+    inputs: dict[str, str]
+    facts: dict[str, str]
+    files: dict[str, FileRecord]
+    built_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One built part.
+
+    Attributes:
+        directory: Where its files are.
+        manifest: What they are.
+    """
+
+    directory: Path
+    manifest: Manifest
+
+    @property
+    def name(self) -> str:
+        """Which part it is."""
+        return self.manifest.part
+
+    @property
+    def content(self) -> str:
+        """Digest of the contents alone: the same for two builds that came out the same."""
+        lines = (f"{name} {record.sha256}\n" for name, record in sorted(self.manifest.files.items()))
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+    def file(self, name: str) -> Path:
+        """The path of one of its files."""
+        return self.directory / name
+
+    def occupied(self) -> int:
+        """Bytes on the host's disk: holes do not count."""
+        return sum((self.directory / name).stat().st_blocks * _BLOCK for name in self.manifest.files)
+
+
+class Store:
+    """The parts below one directory. Everything here blocks: call it in a thread."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def parts(self, name: str = "*") -> list[Part]:
+        """All readable parts of a name, the newest first."""
+        found = (self._read(path) for path in self._root.glob(f"{name}-{'[0-9a-f]' * _DIGITS}"))
+        return sorted((part for part in found if part), key=lambda part: part.manifest.built_ms, reverse=True)
+
+    def find(self, name: str, inputs: Mapping[str, str]) -> Part | None:
+        """The newest part that was made from exactly these inputs; not checked yet."""
+        return next((part for part in self.parts(name) if part.manifest.inputs == dict(inputs)), None)
+
+    def publish(self, name: str, made: Path, inputs: Mapping[str, str], facts: Mapping[str, str]) -> Part:
+        """Give a directory of new files its manifest and its final name. Before that, nothing of it can be found."""
+        files: dict[str, FileRecord] = {}
+        for path in sorted(made.iterdir()):
+            path.chmod(0o444)
+            files[path.name] = FileRecord(sha256=_digest(path, sync=True), size=path.stat().st_size)
+        manifest = Manifest(
+            part=name, inputs=dict(inputs), facts=dict(facts), files=files, built_ms=time.time_ns() // 1_000_000
+        )
+        text = manifest.model_dump_json(indent=1).encode()
+        directory = self._root / f"{name}-{hashlib.sha256(text).hexdigest()[:_DIGITS]}"
+        _write(made / _MANIFEST, text)
+        part = Part(directory=made, manifest=manifest)
+        self._stamp(part)
+        made.chmod(0o755)
+        _sync(made)
+        made.rename(directory)
+        _sync(self._root)
+        return Part(directory=directory, manifest=manifest)
+
+    def check(self, part: Part) -> None:
+        """See that each file has the size, the time of change and the inode that it had when its digest was checked last.
+
+        This takes microseconds and finds what replaces, cuts off or writes to a file, but no failing disk and nobody who
+        sets the time back: that takes `check_all`, which runs by itself for a part whose files were moved or touched.
+
+        Raises:
+            Unavailable: A file is missing or is not what was built.
+        """
+        try:
+            known: object = json.loads((part.directory / _CHECKED).read_text())
+        except (OSError, ValueError):
+            known = None
+        if known != self._look(part):
+            self.check_all(part)
+
+    def check_all(self, part: Part) -> None:
+        """Read every file and compare its SHA-256 with the manifest's: about a second for the largest.
+
+        Raises:
+            Unavailable: A file is missing or is not what was built.
+        """
+        self._look(part)
+        for name, record in part.manifest.files.items():
+            if _digest(part.file(name)) != record.sha256:
+                raise _spoilt(part, f"{name} has changed since it was built")
+        try:
+            self._stamp(part)
+        except PermissionError:
+            return  # The images of somebody else: sound, but to be read again the next time.
+
+    def _stamp(self, part: Part) -> None:
+        _write(part.directory / _CHECKED, json.dumps(self._look(part)).encode())
+
+    def _look(self, part: Part) -> dict[str, list[int]]:
+        seen: dict[str, list[int]] = {}
+        for name, record in part.manifest.files.items():
+            try:
+                status = part.file(name).stat()
+            except OSError as error:
+                raise _spoilt(part, f"{name} cannot be read: {error.strerror}") from error
+            if status.st_size != record.size:
+                raise _spoilt(part, f"{name} has {status.st_size} bytes in place of {record.size}")
+            seen[name] = [status.st_size, status.st_mtime_ns, status.st_ino]
+        return seen
+
+    def _read(self, directory: Path) -> Part | None:
+        try:
+            text = (directory / _MANIFEST).read_bytes()
+            manifest = Manifest.model_validate_json(text)
+        except (OSError, ValidationError):
+            return None
+        # The name says what the manifest was: a changed manifest is no manifest.
+        if directory.name != f"{manifest.part}-{hashlib.sha256(text).hexdigest()[:_DIGITS]}":
+            return None
+        return Part(directory=directory, manifest=manifest)
+
+
+def _spoilt(part: Part, what: str) -> Unavailable:
+    return Unavailable(
+        f"The image part {part.directory.name} is damaged: {what}",
+        hint=f"Build it again: casemate image build --force{'' if part.name in _SHARED else ' ' + part.name}",
+    )
+
+
+_SHARED = ("kernel", "toolbox")
+
+
+def _digest(path: Path, *, sync: bool = False) -> str:
+    with path.open("rb") as file:
+        if sync:
+            os.fsync(file.fileno())
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write(path: Path, data: bytes) -> None:
+    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    with draft.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
