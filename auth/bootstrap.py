@@ -1,0 +1,87 @@
+"""The first start: a local user, an organisation and a key, so that whoever runs the server can use it at once.
+
+Every step looks before it acts. A start that was interrupted is finished by the next one, and a store that has what is
+needed is left as it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+
+from .accounts import Accounts, Role, User
+from .errors import EmailTaken
+from .key_file import read_key, write_key
+from .keys import KeyStore
+from .principal import Principal
+
+_EMAIL = "local@localhost"
+_NAME = "Local user"
+_ORGANISATION = "Local"
+_KEY = "local"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BootstrapResult:
+    """What the local operator has.
+
+    Attributes:
+        key_file: Where the key lies.
+        principal: Whom the key in it speaks for.
+        created_account: Whether the local user was made just now.
+        created_key: Whether the key was made just now.
+    """
+
+    key_file: Path
+    principal: Principal
+    created_account: bool
+    created_key: bool
+
+
+async def ensure_local_access(accounts: Accounts, keys: KeyStore, key_file: Path) -> BootstrapResult:
+    """Make sure that the key file holds a valid key, for the local user unless its owner put another one there.
+
+    If the file is missing or its key is not accepted, a new key is made and written: who may write the data directory
+    owns the machine anyway. Keys made before stay valid until they are revoked.
+
+    Raises:
+        KeyFileError: The file cannot be read or written.
+        StoreError: The store failed.
+    """
+    held = await keys.verify(await anyio.to_thread.run_sync(read_key, key_file))
+    if held is not None:
+        return BootstrapResult(key_file=key_file, principal=held, created_account=False, created_key=False)
+    user, created = await _local_user(accounts)
+    org_id = await _organisation_of(accounts, user)
+    made = await keys.create(org_id=org_id, created_by=user.id, name=_KEY)
+    try:
+        await anyio.to_thread.run_sync(write_key, key_file, made.plain)
+    except BaseException:
+        with anyio.CancelScope(shield=True):
+            await keys.revoke(org_id, made.record.id)  # nobody will ever know it
+        raise
+    return BootstrapResult(
+        key_file=key_file, principal=made.record.principal, created_account=created, created_key=True
+    )
+
+
+async def _local_user(accounts: Accounts) -> tuple[User, bool]:
+    user = await accounts.user_by_email(_EMAIL)
+    if user is not None:
+        return user, False
+    try:
+        return await accounts.create_user(name=_NAME, email=_EMAIL), True
+    except EmailTaken:  # by another server on the same store, in this moment
+        user = await accounts.user_by_email(_EMAIL)
+        if user is None:
+            raise
+        return user, False
+
+
+async def _organisation_of(accounts: Accounts, user: User) -> str:
+    for member in await accounts.memberships(user.id):
+        if member.role is Role.OWNER:
+            return member.org_id
+    return (await accounts.create_organisation(name=_ORGANISATION, owner=user)).id

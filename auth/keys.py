@@ -1,0 +1,290 @@
+"""API keys: made once, kept as digests, looked up by one unique index.
+
+A key has 256 random bits, so a fast hash is enough: there is nothing to guess. The text of a key exists only in
+`NewKey.plain` and in the request that carries it; everything else holds its digest or its masked form.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import anyio
+import structlog
+
+from storage.collection import Collection, CollectionSpec, Database, Document, Index
+from storage.errors import StoreError, VersionConflict
+from storage.ids import new_id
+
+from .clock import Clock, now_ms
+from .errors import InvalidAccount, KeyMissing
+from .key_cache import KeyCache
+from .principal import Principal
+
+_BY_DIGEST = Index(name="by_digest", fields=("digest",), unique=True)
+_BY_ORG = Index(name="by_org", fields=("org_id", "_id"))
+KEYS = CollectionSpec(name="api_keys", indexes=(_BY_DIGEST, _BY_ORG))
+
+_FORM = re.compile(r"cm_[A-Za-z0-9_-]{43}")
+_MAX_NAME = 100
+_PAGE = 500
+_ATTEMPTS = 100
+_FLUSH_S = 60.0
+_LAST_FLUSH_S = 3.0
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiKey:
+    """A key as it is kept.
+
+    Attributes:
+        id: Id of the record.
+        org_id: Organisation that the key acts for.
+        name: What its maker calls it.
+        masked: `cm_` with the first and the last four characters, to recognise it by.
+        digest: SHA-256 of the whole key, in hex.
+        created_by: Id of the user who made it.
+        created_ms: When, in epoch milliseconds.
+        is_active: Whether it is accepted.
+        expires_ms: From when on it is refused, in epoch milliseconds; 0 means never.
+        last_used_ms: When it was last accepted, to about a minute; 0 means never.
+        version: Version of the record.
+    """
+
+    id: str
+    org_id: str
+    name: str
+    masked: str
+    digest: str = field(repr=False)
+    created_by: str
+    created_ms: int
+    is_active: bool = True
+    expires_ms: int = 0
+    last_used_ms: int = 0
+    version: int = 1
+
+    def accepted(self, at_ms: int) -> bool:
+        """Whether the key is good at that time, in epoch milliseconds."""
+        return self.is_active and (self.expires_ms == 0 or at_ms < self.expires_ms)
+
+    @property
+    def principal(self) -> Principal:
+        """Who calls with this key."""
+        return Principal(org_id=self.org_id, user_id=self.created_by, key_id=self.id)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewKey:
+    """A key just made: the only time that its text is known.
+
+    Attributes:
+        record: The key as it is kept.
+        plain: The key itself, for its user's eyes; kept out of `repr`.
+    """
+
+    record: ApiKey
+    plain: str = field(repr=False)
+
+
+class KeyStore:
+    """Makes, checks, lists and revokes keys. Every method may raise `storage.errors.StoreError`."""
+
+    def __init__(
+        self, collection: Collection, *, clock: Clock = now_ms, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        """A store on a collection declared as `KEYS`.
+
+        Args:
+            collection: Where the keys are kept.
+            clock: Epoch milliseconds, for creation, expiry and last use.
+            monotonic: Seconds, for the age of cached answers.
+        """
+        self._collection = collection
+        self._clock = clock
+        self._cache = KeyCache[ApiKey](monotonic)
+        self._used: dict[str, int] = {}
+
+    @classmethod
+    async def open(cls, database: Database, *, clock: Clock = now_ms) -> KeyStore:
+        """The store of a database."""
+        return cls(await database.collection(KEYS), clock=clock)
+
+    async def create(self, *, org_id: str, created_by: str, name: str, expires_ms: int = 0) -> NewKey:
+        """Make a key. Its text is in the result and nowhere else.
+
+        Args:
+            org_id: Organisation that the key acts for.
+            created_by: Id of the user who makes it.
+            name: 1 to 100 printable characters.
+            expires_ms: From when on it is refused, in epoch milliseconds; 0 means never.
+
+        Raises:
+            InvalidAccount: The name or the expiry.
+        """
+        now = self._clock()
+        name = name.strip()
+        if not 1 <= len(name) <= _MAX_NAME or not name.isprintable():
+            raise InvalidAccount(f"key name {name!r:.80}: give 1 to {_MAX_NAME} printable characters")
+        if expires_ms and expires_ms <= now:
+            raise InvalidAccount(f"expires_ms {expires_ms} has passed: give a later time, or 0 for never")
+        plain = "cm_" + secrets.token_urlsafe(32)
+        record = ApiKey(
+            id=new_id(),
+            org_id=org_id,
+            name=name,
+            masked=masked(plain),
+            digest=_digest(plain),
+            created_by=created_by,
+            created_ms=now,
+            expires_ms=expires_ms,
+        )
+        await self._collection.insert(_document(record))
+        return NewKey(record=record, plain=plain)
+
+    async def verify(self, plain: str) -> Principal | None:
+        """Who calls with this key; None if it is malformed, unknown, revoked or expired.
+
+        Costs one read of a unique index, or none if the same key was good within the last five seconds.
+        """
+        if not well_formed(plain):
+            return None
+        digest = _digest(plain)
+        record = self._cache.get(digest)
+        if record is None:
+            ticket = self._cache.ticket()
+            document = await self._collection.find(_BY_DIGEST, {"digest": digest}, limit=1)
+            record = _record(document[0]) if document else None
+            if record is None or not hmac.compare_digest(record.digest, digest):
+                return None
+            if record.is_active:
+                self._cache.put(digest, record, ticket)
+        now = self._clock()
+        if not record.accepted(now):
+            return None
+        self._used[record.id] = now
+        return record.principal
+
+    async def list(self, org_id: str) -> list[ApiKey]:
+        """All keys of an organisation, newest first, revoked ones included."""
+        keys: list[ApiKey] = []
+        after: Document | None = None
+        while True:
+            page = await self._collection.find(_BY_ORG, {"org_id": org_id}, descending=True, after=after, limit=_PAGE)
+            keys.extend(self._fresh(_record(document)) for document in page)
+            if len(page) < _PAGE:
+                return keys
+            after = page[-1]
+
+    async def revoke(self, org_id: str, key_id: str) -> ApiKey:
+        """Refuse a key from now on: in this process at once, elsewhere within five seconds. Again is a no-op.
+
+        Raises:
+            KeyMissing: The organisation has no such key.
+        """
+        try:
+            return await self._change(org_id, key_id, lambda record: replace(record, is_active=False))
+        finally:
+            # Also when the write failed or was cancelled, for it may have been applied; and only now, so that what
+            # was read before it cannot enter the cache after it.
+            self._cache.clear()
+
+    async def flush(self) -> None:
+        """Record the last uses that are known but not yet kept: one write for each key used since the last time."""
+        used, self._used = self._used, {}
+        try:
+            while used:
+                key_id, at_ms = next(iter(used.items()))
+                await self._touch(key_id, at_ms)
+                del used[key_id]
+        finally:
+            self._used = used | self._used
+
+    async def run(self, *, interval_s: float = _FLUSH_S) -> None:
+        """Record last uses now and then, and once more when cancelled; to be started in the server's task group.
+
+        Args:
+            interval_s: Seconds between two rounds.
+        """
+        try:
+            while True:
+                await anyio.sleep(interval_s)
+                await self._try_flush()
+        finally:
+            with anyio.move_on_after(_LAST_FLUSH_S, shield=True):
+                await self._try_flush()
+
+    async def _try_flush(self) -> None:
+        try:
+            await self.flush()
+        except StoreError as error:  # a last use is worth no outage; it stays known and is tried again
+            _log.warning("last use of keys not recorded", error=str(error))
+
+    async def _touch(self, key_id: str, at_ms: int) -> None:
+        document = await self._collection.get(key_id)
+        if document is None or document["last_used_ms"] >= at_ms:
+            return
+        try:
+            await self._collection.replace({**document, "last_used_ms": at_ms})
+        except VersionConflict:
+            self._used.setdefault(key_id, at_ms)  # somebody changed the key meanwhile: the next round will do
+
+    async def _change(self, org_id: str, key_id: str, change: Callable[[ApiKey], ApiKey]) -> ApiKey:
+        attempt = 0
+        while True:
+            document = await self._collection.get(key_id)
+            if document is None or document["org_id"] != org_id:
+                raise KeyMissing(f"key {key_id!r:.80}: the organisation has no such key; list its keys")
+            before = _record(document)
+            after = change(before)
+            if after == before:
+                return before
+            try:
+                return _record(await self._collection.replace(_document(after)))
+            except VersionConflict:
+                attempt += 1
+                if attempt == _ATTEMPTS:
+                    raise
+
+    def _fresh(self, record: ApiKey) -> ApiKey:
+        return replace(record, last_used_ms=max(record.last_used_ms, self._used.get(record.id, 0)))
+
+
+def well_formed(text: str) -> bool:
+    """Whether a text has the form of a key: `cm_` and 43 characters of URL-safe base64."""
+    return _FORM.fullmatch(text) is not None
+
+
+def masked(plain: str) -> str:
+    """A key as it may be shown: `cm_Ab12…x9Yz`."""
+    return f"{plain[:7]}…{plain[-4:]}"
+
+
+def _digest(plain: str) -> str:
+    return hashlib.sha256(plain.encode("ascii")).hexdigest()
+
+
+def _document(record: ApiKey) -> Document:
+    return {
+        "_id": record.id,
+        "version": record.version,
+        "org_id": record.org_id,
+        "name": record.name,
+        "masked": record.masked,
+        "digest": record.digest,
+        "created_by": record.created_by,
+        "created_ms": record.created_ms,
+        "is_active": record.is_active,
+        "expires_ms": record.expires_ms,
+        "last_used_ms": record.last_used_ms,
+    }
+
+
+def _record(document: Document) -> ApiKey:
+    return ApiKey(id=document["_id"], **{name: value for name, value in document.items() if name != "_id"})
