@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Self
 
-from storage.collection import Collection, CollectionSpec, Index
-from storage.errors import DocumentMissing, VersionConflict
+from storage.collection import Collection, CollectionSpec, Database, Document, Index
+from storage.documents import is_value
+from storage.errors import DocumentMissing, StoreError, StoreFull, StoreUnavailable, VersionConflict
 
-from .errors import Conflict
+from .errors import Conflict, HostExhausted, Unavailable
 from .sandbox import Sandbox, State
 
 _BY_OWNER = Index(name="by_owner", fields=("owner", "_id"))
@@ -19,31 +22,53 @@ SANDBOXES = CollectionSpec(name="sandboxes", indexes=(_BY_OWNER, _BY_NAME, _BY_S
 
 
 class Records:
-    """Reads and writes of records. Every write names the version that it saw."""
+    """Reads and writes of records. Every write names the version that it saw.
 
-    def __init__(self, collection: Collection) -> None:
+    When the store fails, every method raises Unavailable, or HostExhausted if the store has no room left.
+
+    Args:
+        collection: Of SANDBOXES.
+        database: Where it lies.
+    """
+
+    def __init__(self, collection: Collection, database: Database) -> None:
         self._collection = collection
+        self._database = database
+
+    @classmethod
+    async def open(cls, database: Database) -> Self:
+        """The records in a database, which must stay open as long as they are used."""
+        with _told():
+            return cls(await database.collection(SANDBOXES), database)
 
     async def insert(self, sandbox: Sandbox) -> None:
         """Keep a new record."""
-        await self._collection.insert(sandbox.document())
+        with _told():
+            await self._collection.insert(sandbox.document())
 
     async def get(self, owner: str, sandbox_id: str) -> Sandbox | None:
         """The owner's sandbox of that id; somebody else's is none."""
-        document = await self._collection.get(sandbox_id)
-        return Sandbox.of(document) if document is not None and document["owner"] == owner else None
+        sandbox = await self.find(sandbox_id)
+        return sandbox if sandbox is not None and sandbox.owner == owner else None
+
+    async def find(self, sandbox_id: str) -> Sandbox | None:
+        """The sandbox of that id, whoever owns it."""
+        with _told():
+            document = await self._collection.get(sandbox_id)
+        return None if document is None else Sandbox.of(document)
 
     async def named(self, owner: str, name: str) -> list[Sandbox]:
-        """The owner's sandboxes of that name, without deleted ones."""
-        return [sandbox async for sandbox in self._all(_BY_NAME, {"owner": owner, "name": name})]
+        """The owner's sandboxes of that name, newest first, without deleted ones."""
+        # A name comes from outside: what cannot be stored is nobody's name.
+        return await self._all(_BY_NAME, {"owner": owner, "name": name}) if is_value(name) else []
 
     async def owned(self, owner: str) -> list[Sandbox]:
         """All of the owner's sandboxes, newest first, without deleted ones."""
-        return [sandbox async for sandbox in self._all(_BY_OWNER, {"owner": owner})]
+        return await self._all(_BY_OWNER, {"owner": owner})
 
     async def in_state(self, state: State) -> list[Sandbox]:
-        """Every owner's sandboxes in a state."""
-        return [sandbox async for sandbox in self._all(_BY_STATE, {"state": state.value}, deleted=True)]
+        """Every owner's sandboxes in a state, newest first."""
+        return await self._all(_BY_STATE, {"state": state.value}, deleted=True)
 
     async def save(self, sandbox: Sandbox) -> Sandbox:
         """Replace the record if nobody changed it since it was read.
@@ -52,13 +77,48 @@ class Records:
             Conflict: Somebody did, or it is gone.
         """
         try:
-            document = await self._collection.replace(sandbox.document())
+            with _told():
+                document = await self._collection.replace(sandbox.document())
         except (VersionConflict, DocumentMissing) as error:
             raise Conflict(f"Sandbox {sandbox.id} was changed meanwhile", hint="Look at it and try again") from error
         return Sandbox.of(document)
 
     async def remove(self, sandbox_id: str) -> None:
         """Forget a record; a no-op if there is none."""
-        await self._collection.delete(sandbox_id)
+        with _told():
+            await self._collection.delete(sandbox_id)
 
-    async def _all(self, index: Index, equal: dict[str, str], *, deleted: bool = False) -> AsyncIterator[Sandbox]: ...
+    async def ping(self) -> None:
+        """Return if records can be read and written.
+
+        Raises:
+            Unavailable: They cannot, and why.
+        """
+        with _told():
+            await self._database.ping()
+
+    async def _all(self, index: Index, equal: dict[str, str], *, deleted: bool = False) -> list[Sandbox]:
+        found: list[Sandbox] = []
+        last: Document | None = None
+        full = True
+        while full:
+            with _told():
+                batch = await self._collection.find(index, equal, descending=True, after=last, limit=_BATCH)
+            found += [Sandbox.of(document) for document in batch]
+            full = len(batch) == _BATCH
+            last = batch[-1] if batch else None
+        return [sandbox for sandbox in found if deleted or sandbox.state is not State.DELETED]
+
+
+@contextmanager
+def _told() -> Generator[None]:
+    """The store's troubles as errors that callers know; what a write lost against another passes."""
+    try:
+        yield
+    except (VersionConflict, DocumentMissing):
+        raise
+    except StoreFull as error:
+        raise HostExhausted(error.message, hint="Delete what is not needed on the host's disk") from error
+    except StoreError as error:
+        hint = "Try again in a moment" if isinstance(error, StoreUnavailable) else ""
+        raise Unavailable(error.message, hint=hint) from error
