@@ -115,6 +115,14 @@ class Collection(ABC):
         """
 
     @abstractmethod
+    async def ping(self) -> None:
+        """Return if documents can be read and written now.
+
+        Raises:
+            StoreError: They cannot, and why.
+        """
+
+    @abstractmethod
     async def count(self, index: Index, equal: Mapping[str, Value] | None = None) -> int:
         """How many documents `find` would give without a limit.
 

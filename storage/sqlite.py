@@ -60,7 +60,7 @@ class SqliteDatabase(Database):
         """The collection as declared; see `Database`."""
         check_spec(spec)
         await self._write(lambda connection: _declare(connection, spec))
-        return SqliteCollection(spec, read=self._read, write=self._write)
+        return SqliteCollection(spec, read=self._read, write=self._write, ping=self.ping)
 
     async def ping(self) -> None:
         """Return if the store answers; see `Database`."""

@@ -31,12 +31,14 @@ class SqliteCollection(Collection):
         spec: As declared.
         read: Runs a query.
         write: Runs a change in a transaction.
+        ping: The database's own.
     """
 
-    def __init__(self, spec: CollectionSpec, *, read: Run, write: Run) -> None:
+    def __init__(self, spec: CollectionSpec, *, read: Run, write: Run, ping: Callable[[], Awaitable[None]]) -> None:
         self.spec = spec
         self._read = read
         self._write = write
+        self._ping = ping
 
     async def insert(self, document: Mapping[str, Any]) -> Document:
         """Store a new document; see `Collection`."""
@@ -98,6 +100,10 @@ class SqliteCollection(Collection):
             return bool(_changed(connection, sql, (document_id,)))
 
         return await self._write(change)
+
+    async def ping(self) -> None:
+        """Return if documents can be read and written now; see `Collection`."""
+        await self._ping()
 
     async def count(self, index: Index, equal: Mapping[str, Value] | None = None) -> int:
         """How many documents there are; see `Collection`."""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Self
 
-from storage.collection import Collection, CollectionSpec, Database, Document, Index
+from storage.collection import Collection, CollectionSpec, Document, Index
 from storage.documents import is_value
 from storage.errors import DocumentMissing, StoreError, StoreFull, StoreUnavailable, VersionConflict
 
@@ -28,18 +27,10 @@ class Records:
 
     Args:
         collection: Of SANDBOXES.
-        database: Where it lies.
     """
 
-    def __init__(self, collection: Collection, database: Database) -> None:
+    def __init__(self, collection: Collection) -> None:
         self._collection = collection
-        self._database = database
-
-    @classmethod
-    async def open(cls, database: Database) -> Self:
-        """The records in a database, which must stay open as long as they are used."""
-        with _told():
-            return cls(await database.collection(SANDBOXES), database)
 
     async def insert(self, sandbox: Sandbox) -> None:
         """Keep a new record."""
@@ -95,7 +86,7 @@ class Records:
             Unavailable: They cannot, and why.
         """
         with _told():
-            await self._database.ping()
+            await self._collection.ping()
 
     async def _all(self, index: Index, equal: dict[str, str], *, deleted: bool = False) -> list[Sandbox]:
         found: list[Sandbox] = []

@@ -11,7 +11,7 @@ from storage.ids import new_id
 from storage.sqlite import SqliteDatabase
 from vmm import records as module
 from vmm.errors import Conflict, HostExhausted, Unavailable
-from vmm.records import Records
+from vmm.records import SANDBOXES, Records
 from vmm.sandbox import Sandbox, State
 from vmm.spec import SandboxSpec
 
@@ -26,7 +26,7 @@ async def database(tmp_path: Path) -> AsyncGenerator[SqliteDatabase]:
 
 @pytest.fixture
 async def records(database: SqliteDatabase) -> Records:
-    return await Records.open(database)
+    return Records(await database.collection(SANDBOXES))
 
 
 def new(owner: str = "alice", name: str = "box") -> Sandbox:
@@ -144,7 +144,7 @@ async def test_a_closed_store_makes_everything_unavailable(records: Records, dat
 
 async def test_a_full_store_says_that_the_host_is_exhausted(tmp_path: Path) -> None:
     async with SqliteDatabase(tmp_path / "small.db", max_bytes=64 * 1024) as database:
-        records = await Records.open(database)
+        records = Records(await database.collection(SANDBOXES))
         first = await kept(records, new())
         with pytest.raises(HostExhausted, match="no room"):
             for _ in range(10_000):
