@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
-from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
-from mcp.server.auth.provider import AccessToken
-from starlette.datastructures import Headers
-from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
+from auth.keys import KeyStore
+from auth.middleware import ApiKeyAuth
 from mcp_server.settings import Settings
 from mcp_server.web import build_web
+from storage.sqlite import SqliteDatabase
 from tests.mcp_server.edge import Edge, Tools, serving
 from tests.mcp_server.host import one_host
 from vmm.errors import NotFound
@@ -36,50 +35,48 @@ class NoSandboxes:
         return {"store": "", "hypervisor": "", "image": ""}
 
 
-class Keys:
-    """Two keys of two owners."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        owner = {"key-alice": "alice", "key-bob": "bob"}.get(Headers(scope=scope).get("x-api-key", ""))
-        if owner is None:
-            await JSONResponse({"error": "invalid or inactive API key"}, status_code=401)(scope, receive, send)
-            return
-        scope["user"] = AuthenticatedUser(AccessToken(token="-", client_id="api-key", scopes=[], subject=owner))
-        await self._app(scope, receive, send)
-
-
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     return Settings(data=tmp_path, sessions_per_owner=3)
 
 
 @pytest.fixture
-def application(settings: Settings) -> ASGIApp:
-    """The web application over a host without sandboxes, not served yet."""
-    return build_web(settings, cast("Fleet", NoSandboxes()), Keys)
+async def store(tmp_path: Path) -> AsyncGenerator[KeyStore]:
+    async with SqliteDatabase(tmp_path / "store" / "keys.db") as database:
+        yield await KeyStore.open(database)
 
 
 @pytest.fixture
-async def edge(application: ASGIApp) -> AsyncGenerator[Edge]:
+async def keys(store: KeyStore) -> dict[str, str]:
+    """The keys of two owners."""
+    owners = ("alice", "bob")
+    return {name: (await store.create(org_id=name, created_by=f"user-{name}", name="test")).plain for name in owners}
+
+
+@pytest.fixture
+def application(settings: Settings, store: KeyStore) -> ASGIApp:
+    """The web application over a host without sandboxes, not served yet."""
+    return build_web(settings, cast("Fleet", NoSandboxes()), lambda app: ApiKeyAuth(app, store))
+
+
+@pytest.fixture
+async def edge(application: ASGIApp, keys: dict[str, str]) -> AsyncGenerator[Edge]:
     """A server without sandboxes, for what the edge decides by itself."""
-    async with serving(application) as running:
+    async with serving(application, keys) as running:
         yield running
 
 
 @pytest.fixture
-async def host(settings: Settings, tmp_path: Path) -> AsyncGenerator[Edge]:
+async def host(settings: Settings, store: KeyStore, keys: dict[str, str], tmp_path: Path) -> AsyncGenerator[Edge]:
     """A server on which alice has one sandbox, `box`."""
     async with one_host(tmp_path) as fleet:
-        app = build_web(settings, cast("Fleet", fleet), Keys)
-        async with serving(app) as running:
+        app = build_web(settings, cast("Fleet", fleet), lambda app: ApiKeyAuth(app, store))
+        async with serving(app, keys) as running:
             yield running
 
 
 @pytest.fixture
 async def box(host: Edge) -> AsyncGenerator[Tools]:
     """Alice's tools, with `box` as the sandbox of every call."""
-    async with host.client("key-alice") as client:
+    async with host.client("alice") as client:
         yield Tools(client)

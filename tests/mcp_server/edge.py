@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -28,27 +28,28 @@ class Edge:
     """A server that runs."""
 
     url: str
+    keys: Mapping[str, str]
 
     def endpoint(self, path: str = "/api/mcp") -> str:
         return self.url + path
 
     def http(self, key: str | None = None, **headers: str) -> httpx.AsyncClient:
-        """A plain HTTP client, with a key or without."""
-        keyed = {"x-api-key": key} if key else {}
+        """A plain HTTP client: an owner's, one with the given key, or one without any."""
+        keyed = {"x-api-key": self.keys.get(key, key)} if key else {}
         return httpx.AsyncClient(base_url=self.url, headers=ACCEPT | keyed | headers, timeout=30)
 
     @asynccontextmanager
-    async def client(self, key: str, era: Era = "2026-07-28", path: str = "/api/mcp") -> AsyncGenerator[Client]:
+    async def client(self, owner: str, era: Era = "2026-07-28", path: str = "/api/mcp") -> AsyncGenerator[Client]:
         """The SDK's client in one of the protocol's eras."""
         async with (
-            create_mcp_http_client(headers={"x-api-key": key}) as http,
+            create_mcp_http_client(headers={"x-api-key": self.keys[owner]}) as http,
             Client(streamable_http_client(self.endpoint(path), http_client=http), mode=era) as client,
         ):
             yield client
 
 
 @asynccontextmanager
-async def serving(app: ASGIApp) -> AsyncGenerator[Edge]:
+async def serving(app: ASGIApp, keys: Mapping[str, str] | None = None) -> AsyncGenerator[Edge]:
     """Serve an application on a free port for the length of a block."""
     listener = listen("127.0.0.1", 0)
     started = anyio.Event()
@@ -57,7 +58,7 @@ async def serving(app: ASGIApp) -> AsyncGenerator[Edge]:
         tasks.start_soon(server.serve, [listener])
         await started.wait()
         try:
-            yield Edge(url=f"http://127.0.0.1:{listener.getsockname()[1]}")
+            yield Edge(url=f"http://127.0.0.1:{listener.getsockname()[1]}", keys=keys or {})
         finally:
             server.should_exit = True
 

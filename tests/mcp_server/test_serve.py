@@ -37,15 +37,14 @@ async def test_one_server_at_a_time_works_on_a_directory(tmp_path: Path) -> None
     assert holder_url(tmp_path / "missing") == ""
 
 
-async def test_an_open_stream_does_not_hold_up_the_stop(application: ASGIApp) -> None:
+async def test_an_open_stream_does_not_hold_up_the_stop(application: ASGIApp, keys: dict[str, str]) -> None:
     with anyio.fail_after(5):
-        async with AsyncExitStack() as clients:
-            async with serving(application) as running:
-                http = await clients.enter_async_context(running.http("key-alice"))
-                session = (await http.post("/api/mcp", json=initialize())).headers["mcp-session-id"]
-                headers = {"mcp-session-id": session, "accept": "text/event-stream"}
-                stream = await clients.enter_async_context(http.stream("GET", "/api/mcp", headers=headers))
-                assert stream.status_code == 200
+        async with AsyncExitStack() as clients, serving(application, keys) as running:
+            http = await clients.enter_async_context(running.http("alice"))
+            session = (await http.post("/api/mcp", json=initialize())).headers["mcp-session-id"]
+            headers = {"mcp-session-id": session, "accept": "text/event-stream"}
+            stream = await clients.enter_async_context(http.stream("GET", "/api/mcp", headers=headers))
+            assert stream.status_code == 200
 
 
 async def test_a_call_in_progress_does_not_hold_up_the_stop_for_long() -> None:
@@ -93,17 +92,17 @@ async def test_a_signal_begins_the_stop() -> None:
 
 
 async def test_a_key_is_never_logged(
-    edge: Edge, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+    edge: Edge, keys: dict[str, str], caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    async with edge.http("key-alice") as http:
+    async with edge.http("alice") as http:
         session = {"mcp-session-id": (await http.post("/api/mcp", json=initialize())).headers["mcp-session-id"]}
         call = rpc("tools/call", {"name": "list_files", "arguments": {"id": "x"}}, 2)
         assert answer_of(await http.post("/api/mcp", json=call, headers=session))["result"]["isError"]
-    async with edge.http("key-wrong") as http:
+    async with edge.http("cm_wrong") as http:
         assert (await http.post("/api/mcp", json=initialize())).status_code == 401
     captured = capsys.readouterr()
     everything = caplog.text + captured.out + captured.err
     assert "request" in everything
-    assert "key-alice" not in everything
-    assert "key-wrong" not in everything
+    assert keys["alice"] not in everything
+    assert "cm_wrong" not in everything

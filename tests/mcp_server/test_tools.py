@@ -19,7 +19,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.mark.parametrize("era", ERAS)
 async def test_a_command_runs_in_both_eras_by_name_and_by_id(host: Edge, era: Era) -> None:
-    async with host.client("key-alice", era) as client:
+    async with host.client("alice", era) as client:
         for ref in ("box", SANDBOX):
             result = await client.call_tool(
                 "execute_command", {"id": ref, "command": "echo hello; echo oops >&2; exit 3"}
@@ -29,7 +29,7 @@ async def test_a_command_runs_in_both_eras_by_name_and_by_id(host: Edge, era: Er
 
 
 async def test_a_foreign_sandbox_is_as_unknown_as_none_at_all(host: Edge) -> None:
-    async with host.client("key-bob") as bob:
+    async with host.client("bob") as bob:
         foreign = await bob.call_tool("execute_command", {"id": "box", "command": "true"})
         unknown = await bob.call_tool("execute_command", {"id": "bax", "command": "true"})
     assert foreign.is_error
@@ -255,7 +255,7 @@ async def test_a_flood_in_a_terminal_is_passed_over_quickly(box: Tools) -> None:
 async def test_files_are_resources(host: Edge, tmp_path: Path, era: Era) -> None:
     (tmp_path / "note.md").write_text("# hello")
     (tmp_path / "pixel.png").write_bytes(b"\x89PNG\xff")
-    async with host.client("key-alice", era) as client:
+    async with host.client("alice", era) as client:
         (text,) = (await client.read_resource(f"casemate://sandbox/box/files{tmp_path}/note.md")).contents
         (blob,) = (await client.read_resource(f"casemate://sandbox/box/files/{tmp_path}/pixel.png")).contents
         with pytest.raises(Exception, match="nothing"):

@@ -48,7 +48,7 @@ async def open_session(http: httpx.AsyncClient) -> str:
 
 @pytest.mark.parametrize("path", ["/api/mcp", "/api/mcp/", "/api/mcp/core", "/api/mcp/readonly/"])
 async def test_raw_json_rpc_works_from_the_handshake_to_a_call(edge: Edge, path: str) -> None:
-    async with edge.http("key-alice") as http:
+    async with edge.http("alice") as http:
         opened = await http.post(path, json=initialize())
         assert opened.status_code == 200
         assert answer_of(opened)["result"]["serverInfo"]["name"] == "casemate"
@@ -65,7 +65,7 @@ async def test_raw_json_rpc_works_from_the_handshake_to_a_call(edge: Edge, path:
 
 @pytest.mark.parametrize("era", ERAS)
 async def test_both_eras_list_all_tools(edge: Edge, era: Era) -> None:
-    async with edge.client("key-alice", era) as client:
+    async with edge.client("alice", era) as client:
         tools = (await client.list_tools()).tools
     assert {tool.name for tool in tools} == TOOLS
     assert all(tool.annotations is not None and tool.annotations.read_only_hint is not None for tool in tools)
@@ -74,7 +74,7 @@ async def test_both_eras_list_all_tools(edge: Edge, era: Era) -> None:
 async def test_the_tools_fit_their_budget(edge: Edge) -> None:
     sizes: dict[str, int] = {}
     for path in ("/api/mcp", "/api/mcp/core", "/api/mcp/readonly"):
-        async with edge.client("key-alice", path=path) as client:
+        async with edge.client("alice", path=path) as client:
             listed = await client.list_tools()
         sizes[path] = len(listed.model_dump_json(by_alias=True, exclude_none=True))
     assert sizes["/api/mcp"] <= 22_000
@@ -82,7 +82,7 @@ async def test_the_tools_fit_their_budget(edge: Edge) -> None:
 
 
 async def test_arguments_bear_the_names_that_voidrun_gave_them(edge: Edge) -> None:
-    async with edge.client("key-alice") as client:
+    async with edge.client("alice") as client:
         schemas = {tool.name: tool.input_schema for tool in (await client.list_tools()).tools}
     assert {"name", "image", "cpu", "mem", "envVars", "autoSleep", "labels"} <= set(
         schemas["create_sandbox"]["properties"]
@@ -98,7 +98,7 @@ async def test_arguments_bear_the_names_that_voidrun_gave_them(edge: Edge) -> No
 
 
 async def test_only_reading_tools_are_in_the_reading_set(edge: Edge) -> None:
-    async with edge.client("key-alice", path="/api/mcp/readonly") as client:
+    async with edge.client("alice", path="/api/mcp/readonly") as client:
         tools = (await client.list_tools()).tools
         assert {"read_file", "terminal_snapshot"} <= {tool.name for tool in tools}
         assert all(tool.annotations and tool.annotations.read_only_hint for tool in tools)
@@ -107,7 +107,7 @@ async def test_only_reading_tools_are_in_the_reading_set(edge: Edge) -> None:
     assert "There is no tool 'create_sandbox'" in text_of(refused)
 
 
-@pytest.mark.parametrize("key", [None, "key-mallory"])
+@pytest.mark.parametrize("key", [None, "cm_mallory"])
 async def test_no_key_or_a_wrong_one_is_refused_without_a_hint_of_oauth(edge: Edge, key: str | None) -> None:
     async with edge.http(key) as http:
         response = await http.post("/api/mcp", json=initialize())
@@ -146,7 +146,7 @@ async def test_a_wrong_method_is_a_json_405(edge: Edge) -> None:
 
 @pytest.mark.parametrize("path", ["/api/mcp", "/health"])
 async def test_another_servers_host_header_is_refused_everywhere(edge: Edge, path: str) -> None:
-    async with edge.http("key-alice", host="evil.example.org") as http:
+    async with edge.http("alice", host="evil.example.org") as http:
         response = await http.get(path)
     assert response.status_code == 421
     assert "CASEMATE_ALLOWED_HOSTS" in response.json()["details"]
@@ -154,19 +154,19 @@ async def test_another_servers_host_header_is_refused_everywhere(edge: Edge, pat
 
 @pytest.mark.parametrize("path", ["/api/mcp", "/health"])
 async def test_a_foreign_pages_origin_is_refused_everywhere(edge: Edge, path: str) -> None:
-    async with edge.http("key-alice", origin="https://evil.example.org") as http:
+    async with edge.http("alice", origin="https://evil.example.org") as http:
         response = await http.get(path)
     assert response.status_code == 403
     assert "CASEMATE_ALLOWED_ORIGINS" in response.json()["details"]
 
 
 async def test_a_page_of_this_machine_may_call(edge: Edge) -> None:
-    async with edge.http("key-alice", origin="http://localhost:5173") as http:
+    async with edge.http("alice", origin="http://localhost:5173") as http:
         assert (await http.post("/api/mcp", json=initialize())).status_code == 200
 
 
 async def test_wrong_json_and_wrong_content_type_are_client_errors(edge: Edge) -> None:
-    async with edge.http("key-alice") as http:
+    async with edge.http("alice") as http:
         broken = await http.post("/api/mcp", content=b'{"jsonrpc', headers={"content-type": "application/json"})
         text = await http.post("/api/mcp", content=b"hello", headers={"content-type": "text/plain"})
         charset = {"content-type": "application/json; charset=utf-8"}
@@ -179,7 +179,7 @@ async def test_wrong_json_and_wrong_content_type_are_client_errors(edge: Edge) -
 
 
 async def test_a_body_that_is_too_large_is_refused_with_the_way_out(edge: Edge) -> None:
-    async with edge.http("key-alice") as http:
+    async with edge.http("alice") as http:
         response = await http.post("/api/mcp", content=b" " * (17 * 1024 * 1024))
     assert response.status_code == 413
     assert "16 MiB" in response.json()["details"]
@@ -203,7 +203,7 @@ async def test_every_answer_has_a_request_id_and_keeps_a_sane_one(edge: Edge) ->
 
 
 async def test_a_session_belongs_to_its_owner_alone(edge: Edge) -> None:
-    async with edge.http("key-alice") as alice, edge.http("key-bob") as bob:
+    async with edge.http("alice") as alice, edge.http("bob") as bob:
         session = {"mcp-session-id": await open_session(alice)}
         stolen = await bob.post("/api/mcp", json=rpc("tools/list", {}, 2), headers=session)
         assert stolen.status_code == 404
@@ -214,7 +214,7 @@ async def test_a_session_belongs_to_its_owner_alone(edge: Edge) -> None:
 
 
 async def test_an_owner_at_the_limit_loses_the_session_that_rested_longest(edge: Edge) -> None:
-    async with edge.http("key-alice") as alice, edge.http("key-bob") as bob:
+    async with edge.http("alice") as alice, edge.http("bob") as bob:
         others = {"mcp-session-id": await open_session(bob)}
         sessions = [await open_session(alice) for _ in range(4)]
         statuses = [
@@ -226,7 +226,7 @@ async def test_an_owner_at_the_limit_loses_the_session_that_rested_longest(edge:
 
 
 async def test_an_owner_whose_sessions_are_all_in_use_is_refused(edge: Edge) -> None:
-    async with edge.http("key-alice") as alice, anyio.create_task_group() as tasks:
+    async with edge.http("alice") as alice, anyio.create_task_group() as tasks:
 
         async def listen_on(session: str, *, task_status: anyio.abc.TaskStatus[None]) -> None:
             headers = {"mcp-session-id": session, "accept": "text/event-stream"}
@@ -244,7 +244,7 @@ async def test_an_owner_whose_sessions_are_all_in_use_is_refused(edge: Edge) -> 
 
 
 async def test_a_session_that_was_ended_is_gone(edge: Edge) -> None:
-    async with edge.http("key-alice") as http:
+    async with edge.http("alice") as http:
         session = {"mcp-session-id": await open_session(http)}
         assert (await http.delete("/api/mcp", headers=session)).status_code == 200
         assert (await http.post("/api/mcp", json=rpc("ping", {}, 2), headers=session)).status_code == 404
@@ -281,7 +281,7 @@ async def test_a_session_that_was_ended_is_gone(edge: Edge) -> None:
 async def test_bad_arguments_get_the_cause_and_the_way_out(
     edge: Edge, tool: str, arguments: dict[str, object], reason: str
 ) -> None:
-    async with edge.client("key-alice") as client:
+    async with edge.client("alice") as client:
         result = await client.call_tool(tool, arguments)
     assert result.is_error
     assert reason in text_of(result)
@@ -289,7 +289,7 @@ async def test_bad_arguments_get_the_cause_and_the_way_out(
 
 
 async def test_an_unexpected_error_is_told_by_its_request_id_only(edge: Edge) -> None:
-    async with edge.http("key-alice", **{"x-request-id": "find-me"}) as http:
+    async with edge.http("alice", **{"x-request-id": "find-me"}) as http:
         # The host without sandboxes has no way to start anything: a stand-in for whatever may break.
         call = rpc("tools/call", {"name": "list_files", "arguments": {"id": "a"}}, 2)
         session = {"mcp-session-id": await open_session(http)}
@@ -301,7 +301,7 @@ async def test_an_unexpected_error_is_told_by_its_request_id_only(edge: Edge) ->
 
 @pytest.mark.parametrize("era", ERAS)
 async def test_resources_are_listed_and_read(edge: Edge, era: Era) -> None:
-    async with edge.client("key-alice", era) as client:
+    async with edge.client("alice", era) as client:
         assert [str(item.uri) for item in (await client.list_resources()).resources] == ["casemate://sandboxes"]
         templates = [item.uri_template for item in (await client.list_resource_templates()).resource_templates]
         assert templates == ["casemate://sandbox/{id}", "casemate://sandbox/{id}/files/{+path}"]
