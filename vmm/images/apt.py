@@ -69,7 +69,9 @@ class Apt:
 
     async def closure(self, packages: Sequence[str]) -> tuple[str, ...]:
         """The packages and all that they need, however indirectly, in the order of their names."""
-        return tuple(sorted(set(re.findall(r"^([^<\s]\S*)$", await self._depends("--recurse", *packages), re.MULTILINE))))
+        return tuple(
+            sorted(set(re.findall(r"^([^<\s]\S*)$", await self._depends("--recurse", *packages), re.MULTILINE)))
+        )
 
     async def download(self, packages: Sequence[str], into: Path) -> tuple[Path, ...]:
         """Download packages into an existing directory; apt checks their signatures and digests.
@@ -85,14 +87,18 @@ class Apt:
                 raise Unavailable(error.message, hint=f"The package lists may be old. {_UPDATE_HINT}") from error
             await self._update()
             await run(command, deadline_s=_DOWNLOAD_S, cwd=into)
-        return tuple(sorted(into.glob("*.deb")))
+        return tuple(sorted([Path(path) async for path in anyio.Path(into).glob("*.deb")]))
 
     async def unpack(self, package: Path, into: Path) -> None:
         """Unpack a package's files; its scripts do not run."""
         await run([self.tools["dpkg-deb"], "-x", package, into], deadline_s=_QUERY_S * 5)
 
     async def sources(self, suite: str) -> str:
-        """A sources.list with the Debian mirrors that this host uses for a suite, its updates and its security fixes."""
+        """The Debian mirrors that this host uses for a suite, its updates and its security fixes, as a sources.list.
+
+        Raises:
+            Unavailable: It uses none.
+        """
         wanted = {suite, f"{suite}-updates", f"{suite}-security"}
         chosen = [source for source in await self._sources() if source.suite in wanted]
         if not any(source.suite == suite for source in chosen):

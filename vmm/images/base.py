@@ -32,9 +32,9 @@ _DPKG_OPTIONS = (
     "path-include=/usr/share/doc/*/copyright",
 )
 _CODE_PACKAGES = (
-    "bash", "bzip2", "ca-certificates", "coreutils", "curl", "file", "git", "jq", "less", "libstdc++6", "nano",
-    "openssh-client", "passwd", "patch", "procps", "python-is-python3", "python3", "python3-pip", "python3-venv", "tar",
-    "tzdata", "unzip", "xz-utils", "zip",
+    "adduser", "bash", "bzip2", "ca-certificates", "coreutils", "curl", "file", "git", "jq", "less", "libstdc++6",
+    "mount", "nano", "openssh-client", "passwd", "patch", "procps", "python-is-python3", "python3", "python3-pip",
+    "python3-venv", "tar", "tzdata", "unzip", "xz-utils", "zip",
 )  # fmt: skip
 
 
@@ -98,8 +98,8 @@ class BaseRecipe:
             shop.report(f"Building the image {self.name}: {_shown(line)}", 0.05 + 0.74 * min(seen / self.lines, 1.0))
 
         await run(
-            [shop.tools["mmdebstrap"], f"--mode={'root' if root else 'unshare'}", f"--variant={self.variant}", "--verbose",
-             "--format=tar", "--skip=output/dev", *options, suite, packed, sources],
+            [shop.tools["mmdebstrap"], f"--mode={'root' if root else 'unshare'}", f"--variant={self.variant}",
+             "--verbose", "--format=tar", "--skip=output/dev", *options, suite, packed, sources],
             deadline_s=_BOOTSTRAP_S,
             # As root everything stays in the build's directory, which is removed with it. A plain user's namespace has
             # other ids, that may not enter it.

@@ -34,5 +34,6 @@ kib=$(du -s -k "$tree" | cut -f 1)
 inodes=$(($(find "$tree" | wc -l) + 512))
 rm -f "$image"
 truncate -s "$((kib * 108 / 100 + inodes / 4 + 16384))K" "$image"
-mke2fs -q -F -t ext4 -O ^has_journal,^resize_inode -m 0 -N "$inodes" -L "$label" \
+mke2fs -q -F -t ext4 -b 4096 -O ^has_journal,^resize_inode -m 0 -N "$inodes" -L "$label" \
     -E lazy_itable_init=0,assume_storage_prezeroed=1,nodiscard,root_owner=0:0 -d "$tree" "$image"
+debugfs -w -R 'rmdir lost+found' "$image" 2>/dev/null

@@ -1,4 +1,4 @@
-"""Where images are built: one build at a time, in a directory beside the finished ones, which is removed in any case."""
+"""Where images are built: one build at a time, beside the finished ones, in a directory that is removed in any case."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import errno
 import fcntl
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -38,7 +38,7 @@ class Site:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, root: Path, *, waiting: Callable[[], None]) -> AsyncIterator[Site]:
+    async def open(cls, root: Path, *, waiting: Callable[[], None]) -> AsyncGenerator[Site]:
         """Hold the directory; waits for whoever holds it, in this process or another.
 
         The programs that a build starts inherit the lock: should the build be killed, the next one waits until the

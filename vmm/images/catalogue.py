@@ -121,7 +121,7 @@ class Catalogue:
         """
         return await self.find(name) or await self.build(name, progress=progress)
 
-    async def build(self, name: str, force: bool = False, *, progress: Progress = silent) -> ImageSet:  # noqa: FBT001, FBT002 (reads as the command line does)
+    async def build(self, name: str, force: bool = False, *, progress: Progress = silent) -> ImageSet:
         """Build what is missing of an image, or all of it anew, with the newest packages. Waits for other builds.
 
         Interrupted at any moment, it leaves nothing that could be taken for an image. What older builds left stays for

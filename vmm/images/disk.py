@@ -47,10 +47,10 @@ async def make_disk(path: Path, size_mib: int) -> None:
         await anyio.to_thread.run_sync(_prepare, path, script, size_mib * 1024 * 1024)
         inodes = max(4096, size_mib * 1024 // _KIB_PER_INODE)
         await run(
-            [mke2fs, "-q", "-F", "-t", "ext4", "-m", "0", "-L", LABEL, "-J", f"size={min(JOURNAL_MIB, size_mib // 8)}"]
-            + ["-N", str(inodes), "-E", _OPTIONS, str(path)],
+            [mke2fs, "-q", "-F", "-t", "ext4", "-b", "4096", "-m", "0", "-L", LABEL, "-N", str(inodes),
+             "-J", f"size={min(JOURNAL_MIB, size_mib // 8)}", "-E", _OPTIONS, path],
             deadline_s=_DEADLINE_S,
-        )
+        )  # fmt: skip
         await run([debugfs, "-w", "-f", script, path], deadline_s=_DEADLINE_S)
     except BaseException as error:
         with anyio.CancelScope(shield=True):

@@ -51,8 +51,8 @@ async def install(shop: Workshop, into: Path) -> None:
     project = shop.scratch / "npm"
     await anyio.to_thread.run_sync(lambda: shutil.copytree(_PROJECT, project))
     await run(
-        [wheel / "bin/node", wheel / _NPM_CLI, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--no-update-notifier",
-         "--omit=dev", f"--cache={shop.scratch / 'npm-cache'}"],
+        [wheel / "bin/node", wheel / _NPM_CLI, "ci", "--ignore-scripts", "--no-audit", "--no-fund",
+         "--no-update-notifier", "--omit=dev", f"--cache={shop.scratch / 'npm-cache'}"],
         deadline_s=_INSTALL_S,
         cwd=project,
         env={"PATH": f"{wheel / 'bin'}:/usr/bin:/bin"},

@@ -114,10 +114,10 @@ class Store:
         return Part(directory=directory, manifest=manifest)
 
     def check(self, part: Part) -> None:
-        """See that each file has the size, the time of change and the inode that it had when its digest was checked last.
+        """See that each file has the size, time of change and inode that it had when its digest was last checked.
 
-        This takes microseconds and finds what replaces, cuts off or writes to a file, but no failing disk and nobody who
-        sets the time back: that takes `check_all`, which runs by itself for a part whose files were moved or touched.
+        This takes microseconds and finds what replaces, cuts off or writes to a file, but no failing disk and nobody
+        who sets the time back: that takes `check_all`, which runs by itself for a part whose files were touched.
 
         Raises:
             Unavailable: A file is missing or is not what was built.

@@ -34,8 +34,8 @@ _FILES = {
 }
 # What an agent never imports; compiled caches of these go with them.
 _USELESS = (
-    "config-*", "ctypes/test", "curses", "distutils", "ensurepip", "idlelib", "lib2to3", "pydoc_data", "sqlite3", "test",
-    "tkinter", "turtledemo", "unittest", "venv", "wsgiref", "xmlrpc",
+    "config-*", "ctypes/test", "curses", "distutils", "ensurepip", "idlelib", "lib2to3", "pydoc_data", "sqlite3",
+    "test", "tkinter", "turtledemo", "unittest", "venv", "wsgiref", "xmlrpc",
     "lib-dynload/_codecs_*", "lib-dynload/_curses*", "lib-dynload/_dbm*", "lib-dynload/_gdbm*", "lib-dynload/_sqlite3*",
     "lib-dynload/_test*", "lib-dynload/_xx*", "lib-dynload/audioop*", "lib-dynload/nis*", "lib-dynload/ossaudiodev*",
     "lib-dynload/readline*", "lib-dynload/xxlimited*",
@@ -88,7 +88,12 @@ def _furnish(tree: Path, version: str, busybox: Path, agent: Path) -> None:
     for pattern in _USELESS:
         for path in library.glob(pattern):
             _remove(path)
-    for name in ("usr/share", "usr/lib/valgrind", "usr/lib/x86_64-linux-gnu/gconv", "usr/lib/x86_64-linux-gnu/engines-3"):
+    for name in (
+        "usr/share",
+        "usr/lib/valgrind",
+        "usr/lib/x86_64-linux-gnu/gconv",
+        "usr/lib/x86_64-linux-gnu/engines-3",
+    ):
         _remove(tree / name)
     for name in _DIRECTORIES:
         (tree / name).mkdir(parents=True, exist_ok=True)
