@@ -1,0 +1,40 @@
+"""A real store in a file, and accounts and keys on it, with clocks that the tests turn."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from auth.accounts import Accounts
+from auth.keys import KEYS, KeyStore
+from storage.collection import Collection, Database
+from storage.sqlite import SqliteDatabase
+from tests.auth.clocks import Clocks
+
+
+@pytest.fixture
+def clocks() -> Clocks:
+    return Clocks()
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[Database]:
+    async with SqliteDatabase(tmp_path / "store" / "casemate.db") as opened:
+        yield opened
+
+
+@pytest.fixture
+async def accounts(database: Database, clocks: Clocks) -> Accounts:
+    return await Accounts.open(database, clock=clocks.epoch)
+
+
+@pytest.fixture
+async def key_documents(database: Database) -> Collection:
+    return await database.collection(KEYS)
+
+
+@pytest.fixture
+def keys(key_documents: Collection, clocks: Clocks) -> KeyStore:
+    return KeyStore(key_documents, clock=clocks.epoch, monotonic=clocks.monotonic)
