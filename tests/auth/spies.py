@@ -74,6 +74,10 @@ class SpyCollection(Collection):
         self._write()
         return await self._real.purge(index, equal, below=below, limit=limit)
 
+    async def ping(self) -> None:
+        self._fail()
+        await self._real.ping()
+
     def _read(self) -> None:
         self.reads += 1
         self._fail()
