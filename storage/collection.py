@@ -49,8 +49,8 @@ class CollectionSpec:
 class Collection(ABC):
     """Documents of one kind.
 
-    Every method raises StoreUnavailable, StoreFull, StoreReadOnly or StoreCorrupt when the store fails. A cancelled
-    write may or may not have happened.
+    Every method raises StoreUnavailable, StoreFull, StoreReadOnly or StoreCorrupt when the store fails. A write
+    that was begun is waited for, cancelled or not; only after a StoreUnavailable it may or may not have happened.
     """
 
     spec: CollectionSpec

@@ -13,7 +13,7 @@ from .errors import InvalidDocument, InvalidQuery
 
 MAX_BYTES = 8 * 1024 * 1024
 _INT_MIN, _INT_MAX = -(2**63), 2**63 - 1
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,40}")
+_NAME = re.compile(r"(?!sqlite_)[a-z][a-z0-9_]{0,40}")
 _FIELD = re.compile(r"[a-z_][a-z0-9_]{0,40}")
 _DEEPEST = 50
 

@@ -17,7 +17,7 @@ from .errors import InvalidQuery, StoreCorrupt, StoreError, StoreNewer, StoreRea
 from .lock import FileLock
 from .sqlite_collection import SqliteCollection, create_index, create_table, index_name
 from .sqlite_errors import translated
-from .sqlite_writer import SqliteWriter
+from .sqlite_writer import DEADLINE_S, SqliteWriter
 
 T = TypeVar("T")
 
@@ -65,11 +65,9 @@ class SqliteDatabase(Database):
     async def ping(self) -> None:
         """Return if the store answers; see `Database`."""
         # Through the writer: a store that can be read but not written is not fit for use.
-        try:
-            with anyio.fail_after(_PING_S):
-                await self._write(lambda connection: connection.execute(f"PRAGMA user_version = {FORMAT}").close())
-        except TimeoutError as error:
-            raise StoreUnavailable(f"The store {self._path} does not answer within {_PING_S} s") from error
+        await self._opened().run(
+            lambda connection: connection.execute(f"PRAGMA user_version = {FORMAT}").close(), within=_PING_S
+        )
 
     async def aclose(self) -> None:
         """Finish what was begun, empty the log into the file, release the lock."""
@@ -95,7 +93,9 @@ class SqliteDatabase(Database):
         async with self._readers:
             self._opened()
             connection = self._idle.pop() if self._idle else None
-            return await anyio.to_thread.run_sync(self._query, work, connection)
+            with anyio.move_on_after(DEADLINE_S, shield=True):
+                return await anyio.to_thread.run_sync(self._query, work, connection, abandon_on_cancel=True)
+            raise StoreUnavailable(f"The store {self._path} did not read within {DEADLINE_S:g} s; check the disk")
 
     def _query(self, work: Callable[[sqlite3.Connection], T], connection: sqlite3.Connection | None) -> T:
         try:

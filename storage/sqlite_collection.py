@@ -120,8 +120,7 @@ class SqliteCollection(Collection):
         return await self._write(lambda connection: _changed(connection, sql, values))
 
     def _sql(self, text: str) -> str:
-        # The name was checked when the collection was declared: letters, digits and underscores.
-        return text.replace("TABLE_NAME", self.spec.name)
+        return text.replace("TABLE_NAME", _table(self.spec))
 
     def _version(self, connection: sqlite3.Connection, document_id: str) -> int | None:
         sql = self._sql("SELECT version FROM TABLE_NAME WHERE id = ?")
@@ -139,13 +138,13 @@ class SqliteCollection(Collection):
 
 def create_table(spec: CollectionSpec) -> str:
     """The statement that makes a collection's table."""
-    return f"CREATE TABLE {spec.name} (id TEXT PRIMARY KEY NOT NULL, version INTEGER NOT NULL, body TEXT NOT NULL)"
+    return f"CREATE TABLE {_table(spec)} (id TEXT PRIMARY KEY NOT NULL, version INTEGER NOT NULL, body TEXT NOT NULL)"
 
 
 def create_index(spec: CollectionSpec, index: Index) -> str:
     """The statement that makes an index."""
     columns = ", ".join(_column(field) for field in index.order)
-    sql = f"CREATE {'UNIQUE ' if index.unique else ''}INDEX {index_name(spec, index)} ON {spec.name} ({columns})"
+    sql = f"CREATE {'UNIQUE ' if index.unique else ''}INDEX {index_name(spec, index)} ON {_table(spec)} ({columns})"
     return f"{sql} WHERE {' AND '.join(_present(index))}" if index.sparse else sql
 
 
@@ -179,12 +178,17 @@ def _source(spec: CollectionSpec, query: Query) -> tuple[str, tuple[Value, ...]]
     if query.index.sparse:
         terms.extend(_present(query.index))
     # INDEXED BY makes SQLite refuse the statement rather than scan the table.
-    source = f"{spec.name} INDEXED BY {index_name(spec, query.index)}"
+    source = f"{_table(spec)} INDEXED BY {index_name(spec, query.index)}"
     return f"{source} WHERE {' AND '.join(terms)}" if terms else source, tuple(values)
 
 
 def _present(index: Index) -> Iterable[str]:
     return (f"{_column(field)} IS NOT NULL" for field in index.fields)
+
+
+def _table(spec: CollectionSpec) -> str:
+    # The name was checked when the collection was declared, but it may be a word of SQL.
+    return f'"{spec.name}"'
 
 
 def _column(field: str) -> str:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any, TypeVar, cast
 
+import anyio
+import anyio.lowlevel
 import anyio.to_thread
 
 from .errors import StoreError, StoreUnavailable
@@ -18,6 +20,7 @@ from .errors import StoreError, StoreUnavailable
 T = TypeVar("T")
 Write = Callable[[sqlite3.Connection], T]
 
+DEADLINE_S = 30.0
 _GROUP = 256
 
 
@@ -43,17 +46,26 @@ class SqliteWriter:
         self._thread = threading.Thread(target=self._work, name="store-writer", daemon=True)
         self._thread.start()
 
-    async def run(self, write: Write[T]) -> T:
-        """Do a write; a failing one leaves its neighbours alone. Cancelled, it may or may not happen.
+    async def run(self, write: Write[T], *, within: float = DEADLINE_S) -> T:
+        """Do a write; a failing one leaves its neighbours alone. Once begun, it is waited for even when cancelled.
+
+        Args:
+            write: What to do; SQLite's errors in it become the store's.
+            within: Seconds to wait.
 
         Raises:
+            StoreUnavailable: It was not done in time, and may be done later.
             StoreError: It failed and changed nothing.
         """
+        await anyio.lowlevel.checkpoint_if_cancelled()
         if self._closed:
             raise StoreUnavailable("The store is closed")
         future: Future[T] = Future()
         self._jobs.put(_Job(write, future))
-        return await asyncio.wrap_future(future)
+        # Shielded, so that who is cancelled knows that nothing is written behind his back.
+        with anyio.move_on_after(within, shield=True):
+            return await asyncio.wrap_future(future)
+        raise StoreUnavailable(f"The store did not write within {within:g} s; check the disk")
 
     async def aclose(self) -> None:
         """Do what waits, then end the thread and close the connection."""
