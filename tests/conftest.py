@@ -1,10 +1,97 @@
-"""Fixtures that every test may use."""
+"""Fixtures that every test may use: images built once for all sessions, a data directory and a driver per session."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+
+import anyio
 import pytest
+
+from storage.sqlite import SqliteDatabase
+from vmm.fleet import Fleet
+from vmm.hypervisor.detect import Choice, choose
+from vmm.hypervisor.process import strays
+from vmm.images.catalogue import Catalogue
+from vmm.limits import HostReserve, OwnerLimits
+from vmm.records import SANDBOXES, Records
+
+Opener = Callable[..., AbstractAsyncContextManager[Fleet]]
 
 
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def image_root() -> Path:
+    """Where images are kept between sessions, so that a machine builds them once."""
+    cache = os.environ.get("XDG_CACHE_HOME") or f"{Path.home()}/.cache"
+    return Path(os.environ.get("CASEMATE_TEST_DATA") or f"{cache}/casemate-test") / "images"
+
+
+@pytest.fixture(scope="session")
+def catalogue(image_root: Path) -> Catalogue:
+    """The images, all of them built."""
+    catalogue = Catalogue(image_root)
+
+    async def build() -> None:
+        for name in catalogue.names():
+            await catalogue.ensure(name)
+
+    anyio.run(build)
+    return catalogue
+
+
+@pytest.fixture(scope="session")
+def choice() -> Choice:
+    """The hypervisor that this host can run."""
+    return anyio.run(choose)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The session's data directory: its templates serve all tests."""
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture
+def open_fleet(data: Path, tmp_path: Path, catalogue: Catalogue, choice: Choice) -> Opener:
+    """Opens a fleet on the test's own store; opened again, it is a server that was restarted."""
+
+    @asynccontextmanager
+    async def opened(
+        *,
+        limits: OwnerLimits | None = None,
+        reserve: HostReserve | None = None,
+        at: Path = data,
+        images: Catalogue = catalogue,
+    ) -> AsyncGenerator[Fleet]:
+        async with (
+            SqliteDatabase(tmp_path / "store.db") as database,
+            Fleet.open(
+                data=at,
+                driver=choice.driver,
+                catalogue=images,
+                records=Records(await database.collection(SANDBOXES)),
+                limits=limits or OwnerLimits(),
+                reserve=reserve or HostReserve(),
+            ) as fleet,
+        ):
+            yield fleet
+
+    return opened
+
+
+@pytest.fixture
+async def fleet(open_fleet: Opener, data: Path) -> AsyncGenerator[Fleet]:
+    """A fleet without sandboxes; those that a test makes are gone after it."""
+    async with open_fleet() as fleet:
+        yield fleet
+        for owner in ("a" * 24, "b" * 24):
+            for sandbox in (await fleet.list(owner, limit=100)).items:
+                await fleet.delete(owner, sandbox.id)
+        assert strays(data / "instances") == {}

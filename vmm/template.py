@@ -19,7 +19,7 @@ from typing import Any, Self
 
 import anyio
 
-from .errors import LinkError, LinkTimeout, Unavailable
+from .errors import LinkError, Unavailable
 from .guest.link import GuestLink
 from .guest.values import Command, Ping
 from .hypervisor.base import CONSOLE, Hardware, Hypervisor, Ram, Running
@@ -38,6 +38,7 @@ _POLL_S = 0.05
 _RATE_INTERVAL_S = 2.0
 _RATE_TOLERANCE = 0.005
 _TRIES = 3
+_LAST_LINES = 3
 # What an agent's first commands will touch is brought into the template's memory, which all clones share.
 _WARM_UP = "ls -la / >/dev/null; cat /etc/os-release >/dev/null; python3 -c 'import json, subprocess' ; sync; true"
 _WARM_UP_MS = 60_000
@@ -142,7 +143,7 @@ async def boot(
     """Boot a machine cold into an existing empty directory and wait until its agent answers.
 
     Raises:
-        Unavailable: It did not come up; the message ends with the last line of its console.
+        Unavailable: It did not come up; the message ends with the last lines of its console.
     """
     secret = secrets.token_bytes(32)
     hardware = _hardware(directory, images, cpu, mem, tsc_khz if driver.accelerator == "tcg" else 0)
@@ -188,12 +189,16 @@ async def _answer(link: GuestLink, running: Running) -> Ping:
         while running.process.alive():
             try:
                 return await link.ping(timeout_ms=2000)
-            except (LinkError, LinkTimeout):
+            except LinkError:
                 await anyio.sleep(_POLL_S)
+    how = f"does not answer after {_BOOT_DEADLINE_S} s" if running.process.alive() else "ended while it booted"
+    raise Unavailable(f"The guest {how}; its console ends with: {_last_words(running)}", hint="Run casemate doctor")
+
+
+def _last_words(running: Running) -> str:
     console = running.directory / CONSOLE
-    text = console.read_text(errors="replace").strip().splitlines() if console.exists() else []
-    last = f": {text[-1][:200]}" if text else ""
-    raise Unavailable(f"The guest did not come up within {_BOOT_DEADLINE_S} s{last}", hint="Run casemate doctor")
+    text = console.read_text(errors="replace").strip() if console.exists() else ""
+    return " | ".join(text.splitlines()[-_LAST_LINES:])[-400:] or "nothing"
 
 
 async def _clock_rate(link: GuestLink) -> float:

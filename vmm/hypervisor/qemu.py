@@ -149,7 +149,9 @@ class Qemu:
         accel = "kvm" if self._kvm else f"tcg,tb-size={_TRANSLATION_CACHE_MIB}"
         kernel_line = f"console=ttyS0 quiet panic=-1 reboot=t casemate.ip={_GUEST_ADDRESS}"
         if not self._kvm:
-            kernel_line += " no_timer_check"
+            # Emulated CPUs all read the host's counter; the kernel's own test takes their slowness for disagreement,
+            # and the clock that it would choose instead loses time on a busy host.
+            kernel_line += " no_timer_check tsc=reliable"
         if hardware.tsc_khz:
             # Without it the kernel calibrates against an emulated timer, and on a busy host hangs for ever.
             kernel_line += f" tsc_early_khz={hardware.tsc_khz}"

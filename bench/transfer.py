@@ -1,0 +1,74 @@
+"""Files in and out: 1 MiB through MCP, 100 MiB through the link's streams: `python -m bench.transfer`."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import time
+from collections.abc import AsyncGenerator
+
+import anyio
+
+from bench.server import call, running
+
+_MIB = 1024 * 1024
+_LARGE = 100
+_RUNS = 5
+
+
+async def main() -> None:
+    async with running() as server, server.client() as client:
+        sandbox = json.loads(await call(client, "create_sandbox", name="box"))
+        text = os.urandom(_MIB // 2).hex()
+        before = server.memory()
+        writes, reads = [], []
+        for _ in range(_RUNS):
+            began = time.monotonic()
+            await call(client, "write_file", id=sandbox["id"], path="/root/one", content=text)
+            middle = time.monotonic()
+            got = 0
+            while got < _MIB:
+                part = await call(
+                    client,
+                    "read_file",
+                    id=sandbox["id"],
+                    path="/root/one",
+                    offset=got,
+                    length=79_000,
+                    max_output=80_000,
+                )
+                got += 79_000
+                assert part
+            writes.append(1 / (middle - began))
+            reads.append(1 / (time.monotonic() - middle))
+        grown = server.memory() - before
+        link = server.link(sandbox["id"])
+        piece = os.urandom(_MIB)
+
+        async def pieces() -> AsyncGenerator[bytes]:
+            for _ in range(_LARGE):
+                yield piece
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        began = time.monotonic()
+        await link.write_stream("/root/large", pieces())
+        middle = time.monotonic()
+        total = 0
+        async with link.open_read("/root/large") as (_, chunks):
+            async for chunk in chunks:
+                total += len(chunk)
+        end = time.monotonic()
+        assert total == _LARGE * _MIB
+        growth = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak) / 1024
+        await link.aclose()
+    print("| what | write | read | memory |\n|---|---|---|---|")
+    print(
+        f"| 1 MiB through MCP (read in pages of 79 kB) | {max(writes):.1f} MiB/s | {max(reads):.1f} MiB/s | server +{grown:.1f} MiB |"
+    )
+    rates = f"{_LARGE / (middle - began):.0f} MiB/s | {_LARGE / (end - middle):.0f} MiB/s"
+    print(f"| {_LARGE} MiB through the link's streams | {rates} | host's end +{growth:.1f} MiB |")
+
+
+if __name__ == "__main__":
+    anyio.run(main)
