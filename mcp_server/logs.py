@@ -15,7 +15,13 @@ if TYPE_CHECKING:
     from structlog.typing import EventDict, Processor, WrappedLogger
 
 _LONGEST = 2_000
-_QUIET = {"uvicorn.access": "ERROR", "mcp": "WARNING", "httpx2": "WARNING", "asyncio": "WARNING"}
+_QUIET = {
+    "uvicorn.error": "WARNING",
+    "uvicorn.access": "ERROR",
+    "mcp": "WARNING",
+    "httpx2": "WARNING",
+    "asyncio": "WARNING",
+}
 
 
 def configure(level: Literal["debug", "info", "warning", "error"], form: Literal["auto", "console", "json"]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import secrets
 import time
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 HEADER = "x-request-id"
 _ACCEPTED = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+_PROBES = frozenset({"/health", "/ready"})
 _log = structlog.stdlib.get_logger("casemate.access")
 
 
@@ -51,7 +53,8 @@ class RequestLog:
                     answer = problem(500, "Internal error", f"Tell the operator the request id {request_id}")
                     await answer(scope, receive, watch)
             finally:
-                _log.info(
+                _log.log(
+                    logging.DEBUG if scope["path"] in _PROBES else logging.INFO,
                     "request",
                     method=scope["method"],
                     path=scope["path"],

@@ -39,13 +39,14 @@ def shown_progress() -> Generator[Progress]:
 
 
 class _Lines:
-    """A line for each new step."""
+    """A line for each new stage; the packages within one would fill pages."""
 
     def __init__(self) -> None:
         self._last = ""
 
     def __call__(self, step: str, done: int, total: int) -> None:
-        """Write the step, unless it is the last one still."""
-        if step != self._last:
-            self._last = step
-            err.print(f"{step} ({100 * done // max(total, 1)} %)", markup=False)
+        """Write the stage of the step, unless it is the last one still."""
+        stage = step.partition(":")[0]
+        if stage != self._last:
+            self._last = stage
+            err.print(f"{stage} ({100 * done // max(total, 1)} %)", markup=False)
