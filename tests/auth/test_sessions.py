@@ -69,7 +69,7 @@ async def http(keys: KeyStore) -> AsyncIterator[httpx.AsyncClient]:
     transport = httpx.ASGITransport(app)
     async with (
         server.session_manager.run(),
-        httpx.AsyncClient(transport=transport, base_url="http://casemate") as it,
+        httpx.AsyncClient(transport=transport, base_url="http://localhost:1") as it,
     ):
         yield it
 
