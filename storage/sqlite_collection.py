@@ -157,7 +157,7 @@ def select(spec: CollectionSpec, query: Query, columns: str) -> tuple[str, tuple
     """The statement and the values of a query."""
     source, values = _source(spec, query)
     order = ", ".join(f"{_column(field)}{' DESC' if query.descending else ''}" for field in query.rest)
-    parts = ("SELECT", columns, "FROM", source, "ORDER BY", order or "id", "LIMIT ?")
+    parts = ("SELECT", columns, "FROM", source, f"ORDER BY {order}" if order else "", "LIMIT ?")
     return " ".join(parts), (*values, query.limit)
 
 
@@ -173,8 +173,12 @@ def _source(spec: CollectionSpec, query: Query) -> tuple[str, tuple[Value, ...]]
     if query.after:
         columns = ", ".join(_column(field) for field in query.rest)
         marks = ", ".join("?" for _ in query.rest)
-        terms.append(f"({columns}) {'<' if query.descending else '>'} ({marks})")
+        beyond = "<" if query.descending else ">"
+        terms.append(f"({columns}) {beyond} ({marks})")
         values.extend(query.after)
+        # Implied by the comparison of rows, for which SQLite does not use an index on expressions.
+        terms.append(f"{_column(query.rest[0])} {beyond}= ?")
+        values.append(query.after[0])
     if query.index.sparse:
         terms.extend(_present(query.index))
     # INDEXED BY makes SQLite refuse the statement rather than scan the table.
