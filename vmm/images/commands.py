@@ -76,7 +76,9 @@ async def run(
             finished = True
     finally:
         with anyio.CancelScope(shield=True):
-            await _end(process)
+            if not finished:
+                await _end(process)
+            await process.aclose()
     tail = "\n".join(last)
     if not finished:
         raise Unavailable(f"{name} did not finish within {deadline_s:.0f} s\n{tail}", hint="Try again")
@@ -122,7 +124,6 @@ async def _end(process: Process) -> None:
             with anyio.move_on_after(patience):
                 await process.wait()
     _signal(process.pid, signal.SIGKILL)
-    await process.aclose()
 
 
 def _signal(group: int, number: signal.Signals) -> None:

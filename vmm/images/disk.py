@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import anyio
 
-from vmm.errors import HostExhausted, InvalidInput, Unavailable
+from vmm.errors import Conflict, HostExhausted, InvalidInput, Unavailable
 
 from .commands import run
 from .tools import find_tool
@@ -17,6 +18,7 @@ _LEAST_MIB = 64
 _MOST_MIB = 4 * 1024 * 1024
 _KIB_PER_INODE = 16
 _DEADLINE_S = 60
+_NO_SPACE = "No space left on device"
 # The inode tables lie in holes of the file, which read as zero: nothing needs to be written, now or by the guest.
 _OPTIONS = "lazy_itable_init=0,lazy_journal_init=0,assume_storage_prezeroed=1,nodiscard"
 _CONTENT = "mkdir upper\nmkdir work\nset_inode_field upper mode 040755\nset_inode_field work mode 040755\n"
@@ -34,6 +36,7 @@ async def make_disk(path: Path, size_mib: int) -> None:
 
     Raises:
         InvalidInput: The size is out of bounds.
+        Conflict: The target exists.
         HostExhausted: The host's disk is full; nothing is left behind.
         Unavailable: e2fsprogs is missing or failed.
     """
@@ -43,6 +46,7 @@ async def make_disk(path: Path, size_mib: int) -> None:
     if mke2fs is None or debugfs is None:
         raise Unavailable("mke2fs or debugfs is missing", hint="Install it: sudo apt-get install e2fsprogs")
     script = path.with_name(path.name + ".debugfs")
+    await anyio.to_thread.run_sync(_create, path)
     try:
         await anyio.to_thread.run_sync(_prepare, path, script, size_mib * 1024 * 1024)
         inodes = max(4096, size_mib * 1024 // _KIB_PER_INODE)
@@ -54,19 +58,24 @@ async def make_disk(path: Path, size_mib: int) -> None:
         await run([debugfs, "-w", "-f", script, path], deadline_s=_DEADLINE_S)
     except BaseException as error:
         with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(lambda: path.unlink(missing_ok=True))
-        if isinstance(error, OSError):
-            raise HostExhausted(
-                f"The disk {path.name} could not be made: {error.strerror}", hint="Free space on the host"
-            ) from error
+            await anyio.to_thread.run_sync(path.unlink)
+        if isinstance(error, OSError) or (isinstance(error, Unavailable) and _NO_SPACE in error.message):
+            raise HostExhausted(f"No room for the disk {path.name}", hint="Free space on the host") from error
         raise
     finally:
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(lambda: script.unlink(missing_ok=True))
 
 
+def _create(path: Path) -> None:
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError as error:
+        raise Conflict(f"There is a disk {path.name} already") from error
+    except OSError as error:
+        raise HostExhausted(f"The disk {path.name} cannot be made: {error.strerror}") from error
+
+
 def _prepare(path: Path, script: Path, size: int) -> None:
-    with path.open("xb") as file:
-        path.chmod(0o600)
-        file.truncate(size)
+    os.truncate(path, size)
     script.write_text(_CONTENT)

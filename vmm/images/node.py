@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import os
 import shutil
 from pathlib import Path
 
@@ -20,6 +21,7 @@ _PROJECT = Path(__file__).with_name("node")
 _NPM = "lib/node_modules/npm"
 _NPM_CLI = f"{_NPM}/bin/npm-cli.js"
 _INSTALL_S = 900
+_AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
 _COMMANDS = {
     "npm": "../lib/node_modules/npm/bin/npm-cli.js",
     "npx": "../lib/node_modules/npm/bin/npx-cli.js",
@@ -55,10 +57,17 @@ async def install(shop: Workshop, into: Path) -> None:
          "--no-update-notifier", "--omit=dev", f"--cache={shop.scratch / 'npm-cache'}"],
         deadline_s=_INSTALL_S,
         cwd=project,
-        env={"PATH": f"{wheel / 'bin'}:/usr/bin:/bin"},
+        env={"PATH": f"{wheel / 'bin'}:/usr/bin:/bin", **_trust()},
         pass_fds=shop.held,
     )  # fmt: skip
     await anyio.to_thread.run_sync(_lay_out, wheel, project, into)
+
+
+def _trust() -> dict[str, str]:
+    # Node brings its own list of authorities, and would not know the one that this host adds for its proxy.
+    if "NODE_EXTRA_CA_CERTS" in os.environ or not _AUTHORITIES.exists():
+        return {}
+    return {"NODE_EXTRA_CA_CERTS": str(_AUTHORITIES)}
 
 
 def _wheel() -> Path:

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import anyio
+import pytest
+
+from vmm.errors import Unavailable
+from vmm.images.commands import run
+
+pytestmark = pytest.mark.anyio
+
+_TREE = "(sleep 600 & echo $! > pids; wait) & echo started; wait"
+
+
+async def test_output_is_returned_and_lines_are_told() -> None:
+    lines: list[str] = []
+    text = await run(["sh", "-c", "echo one; echo two >&2; printf three"], deadline_s=20, on_line=lines.append)
+    assert text == "one\nthree"
+    assert sorted(lines) == ["one", "three", "two"]
+
+
+async def test_a_failure_ends_with_what_the_program_said() -> None:
+    with pytest.raises(Unavailable, match=r"sh failed with status 3\nno such mirror"):
+        await run(["sh", "-c", "echo no such mirror >&2; exit 3"], deadline_s=20)
+
+
+async def test_a_missing_program_is_named() -> None:
+    with pytest.raises(Unavailable, match="no-such-program could not be started"):
+        await run(["no-such-program"], deadline_s=20)
+
+
+async def test_a_deadline_ends_the_whole_tree(tmp_path: Path) -> None:
+    with pytest.raises(Unavailable, match="did not finish within 0 s"):
+        await run(["sh", "-c", _TREE], deadline_s=0.5, cwd=tmp_path)
+    await _assert_ended(tmp_path)
+
+
+async def test_a_cancelled_run_ends_the_whole_tree(tmp_path: Path) -> None:
+    started = anyio.Event()
+    async with anyio.create_task_group() as tasks:
+
+        async def work() -> None:
+            await run(["sh", "-c", _TREE], deadline_s=60, cwd=tmp_path, on_line=lambda _: started.set())
+
+        tasks.start_soon(work)
+        await started.wait()
+        tasks.cancel_scope.cancel()
+    await _assert_ended(tmp_path)
+
+
+async def test_a_program_does_not_inherit_what_would_change_its_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", "/nowhere")
+    monkeypatch.setenv("LC_MESSAGES", "de_DE.UTF-8")
+    text = await run(["env"], deadline_s=20)
+    assert "PYTHONPATH" not in text
+    assert "LC_MESSAGES" not in text
+    assert "LC_ALL=C.UTF-8" in text
+
+
+async def _assert_ended(directory: Path) -> None:
+    pid = (directory / "pids").read_text().strip()
+    with anyio.fail_after(10):
+        while _alive(pid):
+            await anyio.sleep(0.01)
+
+
+def _alive(pid: str) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"

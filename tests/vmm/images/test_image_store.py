@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from vmm.errors import Unavailable
+from vmm.images.store import Part, Store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path)
+
+
+@pytest.fixture
+def part(store: Store, tmp_path: Path) -> Part:
+    return _publish(store, tmp_path, b"content")
+
+
+def _publish(store: Store, root: Path, content: bytes) -> Part:
+    made = root / ".build-x"
+    made.mkdir()
+    (made / "file").write_bytes(content)
+    return store.publish("kernel", made, {"recipe": "1"}, {"version": "6.1"})
+
+
+def test_a_published_part_is_found_by_what_it_was_made_from(store: Store, part: Part) -> None:
+    found = store.find("kernel", {"recipe": "1"})
+    assert found == part
+    store.check(part)
+    store.check_all(part)
+    assert store.find("kernel", {"recipe": "2"}) is None
+    assert part.directory.name.startswith("kernel-")
+
+
+def test_the_newest_of_two_builds_counts(store: Store, part: Part, tmp_path: Path) -> None:
+    time.sleep(0.002)
+    newer = _publish(store, tmp_path, b"other")
+    assert store.parts("kernel") == [newer, part]
+    assert store.find("kernel", {"recipe": "1"}) == newer
+
+
+def test_the_same_content_has_the_same_digest_whenever_it_was_built(store: Store, part: Part, tmp_path: Path) -> None:
+    moved = part.directory.with_name("elsewhere")
+    part.directory.rename(moved)
+    assert _publish(store, tmp_path, b"content").content == part.content
+    assert _publish(store, tmp_path, b"Content").content != part.content
+
+
+@pytest.mark.parametrize("spoil", ["change", "cut", "remove", "replace"])
+def test_a_damaged_file_is_noticed_before_use(store: Store, part: Part, spoil: str) -> None:
+    path = part.file("file")
+    if spoil == "change":
+        path.chmod(0o644)
+        path.write_bytes(b"CONTENT")
+    elif spoil == "cut":
+        os.truncate(path, 3)
+    elif spoil == "remove":
+        path.unlink()
+    else:
+        status = path.stat()
+        other = part.directory / "other"
+        other.write_bytes(b"CONTENT")
+        os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))
+        other.replace(path)
+    with pytest.raises(Unavailable, match=r"file .*casemate image build --force"):
+        store.check(part)
+
+
+def test_damage_that_keeps_the_time_is_found_by_the_full_check(store: Store, part: Part) -> None:
+    path = part.file("file")
+    status = path.stat()
+    path.chmod(0o644)
+    with path.open("r+b") as file:
+        file.write(b"X")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    store.check(part)
+    with pytest.raises(Unavailable, match="changed since it was built"):
+        store.check_all(part)
+
+
+def test_a_copied_part_is_read_once_and_then_known(store: Store, part: Part) -> None:
+    copy = shutil.copytree(part.directory, part.directory.with_name("copy"))
+    shutil.rmtree(part.directory)
+    copy.rename(part.directory)
+    before = (part.directory / "checked.json").read_bytes()
+    store.check(part)
+    assert (part.directory / "checked.json").read_bytes() != before
+
+
+@pytest.mark.parametrize("text", [b"", b"{}", b"no json"])
+def test_a_changed_manifest_is_no_manifest(store: Store, part: Part, text: bytes) -> None:
+    (part.directory / "manifest.json").write_bytes(text)
+    assert store.parts() == []
+
+
+def test_facts_cannot_be_changed_unnoticed(store: Store, part: Part) -> None:
+    manifest = part.directory / "manifest.json"
+    manifest.write_text(manifest.read_text().replace("6.1", "6.2"))
+    assert store.find("kernel", {"recipe": "1"}) is None
