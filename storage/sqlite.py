@@ -41,6 +41,8 @@ class SqliteDatabase(Database):
         self._lock = FileLock(path.with_name(f"{path.name}.lock"))
         self._writer: SqliteWriter | None = None
         self._readers = anyio.CapacityLimiter(_READERS)
+        # Not the threads that all share: others hold them for long.
+        self._threads = anyio.CapacityLimiter(_READERS)
         self._idle: list[sqlite3.Connection] = []
 
     async def open(self) -> None:
@@ -94,7 +96,9 @@ class SqliteDatabase(Database):
             self._opened()
             connection = self._idle.pop() if self._idle else None
             with anyio.move_on_after(DEADLINE_S, shield=True):
-                return await anyio.to_thread.run_sync(self._query, work, connection, abandon_on_cancel=True)
+                return await anyio.to_thread.run_sync(
+                    self._query, work, connection, abandon_on_cancel=True, limiter=self._threads
+                )
             raise StoreUnavailable(f"The store {self._path} did not read within {DEADLINE_S:g} s; check the disk")
 
     def _query(self, work: Callable[[sqlite3.Connection], T], connection: sqlite3.Connection | None) -> T:
