@@ -10,7 +10,7 @@ from vmm.images.commands import run
 
 pytestmark = pytest.mark.anyio
 
-_TREE = "(sleep 600 & echo $! > pids; wait) & echo started; wait"
+_TREE = "(sleep 600 & echo $! > pids; echo started; wait) & wait"
 
 
 async def test_output_is_returned_and_lines_are_told() -> None:
