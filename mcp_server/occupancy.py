@@ -65,11 +65,15 @@ def occupy(data: Path) -> Generator[Occupancy]:
 
 
 def holder_url(data: Path) -> str:
-    """Where the server that holds the directory listens; empty if none does."""
+    """Where the server that holds the directory listens; empty if none does, or has not said so yet."""
     try:
-        with occupy(data):
-            return ""
-    except Occupied as occupied:
-        return occupied.url
+        descriptor = os.open(data / _NAME, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
         return ""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return os.pread(descriptor, _MOST, 0).decode("ascii", "ignore")
+    finally:
+        os.close(descriptor)
+    return ""

@@ -12,6 +12,7 @@ from typing import cast
 import typer
 
 from auth.errors import AuthError
+from mcp_server import logs
 from mcp_server.occupancy import Occupied
 from mcp_server.serve import PortRefused
 from mcp_server.settings import SettingsRefused
@@ -23,7 +24,6 @@ from .console import Trouble, complain
 
 app = typer.Typer(
     name="casemate",
-    help="MicroVM sandboxes for AI agents, offered as MCP tools.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -33,6 +33,13 @@ app.command("doctor")(doctor.doctor)
 app.add_typer(images.app, name="image")
 app.add_typer(sandboxes.app, name="sandbox")
 app.add_typer(keys.app, name="key")
+
+
+@app.callback()
+def casemate() -> None:
+    """MicroVM sandboxes for AI agents, offered as MCP tools."""
+    logs.configure("warning", "auto")
+
 
 _TROUBLES = (Trouble, SettingsRefused, Occupied, PortRefused, CasemateError, StoreError, AuthError)
 

@@ -9,7 +9,7 @@ import anyio
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
     from pathlib import Path
 
 T = TypeVar("T")
@@ -22,6 +22,14 @@ _OWN = 0o700
 
 class Trouble(Exception):
     """A command cannot do its work; the message is one line for the person at the keyboard, with the way out."""
+
+
+def show_table(rows: Sequence[Sequence[str]]) -> None:
+    """Write rows in columns, never cut: what is piped into a program must be whole."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    for row in rows:
+        line = "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
+        out.print(line.rstrip(), markup=False)
 
 
 def complain(*lines: str) -> None:

@@ -7,12 +7,11 @@ import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from mcp_server.settings import Settings
 from vmm.hypervisor.doctor import examine
 
-from .console import out, run
+from .console import out, run, show_table
 
 if TYPE_CHECKING:
     from vmm.hypervisor.doctor import Finding
@@ -27,7 +26,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for
         report = {"ok": healthy, "findings": [dataclasses.asdict(finding) for finding in findings]}
         out.print(json.dumps(report, indent=2), markup=False)
     else:
-        out.print(_table(findings))
+        show_table([_row(finding) for finding in findings])
         fixes = list(dict.fromkeys(finding.fix for finding in findings if finding.fix and finding.required))
         for fix in fixes:
             out.print(f"  {fix}", markup=False)
@@ -35,9 +34,6 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for
     raise typer.Exit(0 if healthy else 1)
 
 
-def _table(findings: tuple[Finding, ...]) -> Table:
-    table = Table(box=None, show_header=False, pad_edge=False)
-    for finding in findings:
-        mark = "[green]ok[/]" if finding.ok else "[red]missing[/]" if finding.required else "[yellow]absent[/]"
-        table.add_row(mark, finding.name, finding.detail)
-    return table
+def _row(finding: Finding) -> tuple[str, str, str]:
+    mark = "ok" if finding.ok else "MISSING" if finding.required else "absent"
+    return mark, finding.name, finding.detail

@@ -6,12 +6,11 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from mcp_server.app import open_catalogue
 from mcp_server.settings import Settings
 
-from .console import err, out, prepare_directory, run
+from .console import err, prepare_directory, run, show_table
 from .progress import shown_progress
 
 app = typer.Typer(help="Images that sandboxes are made from.", no_args_is_help=True)
@@ -23,14 +22,12 @@ _MIB = 1024 * 1024
 def list_all() -> None:
     """List the images, built or not."""
     catalogue = open_catalogue(Settings.load())
-    table = Table(box=None, pad_edge=False)
-    for heading in ("name", "built", "MiB", "digest", "holds"):
-        table.add_column(heading, no_wrap=heading != "holds")
+    rows = [("name", "built", "MiB", "digest", "holds")]
     for image in run(catalogue.list):
         built = datetime.fromtimestamp(image.built_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M") if image.built else "no"
         size = str(image.size // _MIB) if image.size else "-"
-        table.add_row(image.name, built, size, image.digest[:12] or "-", image.problem or image.description)
-    out.print(table)
+        rows.append((image.name, built, size, image.digest[:12] or "-", image.problem or image.description))
+    show_table(rows)
 
 
 @app.command()

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from mcp_server.settings import Settings
 
-from .console import Trouble, err, out, run
+from .console import Trouble, err, run, show_table
 from .desk import open_desk
 
 if TYPE_CHECKING:
@@ -31,12 +30,8 @@ def list_all() -> None:
     if not rows:
         err.print("There is no sandbox.")
         return
-    table = Table(box=None, pad_edge=False)
-    for heading in ("id", "name", "status", "image", "cpu", "mem MiB", "created"):
-        table.add_column(heading, no_wrap=True)
-    for row in rows:
-        table.add_row(row.id, row.name, row.status, row.image, str(row.cpu), str(row.mem), row.created)
-    out.print(table)
+    lines = [(row.id, row.name, row.status, row.image, str(row.cpu), str(row.mem), row.created) for row in rows]
+    show_table([("id", "name", "status", "image", "cpu", "mem MiB", "created"), *lines])
 
 
 @app.command()

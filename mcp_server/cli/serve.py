@@ -32,10 +32,10 @@ def serve() -> None:
     """Serve sandboxes over MCP; on the first start, build the images and make a local key."""
     settings = Settings.load()
     logs.configure(settings.log_level, settings.log_format)
-    prepare_directory(settings.data)
     if url := holder_url(settings.data):
         raise Occupied(settings.data, url)
     listen(settings.host, settings.port).close()
+    prepare_directory(settings.data)
     run(lambda: _Serving(settings).run())
 
 

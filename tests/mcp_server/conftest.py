@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import pytest
 from starlette.types import ASGIApp
@@ -17,9 +17,9 @@ from storage.sqlite import SqliteDatabase
 from tests.mcp_server.edge import Edge, Tools, serving
 from tests.mcp_server.host import one_host
 from vmm.errors import NotFound
+from vmm.fleet import Fleet
 
-if TYPE_CHECKING:
-    from vmm.fleet import Fleet
+ALICE, BOB = "a" * 24, "b" * 24
 
 
 class NoSandboxes:
@@ -49,8 +49,11 @@ async def store(tmp_path: Path) -> AsyncGenerator[KeyStore]:
 @pytest.fixture
 async def keys(store: KeyStore) -> dict[str, str]:
     """The keys of two owners."""
-    owners = ("alice", "bob")
-    return {name: (await store.create(org_id=name, created_by=f"user-{name}", name="test")).plain for name in owners}
+    organisations = {"alice": ALICE, "bob": BOB}
+    return {
+        name: (await store.create(org_id=organisation, created_by=f"user-{name}", name="test")).plain
+        for name, organisation in organisations.items()
+    }
 
 
 @pytest.fixture
@@ -80,3 +83,11 @@ async def box(host: Edge) -> AsyncGenerator[Tools]:
     """Alice's tools, with `box` as the sandbox of every call."""
     async with host.client("alice") as client:
         yield Tools(client)
+
+
+@pytest.fixture
+async def server(settings: Settings, fleet: Fleet, store: KeyStore, keys: dict[str, str]) -> AsyncGenerator[Edge]:
+    """A server with real machines."""
+    app = build_web(settings, fleet, lambda app: ApiKeyAuth(app, store))
+    async with serving(app, keys) as running:
+        yield running

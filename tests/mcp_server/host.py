@@ -25,6 +25,7 @@ from vmm.spec import SandboxSpec
 
 SANDBOX = "0123456789abcdef01234567"
 NAME = "box"
+ALICE = "a" * 24
 
 
 class OneHost(GuestCalls):
@@ -33,15 +34,15 @@ class OneHost(GuestCalls):
     def __init__(self, link: GuestLink) -> None:
         self._link = link
         spec = SandboxSpec(name=NAME, env={"FROM_SANDBOX": "yes"})
-        self._sandbox = Sandbox.new(SANDBOX, "alice", spec, now_ms=0).moved(State.RUNNING, now_ms=0)
+        self._sandbox = Sandbox.new(SANDBOX, ALICE, spec, now_ms=0).moved(State.RUNNING, now_ms=0)
 
     async def get(self, owner: str, ref: str) -> Sandbox:
-        if owner != "alice" or ref not in {SANDBOX, NAME}:
+        if owner != ALICE or ref not in {SANDBOX, NAME}:
             raise NotFound(f"There is no sandbox {ref[:80]!r}", hint="List the sandboxes, or create one")
         return self._sandbox
 
     async def list(self, owner: str, **_: object) -> Page:
-        items = (self._sandbox,) if owner == "alice" else ()
+        items = (self._sandbox,) if owner == ALICE else ()
         return Page(items=items, total=len(items), page=1, limit=20)
 
     async def health(self) -> dict[str, str]:
