@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
@@ -82,7 +83,7 @@ async def running(data: Path | None = None, **settings: str) -> AsyncGenerator[S
         **settings,
     }
     began = time.monotonic()
-    process = await anyio.open_process([_casemate(), "serve"], env=environment, stdout=subprocess.DEVNULL, stderr=None)
+    process = await anyio.open_process([casemate(), "serve"], env=environment, stdout=subprocess.DEVNULL, stderr=None)
     try:
         url = f"http://127.0.0.1:{port}"
         await _ready(url, began)
@@ -95,7 +96,7 @@ async def running(data: Path | None = None, **settings: str) -> AsyncGenerator[S
             process.terminate()
             await process.wait()
             if data is None:
-                await anyio.run_process([_casemate(), "sandbox", "rm", "--all"], env=environment, check=False)
+                await anyio.run_process([casemate(), "sandbox", "rm", "--all"], env=environment, check=False)
                 await anyio.to_thread.run_sync(shutil.rmtree, place)
 
 
@@ -119,13 +120,12 @@ def row(name: str, samples: Sequence[float], unit: str = "ms", scale: float = 10
 HEAD = "| what | n | p50 | p95 | p99 |\n|---|---|---|---|---|"
 
 
-def _casemate() -> str:
+def casemate() -> str:
+    """The command of the environment that runs this."""
     return str(Path(sys.executable).with_name("casemate"))
 
 
 def _free_port() -> int:
-    import socket
-
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])
 
@@ -134,7 +134,7 @@ async def _ready(url: str, began: float) -> None:
     async with httpx.AsyncClient() as http:
         while True:
             try:
-                if (await http.get(f"{url}/ready")).status_code == httpx.codes.OK:
+                if (await http.get(f"{url}/ready")).status_code == 200:
                     return
             except httpx.TransportError:
                 pass

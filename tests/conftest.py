@@ -95,3 +95,12 @@ async def fleet(open_fleet: Opener, data: Path) -> AsyncGenerator[Fleet]:
             for sandbox in (await fleet.list(owner, limit=100)).items:
                 await fleet.delete(owner, sandbox.id)
         assert strays(data / "instances") == {}
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory, catalogue: Catalogue, image_root: Path) -> Path:
+    """A data directory for real servers: the images are there, everything else they make themselves."""
+    assert catalogue.names()
+    place = tmp_path_factory.mktemp("served")
+    (place / "images").symlink_to(image_root)
+    return place

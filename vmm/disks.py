@@ -32,7 +32,7 @@ def _copy(source: Path, target: Path) -> None:
         write = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             if not _share(read, write):
-                _copy_data(read, write)
+                copy_data(read, write)
         except OSError as error:
             target.unlink()
             if error.errno in _NO_SPACE:
@@ -56,7 +56,8 @@ def _share(read: int, write: int) -> bool:
     return True
 
 
-def _copy_data(read: int, write: int) -> None:
+def copy_data(read: int, write: int) -> None:
+    """Copy one open file to another without its holes, where the file system cannot share extents."""
     size = os.fstat(read).st_size
     os.ftruncate(write, size)
     offset = 0

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vmm.disks import _copy_data, copy_sparse
+from vmm.disks import copy_data, copy_sparse
 
 pytestmark = pytest.mark.anyio
 MIB = 1024 * 1024
@@ -50,5 +50,5 @@ def test_without_reflinks_any_holes_are_copied_right(tmp_path: Path, islands: di
     source, target = tmp_path / "source", tmp_path / "target"
     sparse_file(source, 3 * MIB, islands)
     with source.open("rb") as read, target.open("wb") as write:
-        _copy_data(read.fileno(), write.fileno())
+        copy_data(read.fileno(), write.fileno())
     assert target.read_bytes() == source.read_bytes()
