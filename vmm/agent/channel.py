@@ -119,7 +119,7 @@ class Channel:
         self._sendall(frame)
 
     def send_result(self, value: dict[str, Any], data: Iterable[bytes] = ()) -> None:
-        """Answer the request: data first, then the result that says how to read it. One system call where it is small."""
+        """Answer the request: data first, then the result that says how to read it; in one piece."""
         reply = bytearray()
         for piece in data:
             for start in range(0, len(piece), frames.MAX_DATA):

@@ -1,5 +1,4 @@
 """Copying and deleting whole trees, without ever following a link or leaving the file system by a mount."""
-# ruff: noqa: PTH (pathlib does not take bytes)
 
 from __future__ import annotations
 

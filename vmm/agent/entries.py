@@ -1,8 +1,8 @@
 """Looking at files: what an entry is, and the small system-call helpers that the file calls share.
 
-Paths are bytes all along, as the system has them: an image may hold names that are no text, and a bytes path costs nothing.
+Paths are bytes all along, as the system has them: an image may hold names that are no text, and a bytes path costs
+nothing.
 """
-# ruff: noqa: PTH (pathlib does not take bytes)
 
 from __future__ import annotations
 

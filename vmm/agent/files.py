@@ -1,5 +1,4 @@
-"""The host's file calls. The agent's own root is the sandbox's, so the kernel itself resolves every path and link inside it."""
-# ruff: noqa: PTH (pathlib does not take bytes)
+"""The host's file calls. The agent's root is the sandbox's, so the kernel resolves every path and link inside it."""
 
 from __future__ import annotations
 
@@ -200,7 +199,7 @@ def _refuse_root(path: bytes, status: os.stat_result) -> None:
 
 
 def _of_either(error: OSError, source: bytes, target: bytes) -> RefusalError:
-    """The refusal of a rename whose source was there a moment ago: mostly it is the target's directory that is missing."""
+    """The refusal of a rename whose source was there a moment ago: what is missing is the target's directory."""
     if isinstance(error, FileNotFoundError):
         return RefusalError(MISSING, f"{shown(parent_of(target))}: no such directory; make it first")
     refusal = from_os_error(error, target)

@@ -1,9 +1,9 @@
-"""The wire between host and guest: frames of `kind u8 | length u32 big-endian | payload`, and the proofs of the handshake.
+"""The wire between host and guest: frames of `kind u8 | length u32 big-endian | payload`, and the handshake's proofs.
 
-Both ends import this one definition. A connection begins with the handshake: the agent sends HELLO (version, nonce), the
-host answers AUTH (its nonce, its proof), the agent sends PROOF. Then operations follow one after the other: REQUEST, data
-frames up to END where the operation takes data, and as the answer data frames (and one HEAD first, where the operation
-streams) up to one RESULT or ERROR. A frame that breaks a rule closes its connection, never more.
+Both ends import this one definition. A connection begins with the handshake: the agent sends HELLO (version, nonce),
+the host answers AUTH (its nonce, its proof), the agent sends PROOF. Then operations follow one after the other:
+REQUEST, data frames up to END where the operation takes data, and as the answer data frames (and one HEAD first,
+where the operation streams) up to one RESULT or ERROR. A frame that breaks a rule closes its connection, never more.
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""What makes a clone a machine of its own: entropy, clock, machine id, host name and secret, and the proof that they were taken on."""
-# ruff: noqa: PTH (the paths are relative to descriptors)
+"""What makes a clone a machine of its own: entropy, clock, machine id, host name and secret; and the proof of it."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ class OutputLog:
             self._append_tail(data)
 
     def read(self, offset: int, limit: int) -> tuple[int, bytes]:
-        """At most `limit` kept bytes from `offset` on, and where they begin: later than asked where bytes were dropped."""
+        """At most `limit` kept bytes from `offset` on, and where they begin: later than asked if some were dropped."""
         if offset < len(self._head):
             data = bytes(self._head[offset : offset + limit])
             if offset + len(data) == len(self._head) == self.tail_start:
@@ -54,7 +54,7 @@ class OutputLog:
         return offset, self._read_tail(offset, limit)
 
     def ends(self, head: int, tail: int) -> tuple[bytes, bytes]:
-        """The first `head` and the last `tail` bytes; all of it as the first part if that much was kept without a gap."""
+        """The first `head` and the last `tail` bytes; all of it as the first part if nothing need be left out."""
         if self.total <= head + tail and self.kept == self.total:
             return self.read(0, self.total)[1], b""
         first = bytes(self._head[:head])

@@ -1,7 +1,7 @@
 """One started program: its pipes, its output, its end.
 
-Whoever waits for a process pumps it, that is, moves its bytes: a short command needs no second thread. Exactly one thread
-pumps at a time; others read what is kept and wait on the condition.
+Whoever waits for a process pumps it, that is, moves its bytes: a short command needs no second thread. Exactly one
+thread pumps at a time; others read what is kept and wait on the condition.
 """
 
 from __future__ import annotations

@@ -148,7 +148,7 @@ class Processes:
         streams, theirs = _pipes(stdin, self._null, open_stdin=open_stdin)
         tree = self._trees.new()
         try:
-            pid = self._spawner.spawn(program, tree, *theirs)
+            pid = self._spawner.spawn(program, tree, theirs)
         except BaseException:
             _close(streams.stdin, streams.stdout, streams.stderr)
             self._trees.retire(tree)

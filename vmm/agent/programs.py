@@ -1,4 +1,4 @@
-"""From a request to what execve takes: program, arguments, environment, directory and user, all checked inside the root."""
+"""From a request to what execve takes: program, arguments, environment, directory and user, checked inside the root."""
 
 from __future__ import annotations
 

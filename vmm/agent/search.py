@@ -1,5 +1,4 @@
 """Finding files by name and by content, within a limit of hits and of time."""
-# ruff: noqa: PTH (pathlib does not take bytes)
 
 from __future__ import annotations
 
@@ -59,7 +58,7 @@ class Search:
 
 
 def _walk(path: bytes, pattern: Pattern[bytes] | None) -> Iterator[tuple[bytes, os.stat_result]]:
-    """Everything below, depth first in name order, the made-up file systems left out when the walk begins above them."""
+    """Everything below, depth first in name order, without the made-up file systems unless the walk begins there."""
     if not stat.S_ISDIR(os.stat(path).st_mode):
         if pattern is None or pattern.match(path.rpartition(b"/")[2]):
             yield path, os.stat(path)

@@ -1,5 +1,4 @@
 """From the command line to a running agent: everything is opened and imported before the root changes."""
-# ruff: noqa: PTH (pathlib is more to import than all the rest)
 
 from __future__ import annotations
 
@@ -21,7 +20,7 @@ from .processes import Processes
 from .service import Service
 from .spawn import Spawner
 from .terminals import Terminals
-from .trees import Trees, open_group, remove_group
+from .trees import Groups, Trees
 from .users import Users
 
 _PORT = 1024
@@ -59,10 +58,10 @@ def main(arguments: list[str]) -> None:
     proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
     random = os.open("/dev/random", os.O_RDWR)
     null = os.open("/dev/null", os.O_RDONLY)
-    group = open_group(options.groups, f"casemate-{os.urandom(4).hex()}")
+    group = Groups.open(options.groups, f"casemate-{os.urandom(4).hex()}")
     listeners = _listen(options)
-    trees = Trees(proc, group[1] if group else None)
-    spawner = Spawner(proc if _protect(proc) else None)
+    trees = Trees(proc, group)
+    spawner = Spawner(trees, _protect(proc))
     users = Users()
     processes = Processes(trees, users, spawner, null)
     terminals = Terminals(trees, users, spawner)
@@ -84,7 +83,7 @@ def main(arguments: list[str]) -> None:
         processes.close()
         if group:
             os.fchdir(root)
-            remove_group(group[0], time.monotonic() + 2.0)
+            group.remove(time.monotonic() + 2.0)
 
 
 def _parse(arguments: list[str]) -> _Options:
@@ -159,19 +158,18 @@ def _listen(options: _Options) -> list[socket.socket]:
     return listeners
 
 
-def _protect(proc: int) -> bool:
-    """Keep the agent from the out-of-memory killer, which shall take what the agent runs. False: not allowed here."""
+def _protect(proc: int) -> int | None:
+    """Keep the agent from the out-of-memory killer, which shall take what the agent runs. None: not allowed here."""
     try:
-        descriptor = os.open("self/oom_score_adj", os.O_WRONLY, dir_fd=proc)
+        score = os.open("self/oom_score_adj", os.O_WRONLY, dir_fd=proc)
     except OSError:
-        return False
+        return None
     try:
-        os.write(descriptor, b"-1000")
+        os.write(score, b"-1000")
     except OSError:
-        return False
-    finally:
-        os.close(descriptor)
-    return True
+        os.close(score)
+        return None
+    return score
 
 
 def _write_port(path: str, port: int) -> None:

@@ -79,7 +79,7 @@ class Terminals:
             _resize(master, cols, rows)
             if os.geteuid() == 0:
                 os.fchown(slave, program.user.uid, -1)
-            pid = self._spawner.spawn(program, tree, slave, slave, slave, _take_terminal)
+            pid = self._spawner.spawn(program, tree, (slave, slave, slave), _take_terminal)
         except BaseException:
             os.close(master)
             self._trees.retire(tree)

@@ -1,19 +1,20 @@
 """Process trees: everything that came of one command, to be signalled or killed as a whole.
 
-Where a writable cgroup2 exists (always, in the guest) each command lives in a group of its own, which nothing it starts can
-leave. Elsewhere the tree is found by walking /proc, which misses what has cut every tie to its ancestors.
+Where a writable cgroup2 exists (always, in the guest) each command lives in a group of its own, which nothing it
+starts can leave. Elsewhere the tree is found by walking /proc, which misses what has cut every tie to its ancestors.
 """
-
-# ruff: noqa: PTH (the paths are relative to descriptors)
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
 import time
-from typing import Protocol
+from typing import Protocol, Self
 
 _ROUNDS = 20
+_SPARE = 8
+_EMPTY = b"populated 0\nfrozen 0\n"
 
 
 class Tree(Protocol):
@@ -27,120 +28,142 @@ class Tree(Protocol):
         """Send a signal to every process; SIGKILL reaches those born meanwhile too. `leader` is the command's pid."""
         ...
 
-    def release(self) -> bool:
-        """Give the tree's resources back if it is empty. False: it still has processes."""
-        ...
-
 
 class Trees:
     """Makes trees. Reads /proc and cgroups through descriptors, since paths change their meaning with the root.
 
-    Attributes:
-        grouped: Whether trees are cgroups.
+    Args:
+        proc: A descriptor of /proc.
+        groups: Where the trees are cgroups; None where they cannot be.
     """
 
-    def __init__(self, proc: int, group: int | None) -> None:
+    def __init__(self, proc: int, groups: Groups | None) -> None:
         self._proc = proc
-        self._group = group
-        self._count = 0
-        self._lingering: list[_Group] = []
-        self.grouped = group is not None
+        self._groups = groups
 
     def new(self) -> Tree:
         """An empty tree."""
-        if self._group is None:
-            return _Walk(self._proc)
-        self._lingering = [group for group in self._lingering if not group.release()]
-        self._count += 1
-        return _Group(self._group, str(self._count))
+        return _Walk(self._proc) if self._groups is None else self._groups.take()
 
     def retire(self, tree: Tree) -> None:
-        """Release a tree now, or later when the last of its processes has ended."""
-        if not tree.release() and isinstance(tree, _Group):
-            self._lingering.append(tree)
+        """Give a tree back; what still lives in it goes on living."""
+        if isinstance(tree, _Group) and self._groups is not None:
+            self._groups.give(tree)
+
+    def return_home(self) -> None:
+        """Put the agent back where it belongs, after it has joined a tree for its children's sake."""
+        if self._groups is not None:
+            self._groups.return_home()
 
 
-def open_group(candidates: tuple[str, ...], name: str) -> tuple[str, int] | None:
-    """The fresh cgroup2 `name` under the first candidate that can hold one: its path and a descriptor; or None."""
-    for candidate in candidates:
-        path = f"{candidate}/{name}"
-        try:
-            os.stat(f"{candidate}/cgroup.procs")
-            os.mkdir(path)
-        except OSError:
-            continue  # Not a cgroup2, or not ours to change.
-        try:
-            os.stat(f"{path}/cgroup.kill")
-        except OSError:
-            os.rmdir(path)
-            continue  # A kernel before 5.14.
-        return path, os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    return None
+class Groups:
+    """The cgroups of one agent: its own, and below it one for each command. Empty ones are used again."""
 
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        self._home = os.open("cgroup.procs", os.O_WRONLY, dir_fd=self._directory)
+        self._outside = os.open("../cgroup.procs", os.O_WRONLY, dir_fd=self._directory)
+        self._lock = _thread.allocate_lock()
+        self._count = 0
+        self._given: list[_Group] = []
+        self.return_home()
 
-def remove_group(path: str, deadline: float) -> None:
-    """Remove a cgroup and those in it once their last processes have ended, or give up at the monotonic `deadline`."""
-    while True:
-        try:
-            with os.scandir(path) as entries:
-                for entry in entries:
-                    if entry.is_dir(follow_symlinks=False):
-                        os.rmdir(entry.path)
-            os.rmdir(path)
-        except OSError:
-            if time.monotonic() > deadline:
+    @classmethod
+    def open(cls, candidates: tuple[str, ...], name: str) -> Self | None:
+        """Make the group `name` under the first candidate that can hold one, and move there; None if there is none."""
+        for candidate in candidates:
+            path = f"{candidate}/{name}"
+            try:
+                os.stat(f"{candidate}/cgroup.procs")
+                os.mkdir(path)
+            except OSError:
+                continue  # Not a cgroup2, or not ours to change.
+            try:
+                os.stat(f"{path}/cgroup.kill")  # Kernels have it from 5.14 on.
+                return cls(path)
+            except OSError:
+                os.rmdir(path)
+        return None
+
+    def take(self) -> _Group:
+        """An empty group."""
+        with self._lock:
+            for index, group in enumerate(self._given):
+                if group.empty():
+                    del self._given[index]
+                    return group
+            self._count += 1
+            return _Group(self._directory, str(self._count))
+
+    def give(self, group: _Group) -> None:
+        """Take a group back; it is used again once the last of its processes has ended."""
+        with self._lock:
+            surplus = [spare for spare in self._given if spare.empty()][_SPARE:]
+            self._given = [spare for spare in self._given if spare not in surplus or not spare.remove()]
+            self._given.append(group)
+
+    def return_home(self) -> None:
+        """Move the agent to its own group."""
+        os.write(self._home, b"0")
+
+    def remove(self, deadline: float) -> None:
+        """Move out and remove everything once it is empty, or give up at the monotonic `deadline`."""
+        os.write(self._outside, b"0")
+        while True:
+            try:
+                with os.scandir(self._path) as entries:
+                    for entry in entries:
+                        if entry.is_dir(follow_symlinks=False):
+                            os.rmdir(entry.path)
+                os.rmdir(self._path)
+            except OSError:
+                if time.monotonic() > deadline:
+                    return
+                time.sleep(0.01)
+            else:
                 return
-            time.sleep(0.01)
-        else:
-            return
 
 
 class _Group:
     def __init__(self, parent: int, name: str) -> None:
+        os.mkdir(name, dir_fd=parent)
         self._parent = parent
         self._name = name
-        os.mkdir(name, dir_fd=parent)
-        self._procs: int | None = os.open(f"{name}/cgroup.procs", os.O_RDWR, dir_fd=parent)
+        self._procs = os.open(f"{name}/cgroup.procs", os.O_WRONLY, dir_fd=parent)
+        self._events = os.open(f"{name}/cgroup.events", os.O_RDONLY, dir_fd=parent)
 
     def join(self) -> None:
-        if self._procs is not None:
-            os.write(self._procs, b"0")
+        os.write(self._procs, b"0")
+
+    def empty(self) -> bool:
+        """Whether nothing lives in it or below, and nobody has frozen it."""
+        return os.pread(self._events, 100, 0) == _EMPTY
+
+    def remove(self) -> bool:
+        """Remove it. False: somebody made groups in it."""
+        try:
+            os.rmdir(self._name, dir_fd=self._parent)
+        except OSError:
+            return False
+        os.close(self._procs)
+        os.close(self._events)
+        return True
 
     def signal(self, number: int, leader: int) -> None:
         del leader
-        if number == signal.SIGKILL:
-            self._write("cgroup.kill", b"1")
+        if number != signal.SIGKILL:
+            for pid in self._members(self._name):
+                _send(pid, number)
             return
-        for pid in self._members(self._name):
-            _send(pid, number)
-
-    def release(self) -> bool:
-        if self._procs is not None:
-            os.close(self._procs)
-            self._procs = None
+        kill = os.open(f"{self._name}/cgroup.kill", os.O_WRONLY, dir_fd=self._parent)
         try:
-            os.rmdir(self._name, dir_fd=self._parent)
-        except FileNotFoundError:
-            return True
-        except OSError:
-            return False
-        return True
-
-    def _write(self, file: str, data: bytes) -> None:
-        try:
-            descriptor = os.open(f"{self._name}/{file}", os.O_WRONLY, dir_fd=self._parent)
-        except FileNotFoundError:
-            return  # Released: there is nobody left.
-        try:
-            os.write(descriptor, data)
+            os.write(kill, b"1")
         finally:
-            os.close(descriptor)
+            os.close(kill)
 
     def _members(self, name: str) -> list[int]:
-        try:
-            directory = os.open(name, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._parent)
-        except FileNotFoundError:
-            return []
+        directory = os.open(name, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._parent)
         try:
             pids = [int(line) for line in _read(directory, "cgroup.procs").split()]
             with os.scandir(directory) as entries:
@@ -164,21 +187,17 @@ class _Walk:
             for pid in self._members({leader}, leader):
                 _send(pid, number)
             return
-        seen = {leader}
+        seen: set[int] = set()
         for _ in range(_ROUNDS):
-            members = self._members(seen, leader)
-            fresh = members - seen
-            # Stopped first, so that none can have children that this round does not see.
-            for pid in members:
-                _send(pid, signal.SIGSTOP)
-            seen |= members
+            fresh = self._members(seen | {leader}, leader) - seen
             if not fresh:
                 break
-        for pid in seen if leader in members else seen - {leader}:
+            # Stopped first, so that none can have children that no round sees.
+            for pid in fresh:
+                _send(pid, signal.SIGSTOP)
+            seen |= fresh
+        for pid in seen:
             _send(pid, signal.SIGKILL)
-
-    def release(self) -> bool:
-        return True
 
     def _members(self, known: set[int], session: int) -> set[int]:
         """What lives of the session, of the known processes and of all their descendants."""
@@ -218,8 +237,9 @@ def _read(directory: int, name: str) -> bytes:
         data = b""
         while piece := os.read(descriptor, 65536):
             data += piece
-        return data
     except OSError:
         return b""  # The process ended between opening and reading.
+    else:
+        return data
     finally:
         os.close(descriptor)

@@ -1,4 +1,4 @@
-"""Users and groups as the sandbox's own /etc/passwd and /etc/group have them, read without the C library's name services."""
+"""Users and groups as the sandbox's own /etc/passwd and /etc/group have them, without the C library's services."""
 
 from __future__ import annotations
 
@@ -99,8 +99,9 @@ def _read(path: bytes) -> bytes:
         data = b""
         while len(data) < 4 * 1024 * 1024 and (piece := os.read(descriptor, 65536)):
             data += piece
-        return data
     except OSError:
         return b""
+    else:
+        return data
     finally:
         os.close(descriptor)

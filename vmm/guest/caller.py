@@ -16,7 +16,7 @@ from .connection import Connection, refusal, unpack
 from .pool import Pool
 
 ANSWER_SECONDS = 30.0
-"""How long a guest may take beyond what the call itself asks for; emulated ones are thirty times slower than real ones."""
+"""How long a guest may take beyond what the call itself asks for; an emulated one is thirty times slower than metal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +78,7 @@ class Caller:
     async def _upload(
         self, name: str, /, chunks: AsyncIterable[bytes], *, most_data: int = 0, **arguments: object
     ) -> Reply:
-        """One operation whose data comes piece by piece. Each step has its own deadline, the transfer as a whole has none.
+        """One operation whose data comes piece by piece; each step has a deadline, the transfer as a whole has none.
 
         Raises:
             CasemateError: As `_call`; and whatever `chunks` raises.

@@ -68,7 +68,7 @@ class Connection:
             await anyio.aclose_forcefully(self._stream)
 
     def alive(self) -> bool:
-        """Whether an idle connection is still of use: the agent has nothing to say on it, so whatever comes is its end."""
+        """Whether an idle connection is of use: the agent has nothing to say on it, so whatever comes is its end."""
         if self._buffer:
             return False
         descriptor = self._stream.extra(SocketAttribute.raw_socket, None)

@@ -21,8 +21,8 @@ _TREE_SECONDS = 600.0
 class FileCalls(Caller):
     """List, read, write, make, delete, move, copy and find files in the guest.
 
-    All of them raise InvalidInput for a path that is relative or none, GuestFileMissing where nothing is, GuestFileRefused
-    where something does not allow it, and GuestDiskFull.
+    All of them raise InvalidInput for a path that is relative or none, GuestFileMissing where nothing is,
+    GuestFileRefused where something does not allow it, and GuestDiskFull.
     """
 
     async def list_files(self, path: str, *, limit: int = 1000) -> Listing:
@@ -77,8 +77,8 @@ class FileCalls(Caller):
     ) -> FileInfo:
         """Write a file as a whole, or append to it.
 
-        Readers see the old content or the new, never a mixture, and a failed write leaves the old. An existing file keeps
-        its owner, and its mode unless one is given; a symbolic link is followed. Appending is not atomic.
+        Readers see the old content or the new, never a mixture, and a failed write leaves the old. An existing file
+        keeps its owner, and its mode unless one is given; a symbolic link is followed. Appending is not atomic.
         """
         if mode is not None and not 0 <= mode <= 0o7777:
             raise InvalidInput(f"mode: {mode:o} is not between 0 and 7777 (octal)")

@@ -32,7 +32,7 @@ class GuestLink(ProcessCalls, FileCalls, TerminalCalls):
         await self._pool.aclose()
 
     async def drop_connections(self) -> None:
-        """Close the kept connections, before a save and after a restore; those in use are closed after their operation."""
+        """Close the kept connections, before a save and after a restore; those in use close after their operation."""
         await self._pool.drop()
 
     async def ping(self, *, timeout_ms: int = 5000) -> Ping:

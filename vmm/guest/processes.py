@@ -27,8 +27,8 @@ class ProcessCalls(Caller):
     ) -> Outcome:
         """Run a command and wait for its end, at most `wait_ms`; then it goes on in the background under its pid.
 
-        Cancelling the wait, or losing the connection during it, kills the command's whole tree unless `detach` is given.
-        A command whose time limit passed has `timed_out`, exit code 137 and the output up to then.
+        Cancelling the wait, or losing the connection during it, kills the command's whole tree unless `detach` is
+        given. A command whose time limit passed has `timed_out`, exit code 137 and the output up to then.
 
         Args:
             command: What to run.
