@@ -32,9 +32,9 @@ _DPKG_OPTIONS = (
     "path-include=/usr/share/doc/*/copyright",
 )
 _CODE_PACKAGES = (
-    "adduser", "bash", "bzip2", "ca-certificates", "coreutils", "curl", "file", "git", "jq", "less", "libstdc++6",
-    "mount", "nano", "openssh-client", "passwd", "patch", "procps", "python-is-python3", "python3", "python3-pip",
-    "python3-venv", "tar", "tzdata", "unzip", "xz-utils", "zip",
+    "adduser", "bash", "bzip2", "ca-certificates", "coreutils", "curl", "file", "git", "jq", "less",
+    "libnss-myhostname", "libstdc++6", "mount", "nano", "openssh-client", "passwd", "patch", "procps",
+    "python-is-python3", "python3", "python3-pip", "python3-venv", "tar", "tzdata", "unzip", "xz-utils", "zip",
 )  # fmt: skip
 
 
@@ -70,6 +70,7 @@ class BaseRecipe:
     async def build(self, shop: Workshop, into: Path) -> Mapping[str, str]:
         """Bootstrap, add Node, and make the file system."""
         shop.report(f"Fetching what the image {self.name} is made of", 0.0)
+        await shop.apt.refresh()
         extra = shop.scratch / "extra"
         await anyio.Path(extra / "usr").mkdir(parents=True)
         if self.with_node:
@@ -115,7 +116,7 @@ CODE = BaseRecipe(
     variant="apt",
     packages=_CODE_PACKAGES,
     with_node=True,
-    lines=900,
+    lines=1397,
     weight=60 * UNITS,
     space=2500 * _MIB,
 )
@@ -125,7 +126,7 @@ MINIMAL = BaseRecipe(
     variant="essential",
     packages=(),
     with_node=False,
-    lines=250,
+    lines=821,
     weight=15 * UNITS,
     space=700 * _MIB,
 )

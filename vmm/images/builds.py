@@ -47,6 +47,9 @@ class Site:
         Args:
             root: The directory, made if need be.
             waiting: Called while somebody else holds it; what it raises ends the wait.
+
+        Raises:
+            Unavailable: The directory cannot be made or written to.
         """
         lock = await anyio.to_thread.run_sync(_open, root)
         try:
@@ -111,8 +114,14 @@ class Site:
 
 
 def _open(root: Path) -> int:
-    root.mkdir(parents=True, exist_ok=True)
-    return os.open(root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        return os.open(root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise Unavailable(
+            f"Images cannot be written to {root}: {error.strerror}",
+            hint="Set CASEMATE_DATA to a directory that this user may write to",
+        ) from error
 
 
 def _try(lock: int) -> bool:

@@ -42,6 +42,7 @@ class KernelRecipe:
     async def build(self, shop: Workshop, into: Path) -> Mapping[str, str]:
         """Download, unpack, and put the initramfs together."""
         shop.report("Downloading the kernel", 0.0)
+        await shop.apt.refresh()
         packages = [name for name in await shop.apt.depends(_PACKAGE) if name.startswith("linux-image-")]
         if not packages:
             raise Unavailable(f"apt knows no kernel package {_PACKAGE}", hint="Run: sudo apt-get update")
@@ -49,14 +50,23 @@ class KernelRecipe:
         shop.report("Unpacking the kernel", 0.5)
         tree = shop.scratch / "tree"
         await shop.apt.unpack(package, tree)
-        (modules,) = [path async for path in anyio.Path(tree / "lib/modules").iterdir()]
-        release = modules.name
+        release = await anyio.to_thread.run_sync(_release, tree)
         await run([shop.tools["depmod"], "-b", tree, release], deadline_s=_DEPMOD_S, pass_fds=shop.held)
         shop.report("Making the initramfs", 0.8)
         busybox = shop.tools["busybox"]
         await anyio.to_thread.run_sync(_write, tree, release, busybox, into)
         version = re.sub(r"^[^_]*_|_[^_]*$", "", package.stem)
         return {"kernel": f"{packages[0]} {version}"}
+
+
+def _release(tree: Path) -> str:
+    # Newer packages have everything below /usr, where depmod's base directory has it below a link.
+    if not (tree / "lib").exists():
+        (tree / "lib").symlink_to("usr/lib")
+    releases = [path.name for path in (tree / "lib/modules").glob("*")]
+    if len(releases) != 1:
+        raise Unavailable(f"The kernel's package holds the modules of {len(releases)} kernels in place of one")
+    return releases[0]
 
 
 def _write(tree: Path, release: str, busybox: Path, into: Path) -> None:

@@ -20,6 +20,7 @@ from .recipe import Workshop, recipe_digest, source_files, tree_digest
 
 TOOLBOX = "toolbox"
 _AGENT = "opt/casemate/agent"
+_LIBRARIES = "usr/lib/x86_64-linux-gnu"
 _RECIPE = ("toolbox.py",)
 _DEADLINE_S = 300
 _PREFIX = re.compile(r"^(lib)?python3\.\d+|^(libc6|zlib1g|libexpat1|libffi\d|libssl\d|liblzma5|libbz2-1\.0|libcrypt1)")
@@ -34,6 +35,7 @@ _FILES = {
 }
 # What an agent never imports; compiled caches of these go with them.
 _USELESS = (
+    "EXTERNALLY-MANAGED", "LICENSE.txt",
     "config-*", "ctypes/test", "curses", "distutils", "ensurepip", "idlelib", "lib2to3", "pydoc_data", "sqlite3",
     "test", "tkinter", "turtledemo", "unittest", "venv", "wsgiref", "xmlrpc",
     "lib-dynload/_codecs_*", "lib-dynload/_curses*", "lib-dynload/_dbm*", "lib-dynload/_gdbm*", "lib-dynload/_sqlite3*",
@@ -63,6 +65,7 @@ class ToolboxRecipe:
     async def build(self, shop: Workshop, into: Path) -> Mapping[str, str]:
         """Download, unpack, compile and pack."""
         shop.report("Downloading the toolbox's packages", 0.0)
+        await shop.apt.refresh()
         python = next((name for name in await shop.apt.depends("python3-minimal") if name.startswith("python3.")), None)
         if python is None:
             raise Unavailable("apt knows no package python3-minimal", hint="Run: sudo apt-get update")
@@ -84,6 +87,7 @@ class ToolboxRecipe:
 
 
 def _furnish(tree: Path, version: str, busybox: Path, agent: Path) -> None:
+    _merge(tree)
     library = tree / "usr/lib" / version
     for pattern in _USELESS:
         for path in library.glob(pattern):
@@ -91,28 +95,38 @@ def _furnish(tree: Path, version: str, busybox: Path, agent: Path) -> None:
     for name in (
         "usr/share",
         "usr/lib/valgrind",
-        "usr/lib/x86_64-linux-gnu/gconv",
-        "usr/lib/x86_64-linux-gnu/engines-3",
+        f"{_LIBRARIES}/gconv",
+        f"{_LIBRARIES}/engines-3",
     ):
         _remove(tree / name)
     for name in _DIRECTORIES:
         (tree / name).mkdir(parents=True, exist_ok=True)
     for name, text in _FILES.items():
         (tree / name).write_text(text)
-    (tree / "bin").mkdir(exist_ok=True)
-    (tree / "sbin").mkdir(exist_ok=True)
     shutil.copyfile(busybox, tree / "bin/busybox")
     (tree / "bin/busybox").chmod(0o755)
     applets = subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True, timeout=30).stdout.split()
     for applet in applets:
         if not (tree / "bin" / applet).exists():
             (tree / "bin" / applet).symlink_to("busybox")
-    (tree / "sbin/init").symlink_to("../bin/busybox")
+    (tree / "usr/sbin/init").symlink_to("../bin/busybox")
     (tree / "usr/bin/python3").symlink_to(version)
     for source in source_files(agent):
         target = tree / _AGENT / source.relative_to(agent)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
+
+
+def _merge(tree: Path) -> None:
+    # Packages of one release have their files in /lib, of the next in /usr/lib: as on a real system, both are one.
+    for name in ("bin", "sbin", "lib", "lib64"):
+        outer, inner = tree / name, tree / "usr" / name
+        inner.mkdir(parents=True, exist_ok=True)
+        if outer.is_dir() and not outer.is_symlink():
+            shutil.copytree(outer, inner, symlinks=True, dirs_exist_ok=True)
+            shutil.rmtree(outer)
+        if not outer.is_symlink():
+            outer.symlink_to(f"usr/{name}")
 
 
 def _remove(path: Path) -> None:
@@ -125,8 +139,8 @@ def _remove(path: Path) -> None:
 def _compiler(tree: Path, version: str) -> list[str | Path]:
     # The guest's own Python compiles, through the guest's own loader: the host's may be another version. The guest
     # starts Python with -B and never checks the sources, which cannot change.
-    libraries = ":".join(str(tree / name) for name in ("lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"))
-    loader: list[str | Path] = [tree / "lib64/ld-linux-x86-64.so.2", "--library-path", libraries]
+    libraries = tree / _LIBRARIES
+    loader: list[str | Path] = [libraries / "ld-linux-x86-64.so.2", "--library-path", libraries]
     options = ("-q", "-f", "-j0", "--invalidation-mode", "unchecked-hash")
     return [
         *loader, tree / "usr/bin" / version, "-S", "-s", "-m", "compileall", *options,

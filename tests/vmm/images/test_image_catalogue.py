@@ -167,6 +167,12 @@ async def test_missing_tools_are_named_with_the_command_that_installs_them(
         await tiny_catalogue(root, log).ensure("code")
 
 
+async def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, log: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(Unavailable, match=r"file/images: Not a directory\. Set CASEMATE_DATA"):
+        await tiny_catalogue(tmp_path / "file/images", log).ensure("code")
+
+
 async def test_force_builds_anew_and_repairs_what_is_damaged(root: Path, log: Path) -> None:
     catalogue = tiny_catalogue(root, log)
     image = await catalogue.ensure("code")
