@@ -7,6 +7,7 @@ from typing import Any, cast
 from .refusals import invalid
 
 _MAX_PATH = 4095
+_MAX_INTEGER = 2**62
 
 
 class Arguments:
@@ -33,8 +34,8 @@ class Arguments:
         value: object = self._values.get(name, default)
         if not isinstance(value, int) or isinstance(value, bool):
             raise invalid(f"{name}: a whole number is needed")
-        if value < least:
-            raise invalid(f"{name}: {value} is below {least}")
+        if not least <= value <= _MAX_INTEGER:
+            raise invalid(f"{name}: {value} is not between {least} and {_MAX_INTEGER}")
         return value
 
     def optional_integer(self, name: str) -> int | None:

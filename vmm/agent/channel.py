@@ -44,7 +44,7 @@ class Channel:
         self._socket.settimeout(_HANDSHAKE_SECONDS)
         nonce = os.urandom(frames.NONCE)
         self._socket.sendall(frames.pack(frames.HELLO, bytes((frames.VERSION,)) + nonce))
-        kind, payload = self.receive()
+        kind, payload = self.receive(most=frames.NONCE + frames.PROOF_SIZE)
         if kind != frames.AUTH or len(payload) != frames.NONCE + frames.PROOF_SIZE:
             raise frames.FrameError("expected AUTH")
         host_nonce, proof = payload[: frames.NONCE], payload[frames.NONCE :]
@@ -55,16 +55,18 @@ class Channel:
         self._socket.settimeout(None)
         return True
 
-    def receive(self) -> tuple[int, bytes]:
-        """The next frame.
+    def receive(self, *, most: int = frames.MAX_JSON) -> tuple[int, bytes]:
+        """The next frame, of at most `most` bytes.
 
         Raises:
             ClosedError: The peer has gone.
-            FrameError: What came is no frame.
+            FrameError: What came is no frame, or a longer one.
         """
         buffer = self._buffer
         self._fill(frames.HEADER.size)
         kind, length = frames.unpack_header(buffer)
+        if length > most:
+            raise frames.FrameError(f"a frame of {length} bytes comes too early")
         end = frames.HEADER.size + length
         self._fill(end)
         payload = bytes(buffer[frames.HEADER.size : end])

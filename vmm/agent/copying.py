@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 
@@ -31,7 +32,7 @@ def copy_entry(source: bytes, target: bytes) -> None:
         try:
             _copy_tree(source, target)
         except BaseException:
-            if status_of(target) is not None:
+            with contextlib.suppress(OSError, RefusalError):  # Why the copy failed matters more.
                 remove_tree(target)
             raise
     except OSError as error:
@@ -98,7 +99,8 @@ def _copy_one(source: bytes, target: bytes, status: os.stat_result) -> None:
         _dress(draft, status)
         os.rename(draft, target)
     except BaseException:
-        os.unlink(draft)
+        with contextlib.suppress(OSError):  # Why the copy failed matters more.
+            os.unlink(draft)
         raise
 
 

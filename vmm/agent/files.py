@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import heapq
 import os
 import stat
@@ -15,6 +17,8 @@ from .entries import describe, final, make_parents, open_regular, parent_of, sta
 from .refusals import MISSING, REFUSED, RefusalError, from_os_error, invalid, shown
 
 _MAX_LIST = 20_000
+_TOGETHER = 64 * 1024
+"""Bytes of small pieces that are sent at once."""
 
 
 class Files:
@@ -52,7 +56,7 @@ class Files:
         left = arguments.optional_integer("length")
         descriptor, status = open_regular(path)
         try:
-            head = frames.pack_json(frames.HEAD, describe(path, status))
+            ready = bytearray(frames.pack_json(frames.HEAD, describe(path, status)))
             size = max(status.st_size - offset, 0) if left is None else min(left, max(status.st_size - offset, 0))
             # Files that the kernel makes up say that they are empty; one byte more finds the end in the same read.
             frame = memoryview(bytearray(frames.HEADER.size + min(frames.MAX_DATA, max(size + 1, 4096))))
@@ -64,12 +68,14 @@ class Files:
                     break
                 if left is not None:
                     left -= count
-                if head or count < len(room):
-                    channel.send_raw(head + frames.pack(frames.DATA, bytes(room[:count])))
-                    head = b""
-                else:
-                    channel.send_in_place(frames.DATA, frame[: frames.HEADER.size + count])
-            channel.send_raw(head + frames.pack_json(frames.RESULT, {}))
+                if count + len(ready) < _TOGETHER:
+                    ready += frames.pack(frames.DATA, bytes(room[:count]))
+                    continue
+                if ready:
+                    channel.send_raw(ready)
+                    ready = bytearray()
+                channel.send_in_place(frames.DATA, frame[: frames.HEADER.size + count])
+            channel.send_raw(ready + frames.pack_json(frames.RESULT, {}))
         except OSError as error:
             raise from_os_error(error, path) from error
         finally:
@@ -139,7 +145,7 @@ class Files:
         try:
             os.rename(source, target)
         except OSError as error:
-            if error.errno != 18:  # EXDEV: another file system, or a directory of the image below
+            if error.errno != errno.EXDEV:  # Another file system, or a directory of the image below
                 raise _of_either(error, source, target) from error
             copy_entry(source, target)
             remove_tree(source)
@@ -181,7 +187,8 @@ def _replace(channel: Channel, path: bytes, mode: int | None, status: os.stat_re
             os.close(descriptor)
         os.rename(draft, path)
     except BaseException:
-        os.unlink(draft)
+        with contextlib.suppress(OSError):  # Why the write failed matters more.
+            os.unlink(draft)
         raise
 
 

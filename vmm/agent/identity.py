@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import socket
 import struct
+import sys
 import time
 from typing import Any
 
@@ -109,8 +111,12 @@ class IdentityHolder:
             mixed = True
             time.clock_settime_ns(time.CLOCK_REALTIME, clock)
             _rewrite(_MACHINE_ID, machine_id.encode() + b"\n")
-            _rewrite(_HOSTNAME, hostname.encode() + b"\n")
-            _rewrite(_HOSTS, _hosts_with(_read(_HOSTS), hostname.encode()))
+            try:
+                _rewrite(_HOSTNAME, hostname.encode() + b"\n")
+                _rewrite(_HOSTS, _hosts_with(_read(_HOSTS), hostname.encode()))
+            except OSError as error:
+                # What a user did to these files must not keep the machine from waking.
+                sys.stderr.write(f"agent: the host name is not in the files: {error}\n")
             socket.sethostname(hostname)
         if self._file is not None:
             self._file.write(secret)
@@ -128,8 +134,14 @@ def _rewrite(path: str, data: bytes) -> None:
     """Overwrite in place, since a full disk may have no block for a new file."""
     if _read(path) == data:
         return
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK, 0o644)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_NOFOLLOW, 0o644)
+    except OSError:
+        # Something else is in its place: a link, or nothing up to the directory.
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
     try:
         os.write(descriptor, data)
         os.ftruncate(descriptor, len(data))
@@ -146,9 +158,11 @@ def _hosts_with(old: bytes, hostname: bytes) -> bytes:
 def _read(path: str) -> bytes:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    except FileNotFoundError:
+    except OSError:
         return b""
     try:
         return os.read(descriptor, 65536)
+    except OSError:
+        return b""
     finally:
         os.close(descriptor)

@@ -6,6 +6,7 @@ thread pumps at a time; others read what is kept and wait on the condition.
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import fcntl
 import os
@@ -19,7 +20,7 @@ from typing import Any
 from .channel import Channel
 from .output import OutputLog
 from .refusals import GUEST, RefusalError
-from .trees import Tree
+from .trees import Tree, Trees
 
 _PIECE = 64 * 1024
 _WIDE = 1024 * 1024
@@ -28,6 +29,8 @@ _SILENCE = 0.1
 """Seconds without output after the main process's end until it counts as finished although others hold its pipes."""
 _PATIENCE = 1.0
 """Seconds after the main process's end until it counts as finished although others still write."""
+_LONGEST = 1000.0
+"""Seconds to wait at once; longer waits are several."""
 _MAX_PENDING = 4 * 1024 * 1024
 _MAX_LABEL = 1000
 _READABLE = select.POLLIN
@@ -117,10 +120,10 @@ class Process:
                 now = time.monotonic()
                 if until is not None and now >= until:
                     return False
-                for fd, _ in self._poll.poll(self._patience(now, until)):
+                for fd, event in self._poll.poll(self._patience(now, until)):
                     if fd == watched:
                         return True
-                    self._serve(fd)
+                    self._serve(fd, event)
                 self._judge()
         finally:
             if watch is not None:
@@ -132,13 +135,13 @@ class Process:
         with self.changed:
             self._waiters += 1
             try:
-                while not (self.settled and (stdout is None or self.drained)):
+                while not self.settled:
                     if stdout is not None and (self.stdout.total > stdout or self.stderr.total > (stderr or 0)):
                         return
                     left = until - time.monotonic()
-                    if left <= 0 or (stdout is not None and self.settled and not self._logs):
+                    if left <= 0:
                         return
-                    self.changed.wait(left)
+                    self.changed.wait(min(left, _LONGEST))
             finally:
                 self._waiters -= 1
 
@@ -156,7 +159,19 @@ class Process:
             self._streams.pending += data
             if eof:
                 self._streams.keep_stdin = False
-        os.eventfd_write(self._wake, 1)
+            os.eventfd_write(self._wake, 1)
+
+    def go_on(self, trees: Trees) -> None:
+        """Let a thread of its own move what is still to come, if anything, and give the tree back at the end."""
+        if self.drained:
+            trees.retire(self.tree)
+            return
+        try:
+            _thread.start_new_thread(self._drain, (trees,))
+        except RuntimeError as error:
+            self.kill()
+            self._drain(trees)
+            raise RefusalError(GUEST, f"process {self.pid} was killed: the guest can hold no more threads") from error
 
     def kill(self) -> None:
         """End the whole tree at once."""
@@ -185,6 +200,10 @@ class Process:
             "duration_ms": int((end - self._started) * 1000),
         }
 
+    def _drain(self, trees: Trees) -> None:
+        self.pump(settle=False)
+        trees.retire(self.tree)
+
     def _patience(self, now: float, until: float | None) -> float | None:
         times = [] if until is None else [until]
         if self._status is None:
@@ -192,18 +211,20 @@ class Process:
                 times.append(self._deadline)
         elif not self.settled:
             times.append(min(self._last_output + _SILENCE, self._ended + _PATIENCE))
-        return max(0.0, min(times) - now) * 1000 + 1 if times else None
+        return min(max(0.0, min(times) - now), _LONGEST) * 1000 + 1 if times else None
 
-    def _serve(self, fd: int) -> None:
-        if fd in self._logs:
-            self._read(fd)
-        elif fd == self._pidfd:
+    def _serve(self, fd: int, event: int) -> None:
+        if fd == self._pidfd:
             self._reap()
         elif fd == self._wake:
             os.eventfd_read(fd)
             self._watch_input()
-        elif fd == self._streams.stdin:
-            self._write_input()
+        else:
+            # A terminal's one descriptor is both.
+            if fd in self._logs and event != select.POLLOUT:
+                self._read(fd)
+            if fd == self._streams.stdin and event != select.POLLIN:
+                self._write_input()
 
     def _read(self, fd: int) -> None:
         wide = fd in self._wide

@@ -46,15 +46,16 @@ class Processes:
         gone = process.pump(until=time.monotonic() + wait, watch=channel)
         if gone and not detach and not channel.retired:
             process.kill()
-        self._go_on(process)
+        process.go_on(self._trees)
         if not gone:
-            value, data = _outcome(process, head, tail)
+            with process.changed:
+                value, data = _outcome(process, head, tail)
             channel.send_result(value, data)
 
     def start(self, channel: Channel, arguments: Arguments) -> None:
         """Start a command in the background."""
         process = self._start(channel, arguments, open_stdin=arguments.flag("open_stdin"))
-        self._go_on(process)
+        process.go_on(self._trees)
         channel.send_result(process.info())
 
     def list(self, channel: Channel, arguments: Arguments) -> None:
@@ -168,17 +169,6 @@ class Processes:
             self._table.pop(pid, None)
             self._table[pid] = process
         return process
-
-    def _go_on(self, process: Process) -> None:
-        """Let a thread of its own move what is still to come, if there is anything."""
-        if process.drained:
-            self._trees.retire(process.tree)
-        else:
-            _thread.start_new_thread(self._drain, (process,))
-
-    def _drain(self, process: Process) -> None:
-        process.pump(settle=False)
-        self._trees.retire(process.tree)
 
     def _find(self, arguments: Arguments) -> Process:
         pid = arguments.integer("pid")

@@ -7,14 +7,13 @@ import stat
 import time
 from collections.abc import Iterator
 from fnmatch import translate
-from re import Pattern
 from re import compile as compile_pattern
 from typing import Any
 
 from .arguments import Arguments
 from .channel import Channel
-from .entries import text
-from .refusals import from_os_error, invalid
+from .entries import kind_of, open_regular, text
+from .refusals import RefusalError, from_os_error, invalid
 
 _MADE_UP = frozenset((b"/proc", b"/sys", b"/dev"))
 _PIECE = 1024 * 1024
@@ -37,15 +36,16 @@ class Search:
         if len(content) > _PIECE // 2:
             raise invalid(f"content: {len(content)} bytes are too long to search for")
         pattern = compile_pattern(translate(name.decode()).encode()) if name else None
+        found: list[dict[str, Any]] = []
+        truncated = False
         try:
-            files = _walk(path, pattern)
-            found: list[dict[str, Any]] = []
-            truncated = False
-            for count, (file, status) in enumerate(files):
+            for count, (file, kind) in enumerate(_walk(path)):
                 if time.monotonic() > deadline or (count % 256 == 255 and channel.gone()):
                     truncated = True
                     break
-                hit = _match(file, status, content, deadline)
+                if pattern is not None and pattern.match(file.rpartition(b"/")[2]) is None:
+                    continue
+                hit = _match(file, kind, content, deadline)
                 if hit is None:
                     continue
                 if len(found) == limit:
@@ -54,53 +54,51 @@ class Search:
                 found.append(hit)
         except OSError as error:
             raise from_os_error(error, path) from error
-        channel.send_result({"matches": found, "truncated": truncated or time.monotonic() > deadline})
+        channel.send_result({"matches": found, "truncated": truncated})
 
 
-def _walk(path: bytes, pattern: Pattern[bytes] | None) -> Iterator[tuple[bytes, os.stat_result]]:
-    """Everything below, depth first in name order, without the made-up file systems unless the walk begins there."""
-    if not stat.S_ISDIR(os.stat(path).st_mode):
-        if pattern is None or pattern.match(path.rpartition(b"/")[2]):
-            yield path, os.stat(path)
+def _walk(path: bytes) -> Iterator[tuple[bytes, str]]:
+    """Everything below with its kind, in name order, without the made-up file systems unless the walk begins there."""
+    status = os.stat(path)
+    if not stat.S_ISDIR(status.st_mode):
+        yield path, kind_of(status.st_mode)
         return
-    pending = [path.rstrip(b"/") or b"/"]
+    pending = _below(path.rstrip(b"/") or b"/", strict=True)
     while pending:
-        current = pending.pop()
-        status = _status(current)
-        if status is None:
-            continue
-        if current != path and (pattern is None or pattern.match(current.rpartition(b"/")[2])):
-            yield current, status
-        if stat.S_ISDIR(status.st_mode) and (current not in _MADE_UP or current == path):
+        current, kind = pending.pop()
+        yield current, kind
+        if kind == "directory" and current not in _MADE_UP:
             pending.extend(_below(current))
 
 
-def _below(directory: bytes) -> list[bytes]:
+def _below(directory: bytes, *, strict: bool = False) -> list[tuple[bytes, str]]:
+    """The entries of a directory, last name first. One that cannot be read is left out unless `strict`."""
     try:
         with os.scandir(directory) as entries:
-            return sorted((entry.path for entry in entries), reverse=True)
+            return sorted(((entry.path, _kind(entry)) for entry in entries), reverse=True)
     except OSError:
-        return []  # Unreadable or gone meanwhile: the rest of the search is worth having.
+        if strict:
+            raise
+        return []
 
 
-def _status(path: bytes) -> os.stat_result | None:
-    try:
-        return os.lstat(path)
-    except OSError:
-        return None
+def _kind(entry: os.DirEntry[bytes]) -> str:
+    if entry.is_dir(follow_symlinks=False):
+        return "directory"
+    return "file" if entry.is_file(follow_symlinks=False) else "other"
 
 
-def _match(path: bytes, status: os.stat_result, content: bytes, deadline: float) -> dict[str, Any] | None:
+def _match(path: bytes, kind: str, content: bytes, deadline: float) -> dict[str, Any] | None:
     if not content:
         return {"path": text(path), "line_number": 0, "line": ""}
-    if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_FILE:
+    if kind != "file":
         return None
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
-    except OSError:
-        return None
+        descriptor, status = open_regular(path)
+    except RefusalError:
+        return None  # Unreadable, or gone meanwhile: the rest of the search is worth having.
     try:
-        return _scan(path, descriptor, content, deadline)
+        return None if status.st_size > _MAX_FILE else _scan(path, descriptor, content, deadline)
     except OSError:
         return None
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import socket
 import sys
+import time
 from collections.abc import Callable
 
 from . import frames
@@ -22,6 +23,7 @@ Handler = Callable[[Channel, Arguments], None]
 
 _MAX_CONNECTIONS = 512
 _STACK = 512 * 1024
+_BREATH = 0.05
 
 
 class Service:
@@ -69,17 +71,22 @@ class Service:
         while True:
             try:
                 sock, _ = listener.accept()
-            except ConnectionAbortedError:
-                continue  # It went away while it waited.
-            with self._lock:
-                full = len(self._channels) >= _MAX_CONNECTIONS
-            if full:
-                sock.close()
+            except OSError:
+                time.sleep(_BREATH)  # It went away while it waited, or there are no descriptors left at the moment.
                 continue
             channel = Channel(sock)
             with self._lock:
-                self._channels.add(channel)
-            _thread.start_new_thread(self._converse, (channel,))
+                full = len(self._channels) >= _MAX_CONNECTIONS
+                if not full:
+                    self._channels.add(channel)
+            try:
+                if full:
+                    raise RuntimeError("too many connections")  # noqa: TRY301 (the same as too many threads)
+                _thread.start_new_thread(self._converse, (channel,))
+            except RuntimeError:
+                with self._lock:
+                    self._channels.discard(channel)
+                channel.close()
 
     def _converse(self, channel: Channel) -> None:
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import _thread
-import contextlib
 import fcntl
 import os
 import signal
@@ -100,7 +99,7 @@ class Terminals:
         terminal = _Terminal(name=name, process=process, master=os.dup(master), cols=cols, rows=rows)
         with self._lock:
             self._table[name] = terminal
-        _thread.start_new_thread(self._drain, (process,))
+        process.go_on(self._trees)
         channel.send_result(terminal.info())
 
     def list(self, channel: Channel, arguments: Arguments) -> None:
@@ -161,10 +160,6 @@ class Terminals:
         process.kill()
         os.close(terminal.master)
 
-    def _drain(self, process: Process) -> None:
-        process.pump(settle=False)
-        self._trees.retire(process.tree)
-
     def _find(self, arguments: Arguments) -> _Terminal:
         name = arguments.text("terminal_id")
         with self._lock:
@@ -197,5 +192,4 @@ def _resize(master: int, cols: int, rows: int) -> None:
 
 
 def _take_terminal() -> None:
-    with contextlib.suppress(OSError):
-        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)

@@ -47,7 +47,7 @@ class Trees:
 
     def retire(self, tree: Tree) -> None:
         """Give a tree back; what still lives in it goes on living."""
-        if isinstance(tree, _Group) and self._groups is not None:
+        if isinstance(tree, _Lease) and self._groups is not None:
             self._groups.give(tree)
 
     def return_home(self) -> None:
@@ -86,22 +86,26 @@ class Groups:
                 os.rmdir(path)
         return None
 
-    def take(self) -> _Group:
-        """An empty group."""
+    def take(self) -> _Lease:
+        """An empty group; whoever had it before has lost it."""
         with self._lock:
-            for index, group in enumerate(self._given):
-                if group.empty():
-                    del self._given[index]
-                    return group
-            self._count += 1
-            return _Group(self._directory, str(self._count))
+            for index in range(len(self._given) - 1, -1, -1):
+                if self._given[index].empty():
+                    group = self._given.pop(index)
+                    break
+            else:
+                self._count += 1
+                group = _Group(self._directory, str(self._count))
+            group.lease = _Lease(group, self._lock)
+            return group.lease
 
-    def give(self, group: _Group) -> None:
-        """Take a group back; it is used again once the last of its processes has ended."""
+    def give(self, lease: _Lease) -> None:
+        """Take a group back; it is lent again once the last of its processes has ended."""
         with self._lock:
-            surplus = [spare for spare in self._given if spare.empty()][_SPARE:]
-            self._given = [spare for spare in self._given if spare not in surplus or not spare.remove()]
-            self._given.append(group)
+            self._given.append(lease.group)
+            if len(self._given) > _SPARE:
+                surplus = [group for group in self._given if group.empty()][:-_SPARE]
+                self._given = [group for group in self._given if group not in surplus or not group.remove()]
 
     def return_home(self) -> None:
         """Move the agent to its own group."""
@@ -125,7 +129,26 @@ class Groups:
                 return
 
 
+class _Lease:
+    """A group in the hands of one command, for as long as something of it lives."""
+
+    def __init__(self, group: _Group, lock: _thread.LockType) -> None:
+        self.group = group
+        self._lock = lock
+
+    def join(self) -> None:
+        self.group.join()
+
+    def signal(self, number: int, leader: int) -> None:
+        del leader
+        with self._lock:
+            if self.group.lease is self:
+                self.group.signal(number)
+
+
 class _Group:
+    lease: _Lease | None = None
+
     def __init__(self, parent: int, name: str) -> None:
         os.mkdir(name, dir_fd=parent)
         self._parent = parent
@@ -146,12 +169,12 @@ class _Group:
             os.rmdir(self._name, dir_fd=self._parent)
         except OSError:
             return False
+        self.lease = None
         os.close(self._procs)
         os.close(self._events)
         return True
 
-    def signal(self, number: int, leader: int) -> None:
-        del leader
+    def signal(self, number: int) -> None:
         if number != signal.SIGKILL:
             for pid in self._members(self._name):
                 _send(pid, number)
