@@ -1,11 +1,17 @@
-"""The languages that `run_code` knows, and the shell line that runs a piece of code in one of them."""
+"""The languages that `run_code` knows, and how a piece of code becomes a program in each of them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from vmm.errors import InvalidInput
 
+HOME = "/root"
+"""Where commands run that name no working directory: root's home in every image."""
+
+_TEMPORARY = "/tmp"  # noqa: S108 - the guest's, not the host's
 _SHOWN = 40
 
 
@@ -17,30 +23,30 @@ class Language:
         name: Its usual name.
         suffix: Ending of its source files.
         program: What runs a source file.
+        beside: Whether a source file must lie in the working directory to find the modules there.
+        env: Variables that its program needs.
     """
 
     name: str
     suffix: str
-    program: str
+    program: tuple[str, ...]
+    beside: bool = False
+    env: Mapping[str, str] = field(default_factory=dict[str, str])
 
-    def shell_line(self) -> str:
-        """A line that runs the code on its standard input.
-
-        The code becomes a file in the working directory, so that it finds the modules beside it and its error messages
-        show source lines; where that is read-only, a temporary file. The file is gone afterwards.
-        """
-        name = f".run-XXXXXX{self.suffix}"
-        return (
-            f'f=$(mktemp "$PWD/{name}" 2>/dev/null || mktemp "/tmp/{name}") && '
-            f'trap \'rm -f "$f"\' EXIT && cat > "$f" && {self.program} "$f"'
-        )
+    def places(self, cwd: str) -> tuple[str, ...]:
+        """Paths for the source file, the best one first."""
+        name = f".run-{secrets.token_hex(6)}{self.suffix}"
+        directories = ((cwd or HOME).rstrip("/"), _TEMPORARY) if self.beside else (_TEMPORARY,)
+        return tuple(f"{directory}/{name}" for directory in directories)
 
 
 _LANGUAGES = (
-    Language(name="python", suffix=".py", program="python3"),
-    Language(name="javascript", suffix=".js", program="node"),
-    Language(name="typescript", suffix=".ts", program="tsx"),
-    Language(name="bash", suffix=".sh", program="bash"),
+    # Python imports from the working directory by this variable, so its file may lie elsewhere, and stay for as long as
+    # the program may want to show its lines in an error.
+    Language(name="python", suffix=".py", program=("python3",), env={"PYTHONPATH": "."}),
+    Language(name="javascript", suffix=".js", program=("node",), beside=True),
+    Language(name="typescript", suffix=".ts", program=("tsx",), beside=True),
+    Language(name="bash", suffix=".sh", program=("bash",)),
 )
 _ALIASES = {"py": "python", "python3": "python", "js": "javascript", "node": "javascript", "ts": "typescript"} | {
     "tsx": "typescript",

@@ -19,6 +19,7 @@ from vmm.errors import CasemateError, GuestFileMissing, NotFound
 
 from .requests import current_request_id
 from .resources import add_resources
+from .tools.code import CodeTools
 from .tools.commands import CommandTools
 from .tools.files import FileTools
 from .tools.sandboxes import SandboxTools
@@ -64,6 +65,7 @@ class CasemateServer(MCPServer[None]):
         modules = (
             SandboxTools(fleet, default_image=default_image),
             CommandTools(fleet),
+            CodeTools(fleet),
             FileTools(fleet),
             TerminalTools(fleet, screens),
         )

@@ -10,7 +10,6 @@ from mcp.server.mcpserver import Context
 from pydantic import Field
 
 from mcp_server.caller import caller
-from mcp_server.languages import language_of
 from mcp_server.output import budget_of
 from mcp_server.patience import Patience
 from mcp_server.report import outcome_text, output_text, process_line
@@ -28,7 +27,6 @@ WAIT_MOST_S = 50
 
 _TIMEOUT_MOST_S = 7 * 86400
 _COMMAND_LENGTH = 100_000
-_CODE_LENGTH = 4 * 1024 * 1024
 _LISTED = 100
 
 ShellLine = Annotated[str, Field(description="Shell command line, bash")]
@@ -48,7 +46,6 @@ class CommandTools:
         """The tools of this module."""
         return [
             Offer(function=self.execute_command, hints=ACTS, core=True),
-            Offer(function=self.run_code, hints=ACTS, core=True),
             Offer(function=self.run_background_command, hints=ACTS),
             Offer(function=self.list_processes, hints=READS),
             Offer(function=self.read_process_output, hints=READS, core=True),
@@ -72,36 +69,12 @@ class CommandTools:
         with read_process_output. Each call starts afresh: cd and variables do not last; for that, open a terminal.
         Output beyond max_output is cut in the middle; lines that look like errors are kept.
         """
-        limit_ms = _timeout_ms(timeout)
-        program = Command(shell=_checked_line(command), cwd=cwd.strip(), env=env, timeout_ms=limit_ms)
-        return await self._run(ctx, ref, program, wait=wait, budget=budget_of(max_output), what=command)
-
-    async def run_code(
-        self,
-        ctx: Context,
-        ref: SandboxRef,
-        code: str,
-        language: Annotated[str, Field(description="python, javascript, typescript or bash")] = "python",
-        cwd: Cwd = "",
-        env: Pairs = NO_PAIRS,
-        timeout: Timeout = 300,
-        wait: Wait = 30,
-        max_output: MaxOutput = 0,
-    ) -> str:
-        """Run a piece of code as a program of its own; print what you want to see. Otherwise like execute_command."""
-        chosen = language_of(language)
-        if not code.strip():
-            raise InvalidInput("code: it is empty", hint="Give the source text of a program")
-        if len(code) > _CODE_LENGTH:
-            raise InvalidInput(f"code: {len(code)} characters are too many", hint="Write it to a file and run that")
-        program = Command(
-            argv=("bash", "-c", chosen.shell_line()),
-            cwd=cwd.strip(),
-            env=env,
-            stdin=code.encode("utf-8", "replace"),
-            timeout_ms=_timeout_ms(timeout),
+        program = Command(shell=_checked_line(command), cwd=cwd.strip(), env=env, timeout_ms=timeout_ms(timeout))
+        waiting = wait_ms(wait)
+        outcome = await Patience(ctx).during(
+            lambda: self._fleet.exec(caller().owner, ref, program, wait_ms=waiting), f"running {command[:60]}"
         )
-        return await self._run(ctx, ref, program, wait=wait, budget=budget_of(max_output), what=chosen.name)
+        return await render(outcome, ref, max_output=max_output, timeout=timeout)
 
     async def run_background_command(
         self,
@@ -115,7 +88,7 @@ class CommandTools:
         info = await self._fleet.start(
             caller().owner,
             ref,
-            Command(shell=_checked_line(command), cwd=cwd.strip(), env=env, timeout_ms=_timeout_ms(timeout)),
+            Command(shell=_checked_line(command), cwd=cwd.strip(), env=env, timeout_ms=timeout_ms(timeout)),
         )
         return f"Started as pid {info.pid}. Its output: read_process_output with pid {info.pid}."
 
@@ -144,7 +117,7 @@ class CommandTools:
         if stdout_offset < 0 or stderr_offset < 0:
             offset = min(stdout_offset, stderr_offset)
             raise InvalidInput(f"offset: {offset} is negative", hint="list_processes shows how much was written")
-        wait_ms = _wait_ms(wait)
+        waiting = wait_ms(wait)
         output = await Patience(ctx).during(
             lambda: self._fleet.read_output(
                 caller().owner,
@@ -153,7 +126,7 @@ class CommandTools:
                 stdout_offset=stdout_offset,
                 stderr_offset=stderr_offset,
                 max_bytes=budget_of(max_output) // 2,
-                wait_ms=wait_ms,
+                wait_ms=waiting,
             ),
             f"waiting for pid {pid}",
         )
@@ -170,19 +143,6 @@ class CommandTools:
         await self._fleet.signal(caller().owner, ref, pid, number)
         return f"Sent {signals.Signals(number).name} to pid {pid} and all that it started."
 
-    async def _run(self, ctx: Context, ref: str, command: Command, *, wait: float, budget: int, what: str) -> str:
-        wait_ms = _wait_ms(wait)
-        outcome: Outcome = await Patience(ctx).during(
-            lambda: self._fleet.exec(caller().owner, ref, command, wait_ms=wait_ms), f"running {what[:60]}"
-        )
-
-        def render() -> str:
-            return outcome_text(outcome, ref, budget=budget, timeout_s=command.timeout_ms / 1000)
-
-        if outcome.stdout.total + outcome.stderr.total <= budget:
-            return render()
-        return await to_thread.run_sync(render)
-
 
 def _checked_line(command: str) -> str:
     if not command.strip():
@@ -195,13 +155,38 @@ def _checked_line(command: str) -> str:
     return command
 
 
-def _timeout_ms(seconds: float) -> int:
+async def render(outcome: Outcome, ref: str, *, max_output: int, timeout: float) -> str:
+    """A command's result as text; a long one is shaped beside the event loop.
+
+    Args:
+        outcome: The command.
+        ref: Id or name of its sandbox.
+        max_output: Characters that the caller asked for.
+        timeout: The limit that the command had, in seconds.
+    """
+    budget = budget_of(max_output)
+    if outcome.stdout.total + outcome.stderr.total <= budget:
+        return outcome_text(outcome, ref, budget=budget, timeout_s=timeout)
+    return await to_thread.run_sync(lambda: outcome_text(outcome, ref, budget=budget, timeout_s=timeout))
+
+
+def timeout_ms(seconds: float) -> int:
+    """A time-out in milliseconds.
+
+    Raises:
+        InvalidInput: It is out of range.
+    """
     if not 0 <= seconds <= _TIMEOUT_MOST_S:
         raise InvalidInput(f"timeout: {seconds:g} s is out of range", hint=f"Use 0 (never) to {_TIMEOUT_MOST_S}")
     return int(seconds * 1000)
 
 
-def _wait_ms(seconds: float) -> int:
+def wait_ms(seconds: float) -> int:
+    """How long to wait, in milliseconds; more than clients bear is cut.
+
+    Raises:
+        InvalidInput: It is negative.
+    """
     if not seconds >= 0:
         raise InvalidInput(f"wait: {seconds:g} s is out of range", hint=f"Use 0 to {WAIT_MOST_S}")
     return int(min(seconds, WAIT_MOST_S) * 1000)

@@ -119,6 +119,24 @@ async def test_a_bad_wish_is_refused_and_leaves_nothing(
         assert json.loads(text_of(await client.call_tool("list_sandboxes", {})))["total"] == 0
 
 
+async def test_code_runs_in_all_languages_and_leaves_no_file(server: Edge) -> None:
+    async with server.client("alice") as client:
+        await create(client, "coder", image="code", mem=1024)
+        box = Tools(client, "coder")
+        await box("write_file", path="/root/near.js", content="module.exports = 40;\n")
+        await box("write_file", path="/root/near.py", content="VALUE = 40\n")
+        for language, code in (
+            ("python", "import near\nprint(near.VALUE + 2)"),
+            ("javascript", "const near = require('./near.js'); console.log(near + 2)"),
+            ("typescript", "const answer: number = 42; console.log(answer)"),
+            ("bash", "cd /; echo $((40 + 2))"),
+        ):
+            text = await box("run_code", language=language, code=code, wait=50)
+            assert text.startswith("42\n[exit 0"), (language, text)
+        left = await box("execute_command", command="find / -xdev -name '.run-*' 2>/dev/null")
+        assert left.startswith("[exit")
+
+
 async def test_an_ambiguous_name_is_an_error_that_lists_the_ids(server: Edge) -> None:
     async with server.client("alice") as client:
         twins = [await create(client, "twin") for _ in range(2)]

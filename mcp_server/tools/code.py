@@ -1,0 +1,102 @@
+"""The tool that runs a piece of code as a program of its own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
+
+import anyio
+from mcp.server.mcpserver import Context
+from pydantic import Field
+
+from mcp_server.caller import caller
+from mcp_server.languages import Language, language_of
+from mcp_server.patience import Patience
+from vmm.errors import CasemateError, GuestError, InvalidInput
+from vmm.guest.values import Command
+
+from .commands import Cwd, MaxOutput, Timeout, Wait, render, timeout_ms, wait_ms
+from .offer import ACTS, NO_PAIRS, Offer, Pairs, SandboxRef
+
+if TYPE_CHECKING:
+    from vmm.fleet import Fleet
+    from vmm.guest.values import Outcome
+
+_CODE_LENGTH = 4 * 1024 * 1024
+_INLINE_LENGTH = 100_000
+_CLEANING_S = 5
+
+
+class CodeTools:
+    """The tool about code."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+
+    def offers(self) -> list[Offer]:
+        """The tools of this module."""
+        return [Offer(function=self.run_code, hints=ACTS, core=True)]
+
+    async def run_code(
+        self,
+        ctx: Context,
+        ref: SandboxRef,
+        code: str,
+        language: Annotated[str, Field(description="python, javascript, typescript or bash")] = "python",
+        cwd: Cwd = "",
+        env: Pairs = NO_PAIRS,
+        timeout: Timeout = 300,
+        wait: Wait = 30,
+        max_output: MaxOutput = 0,
+    ) -> str:
+        """Run a piece of code as a program of its own; print what you want to see. Otherwise like execute_command."""
+        chosen = language_of(language)
+        if not code.strip():
+            raise InvalidInput("code: it is empty", hint="Give the source text of a program")
+        if len(code) > _CODE_LENGTH:
+            raise InvalidInput(f"code: {len(code)} characters are too many", hint="Write it to a file and run that")
+        command = Command(cwd=cwd.strip(), env={**chosen.env, **env}, timeout_ms=timeout_ms(timeout))
+        waiting = wait_ms(wait)
+        outcome = await Patience(ctx).during(
+            lambda: self._run(caller().owner, ref, chosen, code, command, waiting), f"running {chosen.name}"
+        )
+        return await render(outcome, ref, max_output=max_output, timeout=timeout)
+
+    async def _run(
+        self, owner: str, ref: str, language: Language, code: str, command: Command, waiting: int
+    ) -> Outcome:
+        if language.name == "bash" and len(code) <= _INLINE_LENGTH:
+            return await self._fleet.exec(owner, ref, replace(command, shell=code), wait_ms=waiting)
+        file = await self._write(owner, ref, language.places(command.cwd), code)
+        running = False
+        try:
+            outcome = await self._fleet.exec(
+                owner, ref, replace(command, argv=(*language.program, file)), wait_ms=waiting
+            )
+            running = outcome.running
+        finally:
+            # What has been loaded whole can go at once; the others may want to read their own lines still.
+            if language.beside or not running:
+                await self._remove(owner, ref, file)
+        return outcome
+
+    async def _write(self, owner: str, ref: str, places: tuple[str, ...], code: str) -> str:
+        """Write the source to the first place that takes it."""
+        data = code.encode("utf-8", "replace")
+        for place in places[:-1]:
+            try:
+                await self._fleet.write_file(owner, ref, place, data, make_parents=False)
+            except GuestError:
+                # Not writable, or not there: then the program itself says what is wrong with its directory.
+                continue
+            return place
+        await self._fleet.write_file(owner, ref, places[-1], data)
+        return places[-1]
+
+    async def _remove(self, owner: str, ref: str, file: str) -> None:
+        with anyio.move_on_after(_CLEANING_S, shield=True):
+            try:
+                await self._fleet.delete_path(owner, ref, file)
+            except CasemateError:
+                # Gone already, or the machine is: nothing is left behind that matters.
+                return
