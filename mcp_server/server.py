@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mimetypes
+import time
 from collections.abc import Iterable
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -85,10 +86,17 @@ class CasemateServer(MCPServer[None]):
         offer = self._offers.get(name)
         if offer is None:
             return _failed(f"There is no tool {name[:_SHOWN]!r}. There are: {', '.join(self._offers)}")
+        started = time.perf_counter()
+        outcome = "cancelled"
         try:
-            return await super().call_tool(name, offer.arguments(arguments), context)
+            result = await super().call_tool(name, offer.arguments(arguments), context)
+            outcome = "ok"
         except ToolError as error:
+            outcome = "refused"
             return _failed(explain(error, name, offer.wire_names))
+        finally:
+            _log.info("tool", tool=name, outcome=outcome, ms=round((time.perf_counter() - started) * 1000, 1))
+        return result
 
     async def read_resource(
         self, uri: AnyUrl | str, context: Context[None, Any] | None = None

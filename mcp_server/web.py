@@ -19,7 +19,7 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 
 from .answers import problem
-from .guards import FrontGuard
+from .guards import FrontGuard, JsonOnly
 from .probes import probe_routes
 from .requests import RequestLog
 from .screens import Screens
@@ -66,7 +66,8 @@ def build_web(settings: Settings, fleet: Fleet, authenticate: Callable[[ASGIApp]
             max_sessions=settings.max_sessions,
             max_request_body_size=settings.max_body_mib * _MIB,
         )
-        endpoint = authenticate(AuthContextMiddleware(cap.around(StreamableHTTPASGIApp(server.session_manager))))
+        protocol = JsonOnly(StreamableHTTPASGIApp(server.session_manager))
+        endpoint = authenticate(AuthContextMiddleware(cap.around(protocol)))
         path = _PATHS[toolset]
         routes += [Route(path, endpoint), Route(f"{path}/", endpoint)]
 

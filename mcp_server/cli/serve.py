@@ -45,7 +45,7 @@ class _Serving:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._server: WebServer | None = None
-        self._machines = 0
+        self._machines: int | None = None
 
     async def run(self) -> None:
         """Serve until a signal comes."""
@@ -127,8 +127,10 @@ Ctrl-C stops the server.
     )
 
 
-def _say_goodbye(machines: int) -> None:
-    if machines:
+def _say_goodbye(machines: int | None) -> None:
+    if machines is None:
+        err.print("Stopped before it served.")
+    elif machines:
         live = f"{machines} machine{' lives' if machines == 1 else 's live'}"
         err.print(f"{live} on; the next start takes them over. To end them: casemate sandbox rm --all", markup=False)
     else:

@@ -67,6 +67,39 @@ async def test_a_long_command_returns_its_pid_and_can_be_read_to_its_end(box: To
     assert re.fullmatch(r"two\n\[exit 4 \| \d+ ms \| all output read\]", read)
 
 
+@pytest.mark.parametrize("era", ERAS)
+async def test_a_call_that_is_given_up_kills_its_command(host: Edge, tmp_path: Path, era: Era) -> None:
+    marker = tmp_path / "started"
+    async with host.client("alice", era) as client:
+        with anyio.CancelScope() as scope:
+            async with anyio.create_task_group() as tasks:
+                command = f"echo $$ > {marker}; exec sleep 1000"
+                tasks.start_soon(client.call_tool, "execute_command", {"id": "box", "command": command})
+                with anyio.fail_after(10):
+                    while not marker.exists() or not marker.read_text().strip():
+                        await anyio.sleep(0.02)
+                scope.cancel()
+        pid = int(marker.read_text())
+        with anyio.fail_after(10):
+            while Path(f"/proc/{pid}").exists():
+                await anyio.sleep(0.02)
+        assert (await Tools(client)("execute_command", command="echo fine")).startswith("fine")
+
+
+async def test_many_calls_run_side_by_side(box: Tools) -> None:
+    texts: list[str] = []
+
+    async def call(number: int) -> None:
+        texts.append(await box("execute_command", command=f"sleep 0.5; echo {number}"))
+
+    started = anyio.current_time()
+    async with anyio.create_task_group() as tasks:
+        for number in range(16):
+            tasks.start_soon(call, number)
+    assert sorted(int(text.splitlines()[0]) for text in texts) == list(range(16))
+    assert anyio.current_time() - started < 16 * 0.5
+
+
 async def test_a_background_command_is_listed_read_and_killed(box: Tools) -> None:
     text = await box("run_background_command", command="echo ready; sleep 1000")
     pid = int(re.search(r"pid (\d+)", text)[1])  # type: ignore[index]

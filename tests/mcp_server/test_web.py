@@ -173,8 +173,11 @@ async def test_wrong_json_and_wrong_content_type_are_client_errors(edge: Edge) -
         fine = await http.post("/api/mcp", content=json.dumps(initialize()), headers=charset)
     assert broken.status_code == 400
     assert broken.json()["error"]["code"] == -32700
-    assert text.status_code == 400
-    assert "Content-Type" in text.text
+    assert text.status_code == 415
+    assert text.json() == {
+        "error": "Content-Type is 'text/plain'",
+        "details": "Send a JSON-RPC message as application/json",
+    }
     assert fine.status_code == 200
 
 
