@@ -99,8 +99,8 @@ class BaseRecipe:
             shop.report(f"Building the image {self.name}: {_shown(line)}", 0.05 + 0.74 * min(seen / self.lines, 1.0))
 
         await run(
-            [shop.tools["mmdebstrap"], f"--mode={'root' if root else 'unshare'}", f"--variant={self.variant}",
-             "--verbose", "--format=tar", "--skip=output/dev", *options, suite, packed, sources],
+            [*shop.tools.aside, shop.tools["mmdebstrap"], f"--mode={'root' if root else 'unshare'}",
+             f"--variant={self.variant}", "--verbose", "--format=tar", "--skip=output/dev", *options, suite, packed, sources],
             deadline_s=_BOOTSTRAP_S,
             # As root everything stays in the build's directory, which is removed with it. A plain user's namespace has
             # other ids, that may not enter it.

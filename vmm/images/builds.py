@@ -110,7 +110,7 @@ class Site:
             await anyio.Path(directory).rename(hidden)
             directory = hidden
         root = self._tools.root if self._tools else ()
-        await run([*root, "rm", "-rf", "--", str(directory)], deadline_s=_REMOVE_S)
+        await run([*root, "rm", "-rf", "--one-file-system", "--", str(directory)], deadline_s=_REMOVE_S)
 
 
 def _open(root: Path) -> int:

@@ -20,6 +20,7 @@ _PACKAGES = {
     "apt-config": "apt",
     "dpkg-deb": "dpkg",
     "tar": "tar",
+    "unshare": "util-linux",
     "mmdebstrap": "mmdebstrap",
     "mke2fs": "e2fsprogs",
     "debugfs": "e2fsprogs",
@@ -28,7 +29,7 @@ _PACKAGES = {
     "lz4": "lz4",
     "busybox": "busybox-static",
 }
-_PLAIN_USER = {"unshare": "util-linux", "newuidmap": "uidmap"}
+_PLAIN_USER = {"newuidmap": "uidmap"}
 _PROBE_S = 30
 
 
@@ -39,10 +40,13 @@ class Tools:
     Attributes:
         paths: Program name to path.
         root: Put before a command that must own files as root: nothing for root, a user namespace for a plain user.
+        aside: Put before a command that mounts: a mount namespace where root may make one. Were such a command killed,
+            its mounts, the host's /sys among them, would otherwise stay inside a directory that is to be removed.
     """
 
     paths: dict[str, Path]
     root: tuple[str, ...]
+    aside: tuple[str, ...]
 
     def __getitem__(self, name: str) -> Path:
         """The path of a program."""
@@ -64,7 +68,7 @@ async def find_tools() -> Tools:
             hint=f"Install them: sudo apt-get install {' '.join(packages)}",
         )
     if os.geteuid() == 0:
-        return Tools(paths=found, root=())
+        return Tools(paths=found, root=(), aside=await _aside(found["unshare"]))
     namespace = (str(found["unshare"]), "--user", "--map-root-user", "--map-auto", "--")
     try:
         await run([*namespace, "true"], deadline_s=_PROBE_S)
@@ -74,13 +78,22 @@ async def find_tools() -> Tools:
             f"This user cannot make user namespaces, which building images without root needs: {error.message}",
             hint=f"Give it a range of ids: sudo usermod --add-subuids 200000-265535 --add-subgids 200000-265535 {user}",
         ) from error
-    return Tools(paths=found, root=namespace)
+    return Tools(paths=found, root=namespace, aside=())
 
 
 def find_tool(name: str) -> Path | None:
     """The path of one program, also where a plain user's PATH does not look."""
     found = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:{SYSTEM_PATHS}")
     return Path(found) if found else None
+
+
+async def _aside(unshare: Path) -> tuple[str, ...]:
+    command = (str(unshare), "--mount", "--propagation", "private", "--")
+    try:
+        await run([*command, "true"], deadline_s=_PROBE_S)
+    except Unavailable:
+        return ()  # Root of a container that may not mount: mmdebstrap does without, too.
+    return command
 
 
 def _look_up(needed: dict[str, str]) -> tuple[dict[str, Path], list[str]]:
