@@ -100,7 +100,8 @@ class BaseRecipe:
 
         await run(
             [*shop.tools.aside, shop.tools["mmdebstrap"], f"--mode={'root' if root else 'unshare'}",
-             f"--variant={self.variant}", "--verbose", "--format=tar", "--skip=output/dev", *options, suite, packed, sources],
+             f"--variant={self.variant}", "--verbose", "--format=tar", "--skip=output/dev", *options,
+             suite, packed, sources],
             deadline_s=_BOOTSTRAP_S,
             # As root everything stays in the build's directory, which is removed with it. A plain user's namespace has
             # other ids, that may not enter it.
