@@ -12,10 +12,11 @@ from typing import Self
 import anyio
 import structlog
 from anyio.abc import TaskGroup
+
 from storage.errors import StoreError
 from storage.ids import new_id
 
-from .errors import CasemateError, Conflict, HostExhausted, LinkError, NotFound, SandboxLost, Unavailable
+from .errors import CasemateError, Conflict, HostExhausted, LinkError, LinkTimeout, NotFound, SandboxLost, Unavailable
 from .guest.link import GuestLink
 from .guest_calls import GuestCalls
 from .hypervisor.base import Hypervisor
@@ -25,8 +26,7 @@ from .machines import Machines
 from .records import Records
 from .sandbox import Sandbox, State
 from .spec import SandboxSpec, check_labels, check_name
-from .template import Report
-from .templates import Templates
+from .templates import Report, Templates
 
 log = structlog.get_logger(__name__)
 
@@ -80,6 +80,7 @@ class Fleet(GuestCalls):
         self._templates = Templates(driver, data / "templates", tasks)
         self._machines = Machines(driver, data / "instances", tasks, self._died)
         self._promised: dict[str, int] = {}
+        self._unrecorded: dict[str, str] = {}
         self._admission = anyio.Lock()
 
     @classmethod
@@ -237,8 +238,9 @@ class Fleet(GuestCalls):
         try:
             yield sandbox, machine.link
         except LinkError as error:
-            if not machine.running.process.alive():
-                raise _lost(sandbox, "its virtual machine ended") from error
+            if not isinstance(error, LinkTimeout) and await self._machines.gone(sandbox.id):
+                found = await self._records.find(sandbox.id) or sandbox
+                raise _lost(sandbox, found.reason or "its virtual machine ended") from error
             ailment = await self._machines.ailment(sandbox.id)
             if ailment:
                 raise HostExhausted(
@@ -283,15 +285,21 @@ class Fleet(GuestCalls):
     async def _died(self, sandbox_id: str, reason: str) -> None:
         self._promised.pop(sandbox_id, None)
         log.warning("machine died", sandbox=sandbox_id, reason=reason)
-        for _ in range(_TRIES):
+        self._unrecorded[sandbox_id] = reason
+        try:
+            await self._record_deaths()
+        except CasemateError as error:
+            log.warning("death not recorded yet", sandbox=sandbox_id, error=error.message)
+
+    async def _record_deaths(self) -> None:
+        for sandbox_id, reason in list(self._unrecorded.items()):
             sandbox = await self._records.find(sandbox_id)
-            if sandbox is None or not sandbox.state.may_become(State.KILLED):
-                return
-            try:
-                await self._records.save(sandbox.moved(State.KILLED, now_ms=_now_ms(), reason=reason))
-            except Conflict:
-                continue
-            return
+            if sandbox is not None and sandbox.state.may_become(State.KILLED):
+                try:
+                    await self._records.save(sandbox.moved(State.KILLED, now_ms=_now_ms(), reason=reason))
+                except Conflict:
+                    continue  # changed meanwhile: the next round looks at it again
+            self._unrecorded.pop(sandbox_id, None)
 
     async def _adopt(self) -> None:
         running = await self._records.in_state(State.RUNNING)
@@ -316,6 +324,7 @@ class Fleet(GuestCalls):
             await anyio.sleep(_SWEEP_S)
             try:
                 await self._machines.resume_stalled()
+                await self._record_deaths()
                 for sandbox in await self._records.in_state(State.DELETED):
                     await self._teardown(sandbox.id)
             except (CasemateError, StoreError, OSError) as error:

@@ -18,6 +18,8 @@ from .template import Template
 log = structlog.get_logger(__name__)
 
 _STRAY_DEADLINE_S = 10
+_DYING_S = 1
+_DYING_POLL_S = 0.01
 
 
 class Machines:
@@ -99,6 +101,13 @@ class Machines:
                 await remove(directory)
                 swept += 1
         return swept
+
+    async def gone(self, sandbox_id: str) -> bool:
+        """Whether a machine whose connection broke has ended; a process takes a moment to die after its sockets."""
+        with anyio.move_on_after(_DYING_S):
+            while sandbox_id in self._running:
+                await anyio.sleep(_DYING_POLL_S)
+        return sandbox_id not in self._running
 
     async def ailment(self, sandbox_id: str) -> str:
         """Why a sandbox's living machine does not run; empty if it runs. `resume_stalled` will see to it."""

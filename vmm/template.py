@@ -12,7 +12,6 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -27,9 +26,6 @@ from .images.catalogue import ImageSet
 from .images.disk import make_disk
 from .images.secret import with_secret
 from .spec import DISK
-
-Report = Callable[[str], Awaitable[None]]
-"""Told what is being done, in words for a user."""
 
 _FORMAT = 1
 _MANIFEST = "template.json"
@@ -94,7 +90,7 @@ def template_key(driver: Hypervisor, images: ImageSet, cpu: int, mem: int) -> st
 
 
 async def build(
-    driver: Hypervisor, images: ImageSet, root: Path, key: str, *, cpu: int, mem: int, tsc_khz: int, report: Report
+    driver: Hypervisor, images: ImageSet, root: Path, key: str, *, cpu: int, mem: int, tsc_khz: int
 ) -> Template:
     """Boot a machine, check its clock, warm it up, save it. Takes several seconds; leaves nothing behind on failure.
 
@@ -106,7 +102,6 @@ async def build(
         cpu: Virtual CPUs.
         mem: MiB.
         tsc_khz: Best guess of the host's time-stamp frequency; corrected if the guest's clock runs wrong.
-        report: Told of each step.
 
     Raises:
         Unavailable: The guest did not come up, or its clock cannot be made right.
@@ -115,7 +110,6 @@ async def build(
         directory = root / f".build-{key}-{secrets.token_hex(4)}"
         directory.mkdir(mode=0o700)
         try:
-            await report(f"Booting a template with {cpu} CPU and {mem} MiB")
             rate = await _boot_and_save(driver, images, directory, cpu=cpu, mem=mem, tsc_khz=tsc_khz)
             if rate is None:
                 target = root / key

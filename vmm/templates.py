@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import anyio
@@ -14,7 +15,10 @@ from .errors import CasemateError, Unavailable
 from .hypervisor.base import Hypervisor
 from .hypervisor.process import strays
 from .images.catalogue import ImageSet
-from .template import Report, Template, template_key
+from .template import Template, template_key
+
+Report = Callable[[str], Awaitable[None]]
+"""Told what is being done, in words for a user."""
 
 _KEPT = 8
 
@@ -63,20 +67,19 @@ class Templates:
         build = self._builds.get(key)
         if build is None:
             build = self._builds[key] = _Build()
-            self._tasks.start_soon(self._run, key, build, images, cpu, mem, report)
-        else:
-            await report("Waiting for the template, which is being made")
+            self._tasks.start_soon(self._run, key, build, images, cpu, mem)
+        await report(f"Booting a template with {cpu} CPU and {mem} MiB, once for this size")
         await build.done.wait()
         if build.template is None:
             raise build.error or Unavailable("The template's build was interrupted: the server is stopping")
         return build.template
 
-    async def _run(self, key: str, build: _Build, images: ImageSet, cpu: int, mem: int, report: Report) -> None:
+    async def _run(self, key: str, build: _Build, images: ImageSet, cpu: int, mem: int) -> None:
         try:
             async with self._one_at_a_time:
                 await anyio.to_thread.run_sync(self._make_room)
                 build.template = await building.build(
-                    self._driver, images, self._root, key, cpu=cpu, mem=mem, tsc_khz=self._known_rate(), report=report
+                    self._driver, images, self._root, key, cpu=cpu, mem=mem, tsc_khz=self._known_rate()
                 )
         except CasemateError as error:
             build.error = error

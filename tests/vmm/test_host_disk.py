@@ -32,7 +32,7 @@ def small_disk(tmp_path: Path) -> Generator[Path]:
     place.mkdir()
     image = tmp_path / "small.ext4"
     with image.open("wb") as file:
-        file.truncate(700 * MIB)
+        file.truncate(480 * MIB)
     subprocess.run(["mke2fs", "-q", "-t", "ext4", "-m", "0", image], check=True)
     subprocess.run(["mount", "-o", "loop", image, place], check=True)
     try:
@@ -45,10 +45,10 @@ async def test_a_full_host_disk_stops_a_machine_and_room_lets_it_go_on(
     open_fleet: Callable[..., AbstractAsyncContextManager[Fleet]], small_disk: Path
 ) -> None:
     ballast = small_disk / "ballast"
-    ballast.write_bytes(bytes(200 * MIB))
+    ballast.write_bytes(bytes(150 * MIB))
     async with open_fleet(at=small_disk, reserve=HostReserve(disk=1)) as fleet:
         await fleet.create(OWNER, SPEC)
-        fill = Command(shell="yes | head -c 450M > /root/big && sync && stat -c %s /root/big")
+        fill = Command(shell="yes | head -c 260M > /root/big && sync && stat -c %s /root/big")
         started = await fleet.start(OWNER, "box", fill)
         with anyio.fail_after(120):
             while True:
@@ -67,7 +67,7 @@ async def test_a_full_host_disk_stops_a_machine_and_room_lets_it_go_on(
                     continue
                 if not done.running:
                     break
-        assert done.stdout.data() == f"{450 * MIB}\n".encode(), done
+        assert done.stdout.data() == f"{260 * MIB}\n".encode(), done
         await fleet.delete(OWNER, "box")
 
 
