@@ -60,14 +60,14 @@ class Arguments:
 
     def texts(self, name: str) -> list[bytes]:
         """A list of strings without NUL, as bytes."""
-        value: object = self._values.get(name) or []
+        value: object = self._values.get(name, [])
         if not isinstance(value, list):
             raise invalid(f"{name}: a list is needed")
         return [_raw(name, item) for item in cast("list[object]", value)]
 
     def pairs(self, name: str) -> dict[bytes, bytes]:
         """An object of strings without NUL, as bytes."""
-        value: object = self._values.get(name) or {}
+        value: object = self._values.get(name, {})
         if not isinstance(value, dict):
             raise invalid(f"{name}: an object is needed")
         pairs = cast("dict[object, object]", value)

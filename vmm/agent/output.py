@@ -58,7 +58,8 @@ class OutputLog:
         if self.total <= head + tail and self.kept == self.total:
             return self.read(0, self.total)[1], b""
         first = bytes(self._head[:head])
-        start = max(len(first), self.total - tail, self.tail_start if self.total > len(self._head) else 0)
+        unbroken = self.kept == self.total
+        start = max(len(first), self.total - tail, 0 if unbroken else self.tail_start)
         return first, self.read(start, tail)[1]
 
     def shed(self) -> None:

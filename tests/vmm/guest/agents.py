@@ -1,0 +1,85 @@
+"""The agent as a real process on this host, for the tests of both ends of the link."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import anyio
+
+import vmm.agent
+from vmm.guest.link import GuestLink
+
+AGENT = Path(vmm.agent.__file__).parent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agent:
+    """A running agent."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+    secret: bytes
+    log: Path
+
+    def link(self, secret: bytes | None = None) -> GuestLink:
+        return GuestLink(partial(anyio.connect_tcp, "127.0.0.1", self.port), secret or self.secret)
+
+    def resident(self) -> int:
+        """Bytes of memory."""
+        return resident(self.process.pid)
+
+
+@contextmanager
+def agent(directory: Path, *options: str) -> Generator[Agent]:
+    """Run an agent for the length of a block; it must end cleanly and have complained of nothing."""
+    secret = secrets.token_bytes(32)
+    (directory / "secret").write_text(secret.hex())
+    port_file, log = directory / "port", directory / "log"
+    command = [sys.executable, "-I", "-S", "-B", "-u", str(AGENT), "--listen", "127.0.0.1:0"]
+    files = ["--port-file", str(port_file), "--secret-file", str(directory / "secret"), "--no-identity-privileges"]
+    with log.open("wb") as stderr, subprocess.Popen([*command, *files, *options], stderr=stderr) as process:
+        try:
+            end = time.monotonic() + 20
+            while not port_file.exists():
+                assert process.poll() is None, log.read_text()
+                assert time.monotonic() < end
+                time.sleep(0.01)
+            yield Agent(process=process, port=int(port_file.read_text()), secret=secret, log=log)
+        finally:
+            process.terminate()
+            try:
+                status = process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
+    assert status == 0
+    assert not log.read_text()
+
+
+def resident(pid: int) -> int:
+    """Bytes of a process's memory."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def living(marker: str) -> list[int]:
+    """Processes that have the marker among their arguments."""
+    found: list[int] = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+                state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
+            except OSError:
+                continue
+            if marker.encode() in words and state != "Z":
+                found.append(int(entry.name))
+    return found

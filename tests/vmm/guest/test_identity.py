@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Generator
+from pathlib import Path
+
+import anyio
+import pytest
+
+from tests.vmm.guest.agents import Agent, agent
+from vmm.errors import InvalidInput, LinkError
+from vmm.guest.link import GuestLink
+from vmm.guest.values import Command, Identity
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def guest(tmp_path: Path) -> Generator[Agent]:
+    """An agent of this test alone: its secret changes."""
+    with agent(tmp_path) as running:
+        yield running
+
+
+def identity(**more: object) -> Identity:
+    values: dict[str, object] = {
+        "entropy": secrets.token_bytes(64),
+        "clock_ns": time.time_ns(),
+        "machine_id": secrets.token_hex(16),
+        "hostname": "clone",
+        "secret": secrets.token_bytes(32),
+    }
+    return Identity(**(values | more))  # pyright: ignore[reportArgumentType]
+
+
+async def test_a_new_identity_closes_the_old_secret_and_its_connections(guest: Agent, link: GuestLink) -> None:
+    other = guest.link()
+    await other.ping()
+    nonce = (await link.ping()).nonce
+    fresh = identity()
+    certificate = await link.identify(fresh)
+    assert certificate.nonce == nonce
+    assert not certificate.entropy_mixed  # It was told that it may not, and says so.
+    assert (await link.ping()).nonce == nonce
+    with pytest.raises(LinkError):
+        await other.ping()
+    late = guest.link(fresh.secret)
+    await late.ping()
+    for used in (other, late):
+        await used.aclose()
+
+
+async def test_the_secret_outlives_the_agent(tmp_path: Path) -> None:
+    with agent(tmp_path) as first:
+        link = first.link()
+        fresh = identity()
+        await link.identify(fresh)
+        await link.aclose()
+    assert (tmp_path / "secret").read_text().strip() == fresh.secret.hex()
+    assert (tmp_path / "secret").stat().st_mode & 0o777 == 0o600
+
+
+async def test_what_ran_goes_on_under_the_new_identity(guest: Agent, link: GuestLink) -> None:
+    other = guest.link()
+
+    async def run() -> None:
+        with pytest.raises(LinkError):
+            await other.exec(Command(shell="sleep 1; echo done"), wait_ms=30_000)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run)
+        await anyio.sleep(0.3)
+        await link.identify(identity())
+    (info,) = await link.processes()
+    assert (await link.wait(info.pid, wait_ms=20_000)).stdout.data() == b"done\n"
+    await other.aclose()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"entropy": b"short"},
+        {"secret": b"short"},
+        {"machine_id": "A" * 32},
+        {"machine_id": "a" * 31},
+        {"hostname": ""},
+        {"hostname": "x" * 64},
+        {"clock_ns": 0},
+    ],
+)
+async def test_half_an_identity_changes_nothing(link: GuestLink, wrong: dict[str, object]) -> None:
+    with pytest.raises(InvalidInput, match=next(iter(wrong))):
+        await link.identify(identity(**wrong))
+    await link.drop_connections()
+    await link.ping()
+
+
+async def test_the_metrics_are_plausible(guest: Agent, link: GuestLink) -> None:
+    metrics = await link.metrics()
+    assert metrics.memory_total > metrics.memory_available > 0
+    assert metrics.disk_total >= metrics.disk_free > 0
+    assert metrics.uptime_ms > 0
+    assert metrics.cpu_used_ms > 0
+    assert metrics.processes > 1
+    assert abs(metrics.agent_memory - guest.resident()) < 4 * 1024 * 1024
+    await link.set_clock(time.time_ns())
