@@ -10,8 +10,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import anyio
-
 from auth.accounts import Accounts
 from auth.bootstrap import ensure_local_access
 from auth.keys import KeyStore
@@ -87,17 +85,14 @@ async def open_parts(settings: Settings) -> AsyncGenerator[Parts]:
                 ),
                 reserve=HostReserve(),
             ) as fleet:
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(keys.run)
-                    yield Parts(
-                        settings=settings,
-                        fleet=fleet,
-                        keys=keys,
-                        owner=local.principal.org_id,
-                        hypervisor=choice.reason,
-                        occupancy=occupancy,
-                    )
-                    tasks.cancel_scope.cancel()
+                yield Parts(
+                    settings=settings,
+                    fleet=fleet,
+                    keys=keys,
+                    owner=local.principal.org_id,
+                    hypervisor=choice.reason,
+                    occupancy=occupancy,
+                )
 
 
 def open_catalogue(settings: Settings) -> Catalogue:

@@ -41,6 +41,7 @@ def catalogue(image_root: Path) -> Catalogue:
     async def build() -> None:
         for name in catalogue.names():
             await catalogue.ensure(name)
+        await catalogue.prune()
 
     anyio.run(build)
     return catalogue

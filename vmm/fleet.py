@@ -77,7 +77,7 @@ class Fleet(GuestCalls):
         self._records = records
         self._limits = limits
         self._reserve = reserve
-        self._templates = Templates(driver, data / "templates", tasks)
+        self._templates = Templates(driver, data / "templates", tasks, catalogue.verify)
         self._machines = Machines(driver, data / "instances", tasks, self._died)
         self._promised: dict[str, int] = {}
         self._unrecorded: dict[str, str] = {}

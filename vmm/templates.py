@@ -30,12 +30,16 @@ class Templates:
         driver: The hypervisor that boots them.
         root: Their directory; it belongs to this object alone.
         tasks: Where builds run, so that a caller that goes away does not take the build with it.
+        verify: Compares every file of an image with its digest; every template begins with that.
     """
 
-    def __init__(self, driver: Hypervisor, root: Path, tasks: TaskGroup) -> None:
+    def __init__(
+        self, driver: Hypervisor, root: Path, tasks: TaskGroup, verify: Callable[[str], Awaitable[None]]
+    ) -> None:
         self._driver = driver
         self._root = root
         self._tasks = tasks
+        self._verify = verify
         self._loaded: OrderedDict[str, Template] = OrderedDict()
         self._builds: dict[str, _Build] = {}
         self._one_at_a_time = anyio.Lock()
@@ -77,6 +81,7 @@ class Templates:
     async def _run(self, key: str, build: _Build, images: ImageSet, cpu: int, mem: int) -> None:
         try:
             async with self._one_at_a_time:
+                await self._verify(images.name)
                 await anyio.to_thread.run_sync(self._make_room)
                 build.template = await building.build(
                     self._driver, images, self._root, key, cpu=cpu, mem=mem, tsc_khz=self._known_rate()

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup, TaskStatus
 
     from mcp_server.app import Parts
+    from vmm.images.catalogue import Catalogue
 
 _log = structlog.stdlib.get_logger("casemate.serve")
 
@@ -51,8 +52,10 @@ class _Serving:
         """Serve until a signal comes."""
         async with anyio.create_task_group() as tasks:
             await tasks.start(self._heed_signals, tasks)
+            catalogue = open_catalogue(self._settings)
             with shown_progress() as progress:
-                await open_catalogue(self._settings).ensure(self._settings.default_image, progress=progress)
+                await catalogue.ensure(self._settings.default_image, progress=progress)
+            await _forget_old_images(catalogue)
             async with open_parts(self._settings) as parts:
                 await self._serve(parts)
             tasks.cancel_scope.cancel()
@@ -83,6 +86,17 @@ class _Serving:
                     tasks.cancel_scope.cancel()
                 else:
                     self._server.stop(number)
+
+
+async def _forget_old_images(catalogue: Catalogue) -> None:
+    """Remove what earlier versions built; machines that still use it hold it open."""
+    try:
+        removed = await catalogue.prune()
+    except CasemateError as error:
+        _log.warning("old images not removed", reason=str(error))
+        return
+    if removed:
+        _log.info("old images removed", parts=[path.name for path in removed])
 
 
 async def _warm(parts: Parts) -> None:
