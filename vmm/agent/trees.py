@@ -60,7 +60,7 @@ class Groups:
     """The cgroups of one agent: its own, and below it one for each command. Empty ones are used again."""
 
     def __init__(self, path: str) -> None:
-        self._path = path
+        self._name = os.path.basename(path)
         self._directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         self._home = os.open("cgroup.procs", os.O_WRONLY, dir_fd=self._directory)
         self._outside = os.open("../cgroup.procs", os.O_WRONLY, dir_fd=self._directory)
@@ -116,11 +116,11 @@ class Groups:
         os.write(self._outside, b"0")
         while True:
             try:
-                with os.scandir(self._path) as entries:
-                    for entry in entries:
-                        if entry.is_dir(follow_symlinks=False):
-                            os.rmdir(entry.path)
-                os.rmdir(self._path)
+                with os.scandir(self._directory) as entries:
+                    inner = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+                for name in inner:
+                    os.rmdir(name, dir_fd=self._directory)
+                os.rmdir(f"../{self._name}", dir_fd=self._directory)
             except OSError:
                 if time.monotonic() > deadline:
                     return

@@ -37,6 +37,10 @@ class Agent:
         """Bytes of memory."""
         return resident(self.process.pid)
 
+    def holds(self, group: str) -> bool:
+        """Whether a cgroup is this agent's own."""
+        return str(self.process.pid) in Path(group, "cgroup.procs").read_text().split()
+
 
 @contextmanager
 def agent(directory: Path, *options: str) -> Generator[Agent]:
@@ -83,3 +87,8 @@ def living(marker: str) -> list[int]:
             if marker.encode() in words and state != "Z":
                 found.append(int(entry.name))
     return found
+
+
+def groups() -> set[str]:
+    """The cgroups that agents have made on this host."""
+    return {str(path) for place in ("", "unified") for path in Path("/sys/fs/cgroup", place).glob("casemate-*")}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.vmm.guest.agents import agent
+from tests.vmm.guest.agents import agent, groups
 from vmm.errors import GuestFileMissing, InvalidInput
 from vmm.guest.link import GuestLink
 from vmm.guest.values import Command
@@ -45,9 +45,10 @@ def root(tmp_path: Path) -> Path:
 @pytest.fixture
 async def link(root: Path, tmp_path: Path) -> AsyncGenerator[GuestLink]:
     with agent(tmp_path, "--root", str(root)) as running:
-        link = running.link()
+        link, made = running.link(), {group for group in groups() if running.holds(group)}
         yield link
         await link.aclose()
+    assert not made & groups()
 
 
 async def test_commands_and_files_live_in_the_root(link: GuestLink, root: Path) -> None:

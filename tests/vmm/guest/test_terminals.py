@@ -96,7 +96,7 @@ async def test_much_typing_goes_through_while_much_comes_back(link: GuestLink) -
 
 async def test_closing_ends_everything_in_it(link: GuestLink) -> None:
     marker = f"20{secrets.randbelow(10**6)}"
-    terminal = await link.terminal_open(command=f"trap '' HUP; sleep {marker} & nohup sleep {marker}")
+    terminal = await link.terminal_open(command=f"trap '' HUP; sleep {marker} & sleep {marker}")
     with anyio.fail_after(20):
         while len(living(marker)) < 2:
             await anyio.sleep(0.05)
