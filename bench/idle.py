@@ -19,6 +19,7 @@ async def main() -> None:
             async with server.client() as client:
                 listed = (await client.list_tools()).model_dump_json(by_alias=True, exclude_none=True)
         starts: list[float] = []
+        memory = 0.0
         for _ in range(3):
             async with running(data) as server:
                 starts.append(server.ready_s)
