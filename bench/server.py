@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -93,7 +94,8 @@ async def running(data: Path | None = None, **settings: str) -> AsyncGenerator[S
         yield Server(url=f"{url}/api/mcp", key=key, data=place, process=ref, ready_s=time.monotonic() - began)
     finally:
         with anyio.CancelScope(shield=True):
-            process.terminate()
+            with contextlib.suppress(ProcessLookupError):  # a test may have ended it
+                process.terminate()
             await process.wait()
             if data is None:
                 await anyio.run_process([casemate(), "sandbox", "rm", "--all"], env=environment, check=False)

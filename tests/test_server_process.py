@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -13,8 +14,10 @@ from pathlib import Path
 import anyio
 import httpx
 import pytest
+from anyio.abc import TaskStatus
 
-from bench.server import call, casemate, running
+from bench.server import Server, call, casemate, running
+from tests.mcp_server.edge import ACCEPT, initialize, rpc
 from vmm.hypervisor.process import strays
 
 pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.timeout(300)]
@@ -95,6 +98,34 @@ async def test_after_kill_9_machines_processes_and_terminals_are_as_they_were(se
 def _litter(data: Path) -> None:
     """What a crash in the middle of a create leaves: a directory that no record knows."""
     (data / "instances" / ("0" * 24)).mkdir()
+
+
+async def test_kill_9_in_the_middle_of_a_create_leaves_all_of_it_or_nothing(served: Path) -> None:
+    for delay in (0.03, 0.1, 0.2, 0.3):
+        async with running(served) as server, anyio.create_task_group() as tasks:
+            await tasks.start(_create_until_the_end, server)
+            await anyio.sleep(delay)
+            os.kill(server.process.pid, signal.SIGKILL)
+    async with running(served) as server, server.client() as client:
+        left = json.loads(await call(client, "list_sandboxes"))["sandboxes"]
+        ids = {sandbox["id"] for sandbox in left}
+        assert {path.name for path in (served / "instances").iterdir()} == ids
+        assert {path.name for path in strays(served / "instances")} == ids
+        for sandbox in left:
+            assert (await call(client, "execute_command", id=sandbox["id"], command="echo alive")).startswith("alive")
+            await call(client, "delete_sandbox", id=sandbox["id"])
+    assert strays(served) == {}
+
+
+async def _create_until_the_end(server: Server, *, task_status: TaskStatus[None]) -> None:
+    headers = {"x-api-key": server.key, **ACCEPT}
+    async with httpx.AsyncClient(headers=headers, timeout=60) as http:
+        session = {"mcp-session-id": (await http.post(server.url, json=initialize())).headers["mcp-session-id"]}
+        await http.post(server.url, json=rpc("notifications/initialized", request_id=None), headers=session)
+        task_status.started()
+        with contextlib.suppress(httpx.TransportError):  # the server is killed meanwhile
+            wish = {"name": "create_sandbox", "arguments": {"name": "half", **SMALL}}
+            await http.post(server.url, json=rpc("tools/call", wish, 2), headers=session)
 
 
 async def test_sigterm_stops_the_server_within_seconds_and_machines_live_on(served: Path) -> None:
