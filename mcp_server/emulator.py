@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import functools
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import pyte
@@ -16,6 +18,7 @@ _ALTERNATE = frozenset({47, 1047, 1049})
 _COLUMN_SWITCH = 3
 _APPLICATION_CURSOR = 1 << 5
 _MARKS = 8
+_CANCEL = "\x18"
 _WITH_PRIVATE = frozenset(
     {"set_mode", "reset_mode", "erase_in_line", "erase_in_display", "report_device_attributes", "debug", "draw"}
 )
@@ -26,7 +29,7 @@ class Emulator:
 
     def __init__(self, cols: int, rows: int) -> None:
         self._screen = _Screen(cols, rows)
-        self._stream = pyte.Stream(self._screen, strict=False)
+        self._stream = _Stream(self._screen, strict=False)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def feed(self, data: bytes) -> bytes:
@@ -35,7 +38,7 @@ class Emulator:
         Returns:
             What a real terminal would answer, for programs that ask it for the cursor's place or its kind.
         """
-        self._stream.feed(self._decoder.decode(data))
+        self._stream.take(self._decoder.decode(data))
         answer = self._screen.answers
         self._screen.answers = ""
         return answer.encode()
@@ -72,6 +75,24 @@ class Emulator:
     def application_cursor(self) -> bool:
         """Whether arrow keys must be sent in their application form."""
         return _APPLICATION_CURSOR in self._screen.mode
+
+
+class _Stream(pyte.Stream):
+    """Pyte's parser, which takes every digit of Unicode for a number: some, such as ¹, are none and would end it."""
+
+    def take(self, text: str) -> None:
+        """Parse; a digit without a numeric value inside a sequence cancels it, elsewhere it is a letter like others."""
+        if text.isascii():
+            self._parse(text)
+            return
+        for strange, letters in itertools.groupby(text, _is_strange_digit):
+            in_sequence = strange and not self._taking_plain_text
+            self._parse(_CANCEL if in_sequence else "".join(letters))
+
+    def _parse(self, text: str) -> None:
+        # A number of thousands of digits is refused by Python; pyte has begun afresh when it says so.
+        with contextlib.suppress(ValueError):
+            self.feed(text)
 
 
 class _Screen(pyte.Screen):
@@ -143,6 +164,10 @@ def _tolerant(method: Callable[..., Any], *, keep: bool) -> Callable[..., Any]:
 
 for _event in pyte.Stream.events:
     setattr(_Screen, _event, _tolerant(getattr(_Screen, _event), keep=_event in _WITH_PRIVATE))
+
+
+def _is_strange_digit(letter: str) -> bool:
+    return letter.isdigit() and not letter.isdecimal()
 
 
 def _few_marks(data: str) -> str:

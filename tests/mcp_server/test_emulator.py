@@ -89,6 +89,19 @@ def test_a_resize_is_followed() -> None:
     assert emulator.text()[0] == "hello"
 
 
+@pytest.mark.parametrize(
+    "trap", ["\x1b[ \u00b9m", "\x1b[\u2460;1m", "\x1b]0;\u00b2\x07", "\x1b[" + "9" * 5000 + "m"], ids=ascii
+)
+def test_numbers_that_are_none_do_not_end_the_screen(trap: str) -> None:
+    emulator = fed(trap.encode())
+    emulator.feed(b"\r\nstill here")
+    assert emulator.shows("still here")
+
+
+def test_a_superscript_is_a_letter_like_others() -> None:
+    assert fed("m\u00b2 \u2460".encode()).text()[0] == "m\u00b2 \u2460"
+
+
 _SEQUENCES = st.from_regex(rb"\x1b[\[\]()#P?][0-9;?>]{0,8}[ -~]", fullmatch=True)
 
 

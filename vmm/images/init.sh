@@ -61,7 +61,7 @@ mount -t overlay -o lowerdir=/new/base,upperdir=/new/disk/upper,workdir=/new/dis
 
 mount -t tmpfs -o mode=0755,size=16m,nosuid,nodev tmpfs /new/run
 mount -t tmpfs -o mode=1777,size=16m,nosuid,nodev tmpfs /new/tmp
-mount -t cgroup2 -o nosuid,nodev,noexec cgroup2 /sys/fs/cgroup
+mount -t cgroup2 -o nosuid,nodev,noexec,favordynmods cgroup2 /sys/fs/cgroup
 
 root=/new/sandbox
 mount -t proc -o nosuid,nodev,noexec proc $root/proc
