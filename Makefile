@@ -20,4 +20,5 @@ lint:
 
 bench:
 	@scripts/setup dev
-	.venv/bin/python -m bench
+	@set -e; for measure in create commands many transfer idle storage; do \
+	  echo "== $$measure"; .venv/bin/python -m bench.$$measure; done
