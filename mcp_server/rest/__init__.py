@@ -1,1 +1,0 @@
-"""The REST façade over the fleet and the accounts."""
