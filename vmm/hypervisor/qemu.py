@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
@@ -61,12 +62,8 @@ class Qemu:
             QmpError: QEMU did not start; the message holds the last line that it printed.
         """
         process = self._spawn(directory, [*self._command(hardware, ram, disk), "-serial", f"file:{CONSOLE}"])
-        try:
-            async with qmp(directory / _SOCKET, process) as control:
-                port = _forwarded_port(await control.run("human-monitor-command", {"command-line": "info usernet"}))
-        except BaseException as error:
-            await _abandon(process)
-            raise _with_log(error, directory) from error
+        async with _ended_on_failure(process, directory), qmp(directory / _SOCKET, process) as control:
+            port = _forwarded_port(await control.run("human-monitor-command", {"command-line": "info usernet"}))
         return Running(directory=directory, process=process, port=port)
 
     async def restore(self, directory: Path, hardware: Hardware, *, ram: Ram, disk: Path, state: Path) -> Running:
@@ -78,19 +75,15 @@ class Qemu:
         # The owner of a machine can write to its console without end: keep what fits a ring.
         console = ("-chardev", "ringbuf,id=console,size=65536", "-serial", "chardev:console")
         process = self._spawn(directory, [*self._command(hardware, ram, disk), *console, "-incoming", "defer"])
-        try:
-            async with qmp(directory / _SOCKET, process) as control:
-                await control.run("migrate-set-capabilities", _RAM_STAYS)
-                port = _forwarded_port(await control.run("human-monitor-command", {"command-line": "info usernet"}))
-                await control.pass_file(_STATE, state, os.O_RDONLY)
-                await control.run("migrate-incoming", {"uri": f"fd:{_STATE}"})
-                with anyio.fail_after(_STATE_DEADLINE_S):
-                    while (await control.run("query-status"))["status"] == "inmigrate":
-                        await anyio.sleep(_POLL_S)
-                await control.run("cont")
-        except BaseException as error:
-            await _abandon(process)
-            raise _with_log(error, directory) from error
+        async with _ended_on_failure(process, directory), qmp(directory / _SOCKET, process) as control:
+            await control.run("migrate-set-capabilities", _RAM_STAYS)
+            port = _forwarded_port(await control.run("human-monitor-command", {"command-line": "info usernet"}))
+            await control.pass_file(_STATE, state, os.O_RDONLY)
+            await control.run("migrate-incoming", {"uri": f"fd:{_STATE}"})
+            with anyio.fail_after(_STATE_DEADLINE_S):
+                while (await control.run("query-status"))["status"] == "inmigrate":
+                    await anyio.sleep(_POLL_S)
+            await control.run("cont")
         return Running(directory=directory, process=process, port=port)
 
     async def save(self, machine: Running, state: Path) -> None:
@@ -192,17 +185,24 @@ def _forwarded_port(usernet: str) -> int:
     raise QmpError("The hypervisor has no forwarded port to the guest")
 
 
-async def _abandon(process: ProcessRef) -> None:
-    with anyio.CancelScope(shield=True):
-        await process.kill()
+@asynccontextmanager
+async def _ended_on_failure(process: ProcessRef, directory: Path) -> AsyncGenerator[None]:
+    """End a process that could not be brought up, and tell what it printed last."""
+    try:
+        yield
+    except BaseException as error:
+        with anyio.CancelScope(shield=True):
+            await process.kill()
+        if isinstance(error, TimeoutError):
+            raise QmpError(f"The hypervisor did not load the state within {_STATE_DEADLINE_S} s") from error
+        if isinstance(error, QmpError):
+            raise QmpError(f"{error.message}{_last_line(directory / LOG)}") from error
+        raise
 
 
-def _with_log(error: BaseException, directory: Path) -> BaseException:
-    if not isinstance(error, QmpError):
-        return error
-    log = directory / LOG
+def _last_line(log: Path) -> str:
     lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
-    return QmpError(f"{error.message}: {lines[-1][:300]}") if lines else error
+    return f": {lines[-1][:300]}" if lines else ""
 
 
 _RAM_STAYS = {"capabilities": [{"capability": "x-ignore-shared", "state": True}]}
