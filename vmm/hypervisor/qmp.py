@@ -23,6 +23,7 @@ from .process import ProcessRef
 
 _MAX_LINE = 1024 * 1024
 _RETRY_S = 0.002
+_GONE = (OSError, anyio.EndOfStream, anyio.BrokenResourceError, anyio.IncompleteRead)
 
 
 class QmpError(Unavailable):
@@ -53,8 +54,11 @@ class Qmp:
                 try:
                     await session._line()
                     await session.run("qmp_capabilities")
-                except BaseException:
-                    await session.aclose()
+                except BaseException as error:
+                    with anyio.CancelScope(shield=True):
+                        await session.aclose()
+                    if isinstance(error, _GONE):
+                        break
                     raise
                 return session
             raise QmpError("The hypervisor ended while it started")
@@ -106,7 +110,7 @@ class Qmp:
                         raise QmpError(f"The hypervisor refused {command}: {answer['error'].get('desc', '')}")
         except TimeoutError:
             raise QmpError(f"The hypervisor did not answer {command} within {deadline_s:g} s") from None
-        except (OSError, anyio.EndOfStream, anyio.BrokenResourceError, anyio.IncompleteRead) as error:
+        except _GONE as error:
             raise QmpError(f"The hypervisor ended during {command}") from error
 
     async def _line(self) -> bytes:
