@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from enum import StrEnum
 
 from storage.collection import Collection, CollectionSpec, Database, Document, Index
 from storage.errors import DuplicateKey
@@ -16,6 +15,7 @@ from storage.ids import new_id
 
 from .clock import Clock, now_ms
 from .errors import EmailTaken, InvalidAccount
+from .roles import Role
 
 _BY_EMAIL = Index(name="by_email", fields=("email",), unique=True)
 _BY_ORG = Index(name="by_org", fields=("org_id", "_id"))
@@ -31,13 +31,6 @@ _EMAIL = re.compile(
 _MAX_EMAIL = 254
 _MAX_NAME = 100
 _MOST = 1000
-
-
-class Role(StrEnum):
-    """What a member may do: an owner manages the organisation, a member uses it."""
-
-    OWNER = "owner"
-    MEMBER = "member"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

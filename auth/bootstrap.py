@@ -11,11 +11,12 @@ from pathlib import Path
 
 import anyio
 
-from .accounts import Accounts, Role, User
+from .accounts import Accounts, User
 from .errors import EmailTaken
 from .key_file import read_key, write_key
 from .keys import KeyStore
 from .principal import Principal
+from .roles import Role
 
 _EMAIL = "local@localhost"
 _NAME = "Local user"

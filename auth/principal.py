@@ -1,8 +1,11 @@
-"""Who a request comes from, once its key was checked."""
+"""Who a request comes from, once its credential was checked."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+from .roles import ALL_SCOPES, Role, Scope
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -11,10 +14,22 @@ class Principal:
 
     Attributes:
         org_id: The organisation that owns what the caller makes.
-        user_id: Who created the key.
-        key_id: The key's id, never the key.
+        user_id: The user who calls, or who created the key.
+        key_id: The key's id, never the key; empty without one.
+        scopes: What the credential is good for.
+        role: What the user is in the organisation.
+        operator: Whether the user runs this server: may see to invitations, quotas and users.
+        method: How the caller proved to be who it is.
     """
 
     org_id: str
     user_id: str
-    key_id: str
+    key_id: str = ""
+    scopes: frozenset[Scope] = ALL_SCOPES
+    role: Role = Role.OWNER
+    operator: bool = False
+    method: Literal["key", "jwt", "local"] = "key"
+
+    def may(self, scope: Scope) -> bool:
+        """Whether the credential is good for that."""
+        return any(scope in held.included for held in self.scopes)

@@ -63,11 +63,6 @@ class RequestLog:
                 )
 
 
-def current_request_id() -> str:
-    """The id of the request that this task works for; empty outside of requests."""
-    return str(structlog.contextvars.get_contextvars().get("request_id", ""))
-
-
 def _request_id(scope: Scope) -> str:
     """The caller's own id if it is short and plain, else a new one."""
     offered = Headers(scope=scope).get(HEADER, "")

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from storage.errors import StoreError
 from vmm.errors import CasemateError, GuestFileMissing, NotFound
 
-from .requests import current_request_id
+from .request_id import current_request_id
 from .resources import add_resources
 from .tools.code import CodeTools
 from .tools.commands import CommandTools

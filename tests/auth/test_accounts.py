@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from auth.accounts import Accounts, Role, normalised
+from auth.accounts import Accounts, normalised
 from auth.errors import EmailTaken, InvalidAccount
+from auth.roles import Role
 
 pytestmark = pytest.mark.anyio
 

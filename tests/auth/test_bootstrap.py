@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from auth.accounts import Accounts, Role
+from auth.accounts import Accounts
 from auth.bootstrap import ensure_local_access
 from auth.errors import KeyFileError
 from auth.keys import KeyStore
+from auth.roles import Role
 
 pytestmark = pytest.mark.anyio
 
