@@ -16,9 +16,11 @@ from auth.keys import KeyStore
 from auth.middleware import ApiKeyAuth
 from storage.sqlite import SqliteDatabase
 from vmm.fleet import Fleet
+from vmm.host import host_id
 from vmm.hypervisor.detect import choose
 from vmm.images.catalogue import Catalogue
 from vmm.limits import HostReserve, OwnerLimits
+from vmm.quotas import QUOTAS, Quotas
 from vmm.records import SANDBOXES, Records
 
 from .occupancy import Occupancy, occupy
@@ -74,15 +76,14 @@ async def open_parts(settings: Settings) -> AsyncGenerator[Parts]:
         async with SqliteDatabase(settings.data / _STORE) as database:
             keys = await KeyStore.open(database)
             local = await ensure_local_access(await Accounts.open(database), keys, settings.key_file)
-            records = Records(await database.collection(SANDBOXES))
+            records = Records(await database.collection(SANDBOXES), host=host_id(settings.data))
+            limits = OwnerLimits(sandboxes=settings.max_sandboxes, cpus=settings.max_vcpus, mem=settings.max_memory_mib)
             async with Fleet.open(
                 data=settings.data,
                 driver=choice.driver,
                 catalogue=open_catalogue(settings),
                 records=records,
-                limits=OwnerLimits(
-                    sandboxes=settings.max_sandboxes, cpus=settings.max_vcpus, mem=settings.max_memory_mib
-                ),
+                quotas=Quotas(limits, await database.collection(QUOTAS)),
                 reserve=HostReserve(),
             ) as fleet:
                 yield Parts(

@@ -16,8 +16,10 @@ from vmm.hypervisor.detect import Choice, choose
 from vmm.hypervisor.process import strays
 from vmm.images.catalogue import Catalogue
 from vmm.limits import HostReserve, OwnerLimits
+from vmm.quotas import Quotas
 from vmm.records import SANDBOXES, Records
 
+HOST = "f" * 24
 Opener = Callable[..., AbstractAsyncContextManager[Fleet]]
 
 
@@ -77,8 +79,8 @@ def open_fleet(data: Path, tmp_path: Path, catalogue: Catalogue, choice: Choice)
                 data=at,
                 driver=choice.driver,
                 catalogue=images,
-                records=Records(await database.collection(SANDBOXES)),
-                limits=limits or OwnerLimits(),
+                records=Records(await database.collection(SANDBOXES), host=HOST),
+                quotas=Quotas(limits or OwnerLimits()),
                 reserve=reserve or HostReserve(),
             ) as fleet,
         ):

@@ -21,8 +21,9 @@ from .guest.link import GuestLink
 from .guest_calls import GuestCalls
 from .hypervisor.base import Hypervisor
 from .images.catalogue import Catalogue, ImageSet
-from .limits import HostReserve, OwnerLimits
+from .limits import HostReserve
 from .machines import Machines
+from .quotas import Quotas
 from .records import Records
 from .sandbox import Sandbox, State
 from .spec import SandboxSpec, check_labels, check_name
@@ -55,9 +56,10 @@ class Fleet(GuestCalls):
         driver: The hypervisor.
         catalogue: The images.
         records: The sandboxes' records.
-        limits: What one owner may have.
+        quotas: What each owner may have.
         reserve: What must stay free on the host.
         tasks: Where machines are watched and templates built.
+        instances: Where machines have their directories, if not below the data directory.
     """
 
     def __init__(
@@ -67,18 +69,19 @@ class Fleet(GuestCalls):
         driver: Hypervisor,
         catalogue: Catalogue,
         records: Records,
-        limits: OwnerLimits,
+        quotas: Quotas,
         reserve: HostReserve,
         tasks: TaskGroup,
+        instances: Path | None = None,
     ) -> None:
         self._data = data
         self._driver = driver
         self._catalogue = catalogue
         self._records = records
-        self._limits = limits
+        self._quotas = quotas
         self._reserve = reserve
         self._templates = Templates(driver, data / "templates", tasks, catalogue.verify)
-        self._machines = Machines(driver, data / "instances", tasks, self._died)
+        self._machines = Machines(driver, instances or data / "instances", tasks, self._died)
         self._promised: dict[str, int] = {}
         self._unrecorded: dict[str, str] = {}
         self._admission = anyio.Lock()
@@ -92,8 +95,9 @@ class Fleet(GuestCalls):
         driver: Hypervisor,
         catalogue: Catalogue,
         records: Records,
-        limits: OwnerLimits,
+        quotas: Quotas,
         reserve: HostReserve,
+        instances: Path | None = None,
     ) -> AsyncGenerator[Self]:
         """A fleet for the length of a block: adopts the machines that run, cleans up the rest, watches.
 
@@ -105,9 +109,10 @@ class Fleet(GuestCalls):
                 driver=driver,
                 catalogue=catalogue,
                 records=records,
-                limits=limits,
+                quotas=quotas,
                 reserve=reserve,
                 tasks=tasks,
+                instances=instances,
             )
             await fleet._adopt()
             tasks.start_soon(fleet._keep_clean)
@@ -256,8 +261,9 @@ class Fleet(GuestCalls):
         return images
 
     async def _admit(self, owner: str, spec: SandboxSpec) -> Sandbox:
+        limits = await self._quotas.of(owner)
         async with self._admission:
-            self._limits.check(await self._records.owned(owner), spec)
+            limits.check(await self._records.owned(owner), spec)
             self._reserve.check(self._data, sum(self._promised.values()), spec)
             sandbox = Sandbox.new(new_id(), owner, spec, now_ms=_now_ms())
             self._promised[sandbox.id] = spec.mem

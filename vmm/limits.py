@@ -10,18 +10,19 @@ from pathlib import Path
 
 from .errors import HostExhausted, LimitExceeded
 from .sandbox import Sandbox, State
-from .spec import SandboxSpec
+from .spec import DISK, SandboxSpec
 
 MIB = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnerLimits:
-    """What one owner may have at once. Memory in MiB."""
+    """What one owner may have at once. Memory and disk in MiB; a disk counts in full, however little it holds."""
 
     sandboxes: int = 50
     cpus: int = 100
     mem: int = 64 * 1024
+    disk: int = 1024 * 1024
 
     def check(self, existing: Iterable[Sandbox], wish: SandboxSpec) -> None:
         """Refuse a wish that would pass a limit.
@@ -39,6 +40,9 @@ class OwnerLimits:
         mem = sum(sandbox.mem for sandbox in holding)
         if mem + wish.mem > self.mem:
             raise LimitExceeded(f"mem: {mem} of {self.mem} MiB are in use, {wish.mem} more do not fit", hint=_WAY_OUT)
+        disk = sum(sandbox.disk for sandbox in live)
+        if disk + DISK > self.disk:
+            raise LimitExceeded(f"disk: {disk} of {self.disk} MiB are in use, {DISK} more do not fit", hint=_WAY_OUT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

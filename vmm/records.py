@@ -7,35 +7,40 @@ from contextlib import contextmanager
 
 from storage.collection import Collection, CollectionSpec, Document, Index
 from storage.documents import is_value
-from storage.errors import DocumentMissing, StoreError, StoreFull, StoreUnavailable, VersionConflict
+from storage.errors import DocumentMissing, DuplicateKey, StoreError, StoreFull, StoreUnavailable, VersionConflict
 
 from .errors import Conflict, HostExhausted, Unavailable
 from .sandbox import Sandbox, State
 
-_BY_OWNER = Index(name="by_owner", fields=("owner", "_id"))
-_BY_NAME = Index(name="by_name", fields=("owner", "name", "_id"))
-_BY_STATE = Index(name="by_state", fields=("state", "_id"))
+_BY_OWNER = Index(name="by_owner", fields=("host", "owner", "_id"))
+_BY_NAME = Index(name="by_name", fields=("host", "owner", "name", "_id"))
+_BY_STATE = Index(name="by_state", fields=("host", "state", "_id"))
 _BATCH = 500
 
 SANDBOXES = CollectionSpec(name="sandboxes", indexes=(_BY_OWNER, _BY_NAME, _BY_STATE))
 
 
 class Records:
-    """Reads and writes of records. Every write names the version that it saw.
+    """Reads and writes of one host's records. Every write names the version that it saw.
+
+    Several hosts may share a store. The machines of another one cannot be reached from here, so its records are none
+    of ours: they are neither shown nor adopted nor cleaned up.
 
     When the store fails, every method raises Unavailable, or HostExhausted if the store has no room left.
 
     Args:
         collection: Of SANDBOXES.
+        host: Whose records; an id that stays with the data directory.
     """
 
-    def __init__(self, collection: Collection) -> None:
+    def __init__(self, collection: Collection, *, host: str) -> None:
         self._collection = collection
+        self._host = host
 
     async def insert(self, sandbox: Sandbox) -> None:
         """Keep a new record."""
-        with _told():
-            await self._collection.insert(sandbox.document())
+        with told():
+            await self._collection.insert(self._document(sandbox))
 
     async def get(self, owner: str, sandbox_id: str) -> Sandbox | None:
         """The owner's sandbox of that id; somebody else's is none."""
@@ -43,10 +48,12 @@ class Records:
         return sandbox if sandbox is not None and sandbox.owner == owner else None
 
     async def find(self, sandbox_id: str) -> Sandbox | None:
-        """The sandbox of that id, whoever owns it."""
-        with _told():
+        """The sandbox of that id on this host, whoever owns it."""
+        if not is_value(sandbox_id):
+            return None
+        with told():
             document = await self._collection.get(sandbox_id)
-        return None if document is None else Sandbox.of(document)
+        return None if document is None or document["host"] != self._host else _sandbox(document)
 
     async def named(self, owner: str, name: str) -> list[Sandbox]:
         """The owner's sandboxes of that name, newest first, without deleted ones."""
@@ -68,15 +75,15 @@ class Records:
             Conflict: Somebody did, or it is gone.
         """
         try:
-            with _told():
-                document = await self._collection.replace(sandbox.document())
+            with told():
+                document = await self._collection.replace(self._document(sandbox))
         except (VersionConflict, DocumentMissing) as error:
             raise Conflict(f"Sandbox {sandbox.id} was changed meanwhile", hint="Look at it and try again") from error
-        return Sandbox.of(document)
+        return _sandbox(document)
 
     async def remove(self, sandbox_id: str) -> None:
         """Forget a record; a no-op if there is none."""
-        with _told():
+        with told():
             await self._collection.delete(sandbox_id)
 
     async def ping(self) -> None:
@@ -85,7 +92,7 @@ class Records:
         Raises:
             Unavailable: They cannot, and why.
         """
-        with _told():
+        with told():
             await self._collection.ping()
 
     async def _all(self, index: Index, equal: dict[str, str], *, deleted: bool = False) -> list[Sandbox]:
@@ -93,20 +100,29 @@ class Records:
         last: Document | None = None
         full = True
         while full:
-            with _told():
-                batch = await self._collection.find(index, equal, descending=True, after=last, limit=_BATCH)
-            found += [Sandbox.of(document) for document in batch]
+            with told():
+                batch = await self._collection.find(
+                    index, {"host": self._host, **equal}, descending=True, after=last, limit=_BATCH
+                )
+            found += [_sandbox(document) for document in batch]
             full = len(batch) == _BATCH
             last = batch[-1] if batch else None
         return [sandbox for sandbox in found if deleted or sandbox.state is not State.DELETED]
 
+    def _document(self, sandbox: Sandbox) -> Document:
+        return {**sandbox.document(), "host": self._host}
+
+
+def _sandbox(document: Document) -> Sandbox:
+    return Sandbox.of({name: value for name, value in document.items() if name != "host"})
+
 
 @contextmanager
-def _told() -> Generator[None]:
-    """The store's troubles as errors that callers know; what a write lost against another passes."""
+def told() -> Generator[None]:
+    """The store's troubles as errors that callers know; a write that lost against another passes."""
     try:
         yield
-    except (VersionConflict, DocumentMissing):
+    except (DuplicateKey, VersionConflict, DocumentMissing):
         raise
     except StoreFull as error:
         raise HostExhausted(error.message, hint="Delete what is not needed on the host's disk") from error

@@ -28,6 +28,7 @@ def test_a_wish_within_the_limits_passes() -> None:
         (OwnerLimits(sandboxes=1), "sandboxes: 1 of 1 exist already"),
         (OwnerLimits(cpus=3), "cpu: 2 of 3 are in use, 2 more do not fit"),
         (OwnerLimits(mem=2047), "mem: 1024 of 2047 MiB are in use, 1024 more do not fit"),
+        (OwnerLimits(disk=20479), "disk: 10240 of 20479 MiB are in use, 10240 more do not fit"),
     ],
 )
 def test_a_passed_limit_is_named(limits: OwnerLimits, named: str) -> None:

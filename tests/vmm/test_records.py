@@ -26,7 +26,7 @@ async def database(tmp_path: Path) -> AsyncGenerator[SqliteDatabase]:
 
 @pytest.fixture
 async def records(database: SqliteDatabase) -> Records:
-    return Records(await database.collection(SANDBOXES))
+    return Records(await database.collection(SANDBOXES), host="here")
 
 
 def new(owner: str = "alice", name: str = "box") -> Sandbox:
@@ -144,9 +144,19 @@ async def test_a_closed_store_makes_everything_unavailable(records: Records, dat
 
 async def test_a_full_store_says_that_the_host_is_exhausted(tmp_path: Path) -> None:
     async with SqliteDatabase(tmp_path / "small.db", max_bytes=64 * 1024) as database:
-        records = Records(await database.collection(SANDBOXES))
+        records = Records(await database.collection(SANDBOXES), host="here")
         first = await kept(records, new())
         with pytest.raises(HostExhausted, match="no room"):
             for _ in range(10_000):
                 await records.insert(new())
         assert await records.find(first.id) == first
+
+
+async def test_hosts_that_share_a_store_do_not_see_each_others_sandboxes(database: SqliteDatabase) -> None:
+    here, there = [Records(await database.collection(SANDBOXES), host=host) for host in ("here", "there")]
+    sandbox = await kept(here, new())
+    assert await there.find(sandbox.id) is None
+    assert await there.owned("alice") == []
+    assert await there.named("alice", sandbox.name) == []
+    assert await there.in_state(State.CREATING) == []
+    assert await here.owned("alice") == [sandbox]
