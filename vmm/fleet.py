@@ -28,6 +28,7 @@ from .records import Records
 from .sandbox import Sandbox, State
 from .spec import SandboxSpec, check_labels, check_name
 from .templates import Report, Templates
+from .usage import Usage
 
 log = structlog.get_logger(__name__)
 
@@ -188,6 +189,14 @@ class Fleet(GuestCalls):
         found = [sandbox for sandbox in await self._records.owned(owner) if wanted <= sandbox.labels.items()]
         start = (page - 1) * limit
         return Page(items=tuple(found[start : start + limit]), total=len(found), page=page, limit=limit)
+
+    async def usage(self, owner: str) -> Usage:
+        """What the owner's sandboxes take, as quotas count it."""
+        return Usage.of(await self._records.owned(owner))
+
+    async def survey(self) -> dict[State, Usage]:
+        """What all sandboxes of this host take, whoever owns them, by state."""
+        return {state: Usage.of(await self._records.in_state(state)) for state in State}
 
     async def update(
         self,

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import HostExhausted, LimitExceeded
-from .sandbox import Sandbox, State
+from .sandbox import Sandbox
 from .spec import DISK, SandboxSpec
+from .usage import Usage
 
 MIB = 1024 * 1024
 
@@ -30,19 +31,16 @@ class OwnerLimits:
         Raises:
             LimitExceeded: The message names the limit, what is in use and what was asked for.
         """
-        live = [sandbox for sandbox in existing if sandbox.state is not State.DELETED]
-        if len(live) >= self.sandboxes:
-            raise LimitExceeded(f"sandboxes: {len(live)} of {self.sandboxes} exist already", hint=_WAY_OUT)
-        holding = [sandbox for sandbox in live if sandbox.state.holds_memory]
-        cpus = sum(sandbox.cpu for sandbox in holding)
-        if cpus + wish.cpu > self.cpus:
-            raise LimitExceeded(f"cpu: {cpus} of {self.cpus} are in use, {wish.cpu} more do not fit", hint=_WAY_OUT)
-        mem = sum(sandbox.mem for sandbox in holding)
-        if mem + wish.mem > self.mem:
-            raise LimitExceeded(f"mem: {mem} of {self.mem} MiB are in use, {wish.mem} more do not fit", hint=_WAY_OUT)
-        disk = sum(sandbox.disk for sandbox in live)
-        if disk + DISK > self.disk:
-            raise LimitExceeded(f"disk: {disk} of {self.disk} MiB are in use, {DISK} more do not fit", hint=_WAY_OUT)
+        used = Usage.of(existing)
+        if used.sandboxes >= self.sandboxes:
+            raise LimitExceeded(f"sandboxes: {used.sandboxes} of {self.sandboxes} exist already", hint=_WAY_OUT)
+        for name, unit, use, more, most in (
+            ("cpu", "", used.cpus, wish.cpu, self.cpus),
+            ("mem", " MiB", used.mem, wish.mem, self.mem),
+            ("disk", " MiB", used.disk, DISK, self.disk),
+        ):
+            if use + more > most:
+                raise LimitExceeded(f"{name}: {use} of {most}{unit} are in use, {more} more do not fit", hint=_WAY_OUT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
