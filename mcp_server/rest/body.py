@@ -1,0 +1,126 @@
+"""What clients send: JSON bodies and query parameters, read with a limit and checked by models in VoidRun's names."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
+from urllib.parse import parse_qsl
+
+import anyio
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic.alias_generators import to_camel
+from pydantic_core import from_json
+from starlette.exceptions import HTTPException
+
+from vmm.errors import InvalidInput
+
+from .errors import invalid, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from starlette.requests import Request
+
+MAX_JSON = 2 * 1024 * 1024
+"""Bytes of a JSON body."""
+
+_READ_S = 30
+_MAX_PARAMETERS = 100
+
+
+class WireModel(BaseModel):
+    """A request: snake_case here, camelCase on the wire; null is the same as left out, what is unknown is ignored.
+
+    A model for PATCH refuses unknown fields with `model_config = ConfigDict(extra="forbid")`.
+
+    Attributes:
+        unsaid: Names on the wire of fields whose values never appear in an error.
+    """
+
+    model_config = ConfigDict(alias_generator=to_camel, extra="ignore", frozen=True, allow_inf_nan=False)
+
+    unsaid: ClassVar[frozenset[str]] = frozenset({"env", "envVars", "content"})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, given: object) -> object:
+        if not isinstance(given, dict):
+            return given
+        return {name: value for name, value in cast("dict[str, Any]", given).items() if value is not None}
+
+
+M = TypeVar("M", bound=WireModel)
+
+
+async def parse_body(request: Request, model: type[M], *, most: int = MAX_JSON) -> M:
+    """The JSON object in a request's body; no body is an empty object.
+
+    Args:
+        request: Whose body to read.
+        model: What it must be; types are taken strictly, `"1"` is no number.
+        most: Bytes that it may have.
+
+    Raises:
+        InvalidInput: It is no JSON object, or a field is refused; the message names field, value and expectation.
+        HTTPException: It is too large (413), or did not come in time (408).
+    """
+    return _checked(model, parse_object(await read_body(request, most=most)), strict=True)
+
+
+def parse_query(request: Request, model: type[M]) -> M:
+    """The query parameters of a request; an empty one is the same as left out, of a repeated one the last counts.
+
+    Raises:
+        InvalidInput: They are not UTF-8, too many, or one is refused.
+    """
+    try:
+        pairs = parse_qsl(
+            request.scope["query_string"].decode("ascii"), errors="strict", max_num_fields=_MAX_PARAMETERS
+        )
+    except ValueError:
+        raise InvalidInput(
+            "The query cannot be read",
+            hint=f"Write at most {_MAX_PARAMETERS} parameters as name=value, percent-encoded UTF-8",
+        ) from None
+    return _checked(model, dict(pairs), strict=False)
+
+
+async def read_body(request: Request, *, most: int = MAX_JSON) -> bytes:
+    """A request's whole body.
+
+    Raises:
+        HTTPException: It is larger than `most` bytes (413), or did not come in time (408).
+    """
+    body = bytearray()
+    try:
+        with anyio.fail_after(_READ_S):
+            async for piece in request.stream():
+                body += piece
+                if len(body) > most:
+                    raise HTTPException(413, f"The body has more than the {most} bytes that this route takes")
+    except TimeoutError:
+        raise HTTPException(408, f"The body did not come within {_READ_S} s") from None
+    return bytes(body)
+
+
+def parse_object(body: bytes) -> dict[str, Any]:
+    """A JSON object from its text; nothing is an empty one.
+
+    Raises:
+        InvalidInput: It is no UTF-8, no JSON, or no object.
+    """
+    if not body.strip():
+        return {}
+    try:
+        value: object = from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise InvalidInput(f"The body is no JSON: {error}", hint="Send a JSON object in UTF-8") from None
+    if not isinstance(value, dict):
+        raise InvalidInput(f"The body is {shown(value)}", hint="Send a JSON object")
+    return cast("dict[str, Any]", value)
+
+
+def _checked(model: type[M], given: Mapping[str, Any], *, strict: bool) -> M:
+    try:
+        return model.model_validate(given, strict=strict)
+    except ValidationError as error:
+        raise invalid(error, unsaid=model.unsaid) from None

@@ -1,0 +1,153 @@
+"""The one place where failures become REST answers: a status, and `{"error", "details", "requestId"}`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, cast
+
+import structlog
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from auth.errors import AuthError, EmailTaken, KeyMissing
+from mcp_server.answers import problem
+from storage.errors import StoreError, StoreFull
+from vmm.errors import CasemateError, InvalidInput
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from pydantic_core import ErrorDetails
+    from starlette.responses import Response
+
+BY_CODE = {
+    "invalid_input": 400,
+    "limit_exceeded": 403,
+    "not_found": 404,
+    "file_not_found": 404,
+    "process_not_found": 404,
+    "conflict": 409,
+    "file_refused": 409,
+    "guest_error": 409,
+    "sandbox_lost": 409,
+    "link_error": 502,
+    "unavailable": 503,
+    "link_timeout": 504,
+    "disk_full": 507,
+    # What VoidRun answers where no room is left for another machine.
+    "host_exhausted": 529,
+}
+"""Statuses of `CasemateError`s by their codes; a code that is not here is a 500."""
+
+BY_TYPE: dict[type[Exception], int] = {EmailTaken: 409, KeyMissing: 404, AuthError: 400}
+"""Statuses of what accounts and keys refuse; a class that is not here has its base's."""
+
+_RETRY_AFTER_S = "2"
+_SHOWN = 80
+_PROBLEMS = 5
+_log = structlog.stdlib.get_logger("casemate.rest")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """What a client is told about a failure.
+
+    Attributes:
+        status: HTTP status.
+        error: What is wrong.
+        details: The way out; empty where the error says it.
+        headers: To go with the answer.
+    """
+
+    status: int
+    error: str
+    details: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    def answer(self) -> Response:
+        """The refusal as an answer."""
+        answer = problem(self.status, self.error, self.details)
+        answer.headers.update(self.headers)
+        return answer
+
+
+def refusal_of(error: BaseException) -> Refusal | None:
+    """How a failure is answered; None for one that nobody foresaw."""
+    error = _cause(error)
+    refusal: Refusal | None = None
+    match error:
+        case CasemateError():
+            refusal = _told(BY_CODE.get(error.code, 500), error.message, error.hint, retryable=error.retryable)
+        case ValidationError():
+            refusal = Refusal(status=400, error=invalid(error).message)
+        case AuthError():
+            status = next(BY_TYPE[kind] for kind in type(error).__mro__ if kind in BY_TYPE)
+            refusal = Refusal(status=status, error=str(error))
+        case StoreError():
+            _log.error("store failed", reason=error.message)
+            status = 503 if error.retryable else 507 if isinstance(error, StoreFull) else 500
+            refusal = _told(status, "The server's store failed", error.message, retryable=error.retryable)
+        case HTTPException():
+            refusal = Refusal(status=error.status_code, error=error.detail, headers=error.headers or {})
+        case ClientDisconnect():
+            refusal = Refusal(status=400, error="The client went away")
+        case TimeoutError():
+            refusal = Refusal(status=504, error="The server did not get done in time", details="Try again")
+        case _:
+            pass
+    return refusal
+
+
+def invalid(error: ValidationError, *, unsaid: Collection[str] = ()) -> InvalidInput:
+    """Refused values as one error: each field with its value, cut, and with what was expected of it.
+
+    Args:
+        error: What the model refused.
+        unsaid: Fields whose values may be secrets and are not repeated.
+    """
+    problems = error.errors(include_url=False)
+    lines = [_line(details, unsaid) for details in problems[:_PROBLEMS]]
+    if len(problems) > _PROBLEMS:
+        lines.append(f"{len(problems) - _PROBLEMS} more")
+    return InvalidInput("; ".join(lines))
+
+
+def shown(value: object) -> str:
+    """A value for a message: quoted, on one line, cut."""
+    if isinstance(value, int) and value.bit_length() > 4 * _SHOWN:
+        return f"a number of {value.bit_length()} bits"
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
+def _told(status: int, error: str, details: str, *, retryable: bool) -> Refusal:
+    wait = retryable and status in {503, 529}
+    return Refusal(status=status, error=error, details=details, headers={"retry-after": _RETRY_AFTER_S} if wait else {})
+
+
+def _line(details: ErrorDetails, unsaid: Collection[str]) -> str:
+    path = [str(part) for part in details["loc"]]
+    name = ".".join(path)[:_SHOWN] or "The body"
+    if details["type"] == "missing":
+        return f"{name} is missing"
+    message = details["msg"].removeprefix("Value error, ")
+    if path and path[0] in unsaid:
+        return f"{name}: {message}"
+    return f"{name}={shown(details['input'])}: {message}"
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What went wrong, without the task groups around it."""
+    while True:
+        inner = _only_member(error)
+        if inner is None:
+            return error
+        error = inner
+
+
+def _only_member(error: BaseException) -> BaseException | None:
+    if not isinstance(error, BaseExceptionGroup):
+        return None
+    members = cast("BaseExceptionGroup[BaseException]", error).exceptions
+    return members[0] if len(members) == 1 else None
