@@ -1,0 +1,120 @@
+"""The names of variables: ours, those of other systems that mean the same, and those that mean nothing here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PREFIX = "CASEMATE_"
+FILE = "_FILE"
+"""Behind the name of a secret: the variable names a file that holds it."""
+
+SECRETS = frozenset({"mongo_uri", "jwt_secret", "api_keys", "metrics_token"})
+"""Settings whose values are never shown."""
+
+VOIDRUN = "VoidRun"
+SANDBOX_API = "sandbox-api"
+
+ALIASES: dict[str, tuple[tuple[str, str], ...]] = {
+    "host": (("SERVER_HOST", VOIDRUN),),
+    "port": (("SERVER_PORT", VOIDRUN),),
+    "images": (("BASE_IMAGES_DIR", VOIDRUN),),
+    "instances": (("INSTANCES_DIR", VOIDRUN),),
+    "mongo_uri": (("MONGO_URI", VOIDRUN),),
+    "mongo_db": (("MONGO_DB", VOIDRUN),),
+    "default_cpu": (("SANDBOX_DEFAULT_VCPUS", VOIDRUN),),
+    "default_mem": (("SANDBOX_DEFAULT_MEMORY_MB", VOIDRUN),),
+    "default_image": (("SANDBOX_DEFAULT_IMAGE", VOIDRUN),),
+    "local_mode": (("AUTH_LOCAL_MODE", VOIDRUN),),
+    "metrics": (("METRICS_ENABLED", VOIDRUN),),
+    "allowed_origins": (("CORS_ALLOW_ORIGINS", VOIDRUN),),
+    "jwt_secret": (("JWT_SECRET", SANDBOX_API),),
+    "api_keys": (("API_KEYS", SANDBOX_API),),
+    "rate_limit_requests": (("RATE_LIMIT_REQUESTS", SANDBOX_API),),
+    "rate_limit_window_seconds": (("RATE_LIMIT_WINDOW_SECONDS", SANDBOX_API),),
+}
+"""For each setting the names under which other systems know it, with the system."""
+
+EVERYWHERE = {"SERVER_HOST": "0.0.0.0"}  # noqa: S104 -- what the name's empty value means; the names of clients are asked for
+"""Aliases whose empty value means something."""
+
+NOT_SETTINGS = frozenset({"API_KEY", "URL", "TEST_DATA", "BENCH_IMAGES", "REQUIRE_KVM"})
+"""Names with our prefix that clients and tests read, not the server."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Idle:
+    """A known name that has no effect.
+
+    Attributes:
+        name: The variable, or the beginning of several if it ends in `*`.
+        system: Whose it is.
+        reason: Why it does nothing, and what to use instead.
+    """
+
+    name: str
+    system: str
+    reason: str
+
+    def covers(self, variable: str) -> bool:
+        """Whether the variable is meant."""
+        return variable.startswith(self.name[:-1]) if self.name.endswith("*") else variable == self.name
+
+
+_OWN_VMM = "machines are set up by Casemate itself; casemate doctor shows how"
+_NO_GUEST_NETWORK = "sandboxes have no network device"
+_NO_CONTAINERS = "sandboxes are virtual machines, not containers"
+_NO_REDIS = "nothing needs Redis: limits, sessions and caches are in the server and its store"
+_CLERK = "set CASEMATE_JWT_JWKS_URL, CASEMATE_JWT_ISSUER and CASEMATE_JWT_AUDIENCE for tokens of an identity provider"
+
+WITHOUT_EFFECT: tuple[Idle, ...] = (
+    *(
+        Idle(name=name, system=VOIDRUN, reason=_OWN_VMM)
+        for name in (
+            *("KERNEL_PATH", "INITRD_PATH", "CH_PATH", "SANDBOX_KERNEL_CMDLINE", "SANDBOX_SYNC_TIMEOUT_SEC"),
+            *("SANDBOX_DEFAULT_OVERLAY_IMAGE", "SANDBOX_DEFAULT_HOSTNAME", "SANDBOX_DISK_FORMAT", "SANDBOX_SECCOMP"),
+            *("SANDBOX_LANDLOCK", "SANDBOX_BALLOON_ENABLED", "SANDBOX_MEMORY_*", "SANDBOX_DECOUPLED_SNAPSHOT"),
+            *("SANDBOX_RAM_ALLOW_SWAP", "SANDBOX_DEBUG_BOOT_CONSOLE", "SANDBOX_CONSOLE_LOG_*"),
+        )
+    ),
+    Idle(name="SANDBOX_DEFAULT_DISK_MB", system=VOIDRUN, reason="every sandbox has a sparse disk of 10240 MiB"),
+    *(
+        Idle(name=name, system=VOIDRUN, reason=_NO_GUEST_NETWORK)
+        for name in ("BRIDGE_NAME", "GATEWAY_IP", "NETWORK_CIDR", "NET_PREFIX", "DNS_NAMESERVERS")
+    ),
+    Idle(name="MONGO_LOG_QUERIES", system=VOIDRUN, reason="queries are not logged: they could hold data of users"),
+    Idle(name="REDIS_*", system=f"{VOIDRUN}, {SANDBOX_API}", reason=_NO_REDIS),
+    Idle(name="CLERK_*", system=VOIDRUN, reason=_CLERK),
+    Idle(name="LOCAL_MODE", system=VOIDRUN, reason="set CASEMATE_LOCAL_MODE"),
+    Idle(
+        name="SYSTEM_USER_*", system=VOIDRUN, reason="the local user is made at the first start, with a key of its own"
+    ),
+    Idle(name="API_KEY_CACHE_TTL_SECONDS", system=VOIDRUN, reason="a key is forgotten 5 seconds after its last check"),
+    Idle(name="HEALTH_*", system=VOIDRUN, reason="machines report their end themselves; there is nothing to poll"),
+    Idle(name="METRICS_PATH", system=VOIDRUN, reason="metrics are at /metrics"),
+    Idle(name="METRICS_*", system=VOIDRUN, reason="figures are taken when they are asked for"),
+    Idle(name="MONITOR_ENABLED", system=VOIDRUN, reason="the server always watches its machines"),
+    Idle(name="AUTO_LIFECYCLE_*", system=VOIDRUN, reason="sandboxes live until they are deleted"),
+    Idle(name="CORS_ENABLED", system=VOIDRUN, reason="CORS is on when CASEMATE_ALLOWED_ORIGINS names origins"),
+    Idle(name="CORS_*", system=VOIDRUN, reason="methods and headers are those that clients need"),
+    Idle(name="NODE_ID", system=VOIDRUN, reason="a server is known by its host's name"),
+    Idle(name="HOST_ID", system=VOIDRUN, reason="a server is known by its host's name"),
+    Idle(name="CONTAINER_*", system=SANDBOX_API, reason=_NO_CONTAINERS),
+    Idle(name="JWT_ALGORITHM", system=SANDBOX_API, reason="tokens signed with a secret are HS256, always"),
+    Idle(name="JWT_EXPIRE_MINUTES", system=SANDBOX_API, reason="who makes a token sets its exp, which is required"),
+    Idle(name="API_KEY_HEADER", system=SANDBOX_API, reason="keys are sent in X-API-Key, or as bearer"),
+    Idle(name="SESSION_TTL_SECONDS", system=SANDBOX_API, reason="sandboxes live until they are deleted"),
+    Idle(name="CLEANUP_*", system=SANDBOX_API, reason="sandboxes live until they are deleted"),
+    Idle(name="DEFAULT_EXEC_TIMEOUT_SECONDS", system=SANDBOX_API, reason="a caller names the time of each command"),
+    Idle(name="MAX_EXEC_TIMEOUT_SECONDS", system=SANDBOX_API, reason="a caller names the time of each command"),
+    Idle(
+        name="ALLOWED_COMMANDS", system=SANDBOX_API, reason="a list of first words protects nothing; the machine does"
+    ),
+    Idle(name="WORKSPACE_*", system=SANDBOX_API, reason="a sandbox's files are kept as long as the sandbox"),
+)
+
+
+def without_effect(variable: str) -> Idle | None:
+    """The entry of a known name that does nothing; none for all others, aliases included."""
+    if any(variable == name for names in ALIASES.values() for name, _ in names):
+        return None
+    return next((idle for idle in WITHOUT_EFFECT if idle.covers(variable)), None)

@@ -1,0 +1,54 @@
+"""Refusals of settings: one line each, with the variable, its value unless it is secret, and the way out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .names import SECRETS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from pydantic import ValidationError
+    from pydantic_core import ErrorDetails
+
+    from .sources import Gathered
+
+_SHOWN = 80
+
+
+class SettingsRefused(Exception):
+    """The environment holds values that cannot be used.
+
+    Attributes:
+        reasons: One line for each, with the variable, its value and the way out.
+    """
+
+    def __init__(self, reasons: tuple[str, ...]) -> None:
+        super().__init__("\n".join(reasons))
+        self.reasons = reasons
+
+
+def shown(value: str) -> str:
+    """A value for a message: cut, and on one line."""
+    cut = value if len(value) <= _SHOWN else f"{value[:_SHOWN]}…"
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in cut)
+
+
+def reasons(error: ValidationError, gathered: Gathered, defaults: Mapping[str, object]) -> list[str]:
+    """The lines about values that were refused."""
+    return [line for details in error.errors() for line in _lines(details, gathered, defaults)]
+
+
+def _lines(details: ErrorDetails, gathered: Gathered, defaults: Mapping[str, object]) -> Iterable[str]:
+    message = details["msg"].removeprefix("Value error, ")
+    if not details["loc"]:
+        return message.splitlines()
+    setting = str(details["loc"][0])
+    if setting not in gathered.values:  # it is derived from one that has a line of its own
+        return ()
+    variable = str(gathered.origins[setting])
+    name = variable if setting in SECRETS else f"{variable}={shown(gathered.values[setting])}"
+    if details["type"] == "value_error":
+        return (f"{name} {message}",)
+    return (f"{name} is refused: {message[0].lower()}{message[1:]}. The default is {defaults[setting]}",)

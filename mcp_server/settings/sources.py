@@ -1,0 +1,129 @@
+"""Where the values of settings come from: our variables, files named by them, and the names of other systems."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .names import ALIASES, EVERYWHERE, FILE, NOT_SETTINGS, PREFIX, SECRETS
+from .refusals import shown
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+_MOST_BYTES = 64 * 1024
+_FALSE = {"0", "false", "f", "no", "n", "off"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """The variable that a value came from, and the system whose name it is, empty for ours."""
+
+    variable: str
+    system: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.variable} ({self.system})" if self.system else self.variable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gathered:
+    """What the environment says, before anybody has looked at the values.
+
+    Attributes:
+        values: By the name of the setting; what is not set is not there.
+        origins: Where each came from.
+        warnings: One line for each variable that is set and not used.
+        refusals: One line for each that cannot be read, or means what Casemate does not do.
+    """
+
+    values: dict[str, str]
+    origins: dict[str, Origin]
+    warnings: tuple[str, ...]
+    refusals: tuple[str, ...]
+
+
+def gather(environ: Mapping[str, str], settings: Collection[str]) -> Gathered:
+    """Look for the settings of these names. Our own name wins over a file, a file over other systems' names."""
+    values: dict[str, str] = {}
+    origins: dict[str, Origin] = {}
+    warnings = _unknown(environ, settings)
+    refusals = _contradictions(environ)
+    for setting in settings:
+        found = [(origin, environ[origin.variable]) for origin in _candidates(setting) if _is_set(environ, origin)]
+        if not found:
+            continue
+        (origin, value), *others = found
+        warnings += [
+            f"{other} is not used: {origin} is set, too. Remove one of them"
+            for other, text in others
+            if text != value or other.variable.endswith(FILE)
+        ]
+        origins[setting] = origin
+        if setting in SECRETS and origin.variable.endswith(FILE):
+            try:
+                values[setting] = _content(Path(value))
+            except (OSError, ValueError) as error:
+                reason = error.strerror if isinstance(error, OSError) else str(error)
+                refusals.append(
+                    f"{origin.variable}={shown(value)} cannot be used ({reason}): name a file with the secret"
+                )
+        else:
+            values[setting] = value or EVERYWHERE[origin.variable]
+    return Gathered(values=values, origins=origins, warnings=tuple(warnings), refusals=tuple(refusals))
+
+
+def _candidates(setting: str) -> list[Origin]:
+    names = [Origin(variable=PREFIX + setting.upper())]
+    names += [Origin(variable=name, system=system) for name, system in ALIASES.get(setting, ())]
+    if setting not in SECRETS:
+        return names
+    return [each for name in names for each in (name, Origin(variable=name.variable + FILE, system=name.system))]
+
+
+def _is_set(environ: Mapping[str, str], origin: Origin) -> bool:
+    return bool(environ.get(origin.variable)) or (origin.variable in EVERYWHERE and origin.variable in environ)
+
+
+def _content(path: Path) -> str:
+    with path.open("rb") as file:
+        data = file.read(_MOST_BYTES + 1)
+    if len(data) > _MOST_BYTES:
+        raise ValueError(f"it is larger than {_MOST_BYTES} bytes")
+    try:
+        text = data.decode().strip()
+    except UnicodeDecodeError:
+        raise ValueError("it is not UTF-8 text") from None
+    if not text:
+        raise ValueError("it is empty")
+    return text
+
+
+def _unknown(environ: Mapping[str, str], settings: Collection[str]) -> list[str]:
+    """Names with our prefix that mean nothing are slips of the hand more often than not."""
+    known = {setting.upper() for setting in settings}
+    files = {setting.upper() + FILE for setting in SECRETS}
+    lines: list[str] = []
+    for variable in sorted(environ):
+        name = variable.removeprefix(PREFIX)
+        if not variable.startswith(PREFIX) or name in known | files | NOT_SETTINGS:
+            continue
+        near = difflib.get_close_matches(name, known, n=1)
+        lines.append(f"{shown(variable)} is no setting" + (f": {PREFIX}{near[0]} is meant?" if near else ""))
+    return lines
+
+
+def _contradictions(environ: Mapping[str, str]) -> list[str]:
+    """Values of other systems' variables that would be unsafe to pass over."""
+    lines: list[str] = []
+    algorithm = environ.get("JWT_ALGORITHM", "")
+    if algorithm not in {"", "HS256"}:
+        lines.append(
+            f"JWT_ALGORITHM={shown(algorithm)} is not supported: tokens signed with a secret are HS256. "
+            f"Remove it, or set {PREFIX}JWT_JWKS_URL for tokens signed with a private key"
+        )
+    if environ.get("CORS_ENABLED", "").lower() in _FALSE and environ.get("CORS_ALLOW_ORIGINS"):
+        lines.append("CORS_ENABLED is off but CORS_ALLOW_ORIGINS names origins, which would turn it on: remove one")
+    return lines
