@@ -19,7 +19,7 @@ from mcp_server.settings import SettingsRefused
 from storage.errors import StoreError
 from vmm.errors import CasemateError
 
-from . import doctor, images, keys, sandboxes, serve
+from . import config, doctor, images, keys, sandboxes, serve
 from .console import Trouble, complain
 
 app = typer.Typer(
@@ -33,6 +33,7 @@ app.command("doctor")(doctor.doctor)
 app.add_typer(images.app, name="image")
 app.add_typer(sandboxes.app, name="sandbox")
 app.add_typer(keys.app, name="key")
+app.add_typer(config.app, name="config")
 
 
 @app.callback()

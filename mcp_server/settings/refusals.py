@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .names import SECRETS
+from .names import PREFIX, SECRETS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -43,12 +43,21 @@ def reasons(error: ValidationError, gathered: Gathered, defaults: Mapping[str, o
 def _lines(details: ErrorDetails, gathered: Gathered, defaults: Mapping[str, object]) -> Iterable[str]:
     message = details["msg"].removeprefix("Value error, ")
     if not details["loc"]:
-        return message.splitlines()
+        return [_as_written(line, gathered) for line in message.splitlines()]
     setting = str(details["loc"][0])
     if setting not in gathered.values:  # it is derived from one that has a line of its own
         return ()
-    variable = str(gathered.origins[setting])
+    variable = gathered.origins[setting].variable
     name = variable if setting in SECRETS else f"{variable}={shown(gathered.values[setting])}"
     if details["type"] == "value_error":
         return (f"{name} {message}",)
     return (f"{name} is refused: {message[0].lower()}{message[1:]}. The default is {defaults[setting]}",)
+
+
+def _as_written(line: str, gathered: Gathered) -> str:
+    """A line that begins with one of our names, with the name under which the value was set."""
+    for setting, origin in gathered.origins.items():
+        own = f"{PREFIX}{setting.upper()}="
+        if line.startswith(own):
+            return f"{origin.variable}={line.removeprefix(own)}"
+    return line
