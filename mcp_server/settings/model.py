@@ -111,7 +111,7 @@ class Settings(BaseModel):
     log_format: Literal["auto", "console", "json"] = "auto"
     mongo_uri: Annotated[SecretStr, AfterValidator(checks.database_uri)] | None = None
     mongo_db: Annotated[str, AfterValidator(checks.database_name)] = "casemate"
-    registration: Policy | Literal[""] = ""
+    registration: Literal["open", "invite", "closed", ""] = ""
     local_mode: bool = False
     jwt_secret: Annotated[SecretStr, AfterValidator(checks.signing_secret)] | None = None
     jwt_jwks_url: Annotated[str, AfterValidator(checks.key_set)] = ""

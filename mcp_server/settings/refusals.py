@@ -51,7 +51,7 @@ def _lines(details: ErrorDetails, gathered: Gathered, defaults: Mapping[str, obj
     name = variable if setting in SECRETS else f"{variable}={shown(gathered.values[setting])}"
     if details["type"] == "value_error":
         return (f"{name} {message}",)
-    return (f"{name} is refused: {message[0].lower()}{message[1:]}. The default is {defaults[setting]}",)
+    return (f"{name} is refused: {message[0].lower()}{message[1:]}. The default is {_default(defaults[setting])}",)
 
 
 def _as_written(line: str, gathered: Gathered) -> str:
@@ -61,3 +61,7 @@ def _as_written(line: str, gathered: Gathered) -> str:
         if line.startswith(own):
             return f"{origin.variable}={line.removeprefix(own)}"
     return line
+
+
+def _default(value: object) -> object:
+    return "empty" if value == "" else value

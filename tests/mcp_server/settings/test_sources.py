@@ -1,0 +1,153 @@
+"""Where values come from: our names, files, the names of other systems."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mcp_server.settings import Settings
+from mcp_server.settings.names import ALIASES, WITHOUT_EFFECT, without_effect
+
+from .conftest import Read, Refusals
+
+SECRET = "s" * 32
+GOOD = {
+    "host": "127.0.0.2",
+    "port": "8080",
+    "images": "/srv/images",
+    "instances": "/srv/instances",
+    "mongo_uri": "mongodb://db.example.org",
+    "mongo_db": "vr-db",
+    "default_cpu": "2",
+    "default_mem": "2048",
+    "default_image": "minimal",
+    "local_mode": "true",
+    "metrics": "false",
+    "allowed_origins": "https://box.example.org",
+    "jwt_secret": SECRET,
+    "api_keys": "k" * 24,
+    "rate_limit_requests": "100",
+    "rate_limit_window_seconds": "30",
+}
+
+
+@pytest.mark.parametrize("setting", ALIASES)
+def test_a_name_of_another_system_means_the_same_as_ours(read: Read, setting: str) -> None:
+    for alias, system in ALIASES[setting]:
+        theirs, ours = read(**{alias: GOOD[setting]}), read(**{f"CASEMATE_{setting.upper()}": GOOD[setting]})
+        assert theirs.settings == ours.settings != read().settings
+        assert str(theirs.origins[setting]) == f"{alias} ({system})"
+        assert str(ours.origins[setting]) == f"CASEMATE_{setting.upper()}"
+
+
+def test_what_is_not_set_has_no_origin(read: Read) -> None:
+    assert set(read(SERVER_PORT="8080").origins) == {"data", "port"}
+
+
+def test_our_name_wins_and_a_different_value_of_theirs_is_told(read: Read) -> None:
+    reading = read(CASEMATE_PORT="1", SERVER_PORT="2")
+    assert reading.settings.port == 1
+    assert reading.warnings == ("SERVER_PORT (VoidRun) is not used: CASEMATE_PORT is set, too. Remove one of them",)
+    assert read(CASEMATE_PORT="1", SERVER_PORT="1").warnings == ()
+
+
+def test_a_bad_value_is_told_under_the_name_that_was_used(refusal: Callable[..., str]) -> None:
+    assert refusal(SERVER_PORT="x").startswith("SERVER_PORT=x is refused")
+    assert refusal(SERVER_HOST="no such host").startswith("SERVER_HOST='no such host' is no address")
+    assert refusal(JWT_SECRET="hunter2").startswith("JWT_SECRET is shorter than 32 bytes")
+    assert "every web page" in refusal(CORS_ALLOW_ORIGINS="*")
+
+
+def test_their_empty_host_means_all_interfaces(read: Read, refusal: Callable[..., str]) -> None:
+    assert "listens on every address" in refusal(SERVER_HOST="")
+    assert read(SERVER_HOST="", CASEMATE_ALLOWED_HOSTS="box").settings.url() == "http://127.0.0.1:33944"
+    assert read(SERVER_HOST="", CASEMATE_HOST="127.0.0.1").settings.local_only
+
+
+@pytest.mark.parametrize("name", ["CASEMATE_JWT_SECRET_FILE", "JWT_SECRET_FILE"])
+def test_a_secret_may_lie_in_a_file(read: Read, tmp_path: Path, name: str) -> None:
+    file = tmp_path / "secret"
+    file.write_text(f"{SECRET}\n")
+    reading = read(**{name: str(file)})
+    assert reading.settings.jwt_secret is not None
+    assert reading.settings.jwt_secret.get_secret_value() == SECRET
+    assert reading.origins["jwt_secret"].variable == name
+
+
+def test_keys_in_a_file_may_be_on_lines_of_their_own(read: Read, tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text(f"{'a' * 24}\n{'b' * 24}\n")
+    assert len(read(CASEMATE_API_KEYS_FILE=str(file)).settings.api_keys) == 2
+
+
+def test_a_file_is_for_secrets_only(read: Read, tmp_path: Path) -> None:
+    file = tmp_path / "port"
+    file.write_text("1")
+    reading = read(CASEMATE_PORT_FILE=str(file))
+    assert reading.settings.port == 33944
+    assert reading.warnings == ("CASEMATE_PORT_FILE is no setting: CASEMATE_PORT is meant?",)
+
+
+@pytest.mark.parametrize("content", [None, b"", b" \n", b"\xff\xfe", b"s" * 70_000])
+def test_a_file_without_a_secret_is_refused_by_its_name_alone(
+    refusal: Callable[..., str], tmp_path: Path, content: bytes | None
+) -> None:
+    file = tmp_path / "secret"
+    if content is not None:
+        file.write_bytes(content)
+    line = refusal(CASEMATE_JWT_SECRET_FILE=str(file))
+    assert line.startswith(f"CASEMATE_JWT_SECRET_FILE={file}"[:80])
+    assert "name a file with the secret" in line
+    assert "sss" not in line
+
+
+def test_a_secret_set_twice_is_told(read: Read, tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_text(SECRET)
+    (line,) = read(CASEMATE_JWT_SECRET="t" * 32, CASEMATE_JWT_SECRET_FILE=str(file)).warnings
+    assert line.startswith("CASEMATE_JWT_SECRET_FILE is not used: CASEMATE_JWT_SECRET is set, too")
+
+
+def test_a_slip_in_a_name_is_told_with_the_nearest_one(read: Read) -> None:
+    assert read(CASEMATE_PROT="1").warnings == ("CASEMATE_PROT is no setting: CASEMATE_PORT is meant?",)
+    assert read(CASEMATE_API_KEY="cm_x", CASEMATE_REQUIRE_KVM="1").warnings == ()
+
+
+@pytest.mark.parametrize("value", ["none", "RS256", "hs256"])
+def test_another_algorithm_than_ours_is_refused(refusal: Callable[..., str], value: str) -> None:
+    assert refusal(JWT_ALGORITHM=value).startswith(f"JWT_ALGORITHM={value} is not supported")
+
+
+def test_our_algorithm_is_fine(read: Read) -> None:
+    assert read(JWT_ALGORITHM="HS256").warnings == ()
+
+
+def test_origins_with_cors_turned_off_contradict_each_other(refusals: Refusals, read: Read) -> None:
+    told = refusals(CORS_ENABLED="false", CORS_ALLOW_ORIGINS="https://box.example.org")
+    assert len(told) == 1
+    assert "remove one" in told[0]
+    assert read(CORS_ENABLED="false").settings.allowed_origins == ()
+
+
+@pytest.mark.parametrize(
+    "variable",
+    ["REDIS_HOST", "SANDBOX_DEFAULT_DISK_MB", "HEALTH_ENABLED", "CLERK_SECRET_KEY", "CONTAINER_IMAGE", "NODE_ID"],
+)
+def test_a_known_name_without_effect_has_a_reason(variable: str) -> None:
+    idle = without_effect(variable)
+    assert idle is not None
+    assert idle.reason
+
+
+def test_a_name_with_an_effect_is_never_called_idle() -> None:
+    assert [alias for names in ALIASES.values() for alias, _ in names if without_effect(alias)] == []
+    assert without_effect("CASEMATE_PORT") is None
+    assert without_effect("HOME") is None
+
+
+def test_aliases_and_idle_names_are_what_they_claim() -> None:
+    assert set(ALIASES) <= set(Settings.model_fields)
+    assert set(GOOD) == set(ALIASES)
+    assert len({idle.name for idle in WITHOUT_EFFECT}) == len(WITHOUT_EFFECT)
