@@ -1,4 +1,7 @@
-"""Around every request: an id that answers, logs and error texts share, and one line in the log at its end."""
+"""Around every request: an id that answers, logs and error texts share, and one line in the log at its end.
+
+The line has the path, never the query: a WebSocket's may hold a key.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import logging
 import re
 import secrets
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import structlog
@@ -18,7 +22,10 @@ if TYPE_CHECKING:
 
 HEADER = "x-request-id"
 _ACCEPTED = re.compile(r"[A-Za-z0-9._:-]{1,64}")
-_PROBES = frozenset({"/health", "/ready"})
+_PROBES = frozenset({"/health", "/ready", "/metrics"})
+_STARTS = frozenset({"http.response.start", "websocket.http.response.start", "websocket.accept"})
+_SWITCHED = 101
+_INTERNAL_ERROR = 1011
 _log = structlog.stdlib.get_logger("casemate.access")
 
 
@@ -29,18 +36,23 @@ class RequestLog:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection of any kind; only HTTP requests are numbered and logged."""
-        if scope["type"] != "http":
+        """Serve one connection of any kind; requests and WebSockets are numbered and logged."""
+        if scope["type"] not in {"http", "websocket"}:
             await self._app(scope, receive, send)
             return
         request_id = _request_id(scope)
+        scope.setdefault("state", {})["request_id"] = request_id
+        method = "WEBSOCKET" if scope["type"] == "websocket" else scope["method"]
         status = 0
+        closed = False
         started = time.perf_counter()
 
         async def watch(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
+            nonlocal status, closed
+            closed = closed or message["type"] == "websocket.close"
+            if message["type"] in _STARTS:
+                status = message.get("status", _SWITCHED)
+                message.setdefault("headers", [])
                 MutableHeaders(scope=message)[HEADER] = request_id
             await send(message)
 
@@ -48,19 +60,27 @@ class RequestLog:
             try:
                 await self._app(scope, receive, watch)
             except Exception:
-                _log.exception("request failed", method=scope["method"], path=scope["path"])
-                if status == 0:
-                    answer = problem(500, "Internal error", f"Tell the operator the request id {request_id}")
-                    await answer(scope, receive, watch)
+                _log.exception("request failed", method=method, path=scope["path"])
+                if not closed:
+                    await _apologise(scope, receive, watch, request_id, begun=status != 0)
             finally:
                 _log.log(
                     logging.DEBUG if scope["path"] in _PROBES else logging.INFO,
                     "request",
-                    method=scope["method"],
+                    method=method,
                     path=scope["path"],
                     status=status,
                     ms=round((time.perf_counter() - started) * 1000, 1),
                 )
+
+
+async def _apologise(scope: Scope, receive: Receive, send: Send, request_id: str, *, begun: bool) -> None:
+    """Answer what nobody caught, as far as it can be answered still."""
+    if scope["type"] == "websocket" and (begun or "websocket.http.response" not in scope.get("extensions", {})):
+        with suppress(OSError):  # the client is gone
+            await send({"type": "websocket.close", "code": _INTERNAL_ERROR, "reason": f"request id {request_id}"})
+    elif not begun:
+        await problem(500, "Internal error", f"Tell the operator the request id {request_id}")(scope, receive, send)
 
 
 def _request_id(scope: Scope) -> str:

@@ -19,7 +19,7 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 
 from .answers import problem
-from .guards import FrontGuard, JsonOnly
+from .guards import BodyLimit, FrontGuard, JsonOnly, SecurityHeaders
 from .probes import probe_routes
 from .requests import RequestLog
 from .screens import Screens
@@ -87,8 +87,10 @@ def build_web(settings: Settings, fleet: Fleet, authenticate: Callable[[ASGIApp]
         routes=routes,
         lifespan=lifespan,
         middleware=[
+            Middleware(SecurityHeaders),
             Middleware(RequestLog),
-            Middleware(FrontGuard, security=security, max_body=settings.max_body_mib * _MIB),
+            Middleware(FrontGuard, security=security),
+            Middleware(BodyLimit, most=settings.max_body_mib * _MIB),
         ],
         exception_handlers={HTTPException: _refuse},
     )

@@ -1,0 +1,128 @@
+"""The way of records into the store: a bounded buffer in memory, emptied in batches in the background."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+import anyio
+import structlog
+
+from storage.errors import DocumentMissing, DuplicateKey, InvalidDocument, StoreError, VersionConflict
+
+if TYPE_CHECKING:
+    from mcp_server.metrics.meters import Meters
+    from storage.collection import Collection
+
+    from .record import AuditRecord
+
+MOST_KEPT = 10_000
+_BATCH = 64
+_GATHER_S = 0.2
+_WRITE_S = 15.0
+_RETRY_S = 1.0
+_log = structlog.stdlib.get_logger("casemate.audit")
+
+
+class Writer:
+    """Writes records. While the store is down they are kept, and of too many the oldest are dropped and counted.
+
+    Args:
+        collection: Of AUDIT.
+        meters: Told how many wait, were written and were dropped.
+        most: Records that are kept in memory.
+    """
+
+    def __init__(self, collection: Collection, meters: Meters, *, most: int = MOST_KEPT) -> None:
+        self._collection = collection
+        self._meters = meters
+        self._most = most
+        self._waiting: deque[AuditRecord] = deque()
+        self._wake = anyio.Event()
+        self._failing = False
+        self._dropped = 0
+
+    def __len__(self) -> int:
+        """How many records wait."""
+        return len(self._waiting)
+
+    def add(self, record: AuditRecord) -> None:
+        """Take a record; it is written a moment later."""
+        self._waiting.append(record)
+        self._shed()
+        if not self._wake.is_set():
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Write what comes, for ever."""
+        while True:
+            await self._wake.wait()
+            # A moment's calls share a transaction.
+            await anyio.sleep(_GATHER_S)
+            self._wake = anyio.Event()
+            while self._waiting:
+                if not await self.write_batch():
+                    await anyio.sleep(_RETRY_S)
+
+    async def write_batch(self) -> bool:
+        """Write some of what waits; False if the store fails, and then they wait on."""
+        batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
+        # Whatever is left in here was not written.
+        left = dict.fromkeys(batch)
+        errors: list[StoreError] = []
+
+        async def write(record: AuditRecord) -> None:
+            try:
+                await self._put(record)
+            except StoreError as error:
+                errors.append(error)
+            else:
+                left.pop(record, None)
+
+        try:
+            with anyio.move_on_after(_WRITE_S):
+                async with anyio.create_task_group() as tasks:
+                    for record in batch:
+                        tasks.start_soon(write, record)
+        finally:
+            self._waiting.extendleft(reversed(left))
+            self._shed()
+            self._meters.audit_written(len(batch) - len(left))
+            self._meters.audit_waiting(len(self._waiting))
+        self._tell(errors[0].message if errors else f"no answer within {_WRITE_S:g} s" if left else "")
+        return not left
+
+    async def _put(self, record: AuditRecord) -> None:
+        document = record.document()
+        try:
+            await self._collection.insert(document)
+        except DuplicateKey:
+            # Written before: either a write whose answer was lost, or the first of several that are summed up now.
+            await self._replace(document)
+        except InvalidDocument:
+            self._meters.audit_dropped(1)
+            _log.exception("audit record not storable", record=record.id)
+
+    async def _replace(self, document: dict[str, object]) -> None:
+        try:
+            await self._collection.replace(document)
+        except (VersionConflict, DocumentMissing):
+            # Summed up already, or purged meanwhile.
+            return
+
+    def _shed(self) -> None:
+        """Make room by dropping the oldest."""
+        while len(self._waiting) > self._most:
+            self._waiting.popleft()
+            self._dropped += 1
+            self._meters.audit_dropped(1)
+
+    def _tell(self, reason: str) -> None:
+        """Say it once when the store begins to fail, and once when it works again."""
+        if reason and not self._failing:
+            self._meters.audit_failed()
+            _log.error("audit not written", reason=reason, waiting=len(self._waiting))
+        elif self._failing and not reason:
+            _log.warning("audit written again", dropped=self._dropped)
+            self._dropped = 0
+        self._failing = bool(reason)
