@@ -24,7 +24,7 @@ class Index:
         name: Unique within its collection.
         fields: Top-level fields whose values are str or int; `_id` and `version` may be among them.
         unique: No two documents have the same values.
-        sparse: A document that lacks one of the fields is not in the index; otherwise it is refused.
+        sparse: A document that lacks the field, of which there is one, is not in the index; otherwise it is refused.
     """
 
     name: str
@@ -87,7 +87,7 @@ class Collection(ABC):
             equal: Values for a prefix of its fields. The rest of the fields give the order, `_id` breaks ties.
             descending: The order reversed.
             after: Where the page before ended: its last document, or its values of the ordering fields.
-            low: Least value of the first field after the prefix.
+            low: Least value of the first field after the prefix. Integers come before all texts.
             high: The first value of that field which is too high.
             limit: Most documents, 1 to 10,000.
 
@@ -144,6 +144,27 @@ class Collection(ABC):
         """
 
 
+class StoredCollection(Collection):
+    """A collection as its database gives it: what domain stores use, and what copying a store needs besides."""
+
+    @abstractmethod
+    async def walk(self, *, after: str = "", limit: int = 100) -> list[Document]:
+        """Documents with an id beyond one, in the order of their ids' code points.
+
+        Raises:
+            InvalidQuery: The limit is not from 1 to 10,000, or the id is none.
+        """
+
+    @abstractmethod
+    async def put(self, document: Mapping[str, Any]) -> Document:
+        """Store a new document with the version that it says, as if its history had been here.
+
+        Raises:
+            DuplicateKey: As with `insert`.
+            InvalidDocument: It cannot be stored, or says no version.
+        """
+
+
 class Database(ABC):
     """Collections under one roof. An async context manager: opened on entry, closed at the end."""
 
@@ -156,7 +177,7 @@ class Database(ABC):
         """
 
     @abstractmethod
-    async def collection(self, spec: CollectionSpec) -> Collection:
+    async def collection(self, spec: CollectionSpec) -> StoredCollection:
         """The collection as declared; it and its indexes are made if they are missing.
 
         Raises:

@@ -13,7 +13,7 @@ from .errors import InvalidDocument, InvalidQuery
 
 MAX_BYTES = 8 * 1024 * 1024
 _INT_MIN, _INT_MAX = -(2**63), 2**63 - 1
-_NAME = re.compile(r"(?!sqlite_)[a-z][a-z0-9_]{0,40}")
+_NAME = re.compile(r"(?!sqlite_|system$|store_format$)[a-z][a-z0-9_]{0,40}")
 _FIELD = re.compile(r"[a-z_][a-z0-9_]{0,40}")
 _DEEPEST = 50
 
@@ -22,7 +22,8 @@ def check_spec(spec: CollectionSpec) -> None:
     """Refuse a declaration that some adapter could not keep.
 
     Raises:
-        InvalidQuery: A name is not lower-case letters, digits and underscores, or is there twice.
+        InvalidQuery: A name is not lower-case letters, digits and underscores, or is there twice; two indexes have
+            the same fields; a sparse index has more than one.
     """
     names = [index.name for index in spec.indexes]
     for name in (spec.name, *names):
@@ -36,6 +37,11 @@ def check_spec(spec: CollectionSpec) -> None:
         for field in index.fields:
             if not _FIELD.fullmatch(field):
                 raise InvalidQuery(f"Field {shown(field)} of index {index.name} must match {_FIELD.pattern}")
+        # MongoDB leaves a document out of a sparse index only if it has none of the fields.
+        if index.sparse and len(index.fields) > 1:
+            raise InvalidQuery(f"Sparse index {index.name} of {spec.name} must have one field, not {index.fields}")
+    if len({index.order for index in spec.indexes}) < len(spec.indexes):
+        raise InvalidQuery(f"Two indexes of {spec.name} have the same fields: one of them is enough")
 
 
 def encode(spec: CollectionSpec, document: Mapping[str, Any], *, version: int) -> tuple[Document, str]:

@@ -58,8 +58,7 @@ def plan(
     prefix, rest = index.order[: len(equal)], index.order[len(equal) :]
     if set(prefix) != set(equal):
         raise InvalidQuery(f"Fields {sorted(equal)} are not the first ones of {where}, which has {index.order}")
-    if not 1 <= limit <= MAX_LIMIT:
-        raise InvalidQuery(f"Limit {shown(limit)} is not from 1 to {MAX_LIMIT}")
+    check_limit(limit)
     if not rest and not (after is None and low is None and high is None):
         raise InvalidQuery(f"All fields of {where} are given: nothing is left for a range or a position")
     missing = [field for field in rest if after is not None and field not in after]
@@ -75,3 +74,13 @@ def plan(
         descending=descending,
         limit=limit,
     )
+
+
+def check_limit(limit: int) -> None:
+    """Refuse a page of no documents or of too many.
+
+    Raises:
+        InvalidQuery: The limit is not from 1 to 10,000.
+    """
+    if not 1 <= limit <= MAX_LIMIT:
+        raise InvalidQuery(f"Limit {shown(limit)} is not from 1 to {MAX_LIMIT}")

@@ -7,10 +7,10 @@ import sqlite3
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Protocol, TypeVar
 
-from .collection import Collection, CollectionSpec, Document, Index, Value
-from .documents import encode, is_value, shown, version_of
+from .collection import CollectionSpec, Document, Index, StoredCollection, Value
+from .documents import as_value, encode, is_value, shown, version_of
 from .errors import DocumentMissing, VersionConflict
-from .query import Query, plan
+from .query import Query, check_limit, plan
 
 T = TypeVar("T")
 _COLUMNS = {"_id": "id", "version": "version"}
@@ -24,7 +24,7 @@ class Run(Protocol):
         ...
 
 
-class SqliteCollection(Collection):
+class SqliteCollection(StoredCollection):
     """Made by `SqliteDatabase.collection`, after the table.
 
     Args:
@@ -42,10 +42,11 @@ class SqliteCollection(Collection):
 
     async def insert(self, document: Mapping[str, Any]) -> Document:
         """Store a new document; see `Collection`."""
-        stored, text = encode(self.spec, document, version=1)
-        sql = self._sql("INSERT INTO TABLE_NAME (id, version, body) VALUES (?, ?, ?)")
-        await self._write(lambda connection: _changed(connection, sql, (stored["_id"], 1, text)))
-        return stored
+        return await self._insert(document, 1)
+
+    async def put(self, document: Mapping[str, Any]) -> Document:
+        """Store a new document with its version; see `StoredCollection`."""
+        return await self._insert(document, version_of(self.spec, document))
 
     async def get(self, document_id: str) -> Document | None:
         """The document of that id; see `Collection`."""
@@ -54,6 +55,15 @@ class SqliteCollection(Collection):
         sql = self._sql("SELECT body FROM TABLE_NAME WHERE id = ?")
         found = await self._read(lambda connection: _documents(connection, sql, (document_id,)))
         return found[0] if found else None
+
+    async def walk(self, *, after: str = "", limit: int = 100) -> list[Document]:
+        """Documents in the order of their ids; see `StoredCollection`."""
+        check_limit(limit)
+        sql, values = (
+            self._sql("SELECT body FROM TABLE_NAME WHERE id > ? ORDER BY id LIMIT ?"),
+            (as_value("_id", after), limit),
+        )
+        return await self._read(lambda connection: _documents(connection, sql, values))
 
     async def find(
         self,
@@ -118,6 +128,12 @@ class SqliteCollection(Collection):
         inner, values = select(self.spec, plan(self.spec, index, equal, high=below, limit=limit), "rowid")
         sql = self._sql("DELETE FROM TABLE_NAME WHERE rowid IN (INNER)").replace("INNER", inner)
         return await self._write(lambda connection: _changed(connection, sql, values))
+
+    async def _insert(self, document: Mapping[str, Any], version: int) -> Document:
+        stored, text = encode(self.spec, document, version=version)
+        sql = self._sql("INSERT INTO TABLE_NAME (id, version, body) VALUES (?, ?, ?)")
+        await self._write(lambda connection: _changed(connection, sql, (stored["_id"], version, text)))
+        return stored
 
     def _sql(self, text: str) -> str:
         return text.replace("TABLE_NAME", _table(self.spec))

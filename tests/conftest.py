@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import anyio
 import pytest
+from pymongo import MongoClient
 
+from storage.ids import new_id
 from storage.sqlite import SqliteDatabase
+from tests.mongo_server.server import MongoServer, missing
 from vmm.fleet import Fleet
 from vmm.hypervisor.detect import Choice, choose
 from vmm.hypervisor.process import strays
@@ -107,3 +110,27 @@ def served(tmp_path_factory: pytest.TempPathFactory, catalogue: Catalogue, image
     place = tmp_path_factory.mktemp("served")
     (place / "images").symlink_to(image_root)
     return place
+
+
+@pytest.fixture(scope="session")
+def mongo_uri() -> Iterator[str]:
+    """The address of a MongoDB server: the one that MONGO_TEST_URI names, or one of the session's own."""
+    named = os.environ.get("MONGO_TEST_URI", "")
+    if named:
+        yield named
+        return
+    if lacking := missing():
+        if os.environ.get("CI"):
+            pytest.fail(f"CI must test MongoDB, but {lacking}")
+        pytest.skip(f"No MongoDB server: {lacking}, or set MONGO_TEST_URI")
+    with MongoServer() as server:
+        yield server.uri
+
+
+@pytest.fixture
+def mongo_name(mongo_uri: str) -> Iterator[str]:
+    """The name of a database of the test's own, dropped after it."""
+    name = f"casemate_test_{new_id()}"
+    yield name
+    with MongoClient[dict[str, object]](mongo_uri) as client:
+        client.drop_database(name)

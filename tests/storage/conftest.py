@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
 
 import pytest
+from pymongo.monitoring import register
 
 from storage.collection import Collection, CollectionSpec, Database, Index
+from storage.mongo import MongoDatabase
 from storage.sqlite import SqliteDatabase
+from tests.mongo_server.recorder import Recorder
 
 BY_OWNER = Index(name="by_owner", fields=("owner", "_id"))
 BY_RANK = Index(name="by_rank", fields=("owner", "rank"))
@@ -16,9 +19,27 @@ BY_EMAIL = Index(name="by_email", fields=("email",), unique=True, sparse=True)
 THINGS = CollectionSpec(name="things", indexes=(BY_OWNER, BY_RANK, BY_EMAIL))
 
 
-@pytest.fixture(params=["sqlite"])
+@pytest.fixture(scope="session")
+def recorder() -> Recorder:
+    """Hears every command of every driver that is made from now on."""
+    recorder = Recorder()
+    register(recorder)
+    return recorder
+
+
+@pytest.fixture
+def mongo(recorder: Recorder, mongo_uri: str, mongo_name: str) -> Iterator[MongoDatabase]:
+    """A database on MongoDB, not yet open. Whatever the test asks of the server must be on the list."""
+    yield MongoDatabase(mongo_uri, mongo_name)
+    assert recorder.strange == set()
+
+
+@pytest.fixture(params=["sqlite", "mongo"])
 async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[Database]:
-    adapters = {"sqlite": lambda: SqliteDatabase(tmp_path / "store.db")}
+    adapters: dict[str, Callable[[], Database]] = {
+        "sqlite": lambda: SqliteDatabase(tmp_path / "store.db"),
+        "mongo": lambda: request.getfixturevalue("mongo"),
+    }
     async with adapters[request.param]() as database:
         yield database
 

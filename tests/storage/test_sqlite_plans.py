@@ -23,7 +23,7 @@ BY_OWNER = Index(name="by_owner", fields=("owner", "_id"))
 BY_RANK = Index(name="by_rank", fields=("owner", "rank"))
 BY_EMAIL = Index(name="by_email", fields=("email",), unique=True)
 BY_NICK = Index(name="by_nick", fields=("nick",), unique=True, sparse=True)
-BY_TEAM = Index(name="by_team", fields=("team", "rank"), sparse=True)
+BY_TEAM = Index(name="by_team", fields=("team",), sparse=True)
 BY_VERSION = Index(name="by_version", fields=("version", "_id"))
 SPEC = CollectionSpec(name="things", indexes=(BY_OWNER, BY_RANK, BY_EMAIL, BY_NICK, BY_TEAM, BY_VERSION))
 VALUES: dict[str, Value] = {"owner": "a", "rank": 1, "email": "e", "nick": "n", "team": "t", "version": 1, "_id": "i"}
