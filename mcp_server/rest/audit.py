@@ -1,0 +1,158 @@
+"""`GET /api/audit`: who did what, newest first."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+from starlette.responses import JSONResponse
+
+from auth.clock import Clock, now_ms
+from auth.roles import Scope
+from mcp_server.audit.journal import Filter
+from mcp_server.audit.record import NO_EXIT_CODE
+from vmm.errors import InvalidInput, NotFound
+
+from .body import WireModel, parse_query
+from .endpoint import Endpoint
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    from auth.principal import Principal
+    from mcp_server.audit.journal import Journal
+    from mcp_server.audit.record import AuditRecord
+
+ALL = "*"
+"""For the operator: every organisation."""
+
+NOBODY = "-"
+"""For the operator: calls of which nobody is known to be the caller, such as those with a wrong key."""
+
+_SPAN = re.compile(r"(\d{1,9})([smhd])")
+_UNITS_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+_MOST_MS = 10**14
+_SHOWN = 80
+
+Text = Annotated[str, Field(max_length=100, pattern=r"^[^\x00-\x1f\x7f]*$")]
+
+
+class AuditQuery(WireModel):
+    """The parameters of the route."""
+
+    org: Text = ""
+    sandbox: Text = ""
+    key: Text = ""
+    user: Text = ""
+    action: Text = ""
+    decision: Literal["allowed", "refused", "failed"] | None = None
+    since: Text = ""
+    until: Text = ""
+    limit: int = Field(default=100, ge=1, le=1000)
+    cursor: Text = ""
+
+
+def audit_endpoints(journal: Journal, *, clock: Clock = now_ms) -> list[Endpoint]:
+    """The route. Who may not administer the organisation sees the calls of the own user alone.
+
+    Args:
+        journal: The records.
+        clock: Epoch milliseconds, for spans such as `15m`.
+    """
+
+    async def audit(request: Request, who: Principal) -> Response:
+        query = parse_query(request, AuditQuery)
+        now = clock()
+        page = await journal.page(
+            Filter(
+                org=_organisation(query.org, who),
+                sandbox=query.sandbox,
+                key=query.key,
+                user=query.user if who.may(Scope.ADMIN) else _own(query.user, who),
+                action=query.action,
+                decision=query.decision,
+                since_ms=moment("since", query.since, now_ms=now),
+                until_ms=moment("until", query.until, now_ms=now),
+            ),
+            limit=query.limit,
+            cursor=query.cursor,
+        )
+        return JSONResponse({"records": [record_object(record) for record in page.records], "next": page.next})
+
+    return [Endpoint(method="GET", path="/api/audit", handler=audit, scope=Scope.READ, action="audit.list")]
+
+
+def record_object(record: AuditRecord) -> dict[str, Any]:
+    """A record on the wire."""
+    return {
+        "id": record.id,
+        "time": datetime.fromtimestamp(record.at_ms / 1000, UTC).isoformat(timespec="milliseconds")[:-6] + "Z",
+        "orgId": record.org_id,
+        "userId": record.user_id,
+        "keyId": record.key_id,
+        "method": record.method,
+        "address": record.address,
+        "surface": record.surface,
+        "action": record.action,
+        "sandbox": record.sandbox,
+        "decision": record.decision,
+        "status": record.status,
+        "reason": record.reason,
+        "durationMs": record.duration_ms,
+        "exitCode": None if record.exit_code == NO_EXIT_CODE else record.exit_code,
+        "arguments": record.arguments,
+        "requestId": record.request_id,
+        "count": record.count,
+    }
+
+
+def moment(name: str, text: str, *, now_ms: int) -> int | None:
+    """A point in time as epoch milliseconds; None for an empty text.
+
+    Args:
+        name: The parameter, for the message.
+        text: RFC 3339, epoch milliseconds, or a span before now such as 30s, 15m, 2h or 7d.
+        now_ms: Now, epoch milliseconds.
+
+    Raises:
+        InvalidInput: It is none of these.
+    """
+    if not text:
+        return None
+    if text.isascii() and text.isdecimal() and int(text) <= _MOST_MS:
+        return int(text)
+    span = _SPAN.fullmatch(text)
+    if span is not None:
+        return max(now_ms - int(span[1]) * _UNITS_MS[span[2]], 0)
+    try:
+        # A plus sign that was not encoded arrives as a space.
+        found = datetime.fromisoformat(text.replace(" ", "+") if "T" in text else text)
+    except ValueError:
+        found = None
+    if found is None or found.tzinfo is None or found.year < 1970:
+        hint = "Use RFC 3339 with an offset such as 2026-01-31T12:00:00Z, epoch milliseconds, or a span such as 15m"
+        raise InvalidInput(f"{name}: {text[:_SHOWN]!r} is no point in time", hint=hint)
+    return round(found.timestamp() * 1000)
+
+
+def _organisation(wish: str, who: Principal) -> str | None:
+    """Whose records to look at.
+
+    Raises:
+        NotFound: It is not the caller's organisation, whether there is one of that id or not.
+    """
+    if not wish or wish == who.org_id:
+        return who.org_id
+    if not (who.operator and who.may(Scope.ADMIN)):
+        raise NotFound(f"There is no organisation {wish[:_SHOWN]!r}", hint="Leave org out to see your own")
+    return None if wish == ALL else "" if wish == NOBODY else wish
+
+
+def _own(wish: str, who: Principal) -> str:
+    if wish and wish != who.user_id:
+        raise NotFound(f"There is no user {wish[:_SHOWN]!r}", hint="Without the scope admin you see your own calls")
+    # An empty one would be no condition at all.
+    return who.user_id or NOBODY
