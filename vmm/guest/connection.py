@@ -25,10 +25,15 @@ from vmm.errors import (
 Dial = Callable[[], Awaitable[ByteStream]]
 
 _RECEIVE = 256 * 1024
+_REDIAL_S = (0.01, 0.05, 0.2, 0.5)
 _ERRORS: dict[str, type[CasemateError]] = {
     error.code: error
     for error in (InvalidInput, GuestFileMissing, GuestFileRefused, GuestDiskFull, ProcessMissing, GuestError)
 }
+
+
+class _Closed(LinkError):
+    """The connection ended while something was awaited."""
 
 
 class Connection:
@@ -50,17 +55,25 @@ class Connection:
         Raises:
             LinkError: Nobody answers, or not an agent that knows the secret. It learns nothing of use.
         """
+        for pause in _REDIAL_S:
+            connection = await cls._dialled(dial, generation)
+            try:
+                if await connection._greeted(secret):
+                    return connection
+            except BaseException:
+                await connection.aclose()
+                raise
+            # Whoever closes before a word was said has done nothing: a network that was just restored, most often.
+            await connection.aclose()
+            await anyio.sleep(pause)
+        raise LinkError("The guest closes every connection before it says a word")
+
+    @classmethod
+    async def _dialled(cls, dial: Dial, generation: int) -> Connection:
         try:
-            stream = await dial()
+            return cls(await dial(), generation)
         except (OSError, anyio.BrokenResourceError, anyio.EndOfStream) as error:
             raise LinkError(f"The guest cannot be reached: {error}") from error
-        connection = cls(stream, generation)
-        try:
-            await connection._greet(secret)
-        except BaseException:
-            await connection.aclose()
-            raise
-        return connection
 
     async def aclose(self) -> None:
         """Close at once, even while the task is being cancelled."""
@@ -107,8 +120,14 @@ class Connection:
         del buffer[:end]
         return kind, payload
 
-    async def _greet(self, secret: bytes) -> None:
-        kind, hello = await self.receive()
+    async def _greeted(self, secret: bytes) -> bool:
+        """Go through the handshake; False if the other side closed before it said anything."""
+        try:
+            kind, hello = await self.receive()
+        except _Closed:
+            if self._buffer:
+                raise
+            return False
         if kind != frames.HELLO or len(hello) != 1 + frames.NONCE:
             raise LinkError("The guest does not greet as an agent does")
         if hello[0] != frames.VERSION:
@@ -121,6 +140,7 @@ class Connection:
         kind, proof = await self.receive()
         if kind != frames.PROOF or not frames.same(proof, frames.agent_proof(secret, agent_nonce, host_nonce)):
             raise LinkError("What answers as the guest's agent does not know the sandbox's secret")
+        return True
 
     async def _fill(self, size: int) -> None:
         buffer = self._buffer
@@ -128,9 +148,9 @@ class Connection:
             while len(buffer) < size:
                 buffer += await self._stream.receive(_RECEIVE)
         except anyio.EndOfStream as error:
-            raise LinkError("The guest closed the connection; whether the call took effect is not known") from error
+            raise _Closed("The guest closed the connection; whether the call took effect is not known") from error
         except (OSError, anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
-            raise LinkError("The connection to the guest broke; whether the call took effect is not known") from error
+            raise _Closed("The connection to the guest broke; whether the call took effect is not known") from error
 
 
 def unpack(payload: bytes) -> dict[str, Any]:

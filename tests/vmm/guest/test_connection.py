@@ -264,3 +264,31 @@ async def test_a_hundred_connections_at_once(guest: Agent) -> None:
                 tasks.start_soon(run)
     assert len(dialled) == 100
     await link.aclose()
+
+
+async def test_a_connection_that_ends_before_the_greeting_is_dialled_again(guest: Agent) -> None:
+    dials = 0
+
+    async def dial() -> SocketStream:
+        nonlocal dials
+        dials += 1
+        return await (_hung_up() if dials < 3 else anyio.connect_tcp("127.0.0.1", guest.port))
+
+    link = GuestLink(dial, guest.secret)
+    assert (await link.ping()).nonce
+    assert dials == 3
+    await link.aclose()
+
+
+async def test_a_guest_that_only_hangs_up_is_given_up() -> None:
+    link = GuestLink(_hung_up, secrets.token_bytes(32))
+    with pytest.raises(LinkError, match="before it says a word"):
+        await link.ping()
+    await link.aclose()
+
+
+async def _hung_up() -> SocketStream:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        stream = await anyio.connect_tcp(*listener.getsockname())
+        listener.accept()[0].close()
+    return stream
