@@ -6,17 +6,18 @@ needed is left as it is.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import anyio
 
-from .accounts import Accounts, User
+from .accounts import Accounts
 from .errors import EmailTaken
 from .key_file import read_key, write_key
 from .keys import KeyStore
 from .principal import Principal
 from .roles import Role
+from .users import User
 
 _EMAIL = "local@localhost"
 _NAME = "Local user"
@@ -45,15 +46,18 @@ async def ensure_local_access(accounts: Accounts, keys: KeyStore, key_file: Path
     """Make sure that the key file holds a valid key, for the local user unless its owner put another one there.
 
     If the file is missing or its key is not accepted, a new key is made and written: who may write the data directory
-    owns the machine anyway. Keys made before stay valid until they are revoked.
+    owns the machine anyway. Keys made before stay valid until they are revoked. The local user runs the server.
 
     Raises:
         KeyFileError: The file cannot be read or written.
         StoreError: The store failed.
     """
     held = await keys.verify(await anyio.to_thread.run_sync(read_key, key_file))
-    if held is not None:
-        return BootstrapResult(key_file=key_file, principal=held, created_account=False, created_key=False)
+    standing = None if held is None else await accounts.standing(held.org_id, held.user_id)
+    if held is not None and standing is not None:
+        operator = await _ensure_operator(accounts, held.user_id) or standing.operator
+        principal = replace(held, role=standing.role, operator=operator)
+        return BootstrapResult(key_file=key_file, principal=principal, created_account=False, created_key=False)
     user, created = await _local_user(accounts)
     org_id = await _organisation_of(accounts, user)
     made = await keys.create(org_id=org_id, created_by=user.id, name=_KEY)
@@ -61,28 +65,36 @@ async def ensure_local_access(accounts: Accounts, keys: KeyStore, key_file: Path
         await anyio.to_thread.run_sync(write_key, key_file, made.plain)
     except BaseException:
         with anyio.CancelScope(shield=True):
-            await keys.revoke(org_id, made.record.id)  # nobody will ever know it
+            await keys.set_active(org_id, made.record.id, active=False)  # nobody will ever know it
         raise
-    return BootstrapResult(
-        key_file=key_file, principal=made.record.principal, created_account=created, created_key=True
-    )
+    principal = replace(made.record.principal, operator=True)
+    return BootstrapResult(key_file=key_file, principal=principal, created_account=created, created_key=True)
 
 
 async def _local_user(accounts: Accounts) -> tuple[User, bool]:
-    user = await accounts.user_by_email(_EMAIL)
-    if user is not None:
-        return user, False
-    try:
-        return await accounts.create_user(name=_NAME, email=_EMAIL), True
-    except EmailTaken:  # by another server on the same store, in this moment
-        user = await accounts.user_by_email(_EMAIL)
-        if user is None:
-            raise
-        return user, False
+    """The local user, as operator; and whether it was made just now."""
+    user = await accounts.users.by_email(_EMAIL)
+    if user is None:
+        try:
+            return await accounts.users.create(name=_NAME, email=_EMAIL, operator=True), True
+        except EmailTaken:  # by another server on the same store, in this moment
+            user = await accounts.users.by_email(_EMAIL)
+            if user is None:
+                raise
+    return await accounts.users.make_operator(user.id) or user, False
+
+
+async def _ensure_operator(accounts: Accounts, user_id: str) -> bool:
+    """Whether the user is the local one, who is operator from now on if not before."""
+    local = await accounts.users.by_email(_EMAIL)
+    if local is None or local.id != user_id:
+        return False
+    await accounts.users.make_operator(user_id)
+    return True
 
 
 async def _organisation_of(accounts: Accounts, user: User) -> str:
-    for member in await accounts.memberships(user.id):
-        if member.role is Role.OWNER:
-            return member.org_id
-    return (await accounts.create_organisation(name=_ORGANISATION, owner=user)).id
+    for organisation in await accounts.organisations.of_user(user.id):
+        if organisation.members[user.id].role is Role.OWNER:
+            return organisation.id
+    return (await accounts.organisations.create(name=_ORGANISATION, owner_id=user.id)).id

@@ -21,19 +21,21 @@ from storage.collection import Collection, CollectionSpec, Database, Document, I
 from storage.errors import StoreError, VersionConflict
 from storage.ids import new_id
 
+from .changes import Change, Changes
 from .clock import Clock, now_ms
-from .errors import InvalidAccount, KeyMissing
+from .edit import edit
+from .errors import InvalidAccount, KeyMissing, TooManyScopes
 from .key_cache import KeyCache
+from .names import clean_name
 from .principal import Principal
+from .roles import ALL_SCOPES, Scope, expanded
 
 _BY_DIGEST = Index(name="by_digest", fields=("digest",), unique=True)
 _BY_ORG = Index(name="by_org", fields=("org_id", "_id"))
 KEYS = CollectionSpec(name="api_keys", indexes=(_BY_DIGEST, _BY_ORG))
 
 _FORM = re.compile(r"cm_[A-Za-z0-9_-]{43}")
-_MAX_NAME = 100
 _PAGE = 500
-_ATTEMPTS = 100
 _FLUSH_S = 60.0
 _LAST_FLUSH_S = 3.0
 
@@ -55,6 +57,8 @@ class ApiKey:
         is_active: Whether it is accepted.
         expires_ms: From when on it is refused, in epoch milliseconds; 0 means never.
         last_used_ms: When it was last accepted, to about a minute; 0 means never.
+        updated_ms: When it was last switched on or off, in epoch milliseconds; 0 means never.
+        scopes: What it is good for.
         version: Version of the record.
     """
 
@@ -68,6 +72,8 @@ class ApiKey:
     is_active: bool = True
     expires_ms: int = 0
     last_used_ms: int = 0
+    updated_ms: int = 0
+    scopes: frozenset[Scope] = ALL_SCOPES
     version: int = 1
 
     def accepted(self, at_ms: int) -> bool:
@@ -76,8 +82,8 @@ class ApiKey:
 
     @property
     def principal(self) -> Principal:
-        """Who calls with this key."""
-        return Principal(org_id=self.org_id, user_id=self.created_by, key_id=self.id)
+        """Who calls with this key, as long as its maker owns the organisation."""
+        return Principal(org_id=self.org_id, user_id=self.created_by, key_id=self.id, scopes=self.scopes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,26 +103,42 @@ class KeyStore:
     """Makes, checks, lists and revokes keys. Every method may raise `storage.errors.StoreError`."""
 
     def __init__(
-        self, collection: Collection, *, clock: Clock = now_ms, monotonic: Callable[[], float] = time.monotonic
+        self,
+        collection: Collection,
+        *,
+        changes: Changes | None = None,
+        clock: Clock = now_ms,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """A store on a collection declared as `KEYS`.
 
         Args:
             collection: Where the keys are kept.
+            changes: Told of keys that were switched off or deleted.
             clock: Epoch milliseconds, for creation, expiry and last use.
             monotonic: Seconds, for the age of cached answers.
         """
         self._collection = collection
+        self._changes = changes or Changes()
         self._clock = clock
         self._cache = KeyCache[ApiKey](monotonic)
         self._used: dict[str, int] = {}
 
     @classmethod
-    async def open(cls, database: Database, *, clock: Clock = now_ms) -> KeyStore:
+    async def open(cls, database: Database, *, changes: Changes | None = None, clock: Clock = now_ms) -> KeyStore:
         """The store of a database."""
-        return cls(await database.collection(KEYS), clock=clock)
+        return cls(await database.collection(KEYS), changes=changes, clock=clock)
 
-    async def create(self, *, org_id: str, created_by: str, name: str, expires_ms: int = 0) -> NewKey:
+    async def create(
+        self,
+        *,
+        org_id: str,
+        created_by: str,
+        name: str,
+        expires_ms: int = 0,
+        scopes: frozenset[Scope] = ALL_SCOPES,
+        within: frozenset[Scope] = ALL_SCOPES,
+    ) -> NewKey:
         """Make a key. Its text is in the result and nowhere else.
 
         Args:
@@ -124,16 +146,23 @@ class KeyStore:
             created_by: Id of the user who makes it.
             name: 1 to 100 printable characters.
             expires_ms: From when on it is refused, in epoch milliseconds; 0 means never.
+            scopes: What it is good for.
+            within: What the credential is good for that makes it.
 
         Raises:
-            InvalidAccount: The name or the expiry.
+            InvalidAccount: The name, the expiry, or no scope at all.
+            TooManyScopes: It would be good for more than what makes it.
         """
         now = self._clock()
-        name = name.strip()
-        if not 1 <= len(name) <= _MAX_NAME or not name.isprintable():
-            raise InvalidAccount(f"key name {name!r:.80}: give 1 to {_MAX_NAME} printable characters")
+        name = clean_name("key name", name)
         if expires_ms and expires_ms <= now:
             raise InvalidAccount(f"expires_ms {expires_ms} has passed: give a later time, or 0 for never")
+        if not scopes:
+            raise InvalidAccount(f"scopes are empty: give some of {', '.join(Scope)}")
+        beyond = expanded(scopes) - expanded(within)
+        if beyond:
+            held = ", ".join(sorted(expanded(within))) or "none"
+            raise TooManyScopes(f"scopes {', '.join(sorted(beyond))}: more than the credential has itself, {held}")
         plain = "cm_" + secrets.token_urlsafe(32)
         record = ApiKey(
             id=new_id(),
@@ -144,12 +173,18 @@ class KeyStore:
             created_by=created_by,
             created_ms=now,
             expires_ms=expires_ms,
+            scopes=scopes,
         )
         await self._collection.insert(_document(record))
         return NewKey(record=record, plain=plain)
 
     async def verify(self, plain: str) -> Principal | None:
-        """Who calls with this key; None if it is malformed, unknown, revoked or expired.
+        """Who calls with this key; see `check`. Whether its maker still belongs to the organisation is not asked."""
+        record = await self.check(plain)
+        return None if record is None else record.principal
+
+    async def check(self, plain: str) -> ApiKey | None:
+        """The key of that text; None if it is malformed, unknown, switched off or expired.
 
         Costs one read of a unique index, or none if the same key was good within the last five seconds.
         """
@@ -169,7 +204,21 @@ class KeyStore:
         if not record.accepted(now):
             return None
         self._used[record.id] = now
-        return record.principal
+        return record
+
+    async def good(self, key_id: str) -> bool:
+        """Whether the key of that id is accepted now, by a fresh read."""
+        document = await self._collection.get(key_id)
+        return document is not None and _record(document).accepted(self._clock())
+
+    async def get(self, org_id: str, key_id: str) -> ApiKey:
+        """A key of an organisation.
+
+        Raises:
+            KeyMissing: The organisation has no such key.
+        """
+        document = await self._collection.get(key_id)
+        return self._fresh(_record(_own(document, org_id, key_id)))
 
     async def list(self, org_id: str) -> list[ApiKey]:
         """All keys of an organisation, newest first, revoked ones included."""
@@ -182,18 +231,50 @@ class KeyStore:
                 return keys
             after = page[-1]
 
-    async def revoke(self, org_id: str, key_id: str) -> ApiKey:
-        """Refuse a key from now on: in this process at once, elsewhere within five seconds. Again is a no-op.
+    async def set_active(self, org_id: str, key_id: str, *, active: bool) -> ApiKey:
+        """Switch a key on or off: in this process at once, elsewhere within five seconds. Again is a no-op.
 
         Raises:
             KeyMissing: The organisation has no such key.
         """
+
+        def switch(record: ApiKey) -> ApiKey:
+            if record.is_active == active:
+                return record
+            return replace(record, is_active=active, updated_ms=self._clock())
+
         try:
-            return await self._change(org_id, key_id, lambda record: replace(record, is_active=False))
+            return self._fresh(await self._change(org_id, key_id, switch))
         finally:
-            # Also when the write failed or was cancelled, for it may have been applied; and only now, so that what
-            # was read before it cannot enter the cache after it.
-            self._cache.clear()
+            self._forget(org_id, key_id)
+
+    async def revoke(self, org_id: str, key_id: str) -> ApiKey:
+        """Switch a key off; see `set_active`."""
+        return await self.set_active(org_id, key_id, active=False)
+
+    async def delete(self, org_id: str, key_id: str) -> None:
+        """Remove a key for good: it is refused at once in this process, elsewhere within five seconds.
+
+        Raises:
+            KeyMissing: The organisation has no such key.
+        """
+        _own(await self._collection.get(key_id), org_id, key_id)
+        try:
+            await self._collection.delete(key_id)
+        finally:
+            self._used.pop(key_id, None)
+            self._forget(org_id, key_id)
+
+    async def touch(self, org_id: str, key_id: str) -> ApiKey:
+        """Record that a key was used now.
+
+        Raises:
+            KeyMissing: The organisation has no such key.
+        """
+        now = self._clock()
+        return await self._change(
+            org_id, key_id, lambda record: replace(record, last_used_ms=max(record.last_used_ms, now))
+        )
 
     async def flush(self) -> None:
         """Record the last uses that are known but not yet kept: one write for each key used since the last time."""
@@ -236,21 +317,20 @@ class KeyStore:
             self._used.setdefault(key_id, at_ms)  # somebody changed the key meanwhile: the next round will do
 
     async def _change(self, org_id: str, key_id: str, change: Callable[[ApiKey], ApiKey]) -> ApiKey:
-        attempt = 0
-        while True:
-            document = await self._collection.get(key_id)
-            if document is None or document["org_id"] != org_id:
-                raise KeyMissing(f"key {key_id!r:.80}: the organisation has no such key; list its keys")
-            before = _record(document)
+        def changed(document: Document) -> Document:
+            before = _record(_own(document, org_id, key_id))
             after = change(before)
-            if after == before:
-                return before
-            try:
-                return _record(await self._collection.replace(_document(after)))
-            except VersionConflict:
-                attempt += 1
-                if attempt == _ATTEMPTS:
-                    raise
+            return document if after == before else _document(after)
+
+        return _record(_own(await edit(self._collection, key_id, changed), org_id, key_id))
+
+    def _forget(self, org_id: str, key_id: str) -> None:
+        """Trust nothing that was read before: also when a write failed or was cancelled, for it may have been applied.
+
+        Called after the write only, so that what was read before it cannot enter the cache after it.
+        """
+        self._cache.clear()
+        self._changes.tell(Change(org_id=org_id, key_id=key_id))
 
     def _fresh(self, record: ApiKey) -> ApiKey:
         return replace(record, last_used_ms=max(record.last_used_ms, self._used.get(record.id, 0)))
@@ -264,6 +344,12 @@ def well_formed(text: str) -> bool:
 def masked(plain: str) -> str:
     """A key as it may be shown: `cm_Ab12…x9Yz`."""
     return f"{plain[:7]}…{plain[-4:]}"
+
+
+def _own(document: Document | None, org_id: str, key_id: str) -> Document:
+    if document is None or document["org_id"] != org_id:
+        raise KeyMissing(f"key {key_id!r:.80}: the organisation has no such key; list its keys")
+    return document
 
 
 def _digest(plain: str) -> str:
@@ -283,8 +369,12 @@ def _document(record: ApiKey) -> Document:
         "is_active": record.is_active,
         "expires_ms": record.expires_ms,
         "last_used_ms": record.last_used_ms,
+        "updated_ms": record.updated_ms,
+        "scopes": sorted(record.scopes),
     }
 
 
 def _record(document: Document) -> ApiKey:
-    return ApiKey(id=document["_id"], **{name: value for name, value in document.items() if name != "_id"})
+    fields = {name: value for name, value in document.items() if name not in {"_id", "scopes"}}
+    # Keys made before there were scopes are good for everything, as they were.
+    return ApiKey(id=document["_id"], scopes=frozenset(map(Scope, document.get("scopes", ALL_SCOPES))), **fields)

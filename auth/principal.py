@@ -7,6 +7,8 @@ from typing import Literal
 
 from .roles import ALL_SCOPES, Role, Scope
 
+Method = Literal["key", "jwt", "local"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Principal:
@@ -28,7 +30,7 @@ class Principal:
     scopes: frozenset[Scope] = ALL_SCOPES
     role: Role = Role.OWNER
     operator: bool = False
-    method: Literal["key", "jwt", "local"] = "key"
+    method: Method = "key"
 
     def may(self, scope: Scope) -> bool:
         """Whether the credential is good for that."""

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
-
-
-class Role(StrEnum):
-    """What a member may do: an owner manages the organisation, a member uses it."""
-
-    OWNER = "owner"
-    MEMBER = "member"
 
 
 class Scope(StrEnum):
@@ -27,3 +21,20 @@ class Scope(StrEnum):
 
 
 ALL_SCOPES = frozenset(Scope)
+
+
+class Role(StrEnum):
+    """What a member may do: an owner manages the organisation, a member uses it."""
+
+    OWNER = "owner"
+    MEMBER = "member"
+
+    @property
+    def scopes(self) -> frozenset[Scope]:
+        """The most that a credential of such a member is worth, whatever scopes it was given."""
+        return ALL_SCOPES if self is Role.OWNER else Scope.RUN.included
+
+
+def expanded(scopes: Iterable[Scope]) -> frozenset[Scope]:
+    """Scopes together with all that they include."""
+    return frozenset(inner for scope in scopes for inner in scope.included)

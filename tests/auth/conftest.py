@@ -8,10 +8,15 @@ from pathlib import Path
 import pytest
 
 from auth.accounts import Accounts
+from auth.changes import Changes
 from auth.keys import KEYS, KeyStore
+from auth.organisations import MEMBERS, ORGANISATIONS
+from auth.users import USERS
 from storage.collection import Collection, Database
 from storage.sqlite import SqliteDatabase
 from tests.auth.clocks import Clocks
+from tests.auth.rig import Rig
+from tests.auth.spies import SpyCollection
 
 
 @pytest.fixture
@@ -26,8 +31,13 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
 
 
 @pytest.fixture
-async def accounts(database: Database, clocks: Clocks) -> Accounts:
-    return await Accounts.open(database, clock=clocks.epoch)
+def changes() -> Changes:
+    return Changes()
+
+
+@pytest.fixture
+async def accounts(database: Database, clocks: Clocks, changes: Changes) -> Accounts:
+    return await Accounts.open(database, changes=changes, clock=clocks.epoch)
 
 
 @pytest.fixture
@@ -36,5 +46,11 @@ async def key_documents(database: Database) -> Collection:
 
 
 @pytest.fixture
-def keys(key_documents: Collection, clocks: Clocks) -> KeyStore:
-    return KeyStore(key_documents, clock=clocks.epoch, monotonic=clocks.monotonic)
+def keys(key_documents: Collection, clocks: Clocks, changes: Changes) -> KeyStore:
+    return KeyStore(key_documents, changes=changes, clock=clocks.epoch, monotonic=clocks.monotonic)
+
+
+@pytest.fixture
+async def rig(database: Database, clocks: Clocks) -> Rig:
+    specs = (USERS, ORGANISATIONS, MEMBERS, KEYS)
+    return Rig(spies={spec.name: SpyCollection(await database.collection(spec)) for spec in specs}, clocks=clocks)

@@ -1,0 +1,117 @@
+"""Counters for the library `limits`: in memory, bounded, in windows that begin at the same moment everywhere.
+
+The library's own memory storage starts a task over all of its counters with every hit, keeps as many as come, and
+counts each in a window of its own, so that the sums of several servers could not be put together.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from limits.aio.storage import Storage
+
+from .clock import Clock, now_ms
+
+CAPACITY = 20_000
+
+
+class Counts(Storage):
+    """Counters by name, each for the current window; the least recently counted go first when there are too many."""
+
+    STORAGE_SCHEME = None
+
+    def __init__(self, *, clock: Clock = now_ms, capacity: int = CAPACITY) -> None:
+        """Nothing is counted yet.
+
+        Args:
+            clock: Epoch milliseconds.
+            capacity: Most counters.
+        """
+        super().__init__()
+        self._clock = clock
+        self._capacity = capacity
+        self._own: OrderedDict[str, tuple[int, int]] = OrderedDict()
+        self._others: dict[str, tuple[int, int]] = {}
+        self._changed = False
+
+    def __len__(self) -> int:
+        return len(self._own)
+
+    @property
+    def base_exceptions(self) -> type[Exception]:
+        """What the library would wrap: nothing here fails."""
+        return ValueError
+
+    async def incr(self, key: str, expiry: int, amount: int = 1) -> int:
+        """Count, in the window of `expiry` seconds that holds now, and give the sum."""
+        now = self._clock()
+        count, end_ms = self._own.get(key, (0, 0))
+        if end_ms <= now:
+            count, end_ms = 0, (now // (expiry * 1000) + 1) * expiry * 1000
+        self._own[key] = (count + amount, end_ms)
+        self._own.move_to_end(key)
+        if len(self._own) > self._capacity:
+            self._own.popitem(last=False)
+        self._changed = True
+        return count + amount + self._elsewhere(key, now)
+
+    async def get(self, key: str) -> int:
+        """The sum in the current window."""
+        now = self._clock()
+        count, end_ms = self._own.get(key, (0, 0))
+        return (count if end_ms > now else 0) + self._elsewhere(key, now)
+
+    async def get_expiry(self, key: str) -> float:
+        """When the current window ends, in epoch seconds; now if nothing is counted."""
+        now = self._clock()
+        ends = (table[key][1] for table in (self._own, self._others) if key in table)
+        return max(now, *ends, now) / 1000
+
+    async def check(self) -> bool:
+        """Whether counting works: always."""
+        return True
+
+    async def reset(self) -> int:
+        """Forget everything; gives the number of counters."""
+        counters = len(self._own)
+        self._own.clear()
+        return counters
+
+    async def clear(self, key: str) -> None:
+        """Forget one counter."""
+        self._own.pop(key, None)
+
+    def export(self) -> list[tuple[str, int, int]]:
+        """This server's counters of windows that last: name, count, end in epoch milliseconds."""
+        now = self._clock()
+        self._changed = False
+        while self._own and next(iter(self._own.values()))[1] <= now:
+            self._own.popitem(last=False)
+        return [(key, count, end_ms) for key, (count, end_ms) in self._own.items() if end_ms > now]
+
+    @property
+    def changed(self) -> bool:
+        """Whether something was counted since the last export."""
+        return self._changed
+
+    def unsaved(self) -> None:
+        """What was exported did not get through: it is to be exported again."""
+        self._changed = True
+
+    def adopt(self, counters: list[tuple[str, int, int]]) -> None:
+        """Take over what all other servers counted, in place of what they had counted before."""
+        sums: dict[str, tuple[int, int]] = {}
+        for key, count, end_ms in counters:
+            before, last_ms = sums.get(key, (0, 0))
+            # Windows of one counter end at the same moments everywhere: a later end is a later window.
+            if end_ms > last_ms:
+                sums[key] = (count, end_ms)
+            elif end_ms == last_ms:
+                sums[key] = (before + count, end_ms)
+        self._others = sums
+
+    def _elsewhere(self, key: str, now: int) -> int:
+        if not self._others:
+            return 0
+        count, end_ms = self._others.get(key, (0, 0))
+        return count if end_ms > now else 0

@@ -1,0 +1,97 @@
+"""What a request presents, taken off it: nothing behind the gate can log or repeat a credential."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from urllib.parse import unquote_to_bytes
+
+from .refusal import Refused
+
+if TYPE_CHECKING:
+    from starlette.types import Scope
+
+_KEY = b"x-api-key"
+_BEARER = b"authorization"
+_ORGANISATION = b"x-org-id"
+_PARAMETER = b"apikey"
+HOW = "Send the key as the header X-API-Key, or as Authorization: Bearer"
+_HOW_ON_HTTP = f"{HOW}; apiKey in the address is taken for websockets only"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credential:
+    """What a request presents.
+
+    Attributes:
+        key: From X-API-Key, or from the address of a websocket; empty without one.
+        bearer: A key or a token from Authorization; empty without one.
+        org_id: What X-Org-ID says, for tokens.
+        hint: How to present one, for the message of a request that presents none.
+    """
+
+    key: str = field(default="", repr=False)
+    bearer: str = field(default="", repr=False)
+    org_id: str = ""
+    hint: str = HOW
+
+    @property
+    def text(self) -> str:
+        """The key or token; empty if the request presents nothing."""
+        return self.key or self.bearer
+
+
+def take(scope: Scope) -> Credential:
+    """Take the credential off a request or a websocket's handshake.
+
+    An empty header is what a client sends whose configuration names an unset variable: as good as none.
+
+    Raises:
+        Refused: It presents two at once. They are taken off all the same.
+    """
+    headers: list[tuple[bytes, bytes]] = scope["headers"]
+    found: dict[bytes, list[str]] = {_KEY: [], _BEARER: [], _ORGANISATION: []}
+    for name, value in headers:
+        values = found.get(name.lower())
+        if values is not None:
+            values.append(value.strip().decode("latin-1"))
+    if found[_KEY] or found[_BEARER]:
+        scope["headers"] = [pair for pair in headers if pair[0].lower() not in {_KEY, _BEARER}]
+    in_address = _from_address(scope)
+    keys, bearers, organisations = found[_KEY], found[_BEARER], found[_ORGANISATION]
+    if scope["type"] == "websocket":
+        keys = [*keys, *in_address]
+    for name, values in (("X-API-Key", keys), ("Authorization", bearers), ("X-Org-ID", organisations)):
+        if len(values) > 1:
+            raise Refused(status=400, reason="twice", error=f"{name} is given more than once", details=HOW)
+    scheme, _, token = bearers[0].partition(" ") if bearers else ("", "", "")
+    credential = Credential(
+        key=keys[0] if keys else "",
+        bearer=token.strip() if scheme.lower() == "bearer" else "",
+        org_id=organisations[0] if organisations else "",
+        hint=_HOW_ON_HTTP if in_address and scope["type"] == "http" else HOW,
+    )
+    if credential.key and credential.bearer:
+        raise Refused(
+            status=400, reason="both", error="provide either X-API-Key or Bearer token, not both", details=HOW
+        )
+    return credential
+
+
+def _from_address(scope: Scope) -> list[str]:
+    """The values of `apiKey` in the query, which is left without them."""
+    query: bytes = scope.get("query_string", b"")
+    if b"=" not in query:
+        return []
+    kept: list[bytes] = []
+    values: list[str] = []
+    for pair in query.split(b"&"):
+        name, _, value = pair.partition(b"=")
+        # However the name is spelled or encoded, what follows may be a key, and shall not go further.
+        if unquote_to_bytes(name).strip().lower() == _PARAMETER:
+            values.append(unquote_to_bytes(value).strip().decode("latin-1"))
+        else:
+            kept.append(pair)
+    if values:
+        scope["query_string"] = b"&".join(kept)
+    return values

@@ -1,0 +1,83 @@
+"""How servers on one store share their counters: each writes its own once a second, and reads the others'."""
+
+from __future__ import annotations
+
+import secrets
+
+import anyio
+import structlog
+
+from storage.collection import Collection, CollectionSpec, Document, Index
+from storage.errors import DocumentMissing, DuplicateKey, StoreError, VersionConflict
+
+from .clock import Clock, now_ms
+from .counts import Counts
+
+_BY_END = Index(name="by_end", fields=("until_ms", "_id"))
+COUNTS = CollectionSpec(name="rate_counts", indexes=(_BY_END,))
+
+_INTERVAL_S = 1.0
+_DEADLINE_S = 5.0
+_PURGE_MS = 60_000
+_MOST_SERVERS = 1000
+_log = structlog.get_logger(__name__)
+
+
+class Exchange:
+    """Puts the sums of several servers together in the background, so that no call waits for the store.
+
+    While the store fails, each server counts alone. A burst that is spread over N servers overshoots by what they
+    admit within about a second.
+    """
+
+    def __init__(self, collection: Collection, counts: Counts, *, clock: Clock = now_ms) -> None:
+        """An exchange over a collection declared as `COUNTS`."""
+        self._collection = collection
+        self._counts = counts
+        self._clock = clock
+        self._id = secrets.token_hex(12)
+        self._written: Document | None = None
+
+    async def round(self) -> None:
+        """Write the own counters, read the others'.
+
+        Raises:
+            StoreError: The store failed; nothing is lost.
+        """
+        now = self._clock()
+        if self._counts.changed:
+            counters = self._counts.export()
+            until_ms = max((end_ms for _, _, end_ms in counters), default=now)
+            await self._write({"_id": self._id, "version": 1, "until_ms": until_ms, "counters": counters})
+        documents = await self._collection.find(_BY_END, low=now + 1, limit=_MOST_SERVERS)
+        others = [document for document in documents if document["_id"] != self._id]
+        self._counts.adopt([tuple(counter) for document in others for counter in document["counters"]])
+
+    async def run(self, *, interval_s: float = _INTERVAL_S) -> None:
+        """Exchange about once a second; to be started in the server's task group.
+
+        Args:
+            interval_s: Seconds between two rounds.
+        """
+        purged_ms = 0
+        while True:
+            try:
+                with anyio.fail_after(_DEADLINE_S):
+                    await self.round()
+                    if self._clock() - purged_ms >= _PURGE_MS:
+                        purged_ms = self._clock()
+                        await self._collection.purge(_BY_END, below=purged_ms - _PURGE_MS)
+            except (StoreError, TimeoutError) as error:
+                _log.warning("counters not exchanged: each server counts alone", error=str(error))
+            await anyio.sleep(interval_s)
+
+    async def _write(self, document: Document) -> None:
+        try:
+            if self._written is None:
+                self._written = await self._collection.insert(document)
+            else:
+                self._written = await self._collection.replace({**document, "version": self._written["version"]})
+        except (DocumentMissing, DuplicateKey, VersionConflict):
+            # Purged, or a write that was thought to have failed had been applied: what stands now is the start.
+            self._written = await self._collection.get(self._id)
+            self._counts.unsaved()

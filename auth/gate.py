@@ -1,0 +1,125 @@
+"""The gate: pure ASGI, lets a request through only with a good credential and says from whom it comes.
+
+The principal goes into `scope["state"]`, and into `scope["user"]` in the form by which the MCP SDK binds the sessions
+of older protocols to their owner. A refusal leaves its reason in `scope["state"]["refusal"]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from .address import address_of
+from .claims import sdk_user
+from .credentials import take
+from .refusal import Refused, tell
+from .watch import ENDED
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from .authenticator import Authenticator, Verified
+    from .limits import Limits
+    from .refusal import Header
+    from .watch import Watch
+
+    OnLimited = Callable[[Scope, Receive, Send, int, list[Header]], Awaitable[None]]
+
+
+class Gate:
+    """Wraps an ASGI application. Requests and websockets need a credential; what is neither (lifespan) passes."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        authenticator: Authenticator,
+        limits: Limits,
+        watch: Watch,
+        *,
+        on_limited: OnLimited | None = None,
+    ) -> None:
+        """A gate before an application.
+
+        Args:
+            app: What is behind it.
+            authenticator: Says who calls.
+            limits: Say how often; one for all gates of a server.
+            watch: Ends what is open when its credential stops being good; one for all gates of a server.
+            on_limited: Answers a request over its limit in the application's own form; it is given the seconds to wait
+                and the headers that belong to the answer, Retry-After among them.
+        """
+        self._app = app
+        self._authenticator = authenticator
+        self._limits = limits
+        self._watch = watch
+        self._on_limited = on_limited
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a refused request, or pass it on with its principal."""
+        if scope["type"] not in {"http", "websocket"}:
+            await self._app(scope, receive, send)
+            return
+        try:
+            verified = await self._verified(scope)
+        except Refused as refusal:
+            await self._refuse(refusal, scope, receive, send, [])
+            return
+        scope["state"]["principal"] = verified.principal
+        scope["user"] = sdk_user(verified.principal)
+        allowance = await self._limits.spend(verified.principal)
+        if not allowance.passed:
+            refusal = _over(allowance.limit, allowance.reset_s)
+            await self._refuse(refusal, scope, receive, send, allowance.headers())
+            return
+        with self._watch.opened(scope, send, verified, allowance.headers()) as stream:
+            with stream.cancel:
+                await self._app(scope, receive, stream.send)
+            if stream.ended:
+                if stream.begun:
+                    scope["state"]["refusal"] = "ended"
+                    await stream.finish()
+                else:
+                    refusal = Refused(status=401, reason="ended", error=ENDED, details="Use another one")
+                    await self._refuse(refusal, scope, receive, send, [])
+
+    async def _verified(self, scope: Scope) -> Verified:
+        scope.setdefault("state", {})
+        credential = take(scope)
+        address = address_of(scope)
+        if credential.text:
+            # Before the store is asked: a flood of guesses costs it nothing, and good callers notice nothing.
+            wait_s = await self._limits.shut(address)
+            if wait_s and not self._authenticator.knows(credential):
+                raise Refused(
+                    status=429,
+                    reason="too many refusals",
+                    error="too many refused credentials from this address",
+                    details=f"Wait {wait_s} s, then send a credential that is good",
+                    retry_after_s=wait_s,
+                )
+        try:
+            return await self._authenticator.authenticate(credential)
+        except Refused as refusal:
+            if credential.text and refusal.status == 401:
+                await self._limits.refused(address)
+            raise
+
+    async def _refuse(
+        self, refusal: Refused, scope: Scope, receive: Receive, send: Send, headers: list[Header]
+    ) -> None:
+        scope["state"]["refusal"] = refusal.reason
+        if refusal.status == 429 and self._on_limited is not None and scope["type"] == "http":
+            all_headers = [*headers, (b"retry-after", b"%d" % refusal.retry_after_s)]
+            await self._on_limited(scope, receive, send, refusal.retry_after_s, all_headers)
+            return
+        await tell(refusal, scope, receive, send, headers)
+
+
+def _over(limit: int, wait_s: int) -> Refused:
+    return Refused(
+        status=429,
+        reason="too many requests",
+        error=f"more than {limit} requests in a window",
+        details=f"Wait {wait_s} s, then go on",
+        retry_after_s=wait_s,
+    )

@@ -1,0 +1,115 @@
+"""How often somebody may call: each credential, each address whose credentials are refused, each that registers."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from limits import RateLimitItem, RateLimitItemPerSecond
+from limits.aio.strategies import FixedWindowRateLimiter
+
+from .clock import Clock, now_ms
+from .counts import Counts
+from .principal import Principal
+
+_MINUTE_S = 60
+_HOUR_S = 3600
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allowance:
+    """What is left of a limit.
+
+    Attributes:
+        limit: Calls in a window; 0 if there is no limit.
+        remaining: Calls left in this one.
+        reset_s: Whole seconds until the next one, at least 1.
+        passed: Whether this call was within the limit.
+    """
+
+    limit: int = 0
+    remaining: int = 0
+    reset_s: int = 1
+    passed: bool = True
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """For the answer: what was allowed, what is left, and when it begins anew."""
+        if not self.limit:
+            return []
+        return [
+            (b"ratelimit-limit", b"%d" % self.limit),
+            (b"ratelimit-remaining", b"%d" % self.remaining),
+            (b"ratelimit-reset", b"%d" % self.reset_s),
+        ]
+
+
+_UNLIMITED = Allowance()
+
+
+class Limits:
+    """Counts in fixed windows. No method waits for anything outside."""
+
+    def __init__(
+        self,
+        counts: Counts | None = None,
+        *,
+        requests: int = 3000,
+        window_s: int = 60,
+        refusals_per_minute: int = 60,
+        registrations_per_hour: int = 10,
+        clock: Clock = now_ms,
+    ) -> None:
+        """Limits; each may be 0 for none.
+
+        Args:
+            counts: Where calls are counted; several servers share them by an `Exchange`.
+            requests: Calls of one credential in a window.
+            window_s: Seconds of that window.
+            refusals_per_minute: Refused credentials of one address, after which only known good ones are looked at.
+            registrations_per_hour: Registrations from one address.
+            clock: Epoch milliseconds; the one of the counts.
+        """
+        self._clock = clock
+        self._calls = FixedWindowRateLimiter(counts or Counts(clock=clock))
+        # Apart, and this server's alone: a flood of addresses costs no caller a counter and the store no byte.
+        self._strangers = FixedWindowRateLimiter(Counts(clock=clock))
+        self._per_caller = _item(requests, window_s, "calls")
+        self._per_guesser = _item(refusals_per_minute, _MINUTE_S, "refusals")
+        self._per_newcomer = _item(registrations_per_hour, _HOUR_S, "registrations")
+
+    async def spend(self, principal: Principal) -> Allowance:
+        """Count a call of a key, or of a user who calls without one."""
+        return await self._hit(self._calls, self._per_caller, principal.key_id or principal.user_id)
+
+    async def register(self, address: str) -> Allowance:
+        """Count a registration."""
+        return await self._hit(self._strangers, self._per_newcomer, address)
+
+    async def refused(self, address: str) -> None:
+        """Count a credential that was refused."""
+        await self._hit(self._strangers, self._per_guesser, address)
+
+    async def shut(self, address: str) -> int:
+        """For how many seconds no unknown credential of that address is looked at; 0 if it is."""
+        if self._per_guesser is None or await self._strangers.test(self._per_guesser, address):
+            return 0
+        return self._seconds_until((await self._strangers.get_window_stats(self._per_guesser, address)).reset_time)
+
+    async def _hit(self, limiter: FixedWindowRateLimiter, item: RateLimitItem | None, who: str) -> Allowance:
+        if item is None:
+            return _UNLIMITED
+        passed = await limiter.hit(item, who)
+        stats = await limiter.get_window_stats(item, who)
+        return Allowance(
+            limit=item.amount,
+            remaining=max(0, stats.remaining),
+            reset_s=self._seconds_until(stats.reset_time),
+            passed=passed,
+        )
+
+    def _seconds_until(self, epoch_s: float) -> int:
+        return max(1, math.ceil(epoch_s - self._clock() / 1000))
+
+
+def _item(amount: int, window_s: int, namespace: str) -> RateLimitItem | None:
+    return RateLimitItemPerSecond(amount, window_s, namespace) if amount > 0 else None
