@@ -73,15 +73,20 @@ def main(arguments: list[str]) -> None:
     if options.root != "/":
         os.chroot(options.root)
     os.chdir("/")
+    status: object = 0
     try:
         for listener in listeners[1:]:
             _thread.start_new_thread(service.serve, (listener,))
         service.serve(listeners[0])
+    except SystemExit as ending:
+        status = ending.code
     finally:
         terminals.close_all()
         processes.close()
         if group:
             group.remove(time.monotonic() + 2.0)
+    # Python's own end unwinds its threads with a library that is not there in the sandbox's root.
+    os._exit(status if isinstance(status, int) else 0)
 
 
 def _parse(arguments: list[str]) -> _Options:

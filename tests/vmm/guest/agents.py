@@ -65,7 +65,7 @@ def agent(directory: Path, *options: str) -> Generator[Agent]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 raise
-    assert status == 0
+    assert status == 0, f"exit status {status}: {log.read_text()}"
     assert not log.read_text()
 
 

@@ -1,0 +1,77 @@
+"""Runs a part of the test-suite in an emulated KVM host: `python -m tests.kvm_host [options] [pytest arguments]`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import anyio
+
+from .host import NoHost, check, run
+from .kernel import host_kernel
+
+PROJECT = Path(__file__).parents[2]
+SHORT = ("-m", "kvm", "tests/vmm")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="tests.kvm_host", description=__doc__)
+    parser.add_argument("--memory", type=int, default=6144, help="MiB of the host (%(default)s)")
+    parser.add_argument("--limit", type=float, default=1200, help="seconds until the host is ended (%(default)s)")
+    parser.add_argument("--junit", type=Path, help="where the report goes")
+    parser.add_argument("--run", metavar="COMMAND", help="a shell command in place of the tests")
+    options, arguments = parser.parse_known_args()
+    try:
+        check()
+    except NoHost as reason:
+        sys.exit(f"no KVM host can be emulated: {reason}")
+    kernel = anyio.run(host_kernel, cache_directory())
+    with tempfile.TemporaryDirectory() as results:
+        job = ["bash", "-c", options.run] if options.run else pytest_job(arguments or list(SHORT))
+        done = run(
+            kernel,
+            job,
+            directory=PROJECT,
+            environment=job_environment(),
+            results=Path(results),
+            memory_mib=options.memory,
+            limit_s=options.limit,
+        )
+        report = Path(results, "junit.xml")
+        if options.junit and report.exists():
+            shutil.copy(report, options.junit)
+    print(done.output, end="")
+    if done.status is None:
+        print(f"The host ended before the job. Its console:\n{done.console}", file=sys.stderr)
+    elif done.status:
+        print(f"The host's console:\n{done.console}", file=sys.stderr)
+    sys.exit(1 if done.status is None else done.status)
+
+
+def pytest_job(arguments: list[str]) -> list[str]:
+    """The test-suite's command inside the host; the report goes to the results."""
+    python = PROJECT / ".venv/bin/python"
+    # Everything takes thirty times as long there.
+    fixed = ["-p", "no:cacheprovider", "--timeout=600", "--junitxml=/run/share/results/junit.xml"]
+    return [str(python), "-m", "pytest", *fixed, *arguments]
+
+
+def job_environment() -> dict[str, str]:
+    """What a job knows of this machine."""
+    names = ("HOME", "CLOUD_HYPERVISOR_BIN", "CASEMATE_TEST_DATA", "XDG_CACHE_HOME", "CI")
+    kept = {name: os.environ[name] for name in names if name in os.environ}
+    return {**kept, "CASEMATE_INSIDE_KVM_HOST": "1", "LC_ALL": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def cache_directory() -> Path:
+    """Where the host's kernel is kept between runs."""
+    cache = os.environ.get("XDG_CACHE_HOME") or f"{Path.home()}/.cache"
+    return Path(os.environ.get("CASEMATE_TEST_DATA") or f"{cache}/casemate-test")
+
+
+if __name__ == "__main__":
+    main()

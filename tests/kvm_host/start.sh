@@ -1,0 +1,15 @@
+# Makes the emulated host a place to work in, runs the job, leaves its exit status in the share, and powers off.
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+mkdir -p /dev/pts /dev/shm /lib/modules
+mount -t devpts devpts /dev/pts
+mount -t tmpfs tmpfs /dev/shm
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
+mount -t tmpfs tmpfs /lib/modules
+ln -s /run/share/modules/* /lib/modules/
+ip link set lo up 2>/dev/null || busybox ip link set lo up
+hostname kvm-host
+for module in kvm_amd tun bridge nf_tables nft_chain_nat nft_masq; do modprobe "$module"; done
+bash /run/share/job.sh >/run/share/out 2>&1 </dev/null
+echo $? >/run/share/status
+sync
+busybox poweroff -f
