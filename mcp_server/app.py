@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from auth.accounts import Accounts
@@ -23,6 +24,9 @@ from vmm.limits import HostReserve, OwnerLimits
 from vmm.quotas import QUOTAS, Quotas
 from vmm.records import SANDBOXES, Records
 
+from .audit.record import AUDIT
+from .audit.trail import Trail
+from .metrics.meters import Meters
 from .occupancy import Occupancy, occupy
 from .web import build_web
 
@@ -47,6 +51,8 @@ class Parts:
         owner: The organisation of the local key.
         hypervisor: Which driver was chosen, and why.
         occupancy: The lock on the directory.
+        trail: Takes note of every call; it writes only while it runs.
+        meters: Count what happens.
     """
 
     settings: Settings
@@ -55,10 +61,12 @@ class Parts:
     owner: str
     hypervisor: str
     occupancy: Occupancy
+    trail: Trail
+    meters: Meters
 
     def web(self) -> Starlette:
         """The web application over these parts."""
-        return build_web(self.settings, self.fleet, lambda app: ApiKeyAuth(app, self.keys))
+        return build_web(self.settings, self.fleet, lambda app: ApiKeyAuth(app, self.keys), self.trail, self.meters)
 
 
 @asynccontextmanager
@@ -76,6 +84,8 @@ async def open_parts(settings: Settings) -> AsyncGenerator[Parts]:
         async with SqliteDatabase(settings.data / _STORE) as database:
             keys = await KeyStore.open(database)
             local = await ensure_local_access(await Accounts.open(database), keys, settings.key_file)
+            meters = Meters(version=version("casemate"))
+            trail = Trail(await database.collection(AUDIT), meters=meters, days=settings.audit_days)
             records = Records(await database.collection(SANDBOXES), host=host_id(settings.data))
             limits = OwnerLimits(sandboxes=settings.max_sandboxes, cpus=settings.max_vcpus, mem=settings.max_memory_mib)
             async with Fleet.open(
@@ -93,6 +103,8 @@ async def open_parts(settings: Settings) -> AsyncGenerator[Parts]:
                     owner=local.principal.org_id,
                     hypervisor=choice.reason,
                     occupancy=occupancy,
+                    trail=trail,
+                    meters=meters,
                 )
 
 

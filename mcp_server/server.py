@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import mimetypes
-import time
 from collections.abc import Iterable
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -18,6 +17,7 @@ from pydantic import ValidationError
 from storage.errors import StoreError
 from vmm.errors import CasemateError, GuestFileMissing, NotFound
 
+from .audit.trail import UNKNOWN
 from .request_id import current_request_id
 from .resources import add_resources
 from .tools.code import CodeTools
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from vmm.fleet import Fleet
 
+    from .audit.trail import Trail
     from .screens import Screens
     from .tools.offer import Offer
 
@@ -48,12 +49,16 @@ _log = structlog.stdlib.get_logger("casemate.tools")
 _SHOWN = 80
 _PROBLEMS = 5
 _FILES = "/files/"
+_SANDBOX = "casemate://sandbox/"
+
+READ_RESOURCE = "read_resource"
+"""What the reading of a resource is named in audit and metrics."""
 
 
 class CasemateServer(MCPServer[None]):
     """An MCP server over a fleet, with one of the toolsets."""
 
-    def __init__(self, fleet: Fleet, screens: Screens, *, toolset: Toolset, default_image: str) -> None:
+    def __init__(self, fleet: Fleet, screens: Screens, trail: Trail, *, toolset: Toolset, default_image: str) -> None:
         super().__init__(
             "casemate",
             title="Casemate",
@@ -63,6 +68,7 @@ class CasemateServer(MCPServer[None]):
             # An open subscription would hold up every stop of the server, and nothing here is pushed.
             subscriptions=False,
         )
+        self._trail = trail
         modules = (
             SandboxTools(fleet, default_image=default_image),
             CommandTools(fleet),
@@ -84,19 +90,17 @@ class CasemateServer(MCPServer[None]):
     ) -> CallToolResult | InputRequiredResult:
         """Call a tool; whatever goes wrong comes back as a result that says the cause and the next step."""
         offer = self._offers.get(name)
-        if offer is None:
-            return _failed(f"There is no tool {name[:_SHOWN]!r}. There are: {', '.join(self._offers)}")
-        started = time.perf_counter()
-        outcome = "cancelled"
-        try:
-            result = await super().call_tool(name, offer.arguments(arguments), context)
-            outcome = "ok"
-        except ToolError as error:
-            outcome = "refused"
-            return _failed(explain(error, name, offer.wire_names))
-        finally:
-            _log.info("tool", tool=name, outcome=outcome, ms=round((time.perf_counter() - started) * 1000, 1))
-        return result
+        action = UNKNOWN if offer is None else name
+        ref = str(arguments.get("id", ""))
+        with self._trail.call(surface="mcp", action=action, arguments=arguments, sandbox=ref) as entry:
+            if offer is None:
+                entry.refuse(f"there is no tool {name[:_SHOWN]!r}")
+                return _failed(f"There is no tool {name[:_SHOWN]!r}. There are: {', '.join(self._offers)}")
+            try:
+                return await super().call_tool(name, offer.arguments(arguments), context)
+            except ToolError as error:
+                entry.fail(_cause(error))
+                return _failed(explain(error, name, offer.wire_names))
 
     async def read_resource(
         self, uri: AnyUrl | str, context: Context[None, Any] | None = None
@@ -107,12 +111,19 @@ class CasemateServer(MCPServer[None]):
             ResourceNotFoundError: There is no such sandbox or file, or it is somebody else's.
             ResourceError: Anything else, with a text that says cause and next step.
         """
-        try:
-            contents = await super().read_resource(uri, context)
-        except ResourceError as error:
-            cause = _cause(error)
-            missing = isinstance(cause, NotFound | GuestFileMissing) or isinstance(error, ResourceNotFoundError)
-            raise (ResourceNotFoundError if missing else ResourceError)(explain(error, str(uri)[:_SHOWN])) from None
+        asked = {"uri": str(uri)}
+        with self._trail.call(surface="mcp", action=READ_RESOURCE, arguments=asked, sandbox=_sandbox_of(uri)) as entry:
+            try:
+                contents = await super().read_resource(uri, context)
+            except ResourceError as error:
+                cause = _cause(error)
+                if isinstance(error, ResourceNotFoundError):
+                    entry.refuse("not_found: there is no such resource")
+                else:
+                    entry.fail(cause)
+                missing = isinstance(cause, NotFound | GuestFileMissing) or isinstance(error, ResourceNotFoundError)
+                told = (ResourceNotFoundError if missing else ResourceError)(explain(error, str(uri)[:_SHOWN]))
+                raise told from None
         if isinstance(contents, InputRequiredResult) or _FILES not in str(uri):
             return contents
         return [ReadResourceContents(content=item.content, mime_type=_media_type(str(uri), item)) for item in contents]
@@ -186,6 +197,10 @@ def _belongs(offer: Offer, toolset: Toolset) -> bool:
 
 def _failed(text: str) -> CallToolResult:
     return CallToolResult(content=[TextContent(type="text", text=text)], is_error=True)
+
+
+def _sandbox_of(uri: AnyUrl | str) -> str:
+    return str(uri).removeprefix(_SANDBOX).partition("/")[0] if str(uri).startswith(_SANDBOX) else ""
 
 
 def _media_type(uri: str, item: ReadResourceContents) -> str:

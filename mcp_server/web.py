@@ -19,6 +19,8 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 
 from .answers import problem
+from .audit.surface import Surface
+from .cors import cors
 from .guards import BodyLimit, FrontGuard, JsonOnly, SecurityHeaders
 from .probes import probe_routes
 from .requests import RequestLog
@@ -36,25 +38,31 @@ if TYPE_CHECKING:
 
     from vmm.fleet import Fleet
 
+    from .audit.trail import Trail
+    from .metrics.meters import Meters
     from .settings import Settings
 
 _PATHS: dict[Toolset, str] = {"all": ENDPOINT, "core": f"{ENDPOINT}/core", "readonly": f"{ENDPOINT}/readonly"}
 _MIB = 1024 * 1024
 
 
-def build_web(settings: Settings, fleet: Fleet, authenticate: Callable[[ASGIApp], ASGIApp]) -> Starlette:
+def build_web(
+    settings: Settings, fleet: Fleet, authenticate: Callable[[ASGIApp], ASGIApp], trail: Trail, meters: Meters
+) -> Starlette:
     """Put the application together.
 
     Args:
         settings: Bounds and names.
         fleet: Running; it must outlive the application.
         authenticate: Wraps an endpoint so that only requests with a valid key reach it, with their principal.
+        trail: Takes note of every call.
+        meters: Count every request.
     """
     security = TransportSecuritySettings(allowed_hosts=settings.hosts, allowed_origins=settings.origins)
     screens = Screens(fleet)
     cap = SessionCap(most=settings.sessions_per_owner, idle_seconds=settings.session_idle_seconds)
     servers: dict[Toolset, CasemateServer] = {
-        toolset: CasemateServer(fleet, screens, toolset=toolset, default_image=settings.default_image)
+        toolset: CasemateServer(fleet, screens, trail, toolset=toolset, default_image=settings.default_image)
         for toolset in TOOLSETS
     }
     routes = probe_routes(fleet, servers["all"].version)
@@ -88,7 +96,11 @@ def build_web(settings: Settings, fleet: Fleet, authenticate: Callable[[ASGIApp]
         lifespan=lifespan,
         middleware=[
             Middleware(SecurityHeaders),
+            *cors(settings.allowed_origins),
             Middleware(RequestLog),
+            Middleware(
+                Surface, trail=trail, meters=meters, mcp=[*_PATHS.values(), *(f"{p}/" for p in _PATHS.values())]
+            ),
             Middleware(FrontGuard, security=security),
             Middleware(BodyLimit, most=settings.max_body_mib * _MIB),
         ],

@@ -11,6 +11,7 @@ import structlog
 
 from auth.clock import Clock, now_ms
 from mcp_server.request_id import current_request_id
+from mcp_server.tracing import describe_call
 from storage.errors import StoreError
 from storage.ids import new_id
 
@@ -69,8 +70,8 @@ class Trail:
     ) -> Generator[Entry]:
         """Record the block as one call of the request that this task works for.
 
-        What the block raises is recorded and raised on. A block that turns an error into an answer by itself tells it
-        with `Entry.fail` or `Entry.refuse`.
+        What the block raises is recorded and raised on. A block that turns an error into an answer, or into another
+        error, tells it with `Entry.fail` or `Entry.refuse`.
 
         Args:
             surface: Which door was used.
@@ -86,7 +87,8 @@ class Trail:
             with entered(entry):
                 yield entry
         except BaseException as error:
-            entry.fail(error)
+            if entry.decision == "allowed":
+                entry.fail(error)
             raise
         finally:
             self.note(entry, visit, surface=surface, action=action, began_ms=began_ms, began=began)
@@ -124,6 +126,7 @@ class Trail:
             request_id=visit.request_id or current_request_id(),
         )
         self._meters.call(surface, action, record.decision, seconds)
+        describe_call(sandbox=record.sandbox, outcome=record.decision)
         kept = self._floods.add(record, self._clock()) if _stopped_at_the_door(record) else record
         if kept is not None:
             self._keep(kept)

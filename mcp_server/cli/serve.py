@@ -72,6 +72,7 @@ class _Serving:
         self._server = WebServer(parts.web(), started)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(parts.keys.run)
+            tasks.start_soon(parts.trail.run)
             if self._settings.warm:
                 tasks.start_soon(_warm, parts)
             await self._server.serve(sockets=[listener])

@@ -9,6 +9,7 @@ from anyio import to_thread
 from mcp.server.mcpserver import Context
 from pydantic import Field
 
+from mcp_server.audit.entry import noted
 from mcp_server.caller import caller
 from mcp_server.output import budget_of
 from mcp_server.patience import Patience
@@ -156,7 +157,7 @@ def _checked_line(command: str) -> str:
 
 
 async def render(outcome: Outcome, ref: str, *, max_output: int, timeout: float) -> str:
-    """A command's result as text; a long one is shaped beside the event loop.
+    """A command's result as text, its exit code noted; a long one is shaped beside the event loop.
 
     Args:
         outcome: The command.
@@ -164,6 +165,7 @@ async def render(outcome: Outcome, ref: str, *, max_output: int, timeout: float)
         max_output: Characters that the caller asked for.
         timeout: The limit that the command had, in seconds.
     """
+    noted(exit_code=outcome.exit_code)
     budget = budget_of(max_output)
     if outcome.stdout.total + outcome.stderr.total <= budget:
         return outcome_text(outcome, ref, budget=budget, timeout_s=timeout)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from mcp.server.mcpserver import Context
 from pydantic import Field
 
+from mcp_server.audit.entry import noted
 from mcp_server.caller import caller
 from mcp_server.patience import Patience
 from mcp_server.wire import compact, parse_selector, sandbox_object
@@ -78,6 +79,7 @@ class SandboxTools:
         sandbox = await patience.during(
             lambda: self._fleet.create(who.owner, spec, on_progress=patience.tell), f"creating {spec.name[:60]}"
         )
+        noted(sandbox=sandbox.id)
         return compact(sandbox_object(sandbox))
 
     async def list_sandboxes(

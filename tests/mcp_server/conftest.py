@@ -11,8 +11,12 @@ from starlette.types import ASGIApp
 
 from auth.keys import KeyStore
 from auth.middleware import ApiKeyAuth
+from mcp_server.audit.record import AUDIT
+from mcp_server.audit.trail import Trail
+from mcp_server.metrics.meters import Meters
 from mcp_server.settings import Settings
 from mcp_server.web import build_web
+from storage.collection import Collection
 from storage.sqlite import SqliteDatabase
 from tests.mcp_server.edge import Edge, Tools, serving
 from tests.mcp_server.host import one_host
@@ -47,6 +51,24 @@ async def store(tmp_path: Path) -> AsyncGenerator[KeyStore]:
 
 
 @pytest.fixture
+def meters() -> Meters:
+    return Meters(version="test")
+
+
+@pytest.fixture
+async def records(tmp_path: Path) -> AsyncGenerator[Collection]:
+    """Where the audit's records are kept."""
+    async with SqliteDatabase(tmp_path / "store" / "audit.db") as database:
+        yield await database.collection(AUDIT)
+
+
+@pytest.fixture
+def trail(records: Collection, meters: Meters) -> Trail:
+    """Takes note of every call; it writes only in tests that run it."""
+    return Trail(records, meters=meters, days=30)
+
+
+@pytest.fixture
 async def keys(store: KeyStore) -> dict[str, str]:
     """The keys of two owners."""
     organisations = {"alice": ALICE, "bob": BOB}
@@ -57,9 +79,9 @@ async def keys(store: KeyStore) -> dict[str, str]:
 
 
 @pytest.fixture
-def application(settings: Settings, store: KeyStore) -> ASGIApp:
+def application(settings: Settings, store: KeyStore, trail: Trail, meters: Meters) -> ASGIApp:
     """The web application over a host without sandboxes, not served yet."""
-    return build_web(settings, cast("Fleet", NoSandboxes()), lambda app: ApiKeyAuth(app, store))
+    return build_web(settings, cast("Fleet", NoSandboxes()), lambda app: ApiKeyAuth(app, store), trail, meters)
 
 
 @pytest.fixture
@@ -70,10 +92,12 @@ async def edge(application: ASGIApp, keys: dict[str, str]) -> AsyncGenerator[Edg
 
 
 @pytest.fixture
-async def host(settings: Settings, store: KeyStore, keys: dict[str, str], tmp_path: Path) -> AsyncGenerator[Edge]:
+async def host(
+    settings: Settings, store: KeyStore, keys: dict[str, str], tmp_path: Path, trail: Trail, meters: Meters
+) -> AsyncGenerator[Edge]:
     """A server on which alice has one sandbox, `box`."""
     async with one_host(tmp_path) as fleet:
-        app = build_web(settings, cast("Fleet", fleet), lambda app: ApiKeyAuth(app, store))
+        app = build_web(settings, cast("Fleet", fleet), lambda app: ApiKeyAuth(app, store), trail, meters)
         async with serving(app, keys) as running:
             yield running
 
@@ -86,8 +110,10 @@ async def box(host: Edge) -> AsyncGenerator[Tools]:
 
 
 @pytest.fixture
-async def server(settings: Settings, fleet: Fleet, store: KeyStore, keys: dict[str, str]) -> AsyncGenerator[Edge]:
+async def server(
+    settings: Settings, fleet: Fleet, store: KeyStore, keys: dict[str, str], trail: Trail, meters: Meters
+) -> AsyncGenerator[Edge]:
     """A server with real machines."""
-    app = build_web(settings, fleet, lambda app: ApiKeyAuth(app, store))
+    app = build_web(settings, fleet, lambda app: ApiKeyAuth(app, store), trail, meters)
     async with serving(app, keys) as running:
         yield running
