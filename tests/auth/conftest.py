@@ -9,6 +9,7 @@ import pytest
 
 from auth.accounts import Accounts
 from auth.changes import Changes
+from auth.invitations import INVITATIONS
 from auth.keys import KEYS, KeyStore
 from auth.organisations import MEMBERS, ORGANISATIONS
 from auth.users import USERS
@@ -52,5 +53,5 @@ def keys(key_documents: Collection, clocks: Clocks, changes: Changes) -> KeyStor
 
 @pytest.fixture
 async def rig(database: Database, clocks: Clocks) -> Rig:
-    specs = (USERS, ORGANISATIONS, MEMBERS, KEYS)
+    specs = (USERS, ORGANISATIONS, MEMBERS, KEYS, INVITATIONS)
     return Rig(spies={spec.name: SpyCollection(await database.collection(spec)) for spec in specs}, clocks=clocks)

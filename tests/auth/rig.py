@@ -10,9 +10,11 @@ from auth.authenticator import Authenticator
 from auth.changes import Changes
 from auth.counts import Counts
 from auth.gate import Gate
+from auth.invitations import Invitations
 from auth.keys import KeyStore, NewKey
 from auth.limits import Limits
 from auth.organisations import Organisations
+from auth.registration import Registration, RegistrationPolicy
 from auth.roles import ALL_SCOPES, Role, Scope
 from auth.users import User, Users
 from auth.watch import Watch
@@ -45,6 +47,7 @@ class Rig:
     limits: Limits = field(init=False)
     authenticator: Authenticator = field(init=False)
     watch: Watch = field(init=False)
+    invitations: Invitations = field(init=False)
 
     def __post_init__(self) -> None:
         self.build()
@@ -58,6 +61,7 @@ class Rig:
             Organisations(self.spies["organisations"], self.spies["members"], changes=changes, clock=clocks.epoch),
         )
         self.keys = KeyStore(self.spies["api_keys"], changes=changes, clock=clocks.epoch, monotonic=clocks.monotonic)
+        self.invitations = Invitations(self.spies["invitations"], clock=clocks.epoch)
         self.counts = Counts(clock=clocks.epoch)
         self.limits = Limits(self.counts, clock=clocks.epoch, **self.limited)
         self.authenticator = Authenticator(
@@ -72,6 +76,9 @@ class Rig:
 
     def gate(self, app: ASGIApp, **options: Any) -> Gate:
         return Gate(app, self.authenticator, self.limits, self.watch, **options)
+
+    def registration(self, policy: RegistrationPolicy = RegistrationPolicy.OPEN) -> Registration:
+        return Registration(self.accounts, self.keys, self.invitations, policy=policy, clock=self.clocks.epoch)
 
     @property
     def reads(self) -> int:

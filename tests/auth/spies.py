@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from storage.collection import Collection, Document, Index, Value
-from storage.errors import StoreError
+from storage.errors import StoreError, StoreUnavailable
 
 
 class SpyCollection(Collection):
@@ -18,6 +18,7 @@ class SpyCollection(Collection):
         failure: Raised by each call if set.
         after_find: Awaited between a find and its return if set.
         before_replace: Awaited before a replace if set.
+        fail_writes_from: Number of the first write that fails, and all after it; 0 for none.
     """
 
     def __init__(self, real: Collection) -> None:
@@ -28,6 +29,7 @@ class SpyCollection(Collection):
         self.failure: StoreError | None = None
         self.after_find: Callable[[], Awaitable[None]] | None = None
         self.before_replace: Callable[[], Awaitable[None]] | None = None
+        self.fail_writes_from = 0
 
     async def insert(self, document: Mapping[str, Any]) -> Document:
         self._write()
@@ -85,6 +87,8 @@ class SpyCollection(Collection):
     def _write(self) -> None:
         self.writes += 1
         self._fail()
+        if self.fail_writes_from and self.writes >= self.fail_writes_from:
+            raise StoreUnavailable("gone in the middle")
 
     def _fail(self) -> None:
         if self.failure is not None:

@@ -1,0 +1,169 @@
+"""Registration: a user, an organisation and a first key at once, or nothing that anybody could notice.
+
+The store has no transactions, so the steps are ordered. The user comes first, for the unique address decides between
+those who register it at the same moment; it is marked as being registered until everything is there. What a crash
+leaves behind is such a user: nobody has a key to it, and whoever registers the address a minute later takes it over
+and finishes the work. A key that was made for it before is deleted, for nobody was ever told it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from .accounts import Accounts
+from .clock import Clock, now_ms
+from .errors import EmailTaken, RegistrationRefused
+from .invitations import Invitation, Invitations
+from .keys import KeyStore, NewKey
+from .names import MAX_NAME, clean_name, normalised
+from .organisations import Organisation
+from .users import User
+
+ABANDONED_MS = 60_000
+"""After how many milliseconds a registration that is not done counts as interrupted."""
+
+_FIRST_KEY = "first key"
+
+
+class RegistrationPolicy(StrEnum):
+    """Who may register: everybody, who has an invitation, or nobody."""
+
+    OPEN = "open"
+    INVITE = "invite"
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registered:
+    """What a registration made.
+
+    Attributes:
+        user: The person.
+        organisation: The person's own, or the one that the invitation is for.
+        key: The first key; its text is known only here.
+    """
+
+    user: User
+    organisation: Organisation
+    key: NewKey
+
+
+class Registration:
+    """Registers people. Every method may raise `storage.errors.StoreError`."""
+
+    def __init__(
+        self,
+        accounts: Accounts,
+        keys: KeyStore,
+        invitations: Invitations,
+        *,
+        policy: RegistrationPolicy,
+        clock: Clock = now_ms,
+    ) -> None:
+        """A registration over stores.
+
+        Args:
+            accounts: Where users and organisations are made.
+            keys: Where the first key is made.
+            invitations: What lets people in.
+            policy: Who may register.
+            clock: Epoch milliseconds.
+        """
+        self._accounts = accounts
+        self._keys = keys
+        self._invitations = invitations
+        self._policy = policy
+        self._clock = clock
+
+    async def register(self, *, name: str, email: str, invitation: str = "", organisation: str = "") -> Registered:
+        """Make a user, an organisation or a membership, and a key.
+
+        Args:
+            name: Of the person.
+            email: Of the person; unique on this server.
+            invitation: The code of one; empty without.
+            organisation: Name of a new organisation; empty for the default, `<FirstName>-Org`.
+
+        Raises:
+            RegistrationRefused: The policy, or the invitation.
+            InvalidAccount: A field.
+            EmailTaken: Somebody has the address, or is registering it at this moment.
+        """
+        name, email = clean_name("name", name), normalised(email)
+        organisation = clean_name("organisation name", organisation or _default_name(name))
+        if self._policy is RegistrationPolicy.CLOSED:
+            raise RegistrationRefused("registration is closed on this server: ask who runs it")
+        if self._policy is RegistrationPolicy.INVITE and not invitation:
+            raise RegistrationRefused("registration needs an invitation on this server: ask who runs it for a code")
+        invited = await self._invited(invitation, email) if invitation else None
+        user, is_new = await self._claim(name, email)
+        if invited is not None:
+            try:
+                await self._invitations.use(invited.id, user.id)
+            except RegistrationRefused:
+                if is_new:
+                    await self._accounts.users.delete(user.id)
+                raise
+        home = await self._home(user, invited, organisation)
+        if not is_new:
+            for left in await self._keys.list(home.id):
+                if left.created_by == user.id:
+                    await self._keys.delete(home.id, left.id)
+        key = await self._keys.create(org_id=home.id, created_by=user.id, name=_FIRST_KEY)
+        done = await self._accounts.users.change(user.id, self._done(user))
+        return Registered(user=done or user, organisation=home, key=key)
+
+    async def _claim(self, name: str, email: str) -> tuple[User, bool]:
+        """The user to work on, which nobody else works on; and whether it was made just now."""
+        try:
+            return await self._accounts.users.create(name=name, email=email, registering=True), True
+        except EmailTaken:
+            left = await self._accounts.users.by_email(email)
+            if left is None or not self._abandoned(left):
+                raise
+        now = self._clock()
+
+        def take_over(user: User) -> User:
+            # Of those who find it at the same moment, the second sees that it is at work again.
+            if not self._abandoned(user):
+                raise EmailTaken(f"email {email!r:.80} is registered already: use another one")
+            return replace(user, name=name, registering_ms=now)
+
+        taken = await self._accounts.users.change(left.id, take_over)
+        if taken is None:
+            raise EmailTaken(f"email {email!r:.80} was registered and removed at this moment: try again")
+        return taken, False
+
+    async def _invited(self, code: str, email: str) -> Invitation:
+        invitation = await self._invitations.find(code, email)
+        if invitation.org_id and await self._accounts.organisations.get(invitation.org_id) is None:
+            raise RegistrationRefused("the organisation of the invitation is gone: ask for a new one")
+        return invitation
+
+    async def _home(self, user: User, invited: Invitation | None, name: str) -> Organisation:
+        organisations = self._accounts.organisations
+        if invited is not None and invited.org_id:
+            await organisations.add(invited.org_id, user.id, invited.role)
+        for existing in await organisations.of_user(user.id):
+            # The one that was just joined, or one that an interrupted registration made.
+            if existing.id == (invited.org_id if invited is not None else "") or existing.created_by == user.id:
+                return existing
+        return await organisations.create(name=name, owner_id=user.id)
+
+    def _abandoned(self, user: User) -> bool:
+        return bool(user.registering_ms) and self._clock() - user.registering_ms >= ABANDONED_MS
+
+    def _done(self, claimed: User) -> Callable[[User], User]:
+        def done(user: User) -> User:
+            # So slow that somebody took the user over, who gets a key of their own: this one must not count.
+            if user.registering_ms != claimed.registering_ms:
+                raise EmailTaken(f"email {user.email!r:.80} was registered by somebody else meanwhile")
+            return replace(user, registering_ms=0)
+
+        return done
+
+
+def _default_name(name: str) -> str:
+    return f"{name.split(maxsplit=1)[0][: MAX_NAME - 4]}-Org"
