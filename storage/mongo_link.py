@@ -70,8 +70,10 @@ class MongoLink:
         Raises:
             StoreError: It failed.
         """
+        await anyio.lowlevel.checkpoint_if_cancelled()
         async with self._using(self._within_s, writing=False) as database:
-            with anyio.move_on_after(self._within_s + _GRACE_S):
+            # Shielded, because the driver loses sockets when it is cancelled while it connects.
+            with anyio.move_on_after(self._within_s + _GRACE_S, shield=True):
                 return await ask(database)
             raise self._late()
 
