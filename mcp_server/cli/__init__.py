@@ -1,26 +1,45 @@
-"""The command line: `casemate serve`, `doctor`, `image`, `sandbox`, `key`.
+"""The command line: `casemate`. Its commands work on a server over REST, but for those that are the server's own.
 
-Each command is a thin face over the composition root or over a running server. What can go wrong for the person at
-the keyboard ends in one line that says the way out, and exit status 2; never in a traceback.
+`serve`, `doctor`, `image`, `config` and `store` work on this machine. What can go wrong for the person at the keyboard
+ends in one line that says the way out, and exit status 2; never in a traceback.
 """
 
 from __future__ import annotations
 
 import sys
-from typing import cast
+from importlib.metadata import version
+from typing import Annotated, cast
 
 import typer
 
 from auth.errors import AuthError
-from mcp_server import logs
+from mcp_server import logs as logging
 from mcp_server.occupancy import Occupied
 from mcp_server.serve import PortRefused
 from mcp_server.settings import SettingsRefused
 from storage.errors import StoreError
 from vmm.errors import CasemateError
 
-from . import config, doctor, images, keys, sandboxes, serve
+from . import (
+    audit,
+    config,
+    cp,
+    doctor,
+    images,
+    invites,
+    keys,
+    logs,
+    people,
+    quotas,
+    sandboxes,
+    serve,
+    shell,
+    store,
+    top,
+)
+from .completion import completion, listen_to_shells
 from .console import Trouble, complain
+from .options import KeyFileOption, UrlOption
 
 app = typer.Typer(
     name="casemate",
@@ -30,16 +49,40 @@ app = typer.Typer(
 )
 app.command("serve")(serve.serve)
 app.command("doctor")(doctor.doctor)
-app.add_typer(images.app, name="image")
-app.add_typer(sandboxes.app, name="sandbox")
-app.add_typer(keys.app, name="key")
 app.add_typer(config.app, name="config")
+app.add_typer(images.app, name="image")
+app.add_typer(store.app, name="store")
+app.add_typer(sandboxes.app, name="sandbox")
+app.command("shell")(shell.shell)
+app.command("cp")(cp.cp)
+app.command("logs")(logs.logs)
+app.command("top")(top.top)
+app.add_typer(keys.app, name="key")
+app.add_typer(people.users, name="user")
+app.add_typer(people.members, name="member")
+app.add_typer(invites.app, name="invite")
+app.add_typer(quotas.app, name="quota")
+app.command("audit")(audit.audit)
+app.command("completion")(completion)
+
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"casemate {version('casemate')}")
+        raise typer.Exit
 
 
 @app.callback()
-def casemate() -> None:
+def casemate(
+    url: UrlOption = "",
+    key_file: KeyFileOption = None,
+    tell_version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_tell_version, is_eager=True)
+    ] = False,
+) -> None:
     """MicroVM sandboxes for AI agents, offered as MCP tools."""
-    logs.configure("warning", "auto")
+    del url, key_file, tell_version  # The commands take them from the context.
+    logging.configure("warning", "auto")
 
 
 _TROUBLES = (Trouble, SettingsRefused, Occupied, PortRefused, CasemateError, StoreError, AuthError)
@@ -47,10 +90,11 @@ _TROUBLES = (Trouble, SettingsRefused, Occupied, PortRefused, CasemateError, Sto
 
 def main() -> None:
     """The entry point of `casemate`."""
+    listen_to_shells()
     try:
         app()
     except _TROUBLES as trouble:
-        complain(str(trouble))
+        complain(*str(trouble).splitlines())
     except BaseExceptionGroup as group:
         known, others = group.split(_TROUBLES)
         if known is None or others is not None:
@@ -65,5 +109,5 @@ def _messages(group: BaseExceptionGroup[BaseException]) -> list[str]:
         if isinstance(member, BaseExceptionGroup):
             lines += _messages(cast("BaseExceptionGroup[BaseException]", member))
         else:
-            lines.append(str(member))
+            lines += str(member).splitlines()
     return lines

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
+import sys
+import unicodedata
 from typing import TYPE_CHECKING, TypeVar
 
 import anyio
+import anyio.to_thread
+import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
@@ -14,10 +20,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-out = Console(soft_wrap=True, highlight=False)
-err = Console(stderr=True, soft_wrap=True, highlight=False)
+out = Console(soft_wrap=True, highlight=False, emoji=False)
+err = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
 
 _OWN = 0o700
+_SIGNALLED = 128
 
 
 class Trouble(Exception):
@@ -26,21 +33,69 @@ class Trouble(Exception):
 
 def show_table(rows: Sequence[Sequence[str]]) -> None:
     """Write rows in columns, never cut: what is piped into a program must be whole."""
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    for row in rows:
-        line = "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
-        out.print(line.rstrip(), markup=False)
+    lines = [[plain(cell) for cell in row] for row in rows]
+    widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
+    for line in lines:
+        text = "  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True))
+        out.print(text.rstrip(), markup=False)
+
+
+def show_json(value: object, *, lines: bool = False) -> None:
+    """Write a value for programs.
+
+    Args:
+        value: Anything that JSON has.
+        lines: On one line, as one of a stream of values.
+    """
+    # In ASCII: no text of somebody else's reaches the terminal as a control sequence.
+    sys.stdout.write(json.dumps(value, indent=None if lines else 2) + "\n")
+    sys.stdout.flush()
+
+
+def note(text: str) -> None:
+    """Write a line about what was done, beside the results."""
+    err.print(plain(text), markup=False)
 
 
 def complain(*lines: str) -> None:
     """Write refusals, one a line."""
     for line in lines:
-        err.print(f"casemate: {line}", markup=False, style="red")
+        err.print(f"casemate: {plain(line)}", markup=False, style="red")
+
+
+def plain(text: str) -> str:
+    """A text of somebody else's on one line, without what would steer a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(_shown(letter) for letter in text)
+
+
+async def write_raw(name: str, data: bytes) -> None:
+    """Write bytes as they are, to `stdout` or `stderr`.
+
+    Raises:
+        typer.Exit: Nobody reads them any more, as a shell would say it.
+    """
+    stream = sys.stderr.buffer if name == "stderr" else sys.stdout.buffer
+
+    def write() -> None:
+        stream.write(data)
+        stream.flush()
+
+    try:
+        await anyio.to_thread.run_sync(write)
+    except BrokenPipeError:
+        # Python would try once more at its end, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        raise typer.Exit(_SIGNALLED + signal.SIGPIPE) from None
 
 
 def run(work: Callable[[], Awaitable[T]]) -> T:
-    """Run a command's asynchronous part."""
-    return anyio.run(work, backend_options={"use_uvloop": True})
+    """Run a command's asynchronous part; an interrupt ends it with the status that shells give it."""
+    try:
+        return anyio.run(work, backend_options={"use_uvloop": True})
+    except KeyboardInterrupt:
+        raise typer.Exit(_SIGNALLED + signal.SIGINT) from None
 
 
 def prepare_directory(data: Path) -> None:
@@ -55,6 +110,13 @@ def prepare_directory(data: Path) -> None:
         raise Trouble(f"CASEMATE_DATA={data} cannot be made ({error.strerror}): {_WAY_OUT}") from None
     if not os.access(data, os.W_OK | os.X_OK):
         raise Trouble(f"CASEMATE_DATA={data} cannot be written: {_WAY_OUT}")
+
+
+def _shown(letter: str) -> str:
+    # Control, format (bidirectional overrides), surrogates, line and paragraph separators.
+    if unicodedata.category(letter) in {"Cc", "Cf", "Cs", "Zl", "Zp"}:
+        return letter.encode("unicode_escape").decode("ascii")
+    return letter
 
 
 _WAY_OUT = "set it to a directory of yours"

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mcp_server.app import open_catalogue
 from mcp_server.settings import Settings
 
-from .console import err, prepare_directory, run, show_table
+from .console import err, prepare_directory, run, show_json, show_table
+from .options import AsJson
 from .progress import shown_progress
+
+if TYPE_CHECKING:
+    from vmm.images.catalogue import Catalogue, ImageInfo
+
+    from .values import Object
 
 app = typer.Typer(help="Images that sandboxes are made from.", no_args_is_help=True)
 
@@ -19,11 +24,14 @@ _MIB = 1024 * 1024
 
 
 @app.command("list")
-def list_all() -> None:
+def list_all(as_json: AsJson = False) -> None:
     """List the images, built or not."""
-    catalogue = open_catalogue(Settings.load())
+    found = run(_catalogue(Settings.load()).list)
+    if as_json:
+        show_json([_as_json(image) for image in found])
+        return
     rows = [("name", "built", "MiB", "digest", "holds")]
-    for image in run(catalogue.list):
+    for image in found:
         built = datetime.fromtimestamp(image.built_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M") if image.built else "no"
         size = str(image.size // _MIB) if image.size else "-"
         rows.append((image.name, built, size, image.digest[:12] or "-", image.problem or image.description))
@@ -34,12 +42,14 @@ def list_all() -> None:
 def build(
     names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Default: all.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Build anew what is there already.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Build images; those that are there already are left alone."""
     settings = Settings.load()
     prepare_directory(settings.data)
-    catalogue = open_catalogue(settings)
-    for name in names or catalogue.names():
+    catalogue = _catalogue(settings)
+    wanted = names or list(catalogue.names())
+    for name in wanted:
 
         async def work(name: str = name) -> None:
             with shown_progress() as progress:
@@ -50,12 +60,16 @@ def build(
 
         run(work)
         err.print(f"The image {name} is built.", markup=False)
+    if as_json:
+        show_json({"built": wanted})
 
 
 @app.command()
-def rm(names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Images to remove.")]) -> None:
+def rm(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Images to remove.")], as_json: AsJson = False
+) -> None:
     """Remove images. Sandboxes that exist keep what they have."""
-    catalogue = open_catalogue(Settings.load())
+    catalogue = _catalogue(Settings.load())
     for name in names:
 
         async def work(name: str = name) -> None:
@@ -63,3 +77,24 @@ def rm(names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Image
 
         run(work)
         err.print(f"The image {name} is removed.", markup=False)
+    if as_json:
+        show_json({"removed": names})
+
+
+def _as_json(image: ImageInfo) -> Object:
+    return {
+        "name": image.name,
+        "built": image.built,
+        "builtMs": image.built_ms if image.built else None,
+        "size": image.size,
+        "digest": image.digest,
+        "description": image.description,
+        "problem": image.problem,
+    }
+
+
+def _catalogue(settings: Settings) -> Catalogue:
+    # Late: it brings the whole server, which takes longer to load than most commands take in all.
+    from mcp_server.app import open_catalogue  # noqa: PLC0415
+
+    return open_catalogue(settings)

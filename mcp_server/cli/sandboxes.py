@@ -1,55 +1,127 @@
-"""`casemate sandbox`: list and end the local owner's sandboxes, through the running server or without one."""
+"""`casemate sandbox`: list, create, look at, use and end sandboxes."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from mcp_server.settings import Settings
+from .console import Trouble, note, run, show_json, show_table
+from .execute import execute
+from .options import AsJson, Ref, complete_sandbox, place_of
+from .place import open_remote
+from .remote import route
+from .values import Object, as_object, cell, check_ref, moment, parse_environment, parse_pairs
 
-from .console import Trouble, err, run, show_table
-from .desk import open_desk
+app = typer.Typer(help="Sandboxes.", no_args_is_help=True)
+app.command("exec")(execute)
 
-if TYPE_CHECKING:
-    from .desk import Row
-
-app = typer.Typer(help="Sandboxes of the local key's owner.", no_args_is_help=True)
+_CREATE_S = 900
+_DELETE_S = 120
+_COLUMNS = ("id", "name", "status", "image", "cpu", "mem")
 
 
 @app.command("list")
-def list_all() -> None:
-    """List the sandboxes."""
-    settings = Settings.load()
+def list_all(
+    context: typer.Context,
+    label: Annotated[
+        list[str] | None, typer.Option("--label", metavar="K=V", help="Only those with this label; repeatable.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the sandboxes, newest first."""
+    labels = ",".join(f"{name}={value}" for name, value in parse_pairs(label, "--label").items())
 
-    async def work() -> list[Row]:
-        async with open_desk(settings) as desk:
-            return await desk.rows()
+    async def work() -> list[Object]:
+        async with open_remote(place_of(context)) as remote:
+            return await remote.sandboxes(labels)
 
-    rows = run(work)
-    if not rows:
-        err.print("There is no sandbox.")
-        return
-    lines = [(row.id, row.name, row.status, row.image, str(row.cpu), str(row.mem), row.created) for row in rows]
-    show_table([("id", "name", "status", "image", "cpu", "mem MiB", "created"), *lines])
+    found = run(work)
+    if as_json:
+        show_json(found)
+    elif not found:
+        note("There is no sandbox.")
+    else:
+        rows = [(*(cell(one.get(name)) for name in _COLUMNS), moment(one.get("createdAt"))) for one in found]
+        show_table([("id", "name", "status", "image", "cpu", "mem MiB", "created"), *rows])
+
+
+@app.command()
+def create(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A host name, such as box or build-1.")],
+    image: Annotated[str, typer.Option("--image", help="What it is made from; default: the server's.")] = "",
+    cpu: Annotated[int | None, typer.Option("--cpu", min=1, help="Virtual CPUs; default: the server's.")] = None,
+    mem: Annotated[int | None, typer.Option("--mem", min=1, help="Memory in MiB; default: the server's.")] = None,
+    env: Annotated[
+        list[str] | None,
+        typer.Option("--env", metavar="K=V", help="A variable of all its commands; K alone hands on the one here."),
+    ] = None,
+    label: Annotated[list[str] | None, typer.Option("--label", metavar="K=V", help="A label; repeatable.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Create a sandbox; it is ready when this ends."""
+    given = {
+        "image": image,
+        "cpu": cpu,
+        "mem": mem,
+        "envVars": parse_environment(env),
+        "labels": parse_pairs(label, "--label"),
+    }
+    wish: Object = {"name": name, **{field: value for field, value in given.items() if value}}
+
+    async def work() -> Object:
+        async with open_remote(place_of(context)) as remote:
+            return as_object(await remote.data("POST", route("sandboxes"), body=wish, read_s=_CREATE_S))
+
+    made = run(work)
+    if as_json:
+        show_json(made)
+    else:
+        typer.echo(cell(made.get("id")))
+
+
+@app.command()
+def get(context: typer.Context, ref: Ref, as_json: AsJson = False) -> None:
+    """Show one sandbox."""
+    check_ref(ref)
+
+    async def work() -> Object:
+        async with open_remote(place_of(context)) as remote:
+            return as_object(await remote.data("GET", route("sandboxes", ref)))
+
+    found = run(work)
+    if as_json:
+        show_json(found)
+    else:
+        show_table([(name, cell(value)) for name, value in found.items()])
 
 
 @app.command()
 def rm(
-    refs: Annotated[list[str] | None, typer.Argument(metavar="[ID|NAME]...", help="Sandboxes to end.")] = None,
+    context: typer.Context,
+    refs: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[REF]...", help="Sandboxes to end.", autocompletion=complete_sandbox),
+    ] = None,
     everything: Annotated[bool, typer.Option("--all", help="End all of them.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """End sandboxes and delete everything in them."""
     if bool(refs) == everything:
         raise Trouble("Name the sandboxes to end, or say --all")
-    settings = Settings.load()
+    for ref in refs or ():
+        check_ref(ref)
 
-    async def work() -> int:
-        async with open_desk(settings) as desk:
-            doomed = [row.id for row in await desk.rows()] if everything else list(refs or ())
+    async def work() -> list[str]:
+        async with open_remote(place_of(context)) as remote:
+            doomed = [cell(one.get("id")) for one in await remote.sandboxes()] if everything else list(refs or ())
             for ref in doomed:
-                await desk.remove(ref)
-            return len(doomed)
+                await remote.call("DELETE", route("sandboxes", ref), read_s=_DELETE_S)
+            return doomed
 
-    count = run(work)
-    err.print(f"Ended {count} sandbox{'' if count == 1 else 'es'}.")
+    ended = run(work)
+    if as_json:
+        show_json({"ended": ended})
+    else:
+        note(f"Ended {len(ended)} sandbox{'' if len(ended) == 1 else 'es'}.")

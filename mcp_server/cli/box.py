@@ -1,0 +1,116 @@
+"""Files of a sandbox over REST, as one end of a copy."""
+
+from __future__ import annotations
+
+import json
+import stat
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from .console import Trouble, plain
+from .remote import Remote, route
+from .trees import Entry, Kind, Tree, kind_of
+from .values import Object, as_object, as_objects
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
+
+_LONG_S = 900
+_NOTHING = "no such"
+_LETTERS: dict[str, Kind] = {"-": "file", "d": "directory", "l": "link"}
+
+
+class Box(Tree):
+    """A sandbox, over REST.
+
+    Args:
+        remote: The server.
+        ref: The sandbox's id or name.
+    """
+
+    def __init__(self, remote: Remote, ref: str) -> None:
+        self._remote = remote
+        self._ref = ref
+
+    def name(self, path: str) -> str:
+        """What a path is called in messages."""
+        return plain(f"{self._ref}:{path}")
+
+    async def look(self, path: str) -> Entry | None:
+        """What is there, links followed."""
+        found = await self._stat(path)
+        if found is None or found.kind != "link":
+            return found
+        try:
+            await self._list(path)
+        except Trouble:
+            return Entry(name=found.name, kind="file")
+        return Entry(name=found.name, kind="directory", mode=0o755)
+
+    async def entries(self, path: str) -> list[Entry]:
+        """What is in a directory."""
+        listing = await self._list(path)
+        if listing.get("truncated"):
+            raise Trouble(f"{self.name(path)} holds too many entries to be copied: pack it with tar inside the sandbox")
+        return [self._entry(found) for found in as_objects(listing.get("files") or [])]
+
+    @asynccontextmanager
+    async def open(self, path: str) -> AsyncGenerator[AsyncIterator[bytes]]:
+        """A file's content."""
+        async with self._remote.stream("GET", self._route("download"), query={"path": path}) as response:
+            yield response.aiter_bytes()
+
+    async def write(self, path: str, content: AsyncIterable[bytes], mode: int) -> None:
+        """Make or replace a file."""
+        headers = {"Content-Type": "application/octet-stream"}
+        upload = self._remote.stream(
+            "POST",
+            self._route("upload"),
+            query={"path": path, "mode": f"{mode & 0o777:o}"},
+            content=content,
+            headers=headers,
+            read_s=_LONG_S,
+        )
+        async with upload as response:
+            await response.aread()
+
+    async def make_directory(self, path: str) -> None:
+        """Make a directory."""
+        done = as_object(await self._remote.data("POST", self._route("mkdir"), query={"path": path}))
+        if done.get("exitCode") != 0:
+            raise Trouble(f"{self.name(path)}: {plain(str(done.get('stderr') or '').strip())}")
+
+    async def _stat(self, path: str) -> Entry | None:
+        done = as_object(await self._remote.data("GET", self._route("stat"), query={"path": path}))
+        if done.get("exitCode") != 0:
+            why = str(done.get("stderr") or "")
+            if _NOTHING in why.lower():
+                return None
+            raise Trouble(f"{self.name(path)}: {plain(why.strip())}")
+        try:
+            found = as_object(json.loads(str(done.get("stdout"))))
+            mode = int(str(found.get("mode")), 16)
+        except ValueError:
+            raise Trouble(f"{self.name(path)}: the server does not say what it is") from None
+        size = found.get("size")
+        return Entry(
+            name=path.rstrip("/").rpartition("/")[2],
+            kind=kind_of(mode),
+            size=size if isinstance(size, int) else 0,
+            mode=stat.S_IMODE(mode),
+        )
+
+    async def _list(self, path: str) -> Object:
+        return as_object(await self._remote.data("GET", route("sandboxes", self._ref, "files"), query={"path": path}))
+
+    def _entry(self, found: Object) -> Entry:
+        name, mode, size = found.get("name"), str(found.get("mode")), found.get("size")
+        # A guest's names become paths here.
+        if not isinstance(name, str) or name in {"", ".", ".."} or "/" in name or "\0" in name:
+            raise Trouble(f"The sandbox {self._ref} has a file of the name {name!r}, which can be none here")
+        kind = _LETTERS.get(mode[:1], "other")
+        bits = sum(0o400 >> place for place, letter in enumerate(mode[1:10]) if letter not in "-ST")
+        return Entry(name=name, kind=kind, size=size if isinstance(size, int) else 0, mode=bits)
+
+    def _route(self, what: str) -> str:
+        return route("sandboxes", self._ref, "files", what)

@@ -1,0 +1,81 @@
+"""`casemate invite`: one-time codes with which others register; for the operator."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from .console import note, run, show_json, show_table
+from .options import AsJson, place_of
+from .place import open_remote
+from .remote import route
+from .values import Object, as_object, as_objects, cell, check_ref, moment, parse_span
+
+app = typer.Typer(help="Invitations to register.", no_args_is_help=True)
+
+
+@app.command()
+def create(
+    context: typer.Context,
+    email: Annotated[str, typer.Option("--email", help="Only for this address; default: for anybody.")] = "",
+    expires: Annotated[str, typer.Option("--expires", metavar="SPAN", help="Such as 12h or 7d; default: 7d.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Make an invitation and print its code: now, and never again."""
+    wish: Object = {}
+    if email:
+        wish["email"] = email
+    if expires:
+        wish["expiresInSeconds"] = parse_span(expires, "--expires")
+
+    async def work() -> Object:
+        async with open_remote(place_of(context)) as remote:
+            return as_object(await remote.data("POST", route("operator", "invitations"), body=wish))
+
+    made = run(work)
+    if as_json:
+        show_json(made)
+        return
+    typer.echo(cell(made.get("code")))
+    note(f"It is good for one registration until {moment(made.get('expiresAt'))} UTC, and is shown this once.")
+
+
+@app.command("list")
+def list_all(context: typer.Context, as_json: AsJson = False) -> None:
+    """List the invitations."""
+
+    async def work() -> list[Object]:
+        async with open_remote(place_of(context)) as remote:
+            return as_objects(await remote.data("GET", route("operator", "invitations")))
+
+    found = run(work)
+    if as_json:
+        show_json(found)
+        return
+    columns = ("id", "email", "orgId", "role", "used")
+    rows = [
+        (*(cell(one.get(name)) for name in columns), *(moment(one.get(name)) for name in ("createdAt", "expiresAt")))
+        for one in found
+    ]
+    show_table([(*columns, "created", "expires"), *rows])
+
+
+@app.command()
+def revoke(
+    context: typer.Context,
+    invitation: Annotated[str, typer.Argument(metavar="ID", help="The invitation.")],
+    as_json: AsJson = False,
+) -> None:
+    """Revoke an invitation that nobody has used yet."""
+    check_ref(invitation, "invitation")
+
+    async def work() -> None:
+        async with open_remote(place_of(context)) as remote:
+            await remote.call("DELETE", route("operator", "invitations", invitation))
+
+    run(work)
+    if as_json:
+        show_json({"revoked": invitation})
+    else:
+        note(f"Revoked the invitation {invitation}.")

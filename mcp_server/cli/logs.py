@@ -1,0 +1,114 @@
+"""`casemate logs`: what background commands have printed, and print."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import anyio
+import typer
+
+from .console import Trouble, note, out, plain, run, show_json, write_raw
+from .following import BINARY, Ended, Sink, follow
+from .options import AsJson, Ref, place_of
+from .place import open_remote
+from .remote import Remote, route
+from .values import Object, as_object, as_objects, cell, check_ref
+
+_QUIET_S = 1.0
+_LOOK_S = 30
+
+
+def logs(
+    context: typer.Context,
+    ref: Ref,
+    pid: Annotated[int | None, typer.Argument(metavar="[PID]", min=1, help="One command; default: all.")] = None,
+    following: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the command ends.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show the output of commands that were started in the background, those that have ended too."""
+    check_ref(ref)
+    if following and as_json:
+        raise Trouble("--json shows what there is, and --follow goes on: say one of them")
+
+    async def work() -> None:
+        async with open_remote(place_of(context)) as remote:
+            found = await _commands(remote, ref, pid)
+            if following:
+                await _follow(remote, ref, found)
+            elif as_json:
+                show_json([await _recorded(remote, ref, command) for command in found])
+            else:
+                for command in found:
+                    if pid is None:
+                        _headline(command)
+                    await _look(remote, ref, command, write_raw)
+
+    run(work)
+
+
+async def _commands(remote: Remote, ref: str, pid: int | None) -> list[Object]:
+    answer = as_object(await remote.call("GET", route("sandboxes", ref, "commands", "list")))
+    found = as_objects(answer.get("processes") or [])
+    if pid is not None:
+        found = [command for command in found if command.get("pid") == pid]
+        if not found:
+            raise Trouble(f"No command {pid} was started in the background of {ref}: casemate logs {ref} shows all")
+    elif not found:
+        note("No command was started in the background.")
+    return found
+
+
+async def _follow(remote: Remote, ref: str, found: list[Object]) -> None:
+    running = [command for command in found if command.get("running")]
+    if len(found) > 1 and len(running) != 1:
+        pids = ", ".join(cell(command.get("pid")) for command in running or found)
+        raise Trouble(f"There are several commands: name one of {pids}")
+    for command in found if len(found) == 1 else running:
+        ended = await _attach(remote, ref, command, write_raw)
+        if ended is None:
+            raise Trouble(f"{remote.url} ended the output before the command's end: follow it again")
+        note(f"Command {cell(command.get('pid'))} ended with status {ended.exit_code}.")
+
+
+@dataclass(slots=True)
+class _Recorder:
+    """Keeps what comes."""
+
+    texts: dict[str, bytearray] = field(default_factory=lambda: {"stdout": bytearray(), "stderr": bytearray()})
+
+    async def take(self, name: str, data: bytes) -> None:
+        self.texts[name] += data
+
+
+async def _recorded(remote: Remote, ref: str, command: Object) -> Object:
+    recorder = _Recorder()
+    await _look(remote, ref, command, recorder.take)
+    return {**command, **{name: bytes(data).decode("utf-8", "replace") for name, data in recorder.texts.items()}}
+
+
+async def _look(remote: Remote, ref: str, command: Object, sink: Sink) -> None:
+    """What a command has printed so far."""
+    if not command.get("running"):
+        await _attach(remote, ref, command, sink)
+        return
+    with anyio.move_on_after(_LOOK_S), anyio.CancelScope() as quiet:
+        # A server that does not know `follow` goes on: what it has is there once it falls silent.
+        quiet.deadline = anyio.current_time() + _QUIET_S
+
+        async def heard(name: str, data: bytes) -> None:
+            quiet.deadline = anyio.current_time() + _QUIET_S
+            await sink(name, data)
+
+        await _attach(remote, ref, command, heard, to_end=False)
+
+
+async def _attach(remote: Remote, ref: str, command: Object, sink: Sink, *, to_end: bool = True) -> Ended | None:
+    wish = {"pid": command.get("pid")} | BINARY | ({} if to_end else {"follow": False})
+    async with remote.events(route("sandboxes", ref, "commands", "attach"), wish) as output:
+        return await follow(output, sink)
+
+
+def _headline(command: Object) -> None:
+    state = "running" if command.get("running") else f"ended with {cell(command.get('exitCode'))}"
+    out.print(plain(f"==> {cell(command.get('pid'))} ({state}): {cell(command.get('command'))} <=="), markup=False)

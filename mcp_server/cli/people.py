@@ -1,0 +1,117 @@
+"""`casemate user` and `casemate member`: who there is, and who belongs to the organisation."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from auth.roles import Role
+
+from .console import Trouble, note, run, show_json, show_table
+from .options import AsJson, place_of
+from .place import open_remote
+from .remote import Remote, route
+from .values import Object, as_object, as_objects, cell, moment
+
+users = typer.Typer(help="Users.", no_args_is_help=True)
+members = typer.Typer(help="Members of the organisation.", no_args_is_help=True)
+
+
+@users.command("list")
+def list_users(context: typer.Context, as_json: AsJson = False) -> None:
+    """List all users; for the operator."""
+
+    async def work() -> list[Object]:
+        async with open_remote(place_of(context)) as remote:
+            return as_objects(await remote.data("GET", route("operator", "users")))
+
+    _show(run(work), ("id", "name", "email", "operator"), as_json=as_json)
+
+
+@users.command()
+def me(context: typer.Context, as_json: AsJson = False) -> None:
+    """Show who you are to the server."""
+
+    async def work() -> Object:
+        async with open_remote(place_of(context)) as remote:
+            return as_object(await remote.call("GET", route("users", "me")))
+
+    found = run(work)
+    if as_json:
+        show_json(found)
+        return
+    organisations = [f"{cell(org.get('name'))} ({cell(org.get('id'))})" for org in as_objects(found.get("orgs") or [])]
+    shown = {**found, "orgs": organisations, "createdAt": moment(found.get("createdAt"))}
+    show_table([(name, cell(value)) for name, value in shown.items()])
+
+
+@members.command("list")
+def list_members(context: typer.Context, as_json: AsJson = False) -> None:
+    """List the organisation's members."""
+
+    async def work() -> list[Object]:
+        async with open_remote(place_of(context)) as remote:
+            return await _members(remote)
+
+    _show(run(work), ("id", "name", "email", "role"), as_json=as_json)
+
+
+@members.command()
+def add(
+    context: typer.Context,
+    email: Annotated[str, typer.Argument(metavar="EMAIL", help="Of a registered user.")],
+    role: Annotated[Role, typer.Option("--role", help="What they may do.")] = Role.MEMBER,
+    as_json: AsJson = False,
+) -> None:
+    """Take a registered user into the organisation."""
+
+    async def work() -> object:
+        async with open_remote(place_of(context)) as remote:
+            return await remote.data("POST", route("orgs", "users"), body={"email": email, "role": str(role)})
+
+    made = run(work)
+    if as_json:
+        show_json(made)
+    else:
+        note(f"{email} belongs to the organisation now, as {role}.")
+
+
+@members.command()
+def remove(
+    context: typer.Context,
+    ref: Annotated[str, typer.Argument(metavar="EMAIL|ID", help="The member.")],
+    as_json: AsJson = False,
+) -> None:
+    """Take a member out of the organisation; the keys that they made for it stop working."""
+
+    async def work() -> str:
+        async with open_remote(place_of(context)) as remote:
+            user_id = _id_of(ref, await _members(remote))
+            await remote.call("DELETE", route("orgs", "users", user_id))
+            return user_id
+
+    removed = run(work)
+    if as_json:
+        show_json({"removed": removed})
+    else:
+        note(f"{ref} does not belong to the organisation any more.")
+
+
+async def _members(remote: Remote) -> list[Object]:
+    return as_objects(await remote.data("GET", route("orgs", "users")))
+
+
+def _id_of(ref: str, found: list[Object]) -> str:
+    for member in found:
+        if ref == member.get("id") or ref.lower() == str(member.get("email")).lower():
+            return cell(member.get("id"))
+    raise Trouble(f"There is no member {ref[:80]!r}: casemate member list shows those there are")
+
+
+def _show(found: list[Object], columns: tuple[str, ...], *, as_json: bool) -> None:
+    if as_json:
+        show_json(found)
+    else:
+        rows = [(*(cell(one.get(name)) for name in columns), moment(one.get("createdAt"))) for one in found]
+        show_table([(*columns, "created"), *rows])

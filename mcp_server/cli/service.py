@@ -1,0 +1,140 @@
+"""One run of `casemate serve`: images, parts, web server, signals, and what is said at its beginning and end."""
+
+from __future__ import annotations
+
+import signal
+import time
+from typing import TYPE_CHECKING
+
+import anyio
+import structlog
+
+from mcp_server import snippets
+from mcp_server.app import open_catalogue, open_parts
+from mcp_server.serve import WebServer, listen
+from vmm.errors import CasemateError
+from vmm.spec import SandboxSpec
+
+from .console import err, out
+from .progress import shown_progress
+
+if TYPE_CHECKING:
+    from anyio.abc import TaskGroup, TaskStatus
+
+    from mcp_server.app import Parts
+    from mcp_server.settings import Settings
+    from vmm.images.catalogue import Catalogue
+
+_log = structlog.stdlib.get_logger("casemate.serve")
+
+
+class Service:
+    """One run of the server."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._server: WebServer | None = None
+        self._machines: int | None = None
+
+    async def run(self) -> None:
+        """Serve until a signal comes."""
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(self._heed_signals, tasks)
+            catalogue = open_catalogue(self._settings)
+            with shown_progress() as progress:
+                await catalogue.ensure(self._settings.default_image, progress=progress)
+            await _forget_old_images(catalogue)
+            async with open_parts(self._settings) as parts:
+                await self._serve(parts)
+            tasks.cancel_scope.cancel()
+        _say_goodbye(self._machines)
+
+    async def _serve(self, parts: Parts) -> None:
+        listener = listen(self._settings.host, self._settings.port)
+        url = self._settings.url(listener.getsockname()[1])
+
+        def started() -> None:
+            parts.occupancy.announce(url)
+            _say_hello(self._settings, url, parts.hypervisor)
+
+        self._server = WebServer(parts.web(), started)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(parts.keys.run)
+            tasks.start_soon(parts.trail.run)
+            if self._settings.warm:
+                tasks.start_soon(_warm, parts)
+            await self._server.serve(sockets=[listener])
+            tasks.cancel_scope.cancel()
+        self._machines = len(parts.fleet)
+
+    async def _heed_signals(self, tasks: TaskGroup, *, task_status: TaskStatus[None]) -> None:
+        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as received:
+            task_status.started()
+            async for number in received:
+                if self._server is None:
+                    tasks.cancel_scope.cancel()
+                else:
+                    self._server.stop(number)
+
+
+async def _forget_old_images(catalogue: Catalogue) -> None:
+    """Remove what earlier versions built; machines that still use it hold it open."""
+    try:
+        removed = await catalogue.prune()
+    except CasemateError as error:
+        _log.warning("old images not removed", reason=str(error))
+        return
+    if removed:
+        _log.info("old images removed", parts=[path.name for path in removed])
+
+
+async def _warm(parts: Parts) -> None:
+    """Make the default template now, so that the first sandbox does not wait for it."""
+    spec = SandboxSpec(name="default", image=parts.settings.default_image)
+    started = time.monotonic()
+    try:
+        await parts.fleet.prepare(spec.image, cpu=spec.cpu, mem=spec.mem)
+    except CasemateError as error:
+        _log.warning("template not prepared", reason=str(error))
+        return
+    _log.info("template ready", image=spec.image, cpu=spec.cpu, mem=spec.mem, s=round(time.monotonic() - started, 1))
+
+
+def _say_hello(settings: Settings, url: str, hypervisor: str) -> None:
+    key = settings.key_file
+    cursor = "\n".join(f"    {line}" for line in snippets.cursor(url).splitlines())
+    out.print(
+        f"""
+Casemate serves on {url}{snippets.ENDPOINT}
+  machines   {hypervisor}
+  data       {settings.data}
+  key        {key}
+
+Claude Code:
+
+    {snippets.claude_code(url, key)}
+
+Cursor, in .cursor/mcp.json, started with CASEMATE_API_KEY set:
+
+{cursor}
+
+    {snippets.export(key)}
+
+curl:
+
+    {snippets.curl(url, key)}
+
+Ctrl-C stops the server.
+""",
+        markup=False,
+    )
+
+
+def _say_goodbye(machines: int | None) -> None:
+    if machines is None:
+        err.print("Stopped before it served.")
+    elif machines:
+        live = f"{machines} machine{' lives' if machines == 1 else 's live'}"
+        err.print(f"{live} on; the next start takes them over. To end them: casemate sandbox rm --all", markup=False)
+    else:
+        err.print("Stopped; no machine runs.", markup=False)

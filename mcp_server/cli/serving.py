@@ -1,0 +1,56 @@
+"""A server of the moment: the web application on a free port of the loopback, for as long as one command takes."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import anyio
+
+from mcp_server.app import open_parts
+from mcp_server.serve import WebServer, listen
+
+from .console import Trouble
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from mcp_server.settings import Settings
+
+_HOST = "127.0.0.1"
+
+
+@asynccontextmanager
+async def served_here(settings: Settings) -> AsyncGenerator[str]:
+    """The address of a server on this data directory, for the length of a block. It asks for keys as any other.
+
+    Raises:
+        Occupied: Another process works on the data directory.
+        Trouble: The application did not start.
+    """
+    async with open_parts(settings) as parts:
+        listener = listen(_HOST, 0)
+        ready, over = anyio.Event(), anyio.Event()
+        server = WebServer(parts.web(), ready.set)
+
+        async def serve() -> None:
+            try:
+                await server.serve([listener])
+            finally:
+                over.set()
+                ready.set()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(parts.keys.run)
+            tasks.start_soon(parts.trail.run)
+            tasks.start_soon(serve)
+            await ready.wait()
+            if over.is_set():
+                raise Trouble("The server of this data directory did not start: casemate serve says more")
+            try:
+                yield f"http://{_HOST}:{listener.getsockname()[1]}"
+            finally:
+                server.should_exit = True
+                with anyio.CancelScope(shield=True):
+                    await over.wait()
+                tasks.cancel_scope.cancel()

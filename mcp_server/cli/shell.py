@@ -1,0 +1,149 @@
+"""`casemate shell`: a terminal session in a sandbox, on this terminal."""
+
+from __future__ import annotations
+
+import re
+import signal
+from typing import TYPE_CHECKING, Annotated
+
+import anyio
+import typer
+from websockets.exceptions import ConnectionClosed
+
+from .console import Trouble, note, run
+from .escapes import Escapes
+from .options import Ref, place_of
+from .place import open_remote
+from .remote import Query, Remote, route
+from .terminal import Terminal
+from .values import Object, as_object, check_ref
+
+if TYPE_CHECKING:
+    from anyio.abc import TaskGroup
+    from websockets.asyncio.client import ClientConnection
+
+_EXIT = re.compile(r"exit:(-?\d{1,3})")
+_NORMAL = 1000
+_SIGNALLED = 128
+_CLEAN_UP_S = 5
+
+
+def shell(
+    context: typer.Context,
+    ref: Ref,
+    command: Annotated[str, typer.Option("--command", help="What to run instead of the login shell.")] = "",
+    attach: Annotated[
+        str, typer.Option("--attach", metavar="SESSION", help="Go back to a session that was left.")
+    ] = "",
+) -> None:
+    """Open a terminal session in a sandbox; its exit status is this command's, 2 is trouble.
+
+    Enter ~ . leaves it, and it goes on without you; come back with --attach. Enter ~ ~ types a tilde.
+    """
+    check_ref(ref)
+    if command and attach:
+        raise Trouble("--command starts a session and --attach goes back to one: say one of them")
+    if attach:
+        check_ref(attach, "session")
+    terminal = Terminal.own()
+
+    async def work() -> int:
+        async with open_remote(place_of(context)) as remote:
+            session = attach or await _opened(remote, ref, command, terminal)
+            return await _Visit(remote, ref, session, terminal).run()
+
+    raise typer.Exit(run(work))
+
+
+async def _opened(remote: Remote, ref: str, command: str, terminal: Terminal) -> str:
+    cols, rows = terminal.size()
+    wish: Object = {"cols": cols, "rows": rows} | ({"command": command} if command else {})
+    session = as_object(await remote.data("POST", route("sandboxes", ref, "pty", "sessions"), body=wish)).get(
+        "sessionId"
+    )
+    if not isinstance(session, str) or not session:
+        raise Trouble(f"{remote.url} opened a session without a name: is it of another version?")
+    return session
+
+
+class _Visit:
+    """One time on a session, from its attachment to its end or to our leaving."""
+
+    def __init__(self, remote: Remote, ref: str, session: str, terminal: Terminal) -> None:
+        self._remote = remote
+        self._ref = ref
+        self._session = session
+        self._terminal = terminal
+        self._path = route("sandboxes", ref, "pty", "sessions", session)
+        self._status: int | None = None
+        self._left = False
+        self._signal = 0
+
+    async def run(self) -> int:
+        """Pass on keys and output; the exit status."""
+        async with self._remote.socket(self._path, self._wish()) as socket:
+            with self._terminal.raw():
+                async with anyio.create_task_group() as tasks:
+                    await tasks.start(self._heed_signals, tasks)
+                    tasks.start_soon(self._keep_size)
+                    tasks.start_soon(self._type, socket, tasks)
+                    await self._show(socket)
+                    tasks.cancel_scope.cancel()
+        if self._left:
+            note(f"Left the session; it goes on. Come back: casemate shell {self._ref} --attach {self._session}")
+            return 0
+        if self._status is None and not self._signal:
+            raise Trouble(
+                f"The connection to {self._remote.url} ended before the session: "
+                f"casemate shell {self._ref} --attach {self._session} goes back if it is still there"
+            )
+        with anyio.move_on_after(_CLEAN_UP_S, shield=True):
+            await self._forget()
+        return _SIGNALLED + self._signal if self._status is None else self._status
+
+    def _wish(self) -> Query:
+        cols, rows = self._terminal.size()
+        return {"binary": "true", "cols": cols, "rows": rows}
+
+    async def _show(self, socket: ClientConnection) -> None:
+        try:
+            async for message in socket:
+                await self._terminal.write(message if isinstance(message, bytes) else message.encode())
+        except ConnectionClosed:
+            pass  # How it closed is looked at below, whatever way that was.
+        found = _EXIT.fullmatch(socket.close_reason or "")
+        if found is not None and socket.close_code == _NORMAL:
+            self._status = int(found[1]) % 256
+
+    async def _type(self, socket: ClientConnection, tasks: TaskGroup) -> None:
+        escapes = Escapes()
+        try:
+            async for typed in self._terminal.keys():
+                sent, self._left = escapes.feed(typed)
+                if sent:
+                    await socket.send(sent)
+                if self._left:
+                    break
+        except ConnectionClosed:
+            return
+        tasks.cancel_scope.cancel()
+
+    async def _keep_size(self) -> None:
+        async for cols, rows in self._terminal.sizes():
+            try:
+                await self._remote.call("POST", f"{self._path}/resize", body={"cols": cols, "rows": rows})
+            except Trouble:
+                continue  # The session ends, or the next change gets through.
+
+    async def _heed_signals(self, tasks: TaskGroup, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGHUP) as received:
+            task_status.started()
+            async for number in received:
+                self._signal = int(number)
+                tasks.cancel_scope.cancel()
+
+    async def _forget(self) -> None:
+        try:
+            await self._remote.call("DELETE", self._path)
+        except Trouble:
+            return  # The server forgets ended sessions by itself, and a server that is gone has forgotten.

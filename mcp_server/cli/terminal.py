@@ -1,0 +1,92 @@
+"""The terminal of the person at the keyboard: raw while a session has it, and as it was before in every case after."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import termios
+import tty
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.to_thread
+
+from .console import Trouble
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Generator
+
+_PIECE = 16 * 1024
+_DEFAULT = (80, 24)
+_MOST = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terminal:
+    """A terminal by its descriptors."""
+
+    keyboard: int
+    screen: int
+
+    @classmethod
+    def own(cls) -> Terminal:
+        """The one that this process was started on.
+
+        Raises:
+            Trouble: There is none.
+        """
+        keyboard, screen = sys.stdin.fileno(), sys.stdout.fileno()
+        if not (os.isatty(keyboard) and os.isatty(screen)):
+            raise Trouble("A shell needs a terminal here: run single commands with casemate sandbox exec")
+        return cls(keyboard=keyboard, screen=screen)
+
+    def size(self) -> tuple[int, int]:
+        """Columns and rows."""
+        try:
+            found = os.get_terminal_size(self.screen)
+        except OSError:
+            return _DEFAULT
+        cols, rows = found.columns or _DEFAULT[0], found.lines or _DEFAULT[1]
+        return min(cols, _MOST), min(rows, _MOST)
+
+    @contextmanager
+    def raw(self) -> Generator[None]:
+        """Hand every key on, for the length of a block."""
+        before = termios.tcgetattr(self.keyboard)
+        try:
+            tty.setraw(self.keyboard, termios.TCSADRAIN)
+            yield
+        finally:
+            # What was typed and not read is dropped: it was meant for the session, not for the shell here.
+            termios.tcsetattr(self.keyboard, termios.TCSAFLUSH, before)
+
+    async def keys(self) -> AsyncGenerator[bytes]:
+        """What is typed, until the terminal is gone."""
+        while True:
+            await anyio.wait_readable(self.keyboard)
+            try:
+                typed = os.read(self.keyboard, _PIECE)
+            except OSError:
+                return
+            if not typed:
+                return
+            yield typed
+
+    async def sizes(self) -> AsyncGenerator[tuple[int, int]]:
+        """Columns and rows, each time that they change."""
+        with anyio.open_signal_receiver(signal.SIGWINCH) as changes:
+            async for _ in changes:
+                yield self.size()
+
+    async def write(self, data: bytes) -> None:
+        """Show output."""
+
+        def write() -> None:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(self.screen, rest) :]
+
+        await anyio.to_thread.run_sync(write)
