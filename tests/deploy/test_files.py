@@ -1,0 +1,87 @@
+"""The Dockerfile and the systemd units agree with the rest of the project."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from mcp_server.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+UNITS = ("casemate.service", "casemate-images.service")
+
+
+def text(name: str) -> str:
+    return (ROOT / name).read_text()
+
+
+def instructions() -> list[str]:
+    lines = re.sub(r"\\\n", " ", text("Dockerfile")).splitlines()
+    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+
+
+def test_the_container_has_the_packages_that_setup_installs() -> None:
+    found = re.search(r'^packages="(.+)"$', text("scripts/setup"), re.MULTILINE)
+    assert found is not None
+    installed = next(line for line in instructions() if "apt-get install" in line)
+    assert set(found[1].split()) <= set(installed.split())
+
+
+def test_the_container_copies_the_packages_of_the_project_and_nothing_secret() -> None:
+    copied = {line.split()[1] for line in instructions() if line.startswith("COPY ") and len(line.split()) == 3}
+    found = re.search(r"^include = \[(.+)\]$", text("pyproject.toml"), re.MULTILINE)
+    assert found is not None
+    packages = {name.strip(' "*') for name in found[1].split(",")}
+    assert packages <= copied
+    allowed = {line[1:] for line in text(".dockerignore").splitlines() if line.startswith("!")}
+    assert allowed == packages | {"pyproject.toml", "README.md", "requirements.lock"}
+
+
+def test_the_container_runs_as_a_plain_user_on_debian_with_pinned_packages() -> None:
+    lines = instructions()
+    assert lines[0] == "FROM debian:bookworm-slim"
+    assert "USER casemate" in lines
+    assert any("--require-hashes" in line for line in lines)
+    assert any("/ready" in line for line in lines if line.startswith("HEALTHCHECK"))
+
+
+def test_the_settings_of_the_container_are_settings() -> None:
+    (line,) = [line for line in instructions() if line.startswith("ENV ")]
+    environ = dict(pair.split("=", 1) for pair in line.split()[1:])
+    reading = Settings.read(environ)
+    assert reading.warnings == ()
+    assert reading.settings.port == 8080
+    assert reading.settings.registration_policy == "closed"
+
+
+def test_a_clean_stop_and_refused_settings_do_not_restart_the_service() -> None:
+    unit = text(f"deploy/{UNITS[0]}").splitlines()
+    for line in ("KillMode=process", "RestartPreventExitStatus=2", "User=casemate", "NoNewPrivileges=yes"):
+        assert line in unit
+
+
+def test_images_are_built_where_privileges_may_still_be_gained() -> None:
+    unit = text(f"deploy/{UNITS[1]}")
+    implies = ("NoNewPrivileges", "SystemCall", "Restrict", "ProtectKernel", "ProtectClock", "PrivateDevices", "Lock")
+    assert not [line for line in unit.splitlines() if line.startswith(implies)]
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+def test_systemd_finds_nothing_wrong_with_the_units(tmp_path: Path) -> None:
+    for name in UNITS:
+        installed = text(f"deploy/{name}").replace("/opt/casemate/.venv/bin/casemate", "/bin/true")
+        (tmp_path / name).write_text(installed)
+    done = subprocess.run(
+        ["systemd-analyze", "verify", *(tmp_path / name for name in UNITS)],
+        env={"PATH": os.environ["PATH"], "SYSTEMD_LOG_LEVEL": "warning"},
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
