@@ -43,9 +43,14 @@ _KNOWN = (
 _CREDENTIAL = re.compile(f"{_PEM}|{'|'.join(_KNOWN)}", re.DOTALL)
 _HEADER = re.compile(r"\b(bearer|basic)(\s+)[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE)
 _URL_PASSWORD = re.compile(r"(://[^/\s:@]{0,100}:)[^/\s@]{1,400}(?=@)")
+_NAMED = (
+    r"(?:secret|token|passw(?:or)?d|passphrase|api[_-]?key|access[_-]?key|private[_-]?key|credentials?)"
+    r"[A-Za-z0-9_-]{0,40}"
+)
+# NAME=value, "name": value; but only after the dashes of an option may a space stand between.
 _ASSIGNED = re.compile(
-    r"((?:secret|token|passw(?:or)?d|passphrase|api[_-]?key|access[_-]?key|private[_-]?key|credentials?)"
-    r"[A-Za-z0-9_-]{0,40}[\"']?(?:\s{0,4}[=:]\s{0,4}|\s{1,4}))(\"[^\"]{1,400}\"|'[^']{1,400}'|[^\s\"'&;|]{1,400})",
+    rf"({_NAMED}[\"']?\s{{0,4}}[=:]\s{{0,4}}|--?[A-Za-z0-9_-]{{0,40}}{_NAMED}\s{{1,4}})"
+    r"(\"[^\"]{1,400}\"|'[^']{1,400}'|[^\s\"'&;|]{1,400})",
     re.IGNORECASE,
 )
 

@@ -64,6 +64,7 @@ def test_a_key_anywhere_in_the_arguments_never_appears(arguments: dict[str, Any]
         ("DB_PASSWORD=hunter2 ./run", "hunter2"),
         ("mysql --password hunter2", "hunter2"),
         ("login --token='two words' now", "two words"),
+        ("vault --client-token hunter2", "hunter2"),
         ('{"api_key": "hunter2-abc"}', "hunter2-abc"),
         ("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.abc-def", "eyJzdWIiOiIxIn0"),
         ("ci_" + "a" * 43, "aaaaaaaa"),
@@ -76,7 +77,14 @@ def test_what_looks_like_a_credential_is_hidden_inside_a_command(text: str, secr
 
 
 @pytest.mark.parametrize(
-    "text", ["ls -la /root", "python3 -m http.server 8080", "git log --oneline", "keyboard --layout de"]
+    "text",
+    [
+        "ls -la /root",
+        "python3 -m http.server 8080",
+        "the credential has run",
+        "wc --words token.txt",
+        "keyboard --layout de",
+    ],
 )
 def test_an_ordinary_command_is_kept_as_it_is(text: str) -> None:
     assert hidden_text(text) == text
