@@ -1,0 +1,178 @@
+"""Runs `casemate` as a person does: as a process of its own, with pipes or on a terminal."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pty
+import signal
+import struct
+import subprocess
+import sys
+import termios
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pyte
+from anyio.abc import Process
+
+CASEMATE = Path(sys.executable).parent / "casemate"
+_LIMIT_S = 40
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """A command that has ended."""
+
+    status: int
+    out: bytes
+    err: str
+
+    @property
+    def text(self) -> str:
+        assert self.status == 0, self
+        return self.out.decode()
+
+    @property
+    def json(self) -> Any:
+        assert self.status == 0, self
+        return json.loads(self.out)
+
+    @property
+    def refusal(self) -> str:
+        """The one line of a command that was refused."""
+        assert self.status == 2, self
+        assert self.out == b""
+        (line,) = self.err.splitlines()
+        assert line.startswith("casemate: ")
+        return line
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cli:
+    """`casemate` towards a server, with a key, in a directory."""
+
+    url: str
+    key: str
+    here: Path
+
+    def towards(self, url: str = "", key: str = "") -> Cli:
+        return replace(self, url=url or self.url, key=key or self.key)
+
+    @property
+    def env(self) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("CASEMATE_")}
+        named = {"CASEMATE_URL": self.url, "CASEMATE_API_KEY": self.key, "CASEMATE_DATA": str(self.here / "data")}
+        return kept | {name: value for name, value in named.items() if value} | {"TERM": "xterm", "COLUMNS": "200"}
+
+    async def __call__(self, *arguments: str | Path, stdin: bytes | None = None, **variables: str) -> Done:
+        """Run it to its end."""
+        with anyio.fail_after(_LIMIT_S):
+            done = await anyio.run_process(
+                [CASEMATE, *(str(argument) for argument in arguments)],
+                input=stdin,
+                stdin=subprocess.DEVNULL if stdin is None else None,
+                env=self.env | variables,
+                cwd=self.here,
+                check=False,
+            )
+        assert b"Traceback" not in done.stderr, done.stderr.decode()
+        assert self.key == "" or self.key.encode() not in done.stderr
+        return Done(status=done.returncode, out=done.stdout, err=done.stderr.decode())
+
+    @asynccontextmanager
+    async def started(self, *arguments: str) -> AsyncGenerator[Process]:
+        """Run it until the block ends, if it has not ended by itself."""
+        process = await anyio.open_process(
+            [CASEMATE, *arguments], env=self.env, cwd=self.here, stdin=subprocess.DEVNULL
+        )
+        try:
+            yield process
+        finally:
+            with anyio.CancelScope(shield=True):
+                if process.returncode is None:
+                    process.kill()
+                await process.aclose()
+
+    @asynccontextmanager
+    async def on_terminal(self, *arguments: str) -> AsyncGenerator[Seat]:
+        """Run it on a terminal of its own, 132 columns and 24 rows, until the block ends."""
+        master, slave = pty.openpty()
+        try:
+            fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 132, 0, 0))
+            process = await anyio.open_process(
+                [CASEMATE, *arguments],
+                env=self.env | {"COLUMNS": ""},
+                cwd=self.here,
+                stdin=slave,
+                stdout=slave,
+                stderr=slave,
+                start_new_session=True,
+            )
+            try:
+                yield Seat(master, slave, process)
+            finally:
+                with anyio.CancelScope(shield=True):
+                    if process.returncode is None:
+                        process.kill()
+                    await process.aclose()
+        finally:
+            os.close(slave)
+            os.close(master)
+
+
+class Seat:
+    """Who sits before a terminal on which the command runs."""
+
+    def __init__(self, master: int, slave: int, process: Process) -> None:
+        self._master = master
+        self._slave = slave
+        self.process = process
+        self._screen = pyte.Screen(132, 24)
+        self._stream = pyte.ByteStream(self._screen)
+        self.settings = termios.tcgetattr(slave)
+
+    def type(self, text: str) -> None:
+        os.write(self._master, text.encode())
+
+    def resize(self, cols: int, rows: int) -> None:
+        fcntl.ioctl(self._slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, cols, 0, 0))
+        self._screen.resize(rows, cols)
+        # The session of the command has no controlling terminal here, so nobody else tells it.
+        self.process.send_signal(signal.SIGWINCH)
+
+    @property
+    def raw(self) -> bool:
+        return not termios.tcgetattr(self._slave)[3] & termios.ICANON
+
+    @property
+    def restored(self) -> bool:
+        return termios.tcgetattr(self._slave) == self.settings
+
+    @property
+    def shown(self) -> str:
+        return "\n".join(line.rstrip() for line in self._screen.display)
+
+    async def sees(self, text: str) -> None:
+        """Look at the screen until a text is on it."""
+        with anyio.move_on_after(_LIMIT_S) as limit:
+            while text not in self.shown:
+                await anyio.wait_readable(self._master)
+                self._stream.feed(os.read(self._master, 65536))
+        assert not limit.cancelled_caught, f"{text!r} is not on the screen:\n{self.shown}"
+
+    async def ended(self) -> int:
+        """Wait for the command's end; its status."""
+        with anyio.fail_after(_LIMIT_S):
+            status = await self.process.wait()
+        while True:
+            with anyio.move_on_after(0.1) as quiet:
+                await anyio.wait_readable(self._master)
+            if quiet.cancelled_caught:
+                return status
+            self._stream.feed(os.read(self._master, 65536))

@@ -1,0 +1,104 @@
+"""Terminal sessions, before a real terminal."""
+
+from __future__ import annotations
+
+import re
+import signal
+
+import pytest
+
+from tests.mcp_server.cli.rig import Cli, Seat
+
+pytestmark = pytest.mark.anyio
+
+SH = ("shell", "box", "--command", "PS1='ready> ' exec sh")
+
+
+async def begun(seat: Seat) -> None:
+    """Wait for the shell's prompt."""
+    await seat.sees("ready>")
+    assert seat.raw
+
+
+async def test_a_shell_hands_keys_and_output_on_and_ends_with_its_status(cli: Cli) -> None:
+    async with cli.on_terminal(*SH) as seat:
+        await begun(seat)
+        seat.type("echo $((40 + 2)); tty\r")
+        await seat.sees("42")
+        await seat.sees("/dev/")
+        seat.type("exit 7\r")
+        assert await seat.ended() == 7
+        assert seat.restored
+    assert (await cli("sandbox", "exec", "box", "--", "true")).status == 0
+
+
+async def test_control_keys_reach_the_program_not_the_command_line(cli: Cli) -> None:
+    async with cli.on_terminal(*SH) as seat:
+        await begun(seat)
+        seat.type("sleep 1000\r")
+        await seat.sees("sleep 1000")
+        seat.type("\x03")
+        await seat.sees("^C")
+        seat.type("echo woke$?\r")
+        await seat.sees("woke130")
+        seat.type("\x04")
+        assert await seat.ended() == 0
+        assert seat.restored
+
+
+async def test_the_size_is_the_terminals_and_follows_it(cli: Cli) -> None:
+    async with cli.on_terminal(*SH) as seat:
+        await begun(seat)
+        seat.type("stty size\r")
+        await seat.sees("24 132")
+        seat.resize(100, 30)
+        for _ in range(20):
+            seat.type("stty size\r")
+            await seat.sees("size")
+            if "30 100" in seat.shown:
+                break
+        await seat.sees("30 100")
+        seat.type("exit\r")
+        assert await seat.ended() == 0
+
+
+async def test_a_session_that_is_left_goes_on_and_can_be_gone_back_to(cli: Cli) -> None:
+    async with cli.on_terminal(*SH) as seat:
+        await begun(seat)
+        seat.type("word=kept\r")
+        await seat.sees("word=kept")
+        seat.type("~.")
+        assert await seat.ended() == 0
+        assert seat.restored
+        found = re.search(r"--attach\s+(\S+)", seat.shown)
+        assert found is not None, seat.shown
+    async with cli.on_terminal("shell", "box", "--attach", found[1]) as seat:
+        await seat.sees("word=kept")
+        seat.type("echo [$word]; exit 3\r")
+        await seat.sees("[kept]")
+        assert await seat.ended() == 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+async def test_a_signal_gives_the_terminal_back_and_closes_the_session(cli: Cli, number: signal.Signals) -> None:
+    async with cli.on_terminal(*SH) as seat:
+        await begun(seat)
+        seat.process.send_signal(number)
+        assert await seat.ended() == 128 + number
+        assert seat.restored
+
+
+async def test_without_a_terminal_a_shell_is_refused(cli: Cli) -> None:
+    assert "casemate sandbox exec" in (await cli("shell", "box")).refusal
+
+
+async def test_a_session_that_is_not_there_is_refused_with_the_terminal_as_it_was(cli: Cli) -> None:
+    for arguments, words in (
+        (("shell", "nobody"), "no sandbox 'nobody'"),
+        (("shell", "box", "--attach", "f" * 12), "f" * 12),
+        (("shell", "box", "--attach", "x", "--command", "y"), "say one of them"),
+    ):
+        async with cli.on_terminal(*arguments) as seat:
+            assert await seat.ended() == 2
+            assert words in " ".join(seat.shown.split())
+            assert seat.restored
