@@ -9,15 +9,11 @@ import pytest
 
 from auth.accounts import Accounts
 from auth.changes import Changes
-from auth.invitations import INVITATIONS
 from auth.keys import KEYS, KeyStore
-from auth.organisations import MEMBERS, ORGANISATIONS
-from auth.users import USERS
 from storage.collection import Collection, Database
 from storage.sqlite import SqliteDatabase
 from tests.auth.clocks import Clocks
-from tests.auth.rig import Rig
-from tests.auth.spies import SpyCollection
+from tests.auth.rig import Rig, open_rig
 
 
 @pytest.fixture
@@ -53,5 +49,4 @@ def keys(key_documents: Collection, clocks: Clocks, changes: Changes) -> KeyStor
 
 @pytest.fixture
 async def rig(database: Database, clocks: Clocks) -> Rig:
-    specs = (USERS, ORGANISATIONS, MEMBERS, KEYS, INVITATIONS)
-    return Rig(spies={spec.name: SpyCollection(await database.collection(spec)) for spec in specs}, clocks=clocks)
+    return await open_rig(database, clocks)

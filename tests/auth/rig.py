@@ -10,20 +10,27 @@ from auth.authenticator import Authenticator
 from auth.changes import Changes
 from auth.counts import Counts
 from auth.gate import Gate
-from auth.invitations import Invitations
-from auth.keys import KeyStore, NewKey
+from auth.invitations import INVITATIONS, Invitations
+from auth.keys import KEYS, KeyStore, NewKey
 from auth.limits import Limits
-from auth.organisations import Organisations
+from auth.organisations import MEMBERS, ORGANISATIONS, Organisations
 from auth.registration import Registration, RegistrationPolicy
 from auth.roles import ALL_SCOPES, Role, Scope
-from auth.users import User, Users
+from auth.users import USERS, User, Users
 from auth.watch import Watch
 from tests.auth.spies import SpyCollection
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
+    from storage.collection import Database
     from tests.auth.clocks import Clocks
+
+
+async def open_rig(database: Database, clocks: Clocks) -> Rig:
+    """A server on a database."""
+    specs = (USERS, ORGANISATIONS, MEMBERS, KEYS, INVITATIONS)
+    return Rig(spies={spec.name: SpyCollection(await database.collection(spec)) for spec in specs}, clocks=clocks)
 
 
 @dataclass(slots=True, kw_only=True)

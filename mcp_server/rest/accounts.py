@@ -1,0 +1,168 @@
+"""Routes about people: registration, who one is, and who belongs to the organisation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+from starlette.responses import JSONResponse
+
+from auth.address import address_of
+from auth.errors import MemberMissing
+from auth.roles import Role, Scope
+from mcp_server.answers import problem
+from mcp_server.wire import timestamp
+
+from .body import WireModel, parse_body
+from .endpoint import Endpoint
+from .envelope import success
+from .keys import new_key_object
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    from auth.accounts import Accounts
+    from auth.limits import Limits
+    from auth.organisations import Member
+    from auth.principal import Principal
+    from auth.registration import Registration
+    from auth.users import User
+
+_MOST = 16 * 1024
+
+
+class Newcomer(WireModel):
+    """Who wants to register."""
+
+    unsaid: ClassVar[frozenset[str]] = frozenset({"invitation"})
+
+    name: str
+    email: str
+    invitation: str = ""
+    organisation: str = Field(default="", max_length=400)
+
+
+class NewMember(WireModel):
+    """Whom to take into the organisation."""
+
+    email: str
+    role: Literal["owner", "member"] = "member"
+
+
+class Duty(WireModel):
+    """What a member shall be."""
+
+    role: Literal["owner", "member"]
+
+
+class AccountRoutes:
+    """Registration, the caller's own account, and the members of the caller's organisation."""
+
+    def __init__(self, accounts: Accounts, registration: Registration, limits: Limits) -> None:
+        """Routes over accounts.
+
+        Args:
+            accounts: Users and organisations.
+            registration: Makes new ones.
+            limits: Of registrations from one address.
+        """
+        self._accounts = accounts
+        self._registration = registration
+        self._limits = limits
+
+    def open_endpoints(self) -> list[Endpoint]:
+        """What needs no credential."""
+        return [
+            Endpoint(
+                method="POST",
+                path="/api/register",
+                handler=self.register,
+                scope=None,
+                action="account.register",
+                open=True,
+            )
+        ]
+
+    def endpoints(self) -> list[Endpoint]:
+        """What belongs behind the gate."""
+        users, one = "/api/orgs/users", "/api/orgs/users/{user_id}"
+        admin = Scope.ADMIN
+        return [
+            Endpoint(method="GET", path="/api/users/me", handler=self.me, scope=Scope.READ, action="account.me"),
+            Endpoint(method="GET", path=users, handler=self.members, scope=Scope.READ, action="member.list"),
+            Endpoint(method="POST", path=users, handler=self.add, scope=admin, action="member.add"),
+            Endpoint(method="PATCH", path=one, handler=self.change, scope=admin, action="member.change"),
+            Endpoint(method="DELETE", path=one, handler=self.remove, scope=admin, action="member.remove"),
+        ]
+
+    async def register(self, request: Request, who: Principal) -> Response:
+        """Make a user, an organisation and a first key, which this answer alone shows."""
+        allowance = await self._limits.register(address_of(request.scope))
+        headers = {name.decode(): value.decode() for name, value in allowance.headers()}
+        if not allowance.passed:
+            request.scope.setdefault("state", {})["refusal"] = "too many registrations"
+            answer = problem(429, "too many registrations from this address", f"Wait {allowance.reset_s} s")
+            answer.headers.update({**headers, "retry-after": str(allowance.reset_s)})
+            return answer
+        wish = await parse_body(request, Newcomer, most=_MOST)
+        made = await self._registration.register(
+            name=wish.name, email=wish.email, invitation=wish.invitation, organisation=wish.organisation
+        )
+        content = {
+            "user": user_object(made.user),
+            "organisation": {"id": made.organisation.id, "name": made.organisation.name},
+            "apiKey": new_key_object(made.key),
+        }
+        return JSONResponse(content, status_code=201, headers=headers)
+
+    async def me(self, request: Request, who: Principal) -> Response:
+        """The caller's account, its organisations, and what the credential is good for."""
+        user = await self._accounts.users.get(who.user_id)
+        if user is None:
+            raise MemberMissing("the user behind this credential does not exist any more")
+        organisations = await self._accounts.organisations.of_user(user.id)
+        content = {
+            **user_object(user),
+            "orgs": [{"id": it.id, "name": it.name, "role": it.members[user.id].role} for it in organisations],
+            "orgId": who.org_id,
+            "role": who.role,
+            "scopes": sorted(who.scopes),
+            "operator": who.operator,
+            "method": who.method,
+        }
+        return JSONResponse(content)
+
+    async def members(self, request: Request, who: Principal) -> Response:
+        """Who belongs to the organisation."""
+        found = await self._accounts.members(who.org_id)
+        return success("users", [member_object(member, user) for member, user in found])
+
+    async def add(self, request: Request, who: Principal) -> Response:
+        """Take a registered user in."""
+        wish = await parse_body(request, NewMember, most=_MOST)
+        member, user = await self._accounts.add_member(who.org_id, wish.email, Role(wish.role))
+        return success("user added", member_object(member, user), status=201)
+
+    async def change(self, request: Request, who: Principal) -> Response:
+        """Make a member an owner, or an owner a member."""
+        wish = await parse_body(request, Duty, most=_MOST)
+        user_id: str = request.path_params["user_id"]
+        member = await self._accounts.organisations.set_role(who.org_id, user_id, Role(wish.role))
+        return success("user updated", {"id": member.user_id, "role": member.role})
+
+    async def remove(self, request: Request, who: Principal) -> Response:
+        """End a membership; the user's keys for the organisation are refused from now on."""
+        await self._accounts.organisations.remove(who.org_id, request.path_params["user_id"])
+        return success("user removed")
+
+
+def user_object(user: User) -> dict[str, Any]:
+    """A user on the wire."""
+    created = timestamp(user.created_ms)
+    return {"id": user.id, "name": user.name, "email": user.email, "imageUrl": "", "createdAt": created}
+
+
+def member_object(member: Member, user: User) -> dict[str, Any]:
+    """A member on the wire."""
+    return {**user_object(user), "role": member.role}

@@ -1,0 +1,217 @@
+"""Routes about API keys, in VoidRun's shapes.
+
+Who administers the organisation sees and changes all of its keys. A member, who never administers, makes and ends keys
+of their own: they are good for no more than the member is.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+from starlette.responses import JSONResponse
+
+from auth.clock import Clock, now_ms
+from auth.errors import Denied, KeyMissing, MemberMissing
+from auth.roles import Role, Scope, expanded
+from mcp_server.wire import timestamp
+from vmm.errors import InvalidInput
+
+from .body import WireModel, parse_body
+from .endpoint import Endpoint
+from .envelope import success
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    from auth.accounts import Accounts
+    from auth.keys import ApiKey, KeyStore, NewKey
+    from auth.principal import Principal
+
+_MOST = 16 * 1024
+_MOST_SECONDS = 10 * 366 * 24 * 3600
+_SHOWN = 80
+_NEVER = "Never (until revoked)"
+
+
+class KeyWish(WireModel):
+    """A key to be made."""
+
+    key_name: str
+    expires_at: str = Field(default="", max_length=100)
+    expires_in_seconds: int = Field(default=0, ge=0, le=_MOST_SECONDS)
+    scopes: list[Literal["read", "run", "admin", "*"]] = Field(default=[], max_length=10)
+    user_id: str = ""
+
+
+class Activation(WireModel):
+    """Whether a key shall be accepted."""
+
+    is_active: bool
+
+
+class KeyRoutes:
+    """The keys of the caller's organisation."""
+
+    def __init__(self, keys: KeyStore, accounts: Accounts, *, clock: Clock = now_ms) -> None:
+        """Routes over keys.
+
+        Args:
+            keys: The store.
+            accounts: For keys that are made for other members.
+            clock: Epoch milliseconds.
+        """
+        self._keys = keys
+        self._accounts = accounts
+        self._clock = clock
+
+    def endpoints(self) -> list[Endpoint]:
+        """What belongs behind the gate."""
+        keys, one = "/api/orgs/apikeys", "/api/orgs/apikeys/{key_id}"
+        run = Scope.RUN
+        return [
+            Endpoint(method="GET", path=keys, handler=self.list, scope=Scope.READ, action="key.list"),
+            Endpoint(method="POST", path=keys, handler=self.create, scope=run, action="key.create"),
+            Endpoint(method="DELETE", path=one, handler=self.delete, scope=run, action="key.delete"),
+            Endpoint(method="POST", path=f"{one}/activate", handler=self.activate, scope=run, action="key.activate"),
+            Endpoint(method="PATCH", path=f"{one}/touch", handler=self.touch, scope=run, action="key.touch"),
+        ]
+
+    async def list(self, request: Request, who: Principal) -> Response:
+        """The organisation's keys; the caller's own where the caller does not administer it."""
+        found = await self._keys.list(who.org_id)
+        mine = [key for key in found if who.may(Scope.ADMIN) or key.created_by == who.user_id]
+        return JSONResponse([key_object(key) for key in mine])
+
+    async def create(self, request: Request, who: Principal) -> Response:
+        """Make a key. 200, not 201: the Python client reads nothing else."""
+        wish = await parse_body(request, KeyWish, most=_MOST)
+        _may_manage(who)
+        made = await self._keys.create(
+            org_id=who.org_id,
+            created_by=await self._holder(wish.user_id, who),
+            name=wish.key_name,
+            expires_ms=self._expiry(wish),
+            scopes=_scopes(wish, who),
+            within=who.scopes,
+        )
+        return JSONResponse(new_key_object(made))
+
+    async def delete(self, request: Request, who: Principal) -> Response:
+        """Remove a key for good."""
+        key = await self._managed(request, who)
+        await self._keys.delete(who.org_id, key.id)
+        return success("API key revoked")
+
+    async def activate(self, request: Request, who: Principal) -> Response:
+        """Switch a key on or off."""
+        wish = await parse_body(request, Activation, most=_MOST)
+        key = await self._managed(request, who)
+        await self._keys.set_active(who.org_id, key.id, active=wish.is_active)
+        return success("API key activated" if wish.is_active else "API key deactivated")
+
+    async def touch(self, request: Request, who: Principal) -> Response:
+        """Record that a key was used now."""
+        key = await self._managed(request, who)
+        await self._keys.touch(who.org_id, key.id)
+        return success("API key touched")
+
+    async def _managed(self, request: Request, who: Principal) -> ApiKey:
+        """The key of the path, if the caller may change it; a key that is not shown does not exist."""
+        _may_manage(who)
+        key_id: str = request.path_params["key_id"]
+        key = await self._keys.get(who.org_id, key_id)
+        if not who.may(Scope.ADMIN) and key.created_by != who.user_id:
+            raise KeyMissing(f"key {key_id!r:.80}: the organisation has no such key; list its keys")
+        return key
+
+    async def _holder(self, user_id: str, who: Principal) -> str:
+        """For whom a key is made: the caller, or a member whom an administrator names."""
+        if user_id in {"", who.user_id}:
+            return who.user_id
+        if not who.may(Scope.ADMIN):
+            raise Denied("userId names somebody else: only who administers the organisation makes keys for others")
+        if await self._accounts.standing(who.org_id, user_id) is None:
+            raise MemberMissing(f"userId {user_id[:_SHOWN]!a}: the organisation has no such member; list its users")
+        return user_id
+
+    def _expiry(self, wish: KeyWish) -> int:
+        """Epoch milliseconds; 0 for never."""
+        if wish.expires_at and wish.expires_in_seconds:
+            raise InvalidInput("expiresAt and expiresInSeconds are both given", hint="Give one of them")
+        if wish.expires_in_seconds:
+            return self._clock() + wish.expires_in_seconds * 1000
+        if not wish.expires_at:
+            return 0
+        how = f"Give a time to come, within {_MOST_SECONDS} s, such as 2030-01-31T12:00:00Z"
+        try:
+            moment = datetime.fromisoformat(wish.expires_at)
+        except ValueError:
+            raise InvalidInput(f"expiresAt={wish.expires_at[:_SHOWN]!a} is no time", hint=how) from None
+        if moment.tzinfo is None:
+            raise InvalidInput(f"expiresAt={wish.expires_at[:_SHOWN]!a} has no zone", hint=how)
+        expires_ms = int(moment.timestamp() * 1000)
+        if not self._clock() < expires_ms <= self._clock() + _MOST_SECONDS * 1000:
+            raise InvalidInput(f"expiresAt={wish.expires_at[:_SHOWN]!a} is out of range", hint=how)
+        return expires_ms
+
+
+def key_object(key: ApiKey) -> dict[str, Any]:
+    """A key on the wire; times that are not known are left out."""
+    times = {"expiresAt": key.expires_ms, "lastUsedAt": key.last_used_ms, "updatedAt": key.updated_ms}
+    return {
+        "id": key.id,
+        "orgId": key.org_id,
+        "name": key.name,
+        "maskedKey": key.masked,
+        "scopes": _named(key.scopes),
+        "createdBy": key.created_by,
+        "createdAt": timestamp(key.created_ms),
+        "isActive": key.is_active,
+        **{name: timestamp(at_ms) for name, at_ms in times.items() if at_ms},
+    }
+
+
+def new_key_object(made: NewKey) -> dict[str, Any]:
+    """A key just made, with its text: the one time that it is shown."""
+    key = made.record
+    expires = {"expiresAt": timestamp(key.expires_ms)} if key.expires_ms else {}
+    return {
+        "plainKey": made.plain,
+        "keyId": key.id,
+        "keyName": key.name,
+        "orgId": key.org_id,
+        "createdAt": timestamp(key.created_ms),
+        "expiresIn": _span(key.expires_ms - key.created_ms) if key.expires_ms else _NEVER,
+        "scopes": _named(key.scopes),
+        **expires,
+    }
+
+
+def _may_manage(who: Principal) -> None:
+    # A key that an owner made without `admin` was made so that it cannot make more of its kind.
+    if not who.may(Scope.ADMIN) and who.role is not Role.MEMBER:
+        held = ", ".join(sorted(who.scopes)) or "none"
+        raise Denied(f"This needs the scope admin; the credential has {held}")
+
+
+def _scopes(wish: KeyWish, who: Principal) -> frozenset[Scope]:
+    """What a key shall be good for; what its maker is, if nothing is said."""
+    if not wish.scopes or "*" in wish.scopes:
+        return expanded(who.scopes)
+    return frozenset(Scope(scope) for scope in wish.scopes)
+
+
+def _named(scopes: frozenset[Scope]) -> list[str]:
+    return [scope.value for scope in Scope if scope in scopes]
+
+
+def _span(milliseconds: int) -> str:
+    """A length of time for people: `30 days`."""
+    seconds = round(milliseconds / 1000)
+    for unit, length in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds // length} {unit}"
+    return f"{seconds} seconds"
