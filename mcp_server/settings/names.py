@@ -37,8 +37,10 @@ ALIASES: dict[str, tuple[tuple[str, str], ...]] = {
 EVERYWHERE = {"SERVER_HOST": "0.0.0.0"}  # noqa: S104 -- what the name's empty value means; the names of clients are asked for
 """Aliases whose empty value means something."""
 
-NOT_SETTINGS = frozenset({"API_KEY", "URL", "TEST_DATA", "BENCH_IMAGES", "REQUIRE_KVM"})
-"""Names with our prefix that clients and tests read, not the server."""
+NOT_SETTINGS = frozenset(
+    {"API_KEY", "URL", "PUBLISH", "SECRETS", "TEST_DATA", "BENCH_IMAGES", "REQUIRE_KVM", "INSIDE_KVM_HOST"}
+)
+"""Names with our prefix that clients, Compose and tests read, not the server."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +100,10 @@ WITHOUT_EFFECT: tuple[Idle, ...] = (
     Idle(name="CORS_*", system=VOIDRUN, reason="methods and headers are those that clients need"),
     Idle(name="NODE_ID", system=VOIDRUN, reason="a server is known by its host's name"),
     Idle(name="HOST_ID", system=VOIDRUN, reason="a server is known by its host's name"),
-    Idle(name="CONTAINER_*", system=SANDBOX_API, reason=_NO_CONTAINERS),
+    *(
+        Idle(name=f"CONTAINER_{name}", system=SANDBOX_API, reason=_NO_CONTAINERS)
+        for name in ("IMAGE", "MEM_LIMIT", "MEMSWAP_LIMIT", "CPU_*", "PIDS_LIMIT", "TMPFS_*", "ULIMIT_*")
+    ),
     Idle(name="JWT_ALGORITHM", system=SANDBOX_API, reason="tokens signed with a secret are HS256, always"),
     Idle(name="JWT_EXPIRE_MINUTES", system=SANDBOX_API, reason="who makes a token sets its exp, which is required"),
     Idle(name="API_KEY_HEADER", system=SANDBOX_API, reason="keys are sent in X-API-Key, or as bearer"),

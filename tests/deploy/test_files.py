@@ -85,3 +85,9 @@ def test_systemd_finds_nothing_wrong_with_the_units(tmp_path: Path) -> None:
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_table_of_variables_names_every_setting_and_no_other() -> None:
+    rows = [line.split(" | ")[0] for line in text("docs/operations.md").splitlines() if line.startswith("| `")]
+    named = {name for row in rows for name in re.findall(r"`([A-Z_]+)`", row)}
+    assert named == {name.upper() for name in Settings.model_fields}

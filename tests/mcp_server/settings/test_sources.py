@@ -145,6 +145,7 @@ def test_a_name_with_an_effect_is_never_called_idle() -> None:
     assert [alias for names in ALIASES.values() for alias, _ in names if without_effect(alias)] == []
     assert without_effect("CASEMATE_PORT") is None
     assert without_effect("HOME") is None
+    assert without_effect("CONTAINER_NAME") is None
 
 
 def test_aliases_and_idle_names_are_what_they_claim() -> None:
