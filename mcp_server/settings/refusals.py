@@ -64,4 +64,4 @@ def _as_written(line: str, gathered: Gathered) -> str:
 
 
 def _default(value: object) -> object:
-    return "empty" if value == "" else value
+    return "empty" if value in {None, "", ()} else value

@@ -7,8 +7,10 @@ from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from mcp_server.settings import Settings
+from mcp_server.settings import Settings, SettingsRefused
 from mcp_server.settings.names import SECRETS
 
 from .conftest import Read, Refusals
@@ -225,6 +227,28 @@ def test_a_refused_secret_is_never_shown(refusal: Callable[..., str], name: str,
     line = refusal(**{f"CASEMATE_{name}": value})
     assert line.startswith(f"CASEMATE_{name} ")
     assert "hunter2" not in line
+
+
+@given(
+    name=st.sampled_from(sorted(SECRETS)),
+    before=st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=40),
+    after=st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=40),
+)
+def test_no_secret_whatever_it_holds_is_in_a_refusal(name: str, before: str, after: str) -> None:
+    try:
+        reading = Settings.read({f"CASEMATE_{name.upper()}": f"{before}hunter2{after}"})
+    except SettingsRefused as refused:
+        assert "hunter2" not in str(refused)
+    else:
+        assert "hunter2" not in f"{reading}"
+
+
+def test_bytes_that_are_no_text_are_refused_in_words(refusal: Callable[..., str]) -> None:
+    raw = b"hunter2\xff".decode(errors="surrogateescape")
+    for name in ("CASEMATE_JWT_SECRET", "CASEMATE_MONGO_DB", "CASEMATE_HOST", "CASEMATE_ALLOWED_ORIGINS"):
+        line = refusal(**{name: raw * 5})
+        assert line.startswith(name)
+        assert line.isprintable()
 
 
 def test_settings_can_be_printed_without_their_secrets(read: Read) -> None:
