@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Sequence
 
     from starlette.types import ASGIApp
 
@@ -25,16 +25,24 @@ class PortRefused(Exception):
 class WebServer(uvicorn.Server):
     """Uvicorn without signal handlers of its own: who runs it decides when it ends, with `stop`."""
 
-    def __init__(self, app: ASGIApp, on_started: Callable[[], None]) -> None:
+    def __init__(self, app: ASGIApp, on_started: Callable[[], None], *, trusted_proxies: Sequence[str] = ()) -> None:
+        """A server, not started yet.
+
+        Args:
+            app: What it serves.
+            on_started: Called once it listens.
+            trusted_proxies: Addresses and networks whose word about a client's address counts.
+        """
         super().__init__(
             uvicorn.Config(
                 app,
                 http="httptools",
-                ws="none",
+                ws="websockets-sansio",
                 log_config=None,
                 access_log=False,
                 server_header=False,
-                proxy_headers=False,
+                proxy_headers=bool(trusted_proxies),
+                forwarded_allow_ips=list(trusted_proxies),
                 timeout_keep_alive=_KEEP_ALIVE_S,
                 timeout_graceful_shutdown=_DRAIN_S,
             )

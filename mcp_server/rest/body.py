@@ -18,7 +18,7 @@ from .errors import invalid, shown
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from starlette.requests import Request
+    from starlette.requests import HTTPConnection, Request
 
 MAX_JSON = 2 * 1024 * 1024
 """Bytes of a JSON body."""
@@ -66,8 +66,8 @@ async def parse_body(request: Request, model: type[M], *, most: int = MAX_JSON) 
     return _checked(model, parse_object(await read_body(request, most=most)), strict=True)
 
 
-def parse_query(request: Request, model: type[M]) -> M:
-    """The query parameters of a request; an empty one is the same as left out, of a repeated one the last counts.
+def parse_query(request: HTTPConnection, model: type[M]) -> M:
+    """A request's or socket's query. An empty parameter is as good as none; of a repeated one the last counts.
 
     Raises:
         InvalidInput: They are not UTF-8, too many, or one is refused.

@@ -68,12 +68,17 @@ def routes(endpoints: Iterable[Endpoint]) -> list[Route]:
     return [Route(path, _Resource(methods)) for path, methods in by_path.items()]
 
 
-def lacking(who: Principal, scope: Scope | None) -> str:
-    """Why a principal may not do something that needs a scope; empty if it may."""
-    if scope is None or who.may(scope):
-        return ""
-    held = ", ".join(sorted(who.scopes)) or "none"
-    return f"This needs the scope {scope}; the credential has {held}"
+def admit(who: Principal, scope: Scope | None) -> None:
+    """Let a caller pass whose credential is good for a scope; None is for any credential.
+
+    Raises:
+        HTTPException: There is no credential (401), or it is not good for that (403).
+    """
+    if who is NOBODY:
+        raise HTTPException(401, "authentication required (X-API-Key or Bearer token)")
+    missing = "" if scope is None else who.lack(scope)
+    if missing:
+        raise HTTPException(403, missing)
 
 
 class _Resource:
@@ -113,7 +118,7 @@ async def _serve(endpoint: Endpoint, scope: Connection, receive: Receive, send: 
     who: Principal = state.get("principal", NOBODY)
     try:
         if not endpoint.open:
-            _admit(who, endpoint)
+            admit(who, endpoint.scope)
         answer = await endpoint.handler(Request(scope, receive), who)
         await answer(scope, receive, watch)
     except Exception as error:
@@ -126,11 +131,3 @@ async def _serve(endpoint: Endpoint, scope: Connection, receive: Receive, send: 
             _log.warning("answer broken off", action=endpoint.action, reason=state["refusal"])
         else:
             await refusal.answer()(scope, receive, send)
-
-
-def _admit(who: Principal, endpoint: Endpoint) -> None:
-    if who is NOBODY:
-        raise HTTPException(401, "authentication required (X-API-Key or Bearer token)")
-    missing = lacking(who, endpoint.scope)
-    if missing:
-        raise HTTPException(403, missing)

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from auth.errors import AuthError, EmailTaken, KeyMissing
+from auth.errors import AuthError, Conflict, Denied, Missing
 from mcp_server.answers import problem
 from storage.errors import StoreError, StoreFull
 from vmm.errors import CasemateError, InvalidInput
@@ -40,7 +40,7 @@ BY_CODE = {
 }
 """Statuses of `CasemateError`s by their codes; a code that is not here is a 500."""
 
-BY_TYPE: dict[type[Exception], int] = {EmailTaken: 409, KeyMissing: 404, AuthError: 400}
+BY_TYPE: dict[type[Exception], int] = {Missing: 404, Denied: 403, Conflict: 409, AuthError: 400}
 """Statuses of what accounts and keys refuse; a class that is not here has its base's."""
 
 _RETRY_AFTER_S = "2"
@@ -130,7 +130,7 @@ def _line(details: ErrorDetails, unsaid: Collection[str]) -> str:
     path = [str(part) for part in details["loc"]]
     name = ".".join(path)[:_SHOWN] or "The body"
     if details["type"] == "missing":
-        return f"{name} is missing"
+        return f"{name} is required"
     message = details["msg"].removeprefix("Value error, ")
     if path and path[0] in unsaid:
         return f"{name}: {message}"

@@ -8,20 +8,22 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import anyio
 
 import vmm.agent
+from storage.ids import new_id
 from vmm.errors import NotFound
 from vmm.fleet import Page
 from vmm.guest.link import GuestLink
 from vmm.guest_calls import GuestCalls
 from vmm.sandbox import Sandbox, State
-from vmm.spec import SandboxSpec
+from vmm.spec import SandboxSpec, check_labels, check_name
 
 SANDBOX = "0123456789abcdef01234567"
 NAME = "box"
@@ -34,16 +36,57 @@ class OneHost(GuestCalls):
     def __init__(self, link: GuestLink) -> None:
         self._link = link
         spec = SandboxSpec(name=NAME, env={"FROM_SANDBOX": "yes"})
-        self._sandbox = Sandbox.new(SANDBOX, ALICE, spec, now_ms=0).moved(State.RUNNING, now_ms=0)
+        self._sandboxes = [Sandbox.new(SANDBOX, ALICE, spec, now_ms=0).moved(State.RUNNING, now_ms=0)]
+
+    def images(self) -> tuple[str, ...]:
+        return ("code", "minimal")
+
+    async def create(self, owner: str, spec: SandboxSpec) -> Sandbox:
+        """One more name for this host."""
+        spec.check(self.images())
+        sandbox = Sandbox.new(new_id(), owner, spec, now_ms=0).moved(State.RUNNING, now_ms=0)
+        self._sandboxes.insert(0, sandbox)
+        return sandbox
 
     async def get(self, owner: str, ref: str) -> Sandbox:
-        if owner != ALICE or ref not in {SANDBOX, NAME}:
-            raise NotFound(f"There is no sandbox {ref[:80]!r}", hint="List the sandboxes, or create one")
-        return self._sandbox
+        for sandbox in self._sandboxes:
+            if sandbox.owner == owner and ref in {sandbox.id, sandbox.name}:
+                return sandbox
+        raise NotFound(f"There is no sandbox {ref[:80]!r}", hint="List the sandboxes, or create one")
 
-    async def list(self, owner: str, **_: object) -> Page:
-        items = (self._sandbox,) if owner == ALICE else ()
-        return Page(items=items, total=len(items), page=1, limit=20)
+    async def list(
+        self, owner: str, *, labels: Mapping[str, str] | None = None, page: int = 1, limit: int = 20
+    ) -> Page:
+        wanted = (labels or {}).items()
+        found = [item for item in self._sandboxes if item.owner == owner and wanted <= item.labels.items()]
+        start = (page - 1) * limit
+        return Page(items=tuple(found[start : start + limit]), total=len(found), page=page, limit=limit)
+
+    async def update(
+        self,
+        owner: str,
+        ref: str,
+        *,
+        name: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        auto_sleep: bool | None = None,
+    ) -> Sandbox:
+        if name is not None:
+            check_name(name)
+        if labels is not None:
+            check_labels(labels)
+        old = await self.get(owner, ref)
+        new = replace(
+            old,
+            name=old.name if name is None else name,
+            labels=old.labels if labels is None else labels,
+            auto_sleep=old.auto_sleep if auto_sleep is None else auto_sleep,
+        )
+        self._sandboxes[self._sandboxes.index(old)] = new
+        return new
+
+    async def delete(self, owner: str, ref: str) -> None:
+        self._sandboxes.remove(await self.get(owner, ref))
 
     async def health(self) -> dict[str, str]:
         return {"store": "", "hypervisor": "", "image": ""}

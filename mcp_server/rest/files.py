@@ -1,0 +1,191 @@
+"""Files over REST whose bytes or entries are sent as such: list, download, upload."""
+
+from __future__ import annotations
+
+import stat
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import quote
+
+import anyio
+from pydantic import AfterValidator
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse, Response
+
+from auth.roles import Scope
+from mcp_server.answers import problem
+from mcp_server.wire import timestamp
+from vmm.errors import GuestFileRefused
+
+from .body import WireModel, parse_query, read_body
+from .byte_range import parse_range
+from .endpoint import Endpoint
+from .envelope import success
+from .multipart import MAX_FORM, file_of
+from .paths import GuestPath
+from .streaming import Streamed, while_connected
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from starlette.requests import Request
+    from starlette.types import Receive
+
+    from auth.principal import Principal
+    from vmm.fleet import Fleet
+    from vmm.guest.values import FileInfo
+
+    from .streaming import Answer
+
+_LISTED = 10_000
+_STALL_S = 60
+_BYTES = "application/octet-stream"
+
+
+def _octal(text: str) -> str:
+    if not text or len(text) > 4 or set(text) - set("01234567"):
+        raise ValueError("Give permissions in octal, such as 644")
+    return text
+
+
+class Directory(WireModel):
+    """A directory, by default root's home."""
+
+    path: GuestPath = "/root"
+
+
+class Download(WireModel):
+    """A file to send out."""
+
+    path: GuestPath
+
+
+class Upload(WireModel):
+    """A file to take in, with its permissions if they are to be others than they were."""
+
+    path: GuestPath
+    mode: Annotated[str, AfterValidator(_octal)] | None = None
+
+
+class FileRoutes:
+    """The routes that move files and directory entries."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+
+    def endpoints(self) -> list[Endpoint]:
+        """The routes of this module."""
+        base = "/api/sandboxes/{id}/files"
+        return [
+            Endpoint(method="GET", path=base, handler=self.list, scope=Scope.READ, action="file.list"),
+            Endpoint(
+                method="GET", path=f"{base}/download", handler=self.download, scope=Scope.READ, action="file.download"
+            ),
+            Endpoint(method="POST", path=f"{base}/upload", handler=self.upload, scope=Scope.RUN, action="file.upload"),
+        ]
+
+    async def list(self, request: Request, who: Principal) -> Response:
+        """A directory's entries in name order."""
+        wish = parse_query(request, Directory)
+        listing = await self._fleet.list_files(who.org_id, request.path_params["id"], wish.path, limit=_LISTED)
+        files = [entry_object(entry) for entry in listing.entries]
+        return success("ok", {"success": True, "files": files, "truncated": listing.truncated})
+
+    async def download(self, request: Request, who: Principal) -> Response:
+        """A file's bytes, or one range of them, streamed."""
+        wish = parse_query(request, Download)
+        owner, ref = who.org_id, request.path_params["id"]
+        async with self._fleet.open_read(owner, ref, wish.path, length=0) as (info, _):
+            pass
+        # A condition on the file's version cannot be met, for versions are not told: then the whole is sent.
+        asked = "" if "if-range" in request.headers else request.headers.get("range", "")
+        part = parse_range(asked, info.size)
+        headers = _headers(info)
+        if part is not None and not part.length:
+            return _unsatisfiable(info)
+        if part is not None:
+            headers["content-range"] = f"bytes {part.start}-{part.start + part.length - 1}/{info.size}"
+        start, length = (part.start, part.length) if part else (0, info.size)
+        if info.size:
+            headers["content-length"] = str(length)
+        status = 206 if part else 200
+        if request.method == "HEAD":
+            return Response(status_code=status, headers=headers)
+
+        async def serve(receive: Receive, answer: Answer) -> None:
+            # A file that the kernel makes up says that it is empty: it is read to its end.
+            most = length if info.size else None
+            async with (
+                while_connected(receive),
+                self._fleet.open_read(owner, ref, wish.path, offset=start, length=most) as (_, pieces),
+            ):
+                await answer.begin(status, headers)
+                sent = 0
+                async for piece in pieces:
+                    await answer.write(piece)
+                    sent += len(piece)
+                if sent < length:
+                    raise GuestFileRefused(f"{wish.path[:80]!r} became shorter while it was read")
+
+        return Streamed(serve)
+
+    async def upload(self, request: Request, who: Principal) -> Response:
+        """Write a file, all of it or nothing: the raw body, or the field `file` of a small form."""
+        wish = parse_query(request, Upload)
+        owner, ref = who.org_id, request.path_params["id"]
+        mode = None if wish.mode is None else int(wish.mode, 8)
+        content_type = request.headers.get("content-type", "")
+        if content_type.partition(";")[0].strip().lower() == "multipart/form-data":
+            data = file_of(await read_body(request, most=MAX_FORM), content_type)
+            info = await self._fleet.write_file(owner, ref, wish.path, data, mode=mode)
+        else:
+            info = await self._fleet.write_stream(owner, ref, wish.path, _pieces(request.receive), mode=mode)
+        return JSONResponse({"success": True, "path": info.path, "size": info.size})
+
+
+def entry_object(info: FileInfo) -> dict[str, Any]:
+    """A directory entry as clients know it."""
+    return {
+        "name": info.path.rstrip("/").rsplit("/", 1)[-1],
+        "path": info.path,
+        "size": info.size,
+        "mode": stat.filemode(info.mode),
+        "isDir": info.kind == "directory",
+        "modTime": timestamp(info.mtime_ms),
+        "type": info.kind,
+        **({"target": info.target} if info.target else {}),
+    }
+
+
+async def _pieces(receive: Receive) -> AsyncGenerator[bytes]:
+    """A request's body as it comes.
+
+    Raises:
+        ClientDisconnect: The client went away before its end.
+        TimeoutError: It has not sent anything for a minute.
+    """
+    more = True
+    while more:
+        with anyio.fail_after(_STALL_S):
+            message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        more = message.get("more_body", False)
+        if message.get("body"):
+            yield message["body"]
+
+
+def _headers(info: FileInfo) -> dict[str, str]:
+    name = info.path.rstrip("/").rsplit("/", 1)[-1]
+    plain = "".join(letter if " " <= letter <= "~" and letter not in '"\\' else "_" for letter in name)
+    exact = "" if plain == name else f"; filename*=UTF-8''{quote(name, safe='')}"
+    return {
+        "content-type": _BYTES,
+        "content-disposition": f'attachment; filename="{plain}"{exact}',
+        "accept-ranges": "bytes",
+    }
+
+
+def _unsatisfiable(info: FileInfo) -> Response:
+    answer = problem(416, f"The range lies beyond the file's {info.size} bytes", "Ask for one within it")
+    answer.headers["content-range"] = f"bytes */{info.size}"
+    return answer

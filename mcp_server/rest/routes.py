@@ -1,0 +1,52 @@
+"""All REST routes about sandboxes, put together."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from starlette.responses import JSONResponse
+
+from .commands import CommandRoutes
+from .endpoint import Endpoint, routes
+from .files import FileRoutes
+from .sandboxes import SandboxRoutes
+from .shell import ShellRoutes
+from .sockets import SocketRoutes
+from .terminals import Attendance, TerminalRoutes
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+    from starlette.routing import BaseRoute, Route
+
+    from auth.principal import Principal
+    from mcp_server.defaults import Defaults
+    from vmm.fleet import Fleet
+
+
+def rest_routes(fleet: Fleet, defaults: Defaults) -> list[BaseRoute]:
+    """The routes that need a credential, sockets among them; to be mounted behind the gate.
+
+    Args:
+        fleet: Running; it must outlive the routes.
+        defaults: What a sandbox has whose creator does not say.
+    """
+    attendance = Attendance()
+    modules = (
+        SandboxRoutes(fleet, defaults),
+        CommandRoutes(fleet),
+        FileRoutes(fleet),
+        ShellRoutes(fleet),
+        TerminalRoutes(fleet, attendance),
+    )
+    endpoints = [endpoint for module in modules for endpoint in module.endpoints()]
+    return [*SocketRoutes(fleet, attendance).routes(), *routes(endpoints)]
+
+
+def version_routes(version: str, *, commit: str = "", build_time: str = "") -> list[Route]:
+    """`GET /api/version`, which needs no credential."""
+
+    async def tell(_request: Request, _who: Principal) -> Response:
+        return JSONResponse({"version": version, "commit": commit, "buildTime": build_time})
+
+    return routes([Endpoint(method="GET", path="/api/version", handler=tell, scope=None, action="version", open=True)])

@@ -1,0 +1,209 @@
+"""Sandboxes over REST: create, list, get, change, delete, and what they use."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ConfigDict, Field
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
+from auth.roles import Scope
+from mcp_server.audit.entry import noted
+from mcp_server.wire import parse_selector, sandbox_object
+from vmm.errors import InvalidInput
+from vmm.spec import DISK, SandboxSpec
+
+from .body import WireModel, parse_body
+from .endpoint import Endpoint
+from .envelope import success
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    from auth.principal import Principal
+    from mcp_server.defaults import Defaults
+    from vmm.fleet import Fleet
+
+_PAGE = 20
+_PAGE_MOST = 100
+_COUNT = re.compile(r"[0-9]{1,9}")
+
+
+class CreateWish(WireModel):
+    """A sandbox to make.
+
+    `orgId` and `userId` are those of the credential, whatever is sent; `region` has no meaning on one host; `sync`
+    false changes nothing, for the answer comes as soon as the sandbox can be used.
+    """
+
+    name: str
+    image: str = ""
+    cpu: int | None = None
+    mem: int | None = None
+    org_id: str = ""
+    user_id: str = ""
+    sync: bool = True
+    env_vars: dict[str, str] = Field(default_factory=dict[str, str])
+    auto_sleep: bool = True
+    region: str = ""
+    labels: dict[str, str] = Field(default_factory=dict[str, str])
+    publish_ports: list[Any] = Field(default_factory=list[Any])
+    ports: list[Any] = Field(default_factory=list[Any])
+
+    def spec(self, who: Principal, defaults: Defaults) -> SandboxSpec:
+        """The wish in the fleet's terms.
+
+        Raises:
+            InvalidInput: It asks for ports.
+        """
+        for name, ports in (("publishPorts", self.publish_ports), ("ports", self.ports)):
+            if ports:
+                raise InvalidInput(
+                    f"{name}: {str(ports[:4])[:80]} cannot be published yet, sandboxes have no network",
+                    hint="Leave it out and reach servers from inside, with exec",
+                )
+        return SandboxSpec(
+            name=self.name.strip(),
+            image=self.image.strip().removesuffix(":latest") or defaults.image,
+            cpu=defaults.cpu if self.cpu is None else self.cpu,
+            mem=defaults.mem if self.mem is None else self.mem,
+            labels=self.labels,
+            env=self.env_vars,
+            auto_sleep=self.auto_sleep,
+            created_by=who.user_id,
+        )
+
+
+class UpdateWish(WireModel):
+    """What to change; the rest stays."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    auto_sleep: bool | None = None
+    name: str | None = None
+    labels: dict[str, str] | None = None
+
+
+class SandboxRoutes:
+    """The routes about sandboxes themselves, and the images that they are made from."""
+
+    def __init__(self, fleet: Fleet, defaults: Defaults) -> None:
+        self._fleet = fleet
+        self._defaults = defaults
+
+    def endpoints(self) -> list[Endpoint]:
+        """The routes of this module."""
+        all_, one = "/api/sandboxes", "/api/sandboxes/{id}"
+        run, read = Scope.RUN, Scope.READ
+        return [
+            Endpoint(method="GET", path=all_, handler=self.list, scope=read, action="sandbox.list"),
+            Endpoint(method="POST", path=all_, handler=self.create, scope=run, action="sandbox.create"),
+            Endpoint(method="GET", path=one, handler=self.get, scope=read, action="sandbox.get"),
+            Endpoint(method="PATCH", path=one, handler=self.update, scope=run, action="sandbox.update"),
+            Endpoint(method="DELETE", path=one, handler=self.delete, scope=run, action="sandbox.delete"),
+            Endpoint(method="GET", path=f"{one}/metrics", handler=self.metrics, scope=read, action="sandbox.metrics"),
+            Endpoint(method="GET", path="/api/images", handler=self.images, scope=read, action="image.list"),
+            Endpoint(method="GET", path="/api/images/{image}", handler=self.image, scope=read, action="image.get"),
+            Endpoint(method="GET", path="/api/images/name/{image}", handler=self.image, scope=read, action="image.get"),
+        ]
+
+    async def create(self, request: Request, who: Principal) -> Response:
+        """Make a sandbox. A client that goes away meanwhile finds it in the list."""
+        wish = await parse_body(request, CreateWish)
+        sandbox = await self._fleet.create(who.org_id, wish.spec(who, self._defaults))
+        noted(sandbox=sandbox.id)
+        return success("Sandbox created", sandbox_object(sandbox), status=201)
+
+    async def list(self, request: Request, who: Principal) -> Response:
+        """The owner's sandboxes, newest first, by pages."""
+        query = request.query_params
+        found = await self._fleet.list(
+            who.org_id,
+            labels=parse_selector(query.get("labels", "")) or None,
+            page=_count(query.get("page", ""), 1),
+            limit=min(_count(query.get("limit", ""), _PAGE), _PAGE_MOST),
+        )
+        meta = {
+            "page": found.page,
+            "limit": found.limit,
+            "total": found.total,
+            "totalPages": -(-found.total // found.limit),
+        }
+        return success("Sandboxes fetched", [sandbox_object(item) for item in found.items], meta=meta)
+
+    async def get(self, request: Request, who: Principal) -> Response:
+        """One sandbox."""
+        sandbox = await self._fleet.get(who.org_id, request.path_params["id"])
+        return success("Sandbox details fetched", sandbox_object(sandbox))
+
+    async def update(self, request: Request, who: Principal) -> Response:
+        """Change autoSleep, name or labels."""
+        wish = await parse_body(request, UpdateWish)
+        if wish.auto_sleep is None and wish.name is None and wish.labels is None:
+            raise InvalidInput("Nothing to change", hint="Give autoSleep, name or labels")
+        sandbox = await self._fleet.update(
+            who.org_id,
+            request.path_params["id"],
+            name=None if wish.name is None else wish.name.strip(),
+            labels=wish.labels,
+            auto_sleep=wish.auto_sleep,
+        )
+        return success("Sandbox updated", sandbox_object(sandbox))
+
+    async def delete(self, request: Request, who: Principal) -> Response:
+        """Delete a sandbox with all that is in it."""
+        await self._fleet.delete(who.org_id, request.path_params["id"])
+        return success("Sandbox deleted")
+
+    async def metrics(self, request: Request, who: Principal) -> Response:
+        """What a sandbox uses, as its own kernel sees it."""
+        seen = await self._fleet.metrics(who.org_id, request.path_params["id"])
+        return JSONResponse(
+            {
+                "uptimeMs": seen.uptime_ms,
+                "memoryTotal": seen.memory_total,
+                "memoryAvailable": seen.memory_available,
+                "diskTotal": seen.disk_total,
+                "diskFree": seen.disk_free,
+                "cpuUsedMs": seen.cpu_used_ms,
+                "processes": seen.processes,
+            }
+        )
+
+    async def images(self, request: Request, who: Principal) -> Response:
+        """The images, the default first."""
+        del request, who
+        return JSONResponse([image_object(name) for name in self._fleet.images()])
+
+    async def image(self, request: Request, who: Principal) -> Response:
+        """One image, by id or name."""
+        del who
+        wanted = request.path_params["image"]
+        for name in self._fleet.images():
+            found = image_object(name)
+            if wanted in {name, f"{name}:latest", found["id"]}:
+                return JSONResponse(found)
+        raise HTTPException(404, "Image not found")
+
+
+def image_object(name: str) -> dict[str, Any]:
+    """An image as clients know it; its id follows from its name, for an image has no record."""
+    return {
+        "id": hashlib.sha256(name.encode()).hexdigest()[:24],
+        "name": name,
+        "tag": "latest",
+        "sizeGB": DISK // 1024,
+        "system": True,
+        "active": True,
+        "orgId": "",
+        "createdBy": "",
+    }
+
+
+def _count(text: str, default: int) -> int:
+    """A number from 1 on; anything else is as good as nothing, as VoidRun has it."""
+    return int(text) if _COUNT.fullmatch(text) and int(text) > 0 else default

@@ -1,0 +1,264 @@
+"""File operations in the form of shell commands, as VoidRun has them: `data: {"stdout", "stderr", "exitCode"}`.
+
+What fails inside the guest is a 200 with an exit code that is not 0, for that is where existing callers look; bad
+parameters and unknown sandboxes are refused as everywhere. No path ever becomes part of a shell line.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import AfterValidator, Field
+
+from auth.roles import Scope
+from mcp_server.audit.entry import noted
+from vmm.errors import GuestError, GuestFileMissing
+from vmm.guest.values import KIB, Command
+
+from .body import WireModel, parse_body, parse_query
+from .commands import outcome_object
+from .endpoint import Endpoint, Handler
+from .envelope import success
+from .paths import GuestPath, parent
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    from auth.principal import Principal
+    from vmm.fleet import Fleet
+    from vmm.guest.values import FileInfo
+
+_TREE_MS = 600_000
+_GRACE_MS = 10_000
+_KEEP_HEAD = 256 * KIB
+_KEEP_TAIL = 1024 * KIB
+_HITS = 100
+_GLOB = frozenset("*?[")
+_LINES_MOST = 10_000
+_TYPES = {"file": "regular file", "directory": "directory", "symlink": "symbolic link", "other": "special file"}
+
+
+def _plain(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("NUL characters are not possible here")
+    return text
+
+
+class OnePath(WireModel):
+    """An operation on one path."""
+
+    path: GuestPath
+
+
+class HomePath(WireModel):
+    """An operation on one path, by default root's home."""
+
+    path: GuestPath = "/root"
+
+
+class CreateWish(WireModel):
+    """A file to create."""
+
+    path: GuestPath
+    content: str | None = None
+
+
+class Content(WireModel):
+    """What shall be in a new file."""
+
+    content: str | None = None
+
+
+class TwoPaths(WireModel):
+    """An operation from one path to another."""
+
+    source: GuestPath = Field(alias="from")
+    target: GuestPath = Field(alias="to")
+
+
+class Part(WireModel):
+    """The first or the last lines of a file."""
+
+    path: GuestPath
+    lines: int = Field(default=10, ge=0)
+    head: str = ""
+
+
+class Permissions(WireModel):
+    """New permissions for a path."""
+
+    path: GuestPath
+    mode: Annotated[str, Field(min_length=1, max_length=10), AfterValidator(_plain)]
+
+
+class Pattern(WireModel):
+    """Names to look for: a part of the name, or a glob."""
+
+    path: GuestPath = "/root"
+    pattern: Annotated[str, Field(min_length=1, max_length=1024), AfterValidator(_plain)]
+
+    @property
+    def glob(self) -> str:
+        """What the whole name must match."""
+        return self.pattern if _GLOB & set(self.pattern) else f"*{self.pattern}*"
+
+
+class ShellRoutes:
+    """The routes whose replies look like those of a shell command."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+
+    def endpoints(self) -> list[Endpoint]:
+        """The routes of this module."""
+        base = "/api/sandboxes/{id}/files"
+        changes: list[tuple[str, str, Handler, str]] = [
+            ("DELETE", base, self.delete, "file.delete"),
+            ("POST", f"{base}/mkdir", self.mkdir, "file.mkdir"),
+            ("POST", f"{base}/create", self.create, "file.create"),
+            ("POST", f"{base}/copy", self.copy, "file.copy"),
+            ("POST", f"{base}/move", self.move, "file.move"),
+            ("POST", f"{base}/chmod", self.chmod, "file.chmod"),
+        ]
+        looks: list[tuple[str, str, Handler, str]] = [
+            ("GET", f"{base}/head-tail", self.head_tail, "file.head_tail"),
+            ("GET", f"{base}/stat", self.stat, "file.stat"),
+            ("GET", f"{base}/du", self.usage, "file.du"),
+            ("GET", f"{base}/search", self.search, "file.search"),
+        ]
+        return [
+            Endpoint(method=method, path=path, handler=handler, scope=scope, action=action)
+            for scope, group in ((Scope.RUN, changes), (Scope.READ, looks))
+            for method, path, handler, action in group
+        ]
+
+    async def delete(self, request: Request, who: Principal) -> Response:
+        """`rm -rf`."""
+        wish = parse_query(request, OnePath)
+
+        async def done(owner: str, ref: str) -> str:
+            try:
+                await self._fleet.delete_path(owner, ref, wish.path, recursive=True)
+            except GuestFileMissing:
+                return ""  # As rm -f has it: what is not there is deleted.
+            return ""
+
+        return await _shaped(request, who, done)
+
+    async def mkdir(self, request: Request, who: Principal) -> Response:
+        """`mkdir -p`."""
+        wish = parse_query(request, OnePath)
+
+        async def done(owner: str, ref: str) -> str:
+            await self._fleet.make_directory(owner, ref, wish.path)
+            return ""
+
+        return await _shaped(request, who, done)
+
+    async def create(self, request: Request, who: Principal) -> Response:
+        """Write the content that is given; without one `touch`, which leaves what is there. Parents are made."""
+        wish = parse_query(request, CreateWish)
+        body = await parse_body(request, Content)
+        content = wish.content if body.content is None else body.content
+        if content is None:
+            return await self._run(request, who, ("touch", "--", wish.path), make=parent(wish.path))
+        data = content.encode()
+
+        async def done(owner: str, ref: str) -> str:
+            await self._fleet.write_file(owner, ref, wish.path, data)
+            return ""
+
+        return await _shaped(request, who, done)
+
+    async def copy(self, request: Request, who: Principal) -> Response:
+        """`cp -r`, into a directory if the target is one."""
+        wish = parse_query(request, TwoPaths)
+        return await self._run(request, who, ("cp", "-r", "--", wish.source, wish.target), make=parent(wish.target))
+
+    async def move(self, request: Request, who: Principal) -> Response:
+        """`mv -f`, into a directory if the target is one."""
+        wish = parse_query(request, TwoPaths)
+        return await self._run(request, who, ("mv", "-f", "--", wish.source, wish.target), make=parent(wish.target))
+
+    async def chmod(self, request: Request, who: Principal) -> Response:
+        """`chmod`."""
+        wish = parse_query(request, Permissions)
+        return await self._run(request, who, ("chmod", "--", wish.mode, wish.path))
+
+    async def head_tail(self, request: Request, who: Principal) -> Response:
+        """`head -n` if `head` is true, else `tail -n`."""
+        wish = parse_query(request, Part)
+        program = "head" if wish.head == "true" else "tail"
+        return await self._run(request, who, (program, "-n", str(min(wish.lines, _LINES_MOST)), "--", wish.path))
+
+    async def usage(self, request: Request, who: Principal) -> Response:
+        """`du -sh`."""
+        wish = parse_query(request, HomePath)
+        return await self._run(request, who, ("du", "-sh", "--", wish.path))
+
+    async def stat(self, request: Request, who: Principal) -> Response:
+        """Facts about a path, as JSON in `stdout`."""
+        wish = parse_query(request, OnePath)
+
+        async def done(owner: str, ref: str) -> str:
+            return f"{json.dumps(stat_object(await self._fleet.stat(owner, ref, wish.path)))}\n"
+
+        return await _shaped(request, who, done)
+
+    async def search(self, request: Request, who: Principal) -> Response:
+        """Paths below a directory whose names fit, a line each, at most a hundred."""
+        wish = parse_query(request, Pattern)
+
+        async def done(owner: str, ref: str) -> str:
+            found = await self._fleet.search(owner, ref, wish.path, name=wish.glob, limit=_HITS)
+            return "".join(f"{match.path}\n" for match in found.matches)
+
+        return await _shaped(request, who, done)
+
+    async def _run(self, request: Request, who: Principal, argv: tuple[str, ...], *, make: str = "") -> Response:
+        """A program of the guest, after a directory was made for what it writes."""
+        owner, ref = who.org_id, request.path_params["id"]
+        if make:
+            try:
+                await self._fleet.make_directory(owner, ref, make)
+            except GuestError as error:
+                return _failed(request, error)
+        outcome = await self._fleet.exec(
+            owner,
+            ref,
+            Command(argv=argv, cwd="/", timeout_ms=_TREE_MS),
+            wait_ms=_TREE_MS + _GRACE_MS,
+            keep_head=_KEEP_HEAD,
+            keep_tail=_KEEP_TAIL,
+        )
+        noted(exit_code=outcome.exit_code)
+        return success("ok", outcome_object(outcome))
+
+
+def stat_object(info: FileInfo) -> dict[str, object]:
+    """A file's facts as VoidRun's `stat` prints them: the mode in hexadecimal, the time in seconds."""
+    return {
+        "path": info.path,
+        "size": info.size,
+        "mode": f"{info.mode:x}",
+        "mtime": info.mtime_ms // 1000,
+        "type": _TYPES[info.kind],
+    }
+
+
+async def _shaped(request: Request, who: Principal, call: Callable[[str, str], Awaitable[str]]) -> Response:
+    """The outcome of a file call as that of a command that prints what the call gives."""
+    try:
+        stdout = await call(who.org_id, request.path_params["id"])
+    except GuestError as error:
+        return _failed(request, error)
+    noted(exit_code=0)
+    return success("ok", {"stdout": stdout, "stderr": "", "exitCode": 0})
+
+
+def _failed(request: Request, error: GuestError) -> Response:
+    noted(exit_code=1)
+    return success("ok", {"stdout": "", "stderr": f"{error}\n", "exitCode": 1})

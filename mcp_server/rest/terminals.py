@@ -1,0 +1,177 @@
+"""Terminals over REST: sessions that live in the guest, made, listed, typed into, read and closed."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from auth.roles import Scope
+from mcp_server.wire import timestamp
+from vmm.errors import InvalidInput
+from vmm.guest.values import MIB
+
+from .body import WireModel, parse_body
+from .endpoint import Endpoint
+from .envelope import success
+from .screen_text import from_offset
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    from auth.principal import Principal
+    from vmm.fleet import Fleet
+    from vmm.guest.values import TerminalInfo
+
+_MAX_SIDE = 1000
+_LINE = 100_000
+
+
+class SessionWish(WireModel):
+    """A terminal to open, by default with a login shell in it."""
+
+    cols: int = Field(default=80, ge=1, le=_MAX_SIDE)
+    rows: int = Field(default=24, ge=1, le=_MAX_SIDE)
+    command: str = ""
+    argv: list[str] = Field(default_factory=list[str])
+    cwd: str = ""
+    env: dict[str, str] = Field(default_factory=dict[str, str])
+
+    def line(self) -> str:
+        """The shell line to run; empty for a login shell.
+
+        Raises:
+            InvalidInput: Both ways to say it are used.
+        """
+        if self.command.strip() and self.argv:
+            raise InvalidInput("command: argv is given too", hint="Give one of them")
+        return shlex.join(self.argv) if self.argv else self.command
+
+
+class Line(WireModel):
+    """A line to type."""
+
+    command: str = Field(max_length=_LINE)
+
+
+class Size(WireModel):
+    """A terminal's new size."""
+
+    cols: int = Field(ge=1, le=_MAX_SIDE)
+    rows: int = Field(ge=1, le=_MAX_SIDE)
+
+
+class Attendance:
+    """How many sockets look at each terminal through this server."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[tuple[str, str]] = Counter()
+
+    @contextmanager
+    def at(self, sandbox_id: str, terminal_id: str) -> Generator[None]:
+        """Be there for the length of a block."""
+        key = (sandbox_id, terminal_id)
+        self._counts[key] += 1
+        try:
+            yield
+        finally:
+            self._counts[key] -= 1
+            if not self._counts[key]:
+                del self._counts[key]
+
+    def count(self, sandbox_id: str, terminal_id: str) -> int:
+        """How many are there."""
+        return self._counts[sandbox_id, terminal_id]
+
+
+class TerminalRoutes:
+    """The routes about terminals, but for the sockets."""
+
+    def __init__(self, fleet: Fleet, attendance: Attendance) -> None:
+        self._fleet = fleet
+        self._attendance = attendance
+
+    def endpoints(self) -> list[Endpoint]:
+        """The routes of this module."""
+        all_ = "/api/sandboxes/{id}/pty/sessions"
+        one = f"{all_}/{{session}}"
+        run, read = Scope.RUN, Scope.READ
+        return [
+            Endpoint(method="POST", path=all_, handler=self.create, scope=run, action="terminal.create"),
+            Endpoint(method="GET", path=all_, handler=self.list, scope=read, action="terminal.list"),
+            Endpoint(method="DELETE", path=one, handler=self.delete, scope=run, action="terminal.delete"),
+            Endpoint(method="POST", path=f"{one}/execute", handler=self.execute, scope=run, action="terminal.execute"),
+            Endpoint(method="GET", path=f"{one}/buffer", handler=self.buffer, scope=read, action="terminal.buffer"),
+            Endpoint(method="POST", path=f"{one}/resize", handler=self.resize, scope=run, action="terminal.resize"),
+        ]
+
+    async def create(self, request: Request, who: Principal) -> Response:
+        """Open a terminal."""
+        wish = await parse_body(request, SessionWish)
+        info = await self._fleet.terminal_open(
+            who.org_id,
+            request.path_params["id"],
+            cols=wish.cols,
+            rows=wish.rows,
+            command=wish.line(),
+            cwd=wish.cwd.strip(),
+            env=wish.env,
+        )
+        return success("Session created", {"sessionId": info.terminal_id, "createdAt": timestamp(info.started_ms)})
+
+    async def list(self, request: Request, who: Principal) -> Response:
+        """The terminals that were opened and not closed."""
+        sandbox = await self._fleet.get(who.org_id, request.path_params["id"])
+        found = await self._fleet.terminals(who.org_id, sandbox.id)
+        sessions = [session_object(info, self._attendance.count(sandbox.id, info.terminal_id)) for info in found]
+        return success("Sessions retrieved", {"sessions": sessions})
+
+    async def delete(self, request: Request, who: Principal) -> Response:
+        """Close a terminal and end what runs in it."""
+        await self._fleet.terminal_close(who.org_id, request.path_params["id"], request.path_params["session"])
+        return success("Session deleted")
+
+    async def execute(self, request: Request, who: Principal) -> Response:
+        """Type a line; what comes of it is in the buffer and on the sockets."""
+        wish = await parse_body(request, Line)
+        if not wish.command.strip():
+            raise InvalidInput("Command is required", hint="Give a line to type")
+        data = f"{wish.command.rstrip()}\r".encode()
+        await self._fleet.terminal_input(who.org_id, request.path_params["id"], request.path_params["session"], data)
+        return success("Command sent")
+
+    async def buffer(self, request: Request, who: Principal) -> Response:
+        """The output that is still kept: the last MiB."""
+        output = await self._fleet.terminal_read(
+            who.org_id, request.path_params["id"], request.path_params["session"], max_bytes=MIB
+        )
+        text = from_offset(output.output.offset, output.output.data).decode("utf-8", "replace")
+        return success("Buffer retrieved", {"success": True, "output": text})
+
+    async def resize(self, request: Request, who: Principal) -> Response:
+        """Change a terminal's size."""
+        wish = await parse_body(request, Size)
+        await self._fleet.terminal_resize(
+            who.org_id, request.path_params["id"], request.path_params["session"], cols=wish.cols, rows=wish.rows
+        )
+        return success("Terminal resized")
+
+
+def session_object(info: TerminalInfo, clients: int) -> dict[str, Any]:
+    """A terminal as clients know it."""
+    return {
+        "id": info.terminal_id,
+        "createdAt": timestamp(info.started_ms),
+        "clients": clients,
+        "alive": info.alive,
+        "command": info.command,
+        "cols": info.cols,
+        "rows": info.rows,
+        **({} if info.exit_code is None else {"exitCode": info.exit_code}),
+    }
