@@ -64,6 +64,8 @@ class Surface:
             await self._app(scope, receive, send)
             return
         state: dict[str, Any] = scope.setdefault("state", {})
+        if scope["path"] in self._mcp:
+            state["action"] = NOT_REACHED
         client = scope.get("client")
         visit = Visit(address=client[0] if client else "", request_id=current_request_id(), state=state)
         watched = _Watched(receive, send, self._meters, scope, tapped=scope["path"] not in self._mcp)
@@ -79,20 +81,13 @@ class Surface:
         finally:
             watched.close()
             status = watched.outcome(error)
-            self._meters.request(_method(scope), self._route(scope), status, time.perf_counter() - began)
+            self._meters.request(_method(scope), _route(scope), status, time.perf_counter() - began)
             if self._counts(scope, visit, status):
                 _conclude(entry, status, error, str(state.get("refusal", "")), mcp=scope["path"] in self._mcp)
                 entry.sandbox = entry.sandbox or str(state.get("sandbox", ""))
                 entry.arguments = watched.arguments()
                 surface = "mcp" if scope["path"] in self._mcp else "rest"
-                self._trail.note(
-                    entry, visit, surface=surface, action=self._route(scope), began_ms=began_ms, began=began
-                )
-
-    def _route(self, scope: Scope) -> str:
-        if scope["path"] in self._mcp:
-            return NOT_REACHED
-        return scope["state"].get("action") or (scope["path"].strip("/") if scope["path"] in PROBES else UNKNOWN)
+                self._trail.note(entry, visit, surface=surface, action=_route(scope), began_ms=began_ms, began=began)
 
     def _counts(self, scope: Scope, visit: Visit, status: int) -> bool:
         """Whether the request is a call that has no record yet."""
@@ -193,6 +188,11 @@ def _conclude(entry: Entry, status: int, error: BaseException | None, reason: st
         entry.refuse(reason or _phrase(status))
     elif status >= 500 or status == 0 or reason:
         entry.decision, entry.reason = "failed", reason or _phrase(status)
+
+
+def _route(scope: Scope) -> str:
+    """A name for the metrics, out of a bounded set."""
+    return scope["state"].get("action") or (scope["path"].strip("/") if scope["path"] in PROBES else UNKNOWN)
 
 
 def _method(scope: Scope) -> str:
