@@ -31,6 +31,7 @@ class Fault:
         hold: Nothing is sent until the driver gives up, and only then the command is passed on if it is to be applied.
         times: How many commands it happens to.
         meanwhile: Awaited before the driver learns of it.
+        late: Only that is done to the command: it is passed on after `meanwhile`, and its answer too.
     """
 
     command: str
@@ -39,6 +40,7 @@ class Fault:
     hold: bool = False
     times: int = 1
     meanwhile: Callable[[], Awaitable[object]] | None = None
+    late: bool = False
 
 
 class Proxy:
@@ -98,7 +100,9 @@ class Proxy:
                 while True:
                     request = await _message(requests)
                     fault = self._meets(request)
-                    if fault is None:
+                    if fault is not None and fault.late and fault.meanwhile is not None:
+                        await fault.meanwhile()
+                    if fault is None or fault.late:
                         await server.send(request)
                         await client.send(await _message(answers))
                         continue

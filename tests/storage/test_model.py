@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import anyio
+import anyio.to_thread
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pymongo import MongoClient
 
-from storage.collection import Collection, CollectionSpec, Document, Index
+from storage.collection import Collection, CollectionSpec, Database, Document, Index
 from storage.errors import DocumentMissing, DuplicateKey, VersionConflict
+from storage.ids import new_id
+from storage.mongo import MongoDatabase
 from storage.sqlite import SqliteDatabase
 
 T = TypeVar("T")
+Open: TypeAlias = Callable[[], AbstractAsyncContextManager[Database]]
 BY_RANK = Index(name="by_rank", fields=("owner", "rank"))
 BY_NICK = Index(name="by_nick", fields=("nick",), unique=True, sparse=True)
 SPEC = CollectionSpec(name="things", indexes=(BY_RANK, BY_NICK))
 
-ids = st.sampled_from(["a", "b", "c", "d", "é"])
+ids = st.sampled_from(["a", "b", "c", "é", "😀"])
 owners = st.sampled_from(["x", "y", "ÿ"])
 ranks = st.integers(-2, 2) | st.sampled_from([-(2**63), 2**63 - 1])
 fields: st.SearchStrategy[Document] = st.fixed_dictionaries(
@@ -116,23 +123,47 @@ def answered(ask: Callable[[], object]) -> object:
         return type(error)
 
 
+@asynccontextmanager
+async def on_sqlite() -> AsyncGenerator[Database]:
+    with tempfile.TemporaryDirectory() as directory:
+        async with SqliteDatabase(Path(directory) / "store.db") as database:
+            yield database
+
+
+def on_mongo(uri: str) -> Open:
+    @asynccontextmanager
+    async def opened() -> AsyncGenerator[Database]:
+        name = f"casemate_test_{new_id()}"
+        async with MongoDatabase(uri, name) as database:
+            yield database
+        with MongoClient[Document](uri) as client:
+            await anyio.to_thread.run_sync(client.drop_database, name)
+
+    return opened
+
+
+@pytest.fixture(scope="module", params=["sqlite", "mongo"])
+def store(request: pytest.FixtureRequest) -> Open:
+    return on_sqlite if request.param == "sqlite" else on_mongo(request.getfixturevalue("mongo_uri"))
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(calls)
-def test_the_store_agrees_with_a_dictionary(sequence: list[tuple[Any, ...]]) -> None:
+@given(sequence=calls)
+def test_the_store_agrees_with_a_dictionary(store: Open, sequence: list[tuple[Any, ...]]) -> None:
     async def compare() -> None:
-        with tempfile.TemporaryDirectory() as directory:
-            async with SqliteDatabase(Path(directory) / "store.db") as database:
-                things = await database.collection(SPEC)
-                model = Model()
-                for call in sequence:
-                    expected = answered(lambda call=call: getattr(model, call[0])(*call[1:]))
-                    try:
-                        seen = await told(things, call)
-                    except (DuplicateKey, VersionConflict, DocumentMissing) as error:
-                        seen = type(error)
-                    assert seen == expected, call
-                for document in model.documents.values():
-                    assert await things.get(document["_id"]) == document
-                assert await things.count(BY_RANK) == len(model.documents)
+        async with store() as database:
+            things = await database.collection(SPEC)
+            model = Model()
+            for call in sequence:
+                expected = answered(lambda call=call: getattr(model, call[0])(*call[1:]))
+                try:
+                    seen = await told(things, call)
+                except (DuplicateKey, VersionConflict, DocumentMissing) as error:
+                    seen = type(error)
+                assert seen == expected, call
+            for document in model.documents.values():
+                assert await things.get(document["_id"]) == document
+            assert await things.walk() == sorted(model.documents.values(), key=lambda document: document["_id"])
+            assert await things.count(BY_RANK) == len(model.documents)
 
     anyio.run(compare)
