@@ -7,12 +7,15 @@ counts each in a window of its own, so that the sums of several servers could no
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import Any, TypeAlias
 
 from limits.aio.storage import Storage
 
 from .clock import Clock, now_ms
 
 CAPACITY = 20_000
+Counter: TypeAlias = list[Any]
+"""A counter as documents have it: name, count, end of the window in epoch milliseconds."""
 
 
 class Counts(Storage):
@@ -81,13 +84,14 @@ class Counts(Storage):
         """Forget one counter."""
         self._own.pop(key, None)
 
-    def export(self) -> list[tuple[str, int, int]]:
-        """This server's counters of windows that last: name, count, end in epoch milliseconds."""
+    def export(self) -> list[Counter]:
+        """This server's counters of windows that last."""
         now = self._clock()
         self._changed = False
+        # Only from the front: what was counted long ago. What is over elsewhere goes when its turn comes.
         while self._own and next(iter(self._own.values()))[1] <= now:
             self._own.popitem(last=False)
-        return [(key, count, end_ms) for key, (count, end_ms) in self._own.items() if end_ms > now]
+        return [[key, count, end_ms] for key, (count, end_ms) in self._own.items() if end_ms > now]
 
     @property
     def changed(self) -> bool:
@@ -98,7 +102,7 @@ class Counts(Storage):
         """What was exported did not get through: it is to be exported again."""
         self._changed = True
 
-    def adopt(self, counters: list[tuple[str, int, int]]) -> None:
+    def adopt(self, counters: list[Counter]) -> None:
         """Take over what all other servers counted, in place of what they had counted before."""
         sums: dict[str, tuple[int, int]] = {}
         for key, count, end_ms in counters:

@@ -47,11 +47,15 @@ class Exchange:
         now = self._clock()
         if self._counts.changed:
             counters = self._counts.export()
-            until_ms = max((end_ms for _, _, end_ms in counters), default=now)
-            await self._write({"_id": self._id, "version": 1, "until_ms": until_ms, "counters": counters})
+            until_ms = max((counter[2] for counter in counters), default=now)
+            try:
+                await self._write({"_id": self._id, "version": 1, "until_ms": until_ms, "counters": counters})
+            except BaseException:
+                self._counts.unsaved()
+                raise
         documents = await self._collection.find(_BY_END, low=now + 1, limit=_MOST_SERVERS)
         others = [document for document in documents if document["_id"] != self._id]
-        self._counts.adopt([tuple(counter) for document in others for counter in document["counters"]])
+        self._counts.adopt([counter for document in others for counter in document["counters"]])
 
     async def run(self, *, interval_s: float = _INTERVAL_S) -> None:
         """Exchange about once a second; to be started in the server's task group.

@@ -70,7 +70,7 @@ class Limits:
             clock: Epoch milliseconds; the one of the counts.
         """
         self._clock = clock
-        self._calls = FixedWindowRateLimiter(counts or Counts(clock=clock))
+        self._calls = FixedWindowRateLimiter(Counts(clock=clock) if counts is None else counts)
         # Apart, and this server's alone: a flood of addresses costs no caller a counter and the store no byte.
         self._strangers = FixedWindowRateLimiter(Counts(clock=clock))
         self._per_caller = _item(requests, window_s, "calls")
