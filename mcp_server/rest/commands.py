@@ -46,13 +46,17 @@ _log = structlog.stdlib.get_logger("casemate.rest")
 
 
 class CommandWish(WireModel):
-    """A command to run. With `args` it is a program that gets them, without a shell line."""
+    """A command to run. With `args` it is a program that gets them, without a shell line.
+
+    `binary` asks for events with bytes in place of lines.
+    """
 
     command: str
     args: list[str] = Field(default_factory=list[str])
     timeout: float = 0
     env: dict[str, str] = Field(default_factory=dict[str, str])
     cwd: str = ""
+    binary: bool = False
 
     def program(self, timeout_s: float) -> Command:
         """The command for the guest.
@@ -77,10 +81,12 @@ class CommandWish(WireModel):
 
 
 class ProcessWish(WireModel):
-    """A background command that something is done with."""
+    """A background command that something is done with: it is signalled, or its output sent."""
 
     pid: int = Field(ge=1, le=2**31 - 1)
     signal: int = Field(default=_KILL, ge=1, le=64)
+    binary: bool = False
+    follow: bool = True
 
 
 class CommandRoutes:
@@ -137,8 +143,8 @@ class CommandRoutes:
             followed = False
             try:
                 async with while_connected(receive):
-                    events = EventStream(self._fleet, owner, sandbox.id, answer)
-                    noted(exit_code=await events.follow(pid, timeout_s=timeout_s))
+                    events = EventStream(self._fleet, owner, sandbox.id, pid, answer, binary=wish.binary)
+                    noted(exit_code=await events.send(timeout_s=timeout_s))
                     followed = True
             finally:
                 if not followed:
@@ -183,8 +189,8 @@ class CommandRoutes:
 
         async def serve(receive: Receive, answer: Answer) -> None:
             async with while_connected(receive):
-                events = EventStream(self._fleet, owner, sandbox.id, answer)
-                noted(exit_code=await events.follow(wish.pid))
+                events = EventStream(self._fleet, owner, sandbox.id, wish.pid, answer, binary=wish.binary)
+                await events.send(follow=wish.follow)
 
         return Streamed(serve)
 

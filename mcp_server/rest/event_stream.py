@@ -1,14 +1,20 @@
-"""A command's output as server-sent events: `stdout` and `stderr` line by line, and `exit` at the end."""
+"""A command's output as server-sent events: `stdout` and `stderr` line by line, and `exit` at the end.
+
+Lines suit readers; programs want bytes. In the binary form each event has the bytes as they came, in base64, and the
+answer says so in a header.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator
+from base64 import b64encode
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 import anyio
 
 from vmm.errors import CasemateError
+from vmm.guest.values import Chunk
 
 from .lines import Lines, event
 
@@ -16,7 +22,7 @@ if TYPE_CHECKING:
     from anyio.abc import ObjectReceiveStream, ObjectSendStream
 
     from vmm.fleet import Fleet
-    from vmm.guest.values import Chunk
+    from vmm.guest.values import ProcessInfo
 
     from .streaming import Answer
 
@@ -26,6 +32,7 @@ _HEADERS = {
     "connection": "keep-alive",
     "x-accel-buffering": "no",
 }
+_BINARY_HEADERS = {**_HEADERS, "x-casemate-encoding": "base64"}
 _PAUSE_S = 0.5
 """A line that stops in its middle for so long, such as a question, is sent as it stands."""
 _SIGN_OF_LIFE_S = 15
@@ -33,102 +40,119 @@ _UNKNOWN = -1
 
 
 class EventStream:
-    """Follows one command.
+    """Sends the output of one command.
 
     Args:
         fleet: Where it runs.
         owner: Whose sandbox it is.
         sandbox_id: The sandbox's id.
+        pid: The command.
         answer: Where the events go.
+        binary: Whether bytes are sent, in place of lines.
     """
 
-    def __init__(self, fleet: Fleet, owner: str, sandbox_id: str, answer: Answer) -> None:
+    def __init__(
+        self, fleet: Fleet, owner: str, sandbox_id: str, pid: int, answer: Answer, *, binary: bool = False
+    ) -> None:
         self._fleet = fleet
-        self._owner = owner
-        self._sandbox = sandbox_id
+        self._process = (owner, sandbox_id, pid)
         self._answer = answer
+        self._binary = binary
         self._lines = {"stdout": Lines(), "stderr": Lines()}
         self._seen = {"stdout": 0, "stderr": 0}
 
-    async def follow(self, pid: int, *, timeout_s: float = 0) -> int:
-        """Send everything that the command writes, from its beginning, until it ends.
+    async def send(self, *, follow: bool = True, timeout_s: float = 0) -> int:
+        """Send what the command wrote, from its beginning.
 
         Args:
-            pid: The command.
+            follow: Whether to go on until it ends. Otherwise only what is kept is sent, and `exit` if it has ended.
             timeout_s: The limit that it has, for the words about one that passed it.
 
         Returns:
-            Its exit code, or -1 if the sandbox was lost meanwhile.
+            Its exit code, or -1 if it runs on or the sandbox was lost meanwhile.
         """
-        await self._answer.begin(200, _HEADERS)
+        await self._answer.begin(200, _BINARY_HEADERS if self._binary else _HEADERS)
         code, error = _UNKNOWN, ""
         try:
-            await self._output(pid)
-            code, error = await self._outcome(pid, timeout_s)
+            await self._output(self._live if follow else self._kept)
+            info = await self._standing(wait_ms=5_000 if follow else 0)
+            if info.running and not follow:
+                return code
+            code = _UNKNOWN if info.exit_code is None else info.exit_code
+            error = f"killed: it took longer than {timeout_s:g} s" if info.timed_out else ""
         except CasemateError as failure:
             error = str(failure)
             await self._answer.write(event("error", " ".join(error.splitlines())).encode())
         status = {"exitCode": code, **({"error": error} if error else {})}
-        await self._answer.write(event("exit", json.dumps(status, ensure_ascii=False)).encode())
+        await self._answer.write(event("exit", json.dumps(status)).encode())
         return code
 
-    async def _output(self, pid: int) -> None:
+    async def _output(self, source: Callable[[ObjectSendStream[Chunk]], Awaitable[None]]) -> None:
         failures: list[CasemateError] = []
-        sender, receiver = anyio.create_memory_object_stream["Chunk"](0)
+        sender, receiver = anyio.create_memory_object_stream[Chunk](0)
+
+        async def pump() -> None:
+            async with sender:
+                try:
+                    await source(sender)
+                except CasemateError as failure:
+                    failures.append(failure)
+
         async with anyio.create_task_group() as tasks, receiver:
-            tasks.start_soon(self._pump, pid, sender, failures)
-            async for text in self._texts(receiver):
-                await self._answer.write(text.encode("utf-8", "replace"))
+            tasks.start_soon(pump)
+            while (text := await self._next(receiver)) is not None:
+                await self._answer.write(text.encode())
+            rest = "".join(event(name, line) for name, lines in self._lines.items() for line in lines.end())
+            await self._answer.write(rest.encode())
         if failures:
             raise failures[0]
 
-    async def _pump(self, pid: int, sender: ObjectSendStream[Chunk], failures: list[CasemateError]) -> None:
-        async with sender:
-            try:
-                async with self._fleet.attach(self._owner, self._sandbox, pid) as chunks:
-                    async for chunk in chunks:
-                        await sender.send(chunk)
-            except CasemateError as failure:
-                failures.append(failure)
+    async def _live(self, sender: ObjectSendStream[Chunk]) -> None:
+        async with self._fleet.attach(*self._process) as chunks:
+            async for chunk in chunks:
+                await sender.send(chunk)
 
-    async def _texts(self, receiver: ObjectReceiveStream[Chunk]) -> AsyncGenerator[str]:
-        """The events' text as it comes: lines, halves of lines after a pause, signs of life."""
-        while True:
-            chunk: Chunk | None = None
-            paused = any(lines.pending for lines in self._lines.values())
-            try:
-                with anyio.move_on_after(_PAUSE_S if paused else _SIGN_OF_LIFE_S):
-                    chunk = await receiver.receive()
-            except anyio.EndOfStream:
-                break
-            if chunk is not None:
-                yield self._events_of(chunk)
-            elif paused:
-                yield "".join(event(name, line) for name, lines in self._lines.items() for line in lines.flush())
-            else:
-                yield ": still running\n\n"
-        yield "".join(event(name, line) for name, lines in self._lines.items() for line in lines.end())
+    async def _kept(self, sender: ObjectSendStream[Chunk]) -> None:
+        until = await self._standing()
+        stdout = stderr = 0
+        while stdout < until.stdout_total or stderr < until.stderr_total:
+            output = await self._fleet.read_output(*self._process, stdout_offset=stdout, stderr_offset=stderr)
+            if output.stdout.data:
+                await sender.send(Chunk(stream="stdout", offset=output.stdout.offset, data=output.stdout.data))
+            if output.stderr.data:
+                await sender.send(Chunk(stream="stderr", offset=output.stderr.offset, data=output.stderr.data))
+            stdout, stderr = output.stdout.next_offset, output.stderr.next_offset
+
+    async def _next(self, receiver: ObjectReceiveStream[Chunk]) -> str | None:
+        """The next events' text: lines, halves of lines after a pause, signs of life; None at the end."""
+        pending = any(lines.pending for lines in self._lines.values())
+        try:
+            with anyio.move_on_after(_PAUSE_S if pending else _SIGN_OF_LIFE_S):
+                return self._events_of(await receiver.receive())
+        except anyio.EndOfStream:
+            return None
+        if pending:
+            return "".join(event(name, line) for name, lines in self._lines.items() for line in lines.flush())
+        return ": still running\n\n"
 
     def _events_of(self, chunk: Chunk) -> str:
-        name = chunk.stream
-        lines: list[str] = []
+        name, lines = chunk.stream, self._lines[chunk.stream]
         skipped = chunk.offset - self._seen[name]
-        if skipped > 0:
-            lines = [*self._lines[name].flush(), f"[{skipped} bytes left out: they were not read in time]"]
         self._seen[name] = chunk.offset + len(chunk.data)
-        return "".join(event(name, line) for line in (*lines, *self._lines[name].feed(chunk.data)))
+        loss = f"{skipped} bytes of {name} left out: they were not read in time" if skipped > 0 else ""
+        if self._binary:
+            told = event("error", loss) if loss else ""
+            return told + event(name, b64encode(chunk.data).decode())
+        told = "".join(event(name, line) for line in (*lines.flush(), f"[{loss}]")) if loss else ""
+        return told + "".join(event(name, line) for line in lines.feed(chunk.data))
 
-    async def _outcome(self, pid: int, timeout_s: float) -> tuple[int, str]:
+    async def _standing(self, *, wait_ms: int = 0) -> ProcessInfo:
+        """How the command stands, after a wait for its end."""
         output = await self._fleet.read_output(
-            self._owner,
-            self._sandbox,
-            pid,
+            *self._process,
             stdout_offset=self._seen["stdout"],
             stderr_offset=self._seen["stderr"],
             max_bytes=1,
-            wait_ms=5_000,
+            wait_ms=wait_ms,
         )
-        info = output.info
-        code = _UNKNOWN if info.exit_code is None else info.exit_code
-        error = f"killed: it took longer than {timeout_s:g} s" if info.timed_out else ""
-        return code, error
+        return output.info

@@ -1,0 +1,186 @@
+"""Commands over REST: run and wait, events, background."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+
+from tests.mcp_server.rest.conftest import BASE, Rest, data_of, events
+from tests.vmm.guest.agents import living
+
+pytestmark = pytest.mark.anyio
+
+
+async def stream(http: httpx.AsyncClient, path: str = "exec-stream", **body: object) -> list[tuple[str, str]]:
+    async with http.stream("POST", f"{BASE}/{path}", json=body) as answer:
+        assert answer.status_code == 200, (await answer.aread()).decode()
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        assert answer.headers["x-accel-buffering"] == "no"
+        return await events(answer.aiter_lines())
+
+
+async def flat(answer: httpx.Response) -> dict[str, Any]:
+    assert answer.status_code == 200, answer.text
+    body = answer.json()
+    assert body["success"] is True
+    return body
+
+
+async def gone(marker: str) -> None:
+    """Wait until no process has the marker among its arguments."""
+    with anyio.fail_after(10):
+        while living(marker):
+            await anyio.sleep(0.02)
+
+
+async def there(marker: str) -> None:
+    """Wait until a process has the marker among its arguments."""
+    with anyio.fail_after(10):
+        while not living(marker):
+            await anyio.sleep(0.02)
+
+
+async def test_a_command_is_answered_with_its_output_and_exit_code(http: httpx.AsyncClient) -> None:
+    answer = await http.post(f"{BASE}/exec", json={"command": " echo out; echo err >&2; exit 3 "})
+    assert answer.json() == {
+        "status": "success",
+        "message": "ok",
+        "data": {"stdout": "out\n", "stderr": "err\n", "exitCode": 3},
+    }
+
+
+async def test_a_command_runs_in_the_directory_and_with_the_variables_that_are_given(
+    http: httpx.AsyncClient, place: Path
+) -> None:
+    wish = {"command": "pwd; echo $A $FROM_SANDBOX", "cwd": str(place), "env": {"A": "b c"}, "timeout": 20}
+    assert data_of(await http.post(f"{BASE}/exec", json=wish))["stdout"] == f"{place}\nb c yes\n"
+
+
+async def test_a_sandbox_is_found_by_its_name_too(http: httpx.AsyncClient) -> None:
+    answer = await http.post("/api/sandboxes/box/exec", json={"command": "true", "env": None, "cwd": None})
+    assert data_of(answer)["exitCode"] == 0
+
+
+async def test_arguments_reach_the_program_without_a_shell(http: httpx.AsyncClient) -> None:
+    answer = await http.post(f"{BASE}/exec", json={"command": "printf", "args": ["%s|", "$HOME", "; ls", "a b"]})
+    assert data_of(answer)["stdout"] == "$HOME|; ls|a b|"
+
+
+async def test_a_command_beyond_its_time_is_killed_and_said_to_be(http: httpx.AsyncClient) -> None:
+    answer = await http.post(f"{BASE}/exec", json={"command": "echo begun; sleep 87.001", "timeout": 0.5})
+    data = data_of(answer)
+    assert (data["stdout"], data["exitCode"], data["timedOut"]) == ("begun\n", 137, True)
+    assert not living("87.001")
+
+
+async def test_more_output_than_is_kept_says_what_is_missing(http: httpx.AsyncClient) -> None:
+    data = data_of(
+        await http.post(f"{BASE}/exec", json={"command": "head -c 3000000 /dev/zero | tr '\\0' x; echo end"})
+    )
+    assert data["truncated"] is True
+    head, _, tail = data["stdout"].partition("\n[")
+    number, _, rest = tail.partition(" bytes left out]\n")
+    assert len(head) + int(number) + len(rest) == 3_000_004
+    assert rest.endswith("xend\n")
+
+
+async def test_a_client_that_goes_away_ends_its_command(rest: Rest) -> None:
+    for path in ("exec", "exec-stream"):
+        async with rest.http() as http, anyio.create_task_group() as tasks:
+            tasks.start_soon(lambda http=http, path=path: http.post(f"{BASE}/{path}", json={"command": "sleep 87.002"}))
+            await there("87.002")
+            tasks.cancel_scope.cancel()
+        await gone("87.002")
+
+
+async def test_events_bring_every_line_in_its_stream_and_the_exit_code_last(http: httpx.AsyncClient) -> None:
+    command = r"printf 'one\n  two\rthree\r\n\nf\xc3\xbcnf'; echo oops >&2; exit 4"
+    found = await stream(http, command=command, env=None, cwd=None, timeout=30)
+    assert [text for name, text in found if name == "stdout"] == ["one", "   two", "three", "", "fünf"]
+    assert [text for name, text in found if name == "stderr"] == ["oops"]
+    assert found[-1][0] == "exit"
+    assert json.loads(found[-1][1]) == {"exitCode": 4}
+
+
+async def test_a_line_that_waits_in_its_middle_is_sent_as_it_stands(http: httpx.AsyncClient) -> None:
+    found = await stream(http, command="printf 'sure? '; sleep 1.2; echo yes")
+    assert [text for name, text in found if name == "stdout"] == ["sure? ", "yes"]
+
+
+async def test_events_arrive_while_the_command_runs(http: httpx.AsyncClient, place: Path) -> None:
+    command = f"echo first; until test -e {place}/go; do sleep 0.02; done; echo last"
+    async with http.stream("POST", f"{BASE}/exec-stream", json={"command": command}) as answer:
+        lines = answer.aiter_lines()
+        async for line in lines:
+            if line == "data:first":
+                break
+        (place / "go").touch()
+        rest = [line async for line in lines]
+    assert "data:last" in rest
+
+
+async def test_a_stream_of_a_command_beyond_its_time_ends_with_the_reason(http: httpx.AsyncClient) -> None:
+    found = await stream(http, command="sleep 87.003", timeout=0.5)
+    assert json.loads(found[-1][1]) == {"exitCode": 137, "error": "killed: it took longer than 0.5 s"}
+
+
+async def test_binary_events_bring_the_bytes_as_they_are(http: httpx.AsyncClient, place: Path) -> None:
+    content = os.urandom(300_000)
+    (place / "blob").write_bytes(content)
+    wish = {"command": f"cat {place}/blob; printf '\\r' >&2", "binary": True}
+    async with http.stream("POST", f"{BASE}/exec-stream", json=wish) as answer:
+        assert answer.headers["x-casemate-encoding"] == "base64"
+        found = await events(answer.aiter_lines())
+    assert b"".join(base64.b64decode(text) for name, text in found if name == "stdout") == content
+    assert b"".join(base64.b64decode(text) for name, text in found if name == "stderr") == b"\r"
+
+
+async def test_a_background_command_is_started_listed_waited_for_and_followed(http: httpx.AsyncClient) -> None:
+    started = await flat(await http.post(f"{BASE}/commands/run", json={"command": "echo hello; exit 5", "timeout": 0}))
+    pid = started["pid"]
+    assert isinstance(pid, int)
+    assert started["command"] == "echo hello; exit 5"
+    waited = await flat(await http.post(f"{BASE}/commands/wait", json={"pid": pid}))
+    assert waited == {"success": True, "exitCode": 5}
+    (process,) = (await flat(await http.get(f"{BASE}/commands/list")))["processes"]
+    assert process["startTime"].endswith("Z")
+    assert (process["pid"], process["running"], process["exitCode"]) == (pid, False, 5)
+    assert await stream(http, "commands/attach", pid=pid) == [("stdout", "hello"), ("exit", '{"exitCode": 5}')]
+    assert await stream(http, "commands/attach", pid=pid, follow=False) == [
+        ("stdout", "hello"),
+        ("exit", '{"exitCode": 5}'),
+    ]
+
+
+async def test_a_background_command_outlives_its_watchers_until_it_is_killed(http: httpx.AsyncClient) -> None:
+    pid = (await flat(await http.post(f"{BASE}/commands/run", json={"command": "echo on; sleep 87.004"})))["pid"]
+    async with http.stream("POST", f"{BASE}/commands/attach", json={"pid": pid}) as answer:
+        async for line in answer.aiter_lines():
+            if line == "data:on":
+                break
+    assert await stream(http, "commands/attach", pid=pid, follow=False) == [("stdout", "on")]
+    (process,) = (await flat(await http.get(f"{BASE}/commands/list")))["processes"]
+    assert process["running"] is True
+    assert "exitCode" not in process
+    killed = await flat(await http.post(f"{BASE}/commands/kill", json={"pid": pid}))
+    assert killed["message"] == "Process killed"
+    assert (await flat(await http.post(f"{BASE}/commands/wait", json={"pid": pid})))["exitCode"] == 137
+    await gone("87.004")
+
+
+async def test_a_sandbox_without_commands_has_an_empty_list(http: httpx.AsyncClient) -> None:
+    assert await flat(await http.get(f"{BASE}/commands/list")) == {"success": True, "processes": []}
+
+
+@pytest.mark.parametrize("path", ["kill", "attach", "wait"])
+async def test_an_unknown_process_is_not_found(http: httpx.AsyncClient, path: str) -> None:
+    answer = await http.post(f"{BASE}/commands/{path}", json={"pid": 2_000_000_000})
+    assert answer.status_code == 404
+    assert "no process 2000000000" in answer.json()["error"]
