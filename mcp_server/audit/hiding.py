@@ -20,6 +20,8 @@ _AHEAD = 512
 _DEEPEST = 6
 _ITEMS = 50
 _HIDDEN = "[hidden]"
+# Nothing shorter is recognised, and most names and many values are shorter.
+_SHORTEST = 8
 
 _SECRET_NAME = re.compile(
     r"secret|token|passw|passphrase|pwd|api.?key|private.?key|credential|cookie|authorization|(^|[_.-])(key|auth)$|Key$",
@@ -41,7 +43,7 @@ _KNOWN = (
     r"eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{4,}(?:\.[A-Za-z0-9_-]*)?",
 )
 _CREDENTIAL = re.compile(f"{_PEM}|{'|'.join(_KNOWN)}", re.DOTALL)
-_HEADER = re.compile(r"\b(bearer|basic)(\s+)[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE)
+_HEADER = re.compile(r"\b((?:bearer|basic)\s+)[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE)
 _URL_PASSWORD = re.compile(r"(://[^/\s:@]{0,100}:)[^/\s@]{1,400}(?=@)")
 _NAMED = (
     r"(?:secret|token|passw(?:or)?d|passphrase|api[_-]?key|access[_-]?key|private[_-]?key|credentials?)"
@@ -67,13 +69,20 @@ def hidden_arguments(arguments: Mapping[str, object]) -> str:
 
 def hidden_text(text: str, most: int = _STRING) -> str:
     """A text without what looks like a credential, in at most `most` characters."""
+    if len(text) < _SHORTEST:
+        return text
     seen = text[: most + _AHEAD]
     seen = _CREDENTIAL.sub(_HIDDEN, seen)
-    seen = _HEADER.sub(rf"\1\2{_HIDDEN}", seen)
+    seen = _HEADER.sub(_behind, seen)
     if "://" in seen:
-        seen = _URL_PASSWORD.sub(rf"\1{_HIDDEN}", seen)
-    seen = _ASSIGNED.sub(rf"\1{_HIDDEN}", seen)
+        seen = _URL_PASSWORD.sub(_behind, seen)
+    seen = _ASSIGNED.sub(_behind, seen)
     return seen if len(seen) <= most and len(text) <= most + _AHEAD else f"{seen[: most - 1]}…"
+
+
+def _behind(match: re.Match[str]) -> str:
+    """What stands before a secret, and not the secret."""
+    return f"{match[1]}{_HIDDEN}"
 
 
 class _Room:
