@@ -62,10 +62,10 @@ class OperatorRoutes:
         """What belongs behind the gate."""
         invitations = "/api/operator/invitations"
         return [
-            _endpoint("POST", invitations, self.invite, "invitation.create"),
-            _endpoint("GET", invitations, self.invited, "invitation.list"),
-            _endpoint("DELETE", f"{invitations}/{{invitation_id}}", self.revoke, "invitation.revoke"),
-            _endpoint("GET", "/api/operator/users", self.users, "user.list"),
+            operator_endpoint("POST", invitations, self.invite, "invitation.create"),
+            operator_endpoint("GET", invitations, self.invited, "invitation.list"),
+            operator_endpoint("DELETE", f"{invitations}/{{invitation_id}}", self.revoke, "invitation.revoke"),
+            operator_endpoint("GET", "/api/operator/users", self.users, "user.list"),
         ]
 
     async def invite(self, request: Request, who: Principal) -> Response:
@@ -119,7 +119,9 @@ def invitation_object(invitation: Invitation) -> dict[str, Any]:
     }
 
 
-def _endpoint(method: str, path: str, handler: Handler, action: str) -> Endpoint:
+def operator_endpoint(method: str, path: str, handler: Handler, action: str) -> Endpoint:
+    """An endpoint for the operator alone; to others it is not there."""
+
     async def guarded(request: Request, who: Principal) -> Response:
         if not who.operator:
             raise HTTPException(404, "Not Found")
