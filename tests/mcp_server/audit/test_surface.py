@@ -33,8 +33,8 @@ from mcp_server.metrics.meters import Meters
 from mcp_server.requests import RequestLog
 from mcp_server.rest.endpoint import Endpoint, routes
 from storage.collection import Collection
-from tests.mcp_server.conftest import ALICE
 from tests.mcp_server.edge import ERAS, Edge, Era, answer_of, initialize, rpc, serving
+from tests.mcp_server.people import ALICE
 from vmm.errors import NotFound
 
 pytestmark = pytest.mark.anyio
