@@ -1,0 +1,326 @@
+"""Files over REST: what is sent as such, and what looks like a command's outcome."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+
+from tests.mcp_server.rest.conftest import BASE, Rest, data_of
+
+pytestmark = pytest.mark.anyio
+
+FILES = f"{BASE}/files"
+
+
+class Shell:
+    """Alice's file operations."""
+
+    def __init__(self, http: httpx.AsyncClient) -> None:
+        self._http = http
+
+    async def __call__(self, method: str, operation: str, /, **query: str) -> str:
+        """One that must succeed; what it prints."""
+        data = await self.outcome(method, operation, **query)
+        assert data["exitCode"] == 0, data
+        assert data["stderr"] == ""
+        return data["stdout"]
+
+    async def outcome(self, method: str, operation: str, /, **query: str) -> dict[str, Any]:
+        query = {{"source": "from"}.get(name, name): value for name, value in query.items()}
+        return data_of(await self._http.request(method, f"{FILES}{operation}", params=query))
+
+    async def failing(self, method: str, operation: str, /, **query: str) -> str:
+        """One that must fail in the guest; its reason."""
+        data = await self.outcome(method, operation, **query)
+        assert data["exitCode"] != 0, data
+        assert data["stderr"].endswith("\n")
+        return data["stderr"]
+
+
+@pytest.fixture
+def shell(http: httpx.AsyncClient) -> Shell:
+    return Shell(http)
+
+
+async def test_a_directory_is_listed_with_everything_that_clients_read(http: httpx.AsyncClient, place: Path) -> None:
+    (place / "file.txt").write_text("hello")
+    (place / "dir").mkdir()
+    (place / "link").symlink_to("file.txt")
+    answer = data_of(await http.get(FILES, params={"path": str(place)}))
+    assert (answer["success"], answer["truncated"]) == (True, False)
+    files = {entry["name"]: entry for entry in answer["files"]}
+    assert set(files) == {"file.txt", "dir", "link"}
+    assert (files["file.txt"]["size"], files["file.txt"]["mode"]) == (5, "-rw-r--r--")
+    assert files["file.txt"]["path"] == f"{place}/file.txt"
+    assert files["file.txt"]["modTime"].endswith("Z")
+    assert (files["dir"]["isDir"], files["file.txt"]["isDir"]) == (True, False)
+    assert files["link"]["target"] == "file.txt"
+
+
+async def test_what_is_uploaded_raw_comes_down_the_same(http: httpx.AsyncClient, place: Path) -> None:
+    content = os.urandom(3_000_000)
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for start in range(0, len(content), 70_000):
+            yield content[start : start + 70_000]
+
+    for body in (content, pieces()):
+        path = f"{place}/new/ä b.bin"
+        up = await http.post(f"{FILES}/upload", params={"path": path}, content=body)
+        assert up.json() == {"success": True, "path": path, "size": len(content)}
+        down = await http.get(f"{FILES}/download", params={"path": path})
+        assert down.content == content
+        assert down.headers["content-type"] == "application/octet-stream"
+        assert down.headers["content-length"] == str(len(content))
+        assert down.headers["content-disposition"] == (
+            "attachment; filename=\"_ b.bin\"; filename*=UTF-8''%C3%A4%20b.bin"
+        )
+
+
+@pytest.mark.parametrize("content", [b"", b"\r\n", b"--not-the-end\r\n\r\n", os.urandom(1_000_000)])
+async def test_a_form_brings_its_file(http: httpx.AsyncClient, place: Path, content: bytes) -> None:
+    answer = await http.post(
+        f"{FILES}/upload",
+        params={"path": f"{place}/form"},
+        files={"other": ("o", b"no"), "file": ('na"me;.bin', content)},
+    )
+    assert answer.status_code == 200, answer.text
+    assert (place / "form").read_bytes() == content
+
+
+async def test_a_form_takes_five_megabytes_and_no_more(http: httpx.AsyncClient, place: Path) -> None:
+    for extra in (1, 1_000_000):
+        files = {"file": ("big", b"x" * (5 * 1024 * 1024 + extra))}
+        answer = await http.post(f"{FILES}/upload", params={"path": f"{place}/big"}, files=files)
+        assert answer.status_code == 413
+    assert not (place / "big").exists()
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        ("multipart/form-data", b"x"),
+        ("multipart/form-data; boundary=", b"x"),
+        ("multipart/form-data; boundary=b", b""),
+        ("multipart/form-data; boundary=b", b"--b--\r\n"),
+        ("multipart/form-data; boundary=b", b'--b\r\nContent-Disposition: form-data; name="file"\r\n\r\nx'),
+        ("multipart/form-data; boundary=b", b'--b\r\nContent-Disposition: form-data; name="no"\r\n\r\nx\r\n--b--\r\n'),
+    ],
+)
+async def test_a_broken_form_is_refused(http: httpx.AsyncClient, place: Path, content_type: str, body: bytes) -> None:
+    answer = await http.post(
+        f"{FILES}/upload", params={"path": f"{place}/f"}, content=body, headers={"content-type": content_type}
+    )
+    assert answer.status_code == 400
+    assert "'file'" in answer.json()["details"]
+
+
+async def test_an_upload_keeps_or_sets_the_permissions(http: httpx.AsyncClient, place: Path) -> None:
+    target = place / "script"
+    target.write_text("old")
+    target.chmod(0o750)
+    await http.post(f"{FILES}/upload", params={"path": str(target)}, content=b"new")
+    assert stat.S_IMODE(target.stat().st_mode) == 0o750
+    await http.post(f"{FILES}/upload", params={"path": str(target), "mode": "600"}, content=b"newer")
+    assert stat.S_IMODE(target.stat().st_mode) == 0o600
+
+
+async def test_an_upload_that_breaks_off_leaves_the_old_content(rest: Rest, place: Path) -> None:
+    target = place / "kept"
+    target.write_text("old")
+
+    async def endless() -> AsyncIterator[bytes]:
+        for _ in range(4):
+            yield b"x" * 100_000
+        raise OSError("cable cut")
+
+    async with rest.http() as http:
+        with pytest.raises(OSError, match="cable cut"):
+            await http.post(f"{FILES}/upload", params={"path": str(target)}, content=endless())
+    with anyio.fail_after(10):
+        while not any(state.get("action") == "file.upload" for state in rest.states):
+            await anyio.sleep(0.02)
+    assert target.read_text() == "old"
+    assert [path.name for path in place.iterdir()] == ["kept"]
+
+
+async def test_an_upload_over_a_directory_is_refused_by_its_status(http: httpx.AsyncClient, place: Path) -> None:
+    answer = await http.post(f"{FILES}/upload", params={"path": str(place)}, content=b"x")
+    assert answer.status_code == 409
+    assert "directory" in answer.json()["error"]
+
+
+async def test_a_part_of_a_file_comes_down_where_a_range_is_asked_for(http: httpx.AsyncClient, place: Path) -> None:
+    content = os.urandom(600_000)
+    (place / "f").write_bytes(content)
+    for header, part in (
+        ("bytes=10-19", content[10:20]),
+        ("bytes=-5", content[-5:]),
+        ("bytes=500000-", content[500000:]),
+    ):
+        answer = await http.get(f"{FILES}/download", params={"path": f"{place}/f"}, headers={"range": header})
+        assert (answer.status_code, answer.content) == (206, part)
+        start = content.index(part)
+        assert answer.headers["content-range"] == f"bytes {start}-{start + len(part) - 1}/600000"
+        assert answer.headers["content-length"] == str(len(part))
+    beyond = await http.get(f"{FILES}/download", params={"path": f"{place}/f"}, headers={"range": "bytes=600000-"})
+    assert (beyond.status_code, beyond.headers["content-range"]) == (416, "bytes */600000")
+    conditional = {"range": "bytes=0-1", "if-range": '"v1"'}
+    whole = await http.get(f"{FILES}/download", params={"path": f"{place}/f"}, headers=conditional)
+    assert (whole.status_code, whole.content) == (200, content)
+
+
+async def test_a_head_request_tells_the_size_and_sends_nothing(http: httpx.AsyncClient, place: Path) -> None:
+    (place / "f").write_bytes(b"12345")
+    answer = await http.head(f"{FILES}/download", params={"path": f"{place}/f"})
+    assert (answer.status_code, answer.headers["content-length"], answer.content) == (200, "5", b"")
+    assert (await http.head(f"{FILES}/download", params={"path": f"{place}/no"})).status_code == 404
+
+
+async def test_empty_files_and_those_that_the_kernel_makes_up_come_down_whole(
+    http: httpx.AsyncClient, place: Path
+) -> None:
+    (place / "empty").touch()
+    assert (await http.get(f"{FILES}/download", params={"path": f"{place}/empty"})).content == b""
+    version = await http.get(f"{FILES}/download", params={"path": "/proc/version"})
+    assert version.content == Path("/proc/version").read_bytes()
+
+
+async def test_a_file_that_is_not_there_is_a_404_in_json(http: httpx.AsyncClient, place: Path) -> None:
+    for path, query in (("/download", f"{place}/no"), ("", f"{place}/no")):
+        answer = await http.get(FILES + path, params={"path": query})
+        assert answer.status_code == 404
+        assert answer.headers["content-type"] == "application/json"
+        assert "no" in answer.json()["error"]
+
+
+async def test_a_large_file_passes_through_without_being_held(rest: Rest, place: Path) -> None:
+    digest = hashlib.sha256()
+    async with rest.http() as http:
+        with (place / "large").open("wb") as file:
+            file.truncate(200_000_000)
+        async with http.stream("GET", f"{FILES}/download", params={"path": f"{place}/large"}) as answer:
+            received = 0
+            async for piece in answer.aiter_raw():
+                digest.update(piece)
+                received += len(piece)
+        assert received == 200_000_000
+
+
+async def test_a_download_that_nobody_reads_to_its_end_is_given_up(rest: Rest, place: Path) -> None:
+    with (place / "large").open("wb") as file:
+        file.truncate(50_000_000_000)
+    async with rest.http() as http, http.stream("GET", f"{FILES}/download?path={place}/large") as answer:
+        await anext(answer.aiter_raw())
+    with anyio.fail_after(10):
+        while not any(state.get("action") == "file.download" for state in rest.states):
+            await anyio.sleep(0.02)
+
+
+async def test_files_are_made_copied_moved_and_deleted(shell: Shell, place: Path) -> None:
+    assert await shell("POST", "/mkdir", path=f"{place}/a/b") == ""
+    assert await shell("POST", "/create", path=f"{place}/a/new/f") == ""
+    assert (place / "a/new/f").read_text() == ""
+    assert await shell("POST", "/create", path=f"{place}/f", content="hello") == ""
+    assert await shell("POST", "/create", path=f"{place}/f") == ""
+    assert (place / "f").read_text() == "hello"
+    assert await shell("POST", "/copy", source=f"{place}/f", to=f"{place}/c/d/g") == ""
+    assert (place / "c/d/g").read_text() == "hello"
+    assert await shell("POST", "/copy", source=f"{place}/c", to=f"{place}/a/b") == ""
+    assert (place / "a/b/c/d/g").exists()
+    assert await shell("POST", "/move", source=f"{place}/c", to=f"{place}/m/c") == ""
+    assert (place / "m/c/d/g").exists()
+    assert await shell("DELETE", "", path=f"{place}/m") == ""
+    assert not (place / "m").exists()
+    assert await shell("DELETE", "", path=f"{place}/m") == ""
+
+
+async def test_a_body_may_carry_the_content_of_a_new_file(http: httpx.AsyncClient, place: Path) -> None:
+    params = {"path": f"{place}/f"}
+    data_of(await http.post(f"{FILES}/create", params=params, json={"content": "from the body"}))
+    assert (place / "f").read_text() == "from the body"
+    empty = {"content-type": "application/json"}
+    data_of(await http.post(f"{FILES}/create", params={"path": f"{place}/g"}, headers=empty))
+    assert (place / "g").exists()
+
+
+async def test_facts_come_as_clients_parse_them(shell: Shell, place: Path) -> None:
+    (place / "f").write_text("".join(f"line {number}\n" for number in range(30)))
+    os.utime(place / "f", (1_700_000_000, 1_700_000_000))
+    assert json.loads(await shell("GET", "/stat", path=f"{place}/f")) == {
+        "path": f"{place}/f",
+        "size": (place / "f").stat().st_size,
+        "mode": "81a4",
+        "mtime": 1_700_000_000,
+        "type": "regular file",
+    }
+    size, path = (await shell("GET", "/du", path=str(place))).rstrip("\n").split("\t")
+    assert (size[-1], path) == ("K", str(place))
+    assert await shell("GET", "/head-tail", path=f"{place}/f", lines="2", head="true") == "line 0\nline 1\n"
+    assert await shell("GET", "/head-tail", path=f"{place}/f", lines="1", head="false") == "line 29\n"
+    assert (await shell("GET", "/head-tail", path=f"{place}/f")).startswith("line 20\n")
+    await shell("POST", "/chmod", path=f"{place}/f", mode="u+x,go=")
+    assert stat.S_IMODE((place / "f").stat().st_mode) == 0o700
+
+
+async def test_names_are_found_by_part_or_by_glob(shell: Shell, place: Path) -> None:
+    for name in ("a1.py", "ab.py", "note.txt", "[x].py"):
+        (place / name).touch()
+
+    async def found(pattern: str) -> list[str]:
+        return [
+            Path(path).name for path in (await shell("GET", "/search", path=str(place), pattern=pattern)).splitlines()
+        ]
+
+    assert await found("ote") == ["note.txt"]
+    assert await found("*.py") == ["[x].py", "a1.py", "ab.py"]
+    assert await found("a?.py") == ["a1.py", "ab.py"]
+    assert await found("nothing") == []
+
+
+@pytest.mark.parametrize("name", ["a b", "-rf", "$(touch hacked)", "'; touch hacked; '", "a\nb", "ü", "*", "\\"])
+async def test_a_name_is_only_ever_a_name(shell: Shell, place: Path, name: str) -> None:
+    (place / "other").touch()
+    await shell("POST", "/create", path=f"{place}/{name}")
+    await shell("POST", "/chmod", path=f"{place}/{name}", mode="640")
+    await shell("POST", "/copy", source=f"{place}/{name}", to=f"{place}/{name}2")
+    await shell("POST", "/move", source=f"{place}/{name}2", to=f"{place}/{name}3")
+    await shell("GET", "/du", path=f"{place}/{name}")
+    await shell("GET", "/head-tail", path=f"{place}/{name}")
+    assert {path.name for path in place.iterdir()} == {"other", name, f"{name}3"}
+    await shell("DELETE", "", path=f"{place}/{name}")
+    assert {path.name for path in place.iterdir()} == {"other", f"{name}3"}
+
+
+async def test_what_fails_in_the_guest_is_a_200_with_an_exit_code(shell: Shell, place: Path) -> None:
+    (place / "file").touch()
+    no = f"{place}/no"
+    for method, path, query in (
+        ("GET", "/stat", {"path": no}),
+        ("GET", "/du", {"path": no}),
+        ("GET", "/head-tail", {"path": no}),
+        ("GET", "/search", {"path": no, "pattern": "x"}),
+        ("POST", "/chmod", {"path": no, "mode": "600"}),
+        ("POST", "/chmod", {"path": str(place), "mode": "x"}),
+        ("POST", "/copy", {"source": no, "to": f"{place}/x"}),
+        ("POST", "/move", {"source": no, "to": f"{place}/x"}),
+        ("POST", "/copy", {"source": f"{place}/file", "to": f"{place}/file/below"}),
+        ("POST", "/mkdir", {"path": f"{place}/file/below"}),
+        ("POST", "/create", {"path": f"{place}/file/below"}),
+        ("POST", "/create", {"path": f"{place}/file/below", "content": "x"}),
+    ):
+        assert await shell.failing(method, path, **query)
+
+
+async def test_a_relative_path_begins_at_the_root(shell: Shell, place: Path) -> None:
+    await shell("POST", "/create", path=f"{place}/f".removeprefix("/"))
+    assert (place / "f").exists()
