@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from .console import Trouble, plain
+from .refusals import Missing
 from .remote import Remote, route
 from .trees import Entry, Kind, Tree, kind_of
 from .values import Object, as_object, as_objects
@@ -43,6 +44,8 @@ class Box(Tree):
             return found
         try:
             await self._list(path)
+        except Missing:
+            return None
         except Trouble:
             return Entry(name=found.name, kind="file")
         return Entry(name=found.name, kind="directory", mode=0o755)

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .console import Trouble
+from .console import Trouble, note
 from .values import Object, as_object
 
 if TYPE_CHECKING:
@@ -40,15 +40,24 @@ async def follow(output: Output, sink: Sink) -> Ended | None:
     """
     response, events = output
     raw = response.headers.get(_ENCODING) == "base64"
+    ailment = ""
     async for event in events:
-        match event.event:
-            case "stdout" | "stderr":
-                await sink(event.event, base64.b64decode(event.data) if raw else f"{event.data}\n".encode())
-            case "exit":
-                return _ended(event.data)
-            case _:
-                pass  # What `error` says comes with `exit` again; a server of a later version may say more.
+        if event.event == "exit":
+            ended = _ended(event.data)
+            _tell(ailment if ailment != ended.reason else "")
+            return ended
+        _tell(ailment)
+        ailment = event.data if event.event == "error" else ""
+        if event.event in {"stdout", "stderr"}:
+            await sink(event.event, base64.b64decode(event.data) if raw else f"{event.data}\n".encode())
+    _tell(ailment)
     return None
+
+
+def _tell(ailment: str) -> None:
+    """Say what was lost on the way; what ended the stream is said again with its end."""
+    if ailment:
+        note(f"casemate: {ailment}")
 
 
 def _ended(text: str) -> Ended:

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from auth.roles import Role
+
 from .console import note, run, show_json, show_table
 from .options import AsJson, place_of
 from .place import open_remote
@@ -20,12 +22,16 @@ def create(
     context: typer.Context,
     email: Annotated[str, typer.Option("--email", help="Only for this address; default: for anybody.")] = "",
     expires: Annotated[str, typer.Option("--expires", metavar="SPAN", help="Such as 12h or 7d; default: 7d.")] = "",
+    org: Annotated[str, typer.Option("--org", metavar="ID", help="To join this one; default: one of their own.")] = "",
+    role: Annotated[Role, typer.Option("--role", help="What they may do in the one that they join.")] = Role.MEMBER,
     as_json: AsJson = False,
 ) -> None:
     """Make an invitation and print its code: now, and never again."""
     wish: Object = {}
     if email:
         wish["email"] = email
+    if org:
+        wish |= {"orgId": check_ref(org, "organisation"), "role": str(role)}
     if expires:
         wish["expiresInSeconds"] = parse_span(expires, "--expires")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated
 
-import anyio
 import typer
 
 from .console import Trouble, note, out, plain, run, show_json, write_raw
@@ -14,9 +13,6 @@ from .options import AsJson, Ref, place_of
 from .place import open_remote
 from .remote import Remote, route
 from .values import Object, as_object, as_objects, cell, check_ref
-
-_QUIET_S = 1.0
-_LOOK_S = 30
 
 
 def logs(
@@ -42,7 +38,7 @@ def logs(
                 for command in found:
                     if pid is None:
                         _headline(command)
-                    await _look(remote, ref, command, write_raw)
+                    await _attach(remote, ref, command, write_raw, to_end=False)
 
     run(work)
 
@@ -65,7 +61,7 @@ async def _follow(remote: Remote, ref: str, found: list[Object]) -> None:
         pids = ", ".join(cell(command.get("pid")) for command in running or found)
         raise Trouble(f"There are several commands: name one of {pids}")
     for command in found if len(found) == 1 else running:
-        ended = await _attach(remote, ref, command, write_raw)
+        ended = await _attach(remote, ref, command, write_raw, to_end=True)
         if ended is None:
             raise Trouble(f"{remote.url} ended the output before the command's end: follow it again")
         note(f"Command {cell(command.get('pid'))} ended with status {ended.exit_code}.")
@@ -83,28 +79,13 @@ class _Recorder:
 
 async def _recorded(remote: Remote, ref: str, command: Object) -> Object:
     recorder = _Recorder()
-    await _look(remote, ref, command, recorder.take)
+    await _attach(remote, ref, command, recorder.take, to_end=False)
     return {**command, **{name: bytes(data).decode("utf-8", "replace") for name, data in recorder.texts.items()}}
 
 
-async def _look(remote: Remote, ref: str, command: Object, sink: Sink) -> None:
-    """What a command has printed so far."""
-    if not command.get("running"):
-        await _attach(remote, ref, command, sink)
-        return
-    with anyio.move_on_after(_LOOK_S), anyio.CancelScope() as quiet:
-        # A server that does not know `follow` goes on: what it has is there once it falls silent.
-        quiet.deadline = anyio.current_time() + _QUIET_S
-
-        async def heard(name: str, data: bytes) -> None:
-            quiet.deadline = anyio.current_time() + _QUIET_S
-            await sink(name, data)
-
-        await _attach(remote, ref, command, heard, to_end=False)
-
-
-async def _attach(remote: Remote, ref: str, command: Object, sink: Sink, *, to_end: bool = True) -> Ended | None:
-    wish = {"pid": command.get("pid")} | BINARY | ({} if to_end else {"follow": False})
+async def _attach(remote: Remote, ref: str, command: Object, sink: Sink, *, to_end: bool) -> Ended | None:
+    """Hand on what a command has printed, and what it prints until its end if that is asked for."""
+    wish = {"pid": command.get("pid"), "follow": to_end} | BINARY
     async with remote.events(route("sandboxes", ref, "commands", "attach"), wish) as output:
         return await follow(output, sink)
 

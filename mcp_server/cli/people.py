@@ -11,11 +11,13 @@ from auth.roles import Role
 from .console import Trouble, note, run, show_json, show_table
 from .options import AsJson, place_of
 from .place import open_remote
-from .remote import Remote, route
+from .remote import Query, Remote, route
 from .values import Object, as_object, as_objects, cell, moment
 
 users = typer.Typer(help="Users.", no_args_is_help=True)
 members = typer.Typer(help="Members of the organisation.", no_args_is_help=True)
+
+_PAGE = 1000
 
 
 @users.command("list")
@@ -24,7 +26,13 @@ def list_users(context: typer.Context, as_json: AsJson = False) -> None:
 
     async def work() -> list[Object]:
         async with open_remote(place_of(context)) as remote:
-            return as_objects(await remote.data("GET", route("operator", "users")))
+            found: list[Object] = []
+            while True:
+                query: Query = {"limit": _PAGE} | ({"after": cell(found[-1].get("id"))} if found else {})
+                page = as_objects(await remote.data("GET", route("operator", "users"), query=query))
+                found += page
+                if len(page) < _PAGE:
+                    return found
 
     _show(run(work), ("id", "name", "email", "operator"), as_json=as_json)
 

@@ -53,7 +53,7 @@ def set_limits(
 
     async def work() -> Object:
         async with open_remote(place_of(context)) as remote:
-            return as_object(await remote.call("PUT", route("operator", "quotas", org), body=wish))
+            return as_object(await remote.call("PATCH", route("operator", "quotas", org), body=wish))
 
     _show(run(work), as_json=as_json)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 import httpx2
 
-from .console import Trouble
+from .console import Trouble, plain
 
 if TYPE_CHECKING:
     from .values import Object
@@ -35,7 +35,7 @@ async def refusal(response: httpx2.Response, *, server: str, key_origin: str) ->
             f"{server} answered {status} without a word that Casemate would say: is it a Casemate server, "
             "and is the URL right (CASEMATE_URL, --url)?"
         )
-    error, details, number = (str(said.get(name) or "")[:_SHOWN] for name in ("error", "details", "requestId"))
+    error, details, number = (plain(str(said.get(name) or ""))[:_SHOWN] for name in ("error", "details", "requestId"))
     line = f"{error}: {details}" if details else error
     match status:
         case 401:
@@ -71,7 +71,7 @@ def failure(error: Exception, *, server: str) -> Trouble:
 
 
 def _cause(error: Exception) -> str:
-    return str(error)[:_SHOWN] or type(error).__name__
+    return plain(str(error))[:_SHOWN] or type(error).__name__
 
 
 async def _said(response: httpx2.Response) -> Object | None:

@@ -41,8 +41,7 @@ async def served_here(settings: Settings) -> AsyncGenerator[str]:
                 ready.set()
 
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(parts.keys.run)
-            tasks.start_soon(parts.trail.run)
+            tasks.start_soon(parts.run)
             tasks.start_soon(serve)
             await ready.wait()
             if over.is_set():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +9,7 @@ import typer
 
 from mcp_server.occupancy import occupy
 from mcp_server.settings import Settings
+from storage.copy import copy_store
 
 from .console import Trouble, err, run, show_json, show_table
 from .options import AsJson
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from storage.collection import Database
 
 app = typer.Typer(help="The store of accounts, keys and records.", no_args_is_help=True)
-
-_FILE = "casemate.db"
 
 
 class Kind(StrEnum):
@@ -53,36 +51,22 @@ def copy(
         )
     if not settings.data.is_dir():
         raise Trouble(f"CASEMATE_DATA={settings.data} is no directory: set it to the one that holds the store")
-    file = settings.data / _FILE
-    if source is Kind.SQLITE and not file.exists():
-        raise Trouble(f"There is no store at {file}: set CASEMATE_DATA to the directory that holds it")
 
     async def work() -> dict[str, int]:
         # Late: with the collections comes the whole server.
-        from mcp_server.app import COLLECTIONS  # noqa: PLC0415
-        from storage.copy import copy_store  # noqa: PLC0415
+        from mcp_server.app import COLLECTIONS, mongo_database, sqlite_database  # noqa: PLC0415
 
         with occupy(settings.data):
-            async with AsyncExitStack() as stack:
-                opened = {kind: await stack.enter_async_context(_database(kind, settings)) for kind in Kind}
-                return await copy_store(opened[source], opened[target], COLLECTIONS, tell=_tell)
+            async with sqlite_database(settings) as file, mongo_database(settings) as server:
+                stores: tuple[Database, Database] = (file, server)
+                old, new = stores if source is Kind.SQLITE else stores[::-1]
+                return await copy_store(old, new, COLLECTIONS, tell=_tell)
 
     copied = run(work)
     if as_json:
         show_json({"copied": copied})
     else:
         show_table([("collection", "documents"), *((name, str(count)) for name, count in copied.items())])
-
-
-def _database(kind: Kind, settings: Settings) -> Database:
-    # Late: the driver of MongoDB is needed by nobody else here.
-    from storage.mongo import MongoDatabase  # noqa: PLC0415
-    from storage.sqlite import SqliteDatabase  # noqa: PLC0415
-
-    if kind is Kind.SQLITE:
-        return SqliteDatabase(settings.data / _FILE)
-    assert settings.mongo_uri is not None
-    return MongoDatabase(settings.mongo_uri.get_secret_value(), settings.mongo_db)
 
 
 def _tell(collection: str, count: int) -> None:

@@ -44,14 +44,14 @@ def as_objects(value: object) -> list[Object]:
 def cell(value: object) -> str:
     """A value of a server's in a table; `-` where there is none."""
     match value:
-        case None | "" | [] | {}:
+        case None | "":
             return "-"
         case bool():
             return "yes" if value else "no"
         case list():
-            return ",".join(cell(item) for item in cast("list[object]", value))
+            return ",".join(cell(item) for item in cast("list[object]", value)) or "-"
         case dict():
-            return ",".join(f"{name}={cell(item)}" for name, item in cast("Object", value).items())
+            return ",".join(f"{name}={cell(item)}" for name, item in cast("Object", value).items()) or "-"
         case _:
             return str(value)
 

@@ -11,13 +11,14 @@ import struct
 import subprocess
 import sys
 import termios
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import anyio
+import httpx
 import pyte
 from anyio.abc import Process
 
@@ -44,6 +45,11 @@ class Done:
         return json.loads(self.out)
 
     @property
+    def object(self) -> Any:
+        """What it printed as JSON, whatever its status."""
+        return json.loads(self.out)
+
+    @property
     def refusal(self) -> str:
         """The one line of a command that was refused."""
         assert self.status == 2, self
@@ -59,7 +65,12 @@ class Cli:
 
     url: str
     key: str
+    keys: Mapping[str, str]
     here: Path
+
+    def http(self) -> httpx.AsyncClient:
+        """The same without the command line."""
+        return httpx.AsyncClient(base_url=self.url, headers={"x-api-key": self.key}, timeout=30)
 
     def towards(self, url: str = "", key: str = "") -> Cli:
         return replace(self, url=url or self.url, key=key or self.key)
@@ -83,6 +94,19 @@ class Cli:
             )
         assert b"Traceback" not in done.stderr, done.stderr.decode()
         assert self.key == "" or self.key.encode() not in done.stderr
+        return Done(status=done.returncode, out=done.stdout, err=done.stderr.decode())
+
+    async def piped(self, *arguments: str, into: str) -> Done:
+        """Run it with its output piped into a shell line; the status is its own, the output the line's."""
+        script = f'"$0" "$@" | {into}; exit "${{PIPESTATUS[0]}}"'
+        with anyio.fail_after(_LIMIT_S):
+            done = await anyio.run_process(
+                ["bash", "-c", script, CASEMATE, *arguments],
+                stdin=subprocess.DEVNULL,
+                env=self.env,
+                cwd=self.here,
+                check=False,
+            )
         return Done(status=done.returncode, out=done.stdout, err=done.stderr.decode())
 
     @asynccontextmanager

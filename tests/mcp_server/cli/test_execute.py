@@ -1,0 +1,74 @@
+"""Commands run in a sandbox by the command line."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import anyio
+import pytest
+
+from tests.mcp_server.cli.rig import Cli
+
+pytestmark = pytest.mark.anyio
+
+EXEC = ("sandbox", "exec", "box")
+
+
+async def test_output_goes_where_it_belongs_and_the_status_is_the_commands(cli: Cli) -> None:
+    done = await cli(*EXEC, "--", "sh", "-c", "echo out; echo err >&2; exit 7")
+    assert (done.status, done.out, done.err) == (7, b"out\n", "err\n")
+
+
+async def test_words_arrive_as_they_were_typed_and_a_shell_line_is_read_by_a_shell(cli: Cli) -> None:
+    words = ("a b", "$HOME", "'", '"', "*", "é", "-n")
+    assert (await cli(*EXEC, "--", "printf", "%s\\n", *words)).text.splitlines() == list(words)
+    assert (await cli(*EXEC, "--shell", "echo $((6 * 7)) | tr 4 5")).text == "52\n"
+
+
+async def test_directory_and_variables_are_as_wished(cli: Cli, guest: Path) -> None:
+    done = await cli(
+        *EXEC, "--cwd", str(guest), "--env", "A=x=y", "--env", "HANDED", "--shell", "pwd; echo $A$HANDED", HANDED="on"
+    )
+    assert done.text.splitlines() == [str(guest), "x=yon"]
+
+
+async def test_a_command_that_a_signal_ended_has_the_status_that_shells_give_it(cli: Cli) -> None:
+    assert (await cli(*EXEC, "--shell", "kill -9 $$")).status == 128 + signal.SIGKILL
+
+
+async def test_a_command_that_takes_too_long_is_ended_and_said_so(cli: Cli) -> None:
+    done = await cli(*EXEC, "--timeout", "1", "--", "sleep", "60")
+    assert done.status == 128 + signal.SIGKILL
+    assert "longer than 1 s" in done.err
+
+
+async def test_all_of_it_comes_at_once_for_programs(cli: Cli) -> None:
+    done = await cli(*EXEC, "--json", "--shell", "echo out; echo err >&2; exit 3")
+    assert done.status == 3
+    assert done.object == {"stdout": "out\n", "stderr": "err\n", "exitCode": 3}
+
+
+async def test_output_is_live_and_an_interrupt_ends_the_command(cli: Cli, guest: Path) -> None:
+    async with cli.started(*EXEC, "--cwd", str(guest), "--shell", "echo $$; sleep 1000; touch survived") as process:
+        assert process.stdout is not None
+        with anyio.fail_after(20):
+            pid = int(await process.stdout.receive())
+            assert Path(f"/proc/{pid}").exists()
+            process.send_signal(signal.SIGINT)
+            assert await process.wait() == 128 + signal.SIGINT
+            while Path(f"/proc/{pid}").exists():
+                await anyio.sleep(0.02)
+    assert not (guest / "survived").exists()
+
+
+async def test_a_reader_that_goes_away_ends_the_command_without_a_word(cli: Cli) -> None:
+    done = await cli.piped(*EXEC, "--", "yes", into="head -n 1")
+    assert done.out == b"y\n"
+    assert done.err == ""
+    assert done.status == 128 + signal.SIGPIPE
+
+
+async def test_output_is_what_the_command_wrote_byte_for_byte(cli: Cli) -> None:
+    done = await cli(*EXEC, "--shell", "printf 'a\\r\\n\\n\\0\\377 no end'; head -c 100000 /dev/zero")
+    assert done.out == b"a\r\n\n\0\xff no end" + bytes(100_000)

@@ -1,0 +1,49 @@
+"""The output of background commands, by the command line."""
+
+from __future__ import annotations
+
+import anyio
+import pytest
+
+from tests.mcp_server.cli.rig import Cli
+
+pytestmark = pytest.mark.anyio
+
+
+async def started(cli: Cli, command: str) -> int:
+    """Start a command in the background; its process id."""
+    async with cli.http() as http:
+        return (await http.post("/api/sandboxes/box/commands/run", json={"command": command})).json()["pid"]
+
+
+async def test_nothing_was_started_and_so_there_is_nothing_to_show(cli: Cli) -> None:
+    done = await cli("logs", "box")
+    assert (done.status, done.out, done.err) == (0, b"", "No command was started in the background.\n")
+    assert (await cli("logs", "box", "--json")).json == []
+
+
+async def test_what_was_printed_is_shown_byte_for_byte_while_it_runs_and_after(cli: Cli) -> None:
+    over = await started(cli, "printf 'no end\\n\\377'; echo err >&2; exit 3")
+    on = await started(cli, "echo begun; sleep 1000")
+    await anyio.sleep(0.2)
+    done = await cli("logs", "box", str(over))
+    assert (done.status, done.out, done.err) == (0, b"no end\n\xff", "err\n")
+    both = (await cli("logs", "box")).out
+    assert f"==> {over} (ended with 3): printf".encode() in both
+    assert f"==> {on} (running): echo begun; sleep 1000 <==\nbegun\n".encode() in both
+    kept = {one["pid"]: one for one in (await cli("logs", "box", "--json")).json}
+    assert (kept[on]["stdout"], kept[on]["running"]) == ("begun\n", True)
+    assert (kept[over]["stderr"], kept[over]["exitCode"]) == ("err\n", 3)
+
+
+async def test_the_one_that_runs_is_followed_to_its_end(cli: Cli) -> None:
+    await started(cli, "true")
+    on = await started(cli, "echo begun; sleep 1; echo over; exit 4")
+    done = await cli("logs", "box", "-f")
+    assert (done.status, done.out) == (0, b"begun\nover\n")
+    assert done.err == f"Command {on} ended with status 4.\n"
+
+
+async def test_of_several_one_must_be_named(cli: Cli) -> None:
+    pids = [await started(cli, "sleep 1000") for _ in range(2)]
+    assert f"name one of {pids[0]}, {pids[1]}" in (await cli("logs", "box", "-f")).refusal

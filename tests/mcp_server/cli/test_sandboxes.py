@@ -1,0 +1,51 @@
+"""Sandboxes by the command line: list, create, look at, end."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.mcp_server.cli.rig import Cli
+from tests.mcp_server.host import SANDBOX
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_sandboxes_are_listed_for_people_and_for_programs(cli: Cli) -> None:
+    assert re.search(rf"^{SANDBOX}  box +running +code +1 +1024 ", (await cli("sandbox", "list")).text, re.MULTILINE)
+    (box,) = (await cli("sandbox", "list", "--json")).json
+    assert (box["id"], box["name"], box["cpu"]) == (SANDBOX, "box", 1)
+
+
+async def test_a_sandbox_is_created_as_wished_looked_at_and_ended(cli: Cli) -> None:
+    wish = ("--image", "minimal", "--cpu", "2", "--mem", "2048", "--env", "A=b=c", "--label", "team=red")
+    made = (await cli("sandbox", "create", "mine", *wish, "--json")).json
+    assert (made["name"], made["image"], made["cpu"], made["mem"]) == ("mine", "minimal", 2, 2048)
+    assert made["labels"] == {"team": "red"}
+    assert (await cli("sandbox", "create", "other")).text.strip() != made["id"]
+
+    assert [one["name"] for one in (await cli("sandbox", "list", "--label", "team=red", "--json")).json] == ["mine"]
+    assert (await cli("sandbox", "get", "mine", "--json")).json == made
+    assert re.search(r"^labels +team=red$", (await cli("sandbox", "get", made["id"])).text, re.MULTILINE)
+
+    assert (await cli("sandbox", "rm", "mine", "other")).err == "Ended 2 sandboxes.\n"
+    assert (await cli("sandbox", "rm", "--all", "--json")).json == {"ended": [SANDBOX]}
+    nothing = await cli("sandbox", "list")
+    assert (nothing.out, nothing.err) == (b"", "There is no sandbox.\n")
+    assert (await cli("sandbox", "list", "--json")).json == []
+
+
+async def test_more_sandboxes_than_a_page_holds_are_all_there(cli: Cli) -> None:
+    async with cli.http() as http:
+        for number in range(105):
+            assert (await http.post("/api/sandboxes", json={"name": f"box-{number}"})).status_code == 201
+    found = (await cli("sandbox", "list", "--json")).json
+    assert {one["name"] for one in found} == {"box", *(f"box-{number}" for number in range(105))}
+    assert len((await cli("sandbox", "list")).text.splitlines()) == 107
+
+
+async def test_nobody_sees_the_sandboxes_of_others(cli: Cli) -> None:
+    bob = cli.towards(key=cli.keys["bob"])
+    assert (await bob("sandbox", "list", "--json")).json == []
+    assert "There is no sandbox 'box'" in (await bob("sandbox", "get", "box")).refusal

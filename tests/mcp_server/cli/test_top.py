@@ -1,0 +1,75 @@
+"""What sandboxes use, by the command line."""
+
+from __future__ import annotations
+
+import json
+import signal
+
+import anyio
+import pytest
+
+from mcp_server.cli.top import usage
+from tests.mcp_server.cli.rig import Cli
+from tests.mcp_server.host import SANDBOX
+
+pytestmark = pytest.mark.anyio
+
+BOX = {"id": "1", "name": "box", "status": "running"}
+LOOK = {
+    "uptimeMs": 10_000,
+    "cpuUsedMs": 4_000,
+    "memoryTotal": 1000,
+    "memoryAvailable": 400,
+    "diskTotal": 900,
+    "diskFree": 800,
+    "processes": 7,
+}
+
+
+def test_use_is_what_lies_between_two_looks() -> None:
+    later = LOOK | {"uptimeMs": 12_000, "cpuUsedMs": 5_000}
+    assert usage(BOX, LOOK, later).as_json() == {
+        "id": "1",
+        "name": "box",
+        "status": "running",
+        "cpuPercent": 50.0,
+        "memoryUsed": 600,
+        "memoryTotal": 1000,
+        "diskUsed": 100,
+        "diskTotal": 900,
+        "processes": 7,
+    }
+
+
+@pytest.mark.parametrize("before", [{}, LOOK, LOOK | {"uptimeMs": 99_000}, {"uptimeMs": "x", "cpuUsedMs": None}])
+def test_without_a_look_before_nothing_is_made_up(before: dict[str, object]) -> None:
+    assert usage(BOX, before, LOOK).cpu_percent is None
+    assert usage(BOX, before, {}).shown() == ("1", "box", "running", *("-",) * 6)
+
+
+async def test_one_look_is_a_table_for_people_and_a_list_for_programs(cli: Cli) -> None:
+    head, row = (await cli("top")).text.splitlines()
+    assert head.split()[:3] == ["id", "name", "status"]
+    assert row.startswith(f"{SANDBOX}  box")
+    (found,) = (await cli("top", "box", "--once", "--json")).json
+    assert 0 < found["memoryUsed"] < found["memoryTotal"]
+    assert found["processes"] > 0
+
+
+async def test_looks_for_programs_come_line_by_line_until_an_interrupt(cli: Cli) -> None:
+    async with cli.started("top", "--json") as process:
+        assert process.stdout is not None
+        with anyio.fail_after(20):
+            (found,) = json.loads(await process.stdout.receive())
+            assert found["name"] == "box"
+            process.send_signal(signal.SIGINT)
+            assert await process.wait() == 128 + signal.SIGINT
+
+
+async def test_on_a_terminal_the_table_is_drawn_anew_and_the_screen_given_back(cli: Cli) -> None:
+    async with cli.on_terminal("top") as seat:
+        await seat.sees(SANDBOX)
+        assert "memory" in seat.shown
+        seat.process.send_signal(signal.SIGINT)
+        assert await seat.ended() == 128 + signal.SIGINT
+        assert seat.restored
