@@ -35,3 +35,9 @@ class Principal:
     def may(self, scope: Scope) -> bool:
         """Whether the credential is good for that."""
         return any(scope in held.included for held in self.scopes)
+
+    def lack(self, scope: Scope) -> str:
+        """Why the caller may not do something that needs a scope; empty if it may."""
+        if self.may(scope):
+            return ""
+        return f"This needs the scope {scope}; the credential has {', '.join(sorted(self.scopes)) or 'none'}"

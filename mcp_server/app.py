@@ -1,7 +1,7 @@
 """The composition root: the only place where the parts are made and wired together.
 
-Settings, store, accounts and keys, hypervisor, images, fleet, web application: each gets what it needs in its
-constructor, and all end in the reverse order.
+Settings, store, identity, hypervisor, images, fleet, web application: each gets what it needs in its constructor, and
+all end in the reverse order.
 """
 
 from __future__ import annotations
@@ -11,10 +11,14 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from auth.accounts import Accounts
-from auth.bootstrap import ensure_local_access
-from auth.keys import KeyStore
-from auth.middleware import ApiKeyAuth
+import anyio
+
+from auth.exchange import COUNTS
+from auth.invitations import INVITATIONS
+from auth.keys import KEYS
+from auth.organisations import MEMBERS, ORGANISATIONS
+from auth.users import USERS
+from storage.mongo import MongoDatabase
 from storage.sqlite import SqliteDatabase
 from vmm.fleet import Fleet
 from vmm.host import host_id
@@ -24,21 +28,35 @@ from vmm.limits import HostReserve, OwnerLimits
 from vmm.quotas import QUOTAS, Quotas
 from vmm.records import SANDBOXES, Records
 
+from .audit.journal import Journal
 from .audit.record import AUDIT
 from .audit.trail import Trail
+from .defaults import Defaults
+from .identity import Identity
 from .metrics.meters import Meters
+from .metrics.scrape import metrics_route
 from .occupancy import Occupancy, occupy
-from .web import build_web
+from .rest.audit import audit_endpoints
+from .rest.endpoint import routes
+from .rest.quotas import QuotaRoutes
+from .rest.routes import rest_routes, version_routes
+from .tracing import Tracing
+from .web import build_web, gated
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from starlette.applications import Starlette
+    from starlette.routing import BaseRoute
+
+    from storage.collection import Database
 
     from .settings import Settings
 
+COLLECTIONS = (USERS, ORGANISATIONS, MEMBERS, KEYS, INVITATIONS, COUNTS, SANDBOXES, QUOTAS, AUDIT)
+"""Everything that a store holds."""
+
 _STORE = "casemate.db"
-_IMAGES = "images"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,27 +64,71 @@ class Parts:
     """What works together on a data directory.
 
     Attributes:
+        database: The store.
+        identity: Who may call.
         fleet: The sandboxes.
-        keys: Who may call.
-        owner: The organisation of the local key.
+        quotas: What each organisation may have.
         hypervisor: Which driver was chosen, and why.
         occupancy: The lock on the directory.
-        trail: Takes note of every call; it writes only while it runs.
+        trail: Takes note of every call.
+        journal: What was noted.
         meters: Count what happens.
+        tracing: Where spans go.
     """
 
     settings: Settings
+    database: Database
+    identity: Identity
     fleet: Fleet
-    keys: KeyStore
-    owner: str
+    quotas: Quotas
     hypervisor: str
     occupancy: Occupancy
     trail: Trail
+    journal: Journal
     meters: Meters
+    tracing: Tracing
+
+    async def run(self) -> None:
+        """What the parts do in the background; to be run beside the web application, and ended after it."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self.identity.run)
+            tasks.start_soon(self.trail.run)
 
     def web(self) -> Starlette:
         """The web application over these parts."""
-        return build_web(self.settings, self.fleet, lambda app: ApiKeyAuth(app, self.keys), self.trail, self.meters)
+        return build_web(
+            self.settings,
+            self.fleet,
+            gate=self.identity.gate,
+            defaults=self.defaults,
+            trail=self.trail,
+            meters=self.meters,
+            routes=self._routes(),
+            layers=self.tracing.layers(),
+        )
+
+    @property
+    def defaults(self) -> Defaults:
+        """Of sandboxes whose creators name no image and no size."""
+        chosen = self.settings
+        return Defaults(image=chosen.default_image, cpu=chosen.default_cpu, mem=chosen.default_mem)
+
+    def _routes(self) -> list[BaseRoute]:
+        quotas = QuotaRoutes(self.quotas, self.fleet, self.identity.accounts.organisations)
+        behind = routes([*self.identity.endpoints(), *quotas.endpoints(), *audit_endpoints(self.journal)])
+        found: list[BaseRoute] = [*version_routes(version("casemate")), *routes(self.identity.open_endpoints())]
+        found += gated(self.identity.gate, [*behind, *rest_routes(self.fleet, self.defaults)])
+        if self.settings.metrics:
+            token = self.settings.metrics_token
+            found.append(
+                metrics_route(
+                    self.meters,
+                    survey=self.fleet.survey,
+                    ping=self.database.ping,
+                    token=token.get_secret_value() if token else "",
+                )
+            )
+        return found
 
 
 @asynccontextmanager
@@ -78,36 +140,77 @@ async def open_parts(settings: Settings) -> AsyncGenerator[Parts]:
         Unavailable: The host has no hypervisor.
         StoreError: The store cannot be opened.
         AuthError: The local key cannot be read or written.
+        TracingRefused: Traces are asked for and cannot be sent.
     """
     with occupy(settings.data) as occupancy:
         choice = await choose()
-        async with SqliteDatabase(settings.data / _STORE) as database:
-            keys = await KeyStore.open(database)
-            local = await ensure_local_access(await Accounts.open(database), keys, settings.key_file)
-            meters = Meters(version=version("casemate"))
-            trail = Trail(await database.collection(AUDIT), meters=meters, days=settings.audit_days)
-            records = Records(await database.collection(SANDBOXES), host=host_id(settings.data))
-            limits = OwnerLimits(sandboxes=settings.max_sandboxes, cpus=settings.max_vcpus, mem=settings.max_memory_mib)
-            async with Fleet.open(
-                data=settings.data,
-                driver=choice.driver,
-                catalogue=open_catalogue(settings),
-                records=records,
-                quotas=Quotas(limits, await database.collection(QUOTAS)),
-                reserve=HostReserve(),
-            ) as fleet:
-                yield Parts(
-                    settings=settings,
-                    fleet=fleet,
-                    keys=keys,
-                    owner=local.principal.org_id,
-                    hypervisor=choice.reason,
-                    occupancy=occupancy,
-                    trail=trail,
-                    meters=meters,
-                )
+        tracing = Tracing.of_environment(version=version("casemate"))
+        try:
+            async with open_database(settings) as database:
+                meters = Meters(version=version("casemate"))
+                records = Records(await database.collection(SANDBOXES), host=host_id(settings.data))
+                audit = await database.collection(AUDIT)
+                quotas = Quotas(_limits(settings), await database.collection(QUOTAS))
+                identity = await Identity.open(settings, database, shared=settings.mongo_uri is not None)
+                async with Fleet.open(
+                    data=settings.data,
+                    driver=choice.driver,
+                    catalogue=open_catalogue(settings),
+                    records=records,
+                    quotas=quotas,
+                    reserve=HostReserve(),
+                    instances=settings.instances,
+                ) as fleet:
+                    yield Parts(
+                        settings=settings,
+                        database=database,
+                        identity=identity,
+                        fleet=fleet,
+                        quotas=quotas,
+                        hypervisor=choice.reason,
+                        occupancy=occupancy,
+                        trail=Trail(audit, meters=meters, days=settings.audit_days),
+                        journal=Journal(audit),
+                        meters=meters,
+                        tracing=tracing,
+                    )
+        finally:
+            await tracing.aclose()
+
+
+def open_database(settings: Settings) -> Database:
+    """The store that the settings name, not open yet.
+
+    Raises:
+        StoreError: The MongoDB's address or name cannot be one.
+    """
+    return sqlite_database(settings) if settings.mongo_uri is None else mongo_database(settings)
+
+
+def sqlite_database(settings: Settings) -> Database:
+    """The embedded store of the data directory, not open yet."""
+    return SqliteDatabase(settings.data / _STORE)
+
+
+def mongo_database(settings: Settings) -> Database:
+    """The MongoDB of the settings, not open yet.
+
+    Raises:
+        StoreError: There is none, or its address or name cannot be one.
+    """
+    uri = settings.mongo_uri
+    return MongoDatabase(uri.get_secret_value() if uri else "", settings.mongo_db)
 
 
 def open_catalogue(settings: Settings) -> Catalogue:
     """The images of a data directory."""
-    return Catalogue(settings.data / _IMAGES)
+    return Catalogue(settings.images)
+
+
+def _limits(settings: Settings) -> OwnerLimits:
+    return OwnerLimits(
+        sandboxes=settings.max_sandboxes,
+        cpus=settings.max_vcpus,
+        mem=settings.max_memory_mib,
+        disk=settings.max_disk_mib,
+    )

@@ -17,8 +17,6 @@ from starlette.responses import JSONResponse, Response
 from .answers import problem
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from starlette.types import Receive, Scope, Send
 
 _MOST_BYTES = 64 * 1024
@@ -27,7 +25,7 @@ _CODE = -32029
 
 
 async def answer_limited(
-    scope: Scope, receive: Receive, send: Send, *, retry_after_s: int, headers: Mapping[str, str]
+    scope: Scope, receive: Receive, send: Send, retry_after_s: int, headers: list[tuple[bytes, bytes]]
 ) -> None:
     """Refuse a request for now.
 
@@ -40,24 +38,22 @@ async def answer_limited(
     """
     text = f"Too many calls with this key: wait {retry_after_s} s, then go on. Fewer and larger calls help."
     message = await _message(Request(scope, receive)) if scope["method"] == "POST" else {}
-    await _answer(
-        message, text, modern=Headers(scope=scope).get("mcp-protocol-version", "") >= "2026", headers=headers
-    )(scope, receive, send)
+    answer = _answer(message, text, modern=Headers(scope=scope).get("mcp-protocol-version", "") >= "2026")
+    answer.raw_headers.extend(headers)
+    await answer(scope, receive, send)
 
 
-def _answer(message: dict[str, Any], text: str, *, modern: bool, headers: Mapping[str, str]) -> Response:
+def _answer(message: dict[str, Any], text: str, *, modern: bool) -> Response:
     request_id = message.get("id")
     if not isinstance(request_id, str | int):
-        answer: Response = problem(429, "Too many calls with this key", text)
-        answer.headers.update(headers)
-        return answer
+        return problem(429, "Too many calls with this key", text)
     envelope: dict[str, Any] = {"jsonrpc": "2.0", "id": request_id}
     if message.get("method") != "tools/call":
-        return JSONResponse(envelope | {"error": {"code": _CODE, "message": text}}, status_code=429, headers=headers)
+        return JSONResponse(envelope | {"error": {"code": _CODE, "message": text}}, status_code=429)
     result: dict[str, Any] = {"content": [{"type": "text", "text": text}], "isError": True}
     if modern:
         result["resultType"] = "complete"
-    return JSONResponse(envelope | {"result": result}, headers=headers)
+    return JSONResponse(envelope | {"result": result})
 
 
 async def _message(request: Request) -> dict[str, Any]:

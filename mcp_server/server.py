@@ -18,6 +18,7 @@ from storage.errors import StoreError
 from vmm.errors import CasemateError, GuestFileMissing, NotFound
 
 from .audit.trail import UNKNOWN
+from .caller import caller
 from .request_id import current_request_id
 from .resources import add_resources
 from .tools.code import CodeTools
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from vmm.fleet import Fleet
 
     from .audit.trail import Trail
+    from .defaults import Defaults
     from .screens import Screens
     from .tools.offer import Offer
 
@@ -58,7 +60,7 @@ READ_RESOURCE = "read_resource"
 class CasemateServer(MCPServer[None]):
     """An MCP server over a fleet, with one of the toolsets."""
 
-    def __init__(self, fleet: Fleet, screens: Screens, trail: Trail, *, toolset: Toolset, default_image: str) -> None:
+    def __init__(self, fleet: Fleet, screens: Screens, trail: Trail, *, toolset: Toolset, defaults: Defaults) -> None:
         super().__init__(
             "casemate",
             title="Casemate",
@@ -70,7 +72,7 @@ class CasemateServer(MCPServer[None]):
         )
         self._trail = trail
         modules = (
-            SandboxTools(fleet, default_image=default_image),
+            SandboxTools(fleet, defaults=defaults),
             CommandTools(fleet),
             CodeTools(fleet),
             FileTools(fleet),
@@ -96,6 +98,10 @@ class CasemateServer(MCPServer[None]):
             if offer is None:
                 entry.refuse(f"there is no tool {name[:_SHOWN]!r}")
                 return _failed(f"There is no tool {name[:_SHOWN]!r}. There are: {', '.join(self._offers)}")
+            missing = caller().lack(offer.scope)
+            if missing:
+                entry.refuse(missing)
+                return _failed(f"{missing}. Ask for a key with the scope {offer.scope}.")
             try:
                 return await super().call_tool(name, offer.arguments(arguments), context)
             except ToolError as error:

@@ -1,14 +1,16 @@
 """The ASGI application: exact routes, and the layers that every request passes on its way to them.
 
-From the outside: request id and log, Host and Origin, then the routes. The MCP endpoints have three layers more: the
-API key, the identity for the tools, the count of sessions.
+From the outside: headers, request id and log, traces, audit and metrics, Host and Origin, the body's size, then the
+routes. Behind the gate, which asks who calls, the MCP endpoints have two layers more: the identity for the tools, the
+count of sessions.
 """
 
 from __future__ import annotations
 
 import gc
+import re
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from mcp.server.auth.middleware.auth_context import AuthContextMiddleware
 from mcp.server.streamable_http_manager import StreamableHTTPASGIApp
@@ -16,12 +18,13 @@ from mcp.server.transport_security import TransportSecuritySettings
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.routing import Route
+from starlette.routing import Route, WebSocketRoute
 
 from .answers import problem
 from .audit.surface import Surface
 from .cors import cors
 from .guards import BodyLimit, FrontGuard, JsonOnly, SecurityHeaders
+from .limited import answer_limited
 from .probes import probe_routes
 from .requests import RequestLog
 from .screens import Screens
@@ -30,42 +33,64 @@ from .sessions import SessionCap
 from .snippets import ENDPOINT
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator, Sequence
 
     from starlette.requests import Request
     from starlette.responses import Response
+    from starlette.routing import BaseRoute
     from starlette.types import ASGIApp
 
+    from auth.gate import OnLimited
     from vmm.fleet import Fleet
 
     from .audit.trail import Trail
+    from .defaults import Defaults
     from .metrics.meters import Meters
     from .settings import Settings
 
 _PATHS: dict[Toolset, str] = {"all": ENDPOINT, "core": f"{ENDPOINT}/core", "readonly": f"{ENDPOINT}/readonly"}
+_UPLOADS = re.compile(r"/api/sandboxes/[^/]+/files/upload")
 _MIB = 1024 * 1024
 
 
+class Gatekeeper(Protocol):
+    """Wraps an application so that only requests with a good credential reach it, with their principal."""
+
+    def __call__(self, app: ASGIApp, on_limited: OnLimited | None = None) -> ASGIApp:
+        """The application behind a gate; who calls too often is answered by `on_limited`."""
+        ...
+
+
 def build_web(
-    settings: Settings, fleet: Fleet, authenticate: Callable[[ASGIApp], ASGIApp], trail: Trail, meters: Meters
+    settings: Settings,
+    fleet: Fleet,
+    *,
+    gate: Gatekeeper,
+    defaults: Defaults,
+    trail: Trail,
+    meters: Meters,
+    routes: Sequence[BaseRoute] = (),
+    layers: Sequence[Middleware] = (),
 ) -> Starlette:
     """Put the application together.
 
     Args:
         settings: Bounds and names.
         fleet: Running; it must outlive the application.
-        authenticate: Wraps an endpoint so that only requests with a valid key reach it, with their principal.
+        gate: Asks who calls.
+        defaults: Of sandboxes.
         trail: Takes note of every call.
         meters: Count every request.
+        routes: What is served besides MCP and probes.
+        layers: What is around everything that is recorded.
     """
     security = TransportSecuritySettings(allowed_hosts=settings.hosts, allowed_origins=settings.origins)
     screens = Screens(fleet)
     cap = SessionCap(most=settings.sessions_per_owner, idle_seconds=settings.session_idle_seconds)
     servers: dict[Toolset, CasemateServer] = {
-        toolset: CasemateServer(fleet, screens, trail, toolset=toolset, default_image=settings.default_image)
-        for toolset in TOOLSETS
+        toolset: CasemateServer(fleet, screens, trail, toolset=toolset, defaults=defaults) for toolset in TOOLSETS
     }
-    routes = probe_routes(fleet, servers["all"].version)
+    served: list[BaseRoute] = [*probe_routes(fleet, servers["all"].version), *routes]
     for toolset, server in servers.items():
         # Called for the session manager that it makes; the application that it returns would redirect one spelling.
         server.streamable_http_app(
@@ -75,9 +100,9 @@ def build_web(
             max_request_body_size=settings.max_body_mib * _MIB,
         )
         protocol = JsonOnly(StreamableHTTPASGIApp(server.session_manager))
-        endpoint = authenticate(AuthContextMiddleware(cap.around(protocol)))
+        endpoint = gate(AuthContextMiddleware(cap.around(protocol)), answer_limited)
         path = _PATHS[toolset]
-        routes += [Route(path, endpoint), Route(f"{path}/", endpoint)]
+        served += [Route(path, endpoint), Route(f"{path}/", endpoint)]
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncGenerator[None]:
@@ -92,22 +117,36 @@ def build_web(
                 gc.unfreeze()
 
     app = Starlette(
-        routes=routes,
+        routes=served,
         lifespan=lifespan,
         middleware=[
             Middleware(SecurityHeaders),
             *cors(settings.allowed_origins),
             Middleware(RequestLog),
+            *layers,
             Middleware(
                 Surface, trail=trail, meters=meters, mcp=[*_PATHS.values(), *(f"{p}/" for p in _PATHS.values())]
             ),
             Middleware(FrontGuard, security=security),
-            Middleware(BodyLimit, most=settings.max_body_mib * _MIB),
+            Middleware(
+                BodyLimit,
+                most=settings.max_body_mib * _MIB,
+                uploads=_UPLOADS,
+                most_upload=settings.max_upload_mib * _MIB,
+            ),
         ],
         exception_handlers={HTTPException: _refuse},
     )
     app.router.redirect_slashes = False
     return app
+
+
+def gated(gate: Gatekeeper, routes: Sequence[BaseRoute]) -> list[BaseRoute]:
+    """Put routes behind the gate, each by itself, so that what is no route needs no credential to be told so."""
+    for route in routes:
+        assert isinstance(route, Route | WebSocketRoute)
+        route.app = gate(route.app)
+    return list(routes)
 
 
 async def _refuse(_request: Request, error: Exception) -> Response:

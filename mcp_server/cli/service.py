@@ -57,10 +57,9 @@ class Service:
             parts.occupancy.announce(url)
             _say_hello(self._settings, url, parts.hypervisor)
 
-        self._server = WebServer(parts.web(), started)
+        self._server = WebServer(parts.web(), started, trusted_proxies=self._settings.trusted_proxies)
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(parts.keys.run)
-            tasks.start_soon(parts.trail.run)
+            tasks.start_soon(parts.run)
             if self._settings.warm:
                 tasks.start_soon(_warm, parts)
             await self._server.serve(sockets=[listener])
@@ -90,7 +89,8 @@ async def _forget_old_images(catalogue: Catalogue) -> None:
 
 async def _warm(parts: Parts) -> None:
     """Make the default template now, so that the first sandbox does not wait for it."""
-    spec = SandboxSpec(name="default", image=parts.settings.default_image)
+    defaults = parts.defaults
+    spec = SandboxSpec(name="default", image=defaults.image, cpu=defaults.cpu, mem=defaults.mem)
     started = time.monotonic()
     try:
         await parts.fleet.prepare(spec.image, cpu=spec.cpu, mem=spec.mem)
@@ -108,7 +108,9 @@ def _say_hello(settings: Settings, url: str, hypervisor: str) -> None:
 Casemate serves on {url}{snippets.ENDPOINT}
   machines   {hypervisor}
   data       {settings.data}
+  store      {_store(settings)}
   key        {key}
+  access     {_access(settings)}
 
 Claude Code:
 
@@ -128,6 +130,17 @@ Ctrl-C stops the server.
 """,
         markup=False,
     )
+
+
+def _store(settings: Settings) -> str:
+    return "SQLite" if settings.mongo_uri is None else f"MongoDB, database {settings.mongo_db}"
+
+
+def _access(settings: Settings) -> str:
+    registration = f"registration is {settings.registration_policy}"
+    if settings.local_mode:
+        return f"NO KEY NEEDED: every program of this machine is the local user (local mode); {registration}"
+    return f"with a key; {registration}"
 
 
 def _say_goodbye(machines: int | None) -> None:

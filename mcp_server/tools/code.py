@@ -58,7 +58,7 @@ class CodeTools:
         command = Command(cwd=cwd.strip(), env={**chosen.env, **env}, timeout_ms=timeout_ms(timeout))
         waiting = wait_ms(wait)
         outcome = await Patience(ctx).during(
-            lambda: self._run(caller().owner, ref, chosen, code, command, waiting), f"running {chosen.name}"
+            lambda: self._run(caller().org_id, ref, chosen, code, command, waiting), f"running {chosen.name}"
         )
         return await render(outcome, ref, max_output=max_output, timeout=timeout)
 

@@ -73,7 +73,7 @@ class CommandTools:
         program = Command(shell=_checked_line(command), cwd=cwd.strip(), env=env, timeout_ms=timeout_ms(timeout))
         waiting = wait_ms(wait)
         outcome = await Patience(ctx).during(
-            lambda: self._fleet.exec(caller().owner, ref, program, wait_ms=waiting), f"running {command[:60]}"
+            lambda: self._fleet.exec(caller().org_id, ref, program, wait_ms=waiting), f"running {command[:60]}"
         )
         return await render(outcome, ref, max_output=max_output, timeout=timeout)
 
@@ -87,7 +87,7 @@ class CommandTools:
     ) -> str:
         """Start a command, such as a server, and return its pid at once. It runs until it ends or is killed."""
         info = await self._fleet.start(
-            caller().owner,
+            caller().org_id,
             ref,
             Command(shell=_checked_line(command), cwd=cwd.strip(), env=env, timeout_ms=timeout_ms(timeout)),
         )
@@ -95,7 +95,7 @@ class CommandTools:
 
     async def list_processes(self, ref: SandboxRef) -> str:
         """List the commands started by these tools, newest first, finished ones too."""
-        found = await self._fleet.processes(caller().owner, ref)
+        found = await self._fleet.processes(caller().org_id, ref)
         if not found:
             return "No command was started in this sandbox yet."
         newest = sorted(found, key=lambda info: (info.started_ms, info.pid), reverse=True)
@@ -121,7 +121,7 @@ class CommandTools:
         waiting = wait_ms(wait)
         output = await Patience(ctx).during(
             lambda: self._fleet.read_output(
-                caller().owner,
+                caller().org_id,
                 ref,
                 pid,
                 stdout_offset=stdout_offset,
@@ -141,7 +141,7 @@ class CommandTools:
     ) -> str:
         """Kill a command and everything that it started. Its output stays readable."""
         number = _signal(signal)
-        await self._fleet.signal(caller().owner, ref, pid, number)
+        await self._fleet.signal(caller().org_id, ref, pid, number)
         return f"Sent {signals.Signals(number).name} to pid {pid} and all that it started."
 
 

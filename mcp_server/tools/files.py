@@ -61,7 +61,7 @@ class FileTools:
             raise InvalidInput(f"offset: {offset} is negative", hint="Count bytes from the file's start, from 0 on")
         most = budget_of(length)
         wanted = int(most * _BASE64_PART) if binary else min(length if length > 0 else most, MAX_BUDGET)
-        part = await self._fleet.read_file(caller().owner, ref, path, offset=offset, length=wanted)
+        part = await self._fleet.read_file(caller().org_id, ref, path, offset=offset, length=wanted)
         return _as_base64(part) if binary else _as_text(part, path)
 
     async def write_file(
@@ -74,23 +74,23 @@ class FileTools:
     ) -> str:
         """Write a file, replacing it whole or not at all; missing directories are made."""
         data = _decoded(content) if _is_base64(encoding) else _encoded(content)
-        info = await self._fleet.write_file(caller().owner, ref, path, data, append=append)
+        info = await self._fleet.write_file(caller().org_id, ref, path, data, append=append)
         done = "Appended" if append else "Wrote"
         return f"{done} {len(data)} bytes; {info.path} has {info.size}."
 
     async def list_files(self, ref: SandboxRef, path: Path = "/root") -> str:
         """List a directory."""
-        listing = await self._fleet.list_files(caller().owner, ref, path, limit=_LISTED)
+        listing = await self._fleet.list_files(caller().org_id, ref, path, limit=_LISTED)
         return listing_text(path, listing, budget=budget_of(0))
 
     async def create_directory(self, ref: SandboxRef, path: Path) -> str:
         """Make a directory and the missing ones above it; no error if it exists."""
-        info = await self._fleet.make_directory(caller().owner, ref, path)
+        info = await self._fleet.make_directory(caller().org_id, ref, path)
         return f"{info.path} is there."
 
     async def delete_file(self, ref: SandboxRef, path: Path) -> str:
         """Delete a file, or a directory with everything in it."""
-        await self._fleet.delete_path(caller().owner, ref, path, recursive=True)
+        await self._fleet.delete_path(caller().org_id, ref, path, recursive=True)
         return f"Deleted {path}."
 
     async def move_file(
@@ -100,12 +100,12 @@ class FileTools:
         to: Path,
     ) -> str:
         """Move or rename a file or directory; an existing file at the target is replaced."""
-        info = await self._fleet.move(caller().owner, ref, source, to)
+        info = await self._fleet.move(caller().org_id, ref, source, to)
         return f"Moved {source} to {info.path}."
 
     async def file_info(self, ref: SandboxRef, path: Path) -> str:
         """Tell a path's type, size, mode, owner and time of change."""
-        return compact(info_object(await self._fleet.stat(caller().owner, ref, path)))
+        return compact(info_object(await self._fleet.stat(caller().org_id, ref, path)))
 
     async def search_files(
         self,
@@ -118,7 +118,7 @@ class FileTools:
         if not pattern and not content:
             raise InvalidInput("pattern: it is empty", hint="Give a file name pattern such as *.py, or content")
         name = pattern if not pattern or _GLOB.intersection(pattern) else f"*{pattern}*"
-        result = await self._fleet.search(caller().owner, ref, path, name=name, content=content, limit=_HITS)
+        result = await self._fleet.search(caller().org_id, ref, path, name=name, content=content, limit=_HITS)
         return matches_text(result, budget=budget_of(0))
 
 

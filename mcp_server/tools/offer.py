@@ -10,6 +10,8 @@ from typing import Annotated, Any, cast
 from mcp.types import ToolAnnotations
 from pydantic import BeforeValidator, Field
 
+from auth.roles import Scope
+
 READS = ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=False)
 """Changes nothing."""
 
@@ -54,12 +56,14 @@ class Offer:
         hints: What calling it may do.
         core: Whether it belongs to the small set of those used most.
         renamed: Parameters whose names on the wire differ from those in the function; `ref` is always `id`.
+        defaults: Values of parameters that are left out, where an operator's word goes before the function's.
     """
 
     function: Callable[..., Awaitable[str]]
     hints: ToolAnnotations
     core: bool = False
     renamed: Mapping[str, str] = field(default_factory=dict[str, str])
+    defaults: Mapping[str, int] = field(default_factory=dict[str, int])
 
     @property
     def name(self) -> str:
@@ -72,6 +76,11 @@ class Offer:
         return inspect.cleandoc(self.function.__doc__ or "")
 
     @property
+    def scope(self) -> Scope:
+        """What a credential must be good for."""
+        return Scope.READ if self.hints.read_only_hint else Scope.RUN
+
+    @property
     def wire_names(self) -> dict[str, str]:
         """Names on the wire by parameter, where they differ."""
         return {"ref": "id", **self.renamed}
@@ -79,13 +88,15 @@ class Offer:
     def arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Arguments from the wire under the names of the function's parameters."""
         parameters = {wire: parameter for parameter, wire in self.wire_names.items()}
-        return {parameters.get(name, name): value for name, value in given.items()}
+        return {**self.defaults, **{parameters.get(name, name): value for name, value in given.items()}}
 
     def dress(self, schema: dict[str, Any]) -> None:
         """Give an argument schema its names on the wire, and take out what tells a model nothing. In place."""
         schema.pop("title", None)
-        for parameter in schema["properties"].values():
+        for name, parameter in schema["properties"].items():
             parameter.pop("title", None)
+            if name in self.defaults:
+                parameter["default"] = self.defaults[name]
             if parameter.get("default", 1) in ("", None, {}, []):
                 del parameter["default"]
         names = self.wire_names

@@ -18,6 +18,7 @@ from vmm.spec import SandboxSpec
 from .offer import ADDS, NO_PAIRS, READS, REPLACES, SETS, Offer, Pairs, SandboxRef
 
 if TYPE_CHECKING:
+    from mcp_server.defaults import Defaults
     from vmm.fleet import Fleet
 
 _PAGE = 20
@@ -29,14 +30,20 @@ _VOIDRUN_NAMES = {"env_vars": "envVars", "auto_sleep": "autoSleep", "publish_por
 class SandboxTools:
     """The tools about sandboxes themselves."""
 
-    def __init__(self, fleet: Fleet, *, default_image: str) -> None:
+    def __init__(self, fleet: Fleet, *, defaults: Defaults) -> None:
         self._fleet = fleet
-        self._default_image = default_image
+        self._defaults = defaults
 
     def offers(self) -> list[Offer]:
         """The tools of this module."""
         return [
-            Offer(function=self.create_sandbox, hints=ADDS, core=True, renamed=_VOIDRUN_NAMES),
+            Offer(
+                function=self.create_sandbox,
+                hints=ADDS,
+                core=True,
+                renamed=_VOIDRUN_NAMES,
+                defaults={"cpu": self._defaults.cpu, "mem": self._defaults.mem},
+            ),
             Offer(function=self.list_sandboxes, hints=READS, core=True),
             Offer(function=self.get_sandbox, hints=READS),
             Offer(function=self.update_sandbox, hints=SETS, renamed=_VOIDRUN_NAMES),
@@ -67,17 +74,17 @@ class SandboxTools:
         who = caller()
         spec = SandboxSpec(
             name=name.strip(),
-            image=image.strip().removesuffix(":latest") or self._default_image,
+            image=image.strip().removesuffix(":latest") or self._defaults.image,
             cpu=cpu,
             mem=mem,
             labels=labels,
             env=env_vars,
             auto_sleep=auto_sleep,
-            created_by=who.user,
+            created_by=who.user_id,
         )
         patience = Patience(ctx)
         sandbox = await patience.during(
-            lambda: self._fleet.create(who.owner, spec, on_progress=patience.tell), f"creating {spec.name[:60]}"
+            lambda: self._fleet.create(who.org_id, spec, on_progress=patience.tell), f"creating {spec.name[:60]}"
         )
         noted(sandbox=sandbox.id)
         return compact(sandbox_object(sandbox))
@@ -90,7 +97,7 @@ class SandboxTools:
     ) -> str:
         """List your sandboxes, newest first."""
         found = await self._fleet.list(
-            caller().owner,
+            caller().org_id,
             labels=parse_selector(labels) or None,
             page=max(page, 1),
             limit=_PAGE if limit <= 0 else min(limit, _PAGE_MOST),
@@ -100,7 +107,7 @@ class SandboxTools:
 
     async def get_sandbox(self, ref: SandboxRef) -> str:
         """Show one sandbox. If it is in error or killed, `reason` says why and what is lost."""
-        return compact(sandbox_object(await self._fleet.get(caller().owner, ref)))
+        return compact(sandbox_object(await self._fleet.get(caller().org_id, ref)))
 
     async def update_sandbox(
         self,
@@ -113,11 +120,11 @@ class SandboxTools:
         if auto_sleep is None and not name and labels is None:
             raise InvalidInput("Nothing to change", hint="Give name, labels or autoSleep")
         sandbox = await self._fleet.update(
-            caller().owner, ref, name=name.strip() or None, labels=labels, auto_sleep=auto_sleep
+            caller().org_id, ref, name=name.strip() or None, labels=labels, auto_sleep=auto_sleep
         )
         return compact(sandbox_object(sandbox))
 
     async def delete_sandbox(self, ref: SandboxRef) -> str:
         """Delete a sandbox with its files and everything that runs in it. Cannot be undone."""
-        await self._fleet.delete(caller().owner, ref)
+        await self._fleet.delete(caller().org_id, ref)
         return compact({"status": "deleted"})

@@ -64,7 +64,7 @@ class TerminalTools:
         """
         _check("cols", cols, _COLS)
         _check("rows", rows, _ROWS)
-        owner = caller().owner
+        owner = caller().org_id
         info = await self._fleet.terminal_open(owner, ref, cols=cols, rows=rows, command=command, cwd=cwd.strip())
         return await self._look(ctx, ref, info.terminal_id, wait=5, settle_ms=300, pattern="")
 
@@ -86,7 +86,7 @@ class TerminalTools:
             raise InvalidInput("Nothing to send", hint='Give text, or keys such as ["enter"]')
         if len(text) > _TEXT_LENGTH:
             raise InvalidInput(f"text: {len(text)} characters are too many", hint=f"At most {_TEXT_LENGTH}")
-        owner = caller().owner
+        owner = caller().org_id
         sandbox = await self._fleet.get(owner, ref)
         application = self._screens.application_cursor(owner, sandbox.id, terminal_id)
         data = text.encode("utf-8", "replace") + encode(keys, application_cursor=application)
@@ -107,7 +107,7 @@ class TerminalTools:
 
     async def terminal_close(self, ref: SandboxRef, terminal_id: Terminal) -> str:
         """Close a terminal and end what runs in it."""
-        owner = caller().owner
+        owner = caller().org_id
         sandbox = await self._fleet.get(owner, ref)
         self._screens.forget(owner, sandbox.id, terminal_id)
         await self._fleet.terminal_close(owner, sandbox.id, terminal_id)
@@ -119,7 +119,7 @@ class TerminalTools:
         if not wait >= 0:
             raise InvalidInput(f"wait: {wait:g} s is out of range", hint=f"Use 0 to {WAIT_MOST_S}")
         _check("settle_ms", settle_ms, (1, _SETTLE_MOST_MS))
-        owner = caller().owner
+        owner = caller().org_id
         sandbox = await self._fleet.get(owner, ref)
         view = await Patience(ctx).during(
             lambda: self._screens.look(

@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 from starlette.types import ASGIApp
 
-from auth.keys import KeyStore
-from auth.middleware import ApiKeyAuth
+from mcp_server.app import Parts, sqlite_database
+from mcp_server.audit.journal import Journal
 from mcp_server.audit.record import AUDIT
 from mcp_server.audit.trail import Trail
+from mcp_server.identity import Identity
 from mcp_server.metrics.meters import Meters
+from mcp_server.occupancy import Occupancy
 from mcp_server.settings import Settings
-from mcp_server.web import build_web
-from storage.collection import Collection
-from storage.sqlite import SqliteDatabase
+from mcp_server.tracing import Tracing
+from storage.collection import Collection, Database
 from tests.mcp_server.edge import Edge, Tools, serving
 from tests.mcp_server.host import one_host
+from tests.mcp_server.people import settle
 from vmm.errors import NotFound
 from vmm.fleet import Fleet
+from vmm.limits import OwnerLimits
+from vmm.quotas import QUOTAS, Quotas
+from vmm.sandbox import State
+from vmm.usage import Usage
 
-ALICE, BOB = "a" * 24, "b" * 24
+Assemble = Callable[[object], Parts]
 
 
 class NoSandboxes:
@@ -38,6 +44,12 @@ class NoSandboxes:
     async def health(self) -> dict[str, str]:
         return {"store": "", "hypervisor": "", "image": ""}
 
+    async def usage(self, owner: str) -> Usage:
+        return Usage()
+
+    async def survey(self) -> dict[State, Usage]:
+        return {state: Usage() for state in State}
+
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
@@ -45,9 +57,20 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncGenerator[KeyStore]:
-    async with SqliteDatabase(tmp_path / "store" / "keys.db") as database:
-        yield await KeyStore.open(database)
+async def database(settings: Settings) -> AsyncGenerator[Database]:
+    async with sqlite_database(settings) as database:
+        yield database
+
+
+@pytest.fixture
+async def identity(settings: Settings, database: Database) -> Identity:
+    return await Identity.open(settings, database, shared=False)
+
+
+@pytest.fixture
+async def keys(database: Database, identity: Identity) -> dict[str, str]:
+    """The keys of two owners."""
+    return await settle(database, identity)
 
 
 @pytest.fixture
@@ -56,10 +79,9 @@ def meters() -> Meters:
 
 
 @pytest.fixture
-async def records(tmp_path: Path) -> AsyncGenerator[Collection]:
+async def records(database: Database) -> Collection:
     """Where the audit's records are kept."""
-    async with SqliteDatabase(tmp_path / "store" / "audit.db") as database:
-        yield await database.collection(AUDIT)
+    return await database.collection(AUDIT)
 
 
 @pytest.fixture
@@ -69,36 +91,55 @@ def trail(records: Collection, meters: Meters) -> Trail:
 
 
 @pytest.fixture
-async def keys(store: KeyStore) -> dict[str, str]:
-    """The keys of two owners."""
-    organisations = {"alice": ALICE, "bob": BOB}
-    return {
-        name: (await store.create(org_id=organisation, created_by=f"user-{name}", name="test")).plain
-        for name, organisation in organisations.items()
-    }
+async def assemble(
+    settings: Settings, database: Database, identity: Identity, records: Collection, trail: Trail, meters: Meters
+) -> Assemble:
+    """Puts a server's parts together around a fleet, or what stands in for one."""
+    quotas = Quotas(OwnerLimits(), await database.collection(QUOTAS))
+
+    def assembled(fleet: object) -> Parts:
+        return Parts(
+            settings=settings,
+            database=database,
+            identity=identity,
+            fleet=cast("Fleet", fleet),
+            quotas=quotas,
+            hypervisor="none",
+            occupancy=Occupancy(-1),
+            trail=trail,
+            journal=Journal(records),
+            meters=meters,
+            tracing=Tracing(None),
+        )
+
+    return assembled
 
 
 @pytest.fixture
-def application(settings: Settings, store: KeyStore, trail: Trail, meters: Meters) -> ASGIApp:
-    """The web application over a host without sandboxes, not served yet."""
-    return build_web(settings, cast("Fleet", NoSandboxes()), lambda app: ApiKeyAuth(app, store), trail, meters)
+def parts(assemble: Assemble) -> Parts:
+    """A server's parts over a host without sandboxes."""
+    return assemble(NoSandboxes())
 
 
 @pytest.fixture
-async def edge(application: ASGIApp, keys: dict[str, str]) -> AsyncGenerator[Edge]:
+def application(parts: Parts) -> ASGIApp:
+    """The web application over these parts, not served yet."""
+    return parts.web()
+
+
+@pytest.fixture
+async def edge(parts: Parts, application: ASGIApp, keys: dict[str, str]) -> AsyncGenerator[Edge]:
     """A server without sandboxes, for what the edge decides by itself."""
-    async with serving(application, keys) as running:
+    async with serving(application, keys, parts.identity.run) as running:
         yield running
 
 
 @pytest.fixture
-async def host(
-    settings: Settings, store: KeyStore, keys: dict[str, str], tmp_path: Path, trail: Trail, meters: Meters
-) -> AsyncGenerator[Edge]:
+async def host(assemble: Assemble, keys: dict[str, str], tmp_path: Path) -> AsyncGenerator[Edge]:
     """A server on which alice has one sandbox, `box`."""
     async with one_host(tmp_path) as fleet:
-        app = build_web(settings, cast("Fleet", fleet), lambda app: ApiKeyAuth(app, store), trail, meters)
-        async with serving(app, keys) as running:
+        parts = assemble(fleet)
+        async with serving(parts.web(), keys, parts.identity.run) as running:
             yield running
 
 
@@ -110,10 +151,8 @@ async def box(host: Edge) -> AsyncGenerator[Tools]:
 
 
 @pytest.fixture
-async def server(
-    settings: Settings, fleet: Fleet, store: KeyStore, keys: dict[str, str], trail: Trail, meters: Meters
-) -> AsyncGenerator[Edge]:
+async def server(assemble: Assemble, fleet: Fleet, keys: dict[str, str]) -> AsyncGenerator[Edge]:
     """A server with real machines."""
-    app = build_web(settings, fleet, lambda app: ApiKeyAuth(app, store), trail, meters)
-    async with serving(app, keys) as running:
+    parts = assemble(fleet)
+    async with serving(parts.web(), keys, parts.identity.run) as running:
         yield running

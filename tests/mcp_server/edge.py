@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -49,18 +49,30 @@ class Edge:
 
 
 @asynccontextmanager
-async def serving(app: ASGIApp, keys: Mapping[str, str] | None = None) -> AsyncGenerator[Edge]:
-    """Serve an application on a free port for the length of a block."""
+async def serving(
+    app: ASGIApp, keys: Mapping[str, str] | None = None, beside: Callable[[], Coroutine[Any, Any, None]] | None = None
+) -> AsyncGenerator[Edge]:
+    """Serve an application on a free port for the length of a block, with what has to run beside it."""
     listener = listen("127.0.0.1", 0)
-    started = anyio.Event()
+    started, over = anyio.Event(), anyio.Event()
     server = WebServer(app, started.set)
+
+    async def serve() -> None:
+        await server.serve([listener])
+        over.set()
+
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(server.serve, [listener])
+        if beside is not None:
+            tasks.start_soon(beside)
+        tasks.start_soon(serve)
         await started.wait()
         try:
             yield Edge(url=f"http://127.0.0.1:{listener.getsockname()[1]}", keys=keys or {})
         finally:
             server.should_exit = True
+            with anyio.CancelScope(shield=True):
+                await over.wait()
+            tasks.cancel_scope.cancel()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +100,13 @@ def text_of(result: CallToolResult) -> str:
     (block,) = result.content
     assert isinstance(block, TextContent)
     return block.text
+
+
+def refusal_of(response: httpx.Response) -> dict[str, Any]:
+    """A refusal's words, once its request id is seen to be the one that the headers name."""
+    body = cast("dict[str, Any]", response.json())
+    assert body.pop("requestId") == response.headers["x-request-id"]
+    return body
 
 
 def rpc(method: str, params: dict[str, Any] | None = None, request_id: int | None = 1) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from vmm.guest.link import GuestLink
 from vmm.guest_calls import GuestCalls
 from vmm.sandbox import Sandbox, State
 from vmm.spec import SandboxSpec, check_labels, check_name
+from vmm.usage import Usage
 
 SANDBOX = "0123456789abcdef01234567"
 NAME = "box"
@@ -87,6 +88,12 @@ class OneHost(GuestCalls):
 
     async def delete(self, owner: str, ref: str) -> None:
         self._sandboxes.remove(await self.get(owner, ref))
+
+    async def usage(self, owner: str) -> Usage:
+        return Usage.of(sandbox for sandbox in self._sandboxes if sandbox.owner == owner)
+
+    async def survey(self) -> dict[State, Usage]:
+        return {State.RUNNING: Usage.of(self._sandboxes)}
 
     async def health(self) -> dict[str, str]:
         return {"store": "", "hypervisor": "", "image": ""}

@@ -9,7 +9,7 @@ import anyio
 import httpx
 import pytest
 
-from tests.mcp_server.edge import ERAS, Edge, Era, answer_of, initialize, rpc, text_of
+from tests.mcp_server.edge import ERAS, Edge, Era, answer_of, initialize, refusal_of, rpc, text_of
 
 pytestmark = pytest.mark.anyio
 
@@ -133,14 +133,14 @@ async def test_what_is_not_there_is_a_json_404(edge: Edge, path: str) -> None:
     async with edge.http() as http:
         response = await http.get(path)
     assert response.status_code == 404
-    assert response.json() == {"error": "Not Found", "details": "The MCP endpoint is /api/mcp"}
+    assert refusal_of(response) == {"error": "Not Found", "details": "The MCP endpoint is /api/mcp"}
 
 
 async def test_a_wrong_method_is_a_json_405(edge: Edge) -> None:
     async with edge.http() as http:
         response = await http.post("/health")
     assert response.status_code == 405
-    assert response.json() == {"error": "Method Not Allowed"}
+    assert refusal_of(response) == {"error": "Method Not Allowed"}
     assert "GET" in response.headers["allow"]
 
 
@@ -174,7 +174,7 @@ async def test_wrong_json_and_wrong_content_type_are_client_errors(edge: Edge) -
     assert broken.status_code == 400
     assert broken.json()["error"]["code"] == -32700
     assert text.status_code == 415
-    assert text.json() == {
+    assert refusal_of(text) == {
         "error": "Content-Type is 'text/plain'",
         "details": "Send a JSON-RPC message as application/json",
     }

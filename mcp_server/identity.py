@@ -1,0 +1,144 @@
+"""Who may call this server: accounts, keys, tokens and limits, put together as the settings say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import anyio
+
+from auth.accounts import Accounts
+from auth.authenticator import Authenticator
+from auth.bootstrap import ensure_local_access
+from auth.changes import Changes
+from auth.counts import Counts
+from auth.exchange import COUNTS, Exchange
+from auth.gate import Gate
+from auth.invitations import Invitations
+from auth.jwks import Jwks
+from auth.jwt import Tokens
+from auth.keys import KeyStore
+from auth.limits import Limits
+from auth.registration import Registration, RegistrationPolicy
+from auth.static_keys import StaticKeys
+from auth.watch import Watch
+
+from .rest.accounts import AccountRoutes
+from .rest.keys import KeyRoutes
+from .rest.operator import OperatorRoutes
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+    from auth.gate import OnLimited
+    from auth.principal import Principal
+    from storage.collection import Database
+
+    from .rest.endpoint import Endpoint
+    from .settings import Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """What decides who calls.
+
+    Attributes:
+        accounts: Users and organisations.
+        keys: The keys of all organisations.
+        invitations: What lets people in where registration is not open.
+        registration: Makes users.
+        local: Whom the local key speaks for.
+        authenticator, limits, watch: What every gate asks.
+        exchange: Puts counts of several servers together; None where this server is the only one on its store.
+    """
+
+    accounts: Accounts
+    keys: KeyStore
+    invitations: Invitations
+    registration: Registration
+    local: Principal
+    authenticator: Authenticator
+    limits: Limits
+    watch: Watch
+    exchange: Exchange | None
+
+    @classmethod
+    async def open(cls, settings: Settings, database: Database, *, shared: bool) -> Identity:
+        """The identity kept in a database; the local user and key are made if they are missing.
+
+        Args:
+            settings: The operator's word.
+            database: Open.
+            shared: Whether other servers may work on the database.
+
+        Raises:
+            AuthError: The local key cannot be read or written, or a setting is refused.
+            StoreError: The store failed.
+        """
+        changes = Changes()
+        keys = await KeyStore.open(database, changes=changes)
+        accounts = await Accounts.open(database, changes=changes)
+        invitations = await Invitations.open(database)
+        local = (await ensure_local_access(accounts, keys, settings.key_file)).principal
+        static = [key.get_secret_value() for key in settings.api_keys]
+        authenticator = Authenticator(
+            keys,
+            accounts,
+            changes=changes,
+            static=StaticKeys(static, local) if static else None,
+            tokens=_tokens(settings),
+            local=local if settings.local_mode else None,
+        )
+        counts = Counts()
+        return cls(
+            accounts=accounts,
+            keys=keys,
+            invitations=invitations,
+            registration=Registration(
+                accounts, keys, invitations, policy=RegistrationPolicy(settings.registration_policy)
+            ),
+            local=local,
+            authenticator=authenticator,
+            limits=Limits(
+                counts,
+                requests=settings.rate_limit_requests,
+                window_s=settings.rate_limit_window_seconds,
+                refusals_per_minute=settings.refusals_per_minute,
+                registrations_per_hour=settings.registrations_per_hour,
+            ),
+            watch=Watch(authenticator, changes=changes),
+            exchange=Exchange(await database.collection(COUNTS), counts) if shared else None,
+        )
+
+    def gate(self, app: ASGIApp, on_limited: OnLimited | None = None) -> ASGIApp:
+        """An application behind the gate."""
+        return Gate(app, self.authenticator, self.limits, self.watch, on_limited=on_limited)
+
+    def endpoints(self) -> list[Endpoint]:
+        """REST endpoints about accounts that belong behind the gate."""
+        routes = (
+            AccountRoutes(self.accounts, self.registration, self.limits),
+            KeyRoutes(self.keys, self.accounts),
+            OperatorRoutes(self.accounts, self.invitations),
+        )
+        return [endpoint for module in routes for endpoint in module.endpoints()]
+
+    def open_endpoints(self) -> list[Endpoint]:
+        """REST endpoints that need no credential."""
+        return AccountRoutes(self.accounts, self.registration, self.limits).open_endpoints()
+
+    async def run(self) -> None:
+        """What has to be done in the background, until it is cancelled."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self.keys.run)
+            tasks.start_soon(self.watch.run)
+            if self.exchange is not None:
+                tasks.start_soon(self.exchange.run)
+
+
+def _tokens(settings: Settings) -> Tokens | None:
+    secret = settings.jwt_secret.get_secret_value() if settings.jwt_secret else ""
+    if not secret and not settings.jwt_jwks_url:
+        return None
+    jwks = Jwks(settings.jwt_jwks_url) if settings.jwt_jwks_url else None
+    return Tokens(secret=secret, jwks=jwks, issuer=settings.jwt_issuer, audience=settings.jwt_audience)

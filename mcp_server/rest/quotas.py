@@ -1,0 +1,89 @@
+"""Routes about what an organisation may have at once: everybody sees the own, the operator sets anybody's."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
+from auth.roles import Scope
+from vmm.errors import InvalidInput
+
+from .body import parse_object, read_body
+from .endpoint import Endpoint
+from .errors import shown
+from .operator import operator_endpoint
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    from auth.organisations import Organisations
+    from auth.principal import Principal
+    from vmm.fleet import Fleet
+    from vmm.quotas import Quotas
+
+_MOST = 4096
+
+
+class QuotaRoutes:
+    """Limits and usage of organisations."""
+
+    def __init__(self, quotas: Quotas, fleet: Fleet, organisations: Organisations) -> None:
+        """Routes over what is allowed and what is used.
+
+        Args:
+            quotas: What each may have.
+            fleet: What each has.
+            organisations: Those that there are.
+        """
+        self._quotas = quotas
+        self._fleet = fleet
+        self._organisations = organisations
+
+    def endpoints(self) -> list[Endpoint]:
+        """What belongs behind the gate."""
+        one = "/api/operator/quotas/{org_id}"
+        return [
+            Endpoint(method="GET", path="/api/orgs/quota", handler=self.own, scope=Scope.READ, action="quota.own"),
+            operator_endpoint("GET", one, self.show, "quota.show"),
+            operator_endpoint("PATCH", one, self.change, "quota.set"),
+        ]
+
+    async def own(self, request: Request, who: Principal) -> Response:
+        """What the caller's organisation may have, and what it has."""
+        return await self._answer(who.org_id)
+
+    async def show(self, request: Request, who: Principal) -> Response:
+        """The same of any organisation."""
+        return await self._answer(await self._known(request))
+
+    async def change(self, request: Request, who: Principal) -> Response:
+        """Set limits of an organisation: null is the server's default, what is left out stays. So does what exists."""
+        org_id = await self._known(request)
+        changes = parse_object(await read_body(request, most=_MOST))
+        for name, value in changes.items():
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+                raise InvalidInput(
+                    f"{name[:80]}={shown(value)} is no limit", hint="Use a number, or null for the default"
+                )
+        await self._quotas.put(org_id, changes)
+        return await self._answer(org_id)
+
+    async def _known(self, request: Request) -> str:
+        org_id: str = request.path_params["org_id"]
+        if await self._organisations.get(org_id) is None:
+            raise HTTPException(404, f"There is no organisation {shown(org_id)}")
+        return org_id
+
+    async def _answer(self, org_id: str) -> Response:
+        return JSONResponse(
+            {
+                "orgId": org_id,
+                "limits": asdict(await self._quotas.of(org_id)),
+                "own": dict(await self._quotas.own(org_id)),
+                "used": asdict(await self._fleet.usage(org_id)),
+            }
+        )
