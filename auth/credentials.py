@@ -32,7 +32,7 @@ class Credential:
 
     key: str = field(default="", repr=False)
     bearer: str = field(default="", repr=False)
-    org_id: str = ""
+    org_id: str = field(default="", repr=False)
     hint: str = HOW
 
     @property
@@ -81,14 +81,14 @@ def take(scope: Scope) -> Credential:
 def _from_address(scope: Scope) -> list[str]:
     """The values of `apiKey` in the query, which is left without them."""
     query: bytes = scope.get("query_string", b"")
-    if b"=" not in query:
+    if not query:
         return []
     kept: list[bytes] = []
     values: list[str] = []
     for pair in query.split(b"&"):
         name, _, value = pair.partition(b"=")
         # However the name is spelled or encoded, what follows may be a key, and shall not go further.
-        if unquote_to_bytes(name).strip().lower() == _PARAMETER:
+        if unquote_to_bytes(name.replace(b"+", b" ")).strip().lower() == _PARAMETER:
             values.append(unquote_to_bytes(value).strip().decode("latin-1"))
         else:
             kept.append(pair)

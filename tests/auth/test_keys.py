@@ -12,8 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from auth.errors import InvalidAccount, KeyMissing
+from auth.changes import Change, Changes
+from auth.errors import InvalidAccount, KeyMissing, TooManyScopes
 from auth.keys import KeyStore, NewKey, masked, well_formed
+from auth.roles import ALL_SCOPES, Scope
 from storage.collection import Collection
 from storage.errors import StoreUnavailable
 from tests.auth.clocks import Clocks
@@ -306,3 +308,100 @@ async def test_a_cached_key_is_good_while_the_store_is_gone_and_others_are_told(
     clocks.advance(5)
     with pytest.raises(StoreUnavailable):
         await spied.verify(plain)
+
+
+async def test_switching_a_key_on_again_makes_it_good(keys: KeyStore, clocks: Clocks) -> None:
+    made = await make(keys)
+    await keys.set_active(ORG, made.record.id, active=False)
+    assert await keys.verify(made.plain) is None
+    clocks.advance(1)
+    again = await keys.set_active(ORG, made.record.id, active=True)
+    assert again.updated_ms == clocks.ms
+    assert await keys.verify(made.plain) is not None
+
+
+async def test_a_deleted_key_is_gone(keys: KeyStore, key_documents: Collection) -> None:
+    made = await make(keys)
+    assert await keys.verify(made.plain) is not None
+    with pytest.raises(KeyMissing):
+        await keys.delete(OTHER, made.record.id)
+    await keys.delete(ORG, made.record.id)
+    assert await keys.verify(made.plain) is None
+    assert await keys.list(ORG) == []
+    for missing in (
+        keys.delete(ORG, made.record.id),
+        keys.set_active(ORG, made.record.id, active=True),
+        keys.touch(ORG, made.record.id),
+        keys.get(ORG, made.record.id),
+    ):
+        with pytest.raises(KeyMissing):
+            await missing
+    await keys.flush()
+    assert await key_documents.get(made.record.id) is None
+
+
+async def test_touching_a_key_records_its_use(keys: KeyStore, clocks: Clocks) -> None:
+    made = await make(keys)
+    clocks.advance(10)
+    assert (await keys.touch(ORG, made.record.id)).last_used_ms == clocks.ms
+    assert (await keys.get(ORG, made.record.id)).last_used_ms == clocks.ms
+    with pytest.raises(KeyMissing):
+        await keys.touch(OTHER, made.record.id)
+
+
+async def test_a_keys_scopes_are_kept_and_all_by_default(keys: KeyStore, key_documents: Collection) -> None:
+    assert (await make(keys)).record.scopes == ALL_SCOPES
+    made = await keys.create(org_id=ORG, created_by=USER, name="reader", scopes=frozenset({Scope.READ}))
+    fresh = KeyStore(key_documents)
+    principal = await fresh.verify(made.plain)
+    assert principal is not None
+    assert principal.scopes == {Scope.READ}
+    assert not principal.may(Scope.RUN)
+
+
+async def test_a_key_of_an_earlier_version_is_good_for_everything(keys: KeyStore, key_documents: Collection) -> None:
+    made = await make(keys)
+    document = await key_documents.get(made.record.id)
+    assert document is not None
+    await key_documents.replace({name: it for name, it in document.items() if name not in {"scopes", "updated_ms"}})
+    principal = await keys.verify(made.plain)
+    assert principal is not None
+    assert principal.scopes == ALL_SCOPES
+    assert not (await keys.set_active(ORG, made.record.id, active=False)).is_active
+
+
+@pytest.mark.parametrize(
+    ("held", "wanted", "granted"),
+    [
+        ("read", "read", True),
+        ("read", "run", False),
+        ("run", "read", True),
+        ("run", "admin", False),
+        ("admin", "run", True),
+        ("admin", "admin", True),
+    ],
+)
+async def test_a_key_is_good_for_no_more_than_what_makes_it(
+    keys: KeyStore, held: str, wanted: str, *, granted: bool
+) -> None:
+    scopes, within = frozenset({Scope(wanted)}), frozenset({Scope(held)})
+    if granted:
+        await keys.create(org_id=ORG, created_by=USER, name="key", scopes=scopes, within=within)
+        return
+    with pytest.raises(TooManyScopes, match=wanted):
+        await keys.create(org_id=ORG, created_by=USER, name="key", scopes=scopes, within=within)
+    assert await keys.list(ORG) == []
+
+
+async def test_a_key_is_good_for_something(keys: KeyStore) -> None:
+    with pytest.raises(InvalidAccount, match="scopes"):
+        await keys.create(org_id=ORG, created_by=USER, name="key", scopes=frozenset())
+
+
+async def test_who_relies_on_a_key_is_told_of_its_end(keys: KeyStore, changes: Changes) -> None:
+    told: list[Change] = []
+    changes.subscribe(told.append)
+    first, second = await make(keys), await make(keys)
+    await keys.revoke(ORG, first.record.id)
+    await keys.delete(ORG, second.record.id)
+    assert told == [Change(org_id=ORG, key_id=made.record.id) for made in (first, second)]
