@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import ConfigDict, Field
 from starlette.exceptions import HTTPException
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _PAGE = 20
 _PAGE_MOST = 100
 _COUNT = re.compile(r"[0-9]{1,9}")
+_Amount = Annotated[int, Field(gt=-(2**31), lt=2**31)]
 
 
 class CreateWish(WireModel):
@@ -42,8 +43,8 @@ class CreateWish(WireModel):
 
     name: str
     image: str = ""
-    cpu: int | None = None
-    mem: int | None = None
+    cpu: _Amount | None = None
+    mem: _Amount | None = None
     org_id: str = ""
     user_id: str = ""
     sync: bool = True

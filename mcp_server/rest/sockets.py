@@ -24,6 +24,7 @@ from .body import WireModel, parse_query
 from .endpoint import NOBODY, admit
 from .errors import refusal_of
 from .screen_text import from_offset
+from .terminals import terminal_of
 
 if TYPE_CHECKING:
     from auth.principal import Principal
@@ -89,7 +90,7 @@ class SocketRoutes:
     async def _serve_session(self, socket: WebSocket, who: Principal) -> None:
         """A terminal that lives on without the socket."""
         wish = parse_query(socket, SocketWish)
-        owner, terminal_id = who.org_id, socket.path_params["session"]
+        owner, terminal_id = who.org_id, terminal_of(socket)
         sandbox = await self._fleet.get(owner, socket.path_params["id"])
         info = (await self._fleet.terminal_read(owner, sandbox.id, terminal_id, max_bytes=1)).info
         if info.alive and (wish.cols or wish.rows):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections import Counter
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from pydantic import Field
 
 from auth.roles import Scope
 from mcp_server.wire import timestamp
-from vmm.errors import InvalidInput
+from vmm.errors import InvalidInput, NotFound
 from vmm.guest.values import MIB
 
 from .body import WireModel, parse_body
@@ -22,7 +23,7 @@ from .screen_text import from_offset
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from starlette.requests import Request
+    from starlette.requests import HTTPConnection, Request
     from starlette.responses import Response
 
     from auth.principal import Principal
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 _MAX_SIDE = 1000
 _LINE = 100_000
+_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class SessionWish(WireModel):
@@ -134,7 +136,7 @@ class TerminalRoutes:
 
     async def delete(self, request: Request, who: Principal) -> Response:
         """Close a terminal and end what runs in it."""
-        await self._fleet.terminal_close(who.org_id, request.path_params["id"], request.path_params["session"])
+        await self._fleet.terminal_close(who.org_id, request.path_params["id"], terminal_of(request))
         return success("Session deleted")
 
     async def execute(self, request: Request, who: Principal) -> Response:
@@ -143,13 +145,13 @@ class TerminalRoutes:
         if not wish.command.strip():
             raise InvalidInput("Command is required", hint="Give a line to type")
         data = f"{wish.command.rstrip()}\r".encode()
-        await self._fleet.terminal_input(who.org_id, request.path_params["id"], request.path_params["session"], data)
+        await self._fleet.terminal_input(who.org_id, request.path_params["id"], terminal_of(request), data)
         return success("Command sent")
 
     async def buffer(self, request: Request, who: Principal) -> Response:
         """The output that is still kept: the last MiB."""
         output = await self._fleet.terminal_read(
-            who.org_id, request.path_params["id"], request.path_params["session"], max_bytes=MIB
+            who.org_id, request.path_params["id"], terminal_of(request), max_bytes=MIB
         )
         text = from_offset(output.output.offset, output.output.data).decode("utf-8", "replace")
         return success("Buffer retrieved", {"success": True, "output": text})
@@ -158,9 +160,21 @@ class TerminalRoutes:
         """Change a terminal's size."""
         wish = await parse_body(request, Size)
         await self._fleet.terminal_resize(
-            who.org_id, request.path_params["id"], request.path_params["session"], cols=wish.cols, rows=wish.rows
+            who.org_id, request.path_params["id"], terminal_of(request), cols=wish.cols, rows=wish.rows
         )
         return success("Terminal resized")
+
+
+def terminal_of(connection: HTTPConnection) -> str:
+    """The terminal that a path names.
+
+    Raises:
+        NotFound: Nothing can have that id.
+    """
+    name: str = connection.path_params["session"]
+    if not _ID.fullmatch(name):
+        raise NotFound(f"There is no terminal {name[:80]!r}", hint="List the sessions, or create one")
+    return name
 
 
 def session_object(info: TerminalInfo, clients: int) -> dict[str, Any]:

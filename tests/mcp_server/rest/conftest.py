@@ -56,6 +56,7 @@ async def rest_server(fleet: object) -> AsyncGenerator[Rest]:
     """Serve the routes over a fleet."""
     routes = rest_routes(cast("Fleet", fleet), Defaults())
     app = Starlette(routes=[*routes, *version_routes("1.2.3")])
+    app.router.redirect_slashes = False
     states: list[dict[str, Any]] = []
     async with serving(_introduced(app, states)) as edge:
         yield Rest(url=edge.url, states=states)

@@ -1,0 +1,301 @@
+"""Bad input for every field of every route, and whom a sandbox is hidden from."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import pytest
+
+from tests.mcp_server.host import SANDBOX
+from tests.mcp_server.rest.conftest import BASE, Rest
+
+pytestmark = pytest.mark.anyio
+
+MEGABYTE = "x" * 1_000_000
+HUGE = 10**400
+
+Fields = Mapping[str, Sequence[tuple[object, str]]]
+
+# Every route under a sandbox, with values that are right.
+ROUTES: list[tuple[str, str, dict[str, str], dict[str, Any] | None]] = [
+    ("GET", "", {}, None),
+    ("PATCH", "", {}, {"autoSleep": True}),
+    ("GET", "/metrics", {}, None),
+    ("POST", "/exec", {}, {"command": "true"}),
+    ("POST", "/exec-stream", {}, {"command": "true"}),
+    ("POST", "/commands/run", {}, {"command": "true"}),
+    ("GET", "/commands/list", {}, None),
+    ("POST", "/commands/kill", {}, {"pid": 1}),
+    ("POST", "/commands/attach", {}, {"pid": 1}),
+    ("POST", "/commands/wait", {}, {"pid": 1}),
+    ("GET", "/files", {}, None),
+    ("GET", "/files/download", {"path": "/etc/hostname"}, None),
+    ("POST", "/files/upload", {"path": "/tmp/x"}, None),
+    ("DELETE", "/files", {"path": "/tmp/none"}, None),
+    ("POST", "/files/mkdir", {"path": "/tmp"}, None),
+    ("POST", "/files/create", {"path": "/tmp/x"}, None),
+    ("POST", "/files/copy", {"from": "/a", "to": "/b"}, None),
+    ("POST", "/files/move", {"from": "/a", "to": "/b"}, None),
+    ("GET", "/files/head-tail", {"path": "/a"}, None),
+    ("POST", "/files/chmod", {"path": "/a", "mode": "600"}, None),
+    ("GET", "/files/du", {}, None),
+    ("GET", "/files/search", {"pattern": "x"}, None),
+    ("GET", "/files/stat", {"path": "/a"}, None),
+    ("POST", "/pty/sessions", {}, {}),
+    ("GET", "/pty/sessions", {}, None),
+    ("DELETE", "/pty/sessions/0123456789ab", {}, None),
+    ("POST", "/pty/sessions/0123456789ab/execute", {}, {"command": "x"}),
+    ("GET", "/pty/sessions/0123456789ab/buffer", {}, None),
+    ("POST", "/pty/sessions/0123456789ab/resize", {}, {"cols": 80, "rows": 24}),
+    ("DELETE", "", {}, None),
+]
+READS = {"/commands/attach", "/commands/wait"}
+
+# Field by field: the values that must be refused, with what the refusal says.
+NO_TEXT: list[tuple[object, str]] = [(5, "=5"), (True, "=True"), ([], "=[]"), ({}, "={}")]
+MISSING: list[tuple[object, str]] = [(..., "required"), (None, "required")]
+NO_COMMAND: list[tuple[object, str]] = [
+    *MISSING,
+    ("", "required"),
+    (" \n ", "required"),
+    (MEGABYTE, "exceeds maximum length"),
+    ("a\0b", "NUL"),
+    *NO_TEXT,
+]
+NO_TIMEOUT: list[tuple[object, str]] = [
+    ("1", "='1'"),
+    (HUGE, "timeout"),
+    (10**9, "out of range"),
+    ([1], "=[1]"),
+    (True, "=True"),
+]
+NO_CWD: list[tuple[object, str]] = [
+    ("not/absolute", "not absolute"),
+    ("/a\0b", "NUL"),
+    ("/" + MEGABYTE, "bytes"),
+    *NO_TEXT,
+]
+NO_ENV: list[tuple[object, str]] = [
+    ([], "env"),
+    ("A=b", "env"),
+    ({"A": 1}, "env"),
+    ({"": "x"}, "env"),
+    ({"A=B": "x"}, "env"),
+    ({"A": "a\0b"}, "NUL"),
+    ({"A": MEGABYTE}, "env"),
+]
+NO_PID: list[tuple[object, str]] = [
+    *MISSING,
+    (0, "pid=0"),
+    (-1, "pid=-1"),
+    ("1", "pid='1'"),
+    (1.5, "pid=1.5"),
+    (True, "pid=True"),
+    (HUGE, "pid="),
+    (2**31, "pid=2147483648"),
+]
+NO_SIDE: list[tuple[object, str]] = [(0, "=0"), (-1, "=-1"), (1001, "=1001"), ("80", "='80'"), (HUGE, "=")]
+COMMAND_FIELDS: Fields = {
+    "command": NO_COMMAND,
+    "timeout": NO_TIMEOUT,
+    "cwd": NO_CWD,
+    "env": NO_ENV,
+    "args": [("x", "args='x'"), ([1], "args.0=1"), (["a\0"], "NUL")],
+}
+BODIES: dict[tuple[str, str], Fields] = {
+    ("POST", ""): {
+        "name": [
+            *MISSING,
+            ("", "name: ''"),
+            ("A", "name: 'A'"),
+            ("a\0", "name: 'a\\x00'"),
+            ("a\nb", "name: 'a\\nb'"),
+            (MEGABYTE, "name: 1000000 characters"),
+            *NO_TEXT,
+        ],
+        "image": [("windows", "image: there is no image 'windows'"), (MEGABYTE, "image: "), *NO_TEXT],
+        "cpu": [(0, "cpu: 0"), (9, "cpu: 9"), ("2", "cpu='2'"), (1.5, "cpu=1.5"), (HUGE, "cpu")],
+        "mem": [(255, "mem: 255"), (16385, "mem: 16385"), ("1024", "mem='1024'"), (HUGE, "mem")],
+        "sync": [("yes", "sync='yes'"), (1, "sync=1")],
+        "autoSleep": [("yes", "autoSleep='yes'"), (0, "autoSleep=0")],
+        "envVars": [
+            ([], "envVars"),
+            ({"A": 1}, "envVars"),
+            ({"1A": "x"}, "'1A'"),
+            ({"A": "\0"}, "NUL"),
+            ({"A": MEGABYTE}, "bytes"),
+        ],
+        "labels": [
+            ("a=b", "labels='a=b'"),
+            ({"A": "x"}, "labels: 'A'"),
+            ({"a": "x,y"}, "labels: 'x,y'"),
+            ({"a": MEGABYTE}, "labels"),
+            ({f"l{number}": "x" for number in range(6)}, "labels: 6"),
+        ],
+        "publishPorts": [([1], "publishPorts"), (5, "publishPorts=5"), ({}, "publishPorts")],
+        "ports": [([{"port": 1}], "ports"), ("80", "ports='80'")],
+        "region": NO_TEXT,
+        "orgId": NO_TEXT,
+        "userId": NO_TEXT,
+    },
+    ("POST", f"/{SANDBOX}/exec"): COMMAND_FIELDS,
+    ("POST", f"/{SANDBOX}/exec-stream"): {**COMMAND_FIELDS, "binary": [("yes", "binary='yes'")]},
+    ("POST", f"/{SANDBOX}/commands/run"): {**COMMAND_FIELDS, "timeout": [*NO_TIMEOUT, (-1, "timeout: -1")]},
+    ("POST", f"/{SANDBOX}/commands/kill"): {"pid": NO_PID, "signal": [(0, "=0"), (65, "=65"), ("KILL", "='KILL'")]},
+    ("POST", f"/{SANDBOX}/commands/attach"): {"pid": NO_PID, "follow": [("no", "follow='no'")]},
+    ("POST", f"/{SANDBOX}/commands/wait"): {"pid": NO_PID},
+    ("POST", f"/{SANDBOX}/pty/sessions"): {
+        "cols": NO_SIDE,
+        "rows": NO_SIDE,
+        "command": [("a\0", "NUL"), (MEGABYTE, "bytes"), *NO_TEXT],
+        "argv": [("ls", "argv='ls'"), ([1], "argv.0=1"), (["\0"], "NUL")],
+        "cwd": NO_CWD,
+        "env": NO_ENV,
+    },
+    ("POST", f"/{SANDBOX}/pty/sessions/0123456789ab/execute"): {
+        "command": [*MISSING, ("", "required"), (MEGABYTE, "command="), *NO_TEXT]
+    },
+    ("POST", f"/{SANDBOX}/pty/sessions/0123456789ab/resize"): {
+        "cols": [*MISSING, *NO_SIDE],
+        "rows": [*MISSING, *NO_SIDE],
+    },
+}
+RIGHT: dict[str, Any] = {"name": "a", "command": "true", "pid": 1, "cols": 80, "rows": 24}
+
+NO_PATH = [("a\0b", "NUL"), ("/" + "x" * 5000, "bytes"), ("é" * 2048, "bytes")]
+MUST = [(None, "required"), ("", "required")]
+QUERIES: dict[tuple[str, str], Mapping[str, Sequence[tuple[str | None, str]]]] = {
+    ("GET", "/files"): {"path": [*NO_PATH]},
+    ("GET", "/files/download"): {"path": [*MUST, *NO_PATH]},
+    ("POST", "/files/upload"): {
+        "path": [*MUST, *NO_PATH],
+        "mode": [("888", "mode='888'"), ("12345", "mode='12345'"), ("rw", "mode='rw'")],
+    },
+    ("DELETE", "/files"): {"path": [*MUST, *NO_PATH]},
+    ("POST", "/files/mkdir"): {"path": [*MUST, *NO_PATH]},
+    ("POST", "/files/create"): {"path": [*MUST, *NO_PATH]},
+    ("POST", "/files/copy"): {"from": [*MUST, *NO_PATH], "to": [*MUST, *NO_PATH]},
+    ("POST", "/files/move"): {"from": [*MUST, *NO_PATH], "to": [*MUST, *NO_PATH]},
+    ("GET", "/files/head-tail"): {
+        "path": [*MUST, *NO_PATH],
+        "lines": [("-1", "lines='-1'"), ("x", "lines='x'"), ("1.5", "lines='1.5'"), ("9" * 5000, "lines=")],
+    },
+    ("POST", "/files/chmod"): {
+        "path": [*MUST, *NO_PATH],
+        "mode": [*MUST, ("u+rwxu+rwxu", "mode='u+rwxu+rwxu'"), ("6\0", "NUL")],
+    },
+    ("GET", "/files/du"): {"path": [*NO_PATH]},
+    ("GET", "/files/search"): {"path": [*NO_PATH], "pattern": [*MUST, ("x" * 1025, "pattern="), ("a\0", "NUL")]},
+    ("GET", "/files/stat"): {"path": [*MUST, *NO_PATH]},
+}
+QUERY_RIGHT = {"path": "/tmp/none", "from": "/tmp/none", "to": "/tmp/none2", "mode": "600", "pattern": "x"}
+
+
+def refused(answer: httpx.Response, says: str) -> None:
+    assert answer.status_code == 400, (answer.status_code, answer.text[:300])
+    body = answer.json()
+    assert says in body["error"], body
+    assert len(body["error"]) < 400
+    assert set(body) <= {"error", "details", "requestId"}
+
+
+@pytest.mark.parametrize(("method", "path"), BODIES)
+async def test_a_bad_field_is_refused_with_its_name(rest: Rest, method: str, path: str) -> None:
+    fields = BODIES[method, path]
+    right = {name: value for name, value in RIGHT.items() if name in fields and "argv" not in fields}
+    async with rest.http() as http:
+        for field, values in fields.items():
+            for value, says in values:
+                body = {name: given for name, given in {**right, field: value}.items() if given is not ...}
+                refused(await http.request(method, f"/api/sandboxes{path}", json=body), says)
+
+
+@pytest.mark.parametrize(("method", "path"), QUERIES)
+async def test_a_bad_parameter_is_refused_with_its_name(rest: Rest, method: str, path: str) -> None:
+    fields = QUERIES[method, path]
+    right = {name: value for name, value in QUERY_RIGHT.items() if name in fields}
+    async with rest.http() as http:
+        for field, values in fields.items():
+            for value, says in values:
+                query = {name: given for name, given in {**right, field: value}.items() if given is not None}
+                refused(await http.request(method, f"{BASE}{path}", params=query), says)
+
+
+async def test_a_body_that_is_no_json_object_is_refused(rest: Rest) -> None:
+    bodies = [b"{", b"[]", b'"x"', b"null", b"\xff\xfe", b'{"a":' * 500, b"{'a': 1}"]
+    async with rest.http() as http:
+        for path in ("/exec", "/exec-stream", "/commands/run", "/commands/kill", "/pty/sessions"):
+            for body in bodies:
+                refused(await http.post(f"{BASE}{path}", content=body), "The body is")
+
+
+async def test_a_body_beyond_the_limit_is_refused_without_being_read(rest: Rest) -> None:
+    async with rest.http() as http:
+        answer = await http.post(f"{BASE}/exec", content=b" " * 3_000_000)
+    assert answer.status_code == 413
+
+
+async def test_a_sandbox_of_somebody_else_is_the_same_as_none(rest: Rest) -> None:
+    unknown = "f" * 24
+    async with rest.http("bob") as bob:
+        for method, path, query, body in ROUTES:
+            foreign, missing = [
+                await bob.request(method, f"/api/sandboxes/{ref}{path}", params=query, json=body)
+                for ref in (SANDBOX, unknown)
+            ]
+            assert foreign.status_code == missing.status_code == 404, (method, path, foreign.text)
+            assert foreign.text.replace(SANDBOX, unknown) == missing.text
+    async with rest.http("alice") as alice:
+        assert (await alice.get(BASE)).status_code == 200
+
+
+async def test_a_malformed_id_is_not_found(rest: Rest) -> None:
+    refs = ["%00", "a%0Ab", "A" * 5000, "..", "x%2Fy", "%F0%9F%98%80", "0" * 23, "*", "%20"]
+    async with rest.http() as http:
+        for ref, (method, path, query, body) in itertools.product(refs, ROUTES):
+            answer = await http.request(method, f"/api/sandboxes/{ref}{path}", params=query, json=body)
+            assert answer.status_code == 404, (method, path, answer.text[:200])
+
+
+async def test_a_key_that_may_only_look_changes_nothing(rest: Rest) -> None:
+    async with rest.http("reader") as reader, rest.http("runner") as runner:
+        for method, path, query, body in ROUTES:
+            answer = await reader.request(method, f"{BASE}{path}", params=query, json=body)
+            looks = method == "GET" or path in READS
+            assert (answer.status_code == 403) != looks, (method, path, answer.text)
+        assert (await reader.post("/api/sandboxes", json={"name": "a"})).status_code == 403
+        assert (await runner.get(BASE)).status_code == 200
+
+
+async def test_a_request_without_a_credential_reaches_nothing(rest: Rest) -> None:
+    async with rest.http("") as nobody:
+        for method, path, query, body in ROUTES:
+            answer = await nobody.request(method, f"{BASE}{path}", params=query, json=body)
+            assert answer.status_code == 401, (method, path)
+
+
+async def test_other_methods_are_answered_with_those_that_a_path_has(rest: Rest) -> None:
+    methods: dict[str, set[str]] = {}
+    for method, path, _, _ in ROUTES:
+        methods.setdefault(path, set()).add(method)
+    async with rest.http() as http:
+        for path, known in methods.items():
+            answer = await http.put(f"{BASE}{path}")
+            assert answer.status_code == 405, path
+            allowed = known | {"OPTIONS"} | ({"HEAD"} if "GET" in known else set[str]())
+            assert set(answer.headers["allow"].split(", ")) == allowed
+
+
+async def test_every_answer_is_json_that_strict_clients_take(rest: Rest) -> None:
+    """VoidRun's Python client refuses a body whose type is not JSON or text."""
+    odd = ("", "//", quote("/ü"))
+    async with rest.http() as http:
+        for (method, path, query, body), tail in itertools.product(ROUTES[:-1], odd):
+            answer = await http.request(method, f"{BASE}{path}{tail}", params=query, json=body)
+            if answer.status_code < 400 and path in {"/files/download", "/exec-stream"}:
+                continue
+            assert answer.headers["content-type"].startswith(("application/json", "text/")), (path, answer.headers)

@@ -1,0 +1,176 @@
+"""Sandboxes over REST: VoidRun's shapes, on names for this host."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.mcp_server.host import ALICE, SANDBOX
+from tests.mcp_server.rest.conftest import BASE, Rest, data_of
+
+pytestmark = pytest.mark.anyio
+
+ALL = "/api/sandboxes"
+
+
+async def created(http: httpx.AsyncClient, **wish: object) -> dict[str, Any]:
+    answer = await http.post(ALL, json=wish)
+    assert answer.status_code == 201, answer.text
+    assert answer.json()["message"] == "Sandbox created"
+    return answer.json()["data"]
+
+
+async def test_a_new_sandbox_has_everything_that_clients_need(http: httpx.AsyncClient) -> None:
+    made = await created(
+        http,
+        name=" sdbx-1 ",
+        image="code",
+        cpu=2,
+        mem=2048,
+        orgId="",
+        userId="",
+        sync=True,
+        envVars={"SECRET": "x"},
+        autoSleep=False,
+        region="eu",
+        labels={"team": "red"},
+        publishPorts=[],
+        ports=None,
+    )
+    assert re.fullmatch(r"[0-9a-f]{24}", made["id"])
+    assert made | {"id": "", "createdAt": "", "updatedAt": ""} == {
+        "id": "",
+        "name": "sdbx-1",
+        "image": "code",
+        "cpu": 2,
+        "mem": 2048,
+        "diskMB": 10240,
+        "status": "running",
+        "autoSleep": False,
+        "createdAt": "",
+        "updatedAt": "",
+        "createdBy": "user-alice",
+        "orgId": ALICE,
+        "labels": {"team": "red"},
+    }
+
+
+async def test_what_is_left_out_or_null_is_the_servers_default(http: httpx.AsyncClient) -> None:
+    for wish in ({}, {"image": None, "cpu": None, "mem": None, "envVars": None, "labels": None}, {"image": ""}):
+        made = await created(http, name="plain", **wish)
+        assert (made["image"], made["cpu"], made["mem"], made["autoSleep"]) == ("code", 1, 1024, True)
+    assert (await created(http, name="tagged", image="minimal:latest"))["image"] == "minimal"
+
+
+async def test_the_callers_organisation_owns_what_it_makes_whatever_it_sends(rest: Rest) -> None:
+    async with rest.http("bob") as bob, rest.http("alice") as alice:
+        made = await created(bob, name="mine", orgId=ALICE, userId="user-alice")
+        assert (made["orgId"], made["createdBy"]) == ("b" * 24, "user-bob")
+        assert (await alice.get(f"{ALL}/{made['id']}")).status_code == 404
+
+
+async def test_ports_are_refused_with_the_reason(http: httpx.AsyncClient) -> None:
+    for field, value in (("publishPorts", [8080]), ("ports", [{"protocol": "http", "port": 80}])):
+        answer = await http.post(ALL, json={"name": "a", field: value})
+        assert answer.status_code == 400
+        assert f"{field}: " in answer.json()["error"]
+        assert "no network" in answer.json()["error"]
+
+
+async def test_a_list_comes_by_pages_newest_first(http: httpx.AsyncClient) -> None:
+    for number in range(4):
+        await created(http, name=f"box-{number}", labels={"odd": str(number % 2), "all": "x"})
+
+    async def names(query: str) -> tuple[list[str], dict[str, int]]:
+        body = (await http.get(f"{ALL}?{query}")).json()
+        assert body["message"] == "Sandboxes fetched"
+        return [item["name"] for item in body["data"]], body["meta"]
+
+    assert await names("page=1&limit=2") == (
+        ["box-3", "box-2"],
+        {"page": 1, "limit": 2, "total": 5, "totalPages": 3},
+    )
+    assert (await names("page=3&limit=2"))[0] == ["box"]
+    assert (await names("page=9&limit=2"))[0] == []
+    assert (await names("labels=odd%3D1%2Call%3Dx"))[0] == ["box-3", "box-1"]
+    for query in ("", "page=0&limit=0", "page=x&limit=-1", "page=1.5&limit=" + "9" * 5000, "page=&limit="):
+        found, meta = await names(query)
+        assert len(found) == 5
+        assert (meta["page"], meta["limit"]) == (1, 20)
+    assert (await names("limit=5000"))[1]["limit"] == 100
+    bad = await http.get(f"{ALL}?labels=nonsense")
+    assert (bad.status_code, "nonsense" in bad.json()["error"]) == (400, True)
+
+
+async def test_an_organisation_without_sandboxes_has_an_empty_list(rest: Rest) -> None:
+    async with rest.http("bob") as bob:
+        body = (await bob.get(ALL)).json()
+    assert (body["data"], body["meta"]["total"], body["meta"]["totalPages"]) == ([], 0, 0)
+
+
+async def test_a_sandbox_is_shown_changed_and_deleted(http: httpx.AsyncClient) -> None:
+    shown = await http.get(f"{ALL}/box")
+    assert shown.json()["message"] == "Sandbox details fetched"
+    assert data_of(shown)["id"] == SANDBOX
+    changed = await http.patch(BASE, json={"autoSleep": False})
+    assert changed.json()["message"] == "Sandbox updated"
+    assert data_of(changed)["autoSleep"] is False
+    renamed = data_of(await http.patch(BASE, json={"name": "cart", "labels": {"a": "b"}}))
+    assert (renamed["name"], renamed["labels"], renamed["autoSleep"]) == ("cart", {"a": "b"}, False)
+    deleted = await http.delete(f"{ALL}/cart")
+    assert (deleted.status_code, deleted.json()) == (200, {"status": "success", "message": "Sandbox deleted"})
+    assert (await http.delete(f"{ALL}/cart")).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ({}, "Nothing to change"),
+        ({"autoSleep": None}, "Nothing to change"),
+        ({"autoSleep": "yes"}, "autoSleep='yes'"),
+        ({"cpu": 4}, "cpu=4"),
+        ({"autoSleep": True, "extra": 1}, "extra=1"),
+        ({"auto_sleep": True}, "auto_sleep=True"),
+        ({"name": "Not A Name"}, "name: 'Not A Name'"),
+        ({"labels": {"BAD": "x"}}, "labels: 'BAD'"),
+    ],
+)
+async def test_a_change_that_cannot_be_is_refused(http: httpx.AsyncClient, body: dict[str, object], says: str) -> None:
+    answer = await http.patch(BASE, json=body)
+    assert answer.status_code == 400
+    assert says in answer.json()["error"]
+
+
+async def test_a_sandbox_tells_what_it_uses(http: httpx.AsyncClient) -> None:
+    seen = (await http.get(f"{BASE}/metrics")).json()
+    assert 0 < seen["memoryAvailable"] < seen["memoryTotal"]
+    assert 0 < seen["diskFree"] < seen["diskTotal"]
+    assert seen["processes"] > 0
+
+
+async def test_images_are_listed_and_found(http: httpx.AsyncClient) -> None:
+    code, minimal = (await http.get("/api/images")).json()
+    assert code | {"id": ""} == {
+        "id": "",
+        "name": "code",
+        "tag": "latest",
+        "sizeGB": 10,
+        "system": True,
+        "active": True,
+        "orgId": "",
+        "createdBy": "",
+    }
+    assert re.fullmatch(r"[0-9a-f]{24}", code["id"])
+    assert (await http.get(f"/api/images/{minimal['id']}")).json() == minimal
+    assert (await http.get("/api/images/name/minimal")).json() == minimal
+    missing = await http.get("/api/images/name/windows")
+    assert (missing.status_code, missing.json()["error"]) == (404, "Image not found")
+
+
+async def test_the_version_needs_no_credential(rest: Rest) -> None:
+    async with rest.http("") as nobody:
+        assert (await nobody.get("/api/version")).json() == {"version": "1.2.3", "commit": "", "buildTime": ""}
+        assert (await nobody.get(ALL)).status_code == 401
