@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,11 @@ if TYPE_CHECKING:
 def address_of(scope: Scope) -> str:
     """The client's IPv4 address, or the /64 of its IPv6 one: who has one address of a /64 has them all."""
     client = scope.get("client")
-    host = str(client[0]) if client else ""
+    return _counted(str(client[0]) if client else "")
+
+
+@lru_cache(maxsize=4096)
+def _counted(host: str) -> str:
     try:
         address = ip_address(host)
     except ValueError:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from enum import StrEnum
+from functools import cache
 
 
 class Scope(StrEnum):
@@ -35,6 +35,7 @@ class Role(StrEnum):
         return ALL_SCOPES if self is Role.OWNER else Scope.RUN.included
 
 
-def expanded(scopes: Iterable[Scope]) -> frozenset[Scope]:
+@cache  # asked with every call, and there are only eight answers
+def expanded(scopes: frozenset[Scope]) -> frozenset[Scope]:
     """Scopes together with all that they include."""
     return frozenset(inner for scope in scopes for inner in scope.included)
