@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, Literal, Self
 
 from storage.collection import CollectionSpec, Index
@@ -66,8 +66,8 @@ class AuditRecord:
 
     def document(self) -> dict[str, Any]:
         """The record as the store keeps it."""
-        values = asdict(self)
-        return {"_id": values.pop("id"), "version": 1, **values}
+        # Not `asdict`, which copies every value, and takes longer than all the rest of keeping a record.
+        return {"_id": self.id, "version": 1, **{name: getattr(self, name) for name in _STORED}}
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> Self:

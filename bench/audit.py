@@ -1,0 +1,147 @@
+"""What audit and limits cost a tool call that does nothing: `python -m bench.audit [ROUNDS]`.
+
+Two servers, one with both and one with neither, answer the same calls in turn. What counts is the processor time that
+each spent, its background writes included: other programs on the machine change that little.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from subprocess import DEVNULL
+
+import anyio
+
+from bench.server import HEAD, Server, call, row
+from mcp_server import logs
+from mcp_server.app import open_parts
+from mcp_server.audit.record import AUDIT
+from mcp_server.audit.surface import Surface
+from mcp_server.audit.trail import Trail
+from mcp_server.serve import WebServer, listen
+from mcp_server.settings import Settings
+from vmm.hypervisor.process import ProcessRef
+
+_CALLS = 50
+_WARM_UP = 200
+_SETTLE_S = 0.5
+_START_S = 60
+
+
+class Deaf(Trail):
+    """Takes note of nothing."""
+
+    def note(self, *_: object, **__: object) -> None:
+        pass
+
+    async def run(self) -> None:
+        pass
+
+
+async def serve(*, audited: bool) -> None:
+    """Serve as `casemate serve` does, with or without the trail."""
+    settings = Settings.load()
+    # As in production, but into nowhere.
+    logs.configure("info", "json")
+    async with open_parts(settings) as opened:
+        silent = Deaf(await opened.database.collection(AUDIT), meters=opened.meters, days=1)
+        parts = opened if audited else replace(opened, trail=silent)
+        web = parts.web()
+        if not audited:
+            web.user_middleware = [layer for layer in web.user_middleware if layer.cls is not Surface]
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(parts.run)
+            server = WebServer(web, lambda: None)
+            await server.serve([listen(settings.host, settings.port)])
+            tasks.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def running(mode: str, requests: int) -> AsyncGenerator[Server]:
+    """A server on a fresh data directory, in a process of its own. No sandbox is made, so it needs no images."""
+    with tempfile.TemporaryDirectory(prefix="casemate-bench-") as name, listen("127.0.0.1", 0) as probe:
+        place, port = Path(name), int(probe.getsockname()[1])
+        probe.close()
+        environment = os.environ | {
+            "CASEMATE_DATA": name,
+            "CASEMATE_PORT": str(port),
+            "CASEMATE_RATE_LIMIT_REQUESTS": str(requests),
+        }
+        command = [sys.executable, "-m", "bench.audit", "serve", mode]
+        began = time.monotonic()
+        async with await anyio.open_process(command, env=environment, stdout=DEVNULL, stderr=DEVNULL) as process:
+            try:
+                with anyio.fail_after(_START_S):
+                    while not (place / "key").exists() or not await _answers(port):
+                        await anyio.sleep(0.1)
+                ref = ProcessRef.of(process.pid)
+                assert ref is not None
+                yield Server(
+                    url=f"http://127.0.0.1:{port}/api/mcp",
+                    key=(place / "key").read_text().strip(),
+                    data=place,
+                    process=ref,
+                    ready_s=time.monotonic() - began,
+                )
+            finally:
+                process.terminate()
+
+
+async def _answers(port: int) -> bool:
+    try:
+        async with await anyio.connect_tcp("127.0.0.1", port):
+            return True
+    except OSError:
+        return False
+
+
+async def main(rounds: int) -> None:
+    async with (
+        running("on", 10_000_000) as with_both,
+        running("off", 0) as with_neither,
+        with_both.client() as one,
+        with_neither.client() as other,
+    ):
+        for client in (one, other):
+            for _ in range(_WARM_UP):
+                await call(client, "list_sandboxes")
+        spent: dict[bool, list[float]] = {True: [], False: []}
+        waited: dict[bool, list[float]] = {True: [], False: []}
+        for turn in range(rounds):
+            for audited in (True, False) if turn % 2 else (False, True):
+                server, client = (with_both, one) if audited else (with_neither, other)
+                before = processor_s(server)
+                for _ in range(_CALLS):
+                    began = time.monotonic()
+                    await call(client, "list_sandboxes")
+                    waited[audited].append(time.monotonic() - began)
+                await anyio.sleep(_SETTLE_S)  # what is written in the background belongs to the calls
+                spent[audited].append((processor_s(server) - before) / _CALLS)
+    print(HEAD)
+    print(row("no-op tools/call, audit and limits on", waited[True]))
+    print(row("the same, both off", waited[False]))
+    print(row("processor time of a call, both on", spent[True]))
+    print(row("the same, both off", spent[False]))
+    difference = statistics.median(on - off for on, off in zip(spent[True], spent[False], strict=True))
+    base = statistics.median(spent[False])
+    print(f"\nProcessor time: {difference * 1000:+.2f} ms of {base * 1000:.2f} ms, {difference / base:+.1%}")
+
+
+def processor_s(server: Server) -> float:
+    """Seconds of processor time that all threads of a server have had."""
+    tasks = Path(f"/proc/{server.process.pid}/task").iterdir()
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["serve"]:
+        anyio.run(lambda: serve(audited=sys.argv[2] == "on"), backend_options={"use_uvloop": True})
+    else:
+        anyio.run(main, int(sys.argv[1]) if len(sys.argv) > 1 else 40)
