@@ -73,7 +73,7 @@ def listen(host: str, port: int) -> socket.socket:
     """
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        return socket.create_server((str(address[0]), port), family=family, backlog=2048)
+        listener = socket.create_server((str(address[0]), port), family=family, backlog=2048)
     except OSError as error:
         match error.errno:
             case errno.EADDRINUSE:
@@ -83,3 +83,7 @@ def listen(host: str, port: int) -> socket.socket:
             case _:
                 reason = f"cannot be used ({error.strerror or error})"
         raise PortRefused(f"Port {port} of {host} {reason}, or set CASEMATE_PORT to another one") from None
+    # Connections inherit it: an answer's head and body are two writes, and the second must not wait for the first's
+    # acknowledgement. Not every event loop sees to that for a listener that was made elsewhere.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener

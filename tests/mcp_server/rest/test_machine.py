@@ -1,0 +1,108 @@
+"""The whole way over REST into a real machine and back."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import anyio
+import httpx
+import pytest
+from websockets.asyncio.client import connect
+
+from tests.mcp_server.rest.conftest import Rest, data_of, events, rest_server, shown_until
+from vmm.fleet import Fleet
+from vmm.hypervisor.process import strays
+
+pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.timeout(180)]
+
+SMALL = {"image": "minimal", "mem": 512}
+
+
+@pytest.fixture
+async def machines(fleet: Fleet) -> AsyncGenerator[Rest]:
+    async with rest_server(fleet) as running:
+        yield running
+
+
+async def test_a_sandbox_lives_from_its_creation_to_its_end(machines: Rest) -> None:
+    async with machines.http("alice") as http, machines.http("bob") as bob:
+        wish = {"name": "box", "envVars": {"GREETING": "hello"}, "labels": {"team": "red"}, **SMALL}
+        made = await http.post("/api/sandboxes", json=wish, timeout=120)
+        assert made.status_code == 201, made.text
+        sandbox = made.json()["data"]
+        assert sandbox["status"] == "running"
+        base = f"/api/sandboxes/{sandbox['id']}"
+
+        ran = data_of(await http.post(f"{base}/exec", json={"command": "echo $GREETING from $(hostname)"}))
+        assert ran == {"stdout": "hello from box\n", "stderr": "", "exitCode": 0}
+        async with http.stream("POST", f"{base}/exec-stream", json={"command": "seq 3; exit 2"}) as answer:
+            found = await events(answer.aiter_lines())
+        assert found == [("stdout", "1"), ("stdout", "2"), ("stdout", "3"), ("exit", '{"exitCode": 2}')]
+
+        content = os.urandom(5_000_000)
+        where = {"path": "/root/deep/blob"}
+        assert (await http.post(f"{base}/files/upload", params=where, content=content)).status_code == 200
+        assert (await http.get(f"{base}/files/download", params=where)).content == content
+        for method, path, query in (
+            ("POST", "copy", {"from": "/root/deep", "to": "/root/new/copy"}),
+            ("POST", "move", {"from": "/root/new/copy/blob", "to": "/root/moved"}),
+            ("POST", "chmod", {"path": "/root/moved", "mode": "600"}),
+            ("POST", "create", {"path": "/root/a/b"}),
+            ("GET", "du", {"path": "/root"}),
+            ("GET", "head-tail", {"path": "/etc/passwd", "head": "true", "lines": "1"}),
+            ("GET", "stat", {"path": "/root/moved"}),
+            ("GET", "search", {"path": "/root", "pattern": "mov*"}),
+        ):
+            outcome = data_of(await http.request(method, f"{base}/files/{path}", params=query))
+            assert outcome["exitCode"] == 0, (path, outcome)
+        refused = data_of(await http.request("DELETE", f"{base}/files", params={"path": "/"}))
+        assert refused["exitCode"] == 1
+
+        assert (await http.get(f"{base}/metrics")).json()["memoryTotal"] < 600 * 1024 * 1024
+        assert [item["name"] for item in (await http.get("/api/sandboxes?labels=team%3Dred")).json()["data"]] == ["box"]
+        for path in ("", "/files", "/metrics", "/pty/sessions"):
+            assert (await bob.get(base + path)).status_code == 404
+
+        url = f"ws{machines.url.removeprefix('http')}{base}/pty?cols=100&rows=30"
+        async with connect(url, additional_headers={"x-who": "alice"}, proxy=None) as socket:
+            with anyio.fail_after(30):
+                await shown_until(socket, "# ")
+                await socket.send("stty size; printf '%s-%s\\n' on line\n")
+                assert "30 100" in await shown_until(socket, "on-line")
+
+        assert (await http.delete(base)).json()["message"] == "Sandbox deleted"
+        assert (await http.get(base)).status_code == 404
+        assert (await http.post(f"{base}/exec", json={"command": "true"})).status_code == 404
+
+
+async def test_a_client_that_goes_away_while_it_creates_leaves_a_whole_sandbox_or_none(machines: Rest) -> None:
+    async with machines.http("alice") as http:
+        with pytest.raises(httpx.ReadTimeout):
+            await http.post("/api/sandboxes", json={"name": "orphan", **SMALL}, timeout=0.05)
+        with anyio.fail_after(60):
+            while not any(state.get("action") == "sandbox.create" for state in machines.states):
+                await anyio.sleep(0.05)
+        for sandbox in (await http.get("/api/sandboxes")).json()["data"]:
+            assert sandbox["status"] == "running"
+            ran = await http.post(f"/api/sandboxes/{sandbox['id']}/exec", json={"command": "hostname"})
+            assert data_of(ran)["stdout"] == "orphan\n"
+
+
+async def test_a_killed_sandbox_is_told_with_what_is_lost(machines: Rest, data: Path) -> None:
+    async with machines.http("alice") as http:
+        made = (await http.post("/api/sandboxes", json={"name": "doomed", **SMALL}, timeout=120)).json()["data"]
+        base = f"/api/sandboxes/{made['id']}"
+        async with http.stream("POST", f"{base}/exec-stream", json={"command": "echo on; sleep 60"}) as answer:
+            lines = answer.aiter_lines()
+            async for line in lines:
+                if line == "data:on":
+                    break
+            (process,) = strays(data / "instances")[data / "instances" / made["id"]]
+            os.kill(process.pid, signal.SIGKILL)
+            with anyio.fail_after(60):
+                rest = [line async for line in lines]
+        assert "event: exit" in rest
+        assert any('"exitCode": -1' in line for line in rest)
