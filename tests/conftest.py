@@ -13,6 +13,7 @@ from pymongo import MongoClient
 
 from storage.ids import new_id
 from storage.sqlite import SqliteDatabase
+from tests.mongo_server.driver import close_what_is_left
 from tests.mongo_server.server import MongoServer, missing
 from vmm.fleet import Fleet
 from vmm.hypervisor.detect import Choice, choose
@@ -110,6 +111,13 @@ def served(tmp_path_factory: pytest.TempPathFactory, catalogue: Catalogue, image
     place = tmp_path_factory.mktemp("served")
     (place / "images").symlink_to(image_root)
     return place
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_sockets_are_left() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        close_what_is_left(monkeypatch)
+        yield
 
 
 @pytest.fixture(scope="session")
