@@ -12,9 +12,9 @@ RUN apt-get update -qq \
  && install -d -m 0700 -o casemate -g casemate /var/lib/casemate
 
 WORKDIR /opt/casemate
-COPY requirements.lock ./
+COPY requirements-otel.lock ./
 RUN python3 -m venv /opt/venv \
- && /opt/venv/bin/python -m pip install --quiet --no-cache-dir --disable-pip-version-check --require-hashes --requirement requirements.lock
+ && /opt/venv/bin/python -m pip install --quiet --no-cache-dir --disable-pip-version-check --require-hashes --requirement requirements-otel.lock
 
 COPY pyproject.toml README.md ./
 COPY auth auth

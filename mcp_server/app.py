@@ -28,6 +28,7 @@ from vmm.limits import HostReserve, OwnerLimits
 from vmm.quotas import QUOTAS, Quotas
 from vmm.records import SANDBOXES, Records
 
+from .audit.entry import noted
 from .audit.journal import Journal
 from .audit.record import AUDIT
 from .audit.trail import Trail
@@ -160,6 +161,7 @@ async def open_parts(settings: Settings) -> AsyncGenerator[Parts]:
                     quotas=quotas,
                     reserve=HostReserve(),
                     instances=settings.instances,
+                    found=lambda sandbox_id: noted(sandbox=sandbox_id),
                 ) as fleet:
                     yield Parts(
                         settings=settings,

@@ -19,8 +19,14 @@ _DEADLINE_S = 5
 _log = structlog.stdlib.get_logger("casemate.probes")
 
 
-def probe_routes(fleet: Fleet, version: str) -> list[Route]:
-    """The two routes. Neither needs a key, neither tells more than a word for each part."""
+def probe_routes(fleet: Fleet, image: str, version: str) -> list[Route]:
+    """The two routes. Neither needs a key, neither tells more than a word for each part.
+
+    Args:
+        fleet: Running.
+        image: Of sandboxes whose creators name none: without it the server is not ready.
+        version: Of this release.
+    """
 
     async def health(_request: Request) -> Response:
         return JSONResponse({"status": "ok", "version": version})
@@ -28,7 +34,7 @@ def probe_routes(fleet: Fleet, version: str) -> list[Route]:
     async def ready(_request: Request) -> Response:
         try:
             with anyio.fail_after(_DEADLINE_S):
-                reasons = await fleet.health()
+                reasons = await fleet.health(image)
         except TimeoutError:
             reasons = {"server": f"no answer within {_DEADLINE_S} s"}
         bad = {part: reason for part, reason in reasons.items() if reason}

@@ -90,7 +90,7 @@ def build_web(
     servers: dict[Toolset, CasemateServer] = {
         toolset: CasemateServer(fleet, screens, trail, toolset=toolset, defaults=defaults) for toolset in TOOLSETS
     }
-    served: list[BaseRoute] = [*probe_routes(fleet, servers["all"].version), *routes]
+    served: list[BaseRoute] = [*probe_routes(fleet, defaults.image, servers["all"].version), *routes]
     for toolset, server in servers.items():
         # Called for the session manager that it makes; the application that it returns would redirect one spelling.
         server.streamable_http_app(

@@ -39,6 +39,14 @@ _KEEP_THEIR_FILES = (State.ASLEEP, State.KILLED, State.ERROR)
 _LOST = "its memory and running processes are lost"
 
 
+async def _silent(_step: str) -> None:
+    pass
+
+
+def _unheard(_sandbox_id: str) -> None:
+    pass
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
     """Some of an owner's sandboxes, newest first; `total` counts all that match."""
@@ -61,6 +69,7 @@ class Fleet(GuestCalls):
         reserve: What must stay free on the host.
         tasks: Where machines are watched and templates built.
         instances: Where machines have their directories, if not below the data directory.
+        found: Told the id of each sandbox that a call is about, once it is known.
     """
 
     def __init__(
@@ -74,6 +83,7 @@ class Fleet(GuestCalls):
         reserve: HostReserve,
         tasks: TaskGroup,
         instances: Path | None = None,
+        found: Callable[[str], None] = _unheard,
     ) -> None:
         self._data = data
         self._driver = driver
@@ -81,6 +91,7 @@ class Fleet(GuestCalls):
         self._records = records
         self._quotas = quotas
         self._reserve = reserve
+        self._found = found
         self._templates = Templates(driver, data / "templates", tasks, catalogue.verify)
         self._machines = Machines(driver, instances or data / "instances", tasks, self._died)
         self._promised: dict[str, int] = {}
@@ -99,6 +110,7 @@ class Fleet(GuestCalls):
         quotas: Quotas,
         reserve: HostReserve,
         instances: Path | None = None,
+        found: Callable[[str], None] = _unheard,
     ) -> AsyncGenerator[Self]:
         """A fleet for the length of a block: adopts the machines that run, cleans up the rest, watches.
 
@@ -114,6 +126,7 @@ class Fleet(GuestCalls):
                 reserve=reserve,
                 tasks=tasks,
                 instances=instances,
+                found=found,
             )
             await fleet._adopt()
             tasks.start_soon(fleet._keep_clean)
@@ -152,6 +165,7 @@ class Fleet(GuestCalls):
         spec.check(self.images())
         images = await self._image(spec.image)
         sandbox = await self._admit(owner, spec)
+        self._found(sandbox.id)
         try:
             template = await self._templates.get(images, cpu=spec.cpu, mem=spec.mem, report=on_progress or _silent)
             await self._machines.clone(sandbox.id, template, hostname=spec.name)
@@ -170,15 +184,10 @@ class Fleet(GuestCalls):
             Conflict: The name fits several; the message lists their ids.
         """
         sandbox = await self._records.get(owner, ref)
-        if sandbox is not None and sandbox.state is not State.DELETED:
-            return sandbox
-        named = await self._records.named(owner, ref)
-        if not named:
-            raise NotFound(f"There is no sandbox {_shown(ref)}", hint="List the sandboxes, or create one")
-        if len(named) > 1:
-            ids = ", ".join(sandbox.id for sandbox in named)
-            raise Conflict(f"The name {_shown(ref)} fits several sandboxes: {ids}", hint="Use one of these ids")
-        return named[0]
+        if sandbox is None or sandbox.state is State.DELETED:
+            sandbox = await self._only(owner, ref)
+        self._found(sandbox.id)
+        return sandbox
 
     async def list(
         self, owner: str, *, labels: Mapping[str, str] | None = None, page: int = 1, limit: int = 20
@@ -234,12 +243,12 @@ class Fleet(GuestCalls):
         with anyio.CancelScope(shield=True):
             await self._teardown(sandbox.id)
 
-    async def health(self) -> dict[str, str]:
-        """The parts that creating a sandbox needs, each with what is wrong with it, or nothing."""
+    async def health(self, image: str) -> dict[str, str]:
+        """The parts that creating a sandbox of an image needs, each with what is wrong with it, or nothing."""
         return {
             "store": await _trouble(self._records.ping),
             "hypervisor": await _trouble(self._driver.probe),
-            "image": await _trouble(lambda: self._image(self.images()[0])),
+            "image": await _trouble(lambda: self._image(image)),
         }
 
     @asynccontextmanager
@@ -262,6 +271,15 @@ class Fleet(GuestCalls):
                     hint="It goes on by itself, with nothing lost, once the host has room again",
                 ) from error
             raise
+
+    async def _only(self, owner: str, ref: str) -> Sandbox:
+        named = await self._records.named(owner, ref)
+        if not named:
+            raise NotFound(f"There is no sandbox {_shown(ref)}", hint="List the sandboxes, or create one")
+        if len(named) > 1:
+            ids = ", ".join(sandbox.id for sandbox in named)
+            raise Conflict(f"The name {_shown(ref)} fits several sandboxes: {ids}", hint="Use one of these ids")
+        return named[0]
 
     async def _image(self, name: str) -> ImageSet:
         images = await self._catalogue.find(name)
@@ -344,10 +362,6 @@ class Fleet(GuestCalls):
                     await self._teardown(sandbox.id)
             except (CasemateError, StoreError, OSError) as error:
                 log.warning("sweep failed", error=str(error))
-
-
-async def _silent(_step: str) -> None:
-    pass
 
 
 async def _trouble(probe: Callable[[], Awaitable[object]]) -> str:

@@ -41,7 +41,7 @@ class NoSandboxes:
     async def list(self, owner: str, **_: object) -> Any:
         return type("Page", (), {"items": (), "total": 0, "page": 1, "limit": 20})
 
-    async def health(self) -> dict[str, str]:
+    async def health(self, image: str) -> dict[str, str]:
         return {"store": "", "hypervisor": "", "image": ""}
 
     async def usage(self, owner: str) -> Usage:

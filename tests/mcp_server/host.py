@@ -95,7 +95,7 @@ class OneHost(GuestCalls):
     async def survey(self) -> dict[State, Usage]:
         return {State.RUNNING: Usage.of(self._sandboxes)}
 
-    async def health(self) -> dict[str, str]:
+    async def health(self, image: str) -> dict[str, str]:
         return {"store": "", "hypervisor": "", "image": ""}
 
     @asynccontextmanager
