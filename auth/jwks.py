@@ -105,7 +105,7 @@ class Jwks:
 
     async def _refresh(self, *, again_s: float) -> None:
         """Fetch the keys, unless that was tried lately, or is being tried while old ones can be used."""
-        if self._age(self._tried_s) < again_s or (self._lock.locked() and self._held()):
+        if self._held() if self._lock.locked() else self._age(self._tried_s) < again_s:
             return
         async with self._lock:
             if self._age(self._tried_s) < again_s:

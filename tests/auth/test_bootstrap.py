@@ -153,10 +153,10 @@ async def test_a_local_user_of_an_earlier_version_becomes_operator(
 async def test_somebody_elses_key_in_the_file_makes_nobody_operator(
     accounts: Accounts, keys: KeyStore, key_file: Path
 ) -> None:
+    await ensure_local_access(accounts, keys, key_file)
     ada = await accounts.users.create(name="Ada", email="ada@example.org")
     made = await accounts.organisations.create(name="Analysts", owner_id=ada.id)
     own = await keys.create(org_id=made.id, created_by=ada.id, name="own")
-    key_file.parent.mkdir()
     key_file.write_text(own.plain)
     result = await ensure_local_access(accounts, keys, key_file)
     assert not result.principal.operator

@@ -95,6 +95,7 @@ async def test_clocks_may_differ_a_little_and_ends_may_be_far(payload: dict[str,
         shared(GOOD, header={"alg": "hs256"}),
         shared(GOOD, header={"alg": "RS256"}),
         shared(GOOD, header={"alg": "HS256", "crit": ["b64"], "b64": False}),
+        shared(GOOD, header={"alg": "HS256", "crit": ["b64"], "b64": True}),
         shared(GOOD, header={"alg": "HS256", "b64": False}),
         shared({**GOOD, "padding": "x" * MAX_BYTES}),
         "ey" + "J" * 100_000,
@@ -181,6 +182,7 @@ async def test_a_public_key_is_never_taken_for_a_secret() -> None:
                 for kid in ({}, {"kid": "r"}, {"kid": "s"}):
                     with pytest.raises(TokenRefused):
                         await tokens.check(shared(GOOD, secret=secret, header={"alg": "HS256", **kid}))
+        assert made.asked == 0
 
 
 async def test_a_secret_and_a_provider_may_both_be_there() -> None:

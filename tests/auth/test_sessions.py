@@ -12,8 +12,8 @@ from mcp.server import MCPServer
 from mcp.server.auth.middleware.auth_context import AuthContextMiddleware, get_access_token
 from mcp.server.streamable_http_manager import StreamableHTTPASGIApp
 
-from auth.keys import KeyStore
-from auth.middleware import ApiKeyAuth
+from auth.users import User
+from tests.auth.rig import Rig
 
 pytestmark = pytest.mark.anyio
 
@@ -54,7 +54,7 @@ class Caller:
 
 
 @pytest.fixture
-async def http(keys: KeyStore) -> AsyncIterator[httpx.AsyncClient]:
+async def http(rig: Rig) -> AsyncIterator[httpx.AsyncClient]:
     server = MCPServer("test", log_level="WARNING", subscriptions=False)
 
     @server.tool()
@@ -65,7 +65,7 @@ async def http(keys: KeyStore) -> AsyncIterator[httpx.AsyncClient]:
 
     assert who
     server.streamable_http_app(json_response=True)
-    app = ApiKeyAuth(AuthContextMiddleware(StreamableHTTPASGIApp(server.session_manager)), keys)
+    app = rig.gate(AuthContextMiddleware(StreamableHTTPASGIApp(server.session_manager)))
     transport = httpx.ASGITransport(app)
     async with (
         server.session_manager.run(),
@@ -74,22 +74,22 @@ async def http(keys: KeyStore) -> AsyncIterator[httpx.AsyncClient]:
         yield it
 
 
-async def caller(http: httpx.AsyncClient, keys: KeyStore, org_id: str) -> Caller:
-    made = await keys.create(org_id=org_id, created_by="c" * 24, name="key")
-    return Caller(http, made.plain)
+async def caller(http: httpx.AsyncClient, rig: Rig, owner: tuple[User, str]) -> Caller:
+    return Caller(http, (await rig.key(*owner)).plain)
 
 
-async def test_the_owner_uses_the_session_with_any_of_its_keys(http: httpx.AsyncClient, keys: KeyStore) -> None:
-    first, second = await caller(http, keys, "a" * 24), await caller(http, keys, "a" * 24)
+async def test_the_owner_uses_the_session_with_any_of_its_keys(http: httpx.AsyncClient, rig: Rig) -> None:
+    ada = await rig.user("ada")
+    first, second = await caller(http, rig, ada), await caller(http, rig, ada)
     session = await first.open_session()
     for own in (first, second):
         answer = await own.who(session)
         assert answer.status_code == 200
-        assert "org " + "a" * 24 in answer.text
+        assert f"org {ada[1]}" in answer.text
 
 
-async def test_somebody_else_gets_the_answer_of_an_unknown_session(http: httpx.AsyncClient, keys: KeyStore) -> None:
-    alice, bob = await caller(http, keys, "a" * 24), await caller(http, keys, "b" * 24)
+async def test_somebody_else_gets_the_answer_of_an_unknown_session(http: httpx.AsyncClient, rig: Rig) -> None:
+    alice, bob = [await caller(http, rig, await rig.user(name)) for name in ("alice", "bob")]
     session = await alice.open_session()
     foreign, unknown = await bob.who(session), await bob.who("0" * 32)
     assert foreign.status_code == unknown.status_code == 404
@@ -97,8 +97,9 @@ async def test_somebody_else_gets_the_answer_of_an_unknown_session(http: httpx.A
     assert (await alice.who(session)).status_code == 200
 
 
-async def test_a_revoked_key_loses_its_session(http: httpx.AsyncClient, keys: KeyStore) -> None:
-    alice = await caller(http, keys, "a" * 24)
+async def test_a_revoked_key_loses_its_session(http: httpx.AsyncClient, rig: Rig) -> None:
+    user, org_id = await rig.user("alice")
+    alice = await caller(http, rig, (user, org_id))
     session = await alice.open_session()
-    await keys.revoke("a" * 24, (await keys.list("a" * 24))[0].id)
+    await rig.keys.revoke(org_id, (await rig.keys.list(org_id))[0].id)
     assert (await alice.who(session)).status_code == 401
