@@ -17,6 +17,7 @@ from mcp_server import logs as logging
 from mcp_server.occupancy import Occupied
 from mcp_server.serve import PortRefused
 from mcp_server.settings import SettingsRefused
+from mcp_server.tracing import TracingRefused
 from storage.errors import StoreError
 from vmm.errors import CasemateError
 
@@ -85,7 +86,7 @@ def casemate(
     logging.configure("warning", "auto")
 
 
-_TROUBLES = (Trouble, SettingsRefused, Occupied, PortRefused, CasemateError, StoreError, AuthError)
+_TROUBLES = (Trouble, SettingsRefused, Occupied, PortRefused, TracingRefused, CasemateError, StoreError, AuthError)
 
 
 def main() -> None:

@@ -113,10 +113,10 @@ def prepare_directory(data: Path) -> None:
 
 
 def _shown(letter: str) -> str:
-    # Control, format (bidirectional overrides), surrogates, line and paragraph separators.
-    if unicodedata.category(letter) in {"Cc", "Cf", "Cs", "Zl", "Zp"}:
-        return letter.encode("unicode_escape").decode("ascii")
-    return letter
+    # What is not printable steers the terminal, or the eye: control characters, direction marks, line separators.
+    if letter.isprintable() or unicodedata.category(letter) == "Zs":
+        return letter
+    return letter.encode("unicode_escape").decode("ascii")
 
 
 _WAY_OUT = "set it to a directory of yours"

@@ -13,7 +13,7 @@ Object = dict[str, Any]
 
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,252})")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_SPAN = re.compile(r"(\d{1,9})(s|m|h|d|w)")
+_SPAN = re.compile(r"([0-9]{1,9})(s|m|h|d|w)")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _SHOWN = 80
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")

@@ -22,6 +22,8 @@ import httpx
 import pyte
 from anyio.abc import Process
 
+from tests.mcp_server.cli.forked import run_forked
+
 CASEMATE = Path(sys.executable).parent / "casemate"
 _LIMIT_S = 40
 
@@ -81,16 +83,16 @@ class Cli:
         named = {"CASEMATE_URL": self.url, "CASEMATE_API_KEY": self.key, "CASEMATE_DATA": str(self.here / "data")}
         return kept | {name: value for name, value in named.items() if value} | {"TERM": "xterm", "COLUMNS": "200"}
 
-    async def __call__(self, *arguments: str | Path, stdin: bytes | None = None, **variables: str) -> Done:
+    async def __call__(
+        self, *arguments: str | Path, stdin: bytes | None = None, env: Mapping[str, str] | None = None
+    ) -> Done:
         """Run it to its end."""
         with anyio.fail_after(_LIMIT_S):
-            done = await anyio.run_process(
-                [CASEMATE, *(str(argument) for argument in arguments)],
-                input=stdin,
-                stdin=subprocess.DEVNULL if stdin is None else None,
-                env=self.env | variables,
+            done = await run_forked(
+                [str(argument) for argument in arguments],
+                stdin=stdin or b"",
+                env=self.env | dict(env or {}),
                 cwd=self.here,
-                check=False,
             )
         assert b"Traceback" not in done.stderr, done.stderr.decode()
         assert self.key == "" or self.key.encode() not in done.stderr

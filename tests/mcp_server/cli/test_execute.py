@@ -28,7 +28,16 @@ async def test_words_arrive_as_they_were_typed_and_a_shell_line_is_read_by_a_she
 
 async def test_directory_and_variables_are_as_wished(cli: Cli, guest: Path) -> None:
     done = await cli(
-        *EXEC, "--cwd", str(guest), "--env", "A=x=y", "--env", "HANDED", "--shell", "pwd; echo $A$HANDED", HANDED="on"
+        *EXEC,
+        "--cwd",
+        str(guest),
+        "--env",
+        "A=x=y",
+        "--env",
+        "HANDED",
+        "--shell",
+        "pwd; echo $A$HANDED",
+        env={"HANDED": "on"},
     )
     assert done.text.splitlines() == [str(guest), "x=yon"]
 

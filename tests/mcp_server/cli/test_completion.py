@@ -1,0 +1,71 @@
+"""What shells are told about the command line."""
+
+from __future__ import annotations
+
+import shutil
+
+import anyio
+import pytest
+
+from tests.mcp_server.cli.rig import CASEMATE, Cli
+
+pytestmark = pytest.mark.anyio
+
+TRY = """
+eval "$(casemate completion bash)"
+complete -p casemate > /dev/null || exit 1
+COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1))
+_casemate_completion casemate
+printf '%s\\n' "${COMPREPLY[@]}"
+"""
+
+
+async def completed(cli: Cli, *words: str) -> list[str]:
+    """What bash offers for the last of the words."""
+    with anyio.fail_after(30):
+        done = await anyio.run_process(
+            ["bash", "-c", TRY, "bash", "casemate", *words],
+            env=cli.env | {"PATH": f"{CASEMATE.parent}:{cli.env['PATH']}"},
+        )
+    assert done.stderr == b""
+    return done.stdout.decode().split()
+
+
+async def test_bash_completes_commands_options_and_names_of_sandboxes(cli: Cli) -> None:
+    await cli("sandbox", "create", "bark")
+    assert await completed(cli, "sand") == ["sandbox"]
+    assert await completed(cli, "sandbox", "create", "x", "--im") == ["--image"]
+    assert await completed(cli, "key", "create", "x", "--scope", "") == ["read", "run", "admin"]
+    assert await completed(cli, "sandbox", "get", "b") == ["bark", "box"]
+    assert await completed(cli, "sandbox", "rm", "box", "ba") == ["bark"]
+    assert await completed(cli, "shell", "bo") == ["box"]
+
+
+async def test_without_a_server_or_a_key_nothing_is_offered_and_nothing_is_said(cli: Cli) -> None:
+    nowhere = "http://127.0.0.1:1"
+    assert await completed(cli.towards(url=nowhere), "shell", "b") == []
+    assert await completed(cli, "--url", nowhere, "shell", "b") == []
+    assert await completed(cli.towards(key="cm_" + "x" * 43), "shell", "b") == []
+    alone = Cli(url="", key="", keys={}, here=cli.here)
+    assert await completed(alone, "shell", "b") == []
+
+
+@pytest.mark.parametrize(
+    ("shell", "words"),
+    [
+        ("zsh", 'autoload -U compinit; compinit -u -D; eval "$(casemate completion zsh)"; print ${_comps[casemate]}'),
+        ("fish", "casemate completion fish | source; complete -C 'casemate sandbox get b'"),
+    ],
+)
+async def test_other_shells_take_their_scripts(cli: Cli, shell: str, words: str) -> None:
+    program = shutil.which(shell)
+    if program is None:
+        pytest.skip(f"{shell} is not installed")
+    flags = ["-f"] if shell == "zsh" else ["--no-config"]
+    with anyio.fail_after(30):
+        done = await anyio.run_process(
+            [program, *flags, "-c", words],
+            env=cli.env | {"PATH": f"{CASEMATE.parent}:{cli.env['PATH']}", "HOME": str(cli.here)},
+        )
+    assert done.stderr == b""
+    assert done.stdout.split() == [b"_casemate_completion" if shell == "zsh" else b"box"]
