@@ -125,7 +125,8 @@ class Trail:
             arguments=hidden_arguments(entry.arguments),
             request_id=visit.request_id or current_request_id(),
         )
-        self._meters.call(surface, action, record.decision, seconds)
+        if action != NOT_REACHED:
+            self._meters.call(surface, action, record.decision, seconds)
         describe_call(sandbox=record.sandbox, outcome=record.decision)
         kept = self._floods.add(record, self._clock()) if _stopped_at_the_door(record) else record
         if kept is not None:

@@ -14,7 +14,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.routing import BaseRoute, WebSocketRoute
+from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as Connection
 from starlette.websockets import WebSocket
@@ -81,6 +81,12 @@ async def shell(socket: WebSocket) -> None:
     await socket.close()
 
 
+async def limited(request: Request) -> Response:
+    """What an MCP endpoint behind its gate answers to too many calls."""
+    request.state.refusal = "too many calls"
+    return JSONResponse({"result": {"isError": True}})
+
+
 SMALL = routes(
     [
         Endpoint(
@@ -121,7 +127,7 @@ async def small(trail: Trail, meters: Meters) -> AsyncGenerator[Edge]:
     security = TransportSecuritySettings(allowed_hosts=["127.0.0.1:*"], allowed_origins=["http://good"])
     shells: list[BaseRoute] = [WebSocketRoute("/api/sandboxes/{id}/pty", shell)]
     app = Starlette(
-        routes=[*SMALL, *shells],
+        routes=[*SMALL, *shells, Route("/api/mcp", limited, methods=["POST"])],
         middleware=[
             Middleware(RequestLog),
             Middleware(Surface, trail=trail, meters=meters, mcp=["/api/mcp"]),
@@ -207,6 +213,25 @@ async def test_mcp_requests_that_get_nowhere_are_recorded(edge: Edge, records: C
     assert found[0].org_id == ""
     assert found[1].org_id == ALICE
     assert json.loads(found[4].arguments) == {"method": "GET", "path": "/nothing", "apiKey": "[hidden]"}
+
+
+async def test_a_call_over_the_limit_is_a_refusal_though_it_is_answered_as_a_result(
+    http: httpx.AsyncClient, records: Collection
+) -> None:
+    assert (await http.post("/api/mcp", json={})).status_code == 200
+    (record,) = await recorded(records)
+    assert (record.org_id, record.action, record.status) == (ALICE, "mcp", 200)
+    assert (record.decision, record.reason) == ("refused", "too many calls")
+
+
+async def test_refusals_on_the_way_to_the_protocol_are_summed_up_even_of_somebody_known(
+    edge: Edge, records: Collection
+) -> None:
+    async with edge.http("alice") as alice:
+        for _ in range(5):
+            await alice.post("/api/mcp", content=b"x", headers={"content-type": "text/plain"})
+    (record,) = await recorded(records)
+    assert (record.org_id, record.count) == (ALICE, 1)
 
 
 async def test_probes_are_no_calls(edge: Edge, records: Collection) -> None:
@@ -343,3 +368,20 @@ async def test_tool_calls_are_counted_by_tool_and_outcome(edge: Edge, meters: Me
     assert 'casemate_tool_calls_total{outcome="refused",tool="unknown"} 1.0' in text
     assert 'route="mcp"' in text
     assert "made_up" not in text
+
+
+async def test_the_whole_server_shows_its_audit_and_its_metrics(edge: Edge, records: Collection) -> None:
+    async with edge.http("alice") as alice, edge.client("alice") as client:
+        await client.call_tool("get_sandbox", {"id": "nowhere"})
+        assert (await alice.get("/api/sandboxes/nowhere")).status_code == 404
+        await recorded(records, 2)
+        shown = (await alice.get("/api/audit", params={"sandbox": "nowhere"})).json()["records"]
+        scraped = await alice.get("/metrics")
+    assert {(item["surface"], item["decision"], item["orgId"]) for item in shown} == {
+        ("mcp", "refused", ALICE),
+        ("rest", "refused", ALICE),
+    }
+    assert scraped.status_code == 200
+    assert "casemate_store_up 1.0" in scraped.text
+    assert 'casemate_tool_calls_total{outcome="refused",tool="get_sandbox"} 1.0' in scraped.text
+    assert 'tool="mcp"' not in scraped.text
