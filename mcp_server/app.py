@@ -116,7 +116,9 @@ class Parts:
 
     def _routes(self) -> list[BaseRoute]:
         quotas = QuotaRoutes(self.quotas, self.fleet, self.identity.accounts.organisations)
-        behind = routes([*self.identity.endpoints(), *quotas.endpoints(), *audit_endpoints(self.journal)])
+        behind = routes(
+            [*self.identity.endpoints(), *quotas.endpoints(), *audit_endpoints(self.journal, self.fleet.get)]
+        )
         found: list[BaseRoute] = [*version_routes(version("casemate")), *routes(self.identity.open_endpoints())]
         found += gated(self.identity.gate, [*behind, *rest_routes(self.fleet, self.defaults)])
         if self.settings.metrics:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,7 +14,7 @@ from auth.clock import Clock, now_ms
 from auth.roles import Scope
 from mcp_server.audit.journal import Filter
 from mcp_server.audit.record import NO_EXIT_CODE
-from vmm.errors import InvalidInput, NotFound
+from vmm.errors import Conflict, InvalidInput, NotFound
 
 from .body import WireModel, parse_query
 from .endpoint import Endpoint
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from auth.principal import Principal
     from mcp_server.audit.journal import Journal
     from mcp_server.audit.record import AuditRecord
+    from vmm.sandbox import Sandbox
 
 ALL = "*"
 """For the operator: every organisation."""
@@ -36,6 +38,8 @@ _SPAN = re.compile(r"(\d{1,9})([smhd])")
 _UNITS_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _MOST_MS = 10**14
 _SHOWN = 80
+
+Find = Callable[[str, str], Awaitable["Sandbox"]]
 
 Text = Annotated[str, Field(max_length=100, pattern=r"^[^\x00-\x1f\x7f]*$")]
 
@@ -55,21 +59,23 @@ class AuditQuery(WireModel):
     cursor: Text = ""
 
 
-def audit_endpoints(journal: Journal, *, clock: Clock = now_ms) -> list[Endpoint]:
+def audit_endpoints(journal: Journal, find: Find, *, clock: Clock = now_ms) -> list[Endpoint]:
     """The route. Who may not administer the organisation sees the calls of the own user alone.
 
     Args:
         journal: The records.
+        find: A sandbox by its owner and its id or name, for records have the id where it was known.
         clock: Epoch milliseconds, for spans such as `15m`.
     """
 
     async def audit(request: Request, who: Principal) -> Response:
         query = parse_query(request, AuditQuery)
         now = clock()
+        org = _organisation(query.org, who)
         page = await journal.page(
             Filter(
-                org=_organisation(query.org, who),
-                sandbox=query.sandbox,
+                org=org,
+                sandbox=await _sandbox(query.sandbox, org, find),
                 key=query.key,
                 user=query.user if who.may(Scope.ADMIN) else _own(query.user, who),
                 action=query.action,
@@ -149,6 +155,16 @@ def _organisation(wish: str, who: Principal) -> str | None:
     if not (who.operator and who.may(Scope.ADMIN)):
         raise NotFound(f"There is no organisation {wish[:_SHOWN]!r}", hint="Leave org out to see your own")
     return None if wish == ALL else "" if wish == NOBODY else wish
+
+
+async def _sandbox(wish: str, org: str | None, find: Find) -> str:
+    """The id of the sandbox that is meant; the text as it is if there is none, or not any more."""
+    if not wish or not org:
+        return wish
+    try:
+        return (await find(org, wish)).id
+    except (NotFound, Conflict):
+        return wish
 
 
 def _own(wish: str, who: Principal) -> str:

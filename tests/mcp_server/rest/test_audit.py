@@ -24,7 +24,9 @@ from mcp_server.rest.endpoint import routes
 from storage.collection import Collection
 from tests.mcp_server.audit.test_floods import RECORD
 from tests.mcp_server.edge import serving
-from vmm.errors import InvalidInput
+from vmm.errors import InvalidInput, NotFound
+from vmm.sandbox import Sandbox
+from vmm.spec import SandboxSpec
 
 pytestmark = pytest.mark.anyio
 
@@ -71,6 +73,13 @@ class Introduced:
         await self._app(scope, receive, send)
 
 
+async def find(owner: str, ref: str) -> Sandbox:
+    """Alice has one sandbox, `named`, which the records know as `other`."""
+    if owner != ALICE or ref != "named":
+        raise NotFound(f"There is no sandbox {ref!r}")
+    return Sandbox.new("other", owner, SandboxSpec(name=ref), now_ms=0)
+
+
 @pytest.fixture
 async def filled(records: Collection) -> Collection:
     for item in RECORDS:
@@ -80,7 +89,7 @@ async def filled(records: Collection) -> Collection:
 
 @pytest.fixture
 async def http(filled: Collection) -> AsyncGenerator[httpx.AsyncClient]:
-    app = Starlette(routes=routes(audit_endpoints(Journal(filled), clock=lambda: NOW)))
+    app = Starlette(routes=routes(audit_endpoints(Journal(filled), find, clock=lambda: NOW)))
     async with serving(Introduced(app)) as edge, edge.http() as client:
         yield client
 
@@ -170,6 +179,7 @@ async def test_without_credential_or_scope_nothing_is_shown(http: httpx.AsyncCli
         ({"since": "2023-11-14T23:11:20+01:00"}, [1, 2]),
         ({"sandbox": "box", "since": "90s"}, [1]),
         ({"sandbox": "nothing"}, []),
+        ({"sandbox": "named"}, [4]),
         ({"limit": "2"}, [1, 2]),
         ({"sandbox": "", "limit": "", "since": ""}, [1, 2, 3, 4]),
     ],
