@@ -101,7 +101,7 @@ async def writes(label: str, things: Collection, known: list[Document], callers:
         mine = known.pop()
         known.insert(0, await things.replace({**mine, "state": "running"}))
 
-    shared = await things.insert(document(0))
+    shared = await things.insert(document())
 
     async def contend() -> None:
         while True:
@@ -119,7 +119,7 @@ async def writes(label: str, things: Collection, known: list[Document], callers:
 
 
 async def insert(things: Collection, known: list[Document]) -> None:
-    known.append(await things.insert(document(len(known))))
+    known.append(await things.insert(document()))
 
 
 async def keys(kind: str, database: Database) -> None:
@@ -176,15 +176,15 @@ def any_of(known: list[Document]) -> Document:
     return known[time.monotonic_ns() % len(known)]
 
 
-def document(number: int) -> Document:
+def document() -> Document:
     document_id = new_id()
     return {
         "_id": document_id,
-        "owner": f"owner-{number % 2}",
+        "owner": f"owner-{int(document_id, 16) % 2}",
         "name": f"box-{document_id}",
         "state": "creating",
         "labels": {"team": "blue"},
-        "created_ms": 1_700_000_000_000 + number,
+        "created_ms": time.time_ns() // 1_000_000,
     }
 
 
