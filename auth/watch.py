@@ -98,9 +98,13 @@ class Stream:
             return
         self.ended = True
         if self._kind == "websocket" and not self.complete:
-            with anyio.move_on_after(_CLOSE_S, shield=True):
-                await self._send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": ENDED})
             self.begun = self.complete = True
+            try:
+                with anyio.move_on_after(_CLOSE_S, shield=True):
+                    await self._send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": ENDED})
+            except Exception as error:
+                # Of a socket whose client just left, and others wait for their end.
+                _log.debug("websocket not closed", error=str(error))
         self.cancel.cancel()
 
     async def finish(self) -> None:

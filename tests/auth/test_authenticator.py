@@ -73,6 +73,12 @@ async def test_a_token_of_somebody_elses_issuer_speaks_for_the_verified_address(
         assert (refused.status, refused.reason) == (401, "unknown user")
 
 
+async def test_no_provider_can_vouch_for_the_local_user(tokens: Rig) -> None:
+    await tokens.accounts.users.create(name="Local", email="local@localhost", operator=True)
+    claims = {"email": "Local@localhost", "email_verified": True}
+    assert (await refusal(tokens, Credential(bearer=token(tokens.clocks, **claims)))).reason == "unknown user"
+
+
 async def test_the_organisation_is_chosen_by_header_and_membership_checked(tokens: Rig) -> None:
     (ada, home), (_, second) = await tokens.user("ada"), await tokens.user("bob")
     await tokens.join(ada, second)

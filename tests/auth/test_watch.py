@@ -255,6 +255,22 @@ async def test_a_store_that_fails_ends_nothing(rig: Rig, made: NewKey) -> None:
         assert stream.ended
 
 
+async def test_a_websocket_that_cannot_be_closed_any_more_keeps_nobody_else_open(rig: Rig, made: NewKey) -> None:
+    verified = await rig.authenticator.authenticate(Credential(key=made.plain))
+
+    async def gone(message: object) -> None:
+        raise OSError("the client left")
+
+    websocket = {"type": "websocket"}
+    with (
+        rig.watch.opened(websocket, gone, verified, []) as first,
+        rig.watch.opened(websocket, gone, verified, []) as two,
+    ):
+        await revoke(rig, made)
+        await rig.watch.round()
+        assert [stream.cancel.cancel_called for stream in (first, two)] == [True, True]
+
+
 async def test_who_calls_without_a_credential_in_local_mode_is_never_ended(rig: Rig) -> None:
     rig.options["local"] = Principal(org_id="a" * 24, user_id="b" * 24)
     rig.build()
