@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
     from pathlib import Path
 
+    from anyio.abc import TaskStatus
+
 T = TypeVar("T")
 
 out = Console(soft_wrap=True, highlight=False, emoji=False)
@@ -25,6 +27,8 @@ err = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
 
 _OWN = 0o700
 _SIGNALLED = 128
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_LOOP = {"use_uvloop": True}
 
 
 class Trouble(Exception):
@@ -91,11 +95,45 @@ async def write_raw(name: str, data: bytes) -> None:
 
 
 def run(work: Callable[[], Awaitable[T]]) -> T:
-    """Run a command's asynchronous part; an interrupt ends it with the status that shells give it."""
+    """Run a command's asynchronous part; a signal ends it in order, with the status that shells give that."""
     try:
-        return anyio.run(work, backend_options={"use_uvloop": True})
-    except KeyboardInterrupt:
+        return anyio.run(_heeding, work, backend_options=_LOOP)
+    except KeyboardInterrupt:  # a second one, while the first is being heeded
         raise typer.Exit(_SIGNALLED + signal.SIGINT) from None
+
+
+def run_server(work: Callable[[], Awaitable[None]]) -> None:
+    """Run something that heeds signals by itself."""
+    anyio.run(work, backend_options=_LOOP)
+
+
+async def _heeding(work: Callable[[], Awaitable[T]]) -> T:
+    # One that is ignored, as nohup has it, stays so.
+    heeded = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    caught: list[int] = []
+    results: list[T] = []
+    failures: list[Exception] = []
+
+    async def heed(*, task_status: TaskStatus[None]) -> None:
+        with anyio.open_signal_receiver(*heeded) as signals:
+            task_status.started()
+            async for number in signals:
+                caught.append(number)
+                tasks.cancel_scope.cancel()
+                break
+
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(heed)
+        try:
+            results.append(await work())
+        except Exception as error:
+            failures.append(error)  # raised below, outside of the group that would wrap it
+        tasks.cancel_scope.cancel()
+    if caught:
+        raise typer.Exit(_SIGNALLED + caught[0])
+    if failures:
+        raise failures[0]
+    return results[0]
 
 
 def prepare_directory(data: Path) -> None:

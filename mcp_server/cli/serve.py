@@ -7,7 +7,7 @@ from mcp_server.occupancy import Occupied, holder_url
 from mcp_server.serve import listen
 from mcp_server.settings import Settings
 
-from .console import prepare_directory, run
+from .console import prepare_directory, run_server
 
 
 def serve() -> None:
@@ -21,4 +21,4 @@ def serve() -> None:
     # Late: the whole server takes longer to load than most other commands take in all.
     from .service import Service  # noqa: PLC0415
 
-    run(lambda: Service(settings).run())
+    run_server(lambda: Service(settings).run())

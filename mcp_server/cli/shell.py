@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import signal
 from typing import TYPE_CHECKING, Annotated
 
 import anyio
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 
 _EXIT = re.compile(r"exit:(-?\d{1,3})")
 _NORMAL = 1000
-_SIGNALLED = 128
 _CLEAN_UP_S = 5
 
 
@@ -77,29 +75,33 @@ class _Visit:
         self._path = route("sandboxes", ref, "pty", "sessions", session)
         self._status: int | None = None
         self._left = False
-        self._signal = 0
 
     async def run(self) -> int:
         """Pass on keys and output; the exit status."""
-        async with self._remote.socket(self._path, self._wish()) as socket:
-            with self._terminal.raw():
-                async with anyio.create_task_group() as tasks:
-                    await tasks.start(self._heed_signals, tasks)
-                    tasks.start_soon(self._keep_size)
-                    tasks.start_soon(self._type, socket, tasks)
-                    await self._show(socket)
-                    tasks.cancel_scope.cancel()
+        try:
+            await self._pass_on()
+        except anyio.get_cancelled_exc_class():
+            await self._forget()
+            raise
         if self._left:
             note(f"Left the session; it goes on. Come back: casemate shell {self._ref} --attach {self._session}")
             return 0
-        if self._status is None and not self._signal:
+        if self._status is None:
             raise Trouble(
                 f"The connection to {self._remote.url} ended before the session: "
                 f"casemate shell {self._ref} --attach {self._session} goes back if it is still there"
             )
-        with anyio.move_on_after(_CLEAN_UP_S, shield=True):
-            await self._forget()
-        return _SIGNALLED + self._signal if self._status is None else self._status
+        await self._forget()
+        return self._status
+
+    async def _pass_on(self) -> None:
+        async with self._remote.socket(self._path, self._wish()) as socket:
+            with self._terminal.raw():
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._keep_size)
+                    tasks.start_soon(self._type, socket, tasks)
+                    await self._show(socket)
+                    tasks.cancel_scope.cancel()
 
     def _wish(self) -> Query:
         cols, rows = self._terminal.size()
@@ -135,15 +137,10 @@ class _Visit:
             except Trouble:
                 continue  # The session ends, or the next change gets through.
 
-    async def _heed_signals(self, tasks: TaskGroup, *, task_status: anyio.abc.TaskStatus[None]) -> None:
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGHUP) as received:
-            task_status.started()
-            async for number in received:
-                self._signal = int(number)
-                tasks.cancel_scope.cancel()
-
     async def _forget(self) -> None:
-        try:
-            await self._remote.call("DELETE", self._path)
-        except Trouble:
-            return  # The server forgets ended sessions by itself, and a server that is gone has forgotten.
+        """Close the session, which nobody will come back to."""
+        with anyio.move_on_after(_CLEAN_UP_S, shield=True):
+            try:
+                await self._remote.call("DELETE", self._path)
+            except Trouble:
+                return  # It is gone, or the server is.

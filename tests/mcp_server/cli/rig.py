@@ -161,6 +161,7 @@ class Seat:
         self.process = process
         self._screen = pyte.Screen(132, 24)
         self._stream = pyte.ByteStream(self._screen)
+        self.written = b""
         self.settings = termios.tcgetattr(slave)
 
     def type(self, text: str) -> None:
@@ -189,7 +190,7 @@ class Seat:
         with anyio.move_on_after(_LIMIT_S) as limit:
             while text not in self.shown:
                 await anyio.wait_readable(self._master)
-                self._stream.feed(os.read(self._master, 65536))
+                self._look()
         assert not limit.cancelled_caught, f"{text!r} is not on the screen:\n{self.shown}"
 
     async def ended(self) -> int:
@@ -201,4 +202,9 @@ class Seat:
                 await anyio.wait_readable(self._master)
             if quiet.cancelled_caught:
                 return status
-            self._stream.feed(os.read(self._master, 65536))
+            self._look()
+
+    def _look(self) -> None:
+        data = os.read(self._master, 65536)
+        self.written += data
+        self._stream.feed(data)

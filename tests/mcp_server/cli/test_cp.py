@@ -138,7 +138,8 @@ async def test_what_cannot_be_copied_is_refused_in_one_line_and_nothing_is_left(
     assert (content(guest), content(cli.here)) == before
 
 
-async def test_an_interrupted_download_leaves_no_half_file(cli: Cli, guest: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+async def test_an_interrupted_download_leaves_no_half_file(cli: Cli, guest: Path, number: signal.Signals) -> None:
     with (guest / "huge").open("wb") as file:
         file.truncate(40 << 30)
     (cli.here / "huge").write_text("before")
@@ -146,8 +147,8 @@ async def test_an_interrupted_download_leaves_no_half_file(cli: Cli, guest: Path
         with anyio.fail_after(20):
             while not any(path.stat().st_size for path in cli.here.glob(".huge.*.part")):
                 await anyio.sleep(0.02)
-            process.send_signal(signal.SIGINT)
-            assert await process.wait() == 128 + signal.SIGINT
+            process.send_signal(number)
+            assert await process.wait() == 128 + number
     assert content(cli.here) == {"huge": b"before"}
 
 

@@ -70,6 +70,7 @@ async def test_on_a_terminal_the_table_is_drawn_anew_and_the_screen_given_back(c
     async with cli.on_terminal("top") as seat:
         await seat.sees(SANDBOX)
         assert "memory" in seat.shown
-        seat.process.send_signal(signal.SIGINT)
-        assert await seat.ended() == 128 + signal.SIGINT
+        seat.process.send_signal(signal.SIGTERM)
+        assert await seat.ended() == 128 + signal.SIGTERM
         assert seat.restored
+        assert seat.written.endswith(b"\x1b[?1049l\x1b[?25h") or seat.written.endswith(b"\x1b[?25h\x1b[?1049l")
