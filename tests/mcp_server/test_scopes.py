@@ -11,7 +11,7 @@ from auth.roles import Scope
 from mcp_server.audit.record import BY_ORG
 from mcp_server.audit.trail import Trail
 from mcp_server.identity import Identity
-from storage.collection import Collection
+from storage.collection import Collection, Document
 from tests.mcp_server.edge import ERAS, Edge, Era, text_of
 from tests.mcp_server.host import SANDBOX
 from tests.mcp_server.people import ALICE
@@ -76,6 +76,7 @@ async def test_a_refusal_for_want_of_a_scope_is_recorded(
     keys = {"reader": await a_key_for(Scope.READ)}
     async with Edge(url=host.url, keys=keys).client("reader") as client:
         assert (await client.call_tool("delete_sandbox", {"id": "box"})).is_error
+    found: list[Document] = []
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(trail.run)
         with anyio.fail_after(5):
