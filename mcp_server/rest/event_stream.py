@@ -36,6 +36,10 @@ _BINARY_HEADERS = {**_HEADERS, "x-casemate-encoding": "base64"}
 _PAUSE_S = 0.5
 """A line that stops in its middle for so long, such as a question, is sent as it stands."""
 _SIGN_OF_LIFE_S = 15
+_PIECE = 32 * 1024
+"""Bytes that are made into events at once: of the shortest lines, some thousand events in some milliseconds."""
+_WAITING = 64
+"""Pieces that may wait for a slow reader: the guest keeps the last MiB of what is not read, and does not wait."""
 _UNKNOWN = -1
 
 
@@ -89,7 +93,7 @@ class EventStream:
 
     async def _output(self, source: Callable[[ObjectSendStream[Chunk]], Awaitable[None]]) -> None:
         failures: list[CasemateError] = []
-        sender, receiver = anyio.create_memory_object_stream[Chunk](0)
+        sender, receiver = anyio.create_memory_object_stream[Chunk](_WAITING)
 
         async def pump() -> None:
             async with sender:
@@ -110,13 +114,17 @@ class EventStream:
     async def _live(self, sender: ObjectSendStream[Chunk]) -> None:
         async with self._fleet.attach(*self._process) as chunks:
             async for chunk in chunks:
-                await sender.send(chunk)
+                for start in range(0, len(chunk.data), _PIECE):
+                    data = chunk.data[start : start + _PIECE]
+                    await sender.send(Chunk(stream=chunk.stream, offset=chunk.offset + start, data=data))
 
     async def _kept(self, sender: ObjectSendStream[Chunk]) -> None:
         until = await self._standing()
         stdout = stderr = 0
         while stdout < until.stdout_total or stderr < until.stderr_total:
-            output = await self._fleet.read_output(*self._process, stdout_offset=stdout, stderr_offset=stderr)
+            output = await self._fleet.read_output(
+                *self._process, stdout_offset=stdout, stderr_offset=stderr, max_bytes=_PIECE
+            )
             if output.stdout.data:
                 await sender.send(Chunk(stream="stdout", offset=output.stdout.offset, data=output.stdout.data))
             if output.stderr.data:
