@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+import anyio
+
 from .accounts import Accounts
 from .clock import Clock, now_ms
 from .errors import EmailTaken, RegistrationRefused
@@ -51,7 +53,7 @@ class Registered:
 
 
 class Registration:
-    """Registers people. Every method may raise `storage.errors.StoreError`."""
+    """Lets people in, and out of an organisation again. Every method may raise `storage.errors.StoreError`."""
 
     def __init__(
         self,
@@ -114,6 +116,21 @@ class Registration:
         key = await self._keys.create(org_id=home.id, created_by=user.id, name=_FIRST_KEY)
         done = await self._accounts.users.change(user.id, self._done(user))
         return Registered(user=done or user, organisation=home, key=key)
+
+    async def dismiss(self, org_id: str, user_id: str) -> None:
+        """End a membership, and switch the user's keys for the organisation off for the case of a return.
+
+        The keys are refused with the end of the membership; a crash before they are off changes nothing about that.
+
+        Raises:
+            MemberMissing: The organisation has no such member.
+            LastOwner: Nobody else owns it.
+        """
+        await self._accounts.organisations.remove(org_id, user_id)
+        with anyio.CancelScope(shield=True):
+            for key in await self._keys.list(org_id):
+                if key.created_by == user_id:
+                    await self._keys.set_active(org_id, key.id, active=False)
 
     async def _claim(self, name: str, email: str) -> tuple[User, bool]:
         """The user to work on, which nobody else works on; and whether it was made just now."""

@@ -64,7 +64,7 @@ class AccountRoutes:
 
         Args:
             accounts: Users and organisations.
-            registration: Makes new ones.
+            registration: Lets people in and out.
             limits: Of registrations from one address.
         """
         self._accounts = accounts
@@ -152,8 +152,8 @@ class AccountRoutes:
         return success("user updated", {"id": member.user_id, "role": member.role})
 
     async def remove(self, request: Request, who: Principal) -> Response:
-        """End a membership; the user's keys for the organisation are refused from now on."""
-        await self._accounts.organisations.remove(who.org_id, request.path_params["user_id"])
+        """End a membership; the user's keys for the organisation are refused from now on, and stay off on a return."""
+        await self._registration.dismiss(who.org_id, request.path_params["user_id"])
         return success("user removed")
 
 

@@ -330,6 +330,17 @@ async def test_an_owner_takes_people_in_and_out(rig: Rig) -> None:
     assert (await call(rig, "DELETE", f"{USERS}/{bob}", key=key)).status_code == 404
 
 
+async def test_the_keys_of_a_member_who_was_removed_stay_off_when_the_member_returns(rig: Rig) -> None:
+    key, ada, org_id = await registered(rig)
+    bobs, bob = await member_of(rig, org_id)
+    assert (await call(rig, "DELETE", f"{USERS}/{ada}", key=key)).status_code == 409
+    assert (await call(rig, "DELETE", f"{USERS}/{bob.id}", key=key)).status_code == 200
+    assert (await call(rig, "GET", KEYS, key=bobs)).status_code == 401
+    assert (await call(rig, "POST", USERS, key=key, email=bob.email)).status_code == 201
+    assert (await call(rig, "GET", KEYS, key=bobs)).status_code == 401
+    assert {it.created_by: it.is_active for it in await rig.keys.list(org_id)} == {ada: True, bob.id: False}
+
+
 async def test_the_last_owner_can_neither_go_nor_become_a_member(rig: Rig) -> None:
     key, ada, _ = await registered(rig)
     assert (await call(rig, "DELETE", f"{USERS}/{ada}", key=key)).status_code == 409
