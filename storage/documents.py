@@ -88,7 +88,8 @@ def version_of(spec: CollectionSpec, document: Mapping[str, Any]) -> int:
 def is_value(value: object) -> bool:
     """Whether an index can hold it: a 64-bit integer, or Unicode text without NUL."""
     if isinstance(value, str):
-        return "\0" not in value and not any("\ud800" <= char <= "\udfff" for char in value)
+        # Most texts are ASCII, which is known without looking at each character.
+        return "\0" not in value and (value.isascii() or not any("\ud800" <= char <= "\udfff" for char in value))
     return isinstance(value, int) and not isinstance(value, bool) and _INT_MIN <= value <= _INT_MAX
 
 
