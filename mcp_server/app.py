@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from auth.exchange import COUNTS
 from auth.invitations import INVITATIONS
 from auth.keys import KEYS
 from auth.organisations import MEMBERS, ORGANISATIONS
@@ -54,8 +53,8 @@ if TYPE_CHECKING:
 
     from .settings import Settings
 
-COLLECTIONS = (USERS, ORGANISATIONS, MEMBERS, KEYS, INVITATIONS, COUNTS, SANDBOXES, QUOTAS, AUDIT)
-"""Everything that a store holds."""
+COLLECTIONS = (USERS, ORGANISATIONS, MEMBERS, KEYS, INVITATIONS, SANDBOXES, QUOTAS, AUDIT)
+"""Everything that lasts in a store; counts of calls are worth nothing a minute later."""
 
 _STORE = "casemate.db"
 

@@ -33,6 +33,8 @@ async def test_a_client_is_who_a_trusted_proxy_says(trusted: Sequence[str], forw
 
 
 async def _seen(trusted: Sequence[str], forwarded: str) -> str:
+    seen = ""
+
     async def tell(request: Request) -> PlainTextResponse:
         assert request.client is not None
         return PlainTextResponse(request.client.host)
@@ -42,9 +44,8 @@ async def _seen(trusted: Sequence[str], forwarded: str) -> str:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(server.serve, [listener])
         await started.wait()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
         async with httpx.AsyncClient() as http:
-            answer = await http.get(
-                f"http://127.0.0.1:{listener.getsockname()[1]}/", headers={"x-forwarded-for": forwarded}
-            )
+            seen = (await http.get(url, headers={"x-forwarded-for": forwarded})).text
         server.should_exit = True
-    return answer.text
+    return seen
