@@ -6,13 +6,11 @@ A key has 256 random bits, so a fast hash is enough: there is nothing to guess. 
 
 from __future__ import annotations
 
-import hashlib
 import hmac
-import re
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import anyio
 import structlog
@@ -21,6 +19,7 @@ from storage.collection import Collection, CollectionSpec, Database, Document, I
 from storage.errors import StoreError, VersionConflict
 from storage.ids import new_id
 
+from .api_key import ApiKey, NewKey, digest_of, from_document, masked, to_document, well_formed
 from .changes import Change, Changes
 from .clock import Clock, now_ms
 from .edit import edit
@@ -34,69 +33,11 @@ _BY_DIGEST = Index(name="by_digest", fields=("digest",), unique=True)
 _BY_ORG = Index(name="by_org", fields=("org_id", "_id"))
 KEYS = CollectionSpec(name="api_keys", indexes=(_BY_DIGEST, _BY_ORG))
 
-_FORM = re.compile(r"cm_[A-Za-z0-9_-]{43}")
 _PAGE = 500
 _FLUSH_S = 60.0
 _LAST_FLUSH_S = 3.0
 
 _log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ApiKey:
-    """A key as it is kept.
-
-    Attributes:
-        id: Id of the record.
-        org_id: Organisation that the key acts for.
-        name: What its maker calls it.
-        masked: `cm_` with the first and the last four characters, to recognise it by.
-        digest: SHA-256 of the whole key, in hex.
-        created_by: Id of the user who made it.
-        created_ms: When, in epoch milliseconds.
-        is_active: Whether it is accepted.
-        expires_ms: From when on it is refused, in epoch milliseconds; 0 means never.
-        last_used_ms: When it was last accepted, to about a minute; 0 means never.
-        updated_ms: When it was last switched on or off, in epoch milliseconds; 0 means never.
-        scopes: What it is good for.
-        version: Version of the record.
-    """
-
-    id: str
-    org_id: str
-    name: str
-    masked: str
-    digest: str = field(repr=False)
-    created_by: str
-    created_ms: int
-    is_active: bool = True
-    expires_ms: int = 0
-    last_used_ms: int = 0
-    updated_ms: int = 0
-    scopes: frozenset[Scope] = ALL_SCOPES
-    version: int = 1
-
-    def accepted(self, at_ms: int) -> bool:
-        """Whether the key is good at that time, in epoch milliseconds."""
-        return self.is_active and (self.expires_ms == 0 or at_ms < self.expires_ms)
-
-    @property
-    def principal(self) -> Principal:
-        """Who calls with this key, as long as its maker owns the organisation."""
-        return Principal(org_id=self.org_id, user_id=self.created_by, key_id=self.id, scopes=self.scopes)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewKey:
-    """A key just made: the only time that its text is known.
-
-    Attributes:
-        record: The key as it is kept.
-        plain: The key itself, for its user's eyes; kept out of `repr`.
-    """
-
-    record: ApiKey
-    plain: str = field(repr=False)
 
 
 class KeyStore:
@@ -169,13 +110,13 @@ class KeyStore:
             org_id=org_id,
             name=name,
             masked=masked(plain),
-            digest=_digest(plain),
+            digest=digest_of(plain),
             created_by=created_by,
             created_ms=now,
             expires_ms=expires_ms,
             scopes=scopes,
         )
-        await self._collection.insert(_document(record))
+        await self._collection.insert(to_document(record))
         return NewKey(record=record, plain=plain)
 
     async def verify(self, plain: str) -> Principal | None:
@@ -190,12 +131,12 @@ class KeyStore:
         """
         if not well_formed(plain):
             return None
-        digest = _digest(plain)
+        digest = digest_of(plain)
         record = self._cache.get(digest)
         if record is None:
             ticket = self._cache.ticket()
             document = await self._collection.find(_BY_DIGEST, {"digest": digest}, limit=1)
-            record = _record(document[0]) if document else None
+            record = from_document(document[0]) if document else None
             if record is None or not hmac.compare_digest(record.digest, digest):
                 return None
             if record.is_active:
@@ -209,7 +150,7 @@ class KeyStore:
     async def good(self, key_id: str) -> bool:
         """Whether the key of that id is accepted now, by a fresh read."""
         document = await self._collection.get(key_id)
-        return document is not None and _record(document).accepted(self._clock())
+        return document is not None and from_document(document).accepted(self._clock())
 
     async def get(self, org_id: str, key_id: str) -> ApiKey:
         """A key of an organisation.
@@ -218,7 +159,7 @@ class KeyStore:
             KeyMissing: The organisation has no such key.
         """
         document = await self._collection.get(key_id)
-        return self._fresh(_record(_own(document, org_id, key_id)))
+        return self._fresh(from_document(_own(document, org_id, key_id)))
 
     async def list(self, org_id: str) -> list[ApiKey]:
         """All keys of an organisation, newest first, revoked ones included."""
@@ -226,7 +167,7 @@ class KeyStore:
         after: Document | None = None
         while True:
             page = await self._collection.find(_BY_ORG, {"org_id": org_id}, descending=True, after=after, limit=_PAGE)
-            keys.extend(self._fresh(_record(document)) for document in page)
+            keys.extend(self._fresh(from_document(document)) for document in page)
             if len(page) < _PAGE:
                 return keys
             after = page[-1]
@@ -318,11 +259,11 @@ class KeyStore:
 
     async def _change(self, org_id: str, key_id: str, change: Callable[[ApiKey], ApiKey]) -> ApiKey:
         def changed(document: Document) -> Document:
-            before = _record(_own(document, org_id, key_id))
+            before = from_document(_own(document, org_id, key_id))
             after = change(before)
-            return document if after == before else _document(after)
+            return document if after == before else to_document(after)
 
-        return _record(_own(await edit(self._collection, key_id, changed), org_id, key_id))
+        return from_document(_own(await edit(self._collection, key_id, changed), org_id, key_id))
 
     def _forget(self, org_id: str, key_id: str) -> None:
         """Trust nothing that was read before: also when a write failed or was cancelled, for it may have been applied.
@@ -336,45 +277,7 @@ class KeyStore:
         return replace(record, last_used_ms=max(record.last_used_ms, self._used.get(record.id, 0)))
 
 
-def well_formed(text: str) -> bool:
-    """Whether a text has the form of a key: `cm_` and 43 characters of URL-safe base64."""
-    return _FORM.fullmatch(text) is not None
-
-
-def masked(plain: str) -> str:
-    """A key as it may be shown: `cm_Ab12…x9Yz`."""
-    return f"{plain[:7]}…{plain[-4:]}"
-
-
 def _own(document: Document | None, org_id: str, key_id: str) -> Document:
     if document is None or document["org_id"] != org_id:
         raise KeyMissing(f"key {key_id!r:.80}: the organisation has no such key; list its keys")
     return document
-
-
-def _digest(plain: str) -> str:
-    return hashlib.sha256(plain.encode("ascii")).hexdigest()
-
-
-def _document(record: ApiKey) -> Document:
-    return {
-        "_id": record.id,
-        "version": record.version,
-        "org_id": record.org_id,
-        "name": record.name,
-        "masked": record.masked,
-        "digest": record.digest,
-        "created_by": record.created_by,
-        "created_ms": record.created_ms,
-        "is_active": record.is_active,
-        "expires_ms": record.expires_ms,
-        "last_used_ms": record.last_used_ms,
-        "updated_ms": record.updated_ms,
-        "scopes": sorted(record.scopes),
-    }
-
-
-def _record(document: Document) -> ApiKey:
-    fields = {name: value for name, value in document.items() if name not in {"_id", "scopes"}}
-    # Keys made before there were scopes are good for everything, as they were.
-    return ApiKey(id=document["_id"], scopes=frozenset(map(Scope, document.get("scopes", ALL_SCOPES))), **fields)

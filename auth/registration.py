@@ -15,10 +15,11 @@ from enum import StrEnum
 import anyio
 
 from .accounts import Accounts
+from .api_key import NewKey
 from .clock import Clock, now_ms
 from .errors import EmailTaken, RegistrationRefused
 from .invitations import Invitation, Invitations
-from .keys import KeyStore, NewKey
+from .keys import KeyStore
 from .names import MAX_NAME, clean_name, normalised
 from .organisations import Organisation
 from .users import User

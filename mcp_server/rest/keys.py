@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from auth.accounts import Accounts
-    from auth.keys import ApiKey, KeyStore, NewKey
+    from auth.api_key import ApiKey, NewKey
+    from auth.keys import KeyStore
     from auth.principal import Principal
 
 _MOST = 16 * 1024

@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from auth.accounts import Accounts
+from auth.api_key import NewKey
 from auth.authenticator import Authenticator
 from auth.changes import Changes
 from auth.counts import Counts
 from auth.gate import Gate
 from auth.invitations import INVITATIONS, Invitations
-from auth.keys import KEYS, KeyStore, NewKey
+from auth.keys import KEYS, KeyStore
 from auth.limits import Limits
 from auth.organisations import MEMBERS, ORGANISATIONS, Organisations
 from auth.registration import Registration, RegistrationPolicy

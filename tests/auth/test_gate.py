@@ -17,8 +17,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from auth.api_key import NewKey
 from auth.claims import principal_of
-from auth.keys import NewKey
 from auth.principal import Principal
 from auth.roles import Role, Scope
 from auth.static_keys import StaticKeys

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from auth.api_key import NewKey, masked, well_formed
 from auth.changes import Change, Changes
 from auth.errors import InvalidAccount, KeyMissing, TooManyScopes
-from auth.keys import KeyStore, NewKey, masked, well_formed
+from auth.keys import KeyStore
 from auth.roles import ALL_SCOPES, Scope
 from storage.collection import Collection
 from storage.errors import StoreUnavailable

@@ -17,9 +17,9 @@ from starlette.websockets import WebSocket
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
+from auth.api_key import NewKey
 from auth.credentials import Credential
 from auth.jwt import Tokens
-from auth.keys import NewKey
 from auth.principal import Principal
 from auth.refusal import POLICY_VIOLATION
 from auth.watch import ENDED, INTERVAL_S
