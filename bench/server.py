@@ -69,8 +69,14 @@ class Server:
 
 
 @asynccontextmanager
-async def running(data: Path | None = None, **settings: str) -> AsyncGenerator[Server]:
-    """Serve from a data directory, a fresh one with the built images by default; sandboxes are gone afterwards."""
+async def running(data: Path | None = None, *, log: int | None = None, **settings: str) -> AsyncGenerator[Server]:
+    """Serve from a data directory, a fresh one with the built images by default; sandboxes are gone afterwards.
+
+    Args:
+        data: The directory.
+        log: Where its log goes; None is the same as our own.
+        settings: Variables of its environment.
+    """
     place = data or Path(tempfile.mkdtemp(prefix="casemate-bench-"))
     images = place / "images"
     if not images.exists():
@@ -84,7 +90,7 @@ async def running(data: Path | None = None, **settings: str) -> AsyncGenerator[S
         **settings,
     }
     began = time.monotonic()
-    process = await anyio.open_process([casemate(), "serve"], env=environment, stdout=subprocess.DEVNULL, stderr=None)
+    process = await anyio.open_process([casemate(), "serve"], env=environment, stdout=subprocess.DEVNULL, stderr=log)
     try:
         url = f"http://127.0.0.1:{port}"
         await _ready(url, began)
