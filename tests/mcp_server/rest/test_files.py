@@ -273,7 +273,7 @@ async def test_facts_come_as_clients_parse_them(shell: Shell, place: Path) -> No
 
 
 async def test_names_are_found_by_part_or_by_glob(shell: Shell, place: Path) -> None:
-    for name in ("a1.py", "ab.py", "note.txt", "[x].py"):
+    for name in ("a1.py", "ab.py", "note.txt", "[x].py", "xab.pyc"):
         (place / name).touch()
 
     async def found(pattern: str) -> list[str]:
@@ -284,6 +284,7 @@ async def test_names_are_found_by_part_or_by_glob(shell: Shell, place: Path) -> 
     assert await found("ote") == ["note.txt"]
     assert await found("*.py") == ["[x].py", "a1.py", "ab.py"]
     assert await found("a?.py") == ["a1.py", "ab.py"]
+    assert await found("ab.py") == ["ab.py", "xab.pyc"]
     assert await found("nothing") == []
 
 
