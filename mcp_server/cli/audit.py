@@ -11,8 +11,9 @@ import typer
 from .console import note, run, show_json, show_table
 from .options import AsJson, place_of
 from .place import open_remote
+from .refusals import Missing
 from .remote import Query, Remote, route
-from .values import Object, as_object, as_objects, cell, moment
+from .values import Object, as_object, as_objects, cell, check_ref, moment
 
 _PAGE = 1000
 _INTERVAL_S = 2.0
@@ -29,7 +30,7 @@ class Decision(StrEnum):
 
 def audit(
     context: typer.Context,
-    sandbox: Annotated[str, typer.Option("--sandbox", help="Only calls on this one.")] = "",
+    sandbox: Annotated[str, typer.Option("--sandbox", metavar="REF", help="Only calls on this one.")] = "",
     key: Annotated[str, typer.Option("--key", metavar="ID", help="Only calls with this key.")] = "",
     user: Annotated[str, typer.Option("--user", metavar="ID", help="Only calls of this user.")] = "",
     action: Annotated[str, typer.Option("--action", help="Only calls of this kind, such as sandbox.exec.")] = "",
@@ -60,6 +61,8 @@ def audit(
 
     async def work() -> None:
         async with open_remote(place_of(context)) as remote:
+            if sandbox:
+                query["sandbox"] = await _id_of(remote, sandbox)
             found = await _newest(remote, query, limit)
             if not following:
                 _show(found, as_json=as_json)
@@ -67,6 +70,15 @@ def audit(
             await _follow(remote, query, found, as_json=as_json)
 
     run(work)
+
+
+async def _id_of(remote: Remote, sandbox: str) -> str:
+    """The id under which a sandbox is recorded; what is said itself for one that is gone, or never was."""
+    try:
+        found = as_object(await remote.data("GET", route("sandboxes", check_ref(sandbox))))
+    except Missing:
+        return sandbox
+    return str(found.get("id"))
 
 
 async def _newest(remote: Remote, query: Query, limit: int) -> list[Object]:
