@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ from auth.accounts import Accounts
 from auth.changes import Changes
 from auth.keys import KEYS, KeyStore
 from storage.collection import Collection, Database
+from storage.mongo import MongoDatabase
 from storage.sqlite import SqliteDatabase
 from tests.auth.clocks import Clocks
 from tests.auth.rig import Rig, open_rig
@@ -21,9 +22,14 @@ def clocks() -> Clocks:
     return Clocks()
 
 
-@pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    async with SqliteDatabase(tmp_path / "store" / "casemate.db") as opened:
+@pytest.fixture(params=["sqlite", "mongo"])
+async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Database]:
+    """Each store in turn: what accounts and keys promise holds on both."""
+    makers: dict[str, Callable[[], Database]] = {
+        "sqlite": lambda: SqliteDatabase(tmp_path / "store" / "casemate.db"),
+        "mongo": lambda: MongoDatabase(request.getfixturevalue("mongo_uri"), request.getfixturevalue("mongo_name")),
+    }
+    async with makers[request.param]() as opened:
         yield opened
 
 
