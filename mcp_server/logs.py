@@ -21,6 +21,7 @@ _QUIET = {
     "mcp": "WARNING",
     "httpx2": "WARNING",
     "asyncio": "WARNING",
+    "pymongo": "INFO",  # below that it logs whole commands, documents included
 }
 
 
@@ -68,6 +69,12 @@ def configure(level: Literal["debug", "info", "warning", "error"], form: Literal
     root.setLevel(level.upper())
     for name, least in _QUIET.items():
         logging.getLogger(name).setLevel(max(logging.getLevelNamesMapping()[least], root.level))
+    logging.getLogger("uvicorn.error").addFilter(_no_quirk)
+
+
+def _no_quirk(record: logging.LogRecord) -> bool:
+    # Uvicorn says it of every handshake that was refused in good order.
+    return record.msg != "ASGI callable returned without completing handshake."
 
 
 def _bounded(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
