@@ -1,4 +1,4 @@
-"""Running commands over REST: `exec`, `exec-stream`, and background commands in VoidRun's shapes."""
+"""Running commands over REST while their client waits: `exec` and `exec-stream`."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import structlog
 from pydantic import Field
-from starlette.responses import JSONResponse
 
 from auth.roles import Scope
 from mcp_server.audit.entry import noted
-from mcp_server.wire import timestamp
 from vmm.errors import CasemateError, InvalidInput, LinkTimeout
 from vmm.guest.values import KIB, Command
 
@@ -28,7 +26,7 @@ if TYPE_CHECKING:
 
     from auth.principal import Principal
     from vmm.fleet import Fleet
-    from vmm.guest.values import Captured, Outcome, ProcessInfo
+    from vmm.guest.values import Captured, Outcome
 
     from .streaming import Answer
 
@@ -37,9 +35,7 @@ _KEEP_TAIL = 1024 * KIB
 _COMMAND_LENGTH = 100_000
 _TIMEOUT_S = 30
 _TIMEOUT_MOST_S = 86_400
-_BACKGROUND_MOST_S = 7 * 86_400
 _GRACE_MS = 10_000
-_ROUND_MS = 300_000
 _END_S = 20
 _KILL = 9
 _log = structlog.stdlib.get_logger("casemate.rest")
@@ -80,15 +76,6 @@ class CommandWish(WireModel):
         )
 
 
-class ProcessWish(WireModel):
-    """A background command that something is done with: it is signalled, or its output sent."""
-
-    pid: int = Field(ge=1, le=2**31 - 1)
-    signal: int = Field(default=_KILL, ge=1, le=64)
-    binary: bool = False
-    follow: bool = True
-
-
 class CommandRoutes:
     """The routes that run commands in a sandbox."""
 
@@ -98,19 +85,12 @@ class CommandRoutes:
     def endpoints(self) -> list[Endpoint]:
         """The routes of this module."""
         base = "/api/sandboxes/{id}"
-        run, read = Scope.RUN, Scope.READ
+        run = Scope.RUN
         return [
             Endpoint(method="POST", path=f"{base}/exec", handler=self.exec, scope=run, action="sandbox.exec"),
             Endpoint(
                 method="POST", path=f"{base}/exec-stream", handler=self.stream, scope=run, action="sandbox.exec_stream"
             ),
-            Endpoint(method="POST", path=f"{base}/commands/run", handler=self.run, scope=run, action="command.run"),
-            Endpoint(method="GET", path=f"{base}/commands/list", handler=self.list, scope=read, action="command.list"),
-            Endpoint(method="POST", path=f"{base}/commands/kill", handler=self.kill, scope=run, action="command.kill"),
-            Endpoint(
-                method="POST", path=f"{base}/commands/attach", handler=self.attach, scope=read, action="command.attach"
-            ),
-            Endpoint(method="POST", path=f"{base}/commands/wait", handler=self.wait, scope=read, action="command.wait"),
         ]
 
     async def exec(self, request: Request, who: Principal) -> Response:
@@ -160,52 +140,6 @@ class CommandRoutes:
                 # It has ended by itself, or with its sandbox; otherwise its own time limit ends it.
                 _log.info("command not ended", sandbox=sandbox_id, pid=pid, reason=error.message)
 
-    async def run(self, request: Request, who: Principal) -> Response:
-        """Start a command in the background."""
-        wish = await parse_body(request, CommandWish)
-        program = wish.program(_seconds(wish.timeout, _BACKGROUND_MOST_S))
-        info = await self._fleet.start(who.org_id, request.path_params["id"], program)
-        return JSONResponse({"success": True, "pid": info.pid, "command": info.command})
-
-    async def list(self, request: Request, who: Principal) -> Response:
-        """The background commands, oldest first, finished ones included."""
-        found = await self._fleet.processes(who.org_id, request.path_params["id"])
-        return JSONResponse({"success": True, "processes": [process_object(info) for info in found]})
-
-    async def kill(self, request: Request, who: Principal) -> Response:
-        """Kill a background command and all that it started."""
-        wish = await parse_body(request, ProcessWish)
-        await self._fleet.signal(who.org_id, request.path_params["id"], wish.pid, wish.signal)
-        message = "Process killed" if wish.signal == _KILL else f"Signal {wish.signal} sent"
-        return JSONResponse({"success": True, "message": message})
-
-    async def attach(self, request: Request, who: Principal) -> Response:
-        """Send what a background command wrote and writes as events; a client that goes away leaves it alone."""
-        wish = await parse_body(request, ProcessWish)
-        owner = who.org_id
-        sandbox = await self._fleet.get(owner, request.path_params["id"])
-        # Asked first, so that a missing one is a 404 and no stream.
-        await self._fleet.read_output(owner, sandbox.id, wish.pid, max_bytes=1)
-
-        async def serve(receive: Receive, answer: Answer) -> None:
-            async with while_connected(receive):
-                events = EventStream(self._fleet, owner, sandbox.id, wish.pid, answer, binary=wish.binary)
-                await events.send(follow=wish.follow)
-
-        return Streamed(serve)
-
-    async def wait(self, request: Request, who: Principal) -> Response:
-        """Wait for a background command's end."""
-        wish = await parse_body(request, ProcessWish)
-        async with while_connected(request.receive):
-            while True:
-                outcome = await self._fleet.wait(who.org_id, request.path_params["id"], wish.pid, wait_ms=_ROUND_MS)
-                if not outcome.running:
-                    break
-        noted(exit_code=outcome.exit_code)
-        error = {"error": "killed: it took longer than its timeout"} if outcome.timed_out else {}
-        return JSONResponse({"success": True, "exitCode": outcome.exit_code, **error})
-
 
 def outcome_object(outcome: Outcome) -> dict[str, Any]:
     """A finished command: VoidRun's three fields, and whether it was cut short.
@@ -225,18 +159,6 @@ def outcome_object(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def process_object(info: ProcessInfo) -> dict[str, Any]:
-    """A background command as clients know it."""
-    ended = {} if info.exit_code is None else {"exitCode": info.exit_code}
-    return {
-        "pid": info.pid,
-        "command": info.command,
-        "startTime": timestamp(info.started_ms),
-        "running": info.running,
-        **ended,
-    }
-
-
 def _text(captured: Captured) -> str:
     if not captured.dropped:
         return captured.data().decode("utf-8", "replace")
@@ -246,10 +168,15 @@ def _text(captured: Captured) -> str:
 
 def _foreground(timeout: float) -> float:
     """A time limit in seconds; none at all means thirty, as VoidRun has it."""
-    return _TIMEOUT_S if timeout <= 0 else _seconds(timeout, _TIMEOUT_MOST_S)
+    return _TIMEOUT_S if timeout <= 0 else seconds(timeout, _TIMEOUT_MOST_S)
 
 
-def _seconds(timeout: float, most: float) -> float:
+def seconds(timeout: float, most: float) -> float:
+    """A time limit in seconds, unchanged.
+
+    Raises:
+        InvalidInput: It is negative, or above `most`.
+    """
     if not 0 <= timeout <= most:
         raise InvalidInput(f"timeout: {timeout:g} s is out of range", hint=f"Use 0 to {most:g}")
     return timeout

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 from starlette.responses import JSONResponse
 
+from .background import BackgroundRoutes
 from .commands import CommandRoutes
 from .endpoint import Endpoint, routes
 from .files import FileRoutes
+from .images import ImageRoutes
 from .sandboxes import SandboxRoutes
 from .shell import ShellRoutes
 from .sockets import SocketRoutes
@@ -34,7 +36,9 @@ def rest_routes(fleet: Fleet, defaults: Defaults) -> list[BaseRoute]:
     attendance = Attendance()
     modules = (
         SandboxRoutes(fleet, defaults),
+        ImageRoutes(fleet),
         CommandRoutes(fleet),
+        BackgroundRoutes(fleet),
         FileRoutes(fleet),
         ShellRoutes(fleet),
         TerminalRoutes(fleet, attendance),

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import ConfigDict, Field
-from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from auth.roles import Scope
 from mcp_server.audit.entry import noted
 from mcp_server.wire import parse_selector, sandbox_object
 from vmm.errors import InvalidInput
-from vmm.spec import DISK, SandboxSpec
+from vmm.spec import SandboxSpec
 
 from .body import WireModel, parse_body
 from .endpoint import Endpoint
@@ -90,7 +88,7 @@ class UpdateWish(WireModel):
 
 
 class SandboxRoutes:
-    """The routes about sandboxes themselves, and the images that they are made from."""
+    """The routes about sandboxes themselves."""
 
     def __init__(self, fleet: Fleet, defaults: Defaults) -> None:
         self._fleet = fleet
@@ -107,9 +105,6 @@ class SandboxRoutes:
             Endpoint(method="PATCH", path=one, handler=self.update, scope=run, action="sandbox.update"),
             Endpoint(method="DELETE", path=one, handler=self.delete, scope=run, action="sandbox.delete"),
             Endpoint(method="GET", path=f"{one}/metrics", handler=self.metrics, scope=read, action="sandbox.metrics"),
-            Endpoint(method="GET", path="/api/images", handler=self.images, scope=read, action="image.list"),
-            Endpoint(method="GET", path="/api/images/{image}", handler=self.image, scope=read, action="image.get"),
-            Endpoint(method="GET", path="/api/images/name/{image}", handler=self.image, scope=read, action="image.get"),
         ]
 
     async def create(self, request: Request, who: Principal) -> Response:
@@ -174,35 +169,6 @@ class SandboxRoutes:
                 "processes": seen.processes,
             }
         )
-
-    async def images(self, request: Request, who: Principal) -> Response:
-        """The images, the default first."""
-        del request, who
-        return JSONResponse([image_object(name) for name in self._fleet.images()])
-
-    async def image(self, request: Request, who: Principal) -> Response:
-        """One image, by id or name."""
-        del who
-        wanted = request.path_params["image"]
-        for name in self._fleet.images():
-            found = image_object(name)
-            if wanted in {name, f"{name}:latest", found["id"]}:
-                return JSONResponse(found)
-        raise HTTPException(404, "Image not found")
-
-
-def image_object(name: str) -> dict[str, Any]:
-    """An image as clients know it; its id follows from its name, for an image has no record."""
-    return {
-        "id": hashlib.sha256(name.encode()).hexdigest()[:24],
-        "name": name,
-        "tag": "latest",
-        "sizeGB": DISK // 1024,
-        "system": True,
-        "active": True,
-        "orgId": "",
-        "createdBy": "",
-    }
 
 
 def _count(text: str, default: int) -> int:

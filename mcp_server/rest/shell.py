@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Annotated
-
-from pydantic import AfterValidator, Field
+from typing import TYPE_CHECKING
 
 from auth.roles import Scope
 from mcp_server.audit.entry import noted
 from vmm.errors import GuestError, GuestFileMissing
 from vmm.guest.values import KIB, Command
 
-from .body import WireModel, parse_body, parse_query
+from .body import parse_body, parse_query
 from .commands import outcome_object
 from .endpoint import Endpoint, Handler
 from .envelope import success
-from .paths import GuestPath, parent
+from .paths import parent
+from .shell_wishes import Content, CreateWish, HomePath, OnePath, Part, Pattern, Permissions, TwoPaths
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -36,74 +35,8 @@ _GRACE_MS = 10_000
 _KEEP_HEAD = 256 * KIB
 _KEEP_TAIL = 1024 * KIB
 _HITS = 100
-_GLOB = frozenset("*?[")
 _LINES_MOST = 10_000
 _TYPES = {"file": "regular file", "directory": "directory", "symlink": "symbolic link", "other": "special file"}
-
-
-def _plain(text: str) -> str:
-    if "\0" in text:
-        raise ValueError("NUL characters are not possible here")
-    return text
-
-
-class OnePath(WireModel):
-    """An operation on one path."""
-
-    path: GuestPath
-
-
-class HomePath(WireModel):
-    """An operation on one path, by default root's home."""
-
-    path: GuestPath = "/root"
-
-
-class CreateWish(WireModel):
-    """A file to create."""
-
-    path: GuestPath
-    content: str | None = None
-
-
-class Content(WireModel):
-    """What shall be in a new file."""
-
-    content: str | None = None
-
-
-class TwoPaths(WireModel):
-    """An operation from one path to another."""
-
-    source: GuestPath = Field(alias="from")
-    target: GuestPath = Field(alias="to")
-
-
-class Part(WireModel):
-    """The first or the last lines of a file."""
-
-    path: GuestPath
-    lines: int = Field(default=10, ge=0)
-    head: str = ""
-
-
-class Permissions(WireModel):
-    """New permissions for a path."""
-
-    path: GuestPath
-    mode: Annotated[str, Field(min_length=1, max_length=10), AfterValidator(_plain)]
-
-
-class Pattern(WireModel):
-    """Names to look for: a part of the name, or a glob."""
-
-    path: GuestPath = "/root"
-    pattern: Annotated[str, Field(min_length=1, max_length=1024), AfterValidator(_plain)]
-
-    @property
-    def glob(self) -> str:
-        """What the whole name must match."""
-        return self.pattern if _GLOB & set(self.pattern) else f"*{self.pattern}*"
 
 
 class ShellRoutes:

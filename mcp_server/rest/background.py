@@ -1,0 +1,121 @@
+"""Background commands over REST, in VoidRun's flat shapes: start, list, signal, follow, wait."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+from starlette.responses import JSONResponse
+
+from auth.roles import Scope
+from mcp_server.audit.entry import noted
+from mcp_server.wire import timestamp
+
+from .body import WireModel, parse_body
+from .commands import CommandWish, seconds
+from .endpoint import Endpoint
+from .event_stream import EventStream
+from .streaming import Streamed, while_connected
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+    from starlette.types import Receive
+
+    from auth.principal import Principal
+    from vmm.fleet import Fleet
+    from vmm.guest.values import ProcessInfo
+
+    from .streaming import Answer
+
+_MOST_S = 7 * 86_400
+_ROUND_MS = 300_000
+_KILL = 9
+
+
+class ProcessWish(WireModel):
+    """A background command that something is done with: it is signalled, or its output sent."""
+
+    pid: int = Field(ge=1, le=2**31 - 1)
+    signal: int = Field(default=_KILL, ge=1, le=64)
+    binary: bool = False
+    follow: bool = True
+
+
+class BackgroundRoutes:
+    """The routes about background commands."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+
+    def endpoints(self) -> list[Endpoint]:
+        """The routes of this module."""
+        base = "/api/sandboxes/{id}"
+        run, read = Scope.RUN, Scope.READ
+        return [
+            Endpoint(method="POST", path=f"{base}/commands/run", handler=self.run, scope=run, action="command.run"),
+            Endpoint(method="GET", path=f"{base}/commands/list", handler=self.list, scope=read, action="command.list"),
+            Endpoint(method="POST", path=f"{base}/commands/kill", handler=self.kill, scope=run, action="command.kill"),
+            Endpoint(
+                method="POST", path=f"{base}/commands/attach", handler=self.attach, scope=read, action="command.attach"
+            ),
+            Endpoint(method="POST", path=f"{base}/commands/wait", handler=self.wait, scope=read, action="command.wait"),
+        ]
+
+    async def run(self, request: Request, who: Principal) -> Response:
+        """Start a command in the background."""
+        wish = await parse_body(request, CommandWish)
+        program = wish.program(seconds(wish.timeout, _MOST_S))
+        info = await self._fleet.start(who.org_id, request.path_params["id"], program)
+        return JSONResponse({"success": True, "pid": info.pid, "command": info.command})
+
+    async def list(self, request: Request, who: Principal) -> Response:
+        """The background commands, oldest first, finished ones included."""
+        found = await self._fleet.processes(who.org_id, request.path_params["id"])
+        return JSONResponse({"success": True, "processes": [process_object(info) for info in found]})
+
+    async def kill(self, request: Request, who: Principal) -> Response:
+        """Kill a background command and all that it started."""
+        wish = await parse_body(request, ProcessWish)
+        await self._fleet.signal(who.org_id, request.path_params["id"], wish.pid, wish.signal)
+        message = "Process killed" if wish.signal == _KILL else f"Signal {wish.signal} sent"
+        return JSONResponse({"success": True, "message": message})
+
+    async def attach(self, request: Request, who: Principal) -> Response:
+        """Send what a background command wrote and writes as events; a client that goes away leaves it alone."""
+        wish = await parse_body(request, ProcessWish)
+        owner = who.org_id
+        sandbox = await self._fleet.get(owner, request.path_params["id"])
+        # Asked first, so that a missing one is a 404 and no stream.
+        await self._fleet.read_output(owner, sandbox.id, wish.pid, max_bytes=1)
+
+        async def serve(receive: Receive, answer: Answer) -> None:
+            async with while_connected(receive):
+                events = EventStream(self._fleet, owner, sandbox.id, wish.pid, answer, binary=wish.binary)
+                await events.send(follow=wish.follow)
+
+        return Streamed(serve)
+
+    async def wait(self, request: Request, who: Principal) -> Response:
+        """Wait for a background command's end."""
+        wish = await parse_body(request, ProcessWish)
+        async with while_connected(request.receive):
+            while True:
+                outcome = await self._fleet.wait(who.org_id, request.path_params["id"], wish.pid, wait_ms=_ROUND_MS)
+                if not outcome.running:
+                    break
+        noted(exit_code=outcome.exit_code)
+        error = {"error": "killed: it took longer than its timeout"} if outcome.timed_out else {}
+        return JSONResponse({"success": True, "exitCode": outcome.exit_code, **error})
+
+
+def process_object(info: ProcessInfo) -> dict[str, Any]:
+    """A background command as clients know it."""
+    ended = {} if info.exit_code is None else {"exitCode": info.exit_code}
+    return {
+        "pid": info.pid,
+        "command": info.command,
+        "startTime": timestamp(info.started_ms),
+        "running": info.running,
+        **ended,
+    }
