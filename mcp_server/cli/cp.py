@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import re
-import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-import anyio
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from .box import Box
 from .console import Trouble, err, note, plain, run, show_json, write_raw
 from .copying import Spot, copy
-from .here import Here, read_pieces
+from .here import Here, standard_input
 from .options import AsJson, place_of
 from .place import open_remote
 from .values import amount, check_ref
@@ -142,6 +140,6 @@ async def _transfer(remote: Remote, source: _End, target: _End, tally: _Tally) -
 
 
 async def _counted_input(tally: _Tally) -> AsyncGenerator[bytes]:
-    async for piece in read_pieces(anyio.wrap_file(sys.stdin.buffer)):
+    async for piece in standard_input():
         yield piece
         tally.advance(len(piece))

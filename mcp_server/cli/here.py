@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import stat
+import sys
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,7 +61,7 @@ class Here(Tree):
         """A file's content."""
         with _told(path):
             async with await anyio.open_file(path, "rb") as file:
-                yield read_pieces(file)
+                yield _pieces(file)
 
     async def write(self, path: str, content: AsyncIterable[bytes], mode: int) -> None:
         """Make or replace a file; what is no plain file is written into."""
@@ -90,8 +91,22 @@ class Here(Tree):
             await anyio.to_thread.run_sync(lambda: Path(path).mkdir(parents=True, exist_ok=True))
 
 
-async def read_pieces(file: AsyncFile[bytes]) -> AsyncGenerator[bytes]:
-    """A file's bytes, read beside the event loop."""
+async def standard_input() -> AsyncGenerator[bytes]:
+    """What comes in; a wait for it can be given up."""
+    descriptor = sys.stdin.fileno()
+    mode = os.fstat(descriptor).st_mode
+    # The others, plain files above all, cannot be waited for and need not be.
+    patient = stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(descriptor)
+    while True:
+        if patient:
+            await anyio.wait_readable(descriptor)
+        piece = await anyio.to_thread.run_sync(os.read, descriptor, _PIECE)
+        if not piece:
+            return
+        yield piece
+
+
+async def _pieces(file: AsyncFile[bytes]) -> AsyncGenerator[bytes]:
     while piece := await file.read(_PIECE):
         yield piece
 

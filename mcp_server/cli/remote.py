@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
@@ -12,7 +13,7 @@ import httpx2
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidHandshake, InvalidStatus
 
-from .console import Trouble
+from .console import Trouble, note
 from .refusals import failure, refusal
 from .values import Object, as_object, as_objects
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 CONNECT_S = 5
 READ_S = 60
 _PAGE = 100
+_LONGEST_PAUSE_S = 120
 _MOST_EVENT = 16 * 1024 * 1024
 _MOST_MESSAGE = 4 * 1024 * 1024
 
@@ -53,6 +55,7 @@ class Remote:
         self._key = key
         self._key_origin = key_origin
         self._near = near
+        self._ready_s = 0.0
         self.url = url
 
     @classmethod
@@ -124,13 +127,19 @@ class Remote:
         call = self._http.stream(
             method, path, params=query, json=body, content=content, headers=headers, timeout=timeout
         )
+        await self._pause()
         try:
             async with call as response:
+                self._heed_limit(response)
                 if not response.is_success:
                     raise await refusal(response, server=self.url, key_origin=self._key_origin)
                 yield response
         except (httpx2.RequestError, httpx2.StreamError) as error:
             raise failure(error, server=self.url) from None
+        except UnicodeEncodeError:
+            raise Trouble(
+                "A name has bytes that are no UTF-8: rename it, or pack what it belongs to with tar"
+            ) from None
 
     @asynccontextmanager
     async def events(self, path: str, body: Object) -> AsyncGenerator[tuple[Response, AsyncIterator[ServerSentEvent]]]:
@@ -169,3 +178,15 @@ class Remote:
         finally:
             with anyio.CancelScope(shield=True):
                 await socket.close()
+
+    def _heed_limit(self, response: Response) -> None:
+        """Remember when the server takes the next request, if this one was the last of its time."""
+        reset = response.headers.get("ratelimit-reset", "")
+        if response.headers.get("ratelimit-remaining") == "0" and reset.isdecimal():
+            self._ready_s = anyio.current_time() + min(int(reset), _LONGEST_PAUSE_S)
+
+    async def _pause(self) -> None:
+        seconds = math.ceil(self._ready_s - anyio.current_time())
+        if seconds > 0:
+            note(f"The server takes no more requests with this key for {seconds} s; waiting.")
+            await anyio.sleep_until(self._ready_s)

@@ -167,6 +167,19 @@ async def test_an_interrupted_upload_leaves_what_was_there(cli: Cli, guest: Path
     assert content(guest) == {"file": b"before"}
 
 
+async def test_a_wait_for_standard_input_can_be_given_up(cli: Cli, guest: Path) -> None:
+    async with cli.on_terminal("cp", "-", f"box:{guest}/file") as seat:
+        seat.type("line\n")
+        with anyio.fail_after(20):
+            while not list(guest.iterdir()):
+                await anyio.sleep(0.02)
+        seat.process.send_signal(signal.SIGINT)
+        assert await seat.ended() == 128 + signal.SIGINT
+    with anyio.fail_after(20):
+        while list(guest.iterdir()):
+            await anyio.sleep(0.02)
+
+
 async def test_large_files_pass_through_little_memory(cli: Cli, guest: Path) -> None:
     with (guest / "large").open("wb") as file:
         file.truncate(600 << 20)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -215,3 +216,21 @@ async def test_a_server_that_dies_in_the_middle_of_a_file_leaves_nothing_of_it(c
         assert done.status == 2
         assert done.out == b"x" * 500
         assert "went away in the middle" in done.err
+
+
+async def test_a_server_that_has_had_enough_for_now_is_given_its_time(cli: Cli) -> None:
+    full = answer(200, b"{}", ratelimit_remaining="0", ratelimit_reset="1")
+    async with answering(full) as url:
+        done = await cli("--url", url, "sandbox", "rm", "one", "two")
+    assert done.status == 0
+    assert done.err.splitlines() == [
+        "The server takes no more requests with this key for 1 s; waiting.",
+        "Ended 2 sandboxes.",
+    ]
+
+
+async def test_a_name_that_is_no_text_is_refused(cli: Cli, guest: Path) -> None:
+    place = cli.here / "tree"
+    place.mkdir()
+    (place / os.fsdecode(b"bad\xff")).touch()
+    assert "bytes that are no UTF-8" in (await cli("cp", "tree", f"box:{guest}")).refusal
