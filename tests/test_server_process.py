@@ -18,24 +18,10 @@ from anyio.abc import TaskStatus
 
 from bench.server import Server, call, casemate, running
 from tests.mcp_server.edge import ACCEPT, initialize, rpc
+from tests.server_process import SMALL, cli
 from vmm.hypervisor.process import strays
 
 pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.timeout(300)]
-
-SMALL = {"image": "minimal", "mem": 512}
-
-
-def cli(data: Path, *arguments: str, expect: int = 0) -> str:
-    done = subprocess.run(
-        [casemate(), *arguments],
-        env=os.environ | {"CASEMATE_DATA": str(data)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == expect, done.stdout + done.stderr
-    return done.stdout + done.stderr
 
 
 async def test_the_first_start_makes_a_key_for_its_owner_alone(served: Path) -> None:
