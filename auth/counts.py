@@ -47,6 +47,10 @@ class Counts(Storage):
 
     async def incr(self, key: str, expiry: int, amount: int = 1) -> int:
         """Count, in the window of `expiry` seconds that holds now, and give the sum."""
+        return self.hit(key, expiry, amount)[0]
+
+    def hit(self, key: str, expiry: int, amount: int = 1) -> tuple[int, int]:
+        """Count, and give the sum in the window and its end in epoch milliseconds."""
         now = self._clock()
         count, end_ms = self._own.get(key, (0, 0))
         if end_ms <= now:
@@ -56,19 +60,24 @@ class Counts(Storage):
         if len(self._own) > self._capacity:
             self._own.popitem(last=False)
         self._changed = True
-        return count + amount + self._elsewhere(key, now)
+        return count + amount + self._elsewhere(key, now)[0], end_ms
+
+    def current(self, key: str) -> tuple[int, int]:
+        """The sum in the current window, and its end in epoch milliseconds; now if nothing is counted."""
+        now = self._clock()
+        count, end_ms = self._own.get(key, (0, 0))
+        if end_ms <= now:
+            count, end_ms = 0, now
+        elsewhere, other_end_ms = self._elsewhere(key, now)
+        return count + elsewhere, max(end_ms, other_end_ms)
 
     async def get(self, key: str) -> int:
         """The sum in the current window."""
-        now = self._clock()
-        count, end_ms = self._own.get(key, (0, 0))
-        return (count if end_ms > now else 0) + self._elsewhere(key, now)
+        return self.current(key)[0]
 
     async def get_expiry(self, key: str) -> float:
         """When the current window ends, in epoch seconds; now if nothing is counted."""
-        now = self._clock()
-        ends = (table[key][1] for table in (self._own, self._others) if key in table)
-        return max(now, *ends, now) / 1000
+        return self.current(key)[1] / 1000
 
     async def check(self) -> bool:
         """Whether counting works: always."""
@@ -114,8 +123,8 @@ class Counts(Storage):
                 sums[key] = (before + count, end_ms)
         self._others = sums
 
-    def _elsewhere(self, key: str, now: int) -> int:
+    def _elsewhere(self, key: str, now: int) -> tuple[int, int]:
         if not self._others:
-            return 0
+            return 0, 0
         count, end_ms = self._others.get(key, (0, 0))
-        return count if end_ms > now else 0
+        return (count, end_ms) if end_ms > now else (0, 0)

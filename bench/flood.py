@@ -30,9 +30,12 @@ _MOST_CONNECTIONS = 256
 
 
 async def main(seconds: int, rate: int) -> None:
-    settings = {"CASEMATE_RATE_LIMIT_REQUESTS": "10000000", "CASEMATE_WARM": "false", "CASEMATE_LOG_LEVEL": "info"}
-    # As in production, but into nowhere.
-    async with running(log=DEVNULL, **settings) as server:
+    async with running(
+        log=DEVNULL,
+        CASEMATE_LOG_LEVEL="info",  # as in production, but into nowhere
+        CASEMATE_RATE_LIMIT_REQUESTS="10000000",
+        CASEMATE_WARM="false",
+    ) as server:
         keys = await make_keys(server)
         await calls(server, keys, _WARM_UP_S)
         base, base_load = await calls(server, keys, seconds)
@@ -134,5 +137,5 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["send"]:
         uvloop.run(send(sys.argv[2], float(sys.argv[3]), int(sys.argv[4])))
     else:
-        numbers = [int(argument) for argument in sys.argv[1:]]
-        anyio.run(main, *(numbers + [30, 1000][len(numbers) :]), backend_options={"use_uvloop": True})
+        chosen = (*(int(argument) for argument in sys.argv[1:3]), *(30, 1000)[len(sys.argv) - 1 :])
+        anyio.run(lambda: main(*chosen), backend_options={"use_uvloop": True})

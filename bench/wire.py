@@ -49,8 +49,8 @@ class Connection(asyncio.Protocol):
     async def to(cls, url: str) -> Connection:
         """Connect to the server of an address."""
         parts = urlsplit(url)
-        loop = asyncio.get_running_loop()
-        return (await loop.create_connection(cls, parts.hostname, parts.port))[1]
+        assert parts.hostname is not None and parts.port is not None
+        return (await asyncio.get_running_loop().create_connection(cls, parts.hostname, parts.port))[1]
 
     async def ask(self, request: bytes) -> tuple[int, bytes]:
         """Send a request, and give the status and the body of its answer."""

@@ -52,7 +52,13 @@ def configure(level: Literal["debug", "info", "warning", "error"], form: Literal
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )
     structlog.configure(
-        processors=[*shared[:3], _bounded, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        # First what the level drops, before anything is done to it.
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared[:3],
+            _bounded,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,

@@ -1,6 +1,7 @@
 """Around every request: an id that answers, logs and error texts share, and one line in the log at its end.
 
-The line has the path, never the query: a WebSocket's may hold a key.
+The line has the path, never the query: a WebSocket's may hold a key. Requests that the audit recorded have its line
+already, which says more; their own is for debugging.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class RequestLog:
                     await _apologise(scope, receive, watch, request_id, begun=status != 0)
             finally:
                 _log.log(
-                    logging.DEBUG if scope["path"] in _PROBES else logging.INFO,
+                    logging.DEBUG if scope["path"] in _PROBES or scope["state"].get("recorded") else logging.INFO,
                     "request",
                     method=method,
                     path=scope["path"],

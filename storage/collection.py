@@ -7,7 +7,7 @@ gives values for a prefix of its fields and gets documents in the order of the r
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, TypeAlias
@@ -62,6 +62,21 @@ class Collection(ABC):
         Raises:
             DuplicateKey: Its id, or its values under a unique index, are there already.
             InvalidDocument: It cannot be stored.
+        """
+
+    @abstractmethod
+    async def insert_all(self, documents: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Store new documents at the price of few. Their version is 1.
+
+        After an error any of them may be stored. It may be called again with the same ones, so it suits documents
+        that nobody else writes.
+
+        Returns:
+            Ids of those that were there already and are left as they stand; after a lost answer perhaps by this call.
+
+        Raises:
+            DuplicateKey: Values of one under a unique index are there already.
+            InvalidDocument: One of them cannot be stored.
         """
 
     @abstractmethod

@@ -50,27 +50,36 @@ def encode(spec: CollectionSpec, document: Mapping[str, Any], *, version: int) -
     Raises:
         InvalidDocument: It cannot be stored.
     """
-    copy: Document = {**document, "version": version}
-    if not is_value(copy.get("_id")) or not isinstance(copy["_id"], str) or not copy["_id"]:
+    text = as_text(spec, {**document, "version": version})
+    return cast("Document", json.loads(text)), text
+
+
+def as_text(spec: CollectionSpec, document: Document) -> str:
+    """The JSON text of a document that is complete.
+
+    Raises:
+        InvalidDocument: It cannot be stored.
+    """
+    if not is_value(document.get("_id")) or not isinstance(document["_id"], str) or not document["_id"]:
         raise InvalidDocument(
-            f"Field _id of {spec.name} must be a text that is not empty, not {shown(copy.get('_id'))}"
+            f"Field _id of {spec.name} must be a text that is not empty, not {shown(document.get('_id'))}"
         )
-    _check(spec, "", copy, 0)
+    _check(spec, "", document, 0)
     for index in spec.indexes:
         for field in index.fields:
-            if not is_value(copy.get(field)) and not (index.sparse and field not in copy):
+            if not is_value(document.get(field)) and not (index.sparse and field not in document):
                 raise InvalidDocument(
                     f"Field {field} of {spec.name} must be a text or an integer for index {index.name}, "
-                    f"not {shown(copy.get(field))}"
+                    f"not {shown(document.get(field))}"
                 )
-    text = json.dumps(copy, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    text = json.dumps(document, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     try:
         size = len(text.encode())
     except UnicodeEncodeError as error:
-        raise InvalidDocument(f"Document {shown(copy['_id'])} of {spec.name} has text that is not Unicode") from error
+        raise InvalidDocument(f"{_named(spec, document)} has text that is not Unicode") from error
     if size > MAX_BYTES:
-        raise InvalidDocument(f"Document {shown(copy['_id'])} of {spec.name} has {size} bytes; most are {MAX_BYTES}")
-    return cast("Document", json.loads(text)), text
+        raise InvalidDocument(f"{_named(spec, document)} has {size} bytes; most are {MAX_BYTES}")
+    return text
 
 
 def version_of(spec: CollectionSpec, document: Mapping[str, Any]) -> int:
@@ -110,7 +119,13 @@ def shown(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:80]}…"
 
 
+def _named(spec: CollectionSpec, document: Document) -> str:
+    return f"Document {shown(document['_id'])} of {spec.name}"
+
+
 def _check(spec: CollectionSpec, path: str, value: object, depth: int) -> None:
+    if isinstance(value, str):
+        return  # looked at as a whole when it is encoded
     if depth > _DEEPEST:
         raise InvalidDocument(f"Field {path[:80]} of {spec.name} is nested more than {_DEEPEST} deep")
     if isinstance(value, dict):
@@ -127,5 +142,5 @@ def _check(spec: CollectionSpec, path: str, value: object, depth: int) -> None:
     elif isinstance(value, int):
         if not _INT_MIN <= value <= _INT_MAX:
             raise InvalidDocument(f"Field {path[:80]} of {spec.name} does not fit into 64 bits: {shown(value)}")
-    elif value is not None and not isinstance(value, str):
+    elif value is not None:
         raise InvalidDocument(f"Field {path[:80]} of {spec.name} is a {type(value).__name__}, which JSON does not have")

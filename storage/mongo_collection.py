@@ -5,18 +5,18 @@ The mark is what tells, after a lost answer, an applied write of ours from someb
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from pymongo.asynchronous.database import AsyncDatabase
-from pymongo.errors import DuplicateKeyError
+from pymongo.errors import BulkWriteError, DuplicateKeyError
 
 from .collection import CollectionSpec, Document, Index, StoredCollection, Value
 from .documents import as_value, encode, is_value, shown, version_of
 from .errors import DocumentMissing, VersionConflict
 from .ids import new_id
 from .mongo_documents import MARK, from_stored, to_stored
-from .mongo_errors import duplicate
+from .mongo_errors import duplicate, there_already
 from .mongo_link import MongoLink
 from .mongo_query import Filter, index_hint, matching, order, within
 from .query import Query, check_limit, plan
@@ -42,6 +42,20 @@ class MongoCollection(StoredCollection):
     async def insert(self, document: Mapping[str, Any]) -> Document:
         """Store a new document; see `Collection`."""
         return await self._insert(document, 1)
+
+    async def insert_all(self, documents: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Store new documents by one command; see `Collection`."""
+        mark = new_id()
+        sent = [to_stored(encode(self.spec, document, version=1)[0], mark) for document in documents]
+
+        async def attempt(database: _Database) -> list[str]:
+            try:
+                await database[self.spec.name].insert_many(sent, ordered=False)
+            except BulkWriteError as error:
+                return [sent[place]["_id"] for place in there_already(error)]
+            return []
+
+        return await self._link.write(attempt, attempt) if sent else []
 
     async def put(self, document: Mapping[str, Any]) -> Document:
         """Store a new document with its version; see `StoredCollection`."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from typing import Any, cast
 
 from bson.errors import BSONError
 from pymongo.errors import (
+    BulkWriteError,
     ConfigurationError,
     ConnectionFailure,
     DuplicateKeyError,
@@ -31,6 +33,7 @@ from .errors import (
 Failure = PyMongoError | BSONError
 FAILURES = (PyMongoError, BSONError)
 
+_DUPLICATE_KEY = 11000
 _UNAUTHORIZED = 13
 _AUTHENTICATION_FAILED = (18, 8000)
 _OUT_OF_DISK_SPACE = 14031
@@ -90,6 +93,27 @@ def duplicate(error: DuplicateKeyError) -> DuplicateKey:
     index = _INDEX.search(text)
     name = index[1] if index else "_id_"
     return DuplicateKey(collection[1] if collection else "the collection", "_id" if name == "_id_" else name)
+
+
+def there_already(error: BulkWriteError) -> list[int]:
+    """The places of documents that were not inserted because their ids are taken, if that is all that went wrong.
+
+    Raises:
+        OperationFailure: What else did.
+    """
+    details = cast("dict[str, Any]", error.details)
+    for concern in details.get("writeConcernErrors", ()):
+        raise WriteConcernError(concern.get("errmsg", ""), concern.get("code"), concern)
+    places: list[int] = []
+    for failure in details.get("writeErrors", ()):
+        text, code = str(failure.get("errmsg", "")), failure.get("code")
+        if code != _DUPLICATE_KEY:
+            raise OperationFailure(text, code, failure)
+        taken = DuplicateKeyError(text, code, failure)
+        if duplicate(taken).index != "_id":
+            raise taken
+        places.append(failure["index"])
+    return places
 
 
 def _refused(where: str, error: OperationFailure, writing: bool) -> StoreError:

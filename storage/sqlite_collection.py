@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from .collection import CollectionSpec, Document, Index, StoredCollection, Value
-from .documents import as_value, encode, is_value, shown, version_of
+from .documents import as_text, as_value, encode, is_value, shown, version_of
 from .errors import DocumentMissing, VersionConflict
 from .query import Query, check_limit, plan
 
@@ -43,6 +43,17 @@ class SqliteCollection(StoredCollection):
     async def insert(self, document: Mapping[str, Any]) -> Document:
         """Store a new document; see `Collection`."""
         return await self._insert(document, 1)
+
+    async def insert_all(self, documents: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Store new documents in one transaction; see `Collection`."""
+        texts = [as_text(self.spec, {**document, "version": 1}) for document in documents]
+        rows = [(document["_id"], 1, text) for document, text in zip(documents, texts, strict=True)]
+        sql = self._sql("INSERT INTO TABLE_NAME (id, version, body) VALUES (?, ?, ?) ON CONFLICT (id) DO NOTHING")
+
+        def store(connection: sqlite3.Connection) -> list[str]:
+            return [row[0] for row in rows if not _changed(connection, sql, row)]
+
+        return await self._write(store) if rows else []
 
     async def put(self, document: Mapping[str, Any]) -> Document:
         """Store a new document with its version; see `StoredCollection`."""

@@ -88,6 +88,8 @@ class Surface:
                 entry.arguments = watched.arguments()
                 surface = "mcp" if scope["path"] in self._mcp else "rest"
                 self._trail.note(entry, visit, surface=surface, action=_route(scope), began_ms=began_ms, began=began)
+                visit.calls += 1
+            state["recorded"] = visit.calls > 0
 
     def _counts(self, scope: Scope, visit: Visit, status: int) -> bool:
         """Whether the request is a call that has no record yet."""

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 import anyio
 import structlog
 
-from storage.errors import DocumentMissing, DuplicateKey, InvalidDocument, StoreError, VersionConflict
+from storage.errors import DocumentMissing, InvalidDocument, StoreError, VersionConflict
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mcp_server.metrics.meters import Meters
     from storage.collection import Collection
 
@@ -67,41 +69,36 @@ class Writer:
     async def write_batch(self) -> bool:
         """Write some of what waits; False if the store fails, and then they wait on."""
         batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
-        # Whatever is left in here was not written.
-        left = dict.fromkeys(batch)
-        errors: list[StoreError] = []
-
-        async def write(record: AuditRecord) -> None:
-            try:
-                await self._put(record)
-            except StoreError as error:
-                errors.append(error)
-            else:
-                left.pop(record, None)
-
+        left, reason = batch, f"no answer within {_WRITE_S:g} s"
         try:
             with anyio.move_on_after(_WRITE_S):
-                async with anyio.create_task_group() as tasks:
-                    for record in batch:
-                        tasks.start_soon(write, record)
+                await self._put(batch)
+                left, reason = [], ""
+        except StoreError as error:
+            reason = error.message
         finally:
             self._waiting.extendleft(reversed(left))
             self._shed()
             self._meters.audit_written(len(batch) - len(left))
             self._meters.audit_waiting(len(self._waiting))
-        self._tell(errors[0].message if errors else f"no answer within {_WRITE_S:g} s" if left else "")
+        self._tell(reason)
         return not left
 
-    async def _put(self, record: AuditRecord) -> None:
-        document = record.document()
+    async def _put(self, batch: Sequence[AuditRecord]) -> None:
+        documents = {record.id: record.document() for record in batch}
         try:
-            await self._collection.insert(document)
-        except DuplicateKey:
-            # Written before: either a write whose answer was lost, or the first of several that are summed up now.
-            await self._replace(document)
+            there = await self._collection.insert_all(list(documents.values()))
         except InvalidDocument:
+            if len(batch) > 1:
+                for record in batch:
+                    await self._put([record])
+                return
             self._meters.audit_dropped(1)
-            _log.exception("audit record not storable", record=record.id)
+            _log.exception("audit record not storable", record=batch[0].id)
+            return
+        for record_id in there:
+            # Written before: either a write whose answer was lost, or the first of several that are summed up now.
+            await self._replace(documents[record_id])
 
     async def _replace(self, document: dict[str, object]) -> None:
         try:

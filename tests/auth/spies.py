@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from storage.collection import Collection, Document, Index, Value
@@ -34,6 +34,10 @@ class SpyCollection(Collection):
     async def insert(self, document: Mapping[str, Any]) -> Document:
         self._write()
         return await self._real.insert(document)
+
+    async def insert_all(self, documents: Sequence[Mapping[str, Any]]) -> list[str]:
+        self._write()
+        return await self._real.insert_all(documents)
 
     async def get(self, document_id: str) -> Document | None:
         self._read()

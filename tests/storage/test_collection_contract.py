@@ -50,6 +50,32 @@ async def test_a_document_comes_back_as_it_was_stored(things: Collection) -> Non
     assert await things.get(document["_id"]) == stored
 
 
+async def test_many_are_stored_at_once_and_those_that_are_there_are_named_and_left_alone(things: Collection) -> None:
+    first, second = await kept(things, thing(rank=1), thing(rank=2))
+    changed = await things.replace({**second, "rank": 3})
+    fresh = [thing(rank=number, nested={"$a.b": [1, None]}) for number in range(300)]
+    there = await things.insert_all([fresh[0], {**first, "rank": 9}, *fresh[1:], {**second, "rank": 9}])
+    assert sorted(there) == sorted([first["_id"], second["_id"]])
+    assert await things.get(first["_id"]) == first
+    assert await things.get(second["_id"]) == changed
+    assert [await things.get(document["_id"]) for document in fresh] == [{**it, "version": 1} for it in fresh]
+    assert await things.insert_all(fresh) == [document["_id"] for document in fresh]
+    assert await things.insert_all([]) == []
+    assert await things.count(BY_OWNER) == 302
+
+
+async def test_one_of_many_that_cannot_be_stored_is_told(things: Collection) -> None:
+    await things.insert(thing(email="a@example.org"))
+    with pytest.raises(DuplicateKey) as caught:
+        await things.insert_all([thing(), thing(email="a@example.org")])
+    assert caught.value.index == "by_email"
+    before = await things.count(BY_OWNER)
+    for bad in (thing(rank=1.5), thing(text="\ud800"), {"owner": "alice", "rank": 1}, thing(_id=7)):
+        with pytest.raises(InvalidDocument):
+            await things.insert_all([thing(), bad])
+    assert await things.count(BY_OWNER) == before
+
+
 async def test_what_is_returned_shares_nothing_with_what_was_given(things: Collection) -> None:
     document = thing(labels={"a": "b"})
     stored = await things.insert(document)

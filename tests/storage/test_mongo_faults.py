@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from storage.collection import CollectionSpec, Document, Index, StoredCollection
-from storage.errors import DocumentMissing, DuplicateKey, StoreUnavailable, VersionConflict
+from storage.errors import DocumentMissing, DuplicateKey, StoreFull, StoreUnavailable, VersionConflict
 from storage.mongo import MongoDatabase
 from tests.mongo_server.proxy import NOT_PRIMARY, Fault, Proxy, proxied
 
@@ -133,6 +133,27 @@ async def test_an_answer_that_does_not_come_is_waited_for_no_longer_than_promise
             await call(things)
         assert sides.proxy.met == 1
         assert await things.count(BY_OWNER) <= 1
+
+
+@pytest.mark.parametrize("fault", [*FAULTS, "no majority"])
+@pytest.mark.parametrize("applied", [False, True], ids=["before", "after"])
+async def test_many_whose_answer_was_lost_are_there_once(sides: Sides, applied: bool, fault: str) -> None:
+    many = [{"_id": str(number), "owner": "alice"} for number in range(5)]
+    answers: dict[str, dict[str, Any]] = {**FAULTS, "no majority": {"reply": NO_MAJORITY}}
+    sides.proxy.plan(Fault(command="insert", applied=applied, **answers[fault]))
+    there = await sides.things.insert_all(many)
+    assert sides.proxy.met == 1
+    # Of those that are there, nobody could say by whom.
+    assert there == ([document["_id"] for document in many] if applied else [])
+    assert await sides.direct.find(BY_OWNER) == [{**document, "version": 1} for document in many]
+
+
+async def test_many_that_a_full_disk_refuses_are_told_apart_from_those_that_are_there(sides: Sides) -> None:
+    taken = {"index": 0, "code": 11000, "errmsg": "E11000 duplicate key error collection: c.things index: _id_ dup"}
+    full = {"index": 1, "code": 14031, "errmsg": "no space"}
+    sides.proxy.plan(Fault(command="insert", applied=False, reply={"ok": 1, "n": 0, "writeErrors": [taken, full]}))
+    with pytest.raises(StoreFull):
+        await sides.things.insert_all([FIRST, {**FIRST, "_id": "b"}])
 
 
 async def test_an_insert_of_somebody_else_is_not_taken_for_ones_own(sides: Sides) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import anyio
@@ -27,6 +27,13 @@ class Shaky(Collection):
         if self.mute:
             raise StoreUnavailable("the answer was lost")
         return stored
+
+    async def insert_all(self, documents: Sequence[Mapping[str, Any]]) -> list[str]:
+        await self._check()
+        there = await self._inner.insert_all(documents)
+        if self.mute:
+            raise StoreUnavailable("the answer was lost")
+        return there
 
     async def get(self, document_id: str) -> Document | None:
         await self._check()
