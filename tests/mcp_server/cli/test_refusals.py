@@ -132,6 +132,11 @@ async def test_the_address_of_the_endpoint_is_good_too(cli: Cli) -> None:
         assert (await cli("--url", url, "sandbox", "list")).status == 0
 
 
+async def test_a_server_of_this_machine_is_not_asked_through_a_proxy(cli: Cli) -> None:
+    elsewhere = {"HTTP_PROXY": "http://127.0.0.1:1", "ALL_PROXY": "http://127.0.0.1:1"}
+    assert (await cli("sandbox", "list", env=elsewhere)).status == 0
+
+
 async def test_a_server_that_is_not_there_is_said(cli: Cli) -> None:
     with listen("127.0.0.1", 0) as free:
         nowhere = f"http://127.0.0.1:{free.getsockname()[1]}"
@@ -141,16 +146,17 @@ async def test_a_server_that_is_not_there_is_said(cli: Cli) -> None:
 
 
 @asynccontextmanager
-async def answering(*pieces: bytes) -> AsyncGenerator[str]:
-    """A server that answers every request with these bytes and hangs up."""
+async def answering(piece: bytes, asked_at: list[float] | None = None) -> AsyncGenerator[str]:
+    """A server that answers every request with these bytes and hangs up; it notes when it was asked."""
 
     async def answer(stream: ByteStream) -> None:
+        if asked_at is not None:
+            asked_at.append(anyio.current_time())
         async with stream:
             asked = b""
             while b"\r\n\r\n" not in asked:
                 asked += await stream.receive()
-            for piece in pieces:
-                await stream.send(piece)
+            await stream.send(piece)
 
     async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, anyio.create_task_group() as tasks:
         tasks.start_soon(partial(listener.serve, answer))
@@ -220,8 +226,10 @@ async def test_a_server_that_dies_in_the_middle_of_a_file_leaves_nothing_of_it(c
 
 async def test_a_server_that_has_had_enough_for_now_is_given_its_time(cli: Cli) -> None:
     full = answer(200, b"{}", ratelimit_remaining="0", ratelimit_reset="1")
-    async with answering(full) as url:
+    asked_at: list[float] = []
+    async with answering(full, asked_at) as url:
         done = await cli("--url", url, "sandbox", "rm", "one", "two")
+    assert asked_at[1] - asked_at[0] > 0.9
     assert done.status == 0
     assert done.err.splitlines() == [
         "The server takes no more requests with this key for 1 s; waiting.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+from typing import Any
 
 import pytest
 
@@ -20,6 +21,12 @@ async def begun(seat: Seat) -> None:
     assert seat.raw
 
 
+async def sessions(cli: Cli) -> list[dict[str, Any]]:
+    """The sessions that there are."""
+    async with cli.http() as http:
+        return (await http.get("/api/sandboxes/box/pty/sessions")).json()["data"]["sessions"]
+
+
 async def test_a_shell_hands_keys_and_output_on_and_ends_with_its_status(cli: Cli) -> None:
     async with cli.on_terminal(*SH) as seat:
         await begun(seat)
@@ -29,7 +36,7 @@ async def test_a_shell_hands_keys_and_output_on_and_ends_with_its_status(cli: Cl
         seat.type("exit 7\r")
         assert await seat.ended() == 7
         assert seat.restored
-    assert (await cli("sandbox", "exec", "box", "--", "true")).status == 0
+    assert await sessions(cli) == []
 
 
 async def test_control_keys_reach_the_program_not_the_command_line(cli: Cli) -> None:
@@ -86,6 +93,7 @@ async def test_a_signal_gives_the_terminal_back_and_closes_the_session(cli: Cli,
         seat.process.send_signal(number)
         assert await seat.ended() == 128 + number
         assert seat.restored
+    assert await sessions(cli) == []
 
 
 async def test_without_a_terminal_a_shell_is_refused(cli: Cli) -> None:
@@ -102,3 +110,25 @@ async def test_a_session_that_is_not_there_is_refused_with_the_terminal_as_it_wa
             assert await seat.ended() == 2
             assert words in " ".join(seat.shown.split())
             assert seat.restored
+
+
+async def test_a_connection_that_is_lost_gives_the_terminal_back_and_says_how_to_return(cli: Cli) -> None:
+    async with cli.on_terminal(*SH) as seat:
+        await begun(seat)
+        async with cli.http() as http:
+            (key,) = (await http.get("/api/orgs/apikeys")).json()
+            await http.delete(f"/api/orgs/apikeys/{key['id']}")
+        assert await seat.ended() == 2
+        assert seat.restored
+        assert "--attach" in seat.shown
+
+
+async def test_one_word_in_two_languages_arrives_whole(cli: Cli) -> None:
+    async with cli.on_terminal("shell", "box", "--command", "echo ready; cat; echo over") as seat:
+        await seat.sees("ready")
+        seat.type("größer 漢字\r")
+        await seat.sees("größer")
+        seat.type("\x04")
+        await seat.sees("over")
+        assert await seat.ended() == 0
+        assert seat.written.decode().count("größer 漢字") == 2
