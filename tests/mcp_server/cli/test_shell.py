@@ -72,7 +72,7 @@ async def test_the_size_is_the_terminals_and_follows_it(cli: Cli) -> None:
 async def test_a_session_that_is_left_goes_on_and_can_be_gone_back_to(cli: Cli) -> None:
     async with cli.on_terminal(*SH) as seat:
         await begun(seat)
-        seat.type("word=kept\r")
+        seat.type("word=kept; stty rows 9 cols 99\r")
         await seat.sees("word=kept")
         seat.type("~.")
         assert await seat.ended() == 0
@@ -81,8 +81,9 @@ async def test_a_session_that_is_left_goes_on_and_can_be_gone_back_to(cli: Cli) 
         assert found is not None, seat.shown
     async with cli.on_terminal("shell", "box", "--attach", found[1]) as seat:
         await seat.sees("word=kept")
-        seat.type("echo [$word]; exit 3\r")
+        seat.type("echo [$word]; stty size; exit 3\r")
         await seat.sees("[kept]")
+        await seat.sees("24 132")
         assert await seat.ended() == 3
 
 
