@@ -42,8 +42,8 @@ async def test_a_shell_hands_keys_and_output_on_and_ends_with_its_status(cli: Cl
 async def test_control_keys_reach_the_program_not_the_command_line(cli: Cli) -> None:
     async with cli.on_terminal(*SH) as seat:
         await begun(seat)
-        seat.type("sleep 1000\r")
-        await seat.sees("sleep 1000")
+        seat.type("sh -c 'echo $((40 + 2)); exec sleep 1000'\r")
+        await seat.sees("42")
         seat.type("\x03")
         await seat.sees("^C")
         seat.type("echo woke$?\r")
