@@ -1,7 +1,8 @@
 """The command line: `casemate`. Its commands work on a server over REST, but for those that are the server's own.
 
 `serve`, `doctor`, `image`, `config` and `store` work on this machine. What can go wrong for the person at the keyboard
-ends in one line that says the way out, and exit status 2; never in a traceback.
+ends in one line that says the way out, and exit status 2, or 75 where the same may work a little later; never in a
+traceback.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from mcp_server.occupancy import Occupied
 from mcp_server.serve import PortRefused
 from mcp_server.settings import SettingsRefused
 from mcp_server.tracing import TracingRefused
-from storage.errors import StoreError
+from storage.errors import StoreError, StoreUnavailable
 from vmm.errors import CasemateError
 
 from . import (
@@ -87,21 +88,25 @@ def casemate(
 
 
 _TROUBLES = (Trouble, SettingsRefused, Occupied, PortRefused, TracingRefused, CasemateError, StoreError, AuthError)
+_REFUSED, _LATER = 2, 75  # EX_TEMPFAIL of sysexits.h: who supervises may start it again
 
 
 def main() -> None:
     """The entry point of `casemate`."""
+    status = _REFUSED
     listen_to_shells()
     try:
         app()
     except _TROUBLES as trouble:
         complain(*str(trouble).splitlines())
+        status = _LATER if isinstance(trouble, StoreUnavailable) else _REFUSED
     except BaseExceptionGroup as group:
         known, others = group.split(_TROUBLES)
         if known is None or others is not None:
             raise
         complain(*_messages(cast("BaseExceptionGroup[BaseException]", known)))
-    sys.exit(2)
+        status = _LATER if known.split(StoreUnavailable)[1] is None else _REFUSED
+    sys.exit(status)
 
 
 def _messages(group: BaseExceptionGroup[BaseException]) -> list[str]:

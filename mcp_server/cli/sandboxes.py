@@ -6,10 +6,11 @@ from typing import Annotated
 
 import typer
 
-from .console import Trouble, note, run, show_json, show_table
+from .console import Trouble, complain, note, run, show_json, show_table
 from .execute import execute
 from .options import AsJson, Ref, complete_sandbox, place_of
 from .place import open_remote
+from .refusals import Missing
 from .remote import route
 from .values import Object, as_object, cell, check_ref, moment, parse_environment, parse_pairs
 
@@ -113,15 +114,25 @@ def rm(
     for ref in refs or ():
         check_ref(ref)
 
+    missing: list[str] = []
+
     async def work() -> list[str]:
         async with open_remote(place_of(context)) as remote:
             doomed = [cell(one.get("id")) for one in await remote.sandboxes()] if everything else list(refs or ())
+            ended: list[str] = []
             for ref in doomed:
-                await remote.call("DELETE", route("sandboxes", ref), read_s=_DELETE_S)
-            return doomed
+                try:
+                    await remote.call("DELETE", route("sandboxes", ref), read_s=_DELETE_S)
+                    ended.append(ref)
+                except Missing as error:
+                    missing.append(str(error))
+            return ended
 
     ended = run(work)
     if as_json:
         show_json({"ended": ended})
-    else:
+    elif ended or everything:
         note(f"Ended {len(ended)} sandbox{'' if len(ended) == 1 else 'es'}.")
+    if missing and not everything:
+        complain(*missing)
+        raise typer.Exit(2)

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from mcp_server.settings import Settings
     from vmm.images.catalogue import Catalogue
 
+# A database that starts with the machine takes as long as that.
+_PATIENCE_S = 60.0
 _log = structlog.stdlib.get_logger("casemate.serve")
 
 
@@ -44,7 +46,7 @@ class Service:
             with shown_progress() as progress:
                 await catalogue.ensure(self._settings.default_image, progress=progress)
             await _forget_old_images(catalogue)
-            async with open_parts(self._settings) as parts:
+            async with open_parts(self._settings, patience_s=_PATIENCE_S) as parts:
                 await self._serve(parts)
             tasks.cancel_scope.cancel()
         _say_goodbye(self._machines)

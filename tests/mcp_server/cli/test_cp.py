@@ -202,3 +202,13 @@ def resident(pid: int) -> int:
     except OSError:
         return 0
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS"))
+
+
+async def test_on_a_terminal_a_copy_is_shown_as_it_goes(cli: Cli, guest: Path) -> None:
+    with (cli.here / "large").open("wb") as file:
+        file.truncate(50 << 20)
+    async with cli.on_terminal("cp", "large", f"box:{guest}") as seat:
+        assert await seat.ended() == 0
+        assert seat.restored
+        assert b"/52.4 MB" in seat.written
+    assert (guest / "large").stat().st_size == 50 << 20

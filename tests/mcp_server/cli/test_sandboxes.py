@@ -49,3 +49,10 @@ async def test_nobody_sees_the_sandboxes_of_others(cli: Cli) -> None:
     bob = cli.towards(key=cli.keys["bob"])
     assert (await bob("sandbox", "list", "--json")).json == []
     assert "There is no sandbox 'box'" in (await bob("sandbox", "get", "box")).refusal
+
+
+async def test_what_is_not_there_does_not_keep_the_others_from_being_ended(cli: Cli) -> None:
+    done = await cli("sandbox", "rm", "nobody", "box", "--json")
+    assert (done.status, done.object) == (2, {"ended": ["box"]})
+    assert "There is no sandbox 'nobody'" in done.err
+    assert (await cli("sandbox", "list", "--json")).json == []
