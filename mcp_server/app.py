@@ -12,11 +12,13 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import anyio
+import structlog
 
 from auth.invitations import INVITATIONS
 from auth.keys import KEYS
 from auth.organisations import MEMBERS, ORGANISATIONS
 from auth.users import USERS
+from storage.errors import StoreUnavailable
 from storage.mongo import MongoDatabase
 from storage.sqlite import SqliteDatabase
 from vmm.fleet import Fleet
@@ -57,6 +59,9 @@ COLLECTIONS = (USERS, ORGANISATIONS, MEMBERS, KEYS, INVITATIONS, SANDBOXES, QUOT
 """Everything that lasts in a store; counts of calls are worth nothing a minute later."""
 
 _STORE = "casemate.db"
+_RETRY_S = 1.0
+_TELL_S = 10.0
+_log = structlog.stdlib.get_logger("casemate.app")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,12 +139,17 @@ class Parts:
 
 
 @asynccontextmanager
-async def open_parts(settings: Settings) -> AsyncGenerator[Parts]:
+async def open_parts(settings: Settings, *, patience_s: float = 0) -> AsyncGenerator[Parts]:
     """The parts for the length of a block. Machines that run are taken over, and live on at its end.
+
+    Args:
+        settings: The operator's word.
+        patience_s: Seconds to wait for a store that does not answer.
 
     Raises:
         Occupied: Another process works on the data directory.
         Unavailable: The host has no hypervisor.
+        StoreUnavailable: The store did not answer in time.
         StoreError: The store cannot be opened.
         AuthError: The local key cannot be read or written.
         TracingRefused: Traces are asked for and cannot be sent.
@@ -148,7 +158,7 @@ async def open_parts(settings: Settings) -> AsyncGenerator[Parts]:
         choice = await choose()
         tracing = Tracing.of_environment(version=version("casemate"))
         try:
-            async with open_database(settings) as database:
+            async with _opened(open_database(settings), patience_s) as database:
                 meters = Meters(version=version("casemate"))
                 records = Records(await database.collection(SANDBOXES), host=host_id(settings.data))
                 audit = await database.collection(AUDIT)
@@ -208,6 +218,29 @@ def mongo_database(settings: Settings) -> Database:
 def open_catalogue(settings: Settings) -> Catalogue:
     """The images of a data directory."""
     return Catalogue(settings.images)
+
+
+@asynccontextmanager
+async def _opened(database: Database, patience_s: float) -> AsyncGenerator[Database]:
+    """A store for the length of a block. One that does not answer yet is waited for."""
+    until = anyio.current_time() + patience_s
+    told = -_TELL_S
+    while True:
+        try:
+            await database.open()
+            break
+        except StoreUnavailable as error:
+            now = anyio.current_time()
+            if now >= until:
+                raise
+            if now - told >= _TELL_S:
+                _log.warning("waiting for the store", reason=error.message, at_most_s=round(until - now))
+                told = now
+        await anyio.sleep(_RETRY_S)
+    try:
+        yield database
+    finally:
+        await database.aclose()
 
 
 def _limits(settings: Settings) -> OwnerLimits:

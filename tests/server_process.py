@@ -5,20 +5,25 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import anyio
 import anyio.to_thread
 import httpx
 
 from bench.server import Server, casemate, running
+from vmm.hypervisor.process import strays
 
 SMALL = {"image": "minimal", "mem": 512}
 """What a sandbox costs least with."""
 
-_QUICK = {"CASEMATE_WARM": "false", "CASEMATE_DEFAULT_IMAGE": "minimal"}
+Place = Callable[[str], Path]
+"""Makes a data directory of that name."""
+
+QUICK = {"CASEMATE_WARM": "false", "CASEMATE_DEFAULT_IMAGE": "minimal"}
 _CLI_S = 60
 
 
@@ -33,9 +38,30 @@ def cli_json(data: Path, *arguments: str, **variables: str) -> Any:
     return json.loads(_ran(data, *arguments, expect=0, **variables).stdout)
 
 
+@asynccontextmanager
+async def places(root: Path, images: Path) -> AsyncGenerator[Place]:
+    """Makes data directories below one that have the images already; machines in them end with the block."""
+    made: list[Path] = []
+
+    def make(name: str) -> Path:
+        data = root / name
+        data.mkdir()
+        (data / "images").symlink_to(images.resolve())
+        made.append(data)
+        return data
+
+    try:
+        yield make
+    finally:
+        for data in made:
+            for processes in strays(data / "instances").values():
+                for process in processes:
+                    await process.kill()
+
+
 async def refused(data: Path, **variables: str) -> str:
     """Start a server that must not start: the one line that it says, with exit status 2."""
-    wish = {"CASEMATE_PORT": "0", "CASEMATE_LOG_LEVEL": "error"} | _QUICK | variables
+    wish = {"CASEMATE_PORT": "0", "CASEMATE_LOG_LEVEL": "error"} | QUICK | variables
     said = await anyio.to_thread.run_sync(lambda: cli(data, "serve", expect=2, **wish))
     (line,) = said.splitlines()
     assert line.startswith("casemate: "), said
@@ -46,7 +72,7 @@ async def refused(data: Path, **variables: str) -> str:
 async def serving(data: Path, **variables: str) -> AsyncGenerator[Server]:
     """Serve from a directory; the log is added to `server.log` beside what the server keeps there."""
     with (data / "server.log").open("a") as log:
-        async with running(data, log=log.fileno(), **_QUICK, **variables) as server:
+        async with running(data, log=log.fileno(), **QUICK, **variables) as server:
             yield server
 
 
@@ -54,6 +80,17 @@ def http(server: Server, key: str = "", **headers: str) -> httpx.AsyncClient:
     """A client of its REST surface: with the local key, unless another one is given."""
     base = server.url.removesuffix("/api/mcp")
     return httpx.AsyncClient(base_url=base, headers={"x-api-key": key or server.key} | headers, timeout=30)
+
+
+async def noted(client: httpx.AsyncClient, action: str, *, least: int = 1, **filters: str) -> list[dict[str, Any]]:
+    """The audit's records of an action, newest first, once there are so many: they are written a moment later."""
+    with anyio.fail_after(15):
+        while True:
+            answer = await client.get("/api/audit", params={"action": action, **filters})
+            assert answer.status_code == 200, answer.text
+            if len(records := answer.json()["records"]) >= least:
+                return records
+            await anyio.sleep(0.1)
 
 
 def _ran(data: Path, *arguments: str, expect: int, **variables: str) -> subprocess.CompletedProcess[str]:

@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,11 @@ from mcp_server.app import COLLECTIONS
 from storage.mongo import MongoDatabase
 from storage.mongo_query import index_hint
 from tests.mcp_server.edge import ACCEPT, initialize, rpc, text_of
-from tests.server_process import SMALL, cli, cli_json, http, refused, serving
+from tests.server_process import SMALL, Place, cli, cli_json, http, noted, places, refused, serving
 from vmm.hypervisor.process import strays
 
 pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.timeout(300)]
 
-Place = Callable[[str], Path]
 SEEN_ELSEWHERE_S = 5
 
 
@@ -37,19 +36,8 @@ def store(mongo_uri: str, mongo_name: str) -> Mapping[str, str]:
 
 @pytest.fixture
 async def place(tmp_path: Path, served: Path) -> AsyncGenerator[Place]:
-    """Makes data directories; machines in them end with the test."""
-
-    def make(name: str) -> Path:
-        data = tmp_path / name
-        data.mkdir()
-        (data / "images").symlink_to((served / "images").resolve())
-        return data
-
-    yield make
-    for data in tmp_path.iterdir():
-        for processes in strays(data / "instances").values():
-            for process in processes:
-                await process.kill()
+    async with places(tmp_path, served / "images") as make:
+        yield make
 
 
 async def register(http: httpx.AsyncClient, name: str) -> dict[str, Any]:
@@ -142,18 +130,6 @@ async def test_an_index_that_was_made_otherwise_stops_the_start(
         keys.drop_index("by_digest")
     async with serving(data, **store) as server, http(server) as operator:
         assert (await operator.get("/api/users/me")).status_code == 200
-
-
-async def test_a_database_that_is_not_there_stops_the_start_in_one_line_without_the_password(
-    place: Place, mongo_name: str
-) -> None:
-    began = time.monotonic()
-    uri = "mongodb://casemate:hush-hush@127.0.0.1:1/"
-    line = await refused(place("a"), CASEMATE_MONGO_URI=uri, CASEMATE_MONGO_DB=mongo_name)
-    assert time.monotonic() - began < 15
-    assert "127.0.0.1:1" in line
-    assert "check that MongoDB runs" in line
-    assert "hush" not in line
 
 
 async def test_two_servers_share_accounts_keys_quotas_limits_and_the_audit(
@@ -288,14 +264,3 @@ async def test_everything_moves_to_mongodb_and_back_with_the_machine_running(
                 assert created["sandbox"] == box
     cli(data, "sandbox", "rm", "--all")
     assert strays(data / "instances") == {}
-
-
-async def noted(client: httpx.AsyncClient, action: str, *, least: int = 1) -> list[dict[str, Any]]:
-    """The audit's records of an action, newest first, once there are so many: they are written a moment later."""
-    with anyio.fail_after(10):
-        while True:
-            answer = await client.get("/api/audit", params={"action": action})
-            assert answer.status_code == 200, answer.text
-            if len(records := answer.json()["records"]) >= least:
-                return records
-            await anyio.sleep(0.1)
