@@ -1,7 +1,8 @@
 """What audit and limits cost a tool call that does nothing: `python -m bench.audit [ROUNDS]`.
 
 Two servers, one with both and one with neither, answer the same calls in turn. What counts is the processor time that
-each spent, its background writes included: other programs on the machine change that little.
+each spent, its background writes included: other programs on the machine change that little. Both log one line for each
+call (the audit's, or the request's) and count it in their metrics.
 """
 
 from __future__ import annotations
@@ -18,31 +19,62 @@ from pathlib import Path
 from subprocess import DEVNULL
 
 import anyio
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bench.server import HEAD, Server, call, row
 from mcp_server import logs
 from mcp_server.app import open_parts
+from mcp_server.audit.entry import Entry, Visit
 from mcp_server.audit.record import AUDIT
 from mcp_server.audit.surface import Surface
 from mcp_server.audit.trail import Trail
+from mcp_server.metrics.meters import Meters
 from mcp_server.serve import WebServer, listen
 from mcp_server.settings import Settings
+from storage.collection import Collection
 from vmm.hypervisor.process import ProcessRef
 
-_CALLS = 50
+_CALLS = 200
 _WARM_UP = 200
 _SETTLE_S = 0.5
 _START_S = 60
 
 
 class Deaf(Trail):
-    """Takes note of nothing."""
+    """Takes note of nothing, and counts calls all the same."""
 
-    def note(self, *_: object, **__: object) -> None:
-        pass
+    def __init__(self, collection: Collection, meters: Meters) -> None:
+        super().__init__(collection, meters=meters, days=1)
+        self._count = meters.call
+
+    def note(self, entry: Entry, visit: Visit, *, surface: str, action: str, began_ms: int, began: float) -> None:
+        self._count(surface, action, entry.decision, time.perf_counter() - began)
 
     async def run(self) -> None:
         pass
+
+
+class Counted:
+    """Counts requests, as `Surface` does beside recording them."""
+
+    def __init__(self, app: ASGIApp, meters: Meters) -> None:
+        self._app = app
+        self._meters = meters
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        status, began = 0, time.perf_counter()
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            await send(message)
+
+        await self._app(scope, receive, watched)
+        self._meters.request(scope["method"], "mcp", status, time.perf_counter() - began)
 
 
 async def serve(*, audited: bool) -> None:
@@ -53,11 +85,12 @@ async def serve(*, audited: bool) -> None:
     # As in production, but into nowhere.
     logs.configure("info", "json")
     async with open_parts(settings) as opened:
-        silent = Deaf(await opened.database.collection(AUDIT), meters=opened.meters, days=1)
+        silent = Deaf(await opened.database.collection(AUDIT), opened.meters)
         parts = opened if audited else replace(opened, trail=silent)
         web = parts.web()
         if not audited:
-            web.user_middleware = [layer for layer in web.user_middleware if layer.cls is not Surface]
+            counted = Middleware(Counted, meters=opened.meters)
+            web.user_middleware = [counted if layer.cls is Surface else layer for layer in web.user_middleware]
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(parts.run)
             server = WebServer(web, lambda: None)

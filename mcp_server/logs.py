@@ -70,6 +70,8 @@ def configure(level: Literal["debug", "info", "warning", "error"], form: Literal
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
         )
     )
+    # What no form shows need not be looked up for each line.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
