@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from .address import address_of
 from .claims import sdk_user
 from .credentials import take
-from .refusal import Refused, tell
+from .refusal import TOO_MANY, Refused, tell
 from .watch import ENDED
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .refusal import Header
     from .watch import Watch
 
-    OnLimited = Callable[[Scope, Receive, Send, int, list[Header]], Awaitable[None]]
+    OnLater = Callable[[Scope, Receive, Send, Refused, list[Header]], Awaitable[None]]
 
 
 class Gate:
@@ -36,7 +36,7 @@ class Gate:
         limits: Limits,
         watch: Watch,
         *,
-        on_limited: OnLimited | None = None,
+        on_later: OnLater | None = None,
     ) -> None:
         """A gate before an application.
 
@@ -45,14 +45,15 @@ class Gate:
             authenticator: Says who calls.
             limits: Say how often; one for all gates of a server.
             watch: Ends what is open when its credential stops being good; one for all gates of a server.
-            on_limited: Answers a request over its limit in the application's own form; it is given the seconds to wait
-                and the headers that belong to the answer, Retry-After among them.
+            on_later: Answers in the application's own form what may pass later: a request over its limit, or one
+                whose credential cannot be checked now. It is given the headers that belong to the answer,
+                Retry-After among them.
         """
         self._app = app
         self._authenticator = authenticator
         self._limits = limits
         self._watch = watch
-        self._on_limited = on_limited
+        self._on_later = on_later
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a refused request, or pass it on with its principal."""
@@ -108,9 +109,9 @@ class Gate:
         self, refusal: Refused, scope: Scope, receive: Receive, send: Send, headers: list[Header]
     ) -> None:
         scope["state"]["refusal"] = refusal.reason
-        if refusal.status == 429 and self._on_limited is not None and scope["type"] == "http":
+        if refusal.retry_after_s and self._on_later is not None and scope["type"] == "http":
             all_headers = [*headers, (b"retry-after", b"%d" % refusal.retry_after_s)]
-            await self._on_limited(scope, receive, send, refusal.retry_after_s, all_headers)
+            await self._on_later(scope, receive, send, refusal, all_headers)
             return
         await tell(refusal, scope, receive, send, headers)
 
@@ -118,7 +119,7 @@ class Gate:
 def _over(limit: int, wait_s: int) -> Refused:
     return Refused(
         status=429,
-        reason="too many requests",
+        reason=TOO_MANY,
         error=f"more than {limit} requests in a window",
         details=f"Wait {wait_s} s, then go on",
         retry_after_s=wait_s,

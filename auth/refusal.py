@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 POLICY_VIOLATION = 1008
 """Code of a websocket's end for want of a good credential."""
 
+TOO_MANY = "too many requests"
+"""The reason of a refusal for want of calls left in a window."""
+
 _RETRY_AFTER_S = 2
 
 

@@ -37,7 +37,7 @@ from .defaults import Defaults
 from .identity import Identity
 from .metrics.meters import Meters
 from .metrics.scrape import metrics_route
-from .occupancy import Occupancy, occupy
+from .occupancy import Occupancy, occupy, occupy_instances
 from .rest.audit import audit_endpoints
 from .rest.endpoint import routes
 from .rest.quotas import QuotaRoutes
@@ -147,14 +147,14 @@ async def open_parts(settings: Settings, *, patience_s: float = 0) -> AsyncGener
         patience_s: Seconds to wait for a store that does not answer.
 
     Raises:
-        Occupied: Another process works on the data directory.
+        Occupied: Another process works on the data directory, or on the machines' one.
         Unavailable: The host has no hypervisor.
         StoreUnavailable: The store did not answer in time.
         StoreError: The store cannot be opened.
         AuthError: The local key cannot be read or written.
         TracingRefused: Traces are asked for and cannot be sent.
     """
-    with occupy(settings.data) as occupancy:
+    with occupy(settings.data) as occupancy, occupy_instances(settings.instances):
         choice = await choose()
         tracing = Tracing.of_environment(version=version("casemate"))
         try:

@@ -30,7 +30,7 @@ from .rest.operator import OperatorRoutes
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
-    from auth.gate import OnLimited
+    from auth.gate import OnLater
     from auth.principal import Principal
     from storage.collection import Database
 
@@ -110,9 +110,9 @@ class Identity:
             exchange=Exchange(await database.collection(COUNTS), counts) if shared else None,
         )
 
-    def gate(self, app: ASGIApp, on_limited: OnLimited | None = None) -> ASGIApp:
+    def gate(self, app: ASGIApp, on_later: OnLater | None = None) -> ASGIApp:
         """An application behind the gate."""
-        return Gate(app, self.authenticator, self.limits, self.watch, on_limited=on_limited)
+        return Gate(app, self.authenticator, self.limits, self.watch, on_later=on_later)
 
     def endpoints(self) -> list[Endpoint]:
         """REST endpoints about accounts that belong behind the gate."""

@@ -22,11 +22,9 @@ class Occupied(Exception):
         url: Where it listens; empty if it has not said so yet.
     """
 
-    def __init__(self, data: Path, url: str) -> None:
-        place = f", reachable at {url}" if url else ""
-        super().__init__(
-            f"Another Casemate works on {data}{place}: stop it first, or set CASEMATE_DATA to another place"
-        )
+    def __init__(self, place: Path, url: str, variable: str = "CASEMATE_DATA") -> None:
+        where = f", reachable at {url}" if url else ""
+        super().__init__(f"Another Casemate works on {place}{where}: stop it first, or set {variable} to another place")
         self.url = url
 
 
@@ -60,6 +58,26 @@ def occupy(data: Path) -> Generator[Occupancy]:
         occupancy.announce("")
         yield occupancy
         occupancy.announce("")
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def occupy_instances(instances: Path) -> Generator[None]:
+    """Hold the machines' directory, which may lie elsewhere: two servers on it would end each other's machines.
+
+    Raises:
+        Occupied: Another process holds it.
+        OSError: The directory cannot be made or opened.
+    """
+    instances.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(instances, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Occupied(instances, "", "CASEMATE_INSTANCES") from None
+        yield
     finally:
         os.close(descriptor)
 

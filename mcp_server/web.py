@@ -24,7 +24,7 @@ from .answers import problem
 from .audit.surface import Surface
 from .cors import cors
 from .guards import BodyLimit, FrontGuard, JsonOnly, SecurityHeaders
-from .limited import answer_limited
+from .limited import answer_later
 from .probes import probe_routes
 from .requests import RequestLog
 from .screens import Screens
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from starlette.routing import BaseRoute
     from starlette.types import ASGIApp
 
-    from auth.gate import OnLimited
+    from auth.gate import OnLater
     from vmm.fleet import Fleet
 
     from .audit.trail import Trail
@@ -56,8 +56,8 @@ _MIB = 1024 * 1024
 class Gatekeeper(Protocol):
     """Wraps an application so that only requests with a good credential reach it, with their principal."""
 
-    def __call__(self, app: ASGIApp, on_limited: OnLimited | None = None) -> ASGIApp:
-        """The application behind a gate; who calls too often is answered by `on_limited`."""
+    def __call__(self, app: ASGIApp, on_later: OnLater | None = None) -> ASGIApp:
+        """The application behind a gate; what may pass later is answered by `on_later`."""
         ...
 
 
@@ -100,7 +100,7 @@ def build_web(
             max_request_body_size=settings.max_body_mib * _MIB,
         )
         protocol = JsonOnly(StreamableHTTPASGIApp(server.session_manager))
-        endpoint = gate(AuthContextMiddleware(cap.around(protocol)), answer_limited)
+        endpoint = gate(AuthContextMiddleware(cap.around(protocol)), answer_later)
         path = _PATHS[toolset]
         served += [Route(path, endpoint), Route(f"{path}/", endpoint)]
 

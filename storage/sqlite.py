@@ -22,6 +22,7 @@ from .sqlite_writer import DEADLINE_S, SqliteWriter
 T = TypeVar("T")
 
 FORMAT = 1
+APPLICATION = int.from_bytes(b"CSMT")
 _READERS = 4
 _BUSY_S = 5
 _PING_S = 5
@@ -145,13 +146,16 @@ class SqliteDatabase(Database):
 
     def _set_up(self, connection: sqlite3.Connection) -> None:
         version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+        application = int(connection.execute("PRAGMA application_id").fetchone()[0])
+        fresh = connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is None
+        if application != APPLICATION and (application or version or not fresh):
+            raise StoreCorrupt(f"The file {self._path} is another program's database; move it away to start anew")
         if version > FORMAT:
             raise StoreNewer(
                 f"The store {self._path} has format {version}, this release knows {FORMAT}: use the newer release"
             )
-        if version == 0 and connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is not None:
-            raise StoreCorrupt(f"The file {self._path} is another program's database; move it away to start anew")
         connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute(f"PRAGMA application_id = {APPLICATION}")
         connection.execute(f"PRAGMA user_version = {FORMAT}")
         if self._max_bytes:
             page = int(connection.execute("PRAGMA page_size").fetchone()[0])

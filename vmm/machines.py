@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from .template import Template
 
 log = structlog.get_logger(__name__)
 
+_ID = re.compile(r"[0-9a-f]{24}")
 _STRAY_DEADLINE_S = 10
 _DYING_S = 1
 _DYING_POLL_S = 0.01
@@ -83,6 +85,8 @@ class Machines:
     async def sweep(self, *, running: Collection[str], kept: Collection[str]) -> int:
         """Remove what belongs to nobody: processes of sandboxes that do not run, directories of unknown ones.
 
+        What has another name than a sandbox has is somebody else's, and stays.
+
         Args:
             running: Sandboxes whose processes stay.
             kept: Sandboxes whose directories stay; those that run among them.
@@ -93,11 +97,11 @@ class Machines:
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
         swept = 0
         for directory, processes in (await anyio.to_thread.run_sync(strays, self._root)).items():
-            if directory.name not in running:
+            if _ID.fullmatch(directory.name) and directory.name not in running:
                 await _end(processes)
                 swept += len(processes)
         for directory in list(self._root.iterdir()):
-            if directory.name not in kept:
+            if _ID.fullmatch(directory.name) and directory.name not in kept:
                 await remove(directory)
                 swept += 1
         return swept

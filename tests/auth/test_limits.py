@@ -18,6 +18,7 @@ from auth.exchange import COUNTS, Exchange
 from auth.gate import Gate
 from auth.limits import Limits
 from auth.principal import Principal
+from auth.refusal import Refused
 from storage.collection import Database
 from storage.errors import StoreUnavailable
 from tests.auth.clocks import Clocks
@@ -120,13 +121,13 @@ async def test_the_edge_may_answer_in_its_own_form(rig: Rig) -> None:
     key = (await rig.key(*await rig.user("ada"))).plain
     told: list[tuple[int, list[tuple[bytes, bytes]]]] = []
 
-    async def on_limited(
-        scope: Connection, receive: Receive, send: Send, wait_s: int, headers: list[tuple[bytes, bytes]]
+    async def on_later(
+        scope: Connection, receive: Receive, send: Send, refusal: Refused, headers: list[tuple[bytes, bytes]]
     ) -> None:
-        told.append((wait_s, headers))
+        told.append((refusal.retry_after_s, headers))
         await PlainTextResponse("wait", status_code=429)(scope, receive, send)
 
-    gate = rig.gate(APP, on_limited=on_limited)
+    gate = rig.gate(APP, on_later=on_later)
     await ask(gate, key)
     answer = await ask(gate, key)
     assert (answer.status_code, answer.text) == (429, "wait")

@@ -176,6 +176,8 @@ async def test_kill_9_lets_go_of_the_lock_although_a_child_lives_on(path: Path, 
 
 
 async def test_a_newer_store_is_refused_and_left_as_it_is(path: Path) -> None:
+    async with SqliteDatabase(path):
+        pass
     with closing(sqlite3.connect(path)) as connection:
         connection.execute(f"PRAGMA user_version = {FORMAT + 1}")
     before = path.read_bytes()
@@ -184,9 +186,18 @@ async def test_a_newer_store_is_refused_and_left_as_it_is(path: Path) -> None:
     assert path.read_bytes() == before
 
 
-async def test_another_programs_database_is_refused_and_left_as_it_is(path: Path) -> None:
+@pytest.mark.parametrize(
+    "script",
+    [
+        "CREATE TABLE precious (x)",
+        f"CREATE TABLE precious (x); PRAGMA user_version = {FORMAT}",
+        f"PRAGMA user_version = {FORMAT}",
+        "PRAGMA application_id = 1",
+    ],
+)
+async def test_another_programs_database_is_refused_and_left_as_it_is(path: Path, script: str) -> None:
     with closing(sqlite3.connect(path)) as connection:
-        connection.execute("CREATE TABLE precious (x)")
+        connection.executescript(script)
     before = path.read_bytes()
     with pytest.raises(StoreCorrupt, match="another program"):
         await SqliteDatabase(path).open()
