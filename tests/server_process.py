@@ -24,18 +24,21 @@ Place = Callable[[str], Path]
 """Makes a data directory of that name."""
 
 QUICK = {"CASEMATE_WARM": "false", "CASEMATE_DEFAULT_IMAGE": "minimal"}
+NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c")
+"""Runs a shell's script where it may mount; what it mounts is gone with it."""
+
 _CLI_S = 60
 
 
 def cli(data: Path, *arguments: str, expect: int = 0, **variables: str) -> str:
     """Run the command line on a data directory; what it said on both outputs."""
-    done = _ran(data, *arguments, expect=expect, **variables)
+    done = _ran(data, [casemate(), *arguments], expect=expect, **variables)
     return done.stdout + done.stderr
 
 
 def cli_json(data: Path, *arguments: str, **variables: str) -> Any:
     """Run the command line on a data directory; the value that it printed."""
-    return json.loads(_ran(data, *arguments, expect=0, **variables).stdout)
+    return json.loads(_ran(data, [casemate(), *arguments], expect=0, **variables).stdout)
 
 
 @asynccontextmanager
@@ -59,12 +62,23 @@ async def places(root: Path, images: Path) -> AsyncGenerator[Place]:
                     await process.kill()
 
 
-async def refused(data: Path, **variables: str) -> str:
-    """Start a server that must not start: the one line that it says, with exit status 2."""
+async def refused(data: Path, *, within: str = "", **variables: str) -> str:
+    """Start a server that must not start: the one line that it says, with exit status 2.
+
+    Args:
+        data: Its directory.
+        within: What a shell does before in a mount namespace of the server's own; `$1` is the directory, `$2` the one
+            of the images.
+        variables: Of its environment.
+    """
     wish = {"CASEMATE_PORT": "0", "CASEMATE_LOG_LEVEL": "error"} | QUICK | variables
-    said = await anyio.to_thread.run_sync(lambda: cli(data, "serve", expect=2, **wish))
-    (line,) = said.splitlines()
-    assert line.startswith("casemate: "), said
+    command = [casemate(), "serve"]
+    if within:
+        images = str((data / "images").resolve())
+        command = [*NAMESPACE, f'{within}; exec "$3" serve', "sh", str(data), images, casemate()]
+    done = await anyio.to_thread.run_sync(lambda: _ran(data, command, expect=2, **wish))
+    (line,) = (done.stdout + done.stderr).splitlines()
+    assert line.startswith("casemate: "), line
     return line
 
 
@@ -93,9 +107,9 @@ async def noted(client: httpx.AsyncClient, action: str, *, least: int = 1, **fil
             await anyio.sleep(0.1)
 
 
-def _ran(data: Path, *arguments: str, expect: int, **variables: str) -> subprocess.CompletedProcess[str]:
+def _ran(data: Path, command: list[str], *, expect: int, **variables: str) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        [casemate(), *arguments],
+        command,
         env=os.environ | {"CASEMATE_DATA": str(data)} | variables,
         capture_output=True,
         text=True,

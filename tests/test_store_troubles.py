@@ -1,4 +1,4 @@
-"""The store's troubles as those outside see them: starts refused, calls that fail clearly, and a server that goes on."""
+"""The store's troubles as those outside see them: refused starts, calls that fail, a server that goes on."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 
 import anyio
@@ -17,13 +19,14 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from bench.server import call
+from bench.server import call, casemate
 from mcp_server.app import open_parts
 from mcp_server.settings import Settings
 from storage.errors import StoreUnavailable
+from storage.sqlite import APPLICATION, FORMAT, SqliteDatabase
 from tests.mcp_server.edge import text_of
 from tests.mongo_server.server import MongoServer, missing
-from tests.server_process import SMALL, Place, cli, http, noted, places, serving
+from tests.server_process import NAMESPACE, QUICK, SMALL, Place, cli, http, noted, places, refused, serving
 from vmm.hypervisor.process import strays
 
 pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.timeout(300)]
@@ -31,7 +34,6 @@ pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.timeout(300)]
 STORE = "casemate.db"
 FAST_S = 6
 STOP_S = 6
-NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c")
 MAY_MOUNT = (
     shutil.which("unshare") is not None
     and subprocess.run(
@@ -70,6 +72,14 @@ async def test_when_the_database_goes_away_calls_fail_at_once_machines_go_on_and
             assert failed.is_error
             assert "does not answer" in text_of(failed)
             assert "The same call may succeed later" in text_of(failed)
+            # By now the key's last check is too old: the gate itself cannot tell who calls.
+            await anyio.sleep(max(0.0, killed + FAST_S - time.monotonic()))
+            began = time.monotonic()
+            failed = await client.call_tool("execute_command", {"id": box, "command": "true"})
+            assert time.monotonic() - began < FAST_S
+            assert failed.is_error
+            assert "keys cannot be checked now" in text_of(failed)
+            assert "try again" in text_of(failed)
             for path in ("/api/sandboxes", "/api/orgs/apikeys", f"/api/sandboxes/{box}"):
                 answer = await timed(rest, path)
                 assert answer.status_code == 503, answer.text
@@ -162,3 +172,161 @@ async def test_who_waits_in_vain_is_told_so_without_the_password_and_may_try_aga
     (line,) = cli(data, *copying, expect=75, CASEMATE_MONGO_URI=uri).splitlines()
     assert "check that MongoDB runs" in line
     assert "hush" not in line
+
+
+def corrupt(store: Path) -> None:
+    store.write_bytes(b"This is no database at all. " * 500)
+
+
+def damaged(store: Path) -> None:
+    with closing(sqlite3.connect(store)) as connection:
+        connection.execute("CREATE TABLE things (id)")
+        connection.execute(f"PRAGMA application_id = {APPLICATION}")
+        connection.execute("PRAGMA user_version = 1")
+    with store.open("r+b") as file:
+        file.seek(100)
+        file.write(b"\xff" * 2000)
+
+
+def newer(store: Path) -> None:
+    with closing(sqlite3.connect(store)) as connection:
+        connection.execute(f"PRAGMA application_id = {APPLICATION}")
+        connection.execute(f"PRAGMA user_version = {FORMAT + 1}")
+
+
+def foreign(store: Path) -> None:
+    with closing(sqlite3.connect(store)) as connection:
+        connection.execute("CREATE TABLE precious (x)")
+        connection.execute(f"PRAGMA user_version = {FORMAT}")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (corrupt, ("is not a store", "restore it from a copy")),
+        (damaged, ("is damaged", "restore it from a copy")),
+        (newer, (f"format {FORMAT + 1}", "use the newer release")),
+        (foreign, ("another program's database", "move it away")),
+    ],
+)
+async def test_a_file_that_is_no_store_of_ours_stops_the_start_and_stays_as_it_is(
+    place: Place, spoil: Callable[[Path], None], words: tuple[str, str]
+) -> None:
+    store = place("a") / STORE
+    spoil(store)
+    before = store.read_bytes()
+    line = await refused(store.parent)
+    assert str(store) in line
+    for word in words:
+        assert word in line
+    assert store.read_bytes() == before
+
+
+async def test_a_store_that_another_process_holds_stops_the_start(place: Place) -> None:
+    data = place("a")
+    async with SqliteDatabase(data / STORE):
+        line = await refused(data)
+    assert f"in use by process {os.getpid()}" in line
+
+
+async def test_two_servers_do_not_work_on_one_directory_of_machines(place: Place) -> None:
+    first, second = place("a"), place("b")
+    async with serving(first):
+        line = await refused(second, CASEMATE_INSTANCES=str(first / "instances"))
+    assert "Another Casemate works on" in line
+    assert "CASEMATE_INSTANCES" in line
+
+
+READ_ONLY_DIRECTORY = 'mount --bind "$1" "$1" && mount -o remount,ro,bind "$1"'
+READ_ONLY_FILE = 'mount --bind "$1/casemate.db" "$1/casemate.db" && mount -o remount,ro,bind "$1/casemate.db"'
+FULL_DISK = 'mount -t tmpfs -o size=64k none "$1" && ln -s "$2" "$1/images"; cat /dev/zero >"$1/ballast" 2>/dev/null'
+
+
+@needs_mounts
+@pytest.mark.parametrize(
+    ("spoil", "word"),
+    [(READ_ONLY_DIRECTORY, "CASEMATE_DATA"), (READ_ONLY_FILE, STORE), (FULL_DISK, "free disk space")],
+    ids=["a read-only directory", "a read-only file", "a full disk"],
+)
+async def test_a_store_that_cannot_be_written_stops_the_start(place: Place, spoil: str, word: str) -> None:
+    data = place("a")
+    async with SqliteDatabase(data / STORE):
+        pass
+    before = (data / STORE).read_bytes()
+    line = await refused(data, within=spoil)
+    assert word in line
+    assert (data / STORE).read_bytes() == before
+
+
+@needs_mounts
+async def test_while_the_disk_is_full_reads_go_on_and_afterwards_everything(place: Place) -> None:
+    async with on_a_small_disk(place("a")) as (disk, log, rest):
+        assert (await rest.get("/api/users/me")).status_code == 200
+        fill(disk / "ballast")
+        full = await until_refused(rest)
+        assert full.status_code == 507
+        assert "no room left; free disk space" in full.text
+        assert (await rest.get("/api/users/me")).status_code == 200
+        assert (await rest.get("/api/sandboxes")).json()["data"] == []
+        ready = await rest.get("/ready")
+        assert ready.status_code == 503
+        assert "free disk space" in ready.json()["parts"]["store"]
+        assert (await rest.get("/health")).status_code == 200
+        (disk / "ballast").unlink()
+        assert (await rest.post("/api/orgs/apikeys", json={"keyName": "later"})).status_code == 200
+        assert (await rest.get("/ready")).status_code == 200
+        (failed, *_) = await noted(rest, "key.create", decision="failed")
+        assert failed["status"] == 507
+    assert "Traceback" not in log.read_text()
+
+
+async def until_refused(rest: httpx.AsyncClient) -> httpx.Response:
+    """Make keys until there is no room for another one."""
+    for number in range(1000):
+        answer = await rest.post("/api/orgs/apikeys", json={"keyName": f"key {number}"})
+        if answer.status_code != 200:
+            return answer
+    raise AssertionError("It never got full")
+
+
+def fill(ballast: Path) -> None:
+    """Take all the room that there is."""
+    with ballast.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+
+
+@asynccontextmanager
+async def on_a_small_disk(data: Path) -> AsyncGenerator[tuple[Path, Path, httpx.AsyncClient]]:
+    """A server whose data directory is a disk of its own: where that is seen from here, its log, and a client."""
+    mount = 'mount -t tmpfs -o size=4m none "$1" && ln -s "$2" "$1/images" && exec "$3" serve'
+    images = str((data / "images").resolve())
+    variables = {"CASEMATE_DATA": str(data), "CASEMATE_PORT": "0", "CASEMATE_LOG_LEVEL": "warning", **QUICK}
+    log = data.with_suffix(".log")
+    with log.open("w") as file:
+        process = await anyio.open_process(
+            [*NAMESPACE, mount, "sh", str(data), images, casemate()],
+            env=os.environ | variables,
+            stdout=subprocess.DEVNULL,
+            stderr=file.fileno(),
+        )
+    # The process is the shell's and then the server's own: its root leads into its namespace.
+    disk = Path(f"/proc/{process.pid}/root", *data.parts[1:])
+    try:
+        with anyio.fail_after(60):
+            while not (url := read(disk / "server.lock")):
+                assert process.returncode is None, log.read_text()
+                await anyio.sleep(0.05)
+        async with httpx.AsyncClient(base_url=url, headers={"x-api-key": read(disk / "key")}, timeout=30) as rest:
+            yield disk, log, rest
+    finally:
+        with anyio.CancelScope(shield=True), suppress(ProcessLookupError):
+            process.terminate()
+            await process.wait()
+
+
+def read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except FileNotFoundError:
+        return ""
