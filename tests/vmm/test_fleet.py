@@ -46,6 +46,7 @@ async def until_killed(fleet: Fleet, sandbox: Sandbox) -> Sandbox:
     return found
 
 
+@pytest.mark.kvm
 async def test_each_sandbox_is_a_machine_of_its_own(fleet: Fleet) -> None:
     asked = "cat /proc/sys/kernel/random/uuid /etc/machine-id; hostname"
     first = await fleet.create(ALICE, SandboxSpec(name="one", image="minimal", mem=512))
@@ -173,6 +174,7 @@ async def test_an_image_that_is_not_built_is_said_with_the_command(open_fleet: O
         assert "casemate image build" in (await fleet.health("code"))["image"]
 
 
+@pytest.mark.kvm
 async def test_a_killed_machine_is_lost_with_its_reason(fleet: Fleet, data: Path) -> None:
     sandbox = await fleet.create(ALICE, SPEC)
     os.kill(hypervisor_of(data, sandbox), signal.SIGKILL)
@@ -214,6 +216,7 @@ async def test_a_cancelled_create_leaves_nothing(fleet: Fleet, data: Path) -> No
         assert (await fleet.list(ALICE)).total == 0
 
 
+@pytest.mark.kvm
 async def test_several_are_created_at_once(fleet: Fleet) -> None:
     async with anyio.create_task_group() as tasks:
         for n in range(4):

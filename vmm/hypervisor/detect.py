@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import shutil
@@ -11,11 +12,22 @@ from pathlib import Path
 import anyio
 
 from ..errors import Unavailable
+from .cloud_hypervisor import CloudHypervisor
 from .qemu import Qemu
 
 _BINARY = "qemu-system-x86_64"
 _INSTALL = "sudo apt-get install -y qemu-system-x86"
 _OLDEST = (7, 2)
+BINARY_VARIABLE = "CLOUD_HYPERVISOR_BIN"
+_OLDEST_CLOUD_HYPERVISOR = 51
+_LANDLOCK_CREATE_RULESET = 444
+_LANDLOCK_ASK_VERSION = 1
+# With less the program refuses the whole machine: it wants to control truncation, too (Linux 6.2).
+_LANDLOCK_NEEDED = 3
+_GET_CLOUD_HYPERVISOR = (
+    "Get the static program from the releases page of the project cloud-hypervisor, v51 or later, as "
+    "/usr/local/bin/cloud-hypervisor"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,11 +39,22 @@ class Kvm:
     fix: str = ""
 
 
+Driver = CloudHypervisor | Qemu
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoDriver:
+    """Why a driver cannot be used on this host, and what would mend it."""
+
+    reason: str
+    fix: str = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
     """The driver for this host and the reason for it."""
 
-    driver: Qemu
+    driver: Driver
     reason: str
 
 
@@ -77,20 +100,81 @@ async def qemu_version(binary: str) -> str:
     return b".".join(match.groups()).decode()
 
 
+async def cloud_hypervisor_version(binary: str) -> str:
+    """Ask a cloud-hypervisor binary for its version, such as `53.0`.
+
+    Raises:
+        Unavailable: It does not run, does not say, or is too old.
+    """
+    try:
+        with anyio.fail_after(20):
+            done = await anyio.run_process([binary, "--version"], check=False)
+    except (OSError, TimeoutError) as error:
+        raise Unavailable(f"{binary} does not run: {error}", hint=_GET_CLOUD_HYPERVISOR) from error
+    match = re.search(rb"cloud-hypervisor v(\d+)\.(\d+)", done.stdout)
+    if match is None:
+        raise Unavailable(f"{binary} --version says nothing of a version", hint=_GET_CLOUD_HYPERVISOR)
+    if int(match[1]) < _OLDEST_CLOUD_HYPERVISOR:
+        found = match[0].decode().removeprefix("cloud-hypervisor ")
+        raise Unavailable(f"{binary} is {found}, older than v{_OLDEST_CLOUD_HYPERVISOR}", hint=_GET_CLOUD_HYPERVISOR)
+    return b".".join(match.groups()).decode()
+
+
+async def drivers() -> dict[str, Driver | NoDriver]:
+    """Each driver by its name, or why this host cannot run it; the preferred one first."""
+    state = kvm()
+    return {"cloud-hypervisor": await cloud_hypervisor(state), "qemu": await _qemu(state)}
+
+
 async def choose() -> Choice:
-    """Choose the driver.
+    """Choose the driver: cloud-hypervisor where there is KVM and the program, else QEMU.
 
     Raises:
         Unavailable: There is no hypervisor on this host; the hint is the command that installs one.
     """
+    state = kvm()
+    preferred = await cloud_hypervisor(state)
+    if isinstance(preferred, NoDriver):
+        driver = await _qemu(state)
+        if isinstance(driver, NoDriver):
+            raise Unavailable(driver.reason, hint=driver.fix)
+        how = "hardware virtualisation" if state.usable else "emulation (slower; any host)"
+        return Choice(driver=driver, reason=f"QEMU {driver.version} with {how}: {state.detail}")
+    return Choice(
+        driver=preferred, reason=f"cloud-hypervisor {preferred.version} with hardware virtualisation: {state.detail}"
+    )
+
+
+async def cloud_hypervisor(state: Kvm) -> CloudHypervisor | NoDriver:
+    """The production driver, or why this host cannot run it."""
+    named = os.environ.get(BINARY_VARIABLE, "")
+    binary = shutil.which(named or "cloud-hypervisor")
+    if binary is None:
+        missing = f"{BINARY_VARIABLE}={named} is no program" if named else "cloud-hypervisor is not on PATH"
+        return NoDriver(reason=missing, fix=_GET_CLOUD_HYPERVISOR)
+    if not state.usable:
+        return NoDriver(reason=f"cloud-hypervisor needs KVM: {state.detail}", fix=state.fix)
+    try:
+        version = await cloud_hypervisor_version(binary)
+    except Unavailable as error:
+        return NoDriver(reason=error.message, fix=error.hint)
+    return CloudHypervisor(binary, version=version, cpu_model=_cpu_model(), landlock=landlock_abi() >= _LANDLOCK_NEEDED)
+
+
+async def _qemu(state: Kvm) -> Qemu | NoDriver:
     binary = shutil.which(_BINARY)
     if binary is None:
-        raise Unavailable(f"{_BINARY} is not on PATH", hint=f"Install it: {_INSTALL}")
-    version = await qemu_version(binary)
-    state = kvm()
-    driver = Qemu(binary, version=version, kvm=state.usable, cpu_model=_cpu_model())
-    how = "hardware virtualisation" if state.usable else "emulation (slower; any host)"
-    return Choice(driver=driver, reason=f"QEMU {version} with {how}: {state.detail}")
+        return NoDriver(reason=f"{_BINARY} is not on PATH", fix=f"Install it: {_INSTALL}")
+    try:
+        version = await qemu_version(binary)
+    except Unavailable as error:
+        return NoDriver(reason=error.message, fix=error.hint)
+    return Qemu(binary, version=version, kvm=state.usable, cpu_model=_cpu_model())
+
+
+def landlock_abi() -> int:
+    """Which version of Landlock the kernel has, as its own system call says; 0 without it (Linux 5.13 has 1)."""
+    return max(0, ctypes.CDLL(None).syscall(_LANDLOCK_CREATE_RULESET, None, 0, _LANDLOCK_ASK_VERSION))
 
 
 def _cpu_model() -> str:

@@ -49,7 +49,8 @@ class Finding:
 
 async def examine(data: Path) -> tuple[Finding, ...]:
     """Look at everything that a server with this data directory needs. Changes nothing."""
-    return (_processor(), await _hypervisor(), _kvm(), *_tools(), _directory(data), _disk(data), _memory())
+    host = (_processor(), await _hypervisor(), _kvm(), await _production())
+    return (*host, *_tools(), _directory(data), _disk(data), _memory())
 
 
 def _processor() -> Finding:
@@ -69,6 +70,15 @@ async def _hypervisor() -> Finding:
 def _kvm() -> Finding:
     state = detect.kvm()
     return Finding(name="kvm", ok=state.usable, detail=state.detail, fix=state.fix, required=False)
+
+
+async def _production() -> Finding:
+    name = detect.CloudHypervisor.name
+    driver = await detect.cloud_hypervisor(detect.kvm())
+    if isinstance(driver, detect.NoDriver):
+        return Finding(name=name, ok=False, detail=driver.reason, fix=driver.fix, required=False)
+    confined = "confined by Landlock" if driver.landlock else "without Landlock, which needs Linux 6.2 or later"
+    return Finding(name=name, ok=True, detail=f"version {driver.version}, {confined}", required=False)
 
 
 def _tools() -> list[Finding]:

@@ -44,6 +44,7 @@ class Qemu:
         self._binary = binary
         self._kvm = kvm
         self.accelerator = "kvm" if kvm else "tcg"
+        self.version = version
         self.fingerprint = f"qemu {version} {self.accelerator} {cpu_model if kvm else 'max'}"
 
     async def probe(self) -> None:

@@ -41,9 +41,55 @@ def test_device_and_processor_together_are_usable(tmp_path: Path, flag: str) -> 
 
 
 async def test_the_real_qemu_tells_its_version() -> None:
+    driver = (await detect.drivers())["qemu"]
+    assert isinstance(driver, detect.Driver)
+    assert driver.version in driver.fingerprint
+    assert driver.accelerator in driver.fingerprint
+
+
+async def test_the_choice_is_said_with_its_reason() -> None:
     choice = await detect.choose()
-    assert choice.reason.startswith("QEMU ")
-    assert choice.driver.accelerator in choice.driver.fingerprint
+    assert choice.reason.startswith(("QEMU ", "cloud-hypervisor "))
+    assert detect.kvm().detail in choice.reason
+
+
+async def test_cloud_hypervisor_needs_kvm_and_a_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unusable = detect.Kvm(usable=False, detail="none here", fix="mend it")
+    monkeypatch.setattr(detect, "kvm", lambda: unusable)
+    monkeypatch.setenv(detect.BINARY_VARIABLE, program(tmp_path / "ch", "echo cloud-hypervisor v53.0.0"))
+    without_kvm = (await detect.drivers())["cloud-hypervisor"]
+    assert without_kvm == detect.NoDriver(reason="cloud-hypervisor needs KVM: none here", fix="mend it")
+    monkeypatch.setenv(detect.BINARY_VARIABLE, str(tmp_path / "missing"))
+    without_program = (await detect.drivers())["cloud-hypervisor"]
+    assert isinstance(without_program, detect.NoDriver)
+    assert "missing is no program" in without_program.reason
+    assert "releases page" in without_program.fix
+
+
+async def test_with_kvm_cloud_hypervisor_is_preferred(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(detect, "kvm", lambda: detect.Kvm(usable=True, detail="fine"))
+    monkeypatch.setenv(detect.BINARY_VARIABLE, program(tmp_path / "ch", "echo cloud-hypervisor v53.0.0"))
+    choice = await detect.choose()
+    assert choice.driver.name == "cloud-hypervisor"
+    assert choice.reason == "cloud-hypervisor 53.0 with hardware virtualisation: fine"
+
+
+@pytest.mark.parametrize(
+    ("says", "why"),
+    [
+        ("echo cloud-hypervisor v40.0.0", "older than v51"),
+        ("echo nothing", "says nothing of a version"),
+        ("exit 1", "says nothing of a version"),
+    ],
+)
+async def test_a_wrong_cloud_hypervisor_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: str, why: str
+) -> None:
+    monkeypatch.setattr(detect, "kvm", lambda: detect.Kvm(usable=True, detail="fine"))
+    monkeypatch.setenv(detect.BINARY_VARIABLE, program(tmp_path / "ch", says))
+    found = (await detect.drivers())["cloud-hypervisor"]
+    assert isinstance(found, detect.NoDriver) and why in found.reason
+    assert (await detect.choose()).driver.name == "qemu"
 
 
 async def test_no_qemu_is_said_with_the_command_that_installs_it(

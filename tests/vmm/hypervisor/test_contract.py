@@ -1,0 +1,215 @@
+"""What every driver must do: the same tests for machines that were booted and for machines that were cloned."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import pytest
+
+from vmm import template as building
+from vmm.errors import CasemateError, LinkError, Unavailable
+from vmm.guest.link import GuestLink
+from vmm.guest.values import Command
+from vmm.hypervisor.base import LOG, Hypervisor, Ram
+from vmm.hypervisor.detect import NoDriver, drivers
+from vmm.hypervisor.process import strays
+from vmm.images.catalogue import ImageSet
+from vmm.machine import Machine
+from vmm.template import Template
+
+pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.kvm, pytest.mark.timeout(300)]
+
+_SIZE = {"cpu": 1, "mem": 256}
+
+
+@pytest.fixture(scope="session", params=["qemu", "cloud-hypervisor"])
+def driver(request: pytest.FixtureRequest) -> Hypervisor:
+    """Each driver that this host can run."""
+    found = anyio.run(drivers)[request.param]
+    if isinstance(found, NoDriver):
+        if os.environ.get("CASEMATE_REQUIRE_KVM") and os.environ.get("CASEMATE_INSIDE_KVM_HOST"):
+            pytest.fail(found.reason)
+        pytest.skip(found.reason)
+    return found
+
+
+@pytest.fixture(scope="session")
+def template(driver: Hypervisor, image_set: ImageSet, tmp_path_factory: pytest.TempPathFactory) -> Template:
+    """A machine that was saved."""
+    root = tmp_path_factory.mktemp("templates")
+
+    async def build() -> Template:
+        return await building.build(driver, image_set, root, "template", **_SIZE, tsc_khz=building.guess_tsc_khz())
+
+    return anyio.run(build)
+
+
+@asynccontextmanager
+async def cold(driver: Hypervisor, images: ImageSet, place: Path) -> AsyncGenerator[Machine]:
+    """A machine that booted from its kernel."""
+    place.mkdir()
+    running, link, _ = await building.boot(driver, images, place, **_SIZE, tsc_khz=building.guess_tsc_khz())
+    machine = Machine(driver, running, link)
+    yield machine
+    await machine.stop()
+
+
+@asynccontextmanager
+async def cloned(driver: Hypervisor, template: Template, place: Path) -> AsyncGenerator[Machine]:
+    """A machine that woke up as the copy of another one; it has its directory's name."""
+    machine = await Machine.clone(driver, template, place, hostname=place.name)
+    yield machine
+    await machine.stop()
+
+
+@pytest.fixture
+async def machine_cloned(driver: Hypervisor, template: Template, tmp_path: Path) -> AsyncGenerator[Machine]:
+    async with cloned(driver, template, tmp_path / "clone") as machine:
+        yield machine
+    assert strays(tmp_path) == {}
+
+
+@pytest.fixture(params=["cold", "cloned"])
+async def any_machine(
+    request: pytest.FixtureRequest, driver: Hypervisor, image_set: ImageSet, template: Template, tmp_path: Path
+) -> AsyncGenerator[Machine]:
+    """Machines of every origin: what works on one must work on all."""
+    place = tmp_path / "machine"
+    made = cold(driver, image_set, place) if request.param == "cold" else cloned(driver, template, place)
+    async with made as machine:
+        yield machine
+    assert strays(tmp_path) == {}
+
+
+async def said(machine: Machine, line: str) -> str:
+    outcome = await machine.link.exec(Command(shell=line), wait_ms=60_000)
+    assert outcome.exit_code == 0, outcome.stderr.data()
+    return outcome.stdout.data().decode().strip()
+
+
+async def test_a_machine_runs_commands_and_keeps_files(any_machine: Machine) -> None:
+    assert await said(any_machine, "echo kept > /root/file; sync; cat /root/file; nproc") == "kept\n1"
+
+
+async def test_a_machine_has_no_way_out(any_machine: Machine) -> None:
+    assert await said(any_machine, "ip -o route show default 2>/dev/null | wc -l") == "0"
+
+
+async def test_a_machine_that_runs_has_no_ailment(any_machine: Machine) -> None:
+    assert await any_machine.driver.ailment(any_machine.running) == ""
+
+
+async def test_a_machine_that_is_stopped_is_gone(any_machine: Machine) -> None:
+    await any_machine.stop()
+    assert not any_machine.running.process.alive()
+    await any_machine.stop()
+    with pytest.raises(LinkError):
+        await any_machine.driver.dial(any_machine.running)
+    assert await any_machine.driver.ailment(any_machine.running)
+
+
+async def test_a_machine_that_is_killed_is_known_to_be_at_once(any_machine: Machine) -> None:
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_kill_soon, any_machine.running.process.pid)
+            assert await any_machine.ended() == "its virtual machine was ended by signal 9 on the host"
+
+
+async def _kill_soon(pid: int) -> None:
+    await anyio.sleep(0.2)
+    os.kill(pid, signal.SIGKILL)
+
+
+async def test_a_machine_that_shuts_down_ends_its_process(any_machine: Machine) -> None:
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_shut_down, any_machine.link)
+        with anyio.fail_after(120):
+            assert await any_machine.ended() == "its virtual machine shut down or crashed from inside"
+
+
+async def _shut_down(link: GuestLink) -> None:
+    try:
+        await link.exec(Command(shell="echo o > /proc/sysrq-trigger"), wait_ms=30_000)
+    except LinkError:
+        return
+
+
+async def test_clones_share_a_past_and_nothing_else(
+    driver: Hypervisor, template: Template, machine_cloned: Machine, tmp_path: Path
+) -> None:
+    async with cloned(driver, template, tmp_path / "other") as other:
+        first, second = await machine_cloned.link.ping(), await other.link.ping()
+        assert first.nonce == second.nonce == template.nonce
+        look = "hostname; cat /etc/machine-id; head -c 16 /dev/urandom | od -An -tx1"
+        assert not set((await said(machine_cloned, look)).splitlines()) & set((await said(other, look)).splitlines())
+        await said(machine_cloned, "echo mine > /root/mine; sync")
+        assert await said(other, "ls /root") == ""
+
+
+async def test_a_clone_leaves_its_template_as_it_is(template: Template, machine_cloned: Machine) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (template.ram, template.disk)}
+    await said(machine_cloned, "head -c 20M /dev/urandom > /dev/shm/x; cp /dev/shm/x /root/x; sync")
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+async def test_the_clock_of_a_clone_is_right(machine_cloned: Machine) -> None:
+    ahead = abs(int(await said(machine_cloned, "date +%s")) - int(await said_here("date +%s")))
+    assert ahead <= 3
+
+
+async def said_here(line: str) -> str:
+    return (await anyio.run_process(["sh", "-c", line])).stdout.decode().strip()
+
+
+async def test_a_machine_is_found_again_by_its_directory(driver: Hypervisor, machine_cloned: Machine) -> None:
+    adopted = Machine.adopt(driver, machine_cloned.running.directory)
+    assert adopted is not None
+    assert await said(adopted, "hostname") == "clone"
+    await adopted.link.aclose()
+
+
+async def test_a_state_that_is_not_there_is_an_error_and_nothing_is_left(
+    driver: Hypervisor, template: Template, tmp_path: Path
+) -> None:
+    place = tmp_path / "broken"
+    place.mkdir()
+    with pytest.raises((CasemateError, OSError)):
+        await driver.restore(
+            place,
+            template.hardware,
+            ram=Ram(path=template.ram, private=True),
+            disk=tmp_path / "missing",
+            state=tmp_path / "missing",
+        )
+    assert strays(tmp_path) == {}
+
+
+async def test_a_directory_may_be_deeper_than_a_sockets_address(
+    driver: Hypervisor, template: Template, tmp_path: Path
+) -> None:
+    deep = tmp_path / ("d" * 100) / ("e" * 100)
+    deep.mkdir(parents=True)
+    async with cloned(driver, template, deep / "below") as machine:
+        assert await said(machine, "hostname") == "below"
+
+
+async def test_a_program_that_cannot_start_is_told(driver: Hypervisor, template: Template, tmp_path: Path) -> None:
+    place = tmp_path / "machine"
+    place.mkdir()
+    broken = type(driver).__new__(type(driver))
+    broken.__dict__.update({**driver.__dict__, "_binary": "/bin/false"})
+    with pytest.raises(Unavailable, match="ended while it started"):
+        await broken.restore(
+            place,
+            template.hardware,
+            ram=Ram(path=template.ram, private=True),
+            disk=template.disk,
+            state=template.state,
+        )
+    assert (place / LOG).exists()
+    assert strays(tmp_path) == {}
