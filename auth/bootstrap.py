@@ -11,6 +11,8 @@ from pathlib import Path
 
 import anyio
 
+from storage.errors import DuplicateKey
+
 from .accounts import Accounts
 from .errors import EmailTaken
 from .key_file import read_key, write_key
@@ -94,7 +96,19 @@ async def _ensure_operator(accounts: Accounts, user_id: str) -> bool:
 
 
 async def _organisation_of(accounts: Accounts, user: User) -> str:
-    for organisation in await accounts.organisations.of_user(user.id):
-        if organisation.members[user.id].role is Role.OWNER:
-            return organisation.id
-    return (await accounts.organisations.create(name=_ORGANISATION, owner_id=user.id)).id
+    owned = await _owned_by(accounts, user)
+    if owned:
+        return owned
+    try:
+        # Of an id that all know: servers that start for the first time together make one and not one each.
+        return (await accounts.organisations.create(name=_ORGANISATION, owner_id=user.id, org_id=user.id)).id
+    except DuplicateKey:
+        # By another server, in this moment; or long ago, and the local user has left it since.
+        owned = await _owned_by(accounts, user)
+        return owned or (await accounts.organisations.create(name=_ORGANISATION, owner_id=user.id)).id
+
+
+async def _owned_by(accounts: Accounts, user: User) -> str:
+    """The user's oldest organisation as an owner; empty if there is none."""
+    found = await accounts.organisations.of_user(user.id)
+    return next((it.id for it in found if it.members[user.id].role is Role.OWNER), "")

@@ -105,13 +105,19 @@ class Organisations:
         self._changes = changes or Changes()
         self._clock = clock
 
-    async def create(self, *, name: str, owner_id: str) -> Organisation:
+    async def create(self, *, name: str, owner_id: str, org_id: str = "") -> Organisation:
         """Add an organisation with its owner as the only member.
+
+        Args:
+            name: As its members see it.
+            owner_id: The owner's id.
+            org_id: Of the record, where several may try to make the same one; a new id without it.
 
         Raises:
             InvalidAccount: The name.
+            DuplicateKey: There is one of that id.
         """
-        now, org_id = self._clock(), new_id()
+        now, org_id = self._clock(), org_id or new_id()
         owner = Member(org_id=org_id, user_id=owner_id, role=Role.OWNER, created_ms=now)
         made = Organisation(
             id=org_id,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import anyio
 import pytest
 
 from auth.accounts import Accounts, Standing
@@ -99,6 +100,34 @@ async def test_a_start_that_was_interrupted_is_finished(accounts: Accounts, keys
     assert not result.created_account
     assert result.created_key
     assert await accounts.standing(result.principal.org_id, result.principal.user_id) is not None
+
+
+async def test_servers_that_start_for_the_first_time_together_make_one_organisation(
+    accounts: Accounts, keys: KeyStore, tmp_path: Path
+) -> None:
+    made: list[Principal] = []
+
+    async def start(number: int) -> None:
+        made.append((await ensure_local_access(accounts, keys, tmp_path / str(number) / "key")).principal)
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(20):
+            tasks.start_soon(start, number)
+    assert len({(principal.user_id, principal.org_id) for principal in made}) == 1
+    assert len({principal.key_id for principal in made}) == 20
+
+
+async def test_a_local_user_who_left_the_organisation_gets_another_one(
+    accounts: Accounts, keys: KeyStore, key_file: Path
+) -> None:
+    first = (await ensure_local_access(accounts, keys, key_file)).principal
+    heir = await accounts.users.create(name="Heir", email="heir@example.org")
+    await accounts.organisations.add(first.org_id, heir.id, Role.OWNER)
+    await accounts.organisations.remove(first.org_id, first.user_id)
+    second = (await ensure_local_access(accounts, keys, key_file)).principal
+    assert second.user_id == first.user_id
+    assert second.org_id != first.org_id
+    assert await accounts.standing(second.org_id, second.user_id) == Standing(role=Role.OWNER, operator=True)
 
 
 async def test_a_key_that_could_not_be_written_is_revoked(accounts: Accounts, keys: KeyStore, tmp_path: Path) -> None:
