@@ -91,7 +91,7 @@ class Limits:
     async def shut(self, address: str) -> int:
         """For how many seconds no unknown credential of that address is looked at; 0 if it is."""
         item = self._per_guesser
-        if item is None:
+        if item is None or not len(self._strangers):
             return 0
         count, end_ms = self._strangers.current(item.key_for(address))
         return 0 if count < item.amount else self._seconds_until(end_ms)

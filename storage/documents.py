@@ -16,6 +16,7 @@ _INT_MIN, _INT_MAX = -(2**63), 2**63 - 1
 _NAME = re.compile(r"(?!sqlite_|system$|store_format$)[a-z][a-z0-9_]{0,40}")
 _FIELD = re.compile(r"[a-z_][a-z0-9_]{0,40}")
 _DEEPEST = 50
+_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
 def check_spec(spec: CollectionSpec) -> None:
@@ -72,7 +73,7 @@ def as_text(spec: CollectionSpec, document: Document) -> str:
                     f"Field {field} of {spec.name} must be a text or an integer for index {index.name}, "
                     f"not {shown(document.get(field))}"
                 )
-    text = json.dumps(document, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    text = _JSON.encode(document)
     try:
         size = len(text.encode())
     except UnicodeEncodeError as error:
@@ -124,15 +125,14 @@ def _named(spec: CollectionSpec, document: Document) -> str:
 
 
 def _check(spec: CollectionSpec, path: str, value: object, depth: int) -> None:
-    if isinstance(value, str):
-        return  # looked at as a whole when it is encoded
     if depth > _DEEPEST:
         raise InvalidDocument(f"Field {path[:80]} of {spec.name} is nested more than {_DEEPEST} deep")
     if isinstance(value, dict):
         for name, inner in cast("dict[object, object]", value).items():
             if not isinstance(name, str):
                 raise InvalidDocument(f"Field {path[:80]} of {spec.name} has a key that is no text: {shown(name)}")
-            _check(spec, f"{path}.{name}" if path else name, inner, depth + 1)
+            if not isinstance(inner, str):  # texts are looked at together, when they are encoded
+                _check(spec, f"{path}.{name}" if path else name, inner, depth + 1)
     elif isinstance(value, list):
         for inner in cast("list[object]", value):
             _check(spec, path, inner, depth + 1)
@@ -142,5 +142,5 @@ def _check(spec: CollectionSpec, path: str, value: object, depth: int) -> None:
     elif isinstance(value, int):
         if not _INT_MIN <= value <= _INT_MAX:
             raise InvalidDocument(f"Field {path[:80]} of {spec.name} does not fit into 64 bits: {shown(value)}")
-    elif value is not None:
+    elif value is not None and not isinstance(value, str):
         raise InvalidDocument(f"Field {path[:80]} of {spec.name} is a {type(value).__name__}, which JSON does not have")

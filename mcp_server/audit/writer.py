@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .record import AuditRecord
 
 MOST_KEPT = 10_000
-_BATCH = 64
+_BATCH = 128
 _GATHER_S = 0.2
 _WRITE_S = 15.0
 _RETRY_S = 1.0
