@@ -5,7 +5,7 @@ from __future__ import annotations
 import mimetypes
 from collections.abc import Iterable
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 import structlog
 from mcp.server import MCPServer
@@ -19,6 +19,7 @@ from vmm.errors import CasemateError, GuestFileMissing, NotFound
 
 from .audit.trail import UNKNOWN
 from .caller import caller
+from .causes import only_member
 from .request_id import current_request_id
 from .resources import add_resources
 from .tools.code import CodeTools
@@ -163,17 +164,10 @@ def explain(error: Exception, what: str, wire_names: dict[str, str] | None = Non
 def _cause(error: BaseException) -> BaseException:
     """The innermost failure that says something: below the SDK's wrappers and groups of one."""
     while True:
-        inner = error.__cause__ if isinstance(error, ToolError | ResourceError) else _only_member(error)
+        inner = error.__cause__ if isinstance(error, ToolError | ResourceError) else only_member(error)
         if inner is None:
             return error
         error = inner
-
-
-def _only_member(error: BaseException) -> BaseException | None:
-    if not isinstance(error, BaseExceptionGroup):
-        return None
-    members = cast("BaseExceptionGroup[BaseException]", error).exceptions
-    return members[0] if len(members) == 1 else None
 
 
 def _problems(error: ValidationError, wire_names: dict[str, str]) -> str:

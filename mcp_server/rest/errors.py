@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import structlog
 from pydantic import ValidationError
@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect
 
 from auth.errors import AuthError, Conflict, Denied, Missing
 from mcp_server.answers import problem
+from mcp_server.causes import cause_of
 from storage.errors import StoreError, StoreFull
 from vmm.errors import CasemateError, InvalidInput
 
@@ -74,7 +75,7 @@ class Refusal:
 
 def refusal_of(error: BaseException) -> Refusal | None:
     """How a failure is answered; None for one that nobody foresaw."""
-    error = _cause(error)
+    error = cause_of(error)
     refusal: Refusal | None = None
     match error:
         case CasemateError():
@@ -135,19 +136,3 @@ def _line(details: ErrorDetails, unsaid: Collection[str]) -> str:
     if path and path[0] in unsaid:
         return f"{name}: {message}"
     return f"{name}={shown(details['input'])}: {message}"
-
-
-def _cause(error: BaseException) -> BaseException:
-    """What went wrong, without the task groups around it."""
-    while True:
-        inner = _only_member(error)
-        if inner is None:
-            return error
-        error = inner
-
-
-def _only_member(error: BaseException) -> BaseException | None:
-    if not isinstance(error, BaseExceptionGroup):
-        return None
-    members = cast("BaseExceptionGroup[BaseException]", error).exceptions
-    return members[0] if len(members) == 1 else None

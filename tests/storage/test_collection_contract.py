@@ -28,7 +28,7 @@ BY_EMAIL = Index(name="by_email", fields=("email",), unique=True, sparse=True)
 THINGS = CollectionSpec(name="things", indexes=(BY_OWNER, BY_RANK, BY_EMAIL))
 
 
-def thing(owner: str = "alice", rank: int = 0, **more: Any) -> Document:
+def thing(owner: str = "alice", rank: float = 0, **more: Any) -> Document:
     return {"_id": new_id(), "owner": owner, "rank": rank, **more}
 
 

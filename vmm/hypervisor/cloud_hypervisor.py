@@ -10,8 +10,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from ..errors import LinkError, Unavailable
 from .base import CONSOLE, GUEST_PORT, LOG, Hardware, Ram, Running
 from .ch_api import ApiError, api, started_api
 from .process import ProcessRef, spawn
+from .startup import connect_unix, ended_on_failure
 
 _API = "api.sock"
 _VSOCK = "vsock.sock"
@@ -71,7 +70,7 @@ class CloudHypervisor:
         """
         await anyio.to_thread.run_sync(_make_file, ram.path, hardware.mem * _MIB)
         process = self._spawn(directory)
-        async with _ended_on_failure(process, directory), started_api(directory / _API, process) as control:
+        async with ended_on_failure(process, directory), started_api(directory / _API, process) as control:
             await control.call("PUT", "vm.create", self._config(directory, hardware, ram, disk))
             await control.call("PUT", "vm.boot")
         return Running(directory=directory, process=process, port=0)
@@ -86,7 +85,7 @@ class CloudHypervisor:
             _adapted, state, directory / _RESTORED, self._config(directory, hardware, ram, disk)
         )
         process = self._spawn(directory)
-        async with _ended_on_failure(process, directory), started_api(directory / _API, process) as control:
+        async with ended_on_failure(process, directory), started_api(directory / _API, process) as control:
             await control.call("PUT", "vm.restore", {"source_url": f"file://{source}", "resume": True})
         return Running(directory=directory, process=process, port=0)
 
@@ -126,7 +125,7 @@ class CloudHypervisor:
             LinkError: Nobody listens there: the hypervisor has ended, or the agent is not up yet.
         """
         try:
-            stream = await _connected(machine.directory / _VSOCK)
+            stream = await connect_unix(machine.directory / _VSOCK)
         except OSError as error:
             raise LinkError("The sandbox's control socket is closed: its virtual machine has ended") from error
         try:
@@ -202,14 +201,6 @@ def _adapted(saved: Path, target: Path, config: dict[str, Any]) -> Path:
     return target
 
 
-async def _connected(socket: Path) -> UNIXSocketStream:
-    directory = os.open(socket.parent, os.O_PATH | os.O_DIRECTORY)
-    try:
-        return await anyio.connect_unix(f"/proc/self/fd/{directory}/{socket.name}")
-    finally:
-        os.close(directory)
-
-
 async def _accepted(stream: UNIXSocketStream) -> None:
     """Read the answer to CONNECT, a line that begins with OK, and nothing beyond it."""
     line = b""
@@ -219,21 +210,3 @@ async def _accepted(stream: UNIXSocketStream) -> None:
             break
     if not line.startswith(b"OK"):
         raise anyio.EndOfStream
-
-
-@asynccontextmanager
-async def _ended_on_failure(process: ProcessRef, directory: Path) -> AsyncGenerator[None]:
-    """End a process that could not be brought up, and tell what it printed last."""
-    try:
-        yield
-    except BaseException as error:
-        with anyio.CancelScope(shield=True):
-            await process.kill()
-        if isinstance(error, ApiError):
-            raise ApiError(f"{error.message}{_last_line(directory / LOG)}") from error
-        raise
-
-
-def _last_line(log: Path) -> str:
-    lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
-    return f": {lines[-1][:300]}" if lines else ""

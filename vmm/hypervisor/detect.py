@@ -87,17 +87,11 @@ async def qemu_version(binary: str) -> str:
     Raises:
         Unavailable: It does not run, does not say, or is too old.
     """
-    try:
-        with anyio.fail_after(20):
-            done = await anyio.run_process([binary, "--version"], check=False)
-    except (OSError, TimeoutError) as error:
-        raise Unavailable(f"{binary} does not run: {error}", hint=f"Install it: {_INSTALL}") from error
-    match = re.search(rb"version (\d+)\.(\d+)\.(\d+)", done.stdout)
-    if match is None:
-        raise Unavailable(f"{binary} --version says nothing of a version", hint=f"Install it: {_INSTALL}")
-    if (int(match[1]), int(match[2])) < _OLDEST:
-        raise Unavailable(f"{binary} is version {match[0].decode()}, older than 7.2", hint=f"Update it: {_INSTALL}")
-    return b".".join(match.groups()).decode()
+    hint = f"Install it: {_INSTALL}"
+    version = await _version(binary, rb"version (\d+)\.(\d+)\.(\d+)", hint)
+    if version[:2] < _OLDEST:
+        raise Unavailable(f"{binary} is version {_dotted(version)}, older than 7.2", hint=f"Update it: {_INSTALL}")
+    return _dotted(version)
 
 
 async def cloud_hypervisor_version(binary: str) -> str:
@@ -106,18 +100,12 @@ async def cloud_hypervisor_version(binary: str) -> str:
     Raises:
         Unavailable: It does not run, does not say, or is too old.
     """
-    try:
-        with anyio.fail_after(20):
-            done = await anyio.run_process([binary, "--version"], check=False)
-    except (OSError, TimeoutError) as error:
-        raise Unavailable(f"{binary} does not run: {error}", hint=_GET_CLOUD_HYPERVISOR) from error
-    match = re.search(rb"cloud-hypervisor v(\d+)\.(\d+)", done.stdout)
-    if match is None:
-        raise Unavailable(f"{binary} --version says nothing of a version", hint=_GET_CLOUD_HYPERVISOR)
-    if int(match[1]) < _OLDEST_CLOUD_HYPERVISOR:
-        found = match[0].decode().removeprefix("cloud-hypervisor ")
-        raise Unavailable(f"{binary} is {found}, older than v{_OLDEST_CLOUD_HYPERVISOR}", hint=_GET_CLOUD_HYPERVISOR)
-    return b".".join(match.groups()).decode()
+    version = await _version(binary, rb"cloud-hypervisor v(\d+)\.(\d+)", _GET_CLOUD_HYPERVISOR)
+    if version[0] < _OLDEST_CLOUD_HYPERVISOR:
+        raise Unavailable(
+            f"{binary} is v{_dotted(version)}, older than v{_OLDEST_CLOUD_HYPERVISOR}", hint=_GET_CLOUD_HYPERVISOR
+        )
+    return _dotted(version)
 
 
 async def drivers() -> dict[str, Driver | NoDriver]:
@@ -170,6 +158,22 @@ async def _qemu(state: Kvm) -> Qemu | NoDriver:
     except Unavailable as error:
         return NoDriver(reason=error.message, fix=error.hint)
     return Qemu(binary, version=version, kvm=state.usable, cpu_model=_cpu_model())
+
+
+async def _version(binary: str, pattern: bytes, hint: str) -> tuple[int, ...]:
+    try:
+        with anyio.fail_after(20):
+            done = await anyio.run_process([binary, "--version"], check=False)
+    except (OSError, TimeoutError) as error:
+        raise Unavailable(f"{binary} does not run: {error}", hint=hint) from error
+    match = re.search(pattern, done.stdout)
+    if match is None:
+        raise Unavailable(f"{binary} --version says nothing of a version", hint=hint)
+    return tuple(int(number) for number in match.groups())
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(str(number) for number in version)
 
 
 def landlock_abi() -> int:

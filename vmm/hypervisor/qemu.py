@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import anyio
@@ -19,6 +18,7 @@ from ..errors import LinkError, Unavailable
 from .base import CONSOLE, GUEST_PORT, LOG, Hardware, Ram, Running
 from .process import ProcessRef, spawn
 from .qmp import QmpError, qmp
+from .startup import ended_on_failure
 
 _SOCKET = "qmp.sock"
 _GUEST_ADDRESS = "10.0.2.15/24"
@@ -63,7 +63,7 @@ class Qemu:
             QmpError: QEMU did not start; the message holds the last line that it printed.
         """
         process = self._spawn(directory, [*self._command(hardware, ram, disk), "-serial", f"file:{CONSOLE}"])
-        async with _ended_on_failure(process, directory), qmp(directory / _SOCKET, process) as control:
+        async with ended_on_failure(process, directory), qmp(directory / _SOCKET, process) as control:
             port = _forwarded_port(await control.run("human-monitor-command", {"command-line": "info usernet"}))
         return Running(directory=directory, process=process, port=port)
 
@@ -76,14 +76,16 @@ class Qemu:
         # The owner of a machine can write to its console without end: keep what fits a ring.
         console = ("-chardev", "ringbuf,id=console,size=65536", "-serial", "chardev:console")
         process = self._spawn(directory, [*self._command(hardware, ram, disk), *console, "-incoming", "defer"])
-        async with _ended_on_failure(process, directory), qmp(directory / _SOCKET, process) as control:
+        async with ended_on_failure(process, directory), qmp(directory / _SOCKET, process) as control:
             await control.run("migrate-set-capabilities", _RAM_STAYS)
             port = _forwarded_port(await control.run("human-monitor-command", {"command-line": "info usernet"}))
             await control.pass_file(_STATE, state, os.O_RDONLY)
             await control.run("migrate-incoming", {"uri": f"fd:{_STATE}"})
-            with anyio.fail_after(_STATE_DEADLINE_S):
+            with anyio.move_on_after(_STATE_DEADLINE_S) as limit:
                 while (await control.run("query-status"))["status"] == "inmigrate":
                     await anyio.sleep(_POLL_S)
+            if limit.cancelled_caught:
+                raise QmpError(f"The hypervisor did not load the state within {_STATE_DEADLINE_S} s")
             await control.run("cont")
         return Running(directory=directory, process=process, port=port)
 
@@ -184,26 +186,6 @@ def _forwarded_port(usernet: str) -> int:
         if "HOST_FORWARD" in line:
             return int(line.split()[3])
     raise QmpError("The hypervisor has no forwarded port to the guest")
-
-
-@asynccontextmanager
-async def _ended_on_failure(process: ProcessRef, directory: Path) -> AsyncGenerator[None]:
-    """End a process that could not be brought up, and tell what it printed last."""
-    try:
-        yield
-    except BaseException as error:
-        with anyio.CancelScope(shield=True):
-            await process.kill()
-        if isinstance(error, TimeoutError):
-            raise QmpError(f"The hypervisor did not load the state within {_STATE_DEADLINE_S} s") from error
-        if isinstance(error, QmpError):
-            raise QmpError(f"{error.message}{_last_line(directory / LOG)}") from error
-        raise
-
-
-def _last_line(log: Path) -> str:
-    lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
-    return f": {lines[-1][:300]}" if lines else ""
 
 
 _RAM_STAYS = {"capabilities": [{"capability": "x-ignore-shared", "state": True}]}

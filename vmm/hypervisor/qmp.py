@@ -20,6 +20,7 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 
 from ..errors import Unavailable
 from .process import ProcessRef
+from .startup import connect_unix
 
 _MAX_LINE = 1024 * 1024
 _RETRY_S = 0.002
@@ -47,7 +48,7 @@ class Qmp:
         with anyio.move_on_after(deadline_s):
             while process.alive():
                 try:
-                    session = cls(await _connect_short(socket))
+                    session = cls(await connect_unix(socket))
                 except (FileNotFoundError, ConnectionRefusedError):
                     await anyio.sleep(_RETRY_S)
                     continue
@@ -123,12 +124,3 @@ async def qmp(socket: Path, process: ProcessRef) -> AsyncGenerator[Qmp]:
     session = await Qmp.connect(socket, process)
     async with session:
         yield session
-
-
-async def _connect_short(socket: Path) -> UNIXSocketStream:
-    # A socket's address holds 107 bytes; data directories may be deeper than that.
-    directory = os.open(socket.parent, os.O_PATH | os.O_DIRECTORY)
-    try:
-        return await anyio.connect_unix(f"/proc/self/fd/{directory}/{socket.name}")
-    finally:
-        os.close(directory)

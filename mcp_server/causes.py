@@ -1,0 +1,20 @@
+"""Finds what really went wrong below the groups that task groups put around errors."""
+
+from __future__ import annotations
+
+from typing import cast
+
+
+def only_member(error: BaseException) -> BaseException | None:
+    """The one member of a group; None for what is no group, or has several."""
+    if not isinstance(error, BaseExceptionGroup):
+        return None
+    members = cast("BaseExceptionGroup[BaseException]", error).exceptions
+    return members[0] if len(members) == 1 else None
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """The error itself, without the groups of one around it."""
+    while (inner := only_member(error)) is not None:
+        error = inner
+    return error
