@@ -90,7 +90,8 @@ def build_web(
     servers: dict[Toolset, CasemateServer] = {
         toolset: CasemateServer(fleet, screens, trail, toolset=toolset, defaults=defaults) for toolset in TOOLSETS
     }
-    served: list[BaseRoute] = [*probe_routes(fleet, defaults.image, servers["all"].version), *routes]
+    # Routes are looked at in turn: what is called most comes first.
+    served: list[BaseRoute] = []
     for toolset, server in servers.items():
         # Called for the session manager that it makes; the application that it returns would redirect one spelling.
         server.streamable_http_app(
@@ -103,6 +104,7 @@ def build_web(
         endpoint = gate(AuthContextMiddleware(cap.around(protocol)), answer_later)
         path = _PATHS[toolset]
         served += [Route(path, endpoint), Route(f"{path}/", endpoint)]
+    served += [*probe_routes(fleet, defaults.image, servers["all"].version), *routes]
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncGenerator[None]:
