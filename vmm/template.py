@@ -166,6 +166,7 @@ async def _boot_and_save(
             if abs(rate - 1) > _RATE_TOLERANCE:
                 return rate
         await link.exec(Command(shell=_WARM_UP, timeout_ms=_WARM_UP_MS), wait_ms=_WARM_UP_MS)
+        await link.forget()  # what made the template warm was no command of a clone's owner
         secret = await _rehearse(link)
         # A connection open at the moment of saving would be half open in every clone.
         await link.drop_connections()

@@ -65,6 +65,13 @@ class Processes:
             processes = list(self._table.values())
         channel.send_result({"processes": [process.info() for process in processes]})
 
+    def forget(self, channel: Channel, arguments: Arguments) -> None:
+        """Forget the finished ones with their output: whoever gets the machine next has not started them."""
+        del arguments
+        with self._lock:
+            self._table = {pid: process for pid, process in self._table.items() if not process.drained}
+        channel.send_result({})
+
     def wait(self, channel: Channel, arguments: Arguments) -> None:
         """Answer when a process is finished or `wait_ms` is over."""
         process = self._find(arguments)

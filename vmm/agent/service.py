@@ -42,6 +42,7 @@ class Service:
             "exec": processes.run,
             "start": processes.start,
             "processes": processes.list,
+            "forget": processes.forget,
             "wait": processes.wait,
             "read_output": processes.read_output,
             "attach": processes.attach,

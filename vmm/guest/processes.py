@@ -73,6 +73,10 @@ class ProcessCalls(Caller):
         reply = await self._call("processes")
         return tuple(plain(ProcessInfo, value) for value in reply.value["processes"])
 
+    async def forget(self) -> None:
+        """Forget the finished processes with their output."""
+        await self._call("forget")
+
     async def wait(self, pid: int, *, wait_ms: int, keep_head: int = 256 * KIB, keep_tail: int = 256 * KIB) -> Outcome:
         """Wait for a process's end, at most `wait_ms`.
 

@@ -307,3 +307,14 @@ async def test_nothing_is_left_of_a_thousand_descriptors(guest: Agent, link: Gue
         with pytest.raises(InvalidInput):
             await link.exec(shell("true", cwd="/nowhere"), wait_ms=10_000)
     assert descriptors() <= before + 3
+
+
+async def test_finished_commands_can_be_forgotten_and_running_ones_stay(link: GuestLink) -> None:
+    done = await link.exec(Command(shell="echo gone"), wait_ms=10_000)
+    running = await link.start(Command(shell="sleep 30"))
+    await link.forget()
+    assert [info.pid for info in await link.processes() if info.pid in {done.pid, running.pid}] == [running.pid]
+    with pytest.raises(ProcessMissing):
+        await link.wait(done.pid, wait_ms=0)
+    await link.signal(running.pid, 9)
+    assert (await link.wait(running.pid, wait_ms=10_000)).signal == 9

@@ -151,6 +151,10 @@ async def test_clones_share_a_past_and_nothing_else(
         assert await said(other, "ls /root") == ""
 
 
+async def test_a_clone_has_no_commands_of_its_template(machine_cloned: Machine) -> None:
+    assert await machine_cloned.link.processes() == ()
+
+
 async def test_a_clone_leaves_its_template_as_it_is(template: Template, machine_cloned: Machine) -> None:
     before = {path: path.stat().st_mtime_ns for path in (template.ram, template.disk)}
     await said(machine_cloned, "head -c 20M /dev/urandom > /dev/shm/x; cp /dev/shm/x /root/x; sync")
