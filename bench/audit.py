@@ -1,8 +1,8 @@
 """What audit and limits cost a tool call that does nothing: `python -m bench.audit [ROUNDS]`.
 
-Two servers, one with both and one with neither, answer the same calls in turn. What counts is the processor time that
-each spent, its background writes included: other programs on the machine change that little. Both log one line for each
-call (the audit's, or the request's) and count it in their metrics.
+Two servers, one with both and one with neither, answer the same calls in turn: a few by one caller, for the time that
+they take, and many by eight at once, for the processor time that a busy server spends on each, its background writes
+included. Both log one line for each call (the audit's, or the request's) and count it in their metrics.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bench.server import HEAD, Server, call, row
+from bench.wire import Connection, list_sandboxes
 from mcp_server import logs
 from mcp_server.app import open_parts
 from mcp_server.audit.entry import Entry, Visit
@@ -35,7 +36,8 @@ from mcp_server.settings import Settings
 from storage.collection import Collection
 from vmm.hypervisor.process import ProcessRef
 
-_CALLS = 200
+_CALLS = 50
+_CALLERS = 8
 _WARM_UP = 200
 _SETTLE_S = 0.5
 _START_S = 60
@@ -152,21 +154,41 @@ async def main(rounds: int) -> None:
         for turn in range(rounds):
             for audited in (True, False) if turn % 2 else (False, True):
                 server, client = (with_both, one) if audited else (with_neither, other)
-                before = processor_s(server)
                 for _ in range(_CALLS):
                     began = time.monotonic()
                     await call(client, "list_sandboxes")
                     waited[audited].append(time.monotonic() - began)
                 await anyio.sleep(_SETTLE_S)  # what is written in the background belongs to the calls
-                spent[audited].append((processor_s(server) - before) / _CALLS)
+                spent[audited].append(await busy(server))
     print(HEAD)
     print(row("no-op tools/call, audit and limits on", waited[True]))
     print(row("the same, both off", waited[False]))
-    print(row("processor time of a call, both on", spent[True]))
+    print(row("processor time of a call, 8 callers, both on", spent[True]))
     print(row("the same, both off", spent[False]))
     difference = statistics.median(on - off for on, off in zip(spent[True], spent[False], strict=True))
     base = statistics.median(spent[False])
     print(f"\nProcessor time: {difference * 1000:+.2f} ms of {base * 1000:.2f} ms, {difference / base:+.1%}")
+
+
+async def busy(server: Server) -> float:
+    """Seconds of processor time for each of many calls at once."""
+    request = list_sandboxes(server.url, server.key)
+    connections = [await Connection.to(server.url) for _ in range(_CALLERS)]
+    before = processor_s(server)
+
+    async def caller(connection: Connection) -> None:
+        for _ in range(_CALLS):
+            status, _ = await connection.ask(request)
+            assert status == 200
+
+    async with anyio.create_task_group() as tasks:
+        for connection in connections:
+            tasks.start_soon(caller, connection)
+    await anyio.sleep(_SETTLE_S)
+    spent = processor_s(server) - before
+    for connection in connections:
+        connection.close()
+    return spent / (_CALLS * _CALLERS)
 
 
 def processor_s(server: Server) -> float:
@@ -179,4 +201,4 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["serve"]:
         anyio.run(lambda: serve(audited=sys.argv[2] == "on"), backend_options={"use_uvloop": True})
     else:
-        anyio.run(main, int(sys.argv[1]) if len(sys.argv) > 1 else 40)
+        anyio.run(main, int(sys.argv[1]) if len(sys.argv) > 1 else 40, backend_options={"use_uvloop": True})

@@ -32,8 +32,8 @@ from vmm.hypervisor.process import strays
 pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.timeout(300)]
 
 STORE = "casemate.db"
-FAST_S = 6
-STOP_S = 6
+FAST_S = 10
+STOP_S = 12
 MAY_MOUNT = (
     shutil.which("unshare") is not None
     and subprocess.run(

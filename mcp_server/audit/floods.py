@@ -37,6 +37,14 @@ class Floods:
         self._open: dict[_Key, _Flood] = {}
         self._most = most
 
+    def again(self, address: str, reason: str, action: str, org_id: str) -> bool:
+        """Count a refusal like one that was added lately; False if there was none."""
+        flood = self._open.get((address, reason, action, org_id))
+        if flood is None:
+            return False
+        flood.count += 1
+        return True
+
     def add(self, record: AuditRecord, now_ms: int) -> AuditRecord | None:
         """The record to write now, or None if it was counted with another."""
         key = (record.address, record.reason, record.action, record.org_id)

@@ -106,9 +106,19 @@ class Trail:
         """
         seconds = time.perf_counter() - began
         who = visit.principal
+        org_id = who.org_id if who else ""
+        reason = _plain(hidden_text(entry.reason, _LONGEST_REASON), _LONGEST_REASON) if entry.reason else ""
+        if action != NOT_REACHED:
+            self._meters.call(surface, action, entry.decision, seconds)
+        sandbox = _plain(entry.sandbox)
+        describe_call(sandbox=sandbox, outcome=entry.decision)
+        # A refusal of which anybody can cause any number at no cost: the many of a flood cost no more than a look.
+        at_the_door = entry.decision == "refused" and (not org_id or entry.status == 429 or action == NOT_REACHED)
+        if at_the_door and self._floods.again(visit.address, reason, action, org_id):
+            return
         record = AuditRecord(
             id=new_id(),
-            org_id=who.org_id if who else "",
+            org_id=org_id,
             at_ms=began_ms,
             user_id=who.user_id if who else "",
             key_id=who.key_id if who else "",
@@ -116,19 +126,16 @@ class Trail:
             address=visit.address,
             surface=surface,
             action=action,
-            sandbox=_plain(entry.sandbox),
+            sandbox=sandbox,
             decision=entry.decision,
             status=entry.status,
-            reason=_plain(hidden_text(entry.reason, _LONGEST_REASON), _LONGEST_REASON) if entry.reason else "",
+            reason=reason,
             duration_ms=round(seconds * 1000),
             exit_code=entry.exit_code,
             arguments=hidden_arguments(entry.arguments),
             request_id=visit.request_id or current_request_id(),
         )
-        if action != NOT_REACHED:
-            self._meters.call(surface, action, record.decision, seconds)
-        describe_call(sandbox=record.sandbox, outcome=record.decision)
-        kept = self._floods.add(record, self._clock()) if _stopped_at_the_door(record) else record
+        kept = self._floods.add(record, self._clock()) if at_the_door else record
         if kept is not None:
             self._keep(kept)
 
@@ -201,12 +208,6 @@ class Trail:
             exit_code=record.exit_code,
             count=record.count,
         )
-
-
-def _stopped_at_the_door(record: AuditRecord) -> bool:
-    """Whether it is a refusal of which anybody can cause any number at no cost."""
-    unheard = not record.org_id or record.status == 429 or record.action == NOT_REACHED
-    return record.decision == "refused" and unheard
 
 
 def _plain(text: str, most: int = _LONGEST_REF) -> str:
