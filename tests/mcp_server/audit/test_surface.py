@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 import anyio
 import httpx
 import pytest
+import structlog
 from mcp.server.transport_security import TransportSecuritySettings
 from mcp.shared.exceptions import MCPError
 from starlette.applications import Starlette
@@ -153,6 +154,15 @@ async def recorded(records: Collection, count: int = 1) -> list[AuditRecord]:
             await anyio.sleep(0.02)
     assert len(found) == count
     return sorted((AuditRecord.of(document) for document in found), key=lambda record: record.id)
+
+
+async def test_a_request_has_one_line_in_the_log_whether_it_is_recorded_or_not(http: httpx.AsyncClient) -> None:
+    unrecorded = httpx.ASGITransport(RequestLog(JSONResponse({})))
+    async with httpx.AsyncClient(transport=unrecorded, base_url="http://casemate") as other:
+        for client, event in ((http, "call"), (other, "request")):
+            with structlog.testing.capture_logs() as logged:
+                await client.get("/api/sandboxes/x")
+            assert [line["event"] for line in logged if line["log_level"] != "debug"] == [event]
 
 
 @pytest.mark.parametrize("era", ERAS)
