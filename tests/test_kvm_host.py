@@ -12,7 +12,7 @@ import pytest
 from tests.kvm_host.__main__ import PROJECT, SHORT, cache_directory, job_environment, pytest_job
 from tests.kvm_host.host import NoHost, check, run
 from tests.kvm_host.kernel import host_kernel
-from vmm.images.catalogue import ImageSet
+from vmm.images.catalogue import Catalogue
 
 _LIMIT_S = 400
 # Now and then the emulated host itself stands still, which says nothing of what is tested in it.
@@ -21,8 +21,8 @@ _TRIES = 2
 
 @pytest.mark.timeout(_TRIES * _LIMIT_S + 60)
 @pytest.mark.skipif("CASEMATE_INSIDE_KVM_HOST" in os.environ, reason="this is the emulated host")
-def test_the_short_set_passes_on_kvm(image_set: ImageSet, tmp_path: Path) -> None:
-    assert image_set.name == "minimal"  # built here: in there it would take half an hour
+def test_the_short_set_passes_on_kvm(catalogue: Catalogue, tmp_path: Path) -> None:
+    assert "minimal" in catalogue.names()  # built here: in there it would take half an hour
     try:
         check()
     except NoHost as reason:
