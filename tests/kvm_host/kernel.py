@@ -22,6 +22,7 @@ _MODULES = ("virtio_pci", "virtiofs", "overlay")
 _APPLETS = ("insmod", "mkdir", "mount", "sh", "switch_root")
 _DIRECTORIES = ("bin", "dev", "modules", "new", "proc", "root", "sys", "upper")
 _HERE = Path(__file__).parent
+_RECIPE = ("kernel.py", "init.sh")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,22 +46,26 @@ async def host_kernel(cache: Path) -> HostKernel:
     apt = Apt(tools=tools)
     await apt.refresh()
     (package,) = [name for name in await apt.depends(_PACKAGE) if name.startswith("linux-image-")][:1]
-    place = cache / f"kvm-host-{package}-{tree_digest(_HERE)[:12]}"
+    digest = tree_digest(_HERE, [_HERE / name for name in _RECIPE])
+    place = cache / f"kvm-host-{package}-{digest[:12]}"
     if not place.exists():
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache, prefix=".kvm-host-") as scratch:
             tree, made = Path(scratch, "tree"), Path(scratch, "made")
             (archive,) = await apt.download([package], Path(scratch))
             await apt.unpack(archive, tree)
-            await anyio.to_thread.run_sync(_publish, tree, made, tools["busybox"])
+            await anyio.to_thread.run_sync(_publish, tree, made)
             (release,) = [path.name for path in made.joinpath("lib/modules").iterdir()]
             await run([tools["depmod"], "-b", made, release], deadline_s=120)
             await anyio.to_thread.run_sync(_initramfs, made, release, tools["busybox"])
             made.rename(place)
+        for old in cache.glob("kvm-host-*"):
+            if old != place:
+                await anyio.to_thread.run_sync(shutil.rmtree, old)
     return HostKernel(image=place / "vmlinuz", initramfs=place / "initramfs", modules=place / "lib/modules")
 
 
-def _publish(tree: Path, made: Path, _busybox: Path) -> None:
+def _publish(tree: Path, made: Path) -> None:
     modules = next(path for path in (tree / "lib/modules", tree / "usr/lib/modules") if path.exists())
     shutil.copytree(modules, made / "lib/modules", symlinks=True)
     (image,) = (tree / "boot").glob("vmlinuz-*")
