@@ -4,8 +4,8 @@ Rows: as many users, keys and sandboxes, in organisations of 50. Both sizes are 
 Requests pass the whole application (ASGI, without sockets), the audit included, and come with a hundred keys on either
 size, so that as many are remembered; the rest are calls of the domain.
 
-MongoDB is the server of `MONGO_TEST_URI`, or else the one of the tests, whose only indexes are the unique ones: where a
-look-up needs another, it reads the whole collection, which no MongoDB does.
+MongoDB is the server of `MONGO_TEST_URI`, or else the one of the tests, which ignores indexes that are not unique: its
+figures for what needs one say nothing about MongoDB.
 """
 
 from __future__ import annotations
