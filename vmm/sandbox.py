@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any, Self
 
 from .errors import Conflict
-from .spec import DISK, SandboxSpec
+from .spec import DISK, IDLE_S, SandboxSpec
 
 
 class State(StrEnum):
@@ -50,6 +50,17 @@ class Sandbox:
         owner: Opaque id; nobody else ever learns that the sandbox exists.
         mem, disk: MiB.
         env: Default environment of its commands; never shown.
+        auto_sleep: Whether it may be put to sleep when idle.
+        idle_s: After how many seconds without use; 0 is never.
+        ttl_s: Time to live in seconds as it was last set; 0 is no limit.
+        expires_ms: When its life ends, while it runs; 0 is never.
+        left_ms: What is left of its life while it sleeps, for none is used up then; 0 is no limit.
+        slept_ms: Since when it sleeps; 0 while it does not.
+        active_ms: When it was used last, as far as recorded.
+        wake_at_start: Whether the server's stop put it to sleep, so that the next start wakes it.
+        machine: Its machine's directory; another one after each restore.
+        memory: How that machine came by its memory (`Memory`), empty before it has any.
+        base: The snapshot that it was made from or restored to; empty if none.
         reason: Why it is in its state and what is lost; empty for a healthy one.
         version: Grows by one with each change; a change must name the version that it saw.
     """
@@ -65,6 +76,16 @@ class Sandbox:
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
     env: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
     auto_sleep: bool = True
+    idle_s: int = IDLE_S
+    ttl_s: int = 0
+    expires_ms: int = 0
+    left_ms: int = 0
+    slept_ms: int = 0
+    active_ms: int = 0
+    wake_at_start: bool = False
+    machine: str = ""
+    memory: str = ""
+    base: str = ""
     created_by: str = ""
     created_ms: int = 0
     updated_ms: int = 0
@@ -86,6 +107,11 @@ class Sandbox:
             labels=dict(spec.labels),
             env=dict(spec.env),
             auto_sleep=spec.auto_sleep,
+            idle_s=spec.idle_s,
+            ttl_s=spec.ttl_s,
+            expires_ms=now_ms + spec.ttl_s * 1000 if spec.ttl_s else 0,
+            active_ms=now_ms,
+            machine=sandbox_id,
             created_by=spec.created_by,
             created_ms=now_ms,
             updated_ms=now_ms,
@@ -103,23 +129,14 @@ class Sandbox:
 
     def document(self) -> dict[str, Any]:
         """The record as the store keeps it."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        del values["id"]
         return {
+            **values,
             "_id": self.id,
-            "version": self.version,
-            "owner": self.owner,
-            "name": self.name,
-            "image": self.image,
-            "cpu": self.cpu,
-            "mem": self.mem,
-            "disk": self.disk,
             "state": self.state.value,
             "labels": dict(self.labels),
             "env": dict(self.env),
-            "auto_sleep": self.auto_sleep,
-            "created_by": self.created_by,
-            "created_ms": self.created_ms,
-            "updated_ms": self.updated_ms,
-            "reason": self.reason,
         }
 
     @classmethod

@@ -13,6 +13,8 @@ MEM_RANGE = (256, 16384)
 """MiB."""
 DISK = 10 * 1024
 """MiB of sparse writable disk, the same for every sandbox."""
+IDLE_S = 300
+"""After how many seconds without use a sandbox may be put to sleep, unless it is said otherwise."""
 
 _NAME_LENGTH = 253
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*")
@@ -36,6 +38,9 @@ class SandboxSpec:
         labels: At most 5 short pairs to find it by.
         env: Default environment of its commands.
         auto_sleep: Whether it may be put to sleep when idle.
+        idle_s: After how many seconds without use; 0 is never.
+        ttl_s: Time to live in seconds, not counted while it sleeps; 0 is no limit.
+        snapshot: Name or id of the snapshot to make it from, with that one's image and size; empty for a fresh one.
         created_by: Opaque id of the user.
     """
 
@@ -46,6 +51,9 @@ class SandboxSpec:
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
     env: Mapping[str, str] = field(default_factory=dict[str, str])
     auto_sleep: bool = True
+    idle_s: int = IDLE_S
+    ttl_s: int = 0
+    snapshot: str = ""
     created_by: str = ""
 
     def check(self, images: Collection[str]) -> None:
