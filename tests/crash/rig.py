@@ -1,0 +1,121 @@
+"""Prepares what a server is killed at, starts the next one after it, and looks whether all is in order."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from bench.fleet import OWNER, opened, said
+from tests.crash.operations import SPEC
+from tests.crash.server import Fate, Nursery, Wish
+from vmm.fleet import Fleet
+from vmm.hypervisor.process import strays
+from vmm.sandbox import Sandbox, State
+
+_STRIDE = int(os.environ.get("CASEMATE_CRASH_STRIDE", "1"))
+_AT_REST = {State.RUNNING, State.ASLEEP, State.KILLED, State.ERROR}
+_DRAFTS = {".draft", ".partial"}
+
+Subject = Callable[[Fleet], Awaitable[str]]
+"""Makes or finds what an operation is about, and gives its id."""
+Look = Callable[[Fleet, Fate], Awaitable[None]]
+"""Looks at what a dead server's operation was about, in the fleet of the next one."""
+
+
+class Rig:
+    """A host whose server is killed again and again.
+
+    Args:
+        nursery: Where servers come from.
+        data: The host's data directory.
+        images: Where the images are.
+    """
+
+    def __init__(self, nursery: Nursery, data: Path, images: Path) -> None:
+        self._nursery = nursery
+        self._data = data
+        self._images = images
+
+    async def kill_at_each_step(self, operation: str, look: Look, **subjects: Subject) -> int:
+        """Kill a server after the first step of an operation, another one after the second, until one survives.
+
+        After each, start the next and look: first whether the host is in order, then `look`, then once more.
+
+        Returns:
+            How many steps the operation has.
+        """
+        last = 1
+        while not (fate := await self._killed(operation, last, subjects)).survived:
+            await self._seen(fate, look)
+            last += _STRIDE
+        await self._seen(fate, look)
+        assert len(fate.steps) >= last - _STRIDE
+        return len(fate.steps)
+
+    async def box(self, fleet: Fleet) -> str:
+        """A sandbox that runs, with something in memory and on disk that its owner needs."""
+        for sandbox in (await fleet.list(OWNER)).items:
+            if sandbox.name == SPEC.name and sandbox.state is State.RUNNING:
+                return sandbox.id
+        sandbox = await fleet.create(OWNER, SPEC)
+        await said(fleet, sandbox.id, "echo memory > /dev/shm/kept; echo disk > /root/kept; sync")
+        return sandbox.id
+
+    async def _killed(self, operation: str, last: int, subjects: dict[str, Subject]) -> Fate:
+        async with opened(self._data, at=self._images) as fleet:
+            await fleet.prepare(SPEC.image, cpu=SPEC.cpu, mem=SPEC.mem)
+            found = {name: await subject(fleet) for name, subject in subjects.items()}
+        log = self._data.parent / f"{operation}-{last}.log"
+        wish = Wish(
+            data=str(self._data),
+            images=str(self._images),
+            operation=operation,
+            subject=found,
+            last=last,
+            log=str(log),
+        )
+        return await self._nursery.grant(wish)
+
+    async def _seen(self, fate: Fate, look: Look) -> None:
+        try:
+            async with opened(self._data, at=self._images) as fleet:
+                await self._in_order(fleet)
+                await look(fleet, fate)
+                await self._in_order(fleet)
+        except BaseException as error:
+            how = "lived to the end" if fate.survived else "was killed"
+            error.add_note(f"The server {how} after: {', '.join(fate.steps)}\n{fate.log}")
+            raise
+
+    async def _in_order(self, fleet: Fleet) -> None:
+        """Whether each record has its machine and its files, and each machine and file its record."""
+        states = {state for state, usage in (await fleet.survey()).items() if usage.sandboxes}
+        assert states <= _AT_REST, states
+        sandboxes = (await fleet.list(OWNER, limit=100)).items
+        instances = self._data / "instances"
+        directories = {path.name for path in instances.iterdir()}
+        assert directories == {sandbox.machine for sandbox in sandboxes}, (
+            directories,
+            sandboxes,
+        )
+        runs = {path.name: len(processes) for path, processes in strays(instances).items()}
+        running = [sandbox.machine for sandbox in sandboxes if sandbox.state is State.RUNNING]
+        assert runs == dict.fromkeys(running, 1), (runs, sandboxes)
+        assert strays(self._data / "templates") == {}, "a template's machine runs"
+        left = [path for path in self._data.rglob("*") if path.name.startswith(".") or path.suffix in _DRAFTS]
+        assert left == [], left
+        for sandbox in sandboxes:
+            assert sandbox.reason or sandbox.state in {State.RUNNING, State.ASLEEP}, sandbox
+
+
+async def works(fleet: Fleet, sandbox: Sandbox) -> None:
+    """Whether a sandbox runs commands as a machine of its own."""
+    assert sandbox.state in {State.RUNNING, State.ASLEEP}, sandbox
+    assert await said(fleet, sandbox.id, "hostname") == sandbox.name
+
+
+async def is_whole(fleet: Fleet, sandbox: Sandbox) -> None:
+    """Whether a sandbox has what its owner needs, in memory and on disk."""
+    await works(fleet, sandbox)
+    assert await said(fleet, sandbox.id, "cat /dev/shm/kept /root/kept") == "memory\ndisk"

@@ -1,0 +1,130 @@
+"""Servers that are killed in the middle of an operation, each a fork of a process in which all is loaded already.
+
+`python -m tests.crash.server` reads one wish per line, lets a forked server fulfil it, and answers with what became of
+that server. What it logs goes to the file that the wish names.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import traceback
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Self
+
+import anyio
+import anyio.to_thread
+
+from bench.fleet import opened
+from tests.crash.operations import OPERATIONS
+from tests.crash.steps import Steps, count
+
+_LOST = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What a server shall do, and when it shall die.
+
+    Attributes:
+        data: Its data directory.
+        images: Where the images are.
+        operation: A name in OPERATIONS.
+        subject: Ids of what the operation is about, by the names of its arguments.
+        last: After this step, counted from 1, the server is killed.
+        log: Where it logs.
+    """
+
+    data: str
+    images: str
+    operation: str
+    subject: dict[str, str]
+    last: int
+    log: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fate:
+    """What became of a server.
+
+    Attributes:
+        survived: Whether it came to the end of the operation, for it has fewer steps.
+        steps: Those that it took.
+        log: What it logged.
+    """
+
+    survived: bool
+    steps: tuple[str, ...]
+    log: str
+
+
+class Nursery:
+    """The process that servers are forked from."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    @classmethod
+    @contextmanager
+    def open(cls) -> Generator[Self]:
+        """A nursery for the length of a block."""
+        command = [sys.executable, "-m", "tests.crash.server"]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            yield cls(process)
+            process.communicate()
+
+    async def grant(self, wish: Wish) -> Fate:
+        """Run a server and wait for its end."""
+        return await anyio.to_thread.run_sync(self._grant, wish)
+
+    def _grant(self, wish: Wish) -> Fate:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        print(json.dumps(asdict(wish)), file=self._process.stdin, flush=True)
+        status = json.loads(self._process.stdout.readline())
+        steps = tuple(Path(f"{wish.log}.steps").read_text().splitlines())
+        log = Path(wish.log).read_text()
+        if status not in {0, -9}:
+            raise AssertionError(f"{wish.operation} failed by itself after {steps}:\n{log}")
+        return Fate(survived=status == 0, steps=steps, log=log)
+
+
+def main() -> None:
+    """Serve wishes until the input ends."""
+    for line in sys.stdin:
+        wish = Wish(**json.loads(line))
+        pid = os.fork()
+        if pid == 0:
+            _serve(wish)
+        _, status = os.waitpid(pid, 0)
+        print(json.dumps(os.waitstatus_to_exitcode(status)), flush=True)
+
+
+def _serve(wish: Wish) -> None:
+    try:
+        log = os.open(wish.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        written = os.open(f"{wish.log}.steps", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        anyio.run(_operate, wish, Steps(wish.last, written))
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(_LOST)
+    os._exit(0)
+
+
+async def _operate(wish: Wish, steps: Steps) -> None:
+    count(steps)
+    async with opened(Path(wish.data), at=Path(wish.images)) as fleet:
+        steps.arm()
+        await OPERATIONS[wish.operation](fleet, **wish.subject)
+        steps.disarm()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""Counts the steps of a server from outside, and kills it after a chosen one, as a power cut would.
+
+A step is a call that changes something that outlives the server: a record, a name in the file system, a process, what a
+machine is told. Between two steps there is nothing new to be found after a crash, so that to die after each of them is
+to die everywhere. The product knows nothing of this: the calls are wrapped where they are looked up.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from storage.sqlite_collection import SqliteCollection
+from vmm.guest.link import GuestLink
+from vmm.hypervisor.ch_api import Api
+from vmm.hypervisor.cloud_hypervisor import CloudHypervisor
+from vmm.hypervisor.qemu import Qemu
+from vmm.hypervisor.qmp import Qmp
+
+_NAMES = ("mkdir", "rename", "replace", "link", "symlink", "unlink", "rmdir", "copy_file_range")
+_IN_BULK = {"unlink", "copy_file_range"}
+_TOLD = {"stop", "cont", "migrate", "migrate-incoming", "quit"}
+
+
+class Steps:
+    """The steps of this process since `arm`.
+
+    Args:
+        last: After this one, counted from 1, the process is killed.
+        log: Descriptor of the file that each step is written to.
+    """
+
+    def __init__(self, last: int, log: int) -> None:
+        self._last = last
+        self._log = log
+        self._count = 0
+        self._before = ""
+        self._armed = False
+        self._lock = threading.Lock()
+
+    def arm(self) -> None:
+        """Count from now on."""
+        self._armed = True
+
+    def disarm(self) -> None:
+        """Count no more."""
+        self._armed = False
+
+    def took(self, kind: str, what: str = "") -> None:
+        """Count a step; many of the same kind in a row, where they come in bulk, are one."""
+        with self._lock:
+            if not self._armed or (kind in _IN_BULK and kind == self._before):
+                return
+            self._before = kind
+            self._count += 1
+            os.write(self._log, f"{kind} {what}".strip().encode() + b"\n")
+            if self._count == self._last:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+def count(steps: Steps) -> None:
+    """Wrap what makes steps, for the rest of this process's life."""
+    for name in _NAMES:
+        _wrap(os, name, steps, _paths)
+    _wrap(os, "open", steps, lambda given: _paths(given[:1]) if given[1] & os.O_CREAT else None)
+    _wrap(os, "posix_spawnp", steps, lambda given: given[0])
+    _wrap(shutil, "copyfile", steps, _paths)
+    _wrap(signal, "pidfd_send_signal", steps, lambda _: "")
+    for driver in (Qemu, CloudHypervisor):
+        for name in ("start", "restore", "save", "settle", "resume", "stop"):
+            _wrap_async(driver, name, steps, lambda _: "")
+    for name in ("insert", "replace", "delete"):
+        _wrap_async(SqliteCollection, name, steps, lambda given: given[0].spec.name)
+    _wrap_async(GuestLink, "identify", steps, lambda _: "")
+    _wrap_async(Qmp, "run", steps, lambda given: given[1] if given[1] in _TOLD else None)
+    _wrap_async(Api, "call", steps, lambda given: given[2] if given[1] == "PUT" else None)
+
+
+Named = Callable[[tuple[Any, ...]], str | None]
+"""What a call with these arguments is about, in words for people; None if it is no step."""
+
+
+def _wrap(place: Any, name: str, steps: Steps, named: Named) -> None:
+    plain: Callable[..., Any] = getattr(place, name)
+
+    @functools.wraps(plain)
+    def counted(*given: Any, **more: Any) -> Any:
+        result = plain(*given, **more)
+        if (what := named(given)) is not None:
+            steps.took(name, what)
+        return result
+
+    setattr(place, name, counted)
+
+
+def _wrap_async(place: Any, name: str, steps: Steps, named: Named) -> None:
+    plain: Callable[..., Awaitable[Any]] = getattr(place, name)
+
+    @functools.wraps(plain)
+    async def counted(*given: Any, **more: Any) -> Any:
+        result = await plain(*given, **more)
+        if (what := named(given)) is not None:
+            steps.took(name, what)
+        return result
+
+    setattr(place, name, counted)
+
+
+def _paths(given: tuple[Any, ...]) -> str:
+    """The end of the last path among some arguments."""
+    paths = [Path(path) for path in given if isinstance(path, str | Path)]
+    return str(Path(*paths[-1].parts[-2:])) if paths else ""
