@@ -19,7 +19,8 @@ from pydantic import (
     model_validator,
 )
 
-from vmm.spec import CPU_RANGE, MEM_RANGE
+from vmm.lease import MOST_IDLE_S
+from vmm.spec import CPU_RANGE, IDLE_S, MEM_RANGE
 
 from . import checks
 from .coherence import clashes, doubts
@@ -92,7 +93,13 @@ class Settings(BaseModel):
         max_sessions, sessions_per_owner, session_idle_seconds: Bounds on the sessions of clients of older protocols.
         max_body_mib, max_upload_mib: The largest request, and the largest file that is streamed into a sandbox.
         default_image, default_cpu, default_mem: Image, vCPUs and MiB of a sandbox whose creator names none.
+        idle_seconds: After how long without use a sandbox whose creator does not say may fall asleep; 0 is never.
+        sleep_retention_days: After how long asleep a sandbox is deleted; 0 is never.
+        max_snapshots: How many snapshots one organisation may keep.
+        on_stop: What the server's end does to machines, whichever signal ends it; empty is sleep for an interrupt at
+            the terminal, and keep for every other.
         warm: Whether the default template is prepared at the start instead of at the first create.
+        warm_pool: How many machines of the default image and size are kept ready for who asks next.
         audit_days: How long records of calls are kept.
         metrics, metrics_token: Whether /metrics is there, and the bearer token that callers from elsewhere need.
     """
@@ -136,7 +143,12 @@ class Settings(BaseModel):
     default_image: str = Field(default="code", min_length=1, max_length=100)
     default_cpu: int = Field(default=1, ge=CPU_RANGE[0], le=CPU_RANGE[1])
     default_mem: int = Field(default=1024, ge=MEM_RANGE[0], le=MEM_RANGE[1])
+    idle_seconds: int = Field(default=IDLE_S, ge=0, le=MOST_IDLE_S)
+    sleep_retention_days: int = Field(default=0, ge=0, le=3650)
+    max_snapshots: int = Field(default=200, ge=1, le=100_000)
+    on_stop: Literal["keep", "sleep", ""] = ""
     warm: bool = True
+    warm_pool: int = Field(default=0, ge=0, le=100)
     audit_days: int = Field(default=30, ge=1, le=3650)
     metrics: bool = True
     metrics_token: Annotated[SecretStr, AfterValidator(checks.scrape_token)] | None = None

@@ -66,6 +66,8 @@ _OWN_VMM = "machines are set up by Casemate itself; casemate doctor shows how"
 _NO_GUEST_NETWORK = "sandboxes have no network device"
 _NO_CONTAINERS = "sandboxes are virtual machines, not containers"
 _NO_REDIS = "nothing needs Redis: limits, sessions and caches are in the server and its store"
+_CLOCKS = "set CASEMATE_IDLE_SECONDS (0: sandboxes never fall asleep) and CASEMATE_SLEEP_RETENTION_DAYS (0: for ever)"
+_SLEEPS = "a sandbox that nobody uses is not deleted; it falls asleep after CASEMATE_IDLE_SECONDS"
 _CLERK = "set CASEMATE_JWT_JWKS_URL, CASEMATE_JWT_ISSUER and CASEMATE_JWT_AUDIENCE for tokens of an identity provider"
 
 WITHOUT_EFFECT: tuple[Idle, ...] = (
@@ -95,7 +97,7 @@ WITHOUT_EFFECT: tuple[Idle, ...] = (
     Idle(name="METRICS_PATH", system=VOIDRUN, reason="metrics are at /metrics"),
     Idle(name="METRICS_*", system=VOIDRUN, reason="figures are taken when they are asked for"),
     Idle(name="MONITOR_ENABLED", system=VOIDRUN, reason="the server always watches its machines"),
-    Idle(name="AUTO_LIFECYCLE_*", system=VOIDRUN, reason="sandboxes live until they are deleted"),
+    Idle(name="AUTO_LIFECYCLE_*", system=VOIDRUN, reason=_CLOCKS),
     Idle(name="CORS_ENABLED", system=VOIDRUN, reason="CORS is on when CASEMATE_ALLOWED_ORIGINS names origins"),
     Idle(name="CORS_*", system=VOIDRUN, reason="methods and headers are those that clients need"),
     Idle(name="NODE_ID", system=VOIDRUN, reason="a server is known by its host's name"),
@@ -107,8 +109,8 @@ WITHOUT_EFFECT: tuple[Idle, ...] = (
     Idle(name="JWT_ALGORITHM", system=SANDBOX_API, reason="tokens signed with a secret are HS256, always"),
     Idle(name="JWT_EXPIRE_MINUTES", system=SANDBOX_API, reason="who makes a token sets its exp, which is required"),
     Idle(name="API_KEY_HEADER", system=SANDBOX_API, reason="keys are sent in X-API-Key, or as bearer"),
-    Idle(name="SESSION_TTL_SECONDS", system=SANDBOX_API, reason="sandboxes live until they are deleted"),
-    Idle(name="CLEANUP_*", system=SANDBOX_API, reason="sandboxes live until they are deleted"),
+    Idle(name="SESSION_TTL_SECONDS", system=SANDBOX_API, reason=_SLEEPS),
+    Idle(name="CLEANUP_*", system=SANDBOX_API, reason="a sandbox lives as long as whoever makes it says, or for ever"),
     Idle(name="DEFAULT_EXEC_TIMEOUT_SECONDS", system=SANDBOX_API, reason="a caller names the time of each command"),
     Idle(name="MAX_EXEC_TIMEOUT_SECONDS", system=SANDBOX_API, reason="a caller names the time of each command"),
     Idle(

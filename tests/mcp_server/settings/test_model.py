@@ -176,6 +176,12 @@ def test_open_registration_and_tokens_for_anybody_deserve_a_word(read: Read) -> 
         ("RATE_LIMIT_REQUESTS", "-1", "greater than or equal to 0"),
         ("RATE_LIMIT_WINDOW_SECONDS", "0", "greater than or equal to 1"),
         ("AUDIT_DAYS", "0", "greater than or equal to 1"),
+        ("IDLE_SECONDS", "-1", "greater than or equal to 0"),
+        ("IDLE_SECONDS", "2592001", "less than or equal to 2592000"),
+        ("SLEEP_RETENTION_DAYS", "-1", "greater than or equal to 0"),
+        ("MAX_SNAPSHOTS", "0", "greater than or equal to 1"),
+        ("ON_STOP", "kill", "'keep', 'sleep' or ''"),
+        ("WARM_POOL", "-1", "greater than or equal to 0"),
         ("DEFAULT_CPU", "9", "less than or equal to 8"),
         ("DEFAULT_MEM", "100", "greater than or equal to 256"),
     ],
@@ -199,10 +205,22 @@ def test_bad_values_are_told_with_the_way_out(refusal: Callable[..., str], name:
         ("API_KEYS", f"{KEY}1, {KEY}2"),
         ("METRICS_TOKEN", "t" * 16),
         ("RATE_LIMIT_REQUESTS", "1"),
+        ("IDLE_SECONDS", "2592000"),
+        ("SLEEP_RETENTION_DAYS", "7"),
+        ("MAX_SNAPSHOTS", "1"),
+        ("ON_STOP", "sleep"),
+        ("ON_STOP", "keep"),
+        ("WARM_POOL", "3"),
     ],
 )
 def test_good_values_are_taken(read: Read, name: str, value: str) -> None:
     assert getattr(read(**{f"CASEMATE_{name}": value}).settings, name.lower())
+
+
+def test_sandboxes_that_never_sleep_and_are_kept_for_ever_are_a_choice(read: Read) -> None:
+    settings = read(CASEMATE_IDLE_SECONDS="0").settings
+    assert (settings.idle_seconds, settings.sleep_retention_days) == (0, 0)
+    assert read().settings.idle_seconds == 300
 
 
 def test_no_limit_on_requests_is_a_choice(read: Read) -> None:

@@ -141,6 +141,13 @@ def test_a_known_name_without_effect_has_a_reason(variable: str) -> None:
     assert idle.reason
 
 
+@pytest.mark.parametrize("variable", ["AUTO_LIFECYCLE_ENABLED", "SESSION_TTL_SECONDS"])
+def test_who_limits_idle_time_elsewhere_is_told_our_name_for_it(variable: str) -> None:
+    idle = without_effect(variable)
+    assert idle is not None
+    assert "CASEMATE_IDLE_SECONDS" in idle.reason
+
+
 def test_a_name_with_an_effect_is_never_called_idle() -> None:
     assert [alias for names in ALIASES.values() for alias, _ in names if without_effect(alias)] == []
     assert without_effect("CASEMATE_PORT") is None
