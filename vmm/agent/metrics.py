@@ -7,6 +7,7 @@ import time
 
 from .arguments import Arguments
 from .channel import Channel
+from .procfs import processes, read
 
 _TICK_MS = 1000 // os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -22,9 +23,9 @@ class Metrics:
     def read(self, channel: Channel, arguments: Arguments) -> None:
         """Memory and disk in bytes, times in milliseconds."""
         del arguments
-        memory = {line.split(b":")[0]: line.split()[1] for line in self._read("meminfo").splitlines() if line}
+        memory = {line.split(b":")[0]: line.split()[1] for line in read(self._proc, "meminfo").splitlines() if line}
         disk = os.statvfs(b"/")
-        ticks = [int(field) for field in self._read("stat").split(b"\n", 1)[0].split()[1:9]]
+        ticks = [int(field) for field in read(self._proc, "stat").split(b"\n", 1)[0].split()[1:9]]
         busy = sum(ticks) - sum(ticks[field] for field in _IDLE_FIELDS)
         channel.send_result(
             {
@@ -34,14 +35,7 @@ class Metrics:
                 "disk_total": disk.f_blocks * disk.f_frsize,
                 "disk_free": disk.f_bavail * disk.f_frsize,
                 "cpu_used_ms": busy * _TICK_MS,
-                "processes": sum(1 for name in os.listdir(self._proc) if name.isdigit()),
-                "agent_memory": int(self._read("self/statm").split()[1]) * _PAGE,
+                "processes": len(processes(self._proc)),
+                "agent_memory": int(read(self._proc, "self/statm").split()[1]) * _PAGE,
             }
         )
-
-    def _read(self, name: str) -> bytes:
-        descriptor = os.open(name, os.O_RDONLY, dir_fd=self._proc)
-        try:
-            return os.read(descriptor, 65536)
-        finally:
-            os.close(descriptor)

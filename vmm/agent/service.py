@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 
 from . import frames
+from .activity import Activity
 from .arguments import Arguments
 from .channel import Channel, ClosedError
 from .files import Files
@@ -30,7 +31,13 @@ class Service:
     """Accepts connections and serves the operations of the agent's parts."""
 
     def __init__(
-        self, identity: IdentityHolder, processes: Processes, terminals: Terminals, files: Files, metrics: Metrics
+        self,
+        identity: IdentityHolder,
+        processes: Processes,
+        terminals: Terminals,
+        files: Files,
+        metrics: Metrics,
+        activity: Activity,
     ) -> None:
         self._identity = identity
         self._lock = _thread.allocate_lock()
@@ -64,6 +71,7 @@ class Service:
             "terminal_read": terminals.read,
             "terminal_close": terminals.close,
             "metrics": metrics.read,
+            "activity": activity.read,
         }
 
     def serve(self, listener: socket.socket) -> None:

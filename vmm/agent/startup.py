@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass
 
 from . import frames
+from .activity import Activity
 from .files import Files
 from .identity import IdentityHolder, SecretFile
 from .metrics import Metrics
@@ -66,7 +67,10 @@ def main(arguments: list[str]) -> None:
     processes = Processes(trees, users, spawner, null)
     terminals = Terminals(trees, users, spawner)
     identity = IdentityHolder(secret, secret_file, random, privileged=options.privileged)
-    service = Service(identity, processes, terminals, Files(), Metrics(proc))
+    # None of the host's own connections is anybody's use of a port. Those over vsock are in no table of TCP's.
+    own = frozenset(listener.getsockname()[1] for listener in listeners if listener.family == socket.AF_INET)
+    activity = Activity(proc, terminals, own)
+    service = Service(identity, processes, terminals, Files(), Metrics(proc), activity)
     frames.host_proof(secret, b"", b"")  # The first digest loads what the others use; after chroot it could not.
     if options.port_file:
         _write_port(options.port_file, listeners[0].getsockname()[1])

@@ -64,6 +64,11 @@ class Terminals:
         self._lock = _thread.allocate_lock()
         self._table: dict[str, _Terminal] = {}
 
+    def alive(self) -> int:
+        """How many have a program that runs."""
+        with self._lock:
+            return sum(terminal.process.running for terminal in self._table.values())
+
     def open(self, channel: Channel, arguments: Arguments) -> None:
         """Open a terminal with a program in it."""
         program = terminal_program(arguments, self._users)

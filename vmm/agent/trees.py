@@ -12,6 +12,8 @@ import signal
 import time
 from typing import Protocol, Self
 
+from .procfs import processes, read
+
 _ROUNDS = 20
 _SPARE = 8
 _EMPTY = b"populated 0\nfrozen 0\n"
@@ -188,7 +190,7 @@ class _Group:
     def _members(self, name: str) -> list[int]:
         directory = os.open(name, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._parent)
         try:
-            pids = [int(line) for line in _read(directory, "cgroup.procs").split()]
+            pids = [int(line) for line in read(directory, "cgroup.procs").split()]
             with os.scandir(directory) as entries:
                 inner = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
         finally:
@@ -226,10 +228,8 @@ class _Walk:
         """What lives of the session, of the known processes and of all their descendants."""
         parents: dict[int, int] = {}
         found: set[int] = set()
-        with os.scandir(self._proc) as entries:
-            names = [entry.name for entry in entries if entry.name.isdigit()]
-        for name in names:
-            fields = _read(self._proc, f"{name}/stat").rpartition(b")")[2].split()
+        for name in processes(self._proc):
+            fields = read(self._proc, f"{name}/stat").rpartition(b")")[2].split()
             if len(fields) < 4 or fields[0] == b"Z":
                 continue
             pid = int(name)
@@ -249,20 +249,3 @@ def _send(pid: int, number: int) -> None:
         os.kill(pid, number)
     except ProcessLookupError:
         return  # It has ended by itself.
-
-
-def _read(directory: int, name: str) -> bytes:
-    try:
-        descriptor = os.open(name, os.O_RDONLY, dir_fd=directory)
-    except OSError:
-        return b""
-    try:
-        data = b""
-        while piece := os.read(descriptor, 65536):
-            data += piece
-    except OSError:
-        return b""  # The process ended between opening and reading.
-    else:
-        return data
-    finally:
-        os.close(descriptor)

@@ -9,7 +9,7 @@ from .files import FileCalls
 from .pool import Pool
 from .processes import ProcessCalls
 from .terminals import TerminalCalls
-from .values import Certificate, GuestMetrics, Identity, Ping
+from .values import Certificate, GuestActivity, GuestMetrics, Identity, Ping
 
 
 class GuestLink(ProcessCalls, FileCalls, TerminalCalls):
@@ -69,6 +69,10 @@ class GuestLink(ProcessCalls, FileCalls, TerminalCalls):
     async def metrics(self) -> GuestMetrics:
         """The guest's own view of its memory, disk and processors."""
         return plain(GuestMetrics, (await self._call("metrics")).value)
+
+    async def activity(self, *, timeout_ms: int = 5000) -> GuestActivity:
+        """What goes on in the guest by itself: whether anything would miss it if it slept."""
+        return plain(GuestActivity, (await self._call("activity", seconds=timeout_ms / 1000)).value)
 
     async def set_clock(self, clock_ns: int) -> None:
         """Set the guest's clock: nanoseconds since the epoch."""

@@ -234,6 +234,26 @@ class GuestMetrics:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GuestActivity:
+    """What goes on in a guest by itself, without a call from outside.
+
+    Attributes:
+        processes: Running processes besides the kernel's and the agent's own: daemons, too, whoever started them.
+        terminals: Open terminals whose program runs.
+        connections: Established TCP connections to ports that something in the guest listens on.
+    """
+
+    processes: int
+    terminals: int
+    connections: int
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing goes on at all."""
+        return not (self.processes or self.terminals or self.connections)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ping:
     """What an agent says of itself.
 

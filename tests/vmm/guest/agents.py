@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -19,6 +21,7 @@ import vmm.agent
 from vmm.guest.link import GuestLink
 
 AGENT = Path(vmm.agent.__file__).parent
+_ALONE = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child", "--")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,15 +45,27 @@ class Agent:
         return str(self.process.pid) in Path(group, "cgroup.procs").read_text().split()
 
 
+def can_be_alone() -> bool:
+    """Whether this user may have processes that see only themselves."""
+    return shutil.which(_ALONE[0]) is not None and subprocess.run([*_ALONE, "true"], check=False).returncode == 0
+
+
 @contextmanager
-def agent(directory: Path, *options: str) -> Generator[Agent]:
-    """Run an agent for the length of a block; it must end cleanly and have complained of nothing."""
+def agent(directory: Path, *options: str, alone: bool = False) -> Generator[Agent]:
+    """Run an agent for the length of a block; it must end cleanly and have complained of nothing.
+
+    Args:
+        directory: Where its files are.
+        options: Of its command line.
+        alone: Whether it sees no processes but its own, as in a guest; see `can_be_alone`.
+    """
     secret = secrets.token_bytes(32)
     (directory / "secret").write_text(secret.hex())
     port_file, log = directory / "port", directory / "log"
     command = [sys.executable, "-I", "-S", "-B", "-u", str(AGENT), "--listen", "127.0.0.1:0"]
     files = ["--port-file", str(port_file), "--secret-file", str(directory / "secret"), "--no-identity-privileges"]
-    with log.open("wb") as stderr, subprocess.Popen([*command, *files, *options], stderr=stderr) as process:
+    before = _ALONE if alone else ()
+    with log.open("wb") as stderr, subprocess.Popen([*before, *command, *files, *options], stderr=stderr) as process:
         try:
             end = time.monotonic() + 20
             while not port_file.exists():
@@ -59,7 +74,7 @@ def agent(directory: Path, *options: str) -> Generator[Agent]:
                 time.sleep(0.01)
             yield Agent(process=process, port=int(port_file.read_text()), secret=secret, log=log)
         finally:
-            process.terminate()
+            os.kill(_child(process.pid) if alone else process.pid, signal.SIGTERM)
             try:
                 status = process.wait(10)
             except subprocess.TimeoutExpired:
@@ -72,6 +87,10 @@ def agent(directory: Path, *options: str) -> Generator[Agent]:
 def resident(pid: int) -> int:
     """Bytes of a process's memory."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _child(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text())
 
 
 def living(marker: str) -> list[int]:

@@ -84,6 +84,7 @@ async def test_nothing_is_loaded_after_the_root_has_changed(link: GuestLink) -> 
     """Every operation once: each would fail where it needed a file of Python's."""
     await link.ping()
     await link.metrics()
+    await link.activity()
     info = await link.start(Command(argv=("cat",), env={"A": "é"}), open_stdin=True)
     await link.send_stdin(info.pid, b"in", eof=True)
     await link.wait(info.pid, wait_ms=10_000)

@@ -1,0 +1,75 @@
+"""What an agent says of what goes on around it, with no processes in sight but its own, as in a guest."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import anyio
+import pytest
+
+from tests.vmm.guest.agents import agent, can_be_alone
+from vmm.guest.link import GuestLink
+from vmm.guest.values import Command
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.skipif(not can_be_alone(), reason="needs unshare, and the right to a namespace of processes"),
+]
+
+
+@pytest.fixture
+async def link(tmp_path: Path) -> AsyncGenerator[GuestLink]:
+    with agent(tmp_path, "--cgroup", "none", alone=True) as running:
+        link = running.link()
+        yield link
+        await link.aclose()
+
+
+async def counted(link: GuestLink, processes: int, terminals: int) -> None:
+    """Return once the agent counts so many; what ends is reaped a moment later."""
+    with anyio.fail_after(10):
+        while True:
+            activity = await link.activity()
+            if (activity.processes, activity.terminals) == (processes, terminals):
+                return
+            await anyio.sleep(0.02)
+
+
+async def test_an_agent_at_rest_reports_nothing_also_after_commands(link: GuestLink) -> None:
+    activity = await link.activity()
+    assert (activity.processes, activity.terminals) == (0, 0)
+    await link.exec(Command(shell="true | cat"), wait_ms=10_000)
+    await counted(link, 0, 0)
+
+
+async def test_a_command_in_the_background_counts_until_it_ends(link: GuestLink) -> None:
+    info = await link.start(Command(argv=("sleep", "60")))
+    assert (await link.activity()).processes == 1
+    assert not (await link.activity()).idle
+    await link.signal(info.pid, 9)
+    await counted(link, 0, 0)
+
+
+async def test_a_daemon_that_left_its_command_counts(link: GuestLink) -> None:
+    line = "(setsid sh -c 'echo $$; exec sleep 60' 2>/dev/null &)"
+    outcome = await link.exec(Command(shell=line), wait_ms=10_000)
+    assert not outcome.running
+    await counted(link, 1, 0)
+    await link.exec(Command(argv=("kill", outcome.stdout.data().decode().strip())), wait_ms=10_000)
+    # Nobody reaps it here, where the agent is the first process; it has ended all the same.
+    await counted(link, 0, 0)
+
+
+async def test_a_terminal_counts_until_its_program_ends(link: GuestLink) -> None:
+    terminal = await link.terminal_open(command="read line")
+    await counted(link, 1, 1)
+    await link.terminal_input(terminal.terminal_id, b"\n")
+    await counted(link, 0, 0)
+    assert [info.alive for info in await link.terminals()] == [False]
+
+
+async def test_activity_is_not_one_more_process(link: GuestLink) -> None:
+    for _ in range(20):
+        activity = await link.activity()
+        assert (activity.processes, activity.terminals) == (0, 0)
