@@ -1,0 +1,250 @@
+"""A cgroup for every machine, so that one that takes too much harms itself alone.
+
+    BASE/          the cgroup that is the server's to divide: given by systemd (Delegate=), or the container's own
+      server/      the server: a cgroup that is divided holds no process itself
+      machines/    one cgroup per machine, by the name of the machine's directory
+
+Only cgroup v2. Where the host gives the server no cgroup to divide, machines run without, and `NoCgroups` says why.
+Source: Documentation/admin-guide/cgroup-v2.rst of Linux 6.1, and systemd's CGROUP_DELEGATION.md.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+WANTED = ("memory", "cpu", "pids")
+AS_SERVICE = "run Casemate as the service in deploy/ (Delegate=yes)"
+"""What gives the server a cgroup to divide."""
+
+_SERVER, _MACHINES = "server", "machines"
+_PERIOD_US = 100_000
+# The guest's processors never take more than their number; what the devices' threads take comes on top.
+_DEVICES_US = 50_000
+_PIDS = 128
+_MOVES = 5
+_EMPTYING_S = 2.0
+_EMPTYING_POLL_S = 0.002
+_MIB = 1024 * 1024
+_AS_SCOPE = "systemd-run --user --scope -p Delegate=yes casemate serve"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one machine's hypervisor may take of the host.
+
+    Attributes:
+        memory: Bytes, the guest's memory and the program's own.
+        cpus: The guest's processors.
+    """
+
+    memory: int
+    cpus: int
+
+    @property
+    def pids(self) -> int:
+        """Processes and threads."""
+        return _PIDS + self.cpus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoCgroups:
+    """Why machines have no cgroups of their own on this host, and what would give them some."""
+
+    reason: str
+    fix: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cgroups:
+    """The cgroups of machines below one that the server may divide.
+
+    Attributes:
+        base: The cgroup to divide.
+        controllers: What can be limited there, of `WANTED`.
+    """
+
+    base: Path
+    controllers: tuple[str, ...]
+
+    def open(self) -> None:
+        """Divide the base: the server moves into a part of its own, and a part for machines is made. May be repeated.
+
+        Raises:
+            OSError: The kernel refuses.
+        """
+        if not _is_top(self.base):
+            self._vacate()
+        switch_on = " ".join(f"+{controller}" for controller in self.controllers)
+        (self.base / "cgroup.subtree_control").write_text(switch_on)
+        self._machines.mkdir(exist_ok=True)
+        (self._machines / "cgroup.subtree_control").write_text(switch_on)
+
+    def make(self, name: str, limits: Limits) -> None:
+        """Make a machine's cgroup, or set the limits of one that is there.
+
+        Raises:
+            OSError: The kernel refuses.
+        """
+        place = self._machines / name
+        place.mkdir(exist_ok=True)
+        if "memory" in self.controllers:
+            (place / "memory.max").write_text(str(limits.memory))
+            (place / "memory.oom.group").write_text("1")
+            swap = place / "memory.swap.max"
+            if swap.exists():  # not in kernels without swap
+                swap.write_text(str(limits.memory))
+        if "cpu" in self.controllers:
+            (place / "cpu.max").write_text(f"{limits.cpus * _PERIOD_US + _DEVICES_US} {_PERIOD_US}")
+        if "pids" in self.controllers:
+            (place / "pids.max").write_text(str(limits.pids))
+
+    def put(self, name: str, pid: int) -> None:
+        """Bring a process into a machine's cgroup; a no-op if it is there.
+
+        The kernel takes some 10 ms for it (a grace period of RCU), in which the process runs on.
+
+        Raises:
+            OSError: The kernel refuses; ESRCH if the process has ended.
+        """
+        if pid not in _processes(self._machines / name):
+            (self._machines / name / "cgroup.procs").write_text(str(pid))
+
+    def why_killed(self, name: str) -> str:
+        """Why the kernel killed a machine for want of memory, in words for its owner; empty if it did not."""
+        try:
+            lines = (self._machines / name / "memory.events").read_text().splitlines()
+            limit = int((self._machines / name / "memory.max").read_text()) // _MIB
+        except (OSError, ValueError):
+            return ""
+        events = {event: int(count) for event, count in (line.split() for line in lines)}
+        if not events.get("oom_kill"):
+            return ""
+        if events.get("oom"):
+            return f"its virtual machine needed more memory on the host than the {limit} MiB that it may have"
+        return "the host ran out of memory and ended its virtual machine"
+
+    def remove(self, name: str) -> bool:
+        """Remove an ended machine's cgroup, with what may be left in it; False if it would not go.
+
+        Blocks for up to two seconds if something in it does not die.
+        """
+        place = self._machines / name
+        until = time.monotonic() + _EMPTYING_S
+        while not _removed(place):
+            if time.monotonic() > until:
+                return False
+            _kill_all(place)
+            time.sleep(_EMPTYING_POLL_S)
+        return True
+
+    def sweep(self) -> int:
+        """Remove the cgroups in which nothing runs; returns how many there were."""
+        try:
+            places = [place for place in self._machines.iterdir() if place.is_dir()]
+        except FileNotFoundError:
+            return 0
+        return sum(_removed(place) for place in places)
+
+    @property
+    def _machines(self) -> Path:
+        return self.base / _MACHINES
+
+    def _vacate(self) -> None:
+        server = self.base / _SERVER
+        server.mkdir(exist_ok=True)
+        for _ in range(_MOVES):
+            left = _processes(self.base)
+            if not left:
+                return
+            for pid in left:
+                try:
+                    (server / "cgroup.procs").write_text(str(pid))
+                except ProcessLookupError:
+                    continue  # ended meanwhile
+
+
+def find(mounts: Path = Path("/proc/self/mounts"), own: Path = Path("/proc/self/cgroup")) -> Cgroups | NoCgroups:
+    """Look for a cgroup that this process may divide. Changes nothing.
+
+    Args:
+        mounts: The kernel's list of mounts.
+        own: The kernel's list of this process's cgroups.
+    """
+    mounted = [fields[1] for fields in map(str.split, mounts.read_text().splitlines()) if fields[2] == "cgroup2"]
+    path = next((line[3:] for line in own.read_text().splitlines() if line.startswith("0::")), "")
+    if not mounted or not path or path.startswith("/.."):
+        return NoCgroups(reason="this process sees no cgroup v2", fix=AS_SERVICE)
+    here = Path(mounted[0], path.strip("/"))
+    base = here.parent if here.name == _SERVER else here
+    controllers = _words(base / "cgroup.controllers")
+    usable = tuple(controller for controller in WANTED if controller in controllers)
+    if not usable:
+        fix = "boot with systemd.unified_cgroup_hierarchy=1" if len(controllers) == 0 and path == "/" else AS_SERVICE
+        return NoCgroups(reason=f"cgroup {path} has none of the controllers {', '.join(WANTED)}", fix=fix)
+    trouble = _trouble(base)
+    if trouble is not None:
+        return trouble
+    strangers = _processes(base) - {os.getpid()}
+    if strangers and not (_is_top(base) or _is_delegated(base) or path == "/"):
+        reason = f"{len(strangers)} other programs share the server's cgroup {path}"
+        return NoCgroups(reason=reason, fix=f"{_AS_SCOPE}, or {AS_SERVICE}")
+    return Cgroups(base=base, controllers=usable)
+
+
+def _trouble(base: Path) -> NoCgroups | None:
+    needed = (base, base / "cgroup.procs", base / "cgroup.subtree_control")
+    if all(os.access(place, os.W_OK) for place in needed):
+        return None
+    if os.statvfs(base).f_flag & os.ST_RDONLY:
+        return NoCgroups(reason="the cgroups are mounted read-only, as in most containers", fix=AS_SERVICE)
+    return NoCgroups(reason=f"{base} is not this user's to divide", fix=f"{_AS_SCOPE}, or {AS_SERVICE}")
+
+
+def _is_top(base: Path) -> bool:
+    # The kernel's own root is the one cgroup without a type, and the one that may be divided with processes in it.
+    return not (base / "cgroup.type").exists()
+
+
+def _is_delegated(base: Path) -> bool:
+    """Whether systemd says that everything in a cgroup is the service's own."""
+    for name in ("user.delegate", "trusted.delegate"):
+        try:
+            if os.getxattr(base, name) == b"1":
+                return True
+        except OSError:  # not set, or not for us to see
+            continue
+    return False
+
+
+def _processes(cgroup: Path) -> set[int]:
+    return {int(pid) for pid in _words(cgroup / "cgroup.procs")}
+
+
+def _words(file: Path) -> list[str]:
+    try:
+        return file.read_text().split()
+    except OSError:  # a controller, or the cgroup, is not there
+        return []
+
+
+def _removed(place: Path) -> bool:
+    try:
+        place.rmdir()
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        if error.errno not in {errno.EBUSY, errno.ENOTEMPTY}:
+            raise
+        return False
+    return True
+
+
+def _kill_all(place: Path) -> None:
+    try:
+        (place / "cgroup.kill").write_text("1")
+    except OSError:  # before Linux 5.14, or gone meanwhile
+        return
