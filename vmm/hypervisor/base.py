@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
@@ -54,6 +55,24 @@ class Ram:
     private: bool
 
 
+class Memory(StrEnum):
+    """How a machine came by its memory, as shown to users."""
+
+    BOOTED = "booted"
+    """It booted: the file is its memory."""
+    OWN = "own"
+    """A saved file became its memory, and changes with it."""
+    MAPPED = "mapped"
+    """It maps a saved file copy-on-write: what it did not write to is shared with all others that map it."""
+    COPIED = "copied"
+    """The hypervisor read all of a saved file, for want of a better way."""
+
+    @property
+    def in_file(self) -> bool:
+        """Whether a file of its own holds the memory, whatever the machine does."""
+        return self in {Memory.BOOTED, Memory.OWN}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Running:
     """A machine's hypervisor process and the way to its guest.
@@ -62,11 +81,13 @@ class Running:
         directory: The machine's own; everything about it lies there.
         process: The hypervisor.
         port: TCP port on the host's loopback that leads to the agent; 0 where the driver has a socket file instead.
+        memory: How it came by its memory.
     """
 
     directory: Path
     process: ProcessRef
     port: int
+    memory: Memory
 
 
 class Hypervisor(Protocol):
@@ -95,12 +116,33 @@ class Hypervisor(Protocol):
         """Boot a machine from its kernel. Returns as soon as the hypervisor runs; the guest is still booting."""
         ...
 
-    async def restore(self, directory: Path, hardware: Hardware, *, ram: Ram, disk: Path, state: Path) -> Running:
-        """Start a machine from a saved device state and its memory; it runs when this returns."""
+    async def restore(
+        self, directory: Path, hardware: Hardware, *, ram: Ram, disk: Path, state: Path, run: bool = True
+    ) -> Running:
+        """Start a machine from a saved device state and its memory.
+
+        It runs when this returns; without `run` it stands still until `resume`, and nothing has changed yet.
+        """
         ...
 
-    async def save(self, machine: Running, state: Path) -> None:
-        """Pause the machine and write its device state; its memory stays in its (shared) file."""
+    async def save(self, machine: Running, target: Path) -> None:
+        """Pause the machine and write its moment into an existing directory: the devices' as `state`.
+
+        Memory in a file of its own stays there, to be copied before the machine goes on; other memory is written, too,
+        in whatever form is quickest: `settle` makes `ram` of it. The machine stays paused, even if this fails.
+        """
+        ...
+
+    async def settle(self, target: Path, hardware: Hardware, *, disk: Path) -> None:
+        """Finish what `save` wrote, so that `target` has a `state` and a `ram` to restore from. May take a second.
+
+        The saved machine may have gone on, or ended. A no-op where there is nothing to finish.
+
+        Args:
+            target: The directory that was given to `save`.
+            hardware: The machine's.
+            disk: A disk of the machine's size; it is not changed.
+        """
         ...
 
     async def stop(self, machine: Running) -> None:
@@ -112,7 +154,7 @@ class Hypervisor(Protocol):
         ...
 
     async def resume(self, machine: Running) -> None:
-        """Let a stopped machine go on."""
+        """Let a stopped or saved machine go on."""
         ...
 
     async def dial(self, machine: Running) -> ByteStream:

@@ -6,9 +6,8 @@ own values may go through it; nothing that a user chose does.
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,14 @@ import httpx2
 
 from ..errors import Unavailable
 from .process import ProcessRef
+from .startup import START_S, address
+
+CALL_S = 60.0
+"""How long a call may take that has no memory to read or write."""
+MEMORY_S = 600.0
+"""How long a call may take that reads or writes a machine's whole memory."""
 
 _RETRY_S = 0.002
-_START_S = 10.0
-_CALL_S = 60.0
 _SHOWN = 300
 
 
@@ -31,70 +34,102 @@ class ApiError(Unavailable):
 class Api:
     """A session on one machine's control socket, with one connection that is kept."""
 
-    def __init__(self, http: httpx2.AsyncClient) -> None:
+    def __init__(self, http: httpx2.AsyncClient, call_s: float) -> None:
         self._http = http
+        self._call_s = call_s
 
-    async def call(self, method: str, name: str, body: Mapping[str, Any] | None = None) -> Any:
+    async def call(
+        self, method: str, name: str, body: Mapping[str, Any] | None = None, *, within_s: float | None = None
+    ) -> Any:
         """Call, and return the JSON of the answer, None where there is none.
 
         Args:
             method: GET or PUT.
             name: Such as `vm.info`.
             body: The argument.
+            within_s: Its deadline in seconds, where it is not the session's.
 
         Raises:
             ApiError: The program refused it, did not answer in time, or is gone.
         """
+        limit_s = self._call_s if within_s is None else within_s
         try:
-            answer = await self._http.request(method, f"/api/v1/{name}", json=body)
-        except httpx2.TimeoutException:
-            raise ApiError(f"The hypervisor did not answer {name} within {_CALL_S:g} s") from None
+            with anyio.fail_after(limit_s):
+                answer = await self._http.request(method, f"/api/v1/{name}", json=body, timeout=None)
+        except TimeoutError:
+            raise ApiError(f"The hypervisor did not answer {name} within {limit_s:g} s") from None
         except httpx2.HTTPError as error:
             raise ApiError(f"The hypervisor ended during {name}") from error
         if answer.status_code >= 300:
             raise ApiError(f"The hypervisor refused {name}: {answer.text.strip()[:_SHOWN]}")
-        return answer.json() if answer.content else None
+        try:
+            return answer.json() if answer.content else None
+        except ValueError as error:
+            raise ApiError(f"The hypervisor answered {name} with something that is not JSON") from error
 
 
 @asynccontextmanager
-async def api(socket: Path) -> AsyncGenerator[Api]:
+async def api(socket: Path, *, call_s: float = CALL_S) -> AsyncGenerator[Api]:
     """A session for the length of a block.
 
     Args:
         socket: The control socket.
+        call_s: The deadline of its calls in seconds.
+
+    Raises:
+        ApiError: There is no such socket: the program has ended.
     """
-    # A socket's address holds 107 bytes; data directories may be deeper than that.
-    directory = os.open(socket.parent, os.O_PATH | os.O_DIRECTORY)
-    try:
-        transport = httpx2.AsyncHTTPTransport(uds=f"/proc/self/fd/{directory}/{socket.name}")
-        async with httpx2.AsyncClient(
-            transport=transport, base_url="http://localhost", timeout=_CALL_S, trust_env=False
-        ) as http:
-            yield Api(http)
-    finally:
-        os.close(directory)
+    with ExitStack() as stack:
+        try:
+            short = stack.enter_context(address(socket))
+        except OSError as error:
+            raise ApiError("The hypervisor has ended: its control socket is gone") from error
+        transport = httpx2.AsyncHTTPTransport(uds=short)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://localhost", trust_env=False) as http:
+            yield Api(http, call_s)
 
 
 @asynccontextmanager
-async def started_api(socket: Path, process: ProcessRef) -> AsyncGenerator[Api]:
+async def started_api(
+    socket: Path, process: ProcessRef, version: str, *, start_s: float = START_S, call_s: float = CALL_S
+) -> AsyncGenerator[Api]:
     """A session with a program that was just started, for the length of a block.
 
+    Args:
+        socket: The control socket that it will open.
+        process: The program.
+        version: What it must say that it is, such as `53.0`: a state fits no other.
+        start_s: Seconds until it must answer.
+        call_s: The deadline of each call after that.
+
     Raises:
-        ApiError: It ended first, or does not open its socket within the deadline.
+        ApiError: It ended first, does not answer within the deadline, or is another version.
     """
-    async with api(socket) as session:
-        await _answered(session, process)
+    with anyio.move_on_after(start_s) as limit:
+        while process.alive() and not await anyio.Path(socket).exists():
+            await anyio.sleep(_RETRY_S)
+    if not process.alive():
+        raise ApiError("The hypervisor ended while it started")
+    if limit.cancelled_caught:
+        raise ApiError(f"The hypervisor did not open its control socket within {start_s:g} s")
+    async with api(socket, call_s=call_s) as session:
+        told = await _told_version(session, process, start_s)
+        if told != version:
+            raise ApiError(
+                f"The hypervisor is version {told}, but was {version} when this server started",
+                hint="Restart the server, which then makes new templates",
+            )
         yield session
 
 
-async def _answered(session: Api, process: ProcessRef) -> None:
-    with anyio.move_on_after(_START_S):
+async def _told_version(session: Api, process: ProcessRef, start_s: float) -> str:
+    with anyio.move_on_after(start_s):
         while process.alive():
             try:
-                await session.call("GET", "vmm.ping")
-            except ApiError:  # its socket is not there yet
+                told = await session.call("GET", "vmm.ping")
+            except ApiError:  # it does not listen yet
                 await anyio.sleep(_RETRY_S)
                 continue
-            return
+            return ".".join(str(told["version"]).split(".")[:2])
         raise ApiError("The hypervisor ended while it started")
-    raise ApiError(f"The hypervisor did not open its control socket within {_START_S:g} s")
+    raise ApiError(f"The hypervisor did not answer on its control socket within {start_s:g} s")

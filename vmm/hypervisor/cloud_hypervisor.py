@@ -1,15 +1,17 @@
 """Driver for cloud-hypervisor: KVM only, the guest link over vsock, so that a machine has no network device at all.
 
-Memory is one zone with a file behind it. A machine that is to be saved maps the file as it is (`shared`), so a snapshot
-holds the devices' state alone. A clone maps the same file privately: its pages are the template's until it writes to
-them. Source: the configuration and the snapshot format of v53.0; a snapshot restores only with the same version.
+Memory is one zone. With a file of its own behind it, mapped `shared`, a snapshot holds the devices' state alone. A
+clone takes a saved file copy-on-write, in the way that the version has for it; a snapshot of such a machine holds its
+memory, too, and `settle` makes a file of that like any other. Source: the API and the snapshots of v51.0 to v53.0, and
+the mode CopyOnWrite as it was merged for v54; a snapshot restores only with the same version.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
+from contextlib import AbstractAsyncContextManager
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +19,40 @@ import anyio
 from anyio.abc import ByteStream, UNIXSocketStream
 
 from ..errors import LinkError, Unavailable
-from .base import CONSOLE, GUEST_PORT, LOG, Hardware, Ram, Running
-from .ch_api import ApiError, api, started_api
+from .base import CONSOLE, GUEST_PORT, LOG, Hardware, Memory, Ram, Running
+from .ch_api import CALL_S, MEMORY_S, Api, ApiError, api, started_api
+from .ch_snapshot import RANGES, prepare, take
 from .process import ProcessRef, spawn
-from .startup import connect_unix, ended_on_failure
+from .room import dig_holes, raise_if_full
+from .startup import START_S, connect_unix, ended_on_failure, named
 
 _API = "api.sock"
 _VSOCK = "vsock.sock"
-_RESTORED = "restored"
-_CONFIG, _STATE = "config.json", "state.json"
+_RESTORED, _SAVED = "restored", "saved"
+_STATE, _RAM, _RANGES = "state", "ram", "ranges"
 _CID = 3
 _MIB = 1024 * 1024
 _GREETING_MOST = 64
 _GREETING_S = 5.0
+
+
+class CopyOnWrite(StrEnum):
+    """How a version shares a saved memory file among clones."""
+
+    ZONE = "zone"
+    """The zone's file is mapped privately, and the snapshot says that there is nothing to copy (v51 to v53)."""
+    MODE = "mode"
+    """`memory_restore_mode: CopyOnWrite` (v54 and later): for memory without a file, mapped from the snapshot's."""
+    NONE = "none"
+    """Not at all: memory is copied."""
+
+    @classmethod
+    def of(cls, version: str) -> CopyOnWrite:
+        """What a version has."""
+        return cls.MODE if int(version.partition(".")[0]) >= _HAS_MODE else cls.ZONE
+
+
+_HAS_MODE = 54
 
 
 class CloudHypervisor:
@@ -40,15 +63,31 @@ class CloudHypervisor:
         version: What it says of itself, such as `53.0`.
         cpu_model: The host processor's name, which a state depends on.
         landlock: Whether the host's kernel can confine the program to its own files.
+        copy_on_write: How clones share memory; None takes what the version has.
+        start_s: Seconds until the program must answer.
+        call_s: Seconds that a call to it may take.
     """
 
     name = "cloud-hypervisor"
     accelerator = "kvm"
 
-    def __init__(self, binary: str, *, version: str, cpu_model: str, landlock: bool) -> None:
+    def __init__(
+        self,
+        binary: str,
+        *,
+        version: str,
+        cpu_model: str,
+        landlock: bool,
+        copy_on_write: CopyOnWrite | None = None,
+        start_s: float = START_S,
+        call_s: float = CALL_S,
+    ) -> None:
         self._binary = binary
+        self._start_s = start_s
+        self._call_s = call_s
         self.landlock = landlock
         self.version = version
+        self.copy_on_write = copy_on_write or CopyOnWrite.of(version)
         self.fingerprint = f"cloud-hypervisor {version} kvm {cpu_model}"
 
     async def probe(self) -> None:
@@ -69,36 +108,71 @@ class CloudHypervisor:
             ApiError: The program did not start, or refused the machine; the message holds the last line it printed.
         """
         await anyio.to_thread.run_sync(_make_file, ram.path, hardware.mem * _MIB)
+        zone = {"file": named(ram.path, directory), "shared": not ram.private}
         process = self._spawn(directory)
-        async with ended_on_failure(process, directory), started_api(directory / _API, process) as control:
-            await control.call("PUT", "vm.create", self._config(directory, hardware, ram, disk))
+        async with ended_on_failure(process, directory), self._started(directory, process) as control:
+            await control.call("PUT", "vm.create", self._config(directory, hardware, zone, disk))
             await control.call("PUT", "vm.boot")
-        return Running(directory=directory, process=process, port=0)
+        return Running(directory=directory, process=process, port=0, memory=Memory.BOOTED)
 
-    async def restore(self, directory: Path, hardware: Hardware, *, ram: Ram, disk: Path, state: Path) -> Running:
-        """Start a machine from a saved device state and its memory; it runs when this returns.
+    async def restore(
+        self, directory: Path, hardware: Hardware, *, ram: Ram, disk: Path, state: Path, run: bool = True
+    ) -> Running:
+        """Start a machine from a saved device state and its memory.
+
+        It runs when this returns; without `run` it stands still until `resume`, and nothing has changed yet.
 
         Raises:
             ApiError: The program did not start, or could not load the state.
         """
-        source = await anyio.to_thread.run_sync(
-            _adapted, state, directory / _RESTORED, self._config(directory, hardware, ram, disk)
-        )
+        in_zone = not ram.private or self.copy_on_write is CopyOnWrite.ZONE
+        zone = {"file": named(ram.path, directory)} if in_zone else {}
+        config = self._config(directory, hardware, zone | {"shared": not ram.private}, disk)
+        await anyio.to_thread.run_sync(prepare, state, directory / _RESTORED, config, None if in_zone else ram.path)
         process = self._spawn(directory)
-        async with ended_on_failure(process, directory), started_api(directory / _API, process) as control:
-            await control.call("PUT", "vm.restore", {"source_url": f"file://{source}", "resume": True})
-        return Running(directory=directory, process=process, port=0)
+        async with ended_on_failure(process, directory), self._started(directory, process) as control:
+            await self._load(control, by_mode=not in_zone and self.copy_on_write is CopyOnWrite.MODE)
+            memory = Memory.OWN
+            if ram.private:
+                shared = in_zone or await anyio.to_thread.run_sync(_maps, process, f"{_RESTORED}/{RANGES}")
+                memory = Memory.MAPPED if shared else Memory.COPIED
+            if run:
+                # Its own call: v51 knows no `resume` in a restore, and passes over it in silence.
+                await control.call("PUT", "vm.resume")
+        await anyio.to_thread.run_sync(shutil.rmtree, directory / _RESTORED)
+        return Running(directory=directory, process=process, port=0, memory=memory)
 
-    async def save(self, machine: Running, state: Path) -> None:
-        """Pause the machine and write its device state into a new directory; its memory stays in its (shared) file.
+    async def save(self, machine: Running, target: Path) -> None:
+        """Pause the machine and write its moment into an existing directory: the devices' as `state`.
+
+        Memory in a file of its own stays there. Other memory is written, all of it; `settle` makes `ram` of it.
 
         Raises:
+            HostExhausted: The host's disk is full; the machine stays paused.
             ApiError: The state could not be written; the machine stays paused.
         """
-        await anyio.Path(state).mkdir(mode=0o700)
-        async with api(machine.directory / _API) as control:
-            await control.call("PUT", "vm.pause")
-            await control.call("PUT", "vm.snapshot", {"destination_url": f"file://{state}"})
+        # Only in the machine's own directory the program may write.
+        saved = machine.directory / _SAVED
+        try:
+            await anyio.to_thread.run_sync(_make_directory, saved)
+            async with self._session(machine) as control:
+                if (await control.call("GET", "vm.info"))["state"] == "Running":
+                    await control.call("PUT", "vm.pause")
+                destination = {"destination_url": f"file://{_SAVED}"}
+                await control.call("PUT", "vm.snapshot", destination, within_s=MEMORY_S)
+            await anyio.to_thread.run_sync(take, saved, target / _STATE, target / _RANGES)
+        except BaseException as error:
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(_remove, saved, target / _STATE, target / _RANGES)
+            if isinstance(error, ApiError):
+                raise_if_full(error, target)
+            raise
+
+    async def settle(self, target: Path, hardware: Hardware, *, disk: Path) -> None:
+        """Make `ram` of the memory that `save` wrote, with holes where it is empty. A no-op where it wrote none."""
+        if await anyio.Path(target / _RANGES).exists():
+            await anyio.to_thread.run_sync(dig_holes, target / _RANGES)
+            await anyio.Path(target / _RANGES).rename(target / _RAM)
 
     async def stop(self, machine: Running) -> None:
         """End the machine at once, without asking the guest. A no-op if it has ended."""
@@ -107,16 +181,21 @@ class CloudHypervisor:
     async def ailment(self, machine: Running) -> str:
         """Why a living machine does not run, in words for a user; empty if it runs."""
         try:
-            async with api(machine.directory / _API) as control:
+            async with self._session(machine) as control:
                 state = (await control.call("GET", "vm.info"))["state"]
         except ApiError as error:
             return error.message
         return "" if state == "Running" else f"the machine is in the state {state}"
 
     async def resume(self, machine: Running) -> None:
-        """Let a stopped machine go on."""
-        async with api(machine.directory / _API) as control:
-            await control.call("PUT", "vm.resume")
+        """Let a stopped or saved machine go on; a no-op if it runs.
+
+        Raises:
+            ApiError: It cannot, or has ended.
+        """
+        async with self._session(machine) as control:
+            if (await control.call("GET", "vm.info"))["state"] != "Running":
+                await control.call("PUT", "vm.resume")
 
     async def dial(self, machine: Running) -> ByteStream:
         """Connect to the agent over vsock.
@@ -146,23 +225,43 @@ class CloudHypervisor:
         command = [self._binary, "--api-socket", f"path={_API}"]
         return spawn(command, directory=directory, log=directory / LOG)
 
-    def _config(self, directory: Path, hardware: Hardware, ram: Ram, disk: Path) -> dict[str, Any]:
-        zone = {"id": "ram", "size": hardware.mem * _MIB, "file": str(ram.path), "shared": not ram.private}
+    def _started(self, directory: Path, process: ProcessRef) -> AbstractAsyncContextManager[Api]:
+        return started_api(directory / _API, process, self.version, start_s=self._start_s, call_s=self._call_s)
+
+    def _session(self, machine: Running) -> AbstractAsyncContextManager[Api]:
+        return api(machine.directory / _API, call_s=self._call_s)
+
+    async def _load(self, control: Api, *, by_mode: bool) -> None:
+        source = {"source_url": f"file://{_RESTORED}"}
+        if by_mode:
+            try:
+                await control.call("PUT", "vm.restore", source | {"memory_restore_mode": "CopyOnWrite"})
+            except ApiError as refused:
+                if not _is_unknown(refused):
+                    raise
+            else:
+                return
+        await control.call("PUT", "vm.restore", source, within_s=MEMORY_S)
+
+    def _config(self, directory: Path, hardware: Hardware, zone: dict[str, Any], disk: Path) -> dict[str, Any]:
+        def at(path: Path) -> str:
+            return named(path, directory)
+
         config: dict[str, Any] = {
             "cpus": {"boot_vcpus": hardware.cpu, "max_vcpus": hardware.cpu},
-            "memory": {"size": 0, "zones": [zone]},
+            "memory": {"size": 0, "zones": [{"id": "ram", "size": hardware.mem * _MIB} | zone]},
             "payload": {
-                "kernel": str(hardware.kernel_bz),
-                "initramfs": str(hardware.initramfs),
+                "kernel": at(hardware.kernel_bz),
+                "initramfs": at(hardware.initramfs),
                 "cmdline": "console=ttyS0 quiet panic=-1 reboot=k",
             },
             # Without the type, writes to the first sector of an image that looks raw are refused.
             "disks": [
-                {"path": str(hardware.toolbox), "readonly": True, "image_type": "Raw", "id": "toolbox"},
-                {"path": str(hardware.base), "readonly": True, "image_type": "Raw", "id": "base"},
-                {"path": str(disk), "readonly": False, "image_type": "Raw", "id": "disk"},
+                {"path": at(hardware.toolbox), "readonly": True, "image_type": "Raw", "id": "toolbox"},
+                {"path": at(hardware.base), "readonly": True, "image_type": "Raw", "id": "base"},
+                {"path": at(disk), "readonly": False, "image_type": "Raw", "id": "disk"},
             ],
-            "serial": {"mode": "File", "file": str(directory / CONSOLE)},
+            "serial": {"mode": "File", "file": CONSOLE},
             "console": {"mode": "Off"},
             "rng": {"src": "/dev/urandom"},
             # Relative to where it works, for a socket's address has no room for a long path.
@@ -171,8 +270,31 @@ class CloudHypervisor:
         if self.landlock:
             config["landlock_enable"] = True
             # Its sockets and snapshots are made while it runs, and may be anywhere in its directory.
-            config["landlock_rules"] = [{"path": str(directory), "access": "rw"}]
+            config["landlock_rules"] = [{"path": ".", "access": "rw"}]
         return config
+
+
+def _is_unknown(refused: ApiError) -> bool:
+    """Whether the program does not know the mode that it was asked for, so that nothing has happened yet."""
+    return "CopyOnWrite" in refused.message
+
+
+def _maps(process: ProcessRef, name: str) -> bool:
+    """Whether a process has a file mapped, rather than its content copied."""
+    return any(line.endswith(name) for line in Path(f"/proc/{process.pid}/maps").read_text().splitlines())
+
+
+def _make_directory(path: Path) -> None:
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(mode=0o700)
+
+
+def _remove(*paths: Path) -> None:
+    for path in paths:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _make_file(path: Path, size: int) -> None:
@@ -181,24 +303,6 @@ def _make_file(path: Path, size: int) -> None:
         os.ftruncate(descriptor, size)
     finally:
         os.close(descriptor)
-
-
-def _adapted(saved: Path, target: Path, config: dict[str, Any]) -> Path:
-    """A copy of a snapshot that names this machine's own files."""
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir(mode=0o700)
-    merged = json.loads((saved / _CONFIG).read_text())
-    merged["memory"]["zones"][0] |= config["memory"]["zones"][0]
-    for disk, own in zip(merged["disks"], config["disks"], strict=True):
-        disk["path"] = own["path"]
-    for name in ("payload", "serial", "vsock"):
-        merged[name] |= config[name]
-    for name in ("landlock_enable", "landlock_rules"):
-        merged[name] = config.get(name)
-    merged["landlock_enable"] = config.get("landlock_enable", False)
-    (target / _CONFIG).write_text(json.dumps(merged))
-    shutil.copyfile(saved / _STATE, target / _STATE)
-    return target
 
 
 async def _accepted(stream: UNIXSocketStream) -> None:

@@ -15,16 +15,19 @@ import anyio
 from anyio.abc import ByteStream, SocketAttribute
 
 from ..errors import LinkError, Unavailable
-from .base import CONSOLE, GUEST_PORT, LOG, Hardware, Ram, Running
+from .base import CONSOLE, GUEST_PORT, LOG, Hardware, Memory, Ram, Running
+from .migration import read_in, write_out
 from .process import ProcessRef, spawn
 from .qmp import QmpError, qmp
+from .room import raise_if_full, require
 from .startup import ended_on_failure
 
 _SOCKET = "qmp.sock"
 _GUEST_ADDRESS = "10.0.2.15/24"
-_STATE = "state"
-_POLL_S = 0.001
-_STATE_DEADLINE_S = 60
+_STATE, _STREAM, _RAM = "state", "stream", "ram"
+# The owner of a machine can write to its console without end: keep what fits a ring.
+_CONSOLE = ("-chardev", "ringbuf,id=console,size=65536", "-serial", "chardev:console")
+_LOADING = ("-incoming", "defer", "-S")
 _TRANSLATION_CACHE_MIB = 256
 
 
@@ -65,46 +68,70 @@ class Qemu:
         process = self._spawn(directory, [*self._command(hardware, ram, disk), "-serial", f"file:{CONSOLE}"])
         async with ended_on_failure(process, directory), qmp(directory / _SOCKET, process) as control:
             port = _forwarded_port(await control.run("human-monitor-command", {"command-line": "info usernet"}))
-        return Running(directory=directory, process=process, port=port)
+        return Running(directory=directory, process=process, port=port, memory=Memory.BOOTED)
 
-    async def restore(self, directory: Path, hardware: Hardware, *, ram: Ram, disk: Path, state: Path) -> Running:
-        """Start a machine from a saved device state and its memory; it runs when this returns.
+    async def restore(
+        self, directory: Path, hardware: Hardware, *, ram: Ram, disk: Path, state: Path, run: bool = True
+    ) -> Running:
+        """Start a machine from a saved device state and its memory.
+
+        It runs when this returns; without `run` it stands still until `resume`, and nothing has changed yet.
 
         Raises:
             QmpError: QEMU did not start or could not load the state.
         """
-        # The owner of a machine can write to its console without end: keep what fits a ring.
-        console = ("-chardev", "ringbuf,id=console,size=65536", "-serial", "chardev:console")
-        process = self._spawn(directory, [*self._command(hardware, ram, disk), *console, "-incoming", "defer"])
+        process = self._spawn(directory, [*self._command(hardware, ram, disk), *_CONSOLE, *_LOADING])
         async with ended_on_failure(process, directory), qmp(directory / _SOCKET, process) as control:
-            await control.run("migrate-set-capabilities", _RAM_STAYS)
             port = _forwarded_port(await control.run("human-monitor-command", {"command-line": "info usernet"}))
-            await control.pass_file(_STATE, state, os.O_RDONLY)
-            await control.run("migrate-incoming", {"uri": f"fd:{_STATE}"})
-            with anyio.move_on_after(_STATE_DEADLINE_S) as limit:
-                while (await control.run("query-status"))["status"] == "inmigrate":
-                    await anyio.sleep(_POLL_S)
-            if limit.cancelled_caught:
-                raise QmpError(f"The hypervisor did not load the state within {_STATE_DEADLINE_S} s")
-            await control.run("cont")
-        return Running(directory=directory, process=process, port=port)
+            await read_in(control, state, memory=False)
+            if run:
+                await control.run("cont")
+        memory = Memory.MAPPED if ram.private else Memory.OWN
+        return Running(directory=directory, process=process, port=port, memory=memory)
 
-    async def save(self, machine: Running, state: Path) -> None:
-        """Pause the machine and write its device state; its memory stays in its (shared) file.
+    async def save(self, machine: Running, target: Path) -> None:
+        """Pause the machine and write its moment into an existing directory: the devices' as `state`.
+
+        Memory in a file of its own stays there. Other memory is written with the state, as `stream`, which is quick;
+        `settle` makes `ram` and `state` of it.
 
         Raises:
+            HostExhausted: The host's disk is full; the machine stays paused.
             QmpError: The state could not be written; the machine stays paused.
         """
-        async with qmp(machine.directory / _SOCKET, machine.process) as control:
-            await control.run("migrate-set-capabilities", _RAM_STAYS)
-            await control.run("stop")
-            await control.pass_file(_STATE, state, os.O_RDWR | os.O_CREAT | os.O_EXCL)
-            await control.run("migrate", {"uri": f"fd:{_STATE}"})
-            with anyio.fail_after(_STATE_DEADLINE_S):
-                while (status := (await control.run("query-migrate")).get("status")) not in {"completed", "failed"}:
-                    await anyio.sleep(_POLL_S)
-        if status == "failed":
-            raise QmpError("The hypervisor could not save the machine's state")
+        try:
+            async with qmp(machine.directory / _SOCKET, machine.process) as control:
+                if (await control.run("query-status"))["status"] == "postmigrate":
+                    # QEMU saves no machine twice without its having run in between.
+                    await control.run("cont")
+                await control.run("stop")
+                kept = machine.memory.in_file
+                await write_out(control, target / (_STATE if kept else _STREAM), memory=not kept)
+        except QmpError as error:
+            raise_if_full(error, target)
+            raise
+
+    async def settle(self, target: Path, hardware: Hardware, *, disk: Path) -> None:
+        """Make `ram` and `state` of a `stream`, by a QEMU that loads it, lets nothing run, and saves it again.
+
+        Raises:
+            HostExhausted: The host's disk is full; the stream is still there.
+            QmpError: It could not be done; the stream is still there.
+        """
+        stream = anyio.Path(target / _STREAM)
+        if not await stream.exists():
+            return
+        require(target, (await stream.stat()).st_size)
+        try:
+            await self._convert(target, hardware, disk)
+        except BaseException as error:
+            with anyio.CancelScope(shield=True):
+                for name in (_RAM, _STATE):
+                    await anyio.Path(target / name).unlink(missing_ok=True)
+            if isinstance(error, QmpError):
+                raise_if_full(error, target)
+            raise
+        await stream.unlink()
 
     async def stop(self, machine: Running) -> None:
         """End the machine at once, without asking the guest. A no-op if it has ended."""
@@ -120,7 +147,11 @@ class Qemu:
         return _AILMENTS.get(status, f"the machine is in the state {status}")
 
     async def resume(self, machine: Running) -> None:
-        """Let a stopped machine go on."""
+        """Let a stopped or saved machine go on.
+
+        Raises:
+            QmpError: It cannot, or has ended.
+        """
         async with qmp(machine.directory / _SOCKET, machine.process) as control:
             await control.run("cont")
 
@@ -137,11 +168,25 @@ class Qemu:
         stream.extra(SocketAttribute.raw_socket).setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return stream
 
+    async def _convert(self, target: Path, hardware: Hardware, disk: Path) -> None:
+        # The machine may still run and hold its disk: nothing is read from that here, and nothing written.
+        command = self._command(hardware, Ram(path=target / _RAM, private=False), disk, locking="file.locking=off")
+        process = self._spawn(target, [*command, *_CONSOLE, *_LOADING])
+        try:
+            async with ended_on_failure(process, target), qmp(target / _SOCKET, process) as control:
+                await read_in(control, target / _STREAM, memory=True)
+                await write_out(control, target / _STATE, memory=False)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await process.kill()
+            for name in (_SOCKET, LOG):
+                (target / name).unlink(missing_ok=True)
+
     def _spawn(self, directory: Path, command: Sequence[str]) -> ProcessRef:
         (directory / _SOCKET).unlink(missing_ok=True)
         return spawn(command, directory=directory, log=directory / LOG)
 
-    def _command(self, hardware: Hardware, ram: Ram, disk: Path) -> list[str]:
+    def _command(self, hardware: Hardware, ram: Ram, disk: Path, *, locking: str = "file.locking=auto") -> list[str]:
         accel = "kvm" if self._kvm else f"tcg,tb-size={_TRANSLATION_CACHE_MIB}"
         kernel_line = f"console=ttyS0 quiet panic=-1 reboot=t casemate.ip={_GUEST_ADDRESS}"
         if not self._kvm:
@@ -165,7 +210,7 @@ class Qemu:
             *_drive("toolbox", hardware.toolbox, "readonly=on"),
             *_drive("base", hardware.base, "readonly=on"),
             # A full host disk stops the machine with nothing lost, instead of breaking its file system.
-            *_drive("disk", disk, "discard=unmap,werror=enospc"),
+            *_drive("disk", disk, f"discard=unmap,werror=enospc,{locking}"),
             *("-netdev", f"user,id=link,restrict=on,hostfwd=tcp:127.0.0.1:0-:{GUEST_PORT}"),
             *("-device", "virtio-net-device,netdev=link"),
         ]
@@ -188,11 +233,11 @@ def _forwarded_port(usernet: str) -> int:
     raise QmpError("The hypervisor has no forwarded port to the guest")
 
 
-_RAM_STAYS = {"capabilities": [{"capability": "x-ignore-shared", "state": True}]}
 _AILMENTS = {
     "running": "",
     "io-error": "the host's disk is full, so the machine was stopped before it could lose a write",
     "paused": "the machine is paused",
+    "postmigrate": "the machine is paused: it was saved",
     "shutdown": "the guest shut itself down",
     "guest-panicked": "the guest's kernel crashed",
     "internal-error": "the hypervisor reports an internal error",

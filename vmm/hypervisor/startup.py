@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import anyio
@@ -14,7 +14,12 @@ from ..errors import Unavailable
 from .base import LOG
 from .process import ProcessRef
 
+START_S = 10.0
+"""How long a program may take until it answers on its control socket."""
+
+_HINT = "Run casemate doctor"
 _SHOWN = 300
+_TAIL = 4096
 
 
 @asynccontextmanager
@@ -30,23 +35,47 @@ async def ended_on_failure(process: ProcessRef, directory: Path) -> AsyncGenerat
         with anyio.CancelScope(shield=True):
             await process.kill()
         if isinstance(error, Unavailable):
-            raise type(error)(f"{error.message}{_last_line(directory / LOG)}", hint=error.hint) from error
+            raise type(error)(f"{error.message}{_last_line(directory / LOG)}", hint=error.hint or _HINT) from error
         raise
 
 
 async def connect_unix(socket: Path) -> UNIXSocketStream:
-    """Connect to a socket, however deep it lies: its address holds 107 bytes, and data directories may be deeper.
+    """Connect to a socket, however deep it lies.
 
     Raises:
-        OSError: Nobody listens there.
+        OSError: Nobody listens there, or it is no socket.
     """
-    directory = os.open(socket.parent, os.O_PATH | os.O_DIRECTORY)
+    with address(socket) as short:
+        return await anyio.connect_unix(short)
+
+
+@contextmanager
+def address(socket: Path) -> Generator[str]:
+    """A short name for an existing socket: an address holds 107 bytes, and data directories may be deeper.
+
+    A program that went bad could have put a link to another machine's socket there: that is not followed.
+
+    Raises:
+        OSError: There is no such file.
+    """
+    descriptor = os.open(socket, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        return await anyio.connect_unix(f"/proc/self/fd/{directory}/{socket.name}")
+        yield f"/proc/self/fd/{descriptor}"
     finally:
-        os.close(directory)
+        os.close(descriptor)
+
+
+def named(path: Path, directory: Path) -> str:
+    """How a program that works in a directory should name a file: what lies below it may be out of reach otherwise."""
+    return str(path.relative_to(directory)) if path.is_relative_to(directory) else str(path)
 
 
 def _last_line(log: Path) -> str:
-    lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
+    try:
+        descriptor = os.open(log, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:  # it printed nothing, or put something else there
+        return ""
+    with os.fdopen(descriptor, "rb") as file:
+        file.seek(max(0, os.fstat(descriptor).st_size - _TAIL))
+        lines = file.read(_TAIL).decode(errors="replace").strip().splitlines()
     return f": {lines[-1][:_SHOWN]}" if lines else ""

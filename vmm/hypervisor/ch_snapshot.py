@@ -1,0 +1,118 @@
+"""The files of a cloud-hypervisor snapshot: made fit for another machine, and taken over after a save.
+
+Source: vmm/src/memory_manager.rs of v51.0 to v53.0. A snapshot is `config.json`, `state.json` and, for memory that is
+not in a shared file, `memory-ranges`: the guest's memory in the order of its addresses, which is also how a file behind
+a zone holds it. So one file serves as either. What we keep has no list of ranges in `state.json`: nothing is copied.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from .ch_api import ApiError
+
+CONFIG, STATE, RANGES = "config.json", "state.json", "memory-ranges"
+
+
+def prepare(saved: Path, target: Path, config: dict[str, Any], ram: Path | None) -> None:
+    """Make a copy of a snapshot that names a machine's own files. Blocks for as long as a disk does.
+
+    Args:
+        saved: The snapshot.
+        target: A directory for the copy; replaced if it exists.
+        config: The machine's configuration, whose files and memory are taken over.
+        ram: The memory's file where the program is to read or map it as part of the snapshot; None where its
+            configuration names it.
+
+    Raises:
+        ApiError: It is damaged, or of another form.
+    """
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(mode=0o700)
+    try:
+        merged = _merged(json.loads((saved / CONFIG).read_text()), config)
+        (target / CONFIG).write_text(json.dumps(merged))
+        if ram is None:
+            shutil.copyfile(saved / STATE, target / STATE)
+            return
+        state = json.loads((saved / STATE).read_text())
+        memory = _memory(state)
+        _set_ranges(memory, [{"gpa": part["gpa"], "length": part["size"]} for part in _mappings(memory)])
+        (target / STATE).write_text(json.dumps(_with_memory(state, memory)))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ApiError(f"{saved.name} is no snapshot that this server knows") from error
+    try:
+        os.link(ram, target / RANGES)
+    except OSError:  # another file system
+        (target / RANGES).symlink_to(ram.resolve())
+
+
+def take(source: Path, state: Path, ranges: Path) -> None:
+    """Take over what the program wrote, so that it can be restored in each way. Blocks for as long as a disk does.
+
+    Args:
+        source: Where it wrote; gone afterwards.
+        state: A new directory for the devices' state.
+        ranges: Where the memory goes if the program wrote it.
+
+    Raises:
+        ApiError: It is of another form.
+    """
+    state.mkdir(mode=0o700)
+    try:
+        written = json.loads((source / STATE).read_text())
+        memory = _memory(written)
+        offset = 0
+        for part in _mappings(memory):
+            # The program counts no offsets in memory without a file, and would map all of it from the first.
+            part["file_offset"] = offset
+            offset += part["size"]
+        if (source / RANGES).exists():
+            _check_order(memory)
+            shutil.move(source / RANGES, ranges)
+        _set_ranges(memory, [])
+        (state / STATE).write_text(json.dumps(_with_memory(written, memory)))
+        shutil.move(source / CONFIG, state / CONFIG)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ApiError("The hypervisor wrote a snapshot that this server does not know") from error
+    shutil.rmtree(source)
+
+
+def _merged(saved: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    zone = saved["memory"]["zones"][0]
+    zone.pop("file", None)
+    zone |= own["memory"]["zones"][0]
+    for disk, named in zip(saved["disks"], own["disks"], strict=True):
+        disk["path"] = named["path"]
+    for name in ("payload", "serial", "vsock"):
+        saved[name] |= own[name]
+    saved["landlock_enable"] = own.get("landlock_enable", False)
+    saved["landlock_rules"] = own.get("landlock_rules")
+    return saved
+
+
+def _memory(state: dict[str, Any]) -> dict[str, Any]:
+    return json.loads(state["snapshots"]["memory-manager"]["snapshot_data"]["state"])
+
+
+def _with_memory(state: dict[str, Any], memory: dict[str, Any]) -> dict[str, Any]:
+    state["snapshots"]["memory-manager"]["snapshot_data"]["state"] = json.dumps(memory)
+    return state
+
+
+def _mappings(memory: dict[str, Any]) -> list[dict[str, Any]]:
+    return sorted(memory["guest_ram_mappings"], key=lambda part: part["gpa"])
+
+
+def _set_ranges(memory: dict[str, Any], ranges: list[dict[str, Any]]) -> None:
+    memory["memory_ranges"]["data"] = ranges
+
+
+def _check_order(memory: dict[str, Any]) -> None:
+    written = [(part["gpa"], part["length"]) for part in memory["memory_ranges"]["data"]]
+    if written != [(part["gpa"], part["size"]) for part in _mappings(memory)]:
+        raise ValueError

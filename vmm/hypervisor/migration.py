@@ -1,0 +1,102 @@
+"""QEMU's migration to and from files: how a machine's state gets out of it and into it.
+
+Source: docs/devel/migration.rst of QEMU 7.2. The capability `x-ignore-shared` leaves memory in the file that it is
+mapped from; it must be the same on both ends of one save and load. QEMU gets the files as descriptors.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from .qmp import Qmp, QmpError
+
+_NAME = "state"
+_POLL_S = 0.002
+_DEVICES_S = 60.0
+_MEMORY_S = 600.0
+_CANCEL_S = 10.0
+# It takes half a minute per GiB at the rate that QEMU thinks fit for a network.
+_BYTES_PER_S = 1 << 40
+_OVER = {"completed", "failed", "cancelled"}
+
+
+async def write_out(control: Qmp, path: Path, *, memory: bool) -> None:
+    """Write a paused machine's state into a new file.
+
+    Args:
+        control: Its control socket.
+        path: The file; not left there if this fails.
+        memory: Whether memory goes into the file, too, though it could stay in a file of its own.
+
+    Raises:
+        QmpError: It could not be written; the message ends with QEMU's reason. The machine stays paused.
+    """
+    limit_s = _MEMORY_S if memory else _DEVICES_S
+    # Set each time: the one that an earlier load or save needed may have been another.
+    await _stay_in_file(control, stay=not memory)
+    await control.run("migrate-set-parameters", {"max-bandwidth": _BYTES_PER_S})
+    await control.pass_file(_NAME, path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+    try:
+        await control.run("migrate", {"uri": f"fd:{_NAME}"})
+        await _completed(control, limit_s)
+    except BaseException:
+        with anyio.CancelScope(shield=True):
+            await _cancel(control)
+            await anyio.Path(path).unlink(missing_ok=True)
+        raise
+
+
+async def read_in(control: Qmp, path: Path, *, memory: bool) -> None:
+    """Read a state into a QEMU that was started with `-incoming defer`; the guest does not run yet.
+
+    Args:
+        control: Its control socket.
+        path: What `write_out` wrote.
+        memory: As it was for `write_out`.
+
+    Raises:
+        QmpError: The state does not fit the machine, or takes too long.
+    """
+    limit_s = _MEMORY_S if memory else _DEVICES_S
+    await _stay_in_file(control, stay=not memory)
+    await control.pass_file(_NAME, path, os.O_RDONLY)
+    await control.run("migrate-incoming", {"uri": f"fd:{_NAME}"})
+    with anyio.move_on_after(limit_s):
+        while (await control.run("query-status"))["status"] == "inmigrate":
+            await anyio.sleep(_POLL_S)
+        return
+    raise QmpError(f"The hypervisor did not load the state within {limit_s:g} s")
+
+
+async def _stay_in_file(control: Qmp, *, stay: bool) -> None:
+    capability = {"capability": "x-ignore-shared", "state": stay}
+    await control.run("migrate-set-capabilities", {"capabilities": [capability]})
+
+
+async def _completed(control: Qmp, limit_s: float) -> None:
+    with anyio.move_on_after(limit_s):
+        outcome = await _outcome(control)
+        if outcome["status"] == "completed":
+            return
+        raise QmpError(f"The hypervisor could not save the machine: {outcome.get('error-desc', 'no reason given')}")
+    raise QmpError(f"The hypervisor did not save the machine within {limit_s:g} s")
+
+
+async def _outcome(control: Qmp) -> dict[str, Any]:
+    while (outcome := await control.run("query-migrate")).get("status") not in _OVER:
+        await anyio.sleep(_POLL_S)
+    return outcome
+
+
+async def _cancel(control: Qmp) -> None:
+    # One that goes on in the background would write while the guest runs, and stand in the way of the next.
+    with anyio.move_on_after(_CANCEL_S):
+        try:
+            await control.run("migrate_cancel")
+            await _outcome(control)
+        except QmpError:
+            return  # it has ended, or hangs, and whoever asked is told already
