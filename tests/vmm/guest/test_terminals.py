@@ -36,7 +36,7 @@ async def test_a_program_finds_a_terminal_of_the_right_size(link: GuestLink) -> 
 
 
 async def test_a_login_shell_answers_and_its_end_is_known(link: GuestLink, place: str) -> None:
-    terminal = await link.terminal_open(cwd=place, env={"PS1": "$ ", "MARK": "x1"})
+    terminal = await link.terminal_open(cwd=place, env={"HOME": place, "PS1": "$ ", "MARK": "x1"})
     await link.terminal_input(terminal.terminal_id, b"echo $MARK-$((6*7)); pwd; exit 5\n")
     await until(link, terminal, b"x1-42")
     with anyio.fail_after(20):
