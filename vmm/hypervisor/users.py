@@ -101,7 +101,8 @@ class Users:
             for path in (file, *file.rglob("*")) if file.is_dir() else (file,):
                 _open_to_all(path, 0o555 if path.is_dir() else 0o444)
         for file in writes:
-            file.touch(mode=0o600)  # made by the program itself, it would be the program's
+            if not file.exists():  # made by the program itself, it would be the program's
+                file.touch(mode=0o600)
             if file.stat().st_nlink > 1:
                 _open_to_all(file, 0o666)
             else:

@@ -1,0 +1,256 @@
+"""Cgroups of machines. What the kernel does is tested where it lets us: in the emulated host at least."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import sys
+from collections.abc import Generator
+from pathlib import Path
+
+import anyio
+import pytest
+
+from vmm.hypervisor import cgroup
+from vmm.hypervisor.cgroup import Cgroups, Limits, NoCgroups, find
+from vmm.hypervisor.process import ProcessRef, spawn
+
+pytestmark = pytest.mark.anyio
+
+MIB = 1024 * 1024
+LIMITS = Limits(memory=64 * MIB, cpus=2)
+
+
+def tree(root: Path, path: str, *, controllers: str = "cpu memory pids", procs: str = "", top: bool = False) -> Path:
+    """A cgroup as the kernel shows it, in ordinary files."""
+    place = root / "cgroup" / path.strip("/")
+    place.mkdir(parents=True)
+    (place / "cgroup.controllers").write_text(controllers)
+    (place / "cgroup.procs").write_text(procs)
+    (place / "cgroup.subtree_control").write_text("")
+    if not top:
+        (place / "cgroup.type").write_text("domain")
+    return place
+
+
+def seen(root: Path, path: str) -> Cgroups | NoCgroups:
+    mounts, own = root / "mounts", root / "own"
+    mounts.write_text(f"proc /proc proc rw 0 0\ncgroup2 {root}/cgroup cgroup2 rw,nosuid 0 0\n")
+    own.write_text(f"4:memory:/elsewhere\n0::{path}\n")
+    return find(mounts, own)
+
+
+def test_a_cgroup_of_the_servers_own_is_divided(tmp_path: Path) -> None:
+    place = tree(tmp_path, "/system.slice/casemate.service", procs=f"{os.getpid()}\n")
+    assert seen(tmp_path, "/system.slice/casemate.service") == Cgroups(base=place, controllers=cgroup.WANTED)
+
+
+def test_a_server_that_was_moved_finds_the_same_cgroup_again(tmp_path: Path) -> None:
+    place = tree(tmp_path, "/casemate.service")
+    tree(tmp_path, "/casemate.service/server")
+    assert seen(tmp_path, "/casemate.service/server") == Cgroups(base=place, controllers=cgroup.WANTED)
+
+
+def test_what_the_parent_does_not_hand_down_is_done_without(tmp_path: Path) -> None:
+    place = tree(tmp_path, "/user", controllers="memory pids")
+    assert seen(tmp_path, "/user") == Cgroups(base=place, controllers=("memory", "pids"))
+
+
+def test_without_controllers_there_is_none(tmp_path: Path) -> None:
+    tree(tmp_path, "/user", controllers="")
+    found = seen(tmp_path, "/user")
+    assert isinstance(found, NoCgroups)
+    assert "none of the controllers memory, cpu, pids" in found.reason
+    assert "Delegate=yes" in found.fix
+
+
+def test_a_host_with_the_old_cgroups_is_told_what_would_change_that(tmp_path: Path) -> None:
+    tree(tmp_path, "/", controllers="", top=True)
+    found = seen(tmp_path, "/")
+    assert isinstance(found, NoCgroups)
+    assert "unified_cgroup_hierarchy" in found.fix
+
+
+def test_a_cgroup_that_this_user_may_not_write_is_left_alone(tmp_path: Path) -> None:
+    place = tree(tmp_path, "/session.scope", procs=f"{os.getpid()}\n")
+    (place / "cgroup.subtree_control").unlink()  # as root, no mode would keep us out
+    found = seen(tmp_path, "/session.scope")
+    assert isinstance(found, NoCgroups)
+    assert "is not this user's to divide" in found.reason
+
+
+def test_a_cgroup_with_other_programs_in_it_is_left_alone(tmp_path: Path) -> None:
+    tree(tmp_path, "/session.scope", procs=f"1\n{os.getpid()}\n")
+    found = seen(tmp_path, "/session.scope")
+    assert isinstance(found, NoCgroups)
+    assert "1 other programs share the server's cgroup /session.scope" in found.reason
+    assert "systemd-run --user --scope" in found.fix
+
+
+def test_what_systemd_gave_away_is_divided_with_all_that_is_in_it(tmp_path: Path) -> None:
+    place = tree(tmp_path, "/casemate.service", procs=f"1\n{os.getpid()}\n")
+    try:
+        os.setxattr(place, "user.delegate", b"1")
+    except OSError as error:
+        pytest.skip(f"this file system has no attributes of users: {error.strerror}")
+    assert isinstance(seen(tmp_path, "/casemate.service"), Cgroups)
+
+
+def test_the_root_of_a_container_is_divided_with_all_that_is_in_it(tmp_path: Path) -> None:
+    tree(tmp_path, "/", procs=f"1\n{os.getpid()}\n")
+    assert isinstance(seen(tmp_path, "/"), Cgroups)
+
+
+def test_a_process_whose_cgroup_is_out_of_sight_has_none(tmp_path: Path) -> None:
+    tree(tmp_path, "/", procs=f"{os.getpid()}\n")
+    found = seen(tmp_path, "/../elsewhere")
+    assert isinstance(found, NoCgroups)
+    assert "sees no cgroup v2" in found.reason
+
+
+def test_sweeping_before_anything_was_made_finds_nothing(tmp_path: Path) -> None:
+    assert Cgroups(base=tmp_path, controllers=()).sweep() == 0
+
+
+# What follows asks the kernel.
+
+real = find()
+with_kernel = pytest.mark.skipif(
+    isinstance(real, NoCgroups), reason=f"no cgroups here: {real.reason}" if isinstance(real, NoCgroups) else ""
+)
+
+
+@pytest.fixture
+def cgroups() -> Generator[Cgroups]:
+    """A part of the host's cgroups, with a process in it that stands for the server."""
+    assert isinstance(real, Cgroups)
+    real.open()
+    base = real.base / f"casemate-test-{secrets.token_hex(4)}"
+    base.mkdir()
+    server = subprocess.Popen(["sleep", "600"])
+    try:
+        (base / "cgroup.procs").write_text(str(server.pid))
+        found = Cgroups(base=base, controllers=real.controllers)
+        found.open()
+        yield found
+    finally:
+        server.kill()
+        server.wait()
+        for place in (base / "server", base / "machines", base):
+            if place.exists():
+                place.rmdir()
+
+
+def machine(directory: Path, *argv: str) -> ProcessRef:
+    return spawn(list(argv), directory=directory, log=directory / "log")
+
+
+@pytest.mark.kvm
+@with_kernel
+async def test_a_machine_has_its_limits_and_its_cgroup_goes_with_it(cgroups: Cgroups, tmp_path: Path) -> None:
+    cgroups.make("one", LIMITS)
+    place = cgroups.base / "machines" / "one"
+    process = machine(tmp_path, "sleep", "600")
+    cgroups.put("one", process.pid)
+    cgroups.put("one", process.pid)
+    assert (place / "cgroup.procs").read_text().split() == [str(process.pid)]
+    assert (place / "memory.max").read_text() == f"{LIMITS.memory}\n"
+    assert (place / "memory.oom.group").read_text() == "1\n"
+    assert (place / "cpu.max").read_text() == "250000 100000\n"
+    assert (place / "pids.max").read_text() == f"{LIMITS.pids}\n"
+    assert cgroups.sweep() == 0, "what runs stays"
+    await process.kill()
+    assert cgroups.remove("one")
+    assert cgroups.remove("one"), "removing twice is no error"
+    assert not place.exists()
+
+
+@pytest.mark.kvm
+@with_kernel
+async def test_a_machine_that_takes_too_much_memory_dies_alone_and_why_is_known(
+    cgroups: Cgroups, tmp_path: Path
+) -> None:
+    for name in ("greedy", "modest"):
+        cgroups.make(name, LIMITS)
+    modest = machine(tmp_path, "sleep", "600")
+    greedy = machine(tmp_path, sys.executable, "-c", "held = b''\nwhile True: held += bytes([1]) * 1000000")
+    cgroups.put("modest", modest.pid)
+    cgroups.put("greedy", greedy.pid)
+    with anyio.fail_after(60):
+        assert await greedy.ended() == -9
+    assert cgroups.why_killed("greedy") == (
+        "its virtual machine needed more memory on the host than the 64 MiB that it may have"
+    )
+    assert modest.alive()
+    assert cgroups.why_killed("modest") == ""
+    await modest.kill()
+    assert cgroups.sweep() == 2
+    assert cgroups.why_killed("greedy") == ""
+
+
+@pytest.mark.kvm
+@with_kernel
+async def test_a_machine_cannot_have_threads_without_end(cgroups: Cgroups, tmp_path: Path) -> None:
+    cgroups.make("forking", LIMITS)
+    start = "import threading, time\nwhile True: threading.Thread(target=time.sleep, args=[600], daemon=True).start()"
+    process = machine(tmp_path, sys.executable, "-c", start)
+    cgroups.put("forking", process.pid)
+    with anyio.fail_after(60):
+        assert await process.ended() == 1
+    assert "can't start new thread" in (tmp_path / "log").read_text()
+    assert cgroups.remove("forking")
+
+
+@pytest.mark.kvm
+@with_kernel
+async def test_what_a_machine_leaves_in_its_cgroup_is_ended(cgroups: Cgroups, tmp_path: Path) -> None:
+    cgroups.make("leaving", LIMITS)
+    for _ in range(2):
+        cgroups.put("leaving", machine(tmp_path, "sleep", "600").pid)
+    assert cgroups.remove("leaving")
+
+
+@pytest.mark.kvm
+@with_kernel
+async def test_a_restarted_server_finds_its_machines_and_limits_them_anew(cgroups: Cgroups, tmp_path: Path) -> None:
+    cgroups.make("kept", LIMITS)
+    process = machine(tmp_path, "sleep", "600")
+    cgroups.put("kept", process.pid)
+    again = Cgroups(base=cgroups.base, controllers=cgroups.controllers)
+    again.open()
+    again.make("kept", Limits(memory=32 * MIB, cpus=1))
+    again.put("kept", process.pid)
+    assert (cgroups.base / "machines" / "kept" / "memory.max").read_text() == f"{32 * MIB}\n"
+    assert again.sweep() == 0
+    await process.kill()
+    assert again.remove("kept")
+
+
+@pytest.mark.kvm
+@with_kernel
+async def test_the_unit_makes_room_for_the_next_server(cgroups: Cgroups, tmp_path: Path) -> None:
+    """systemd puts a server into the cgroup that the one before has divided, which the kernel does not allow."""
+    cgroups.make("kept", LIMITS)
+    process = machine(tmp_path, "sleep", "600")
+    cgroups.put("kept", process.pid)
+    newcomer = subprocess.Popen(["sleep", "600"])
+    try:
+        with pytest.raises(OSError, match="busy"):
+            (cgroups.base / "cgroup.procs").write_text(str(newcomer.pid))
+        unit = Path(__file__).parents[3] / "deploy" / "casemate.service"
+        (command,) = (line for line in unit.read_text().splitlines() if line.startswith("ExecStopPost="))
+        script = command.partition("-c ")[2].strip("'").replace("$$", "$")
+        (cgroups.base / ".control").mkdir()
+        moved = f'echo 0 >"{cgroups.base}/.control/cgroup.procs"; {script}'
+        subprocess.run(["sh", "-c", moved], check=True, timeout=30)
+        (cgroups.base / ".control").rmdir()
+        (cgroups.base / "cgroup.procs").write_text(str(newcomer.pid))
+        cgroups.open()
+        cgroups.make("kept", LIMITS)
+        assert (cgroups.base / "machines" / "kept" / "memory.max").read_text() == f"{LIMITS.memory}\n"
+    finally:
+        newcomer.kill()
+        newcomer.wait()
+        await process.kill()
+        assert cgroups.remove("kept")
