@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from vmm.spec import IDLE_S
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Defaults:
-    """Image, vCPUs and memory in MiB."""
+    """Image, vCPUs, memory in MiB, and after how many seconds without use it may fall asleep (0 is never)."""
 
     image: str = "code"
     cpu: int = 1
     mem: int = 1024
+    idle_s: int = IDLE_S

@@ -2,6 +2,9 @@
 
 A terminal lives in its guest; here is only its picture. It can be rebuilt at any time from what the guest still holds
 of the output, so the number of pictures is bounded and losing one costs nothing but the time to draw it again.
+
+A sandbox that is put back to a snapshot gets another machine, whose terminals have written less, or something else,
+under the same ids: a picture belongs to a terminal of one machine.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from .emulator import Emulator
 if TYPE_CHECKING:
     from vmm.fleet import Fleet
     from vmm.guest.values import TerminalInfo, TerminalOutput
+    from vmm.sandbox import Sandbox
 
 _BACKLOG = 256 * 1024
 _CHUNK = 32 * 1024
@@ -65,14 +69,11 @@ class Screens:
         self._capacity = capacity
         self._pictures: OrderedDict[tuple[str, str, str], _Picture] = OrderedDict()
 
-    async def look(
-        self, owner: str, sandbox_id: str, terminal_id: str, *, wait_ms: int, settle_ms: int, text: str = ""
-    ) -> View:
+    async def look(self, sandbox: Sandbox, terminal_id: str, *, wait_ms: int, settle_ms: int, text: str = "") -> View:
         """Render a terminal's screen, once it has come to rest.
 
         Args:
-            owner: Whose sandbox it is.
-            sandbox_id: Its id.
+            sandbox: Its record, as new as the call.
             terminal_id: The terminal's id.
             wait_ms: The longest time to wait for rest, or for the text; catching up may take two seconds more.
             settle_ms: Rest is when nothing was written for this long.
@@ -82,24 +83,24 @@ class Screens:
             ProcessMissing: There is no such terminal.
             CasemateError: Whatever else the fleet raises.
         """
-        key = (owner, sandbox_id, terminal_id)
-        picture = self._picture(key)
+        picture = self._picture(_key(sandbox, terminal_id))
+        terminal = (sandbox.owner, sandbox.id, terminal_id)
         try:
             async with picture.lock:
-                return await self._look(key, picture, wait_ms=wait_ms, settle_ms=settle_ms, text=text)
+                return await self._look(terminal, picture, wait_ms=wait_ms, settle_ms=settle_ms, text=text)
         except BaseException:
             # Half-fed pictures would show a screen that never was: the next look draws it anew.
-            self.forget(owner, sandbox_id, terminal_id)
+            self.forget(sandbox, terminal_id)
             raise
 
-    def application_cursor(self, owner: str, sandbox_id: str, terminal_id: str) -> bool:
+    def application_cursor(self, sandbox: Sandbox, terminal_id: str) -> bool:
         """Whether the terminal wants arrow keys in application form, as far as its last picture tells."""
-        picture = self._pictures.get((owner, sandbox_id, terminal_id))
+        picture = self._pictures.get(_key(sandbox, terminal_id))
         return picture is not None and picture.emulator.application_cursor
 
-    def forget(self, owner: str, sandbox_id: str, terminal_id: str) -> None:
+    def forget(self, sandbox: Sandbox, terminal_id: str) -> None:
         """Drop a picture, if there is one."""
-        self._pictures.pop((owner, sandbox_id, terminal_id), None)
+        self._pictures.pop(_key(sandbox, terminal_id), None)
 
     def _picture(self, key: tuple[str, str, str]) -> _Picture:
         picture = self._pictures.setdefault(key, _Picture(Emulator(80, 24)))
@@ -109,14 +110,14 @@ class Screens:
         return picture
 
     async def _look(
-        self, key: tuple[str, str, str], picture: _Picture, *, wait_ms: int, settle_ms: int, text: str
+        self, terminal: tuple[str, str, str], picture: _Picture, *, wait_ms: int, settle_ms: int, text: str
     ) -> View:
         deadline = anyio.current_time() + wait_ms / 1000
         skipped = 0
         pause = 0
         while True:
-            output = await self._fleet.terminal_read(*key, offset=picture.offset, wait_ms=pause)
-            skipped += await self._feed(key, picture, output)
+            output = await self._fleet.terminal_read(*terminal, offset=picture.offset, wait_ms=pause)
+            skipped += await self._feed(terminal, picture, output)
             behind = picture.offset < output.info.output_total
             settled = pause > 0 and not output.output.data
             found = bool(text) and picture.emulator.shows(text)
@@ -135,7 +136,7 @@ class Screens:
                 )
             pause = 0 if behind else max(min(settle_ms, left_ms), 1)
 
-    async def _feed(self, key: tuple[str, str, str], picture: _Picture, output: TerminalOutput) -> int:
+    async def _feed(self, terminal: tuple[str, str, str], picture: _Picture, output: TerminalOutput) -> int:
         """Bring the picture up to date with what was read, and pass over what is too much to draw.
 
         Returns:
@@ -157,6 +158,10 @@ class Screens:
         picture.offset = next_offset
         # Questions out of the past were asked of another screen, or have been answered already.
         if answers and picture.live and output.info.alive:
-            await self._fleet.terminal_input(*key, answers)
+            await self._fleet.terminal_input(*terminal, answers)
         picture.live = True
         return skipped
+
+
+def _key(sandbox: Sandbox, terminal_id: str) -> tuple[str, str, str]:
+    return (sandbox.id, sandbox.machine, terminal_id)

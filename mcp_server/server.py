@@ -26,6 +26,7 @@ from .tools.code import CodeTools
 from .tools.commands import CommandTools
 from .tools.files import FileTools
 from .tools.sandboxes import SandboxTools
+from .tools.snapshots import SnapshotTools
 from .tools.terminals import TerminalTools
 
 if TYPE_CHECKING:
@@ -46,7 +47,9 @@ INSTRUCTIONS = """\
 Casemate gives you Linux computers of your own: sandboxes, microVMs without network access.
 Workflow: create_sandbox once (or list_sandboxes to find one), then use its id or name in every call. Run things with
 execute_command or run_code, handle files with read_file and write_file, use terminals for interactive programs.
-A call that outlasts `wait` returns a pid: read on with read_process_output. delete_sandbox when you are done."""
+A call that outlasts `wait` returns a pid: read on with read_process_output. snapshot_sandbox before a risky step,
+restore_snapshot to undo it. An idle sandbox sleeps (status snapshotted) and wakes by itself at the next call, with all
+its files, memory and programs. delete_sandbox when you are done."""
 
 _log = structlog.stdlib.get_logger("casemate.tools")
 _SHOWN = 80
@@ -74,6 +77,7 @@ class CasemateServer(MCPServer[None]):
         self._trail = trail
         modules = (
             SandboxTools(fleet, defaults=defaults),
+            SnapshotTools(fleet),
             CommandTools(fleet),
             CodeTools(fleet),
             FileTools(fleet),

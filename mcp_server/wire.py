@@ -1,4 +1,4 @@
-"""How values look on the wire, in VoidRun's shapes: sandboxes, states, times, label selectors."""
+"""How values look on the wire, in VoidRun's shapes: sandboxes, snapshots, states, times, label selectors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from vmm.errors import InvalidInput
 from vmm.sandbox import State
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vmm.forks import Fork
     from vmm.sandbox import Sandbox
+    from vmm.snapshots import Snapshot
 
 _STATUS = {
     # Clients accept five words only. A machine in the making is not running yet and will be: that is "snapshotted".
@@ -26,7 +30,17 @@ _SHOWN = 80
 
 def sandbox_object(sandbox: Sandbox) -> dict[str, Any]:
     """A sandbox as clients know it; its environment stays unsaid."""
-    optional = {"labels": dict(sandbox.labels), "reason": sandbox.reason}
+    optional = {
+        "ttlSeconds": sandbox.ttl_s,
+        # Asleep no life is used up: there is no moment yet at which it ends, only what is left of it.
+        "expiresAt": _moment(sandbox.expires_ms),
+        "leftSeconds": -(-sandbox.left_ms // 1000),
+        "asleepSince": _moment(sandbox.slept_ms),
+        "snapshot": sandbox.base,
+        "memory": sandbox.memory,
+        "labels": dict(sandbox.labels),
+        "reason": sandbox.reason,
+    }
     return {
         "id": sandbox.id,
         "name": sandbox.name,
@@ -36,12 +50,46 @@ def sandbox_object(sandbox: Sandbox) -> dict[str, Any]:
         "diskMB": sandbox.disk,
         "status": _STATUS[sandbox.state],
         "autoSleep": sandbox.auto_sleep,
+        "idleSeconds": sandbox.idle_s,
         "createdAt": timestamp(sandbox.created_ms),
         "updatedAt": timestamp(sandbox.updated_ms),
         "createdBy": sandbox.created_by,
         "orgId": sandbox.owner,
         **{name: value for name, value in optional.items() if value},
     }
+
+
+def snapshot_object(snapshot: Snapshot) -> dict[str, Any]:
+    """A snapshot as clients know it; `parentId` is the one that its sandbox was made from or put back to before."""
+    optional = {"parentId": snapshot.parent, "labels": dict(snapshot.labels)}
+    return {
+        "id": snapshot.id,
+        "name": snapshot.name,
+        "sandboxId": snapshot.sandbox,
+        "sandboxName": snapshot.sandbox_name,
+        "image": snapshot.image,
+        "cpu": snapshot.cpu,
+        "mem": snapshot.mem,
+        "diskMB": snapshot.disk,
+        "sizeBytes": snapshot.size,
+        "hypervisor": snapshot.driver,
+        "createdAt": timestamp(snapshot.created_ms),
+        "createdBy": snapshot.created_by,
+        "orgId": snapshot.owner,
+        **{name: value for name, value in optional.items() if value},
+    }
+
+
+def fork_objects(forks: Sequence[Fork]) -> list[dict[str, Any]]:
+    """What became of each child: a sandbox, or why it did not come about.
+
+    Raises:
+        CasemateError: None came about; the error of the first.
+    """
+    errors = [fork.error for fork in forks if fork.error is not None]
+    if errors and len(errors) == len(forks):
+        raise errors[0]
+    return [_fork_object(fork) for fork in forks]
 
 
 def compact(value: object) -> str:
@@ -68,3 +116,14 @@ def parse_selector(selector: str) -> dict[str, str]:
             raise InvalidInput(f"labels: {part[:_SHOWN]!r} is no label", hint="Write key=value,key2=value2")
         labels[key.strip()] = value.strip()
     return labels
+
+
+def _moment(milliseconds: int) -> str:
+    return timestamp(milliseconds) if milliseconds else ""
+
+
+def _fork_object(fork: Fork) -> dict[str, Any]:
+    if fork.sandbox is not None:
+        return sandbox_object(fork.sandbox)
+    assert fork.error is not None
+    return {"error": fork.error.message, "hint": fork.error.hint}

@@ -36,6 +36,7 @@ from . import (
     sandboxes,
     serve,
     shell,
+    snapshots,
     store,
     top,
 )
@@ -55,6 +56,8 @@ app.add_typer(config.app, name="config")
 app.add_typer(images.app, name="image")
 app.add_typer(store.app, name="store")
 app.add_typer(sandboxes.app, name="sandbox")
+app.add_typer(snapshots.app, name="snapshot")
+app.command("fork")(snapshots.fork)
 app.command("shell")(shell.shell)
 app.command("cp")(cp.cp)
 app.command("logs")(logs.logs)

@@ -1,4 +1,4 @@
-"""`casemate completion`: scripts that complete commands, options and names of sandboxes in a shell."""
+"""`casemate completion`: scripts that complete commands, options and names of sandboxes and snapshots in a shell."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Shell(StrEnum):
 
 
 def completion(shell: Annotated[Shell, typer.Argument(metavar="bash|zsh|fish", help="Your shell.")]) -> None:
-    """Print the script that completes commands, options and names of sandboxes.
+    """Print the script that completes commands, options and names of sandboxes and snapshots.
 
     bash: eval "$(casemate completion bash)" in ~/.bashrc; zsh: the same in ~/.zshrc after compinit;
     fish: casemate completion fish > ~/.config/fish/completions/casemate.fish

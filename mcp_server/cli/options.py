@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,8 @@ import anyio
 import typer
 
 from .place import URL, Place, open_running
-from .values import cell
+from .remote import Remote
+from .values import Object, cell
 
 _COMPLETION_S = 1
 
@@ -38,13 +40,23 @@ def place_of(context: typer.Context) -> Place:
 
 def complete_sandbox(context: typer.Context, incomplete: str) -> list[str]:
     """Names of sandboxes that begin so, from a server that runs; none if it does not answer at once."""
+    return _completed(context, incomplete, Remote.sandboxes)
 
+
+def complete_snapshot(context: typer.Context, incomplete: str) -> list[str]:
+    """Names of snapshots that begin so, likewise."""
+    return _completed(context, incomplete, Remote.snapshots)
+
+
+def _completed(
+    context: typer.Context, incomplete: str, listed: Callable[[Remote], Awaitable[list[Object]]]
+) -> list[str]:
     async def ask() -> list[str]:
         names: list[str] = []
         with anyio.move_on_after(_COMPLETION_S):
             async with open_running(place_of(context)) as remote:
                 if remote is not None:
-                    names = [cell(sandbox.get("name")) for sandbox in await remote.sandboxes()]
+                    names = [cell(one.get("name")) for one in await listed(remote)]
         return names
 
     try:
@@ -56,3 +68,9 @@ def complete_sandbox(context: typer.Context, incomplete: str) -> list[str]:
 
 
 Ref = Annotated[str, typer.Argument(metavar="REF", help="Id or name of a sandbox.", autocompletion=complete_sandbox)]
+SnapshotRef = Annotated[
+    str,
+    typer.Argument(
+        metavar="SNAPSHOT", help="Name or id of a snapshot, or the id's beginning.", autocompletion=complete_snapshot
+    ),
+]

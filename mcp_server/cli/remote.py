@@ -88,17 +88,11 @@ class Remote:
 
     async def sandboxes(self, labels: str = "") -> list[Object]:
         """All sandboxes that have the labels, newest first."""
-        found: list[Object] = []
-        query: Query = {"limit": _PAGE} | ({"labels": labels} if labels else {})
-        page = 1
-        while True:
-            answer = as_object(await self.call("GET", route("sandboxes"), query={**query, "page": page}))
-            rows = as_objects(answer.get("data") or [])
-            found += rows
-            total = as_object(answer.get("meta") or {}).get("total")
-            if not rows or not isinstance(total, int) or page * _PAGE >= total:
-                return found
-            page += 1
+        return await self._all(route("sandboxes"), {"labels": labels} if labels else {})
+
+    async def snapshots(self, sandbox: str = "") -> list[Object]:
+        """All snapshots, or those of one sandbox, newest first."""
+        return await self._all(route("sandboxes", sandbox, "snapshots") if sandbox else route("snapshots"), {})
 
     @asynccontextmanager
     async def stream(
@@ -178,6 +172,19 @@ class Remote:
         finally:
             with anyio.CancelScope(shield=True):
                 await socket.close()
+
+    async def _all(self, path: str, query: Query) -> list[Object]:
+        """The rows of all pages."""
+        found: list[Object] = []
+        page = 1
+        while True:
+            answer = as_object(await self.call("GET", path, query={**query, "limit": _PAGE, "page": page}))
+            rows = as_objects(answer.get("data") or [])
+            found += rows
+            total = as_object(answer.get("meta") or {}).get("total")
+            if not rows or not isinstance(total, int) or page * _PAGE >= total:
+                return found
+            page += 1
 
     def _heed_limit(self, response: Response) -> None:
         """Remember when the server takes the next request, if this one was the last of its time."""

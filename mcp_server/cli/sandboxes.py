@@ -8,18 +8,23 @@ import typer
 
 from .console import Trouble, complain, note, run, show_json, show_table
 from .execute import execute
-from .options import AsJson, Ref, complete_sandbox, place_of
+from .lifecycle import Idle, Ttl, limits, sleep, start, update, wake
+from .options import AsJson, Ref, complete_sandbox, complete_snapshot, place_of
 from .place import open_remote
 from .refusals import Missing
 from .remote import route
-from .values import Object, as_object, cell, check_ref, moment, parse_environment, parse_pairs
+from .values import Object, as_object, cell, check_ref, moment, parse_environment, parse_pairs, status_of
 
 app = typer.Typer(help="Sandboxes.", no_args_is_help=True)
 app.command("exec")(execute)
+app.command("update")(update)
+app.command("sleep")(sleep)
+app.command("wake")(wake)
+app.command("start")(start)
 
 _CREATE_S = 900
 _DELETE_S = 120
-_COLUMNS = ("id", "name", "status", "image", "cpu", "mem")
+_COLUMNS = ("image", "cpu", "mem")
 
 
 @app.command("list")
@@ -43,7 +48,14 @@ def list_all(
     elif not found:
         note("There is no sandbox.")
     else:
-        rows = [(*(cell(one.get(name)) for name in _COLUMNS), moment(one.get("createdAt"))) for one in found]
+        rows = [
+            (
+                *(cell(one.get("id")), cell(one.get("name")), status_of(one)),
+                *(cell(one.get(name)) for name in _COLUMNS),
+                moment(one.get("createdAt")),
+            )
+            for one in found
+        ]
         show_table([("id", "name", "status", "image", "cpu", "mem MiB", "created"), *rows])
 
 
@@ -59,6 +71,17 @@ def create(
         typer.Option("--env", metavar="K=V", help="A variable of all its commands; K alone hands on the one here."),
     ] = None,
     label: Annotated[list[str] | None, typer.Option("--label", metavar="K=V", help="A label; repeatable.")] = None,
+    snapshot: Annotated[
+        str,
+        typer.Option(
+            "--snapshot",
+            metavar="SNAPSHOT",
+            help="Start from this one, with its image and size.",
+            autocompletion=complete_snapshot,
+        ),
+    ] = "",
+    ttl: Ttl = "",
+    idle: Idle = "",
     as_json: AsJson = False,
 ) -> None:
     """Create a sandbox; it is ready when this ends."""
@@ -68,8 +91,10 @@ def create(
         "mem": mem,
         "envVars": parse_environment(env),
         "labels": parse_pairs(label, "--label"),
+        "snapshot": snapshot,
     }
     wish: Object = {"name": name, **{field: value for field, value in given.items() if value}}
+    wish |= limits(ttl, idle)
 
     async def work() -> Object:
         async with open_remote(place_of(context)) as remote:

@@ -15,7 +15,7 @@ from .console import Trouble, note, out, plain, run, show_json, show_table
 from .options import AsJson, complete_sandbox, place_of
 from .place import open_remote
 from .remote import Remote, route
-from .values import Object, amount, as_object, cell, check_ref
+from .values import Object, amount, as_object, cell, check_ref, status_of
 
 _INTERVAL_S = 2.0
 _FIRST_S = 1.0
@@ -25,11 +25,17 @@ _HEAD = ("id", "name", "status", "cpu %", "memory", "of", "disk", "of", "process
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """What a sandbox uses. Memory and disk in bytes; None where its guest says nothing."""
+    """What a sandbox uses. Memory and disk in bytes; None where its guest says nothing.
+
+    Attributes:
+        status: In the server's word.
+        state: In one for people.
+    """
 
     id: str
     name: str
     status: str
+    state: str
     cpu_percent: float | None = None
     memory_used: int | None = None
     memory_total: int | None = None
@@ -41,7 +47,7 @@ class Usage:
         """A row of the table."""
         cpu = "-" if self.cpu_percent is None else f"{self.cpu_percent:.1f}"
         sizes = (self.memory_used, self.memory_total, self.disk_used, self.disk_total)
-        return (self.id, self.name, self.status, cpu, *(amount(size) for size in sizes), cell(self.processes))
+        return (self.id, self.name, self.state, cpu, *(amount(size) for size in sizes), cell(self.processes))
 
     def as_json(self) -> Object:
         """The same for programs."""
@@ -80,6 +86,7 @@ def usage(sandbox: Object, before: Object, now: Object) -> Usage:
         id=cell(sandbox.get("id")),
         name=cell(sandbox.get("name")),
         status=cell(sandbox.get("status")),
+        state=status_of(sandbox),
         cpu_percent=100 * max(worked, 0) / passed if worked is not None and passed and passed > 0 else None,
         memory_used=difference(number(now, "memoryTotal"), number(now, "memoryAvailable")),
         memory_total=number(now, "memoryTotal"),
@@ -97,7 +104,7 @@ def top(
     once: Annotated[bool, typer.Option("--once", help="Look for a second, show it, and end.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show what sandboxes use: CPU in percent of one core, memory, disk, processes.
+    """Show what sandboxes use: CPU in percent of one core, memory, disk, processes. It wakes none that sleeps.
 
     With --json it prints a list for each look, on a line of its own unless there is but one.
     """

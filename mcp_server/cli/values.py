@@ -11,6 +11,9 @@ from .console import Trouble
 
 Object = dict[str, Any]
 
+NONE = "none"
+"""What stands for no limit on the command line."""
+
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,252})")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SPAN = re.compile(r"([0-9]{1,9})(s|m|h|d|w)")
@@ -93,6 +96,11 @@ def check_ref(ref: str, what: str = "sandbox") -> str:
     return ref
 
 
+def status_of(sandbox: Object) -> str:
+    """A sandbox's status in a table: one that sleeps bears VoidRun's word for it on the wire."""
+    return "asleep" if sandbox.get("asleepSince") else cell(sandbox.get("status"))
+
+
 def parse_pairs(pairs: list[str] | None, option: str) -> dict[str, str]:
     """`K=V` of a repeatable option.
 
@@ -136,6 +144,20 @@ def parse_span(text: str, option: str) -> int:
     found = _SPAN.fullmatch(text.strip())
     if found is None or not int(found[1]):
         raise Trouble(f"{option} {text[:_SHOWN]!r} is no span of time: write such as 90s, 15m, 2h, 30d, 1w")
+    return int(found[1]) * _SECONDS[found[2]]
+
+
+def parse_limit(text: str, option: str) -> int:
+    """Seconds of a span as `parse_span` has it; 0 for the word `none`.
+
+    Raises:
+        Trouble: It is neither.
+    """
+    if text.strip() == NONE:
+        return 0
+    found = _SPAN.fullmatch(text.strip())
+    if found is None or not int(found[1]):
+        raise Trouble(f"{option} {text[:_SHOWN]!r} is no span of time: write such as 90s, 15m, 2h, 7d, or {NONE}")
     return int(found[1]) * _SECONDS[found[2]]
 
 

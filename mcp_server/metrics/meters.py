@@ -13,6 +13,8 @@ from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
+from vmm.hypervisor.base import Memory
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -33,6 +35,7 @@ _REASONS = {
     421: "wrong_host",
     429: "rate_limited",
 }
+_MEMORIES = tuple(memory.value for memory in Memory)
 _MIB = 1024 * 1024
 
 
@@ -80,6 +83,14 @@ class Meters:
         self._dropped = Counter("casemate_audit_dropped", "Audit records lost", registry=registry)
         self._failures = Counter("casemate_audit_failures", "Times the store began to fail", registry=registry)
         self._sandboxes = Gauge("casemate_sandboxes", "Sandboxes by state", ["state"], registry=registry)
+        self._started = Counter(
+            "casemate_machines_started",
+            "Machines that came up, by how they came by their memory",
+            ["memory"],
+            registry=registry,
+        )
+        for memory in _MEMORIES:
+            self._started.labels(memory)
         self._store_up = Gauge("casemate_store_up", "Whether the store answers", registry=registry)
         self._fleet_up = Gauge("casemate_fleet_up", "Whether the fleet's figures could be had", registry=registry)
         self._vcpus = Gauge("voidrun_host_allocated_vcpus", "vCPUs of running machines", registry=registry)
@@ -139,6 +150,10 @@ class Meters:
         self._vcpus.set(sum(usage.cpus for usage in survey.values()))
         self._memory.set(sum(usage.mem for usage in survey.values()) * _MIB)
         self._disk.set(sum(usage.disk for usage in survey.values()) * _MIB)
+
+    def started(self, memory: str) -> None:
+        """A machine came up; `memory` is a value of `Memory`, and anything else counts as `other`."""
+        self._started.labels(memory if memory in _MEMORIES else "other").inc()
 
     def no_fleet(self) -> None:
         """The fleet's figures could not be had; old ones would mislead."""

@@ -13,6 +13,7 @@ from .files import FileRoutes
 from .images import ImageRoutes
 from .sandboxes import SandboxRoutes
 from .shell import ShellRoutes
+from .snapshots import SnapshotRoutes
 from .sockets import SocketRoutes
 from .terminals import Attendance, TerminalRoutes
 
@@ -36,6 +37,7 @@ def rest_routes(fleet: Fleet, defaults: Defaults) -> list[BaseRoute]:
     attendance = Attendance()
     modules = (
         SandboxRoutes(fleet, defaults),
+        SnapshotRoutes(fleet),
         ImageRoutes(fleet),
         CommandRoutes(fleet),
         BackgroundRoutes(fleet),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import ConfigDict, Field
@@ -17,6 +16,7 @@ from vmm.spec import SandboxSpec
 from .body import WireModel, parse_body
 from .endpoint import Endpoint
 from .envelope import success
+from .paging import asked_page
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -26,14 +26,12 @@ if TYPE_CHECKING:
     from mcp_server.defaults import Defaults
     from vmm.fleet import Fleet
 
-_PAGE = 20
-_PAGE_MOST = 100
-_COUNT = re.compile(r"[0-9]{1,9}")
-_Amount = Annotated[int, Field(gt=-(2**31), lt=2**31)]
+Amount = Annotated[int, Field(gt=-(2**31), lt=2**31)]
+"""A number that the fleet can be asked about; it says itself what is too much."""
 
 
 class CreateWish(WireModel):
-    """A sandbox to make.
+    """A sandbox to make; `ttl` and `idle` are seconds, of a `snapshot` it has image, cpu and mem, whatever is sent.
 
     `orgId` and `userId` are those of the credential, whatever is sent; `region` has no meaning on one host; `sync`
     false changes nothing, for the answer comes as soon as the sandbox can be used.
@@ -41,13 +39,16 @@ class CreateWish(WireModel):
 
     name: str
     image: str = ""
-    cpu: _Amount | None = None
-    mem: _Amount | None = None
+    cpu: Amount | None = None
+    mem: Amount | None = None
     org_id: str = ""
     user_id: str = ""
     sync: bool = True
     env_vars: dict[str, str] = Field(default_factory=dict[str, str])
     auto_sleep: bool = True
+    ttl: Amount = 0
+    idle: Amount | None = None
+    snapshot: str = ""
     region: str = ""
     labels: dict[str, str] = Field(default_factory=dict[str, str])
     publish_ports: list[Any] = Field(default_factory=list[Any])
@@ -73,18 +74,23 @@ class CreateWish(WireModel):
             labels=self.labels,
             env=self.env_vars,
             auto_sleep=self.auto_sleep,
+            ttl_s=self.ttl,
+            idle_s=defaults.idle_s if self.idle is None else self.idle,
+            snapshot=self.snapshot.strip(),
             created_by=who.user_id,
         )
 
 
 class UpdateWish(WireModel):
-    """What to change; the rest stays."""
+    """What to change; the rest stays. `ttl` is seconds from now on, `idle` seconds without use; 0 is no limit."""
 
     model_config = ConfigDict(extra="forbid")
 
     auto_sleep: bool | None = None
     name: str | None = None
     labels: dict[str, str] | None = None
+    ttl: Amount | None = None
+    idle: Amount | None = None
 
 
 class SandboxRoutes:
@@ -104,6 +110,9 @@ class SandboxRoutes:
             Endpoint(method="GET", path=one, handler=self.get, scope=read, action="sandbox.get"),
             Endpoint(method="PATCH", path=one, handler=self.update, scope=run, action="sandbox.update"),
             Endpoint(method="DELETE", path=one, handler=self.delete, scope=run, action="sandbox.delete"),
+            Endpoint(method="POST", path=f"{one}/sleep", handler=self.sleep, scope=run, action="sandbox.sleep"),
+            Endpoint(method="POST", path=f"{one}/wake", handler=self.wake, scope=run, action="sandbox.wake"),
+            Endpoint(method="POST", path=f"{one}/start", handler=self.start, scope=run, action="sandbox.start"),
             Endpoint(method="GET", path=f"{one}/metrics", handler=self.metrics, scope=read, action="sandbox.metrics"),
         ]
 
@@ -116,20 +125,10 @@ class SandboxRoutes:
 
     async def list(self, request: Request, who: Principal) -> Response:
         """The owner's sandboxes, newest first, by pages."""
-        query = request.query_params
-        found = await self._fleet.list(
-            who.org_id,
-            labels=parse_selector(query.get("labels", "")) or None,
-            page=_count(query.get("page", ""), 1),
-            limit=min(_count(query.get("limit", ""), _PAGE), _PAGE_MOST),
-        )
-        meta = {
-            "page": found.page,
-            "limit": found.limit,
-            "total": found.total,
-            "totalPages": -(-found.total // found.limit),
-        }
-        return success("Sandboxes fetched", [sandbox_object(item) for item in found.items], meta=meta)
+        selector = parse_selector(request.query_params.get("labels", ""))
+        page = asked_page(request)
+        found = await self._fleet.list(who.org_id, labels=selector or None, page=page.number, limit=page.limit)
+        return success("Sandboxes fetched", [sandbox_object(item) for item in found.items], meta=page.meta(found.total))
 
     async def get(self, request: Request, who: Principal) -> Response:
         """One sandbox."""
@@ -137,16 +136,18 @@ class SandboxRoutes:
         return success("Sandbox details fetched", sandbox_object(sandbox))
 
     async def update(self, request: Request, who: Principal) -> Response:
-        """Change autoSleep, name or labels."""
+        """Change autoSleep, name, labels, ttl or idle."""
         wish = await parse_body(request, UpdateWish)
-        if wish.auto_sleep is None and wish.name is None and wish.labels is None:
-            raise InvalidInput("Nothing to change", hint="Give autoSleep, name or labels")
+        if wish == UpdateWish():
+            raise InvalidInput("Nothing to change", hint="Give autoSleep, name, labels, ttl or idle")
         sandbox = await self._fleet.update(
             who.org_id,
             request.path_params["id"],
             name=None if wish.name is None else wish.name.strip(),
             labels=wish.labels,
             auto_sleep=wish.auto_sleep,
+            ttl_s=wish.ttl,
+            idle_s=wish.idle,
         )
         return success("Sandbox updated", sandbox_object(sandbox))
 
@@ -154,6 +155,24 @@ class SandboxRoutes:
         """Delete a sandbox with all that is in it."""
         await self._fleet.delete(who.org_id, request.path_params["id"])
         return success("Sandbox deleted")
+
+    # VoidRun answers every failure of these three with 500. Its clients tell failures apart by status alone and read no
+    # text, so what is not there (404), cannot be (409) or may work later (503, 529) is said as everywhere else.
+
+    async def sleep(self, request: Request, who: Principal) -> Response:
+        """Put a sandbox to sleep, with its memory; no error if it sleeps."""
+        await self._fleet.sleep(who.org_id, request.path_params["id"])
+        return success("Sandbox snapshotted")
+
+    async def wake(self, request: Request, who: Principal) -> Response:
+        """Wake a sandbox; no error if it is awake."""
+        await self._fleet.wake(who.org_id, request.path_params["id"])
+        return success("Sandbox restored")
+
+    async def start(self, request: Request, who: Principal) -> Response:
+        """Have a sandbox run again, also one that was killed; its `reason` says then what is lost."""
+        await self._fleet.revive(who.org_id, request.path_params["id"])
+        return success("Sandbox started")
 
     async def metrics(self, request: Request, who: Principal) -> Response:
         """What a sandbox uses, as its own kernel sees it."""
@@ -169,8 +188,3 @@ class SandboxRoutes:
                 "processes": seen.processes,
             }
         )
-
-
-def _count(text: str, default: int) -> int:
-    """A number from 1 on; anything else is as good as nothing, as VoidRun has it."""
-    return int(text) if _COUNT.fullmatch(text) and int(text) > 0 else default

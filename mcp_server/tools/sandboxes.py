@@ -60,11 +60,13 @@ class SandboxTools:
         env_vars: Annotated[Pairs, Field(description="Environment of all its commands")] = NO_PAIRS,
         auto_sleep: bool = True,
         labels: Pairs = NO_PAIRS,
+        snapshot: Annotated[str, Field(description="Start from this snapshot, with its image, cpu and mem")] = "",
+        ttl: Annotated[int, Field(description="Seconds until it is deleted, not counted asleep; 0 = never")] = 0,
         publish_ports: Annotated[list[int], Field(description="Not supported yet")] = _NO_PORTS,
     ) -> str:
         """Create a sandbox: a Linux microVM of your own, root inside, without network. Usable when this returns.
 
-        It and its files stay until delete_sandbox. Address it by id or name.
+        It and its files stay until delete_sandbox. When idle it falls asleep; the next call wakes it as it was.
         """
         if publish_ports:
             raise InvalidInput(
@@ -80,6 +82,9 @@ class SandboxTools:
             labels=labels,
             env=env_vars,
             auto_sleep=auto_sleep,
+            ttl_s=ttl,
+            idle_s=self._defaults.idle_s,
+            snapshot=snapshot.strip(),
             created_by=who.user_id,
         )
         patience = Patience(ctx)
@@ -106,7 +111,7 @@ class SandboxTools:
         return compact({"sandboxes": sandboxes, "total": found.total, "page": found.page})
 
     async def get_sandbox(self, ref: SandboxRef) -> str:
-        """Show one sandbox. If it is in error or killed, `reason` says why and what is lost."""
+        """Show one sandbox; snapshotted means asleep. In error or killed, `reason` says why and what is lost."""
         return compact(sandbox_object(await self._fleet.get(caller().org_id, ref)))
 
     async def update_sandbox(
@@ -115,16 +120,24 @@ class SandboxTools:
         auto_sleep: bool | None = None,
         name: str = "",
         labels: Annotated[Pairs | None, Field(description="Replaces all labels")] = None,
+        ttl: Annotated[int | None, Field(description="Seconds from now until it is deleted; 0 = never")] = None,
+        idle: Annotated[int | None, Field(description="Seconds without use until it sleeps; 0 = never")] = None,
     ) -> str:
-        """Change a sandbox's name, labels or autoSleep; what is left out stays."""
-        if auto_sleep is None and not name and labels is None:
-            raise InvalidInput("Nothing to change", hint="Give name, labels or autoSleep")
+        """Change a sandbox; what is left out stays."""
+        if not name and all(value is None for value in (auto_sleep, labels, ttl, idle)):
+            raise InvalidInput("Nothing to change", hint="Give name, labels, autoSleep, ttl or idle")
         sandbox = await self._fleet.update(
-            caller().org_id, ref, name=name.strip() or None, labels=labels, auto_sleep=auto_sleep
+            caller().org_id,
+            ref,
+            name=name.strip() or None,
+            labels=labels,
+            auto_sleep=auto_sleep,
+            ttl_s=ttl,
+            idle_s=idle,
         )
         return compact(sandbox_object(sandbox))
 
     async def delete_sandbox(self, ref: SandboxRef) -> str:
-        """Delete a sandbox with its files and everything that runs in it. Cannot be undone."""
+        """Delete a sandbox with its files and everything that runs in it. Cannot be undone; its snapshots stay."""
         await self._fleet.delete(caller().org_id, ref)
         return compact({"status": "deleted"})

@@ -88,7 +88,7 @@ class TerminalTools:
             raise InvalidInput(f"text: {len(text)} characters are too many", hint=f"At most {_TEXT_LENGTH}")
         owner = caller().org_id
         sandbox = await self._fleet.get(owner, ref)
-        application = self._screens.application_cursor(owner, sandbox.id, terminal_id)
+        application = self._screens.application_cursor(sandbox, terminal_id)
         data = text.encode("utf-8", "replace") + encode(keys, application_cursor=application)
         await self._fleet.terminal_input(owner, sandbox.id, terminal_id, data)
         return await self._look(ctx, sandbox.id, terminal_id, wait=wait, settle_ms=settle_ms, pattern=pattern)
@@ -109,7 +109,7 @@ class TerminalTools:
         """Close a terminal and end what runs in it."""
         owner = caller().org_id
         sandbox = await self._fleet.get(owner, ref)
-        self._screens.forget(owner, sandbox.id, terminal_id)
+        self._screens.forget(sandbox, terminal_id)
         await self._fleet.terminal_close(owner, sandbox.id, terminal_id)
         return "Closed."
 
@@ -119,12 +119,10 @@ class TerminalTools:
         if not wait >= 0:
             raise InvalidInput(f"wait: {wait:g} s is out of range", hint=f"Use 0 to {WAIT_MOST_S}")
         _check("settle_ms", settle_ms, (1, _SETTLE_MOST_MS))
-        owner = caller().org_id
-        sandbox = await self._fleet.get(owner, ref)
+        sandbox = await self._fleet.get(caller().org_id, ref)
         view = await Patience(ctx).during(
             lambda: self._screens.look(
-                owner,
-                sandbox.id,
+                sandbox,
                 terminal_id,
                 wait_ms=int(min(wait, WAIT_MOST_S) * 1000),
                 settle_ms=settle_ms,

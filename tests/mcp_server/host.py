@@ -18,11 +18,14 @@ import anyio
 
 import vmm.agent
 from storage.ids import new_id
-from vmm.errors import NotFound
+from vmm import lease
+from vmm.errors import Conflict, HostExhausted, NotFound
 from vmm.fleet import Page
+from vmm.forks import Fork, check_count, child_names
 from vmm.guest.link import GuestLink
 from vmm.guest_calls import GuestCalls
 from vmm.sandbox import Sandbox, State
+from vmm.snapshots import Snapshot, Snapshots
 from vmm.spec import SandboxSpec, check_labels, check_name
 from vmm.usage import Usage
 
@@ -32,22 +35,26 @@ ALICE = "a" * 24
 
 
 class OneHost(GuestCalls):
-    """Alice has one sandbox, `box`: this host. Nobody else has any."""
+    """Alice has one sandbox, `box`: this host. Nobody else has any. Snapshots of it have names, and hold nothing."""
 
-    def __init__(self, link: GuestLink) -> None:
+    def __init__(self, link: GuestLink, snapshots: Snapshots) -> None:
         self._link = link
+        self._kept = snapshots
         spec = SandboxSpec(name=NAME, env={"FROM_SANDBOX": "yes"})
         self._sandboxes = [Sandbox.new(SANDBOX, ALICE, spec, now_ms=0).moved(State.RUNNING, now_ms=0)]
 
     def images(self) -> tuple[str, ...]:
         return ("code", "minimal")
 
-    async def create(self, owner: str, spec: SandboxSpec) -> Sandbox:
+    async def create(self, owner: str, spec: SandboxSpec, *, on_progress: object = None) -> Sandbox:
         """One more name for this host."""
         spec.check(self.images())
+        lease.check_ttl(spec.ttl_s)
+        lease.check_idle(spec.idle_s)
+        base = (await self._kept.find(owner, spec.snapshot)).id if spec.snapshot else ""
         sandbox = Sandbox.new(new_id(), owner, spec, now_ms=0).moved(State.RUNNING, now_ms=0)
-        self._sandboxes.insert(0, sandbox)
-        return sandbox
+        self._sandboxes.insert(0, replace(sandbox, base=base))
+        return self._sandboxes[0]
 
     async def get(self, owner: str, ref: str) -> Sandbox:
         for sandbox in self._sandboxes:
@@ -71,20 +78,111 @@ class OneHost(GuestCalls):
         name: str | None = None,
         labels: Mapping[str, str] | None = None,
         auto_sleep: bool | None = None,
+        ttl_s: int | None = None,
+        idle_s: int | None = None,
     ) -> Sandbox:
         if name is not None:
             check_name(name)
         if labels is not None:
             check_labels(labels)
+        if idle_s is not None:
+            lease.check_idle(idle_s)
         old = await self.get(owner, ref)
-        new = replace(
+        new = old if ttl_s is None else lease.renewed(old, ttl_s, 0)
+        return self._changed(
             old,
-            name=old.name if name is None else name,
-            labels=old.labels if labels is None else labels,
-            auto_sleep=old.auto_sleep if auto_sleep is None else auto_sleep,
+            replace(
+                new,
+                name=old.name if name is None else name,
+                labels=old.labels if labels is None else labels,
+                auto_sleep=old.auto_sleep if auto_sleep is None else auto_sleep,
+                idle_s=old.idle_s if idle_s is None else idle_s,
+            ),
         )
-        self._sandboxes[self._sandboxes.index(old)] = new
-        return new
+
+    async def sleep(self, owner: str, ref: str) -> Sandbox:
+        old = await self.get(owner, ref)
+        if old.state is State.ASLEEP:
+            return old
+        return self._changed(old, lease.asleep(old.moved(State.ASLEEP, now_ms=1000), 1000))
+
+    async def wake(self, owner: str, ref: str) -> Sandbox:
+        old = await self.get(owner, ref)
+        if old.state is State.KILLED:
+            raise Conflict(f"Sandbox {old.id} is killed", hint="Start it")
+        return old if old.state is State.RUNNING else self._changed(old, self._awake(old))
+
+    async def revive(self, owner: str, ref: str) -> Sandbox:
+        old = await self.get(owner, ref)
+        reason = "started from its disk; its memory is lost" if old.state is State.KILLED else ""
+        return self._changed(old, replace(self._awake(old), reason=reason))
+
+    async def kill(self, owner: str, ref: str) -> None:
+        """What a hypervisor that ends does to a record."""
+        old = await self.get(owner, ref)
+        self._changed(old, old.moved(State.KILLED, now_ms=0, reason="its virtual machine ended"))
+
+    async def snapshot(
+        self, owner: str, ref: str, *, name: str = "", labels: Mapping[str, str] | None = None, created_by: str = ""
+    ) -> Snapshot:
+        if name:
+            check_name(name)
+        check_labels(labels or {})
+        sandbox = await self.get(owner, ref)
+        snapshot = Snapshot(
+            id=new_id(),
+            owner=owner,
+            sandbox=sandbox.id,
+            sandbox_name=sandbox.name,
+            name=name or f"{sandbox.name}-1",
+            parent=sandbox.base,
+            image=sandbox.image,
+            cpu=sandbox.cpu,
+            mem=sandbox.mem,
+            disk=sandbox.disk,
+            driver="none-1",
+            labels=dict(labels or {}),
+            created_ms=5000,
+            created_by=created_by,
+        )
+        return await self._kept.publish(snapshot, await self._kept.draft(snapshot.id))
+
+    async def snapshots(self, owner: str, *, sandbox: str = "") -> tuple[Snapshot, ...]:
+        wanted = (await self.get(owner, sandbox)).id if sandbox else ""
+        return tuple(one for one in await self._kept.owned(owner) if wanted in {"", one.sandbox})
+
+    async def get_snapshot(self, owner: str, ref: str) -> Snapshot:
+        return await self._kept.find(owner, ref)
+
+    async def rename_snapshot(self, owner: str, ref: str, name: str) -> Snapshot:
+        check_name(name)
+        return await self._kept.rename(await self._kept.find(owner, ref), name)
+
+    async def delete_snapshot(self, owner: str, ref: str) -> None:
+        doomed = await self._kept.find(owner, ref)
+        children = [one.name for one in await self._kept.owned(owner) if one.parent == doomed.id]
+        if children:
+            raise Conflict(f"Snapshot {doomed.name} has children: {', '.join(children)}", hint="Delete them first")
+        await self._kept.remove(doomed)
+
+    async def restore(self, owner: str, ref: str, snapshot: str) -> Sandbox:
+        old, target = await self.get(owner, ref), await self._kept.find(owner, snapshot)
+        return self._changed(old, replace(old, state=State.RUNNING, base=target.id, machine=new_id()))
+
+    async def fork(
+        self, owner: str, ref: str, count: int = 1, *, created_by: str = "", on_progress: object = None
+    ) -> tuple[Fork, ...]:
+        """Children on a host that has room for three."""
+        check_count(count)
+        parent = await self.get(owner, ref)
+        if parent.state is not State.RUNNING:
+            raise Conflict(f"Sandbox {parent.id} is {parent.state}", hint="Fork one that runs")
+        names = child_names(parent.name, {sandbox.name for sandbox in self._sandboxes}, count)
+        room = max(0, 4 - len(self._sandboxes))
+        made = [replace(parent, id=new_id(), name=name, created_by=created_by) for name in names[:room]]
+        self._sandboxes[:0] = reversed(made)
+        full = HostExhausted("The host has no room", hint="Delete one")
+        return (*(Fork(sandbox=one) for one in made), *(Fork(error=full) for _ in names[room:]))
 
     async def delete(self, owner: str, ref: str) -> None:
         self._sandboxes.remove(await self.get(owner, ref))
@@ -99,8 +197,18 @@ class OneHost(GuestCalls):
         return {"store": "", "hypervisor": "", "image": ""}
 
     @asynccontextmanager
-    async def reach(self, owner: str, ref: str) -> AsyncGenerator[tuple[Sandbox, GuestLink]]:
-        yield await self.get(owner, ref), self._link
+    async def reach(self, owner: str, ref: str, *, wake: bool = True) -> AsyncGenerator[tuple[Sandbox, GuestLink]]:
+        sandbox = await (self.wake if wake else self.get)(owner, ref)
+        if sandbox.state is not State.RUNNING:
+            raise Conflict(f"Sandbox {sandbox.id} is {sandbox.state}", hint="Wake it first")
+        yield sandbox, self._link
+
+    def _changed(self, old: Sandbox, new: Sandbox) -> Sandbox:
+        self._sandboxes[self._sandboxes.index(old)] = new
+        return new
+
+    def _awake(self, old: Sandbox) -> Sandbox:
+        return old if old.state is State.RUNNING else lease.awake(old.moved(State.RUNNING, now_ms=0), 0)
 
 
 @asynccontextmanager
@@ -127,8 +235,10 @@ async def one_host(directory: Path) -> AsyncGenerator[OneHost]:
             return await anyio.connect_tcp("127.0.0.1", port)
 
         link = GuestLink(dial, secret)
+        snapshots = Snapshots(directory / "snapshots")
+        await snapshots.sweep()
         try:
-            yield OneHost(link)
+            yield OneHost(link, snapshots)
         finally:
             await link.aclose()
     finally:

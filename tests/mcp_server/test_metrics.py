@@ -143,6 +143,17 @@ async def test_two_applications_do_not_share_their_meters(machine: Host) -> None
     assert b'route="x"' not in other.text()
 
 
+def test_machines_are_counted_by_how_they_came_by_their_memory(meters: Meters) -> None:
+    meters.started("mapped")
+    meters.started("mapped")
+    meters.started("own")
+    text = meters.text().decode()
+    for line in ('mapped"} 2.0', 'own"} 1.0', 'copied"} 0.0', 'booted"} 0.0'):
+        assert f'casemate_machines_started_total{{memory="{line}' in text
+    meters.started("found in a field")
+    assert 'casemate_machines_started_total{memory="other"} 1.0' in meters.text().decode()
+
+
 def test_every_name_is_ours_or_voidruns_or_of_the_process(meters: Meters) -> None:
     names = {family.name for family in text_string_to_metric_families(meters.text().decode())}
     assert {"voidrun_http_requests", "voidrun_sbx_operation_requests", "casemate_tool_calls"} <= names

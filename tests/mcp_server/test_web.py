@@ -19,6 +19,11 @@ TOOLS = {
     "get_sandbox",
     "update_sandbox",
     "delete_sandbox",
+    "snapshot_sandbox",
+    "list_snapshots",
+    "restore_snapshot",
+    "delete_snapshot",
+    "fork_sandbox",
     "execute_command",
     "run_code",
     "run_background_command",
@@ -94,13 +99,26 @@ async def test_arguments_bear_the_names_that_voidrun_gave_them(edge: Edge) -> No
     assert required["move_file"] == {"id", "from", "to"}
     assert required["search_files"] == {"id", "pattern"}
     assert required["kill_process"] == {"id", "pid"}
-    assert required["list_sandboxes"] == set()
+    assert required["list_sandboxes"] == required["list_snapshots"] == set()
+    assert required["snapshot_sandbox"] == required["fork_sandbox"] == {"id"}
+    assert required["restore_snapshot"] == {"id", "snapshot"}
+    assert required["delete_snapshot"] == {"snapshot"}
+    assert {"ttl", "snapshot"} <= set(schemas["create_sandbox"]["properties"])
+    assert {"ttl", "idle", "labels", "autoSleep"} <= set(schemas["update_sandbox"]["properties"])
+
+
+async def test_tools_that_destroy_say_so_and_those_that_add_do_not(edge: Edge) -> None:
+    async with edge.client("alice") as client:
+        hints = {tool.name: tool.annotations for tool in (await client.list_tools()).tools}
+    destroys = {name for name, hint in hints.items() if hint and hint.destructive_hint}
+    assert {"delete_sandbox", "restore_snapshot", "delete_snapshot"} <= destroys
+    assert not {"create_sandbox", "snapshot_sandbox", "fork_sandbox", "update_sandbox"} & destroys
 
 
 async def test_only_reading_tools_are_in_the_reading_set(edge: Edge) -> None:
     async with edge.client("alice", path="/api/mcp/readonly") as client:
         tools = (await client.list_tools()).tools
-        assert {"read_file", "terminal_snapshot"} <= {tool.name for tool in tools}
+        assert {"read_file", "terminal_snapshot", "list_snapshots"} <= {tool.name for tool in tools}
         assert all(tool.annotations and tool.annotations.read_only_hint for tool in tools)
         refused = await client.call_tool("create_sandbox", {"name": "x"})
     assert refused.is_error

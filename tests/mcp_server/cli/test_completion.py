@@ -39,6 +39,10 @@ async def test_bash_completes_commands_options_and_names_of_sandboxes(cli: Cli) 
     assert await completed(cli, "sandbox", "get", "b") == ["bark", "box"]
     assert await completed(cli, "sandbox", "rm", "box", "ba") == ["bark"]
     assert await completed(cli, "shell", "bo") == ["box"]
+    await cli("snapshot", "create", "box", "before")
+    assert await completed(cli, "snapshot", "restore", "box", "be") == ["before"]
+    assert await completed(cli, "sandbox", "create", "x", "--snapshot", "b") == ["before"]
+    assert await completed(cli, "fork", "bo") == ["box"]
 
 
 async def test_without_a_server_or_a_key_nothing_is_offered_and_nothing_is_said(cli: Cli) -> None:

@@ -56,3 +56,23 @@ async def test_what_is_not_there_does_not_keep_the_others_from_being_ended(cli: 
     assert (done.status, done.object) == (2, {"ended": ["box"]})
     assert "There is no sandbox 'nobody'" in done.err
     assert (await cli("sandbox", "list", "--json")).json == []
+
+
+async def test_a_sandbox_is_changed_put_to_sleep_woken_and_started(cli: Cli) -> None:
+    wish = ("--name", "cart", "--label", "team=red", "--ttl", "2h", "--idle", "none", "--no-auto-sleep")
+    changed = (await cli("sandbox", "update", "box", *wish, "--json")).json
+    assert (changed["name"], changed["labels"], changed["ttlSeconds"]) == ("cart", {"team": "red"}, 7200)
+    assert (changed["idleSeconds"], changed["autoSleep"]) == (0, False)
+    shown = (await cli("sandbox", "update", "cart", "--ttl", "none", "--label", "none")).text
+    assert re.search(r"^name +cart$", shown, re.MULTILINE)
+    assert not re.search(r"^(expiresAt|labels)", shown, re.MULTILINE)
+
+    assert (await cli("sandbox", "sleep", "cart")).err == "cart sleeps.\n"
+    assert re.search(r"  cart +asleep +code ", (await cli("sandbox", "list")).text)
+    assert (await cli("sandbox", "wake", "cart", "--json")).json[0]["status"] == "running"
+    assert (await cli("sandbox", "start", "cart", SANDBOX)).err == f"cart runs.\n{SANDBOX} runs.\n"
+
+
+async def test_a_sandbox_may_have_a_limited_life_from_its_creation_on(cli: Cli) -> None:
+    made = (await cli("sandbox", "create", "short", "--ttl", "90s", "--idle", "15m", "--json")).json
+    assert (made["ttlSeconds"], made["idleSeconds"]) == (90, 900)

@@ -56,6 +56,14 @@ async def test_one_look_is_a_table_for_people_and_a_list_for_programs(cli: Cli) 
     assert found["processes"] > 0
 
 
+async def test_one_that_sleeps_is_shown_as_such_and_left_asleep(cli: Cli) -> None:
+    assert (await cli("sandbox", "sleep", "box")).status == 0
+    _, row = (await cli("top")).text.splitlines()
+    assert row.split() == [SANDBOX, "box", "asleep", *"------"]
+    (found,) = (await cli("top", "--once", "--json")).json
+    assert (found["status"], found["memoryUsed"]) == ("snapshotted", None)
+
+
 async def test_looks_for_programs_come_line_by_line_until_an_interrupt(cli: Cli) -> None:
     async with cli.started("top", "--json") as process:
         assert process.stdout is not None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.mcp_server.host import ALICE, SANDBOX
-from tests.mcp_server.rest.conftest import BASE, Rest, data_of
+from tests.mcp_server.host import ALICE, SANDBOX, one_host
+from tests.mcp_server.rest.conftest import BASE, Rest, data_of, rest_server
 
 pytestmark = pytest.mark.anyio
 
@@ -35,13 +36,15 @@ async def test_a_new_sandbox_has_everything_that_clients_need(http: httpx.AsyncC
         sync=True,
         envVars={"SECRET": "x"},
         autoSleep=False,
+        ttl=3600,
+        idle=60,
         region="eu",
         labels={"team": "red"},
         publishPorts=[],
         ports=None,
     )
     assert re.fullmatch(r"[0-9a-f]{24}", made["id"])
-    assert made | {"id": "", "createdAt": "", "updatedAt": ""} == {
+    assert made | {"id": "", "createdAt": "", "updatedAt": "", "expiresAt": ""} == {
         "id": "",
         "name": "sdbx-1",
         "image": "code",
@@ -50,6 +53,9 @@ async def test_a_new_sandbox_has_everything_that_clients_need(http: httpx.AsyncC
         "diskMB": 10240,
         "status": "running",
         "autoSleep": False,
+        "idleSeconds": 60,
+        "ttlSeconds": 3600,
+        "expiresAt": "",
         "createdAt": "",
         "updatedAt": "",
         "createdBy": "user-alice",
@@ -135,6 +141,12 @@ async def test_a_sandbox_is_shown_changed_and_deleted(http: httpx.AsyncClient) -
         ({"autoSleep": True, "extra": 1}, "extra=1"),
         ({"auto_sleep": True}, "auto_sleep=True"),
         ({"name": "Not A Name"}, "name: 'Not A Name'"),
+        ({"ttl": -1}, "ttl: -1"),
+        ({"ttl": 365 * 86400}, "ttl: 31536000"),
+        ({"ttl": "60"}, "ttl='60'"),
+        ({"ttl": 10**400}, "ttl="),
+        ({"idle": -1}, "idle: -1"),
+        ({"idle": 1.5}, "idle=1.5"),
         ({"labels": {"BAD": "x"}}, "labels: 'BAD'"),
     ],
 )
@@ -142,6 +154,35 @@ async def test_a_change_that_cannot_be_is_refused(http: httpx.AsyncClient, body:
     answer = await http.patch(BASE, json=body)
     assert answer.status_code == 400
     assert says in answer.json()["error"]
+
+
+async def test_a_life_is_limited_renewed_kept_asleep_and_made_endless(http: httpx.AsyncClient) -> None:
+    limited = data_of(await http.patch(BASE, json={"ttl": 90, "idle": 0}))
+    assert (limited["ttlSeconds"], limited["expiresAt"], limited["idleSeconds"]) == (90, "1970-01-01T00:01:30.000Z", 0)
+    assert (await http.post(f"{BASE}/sleep")).json() == {"status": "success", "message": "Sandbox snapshotted"}
+    asleep = data_of(await http.get(BASE))
+    assert (asleep["status"], asleep["leftSeconds"]) == ("snapshotted", 89)
+    assert asleep["asleepSince"] == "1970-01-01T00:00:01.000Z"
+    assert "expiresAt" not in asleep
+    assert (await http.post(f"{BASE}/wake")).json() == {"status": "success", "message": "Sandbox restored"}
+    assert data_of(await http.get(BASE))["expiresAt"] == "1970-01-01T00:01:29.000Z"
+    endless = data_of(await http.patch(BASE, json={"ttl": 0}))
+    assert not {"ttlSeconds", "expiresAt", "leftSeconds", "asleepSince"} & set(endless)
+
+
+async def test_a_sandbox_that_was_killed_is_started_and_says_what_is_lost(tmp_path: Path) -> None:
+    async with one_host(tmp_path) as fleet, rest_server(fleet) as rest, rest.http() as http:
+        assert (await http.post(f"{BASE}/start")).json() == {"status": "success", "message": "Sandbox started"}
+        await fleet.kill(ALICE, "box")
+        assert data_of(await http.get(BASE))["status"] == "killed"
+        for what in ("sleep", "wake"):
+            refused = await http.post(f"{BASE}/{what}")
+            assert (refused.status_code, "killed" in refused.json()["error"]) == (409, True)
+        limited = await http.patch(BASE, json={"ttl": 60})
+        assert (limited.status_code, "killed" in limited.json()["error"]) == (409, True)
+        assert (await http.post(f"{BASE}/start")).status_code == 200
+        started = data_of(await http.get(BASE))
+        assert (started["status"], started["reason"]) == ("running", "started from its disk; its memory is lost")
 
 
 async def test_a_sandbox_tells_what_it_uses(http: httpx.AsyncClient) -> None:

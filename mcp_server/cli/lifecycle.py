@@ -1,0 +1,106 @@
+"""`casemate sandbox update`, `sleep`, `wake` and `start`: what a sandbox is called, how long it lives, if it runs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from .console import Trouble, note, run, show_json, show_table
+from .options import AsJson, Ref, complete_sandbox, place_of
+from .place import open_remote
+from .remote import route
+from .values import Object, as_object, cell, check_ref, parse_limit, parse_pairs
+
+_LONG_S = 300
+
+Ttl = Annotated[
+    str,
+    typer.Option("--ttl", metavar="SPAN|none", help="Its time to live from now on, such as 2h, not counted asleep."),
+]
+Idle = Annotated[
+    str, typer.Option("--idle", metavar="SPAN|none", help="After how long without use it falls asleep, such as 15m.")
+]
+Refs = Annotated[list[str], typer.Argument(metavar="REF...", help="Sandboxes.", autocompletion=complete_sandbox)]
+
+
+def update(
+    context: typer.Context,
+    ref: Ref,
+    name: Annotated[str, typer.Option("--name", help="Another name.")] = "",
+    label: Annotated[
+        list[str] | None,
+        typer.Option("--label", metavar="K=V|none", help="A label; repeatable; they take the place of all others."),
+    ] = None,
+    ttl: Ttl = "",
+    idle: Idle = "",
+    auto_sleep: Annotated[
+        bool | None, typer.Option("--auto-sleep/--no-auto-sleep", help="Whether it falls asleep at all when idle.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change a sandbox. What is not named stays."""
+    check_ref(ref)
+    wish = limits(ttl, idle)
+    if name:
+        wish["name"] = name
+    if label:
+        wish["labels"] = {} if label == ["none"] else parse_pairs(label, "--label")
+    if auto_sleep is not None:
+        wish["autoSleep"] = auto_sleep
+    if not wish:
+        raise Trouble("There is nothing to change: give --name, --label, --ttl, --idle or --auto-sleep")
+
+    async def work() -> Object:
+        async with open_remote(place_of(context)) as remote:
+            return as_object(await remote.data("PATCH", route("sandboxes", ref), body=wish))
+
+    changed = run(work)
+    if as_json:
+        show_json(changed)
+    else:
+        show_table([(field, cell(value)) for field, value in changed.items()])
+
+
+def sleep(context: typer.Context, refs: Refs, as_json: AsJson = False) -> None:
+    """Put sandboxes to sleep, with all their memory. Any call wakes them."""
+    _each(context, refs, "sleep", "sleeps", as_json=as_json)
+
+
+def wake(context: typer.Context, refs: Refs, as_json: AsJson = False) -> None:
+    """Wake sandboxes, as any call does."""
+    _each(context, refs, "wake", "is awake", as_json=as_json)
+
+
+def start(context: typer.Context, refs: Refs, as_json: AsJson = False) -> None:
+    """Have sandboxes run again, also those that were killed; says what is lost."""
+    _each(context, refs, "start", "runs", as_json=as_json)
+
+
+def limits(ttl: str, idle: str) -> Object:
+    """The limits that were named, in the server's words.
+
+    Raises:
+        Trouble: One is no span of time.
+    """
+    given = {"ttl": ttl, "idle": idle}
+    return {name: parse_limit(text, f"--{name}") for name, text in given.items() if text}
+
+
+def _each(context: typer.Context, refs: list[str], verb: str, done: str, *, as_json: bool) -> None:
+    for ref in refs:
+        check_ref(ref)
+    seen: list[Object] = []
+
+    async def work() -> None:
+        async with open_remote(place_of(context)) as remote:
+            for ref in refs:
+                await remote.call("POST", route("sandboxes", ref, verb), read_s=_LONG_S)
+                seen.append(as_object(await remote.data("GET", route("sandboxes", ref))))
+                if not as_json:
+                    reason = cell(seen[-1].get("reason") or "")
+                    note(f"{ref} {done}." if reason == "-" else f"{ref} {done}: {reason}")
+
+    run(work)
+    if as_json:
+        show_json(seen)

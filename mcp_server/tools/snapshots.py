@@ -1,0 +1,116 @@
+"""Tools that save whole sandboxes, go back to what was saved, and make copies that go on from one moment."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from mcp.server.mcpserver import Context
+from pydantic import Field
+
+from mcp_server.audit.entry import noted
+from mcp_server.caller import caller
+from mcp_server.patience import Patience
+from mcp_server.wire import compact, fork_objects, sandbox_object, snapshot_object, timestamp
+
+from .offer import ADDS, READS, REPLACES, Offer, SandboxRef
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from vmm.fleet import Fleet
+    from vmm.snapshots import Snapshot
+
+_LISTED = 30
+_TOLD = ("id", "name", "sandboxId", "sandboxName", "parentId", "createdAt", "sizeBytes")
+_NAMED = ("id", "name", "error", "hint")
+
+SnapshotRef = Annotated[str, Field(description="Name, id, or the beginning of an id")]
+
+
+class SnapshotTools:
+    """The tools about snapshots and forks."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+
+    def offers(self) -> list[Offer]:
+        """The tools of this module."""
+        return [
+            Offer(function=self.snapshot_sandbox, hints=ADDS),
+            Offer(function=self.list_snapshots, hints=READS),
+            Offer(function=self.restore_snapshot, hints=REPLACES),
+            Offer(function=self.delete_snapshot, hints=REPLACES),
+            Offer(function=self.fork_sandbox, hints=ADDS),
+        ]
+
+    async def snapshot_sandbox(
+        self,
+        ctx: Context,
+        ref: SandboxRef,
+        name: Annotated[str, Field(description="Such as before-upgrade")] = "",
+    ) -> str:
+        """Save a sandbox as it is: files, memory and running programs, which go on.
+
+        Do so before what may go wrong: restore_snapshot undoes it. create_sandbox makes new ones from a snapshot.
+        """
+        who = caller()
+        snapshot = await Patience(ctx).during(
+            lambda: self._fleet.snapshot(who.org_id, ref, name=name.strip(), created_by=who.user_id),
+            "saving the sandbox",
+        )
+        return compact(_told(snapshot))
+
+    async def list_snapshots(
+        self, ref: Annotated[str, Field(description="Only those of this sandbox, by id or name")] = ""
+    ) -> str:
+        """List your snapshots, newest first, at most 30."""
+        found = await self._fleet.snapshots(caller().org_id, sandbox=ref.strip())
+        return compact({"snapshots": [_told(snapshot) for snapshot in found[:_LISTED]], "total": len(found)})
+
+    async def restore_snapshot(self, ctx: Context, ref: SandboxRef, snapshot: SnapshotRef) -> str:
+        """Put a sandbox back to a snapshot: its files, memory and programs are what they were then, later work is lost.
+
+        A sandbox that was killed runs again after it.
+        """
+        owner = caller().org_id
+        target = await self._fleet.get_snapshot(owner, snapshot.strip())
+        sandbox = await Patience(ctx).during(
+            lambda: self._fleet.restore(owner, ref, target.id), "restoring the sandbox"
+        )
+        moment = timestamp(target.created_ms)
+        return compact({**sandbox_object(sandbox), "undone": f"All changes since {moment}: files, memory, programs"})
+
+    async def delete_snapshot(self, snapshot: SnapshotRef) -> str:
+        """Delete a snapshot. Refused while there are other snapshots or sandboxes that were made from it."""
+        owner = caller().org_id
+        target = await self._fleet.get_snapshot(owner, snapshot.strip())
+        noted(sandbox=target.sandbox)
+        await self._fleet.delete_snapshot(owner, target.id)
+        return compact({"status": "deleted", "id": target.id, "name": target.name})
+
+    async def fork_sandbox(
+        self,
+        ctx: Context,
+        ref: SandboxRef,
+        count: Annotated[int, Field(description="How many copies, 1-100")] = 1,
+    ) -> str:
+        """Make copies of a running sandbox that go on from this moment with its files, memory and programs.
+
+        Use it to try several ways side by side. The sandbox itself runs on. You get an id, or an error, for each copy.
+        """
+        who = caller()
+        patience = Patience(ctx)
+        forks = await patience.during(
+            lambda: self._fleet.fork(who.org_id, ref, count, created_by=who.user_id, on_progress=patience.tell),
+            f"forking into {count}",
+        )
+        # The rest is as with the one they were made of, and a hundred whole objects are more than a model should read.
+        return compact({"forks": [_part(one, _NAMED) for one in fork_objects(forks)]})
+
+
+def _told(snapshot: Snapshot) -> dict[str, Any]:
+    return _part(snapshot_object(snapshot), _TOLD)
+
+
+def _part(whole: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: whole[name] for name in names if whole.get(name)}
