@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from storage.collection import Collection, Document, Index, Value
 from storage.errors import StoreError, StoreUnavailable
+from tests.storage.forwarding import ForwardingCollection, Kind
 
 
-class SpyCollection(Collection):
+class SpyCollection(ForwardingCollection):
     """Passes every call on to a real collection.
 
     Attributes:
-        reads: Calls of `get` and `find` so far.
+        reads: Calls that read so far.
         writes: Calls that change something so far.
         failure: Raised by each call if set.
         after_find: Awaited between a find and its return if set.
@@ -22,8 +23,7 @@ class SpyCollection(Collection):
     """
 
     def __init__(self, real: Collection) -> None:
-        self.spec = real.spec
-        self._real = real
+        super().__init__(real)
         self.reads = 0
         self.writes = 0
         self.failure: StoreError | None = None
@@ -31,17 +31,13 @@ class SpyCollection(Collection):
         self.before_replace: Callable[[], Awaitable[None]] | None = None
         self.fail_writes_from = 0
 
-    async def insert(self, document: Mapping[str, Any]) -> Document:
-        self._write()
-        return await self._real.insert(document)
-
-    async def insert_all(self, documents: Sequence[Mapping[str, Any]]) -> list[str]:
-        self._write()
-        return await self._real.insert_all(documents)
-
-    async def get(self, document_id: str) -> Document | None:
-        self._read()
-        return await self._real.get(document_id)
+    async def before(self, kind: Kind) -> None:
+        self.reads += kind == "read"
+        self.writes += kind == "write"
+        if self.failure is not None:
+            raise self.failure
+        if kind == "write" and self.fail_writes_from and self.writes >= self.fail_writes_from:
+            raise StoreUnavailable("gone in the middle")
 
     async def find(
         self,
@@ -54,46 +50,12 @@ class SpyCollection(Collection):
         high: Value | None = None,
         limit: int = 100,
     ) -> list[Document]:
-        self._read()
-        found = await self._real.find(index, equal, descending=descending, after=after, low=low, high=high, limit=limit)
+        found = await super().find(index, equal, descending=descending, after=after, low=low, high=high, limit=limit)
         if self.after_find is not None:
             await self.after_find()
         return found
 
     async def replace(self, document: Mapping[str, Any]) -> Document:
-        self._write()
         if self.before_replace is not None:
             await self.before_replace()
-        return await self._real.replace(document)
-
-    async def delete(self, document_id: str, *, version: int | None = None) -> bool:
-        self._write()
-        return await self._real.delete(document_id, version=version)
-
-    async def count(self, index: Index, equal: Mapping[str, Value] | None = None) -> int:
-        self._read()
-        return await self._real.count(index, equal)
-
-    async def purge(
-        self, index: Index, equal: Mapping[str, Value] | None = None, *, below: Value, limit: int = 1000
-    ) -> int:
-        self._write()
-        return await self._real.purge(index, equal, below=below, limit=limit)
-
-    async def ping(self) -> None:
-        self._fail()
-        await self._real.ping()
-
-    def _read(self) -> None:
-        self.reads += 1
-        self._fail()
-
-    def _write(self) -> None:
-        self.writes += 1
-        self._fail()
-        if self.fail_writes_from and self.writes >= self.fail_writes_from:
-            raise StoreUnavailable("gone in the middle")
-
-    def _fail(self) -> None:
-        if self.failure is not None:
-            raise self.failure
+        return await super().replace(document)
