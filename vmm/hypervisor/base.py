@@ -141,12 +141,20 @@ class Hypervisor(Protocol):
         Args:
             target: The directory that was given to `save`.
             hardware: The machine's.
-            disk: A disk of the machine's size; it is not changed.
+            disk: A disk of the machine's size; it is not opened.
         """
         ...
 
+    async def adopt(self, machine: Running, hardware: Hardware) -> None:
+        """Confine a machine that an earlier server started as this one would have."""
+        ...
+
     async def stop(self, machine: Running) -> None:
-        """End the machine at once, without asking the guest. A no-op if it has ended."""
+        """End the machine at once, without asking the guest, and give back what it had of the host. May be repeated."""
+        ...
+
+    async def why_killed(self, machine: Running) -> str:
+        """Why the host killed the machine, in words for its owner; empty if it did not. To be asked before `stop`."""
         ...
 
     async def ailment(self, machine: Running) -> str:

@@ -10,12 +10,32 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from .ch_api import ApiError
 
 CONFIG, STATE, RANGES = "config.json", "state.json", "memory-ranges"
+
+
+_HAS_MODE = 54
+
+
+class CopyOnWrite(StrEnum):
+    """How a version shares a saved memory file among clones."""
+
+    ZONE = "zone"
+    """The zone's file is mapped privately, and the snapshot says that there is nothing to copy (v51 to v53)."""
+    MODE = "mode"
+    """`memory_restore_mode: CopyOnWrite` (v54 and later): for memory without a file, mapped from the snapshot's."""
+    NONE = "none"
+    """Not at all: memory is copied."""
+
+    @classmethod
+    def of(cls, version: str) -> CopyOnWrite:
+        """What a version has."""
+        return cls.MODE if int(version.partition(".")[0]) >= _HAS_MODE else cls.ZONE
 
 
 def prepare(saved: Path, target: Path, config: dict[str, Any], ram: Path | None) -> None:

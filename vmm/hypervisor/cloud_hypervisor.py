@@ -10,49 +10,31 @@ from __future__ import annotations
 
 import os
 import shutil
-from contextlib import AbstractAsyncContextManager
-from enum import StrEnum
+from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import anyio
 from anyio.abc import ByteStream, UNIXSocketStream
 
 from ..errors import LinkError, Unavailable
 from .base import CONSOLE, GUEST_PORT, LOG, Hardware, Memory, Ram, Running
+from .cgroup import Limits
 from .ch_api import CALL_S, MEMORY_S, Api, ApiError, api, started_api
-from .ch_snapshot import RANGES, prepare, take
-from .process import ProcessRef, spawn
+from .ch_config import VSOCK, machine_config
+from .ch_snapshot import RANGES, CopyOnWrite, prepare, take
+from .confinement import UNCONFINED, Confinement
+from .process import ProcessRef
 from .room import dig_holes, raise_if_full
-from .startup import START_S, connect_unix, ended_on_failure, named
+from .startup import START_S, connect_unix, ended_on_failure
 
 _API = "api.sock"
-_VSOCK = "vsock.sock"
 _RESTORED, _SAVED = "restored", "saved"
 _STATE, _RAM, _RANGES = "state", "ram", "ranges"
-_CID = 3
 _MIB = 1024 * 1024
+_OWN_MIB = 128
 _GREETING_MOST = 64
 _GREETING_S = 5.0
-
-
-class CopyOnWrite(StrEnum):
-    """How a version shares a saved memory file among clones."""
-
-    ZONE = "zone"
-    """The zone's file is mapped privately, and the snapshot says that there is nothing to copy (v51 to v53)."""
-    MODE = "mode"
-    """`memory_restore_mode: CopyOnWrite` (v54 and later): for memory without a file, mapped from the snapshot's."""
-    NONE = "none"
-    """Not at all: memory is copied."""
-
-    @classmethod
-    def of(cls, version: str) -> CopyOnWrite:
-        """What a version has."""
-        return cls.MODE if int(version.partition(".")[0]) >= _HAS_MODE else cls.ZONE
-
-
-_HAS_MODE = 54
 
 
 class CloudHypervisor:
@@ -63,6 +45,7 @@ class CloudHypervisor:
         version: What it says of itself, such as `53.0`.
         cpu_model: The host processor's name, which a state depends on.
         landlock: Whether the host's kernel can confine the program to its own files.
+        confinement: What keeps its processes to themselves.
         copy_on_write: How clones share memory; None takes what the version has.
         start_s: Seconds until the program must answer.
         call_s: Seconds that a call to it may take.
@@ -78,6 +61,7 @@ class CloudHypervisor:
         version: str,
         cpu_model: str,
         landlock: bool,
+        confinement: Confinement = UNCONFINED,
         copy_on_write: CopyOnWrite | None = None,
         start_s: float = START_S,
         call_s: float = CALL_S,
@@ -85,6 +69,7 @@ class CloudHypervisor:
         self._binary = binary
         self._start_s = start_s
         self._call_s = call_s
+        self._confinement = confinement
         self.landlock = landlock
         self.version = version
         self.copy_on_write = copy_on_write or CopyOnWrite.of(version)
@@ -108,10 +93,15 @@ class CloudHypervisor:
             ApiError: The program did not start, or refused the machine; the message holds the last line it printed.
         """
         await anyio.to_thread.run_sync(_make_file, ram.path, hardware.mem * _MIB)
-        zone = {"file": named(ram.path, directory), "shared": not ram.private}
-        process = self._spawn(directory)
-        async with ended_on_failure(process, directory), self._started(directory, process) as control:
-            await control.call("PUT", "vm.create", self._config(directory, hardware, zone, disk))
+        config = machine_config(
+            directory, hardware, ram=ram.path, shared=not ram.private, disk=disk, landlock=self.landlock
+        )
+        process = await self._spawn(directory, hardware, writes=(ram.path, disk, directory / CONSOLE))
+        async with (
+            ended_on_failure(process, directory, self._confinement),
+            self._started(directory, process) as control,
+        ):
+            await control.call("PUT", "vm.create", config)
             await control.call("PUT", "vm.boot")
         return Running(directory=directory, process=process, port=0, memory=Memory.BOOTED)
 
@@ -126,11 +116,22 @@ class CloudHypervisor:
             ApiError: The program did not start, or could not load the state.
         """
         in_zone = not ram.private or self.copy_on_write is CopyOnWrite.ZONE
-        zone = {"file": named(ram.path, directory)} if in_zone else {}
-        config = self._config(directory, hardware, zone | {"shared": not ram.private}, disk)
+        config = machine_config(
+            directory,
+            hardware,
+            ram=ram.path if in_zone else None,
+            shared=not ram.private,
+            disk=disk,
+            landlock=self.landlock,
+        )
         await anyio.to_thread.run_sync(prepare, state, directory / _RESTORED, config, None if in_zone else ram.path)
-        process = self._spawn(directory)
-        async with ended_on_failure(process, directory), self._started(directory, process) as control:
+        reads = (directory / _RESTORED, *((ram.path,) if ram.private and in_zone else ()))
+        writes = (disk, directory / CONSOLE, *(() if ram.private else (ram.path,)))
+        process = await self._spawn(directory, hardware, reads=reads, writes=writes)
+        async with (
+            ended_on_failure(process, directory, self._confinement),
+            self._started(directory, process) as control,
+        ):
             await self._load(control, by_mode=not in_zone and self.copy_on_write is CopyOnWrite.MODE)
             memory = Memory.OWN
             if ram.private:
@@ -154,12 +155,14 @@ class CloudHypervisor:
         # Only in the machine's own directory the program may write.
         saved = machine.directory / _SAVED
         try:
-            await anyio.to_thread.run_sync(_make_directory, saved)
+            await anyio.to_thread.run_sync(_remove, saved)
+            await self._confinement.make_directory(saved)
             async with self._session(machine) as control:
                 if (await control.call("GET", "vm.info"))["state"] == "Running":
                     await control.call("PUT", "vm.pause")
                 destination = {"destination_url": f"file://{_SAVED}"}
                 await control.call("PUT", "vm.snapshot", destination, within_s=MEMORY_S)
+            await self._confinement.reclaim(saved)
             await anyio.to_thread.run_sync(take, saved, target / _STATE, target / _RANGES)
         except BaseException as error:
             with anyio.CancelScope(shield=True):
@@ -174,9 +177,18 @@ class CloudHypervisor:
             await anyio.to_thread.run_sync(dig_holes, target / _RANGES)
             await anyio.Path(target / _RANGES).rename(target / _RAM)
 
+    async def adopt(self, machine: Running, hardware: Hardware) -> None:
+        """Confine a machine that an earlier server started as this one would have."""
+        await self._confinement.adopt(machine.process, machine.directory, _limits(hardware))
+
     async def stop(self, machine: Running) -> None:
-        """End the machine at once, without asking the guest. A no-op if it has ended."""
+        """End the machine at once, without asking the guest, and give back what it had of the host. May be repeated."""
         await machine.process.kill()
+        await self._confinement.release(machine.directory)
+
+    async def why_killed(self, machine: Running) -> str:
+        """Why the host killed the machine, in words for its owner; empty if it did not. To be asked before `stop`."""
+        return await self._confinement.why_killed(machine.directory)
 
     async def ailment(self, machine: Running) -> str:
         """Why a living machine does not run, in words for a user; empty if it runs."""
@@ -204,7 +216,7 @@ class CloudHypervisor:
             LinkError: Nobody listens there: the hypervisor has ended, or the agent is not up yet.
         """
         try:
-            stream = await connect_unix(machine.directory / _VSOCK)
+            stream = await connect_unix(machine.directory / VSOCK)
         except OSError as error:
             raise LinkError("The sandbox's control socket is closed: its virtual machine has ended") from error
         try:
@@ -218,15 +230,27 @@ class CloudHypervisor:
             raise
         return stream
 
-    def _spawn(self, directory: Path) -> ProcessRef:
+    async def _spawn(
+        self, directory: Path, hardware: Hardware, *, reads: tuple[Path, ...] = (), writes: tuple[Path, ...]
+    ) -> ProcessRef:
         # A socket, or the lock beside it, that an earlier process left keeps the program from starting.
-        for name in (_API, f"{_API}.lock", _VSOCK):
+        for name in (_API, f"{_API}.lock", VSOCK):
             (directory / name).unlink(missing_ok=True)
-        command = [self._binary, "--api-socket", f"path={_API}"]
-        return spawn(command, directory=directory, log=directory / LOG)
+        parts = (hardware.kernel_bz, hardware.initramfs, hardware.toolbox, hardware.base)
+        return await self._confinement.spawn(
+            [self._binary, "--api-socket", f"path={_API}"],
+            directory=directory,
+            log=directory / LOG,
+            limits=_limits(hardware),
+            reads=(*parts, *reads),
+            writes=writes,
+        )
 
-    def _started(self, directory: Path, process: ProcessRef) -> AbstractAsyncContextManager[Api]:
-        return started_api(directory / _API, process, self.version, start_s=self._start_s, call_s=self._call_s)
+    @asynccontextmanager
+    async def _started(self, directory: Path, process: ProcessRef) -> AsyncGenerator[Api]:
+        session = started_api(directory / _API, process, self.version, start_s=self._start_s, call_s=self._call_s)
+        async with ended_on_failure(process, directory, self._confinement), session as control:
+            yield control
 
     def _session(self, machine: Running) -> AbstractAsyncContextManager[Api]:
         return api(machine.directory / _API, call_s=self._call_s)
@@ -243,35 +267,10 @@ class CloudHypervisor:
                 return
         await control.call("PUT", "vm.restore", source, within_s=MEMORY_S)
 
-    def _config(self, directory: Path, hardware: Hardware, zone: dict[str, Any], disk: Path) -> dict[str, Any]:
-        def at(path: Path) -> str:
-            return named(path, directory)
 
-        config: dict[str, Any] = {
-            "cpus": {"boot_vcpus": hardware.cpu, "max_vcpus": hardware.cpu},
-            "memory": {"size": 0, "zones": [{"id": "ram", "size": hardware.mem * _MIB} | zone]},
-            "payload": {
-                "kernel": at(hardware.kernel_bz),
-                "initramfs": at(hardware.initramfs),
-                "cmdline": "console=ttyS0 quiet panic=-1 reboot=k",
-            },
-            # Without the type, writes to the first sector of an image that looks raw are refused.
-            "disks": [
-                {"path": at(hardware.toolbox), "readonly": True, "image_type": "Raw", "id": "toolbox"},
-                {"path": at(hardware.base), "readonly": True, "image_type": "Raw", "id": "base"},
-                {"path": at(disk), "readonly": False, "image_type": "Raw", "id": "disk"},
-            ],
-            "serial": {"mode": "File", "file": CONSOLE},
-            "console": {"mode": "Off"},
-            "rng": {"src": "/dev/urandom"},
-            # Relative to where it works, for a socket's address has no room for a long path.
-            "vsock": {"cid": _CID, "socket": _VSOCK},
-        }
-        if self.landlock:
-            config["landlock_enable"] = True
-            # Its sockets and snapshots are made while it runs, and may be anywhere in its directory.
-            config["landlock_rules"] = [{"path": ".", "access": "rw"}]
-        return config
+def _limits(hardware: Hardware) -> Limits:
+    # Its own needs, and page tables.
+    return Limits(memory=(hardware.mem + hardware.mem // 64 + _OWN_MIB) * _MIB, cpus=hardware.cpu)
 
 
 def _is_unknown(refused: ApiError) -> bool:
@@ -282,11 +281,6 @@ def _is_unknown(refused: ApiError) -> bool:
 def _maps(process: ProcessRef, name: str) -> bool:
     """Whether a process has a file mapped, rather than its content copied."""
     return any(line.endswith(name) for line in Path(f"/proc/{process.pid}/maps").read_text().splitlines())
-
-
-def _make_directory(path: Path) -> None:
-    shutil.rmtree(path, ignore_errors=True)
-    path.mkdir(mode=0o700)
 
 
 def _remove(*paths: Path) -> None:

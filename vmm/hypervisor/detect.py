@@ -13,6 +13,7 @@ import anyio
 
 from ..errors import Unavailable
 from .cloud_hypervisor import CloudHypervisor
+from .confinement import UNCONFINED, Confinement
 from .qemu import Qemu
 
 _BINARY = "qemu-system-x86_64"
@@ -108,22 +109,25 @@ async def cloud_hypervisor_version(binary: str) -> str:
     return _dotted(version)
 
 
-async def drivers() -> dict[str, Driver | NoDriver]:
+async def drivers(confinement: Confinement = UNCONFINED) -> dict[str, Driver | NoDriver]:
     """Each driver by its name, or why this host cannot run it; the preferred one first."""
     state = kvm()
-    return {"cloud-hypervisor": await cloud_hypervisor(state), "qemu": await _qemu(state)}
+    return {"cloud-hypervisor": await cloud_hypervisor(state, confinement), "qemu": await _qemu(state, confinement)}
 
 
-async def choose() -> Choice:
+async def choose(confinement: Confinement = UNCONFINED) -> Choice:
     """Choose the driver: cloud-hypervisor where there is KVM and the program, else QEMU.
+
+    Args:
+        confinement: What keeps the driver's processes to themselves.
 
     Raises:
         Unavailable: There is no hypervisor on this host; the hint is the command that installs one.
     """
     state = kvm()
-    preferred = await cloud_hypervisor(state)
+    preferred = await cloud_hypervisor(state, confinement)
     if isinstance(preferred, NoDriver):
-        driver = await _qemu(state)
+        driver = await _qemu(state, confinement)
         if isinstance(driver, NoDriver):
             raise Unavailable(driver.reason, hint=driver.fix)
         how = "hardware virtualisation" if state.usable else "emulation (slower; any host)"
@@ -133,7 +137,7 @@ async def choose() -> Choice:
     )
 
 
-async def cloud_hypervisor(state: Kvm) -> CloudHypervisor | NoDriver:
+async def cloud_hypervisor(state: Kvm, confinement: Confinement = UNCONFINED) -> CloudHypervisor | NoDriver:
     """The production driver, or why this host cannot run it."""
     named = os.environ.get(BINARY_VARIABLE, "")
     binary = shutil.which(named or "cloud-hypervisor")
@@ -146,10 +150,16 @@ async def cloud_hypervisor(state: Kvm) -> CloudHypervisor | NoDriver:
         version = await cloud_hypervisor_version(binary)
     except Unavailable as error:
         return NoDriver(reason=error.message, fix=error.hint)
-    return CloudHypervisor(binary, version=version, cpu_model=_cpu_model(), landlock=landlock_abi() >= _LANDLOCK_NEEDED)
+    return CloudHypervisor(
+        binary,
+        version=version,
+        cpu_model=_cpu_model(),
+        landlock=landlock_abi() >= _LANDLOCK_NEEDED,
+        confinement=confinement,
+    )
 
 
-async def _qemu(state: Kvm) -> Qemu | NoDriver:
+async def _qemu(state: Kvm, confinement: Confinement) -> Qemu | NoDriver:
     binary = shutil.which(_BINARY)
     if binary is None:
         return NoDriver(reason=f"{_BINARY} is not on PATH", fix=f"Install it: {_INSTALL}")
@@ -157,7 +167,7 @@ async def _qemu(state: Kvm) -> Qemu | NoDriver:
         version = await qemu_version(binary)
     except Unavailable as error:
         return NoDriver(reason=error.message, fix=error.hint)
-    return Qemu(binary, version=version, kvm=state.usable, cpu_model=_cpu_model())
+    return Qemu(binary, version=version, kvm=state.usable, cpu_model=_cpu_model(), confinement=confinement)
 
 
 async def _version(binary: str, pattern: bytes, hint: str) -> tuple[int, ...]:

@@ -1,34 +1,38 @@
 """Driver for QEMU's microvm machine, with KVM where it is usable and by emulation (TCG) everywhere else.
 
-The guest has no network but the control link: QEMU's user network with `restrict=on` and one forwarded port. Without
-`restrict=on` a guest reaches the host's loopback, so this driver has no way to leave it out.
+Memory is always a file. Where it is the machine's own, a saved state leaves it there. A clone maps a saved one
+privately; its memory is saved as a stream together with the devices, and `settle` makes a file and a state of that.
 """
 
 from __future__ import annotations
 
 import os
+import secrets
+import shutil
 import socket
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
 from anyio.abc import ByteStream, SocketAttribute
 
 from ..errors import LinkError, Unavailable
-from .base import CONSOLE, GUEST_PORT, LOG, Hardware, Memory, Ram, Running
+from .base import CONSOLE, LOG, Hardware, Memory, Ram, Running
+from .cgroup import Limits
+from .confinement import UNCONFINED, Confinement
 from .migration import read_in, write_out
-from .process import ProcessRef, spawn
-from .qmp import QmpError, qmp
+from .process import ProcessRef
+from .qemu_command import BOOTING, LOADING, QMP_SOCKET, command_line
+from .qmp import Qmp, QmpError, qmp
 from .room import raise_if_full, require
-from .startup import ended_on_failure
+from .startup import START_S, ended_on_failure
 
-_SOCKET = "qmp.sock"
-_GUEST_ADDRESS = "10.0.2.15/24"
-_STATE, _STREAM, _RAM = "state", "stream", "ram"
-# The owner of a machine can write to its console without end: keep what fits a ring.
-_CONSOLE = ("-chardev", "ringbuf,id=console,size=65536", "-serial", "chardev:console")
-_LOADING = ("-incoming", "defer", "-S")
-_TRANSLATION_CACHE_MIB = 256
+_STATE, _STREAM, _RAM, _DISK = "state", "stream", "ram", "disk"
+_OWN_TCG_MIB, _OWN_KVM_MIB = 512, 192
+# Older ones open a memory file for writing even where they map it privately.
+_READS_PRIVATE = (8, 2)
 
 
 class Qemu:
@@ -39,15 +43,29 @@ class Qemu:
         version: What it says of itself; a saved state loads only into the same.
         kvm: Whether to use /dev/kvm.
         cpu_model: The host processor's name: with KVM a state depends on it.
+        confinement: What keeps its processes to themselves.
+        start_s: Seconds until the program must answer.
     """
 
     name = "qemu"
 
-    def __init__(self, binary: str, *, version: str, kvm: bool, cpu_model: str) -> None:
+    def __init__(
+        self,
+        binary: str,
+        *,
+        version: str,
+        kvm: bool,
+        cpu_model: str,
+        confinement: Confinement = UNCONFINED,
+        start_s: float = START_S,
+    ) -> None:
         self._binary = binary
+        self._confinement = confinement
+        self._start_s = start_s
         self._kvm = kvm
         self.accelerator = "kvm" if kvm else "tcg"
         self.version = version
+        self._reads_private = tuple(int(part) for part in version.split(".")[:2]) >= _READS_PRIVATE
         self.fingerprint = f"qemu {version} {self.accelerator} {cpu_model if kvm else 'max'}"
 
     async def probe(self) -> None:
@@ -65,8 +83,8 @@ class Qemu:
         Raises:
             QmpError: QEMU did not start; the message holds the last line that it printed.
         """
-        process = self._spawn(directory, [*self._command(hardware, ram, disk), "-serial", f"file:{CONSOLE}"])
-        async with ended_on_failure(process, directory), qmp(directory / _SOCKET, process) as control:
+        process = await self._spawn(directory, hardware, ram, disk, BOOTING, writes=(directory / CONSOLE,))
+        async with self._started(directory, process) as control:
             port = _forwarded_port(await control.run("human-monitor-command", {"command-line": "info usernet"}))
         return Running(directory=directory, process=process, port=port, memory=Memory.BOOTED)
 
@@ -80,8 +98,8 @@ class Qemu:
         Raises:
             QmpError: QEMU did not start or could not load the state.
         """
-        process = self._spawn(directory, [*self._command(hardware, ram, disk), *_CONSOLE, *_LOADING])
-        async with ended_on_failure(process, directory), qmp(directory / _SOCKET, process) as control:
+        process = await self._spawn(directory, hardware, ram, disk, LOADING)
+        async with self._started(directory, process) as control:
             port = _forwarded_port(await control.run("human-monitor-command", {"command-line": "info usernet"}))
             await read_in(control, state, memory=False)
             if run:
@@ -100,7 +118,7 @@ class Qemu:
             QmpError: The state could not be written; the machine stays paused.
         """
         try:
-            async with qmp(machine.directory / _SOCKET, machine.process) as control:
+            async with qmp(machine.directory / QMP_SOCKET, machine.process) as control:
                 if (await control.run("query-status"))["status"] == "postmigrate":
                     # QEMU saves no machine twice without its having run in between.
                     await control.run("cont")
@@ -121,26 +139,42 @@ class Qemu:
         stream = anyio.Path(target / _STREAM)
         if not await stream.exists():
             return
-        require(target, (await stream.stat()).st_size)
+        # A directory of its own for a process of its own, with nothing in it that matters.
+        place = target / f"settling-{secrets.token_hex(4)}"
         try:
-            await self._convert(target, hardware, disk)
+            require(target, (await stream.stat()).st_size)
+            size = (await anyio.Path(disk).stat()).st_size
+            linked = await anyio.to_thread.run_sync(_set_up, place, hardware, size)
+            await self._convert(place, linked, target)
+            await anyio.Path(place / _RAM).rename(target / _RAM)
         except BaseException as error:
             with anyio.CancelScope(shield=True):
-                for name in (_RAM, _STATE):
-                    await anyio.Path(target / name).unlink(missing_ok=True)
-            if isinstance(error, QmpError):
-                raise_if_full(error, target)
+                if isinstance(error, QmpError):
+                    raise_if_full(error, target)
+                await anyio.Path(target / _STATE).unlink(missing_ok=True)
             raise
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(lambda: shutil.rmtree(place, ignore_errors=True))
         await stream.unlink()
 
+    async def adopt(self, machine: Running, hardware: Hardware) -> None:
+        """Confine a machine that an earlier server started as this one would have."""
+        await self._confinement.adopt(machine.process, machine.directory, self._limits(hardware))
+
     async def stop(self, machine: Running) -> None:
-        """End the machine at once, without asking the guest. A no-op if it has ended."""
+        """End the machine at once, without asking the guest, and give back what it had of the host. May be repeated."""
         await machine.process.kill()
+        await self._confinement.release(machine.directory)
+
+    async def why_killed(self, machine: Running) -> str:
+        """Why the host killed the machine, in words for its owner; empty if it did not. To be asked before `stop`."""
+        return await self._confinement.why_killed(machine.directory)
 
     async def ailment(self, machine: Running) -> str:
         """Why a living machine does not run, in words for a user; empty if it runs."""
         try:
-            async with qmp(machine.directory / _SOCKET, machine.process) as control:
+            async with qmp(machine.directory / QMP_SOCKET, machine.process) as control:
                 status = (await control.run("query-status"))["status"]
         except QmpError as error:
             return error.message
@@ -152,7 +186,7 @@ class Qemu:
         Raises:
             QmpError: It cannot, or has ended.
         """
-        async with qmp(machine.directory / _SOCKET, machine.process) as control:
+        async with qmp(machine.directory / QMP_SOCKET, machine.process) as control:
             await control.run("cont")
 
     async def dial(self, machine: Running) -> ByteStream:
@@ -168,62 +202,64 @@ class Qemu:
         stream.extra(SocketAttribute.raw_socket).setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return stream
 
-    async def _convert(self, target: Path, hardware: Hardware, disk: Path) -> None:
-        # The machine may still run and hold its disk: nothing is read from that here, and nothing written.
-        command = self._command(hardware, Ram(path=target / _RAM, private=False), disk, locking="file.locking=off")
-        process = self._spawn(target, [*command, *_CONSOLE, *_LOADING])
+    async def _convert(self, place: Path, hardware: Hardware, target: Path) -> None:
+        ram = Ram(path=place / _RAM, private=False)
+        process = await self._spawn(place, hardware, ram, place / _DISK, LOADING)
+        async with self._started(place, process) as control:
+            await read_in(control, target / _STREAM, memory=True)
+            await write_out(control, target / _STATE, memory=False)
+        with anyio.CancelScope(shield=True):
+            await process.kill()
+            await self._confinement.release(place)
+
+    async def _spawn(
+        self,
+        directory: Path,
+        hardware: Hardware,
+        ram: Ram,
+        disk: Path,
+        options: Sequence[str],
+        *,
+        writes: tuple[Path, ...] = (),
+    ) -> ProcessRef:
+        (directory / QMP_SOCKET).unlink(missing_ok=True)
+        parts = (hardware.kernel_elf, hardware.initramfs, hardware.toolbox, hardware.base)
+        return await self._confinement.spawn(
+            [*command_line(self._binary, directory, hardware, ram, disk, kvm=self._kvm), *options],
+            directory=directory,
+            log=directory / LOG,
+            limits=self._limits(hardware),
+            reads=(*parts, *((ram.path,) if ram.private and self._reads_private else ())),
+            writes=(disk, *(() if ram.private and self._reads_private else (ram.path,)), *writes),
+        )
+
+    @asynccontextmanager
+    async def _started(self, directory: Path, process: ProcessRef) -> AsyncGenerator[Qmp]:
+        async with (
+            ended_on_failure(process, directory, self._confinement),
+            qmp(directory / QMP_SOCKET, process, deadline_s=self._start_s) as control,
+        ):
+            yield control
+
+    def _limits(self, hardware: Hardware) -> Limits:
+        own = _OWN_KVM_MIB if self._kvm else _OWN_TCG_MIB
+        return Limits(memory=(hardware.mem + hardware.mem // 64 + own) << 20, cpus=hardware.cpu)
+
+
+def _set_up(place: Path, hardware: Hardware, disk_size: int) -> Hardware:
+    """Links to a machine's parts, and a disk that only has the right size: nothing will run."""
+    place.mkdir(mode=0o700)
+    linked: dict[str, Path] = {}
+    for name in ("kernel_elf", "initramfs", "toolbox", "base"):
+        part: Path = getattr(hardware, name)
+        linked[name] = place / name
         try:
-            async with ended_on_failure(process, target), qmp(target / _SOCKET, process) as control:
-                await read_in(control, target / _STREAM, memory=True)
-                await write_out(control, target / _STATE, memory=False)
-        finally:
-            with anyio.CancelScope(shield=True):
-                await process.kill()
-            for name in (_SOCKET, LOG):
-                (target / name).unlink(missing_ok=True)
-
-    def _spawn(self, directory: Path, command: Sequence[str]) -> ProcessRef:
-        (directory / _SOCKET).unlink(missing_ok=True)
-        return spawn(command, directory=directory, log=directory / LOG)
-
-    def _command(self, hardware: Hardware, ram: Ram, disk: Path, *, locking: str = "file.locking=auto") -> list[str]:
-        accel = "kvm" if self._kvm else f"tcg,tb-size={_TRANSLATION_CACHE_MIB}"
-        kernel_line = f"console=ttyS0 quiet panic=-1 reboot=t casemate.ip={_GUEST_ADDRESS}"
-        if not self._kvm:
-            # Emulated CPUs all read the host's counter; the kernel's own test takes their slowness for disagreement,
-            # and the clock that it would choose instead loses time on a busy host.
-            kernel_line += " no_timer_check tsc=reliable"
-        if hardware.tsc_khz:
-            # Without it the kernel calibrates against an emulated timer, and on a busy host hangs for ever.
-            kernel_line += f" tsc_early_khz={hardware.tsc_khz}"
-        share = "off" if ram.private else "on"
-        return [
-            self._binary,
-            *("-machine", "microvm,rtc=on,memory-backend=ram,dump-guest-core=off"),
-            *("-accel", accel, "-cpu", "host" if self._kvm else "max"),
-            *("-smp", str(hardware.cpu), "-m", str(hardware.mem)),
-            *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
-            *("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"),
-            *("-object", f"memory-backend-file,id=ram,size={hardware.mem}M,mem-path={_value(ram.path)},share={share}"),
-            *("-qmp", f"unix:{_SOCKET},server=on,wait=off"),
-            *("-kernel", str(hardware.kernel_elf), "-initrd", str(hardware.initramfs), "-append", kernel_line),
-            *_drive("toolbox", hardware.toolbox, "readonly=on"),
-            *_drive("base", hardware.base, "readonly=on"),
-            # A full host disk stops the machine with nothing lost, instead of breaking its file system.
-            *_drive("disk", disk, f"discard=unmap,werror=enospc,{locking}"),
-            *("-netdev", f"user,id=link,restrict=on,hostfwd=tcp:127.0.0.1:0-:{GUEST_PORT}"),
-            *("-device", "virtio-net-device,netdev=link"),
-        ]
-
-
-def _drive(name: str, path: Path, options: str) -> tuple[str, ...]:
-    source = f"id={name},file={_value(path)},format=raw,if=none,{options}"
-    return "-drive", source, "-device", f"virtio-blk-device,drive={name}"
-
-
-def _value(path: Path) -> str:
-    # In QEMU's option lists a comma ends a value unless it is doubled.
-    return str(path).replace(",", ",,")
+            linked[name].hardlink_to(part)
+        except OSError:  # another file system
+            linked[name].symlink_to(part.resolve())
+    with (place / _DISK).open("xb") as disk:
+        disk.truncate(disk_size)
+    return replace(hardware, **linked)
 
 
 def _forwarded_port(usernet: str) -> int:

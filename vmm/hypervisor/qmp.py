@@ -20,7 +20,7 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 
 from ..errors import Unavailable
 from .process import ProcessRef
-from .startup import connect_unix
+from .startup import START_S, connect_unix
 
 _MAX_LINE = 1024 * 1024
 _RETRY_S = 0.002
@@ -39,7 +39,7 @@ class Qmp:
         self._lines = BufferedByteReceiveStream(stream)
 
     @classmethod
-    async def connect(cls, socket: Path, process: ProcessRef, *, deadline_s: float = 10) -> Self:
+    async def connect(cls, socket: Path, process: ProcessRef, *, deadline_s: float = START_S) -> Self:
         """Wait for the socket of a starting QEMU, then negotiate.
 
         Raises:
@@ -119,8 +119,12 @@ class Qmp:
 
 
 @asynccontextmanager
-async def qmp(socket: Path, process: ProcessRef) -> AsyncGenerator[Qmp]:
-    """A session for the length of a block."""
-    session = await Qmp.connect(socket, process)
+async def qmp(socket: Path, process: ProcessRef, *, deadline_s: float = START_S) -> AsyncGenerator[Qmp]:
+    """A session for the length of a block.
+
+    Raises:
+        QmpError: The process has ended, or does not answer within the deadline.
+    """
+    session = await Qmp.connect(socket, process, deadline_s=deadline_s)
     async with session:
         yield session

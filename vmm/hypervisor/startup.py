@@ -12,6 +12,7 @@ from anyio.abc import UNIXSocketStream
 
 from ..errors import Unavailable
 from .base import LOG
+from .confinement import Confinement
 from .process import ProcessRef
 
 START_S = 10.0
@@ -23,8 +24,8 @@ _TAIL = 4096
 
 
 @asynccontextmanager
-async def ended_on_failure(process: ProcessRef, directory: Path) -> AsyncGenerator[None]:
-    """End a process that could not be brought up in the block.
+async def ended_on_failure(process: ProcessRef, directory: Path, confinement: Confinement) -> AsyncGenerator[None]:
+    """End a process that could not be brought up in the block, and give back what it had of the host.
 
     Raises:
         Unavailable: As raised in the block, with the last line that the program printed.
@@ -34,6 +35,7 @@ async def ended_on_failure(process: ProcessRef, directory: Path) -> AsyncGenerat
     except BaseException as error:
         with anyio.CancelScope(shield=True):
             await process.kill()
+            await confinement.release(directory)
         if isinstance(error, Unavailable):
             raise type(error)(f"{error.message}{_last_line(directory / LOG)}", hint=error.hint or _HINT) from error
         raise

@@ -1,0 +1,73 @@
+"""The command line of QEMU's microvm machine.
+
+The guest has no network but the control link: QEMU's user network with `restrict=on` and one forwarded port. Without
+`restrict=on` a guest reaches the host's loopback, so there is no way to leave it out.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .base import CONSOLE, GUEST_PORT, Hardware, Ram
+from .startup import named
+
+QMP_SOCKET = "qmp.sock"
+"""The control socket, in the directory that QEMU works in."""
+BOOTING = ("-serial", f"file:{CONSOLE}")
+"""Further options of a machine that boots."""
+# The owner of a machine can write to its console without end: keep what fits a ring.
+LOADING = ("-chardev", "ringbuf,id=console,size=65536", "-serial", "chardev:console", "-incoming", "defer", "-S")
+"""Further options of one that loads a state, and does not run after that until it is told."""
+
+_GUEST_ADDRESS = "10.0.2.15/24"
+_TRANSLATION_CACHE_MIB = 256
+
+
+def command_line(binary: str, directory: Path, hardware: Hardware, ram: Ram, disk: Path, *, kvm: bool) -> list[str]:
+    """The program and the arguments that make a machine.
+
+    Args:
+        binary: The program.
+        directory: Where it works; files below are named from there.
+        hardware: What the machine is made of.
+        ram: Its memory's file.
+        disk: Its writable disk.
+        kvm: Whether it runs on KVM.
+    """
+
+    def at(path: Path) -> str:
+        # In QEMU's option lists a comma ends a value unless it is doubled.
+        return named(path, directory).replace(",", ",,")
+
+    def drive(name: str, path: Path, options: str) -> tuple[str, ...]:
+        source = f"id={name},file={at(path)},format=raw,if=none,{options}"
+        return "-drive", source, "-device", f"virtio-blk-device,drive={name}"
+
+    accel = "kvm" if kvm else f"tcg,tb-size={_TRANSLATION_CACHE_MIB}"
+    kernel_line = f"console=ttyS0 quiet panic=-1 reboot=t casemate.ip={_GUEST_ADDRESS}"
+    if not kvm:
+        # Emulated CPUs all read the host's counter; the kernel's own test takes their slowness for disagreement,
+        # and the clock that it would choose instead loses time on a busy host.
+        kernel_line += " no_timer_check tsc=reliable"
+    if hardware.tsc_khz:
+        # Without it the kernel calibrates against an emulated timer, and on a busy host hangs for ever.
+        kernel_line += f" tsc_early_khz={hardware.tsc_khz}"
+    share = "off" if ram.private else "on"
+    kernel, initramfs = named(hardware.kernel_elf, directory), named(hardware.initramfs, directory)
+    return [
+        binary,
+        *("-machine", "microvm,rtc=on,memory-backend=ram,dump-guest-core=off"),
+        *("-accel", accel, "-cpu", "host" if kvm else "max"),
+        *("-smp", str(hardware.cpu), "-m", str(hardware.mem)),
+        *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
+        *("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"),
+        *("-object", f"memory-backend-file,id=ram,size={hardware.mem}M,mem-path={at(ram.path)},share={share}"),
+        *("-qmp", f"unix:{QMP_SOCKET},server=on,wait=off"),
+        *("-kernel", kernel, "-initrd", initramfs, "-append", kernel_line),
+        *drive("toolbox", hardware.toolbox, "readonly=on"),
+        *drive("base", hardware.base, "readonly=on"),
+        # A full host disk stops the machine with nothing lost, instead of breaking its file system.
+        *drive("disk", disk, "discard=unmap,werror=enospc"),
+        *("-netdev", f"user,id=link,restrict=on,hostfwd=tcp:127.0.0.1:0-:{GUEST_PORT}"),
+        *("-device", "virtio-net-device,netdev=link"),
+    ]
