@@ -26,6 +26,15 @@ async def copy_sparse(source: Path, target: Path) -> None:
     await anyio.to_thread.run_sync(_copy, source, target)
 
 
+def sync_directory(directory: Path) -> None:
+    """Have the names in a directory reach the disk. Blocks: call it in a thread."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _copy(source: Path, target: Path) -> None:
     read = os.open(source, os.O_RDONLY)
     try:

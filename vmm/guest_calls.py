@@ -36,8 +36,15 @@ class GuestCalls(ABC):
     """What a sandbox's owner may do inside it."""
 
     @abstractmethod
-    def reach(self, owner: str, ref: str) -> AbstractAsyncContextManager[tuple[Sandbox, GuestLink]]:
-        """Find a sandbox of the owner and the link to its guest, for one operation.
+    def reach(
+        self, owner: str, ref: str, *, wake: bool = True
+    ) -> AbstractAsyncContextManager[tuple[Sandbox, GuestLink]]:
+        """Find a sandbox of the owner and the link to its guest, for one operation. One that sleeps is woken.
+
+        Args:
+            owner: Whose.
+            ref: Its id or name.
+            wake: Whether this is a use, which wakes it and keeps it awake; else one that sleeps is a Conflict.
 
         Raises:
             NotFound: There is none, or it is somebody else's.
@@ -256,8 +263,9 @@ class GuestCalls(ABC):
         await self._run(owner, ref, lambda link: link.terminal_close(terminal_id))
 
     async def metrics(self, owner: str, ref: str) -> GuestMetrics:
-        """The guest's view of its resources."""
-        return await self._run(owner, ref, lambda link: link.metrics())
+        """The guest's view of its resources. To look is no use: it neither wakes a sandbox nor keeps it awake."""
+        async with self.reach(owner, ref, wake=False) as (_, link):
+            return await link.metrics()
 
     async def _run(self, owner: str, ref: str, operation: Callable[[GuestLink], Awaitable[T]]) -> T:
         async with self.reach(owner, ref) as (_, link):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .errors import HostExhausted, LimitExceeded
 from .sandbox import Sandbox
-from .spec import DISK, SandboxSpec
+from .spec import DISK
 from .usage import Usage
 
 MIB = 1024 * 1024
@@ -24,9 +24,10 @@ class OwnerLimits:
     cpus: int = 100
     mem: int = 64 * 1024
     disk: int = 1024 * 1024
+    snapshots: int = 200
 
-    def check(self, existing: Iterable[Sandbox], wish: SandboxSpec) -> None:
-        """Refuse a wish that would pass a limit.
+    def check(self, existing: Iterable[Sandbox], *, cpu: int, mem: int) -> None:
+        """Refuse one sandbox more if it would pass a limit.
 
         Raises:
             LimitExceeded: The message names the limit, what is in use and what was asked for.
@@ -34,13 +35,32 @@ class OwnerLimits:
         used = Usage.of(existing)
         if used.sandboxes >= self.sandboxes:
             raise LimitExceeded(f"sandboxes: {used.sandboxes} of {self.sandboxes} exist already", hint=_WAY_OUT)
-        for name, unit, use, more, most in (
-            ("cpu", "", used.cpus, wish.cpu, self.cpus),
-            ("mem", " MiB", used.mem, wish.mem, self.mem),
-            ("disk", " MiB", used.disk, DISK, self.disk),
-        ):
-            if use + more > most:
-                raise LimitExceeded(f"{name}: {use} of {most}{unit} are in use, {more} more do not fit", hint=_WAY_OUT)
+        _check_room("disk", used.disk, DISK, self.disk, " MiB")
+        self._check_running(used, cpu, mem)
+
+    def check_running(self, existing: Iterable[Sandbox], *, cpu: int, mem: int) -> None:
+        """Refuse to run one of the sandboxes that exist if it would pass a limit.
+
+        Raises:
+            LimitExceeded: As `check`.
+        """
+        self._check_running(Usage.of(existing), cpu, mem)
+
+    def check_snapshots(self, existing: int) -> None:
+        """Refuse one snapshot more if it would pass the limit.
+
+        Raises:
+            LimitExceeded: As `check`.
+        """
+        if existing >= self.snapshots:
+            raise LimitExceeded(
+                f"snapshots: {existing} of {self.snapshots} exist already",
+                hint="Delete one that is no longer needed, or ask the operator for a higher limit",
+            )
+
+    def _check_running(self, used: Usage, cpu: int, mem: int) -> None:
+        _check_room("cpu", used.cpus, cpu, self.cpus, "")
+        _check_room("mem", used.mem, mem, self.mem, " MiB")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,13 +82,13 @@ class HostReserve:
     disk: int = 1024
     overcommit: float = 1.5
 
-    def check(self, data: Path, promised: int, wish: SandboxSpec) -> None:
+    def check(self, data: Path, promised: int, mem: int) -> None:
         """Refuse to start a machine that the host could not carry.
 
         Args:
             data: The data directory.
             promised: MiB of all machines that exist.
-            wish: The machine to be.
+            mem: MiB of the machine to be.
 
         Raises:
             HostExhausted: The message says what is short.
@@ -80,16 +100,29 @@ class HostReserve:
                 hint=_WAY_OUT,
             )
         budget = int(total * self.overcommit)
-        if promised + wish.mem > budget:
+        if promised + mem > budget:
             raise HostExhausted(
-                f"mem: {promised} of {budget} MiB are promised to sandboxes, {wish.mem} more do not fit", hint=_WAY_OUT
+                f"mem: {promised} of {budget} MiB are promised to sandboxes, {mem} more do not fit", hint=_WAY_OUT
             )
+        self.check_disk(data)
+
+    def check_disk(self, data: Path) -> None:
+        """Refuse to write much where there is little room.
+
+        Raises:
+            HostExhausted: The message says how much there is.
+        """
         free = shutil.disk_usage(data).free // MIB
         if free < self.disk:
             raise HostExhausted(
                 f"The host's disk has {free} MiB free; {self.disk} MiB must stay free",
                 hint="Free space on the host, or delete sandboxes",
             )
+
+
+def _check_room(name: str, used: int, more: int, most: int, unit: str) -> None:
+    if used + more > most:
+        raise LimitExceeded(f"{name}: {used} of {most}{unit} are in use, {more} more do not fit", hint=_WAY_OUT)
 
 
 def _memory() -> tuple[int, int]:

@@ -1,17 +1,17 @@
 """One running virtual machine: its directory, its hypervisor's process, and the link to its guest.
 
 Everything about a machine lies in its directory, so that a new server finds it again: `machine.json` names the process
-and holds the agent's secret, `disk` is its writable disk.
+and holds the agent's secret, `disk` is its writable disk, `parts` are what it was made of, `ram` is its memory where
+that has a file of its own, and `mapped` the memory that it shares with others.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
@@ -21,18 +21,18 @@ from .disks import copy_sparse
 from .errors import Unavailable
 from .guest.link import GuestLink
 from .guest.values import Identity
-from .hypervisor.base import Hypervisor, Ram, Running
+from .hypervisor.base import Hardware, Hypervisor, Memory, Ram, Running
 from .hypervisor.process import ProcessRef
-from .template import Template
+from .saved import DISK, RAM, Saved, hardware_in, link, link_parts, sizes, write_private
 
 _RECORD = "machine.json"
-_DISK = "disk"
+_MAPPED = "mapped"
 _CLOCK_TOLERANCE_NS = 5 * 10**9
 _ENTROPY_BYTES = 64
 _HOSTNAME_LENGTH = 63
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Machine:
     """A machine that runs.
 
@@ -40,17 +40,58 @@ class Machine:
         driver: Its hypervisor.
         running: The process and the way to the guest.
         link: The host's end of the guest link.
+        hardware: What it is made of.
+        nonce: The agent's, which lives in the guest's memory alone: the same as long as that memory lasts.
+        secret: What the agent and the host know.
+        machine_id, hostname: What the guest is called, 32 hex digits and a name.
     """
 
     driver: Hypervisor
     running: Running
     link: GuestLink
+    hardware: Hardware
+    nonce: str
+    secret: bytes = field(repr=False)
+    machine_id: str = ""
+    hostname: str = ""
+
+    @property
+    def directory(self) -> Path:
+        """Where everything about it lies."""
+        return self.running.directory
+
+    @property
+    def disk(self) -> Path:
+        """Its writable disk."""
+        return self.directory / DISK
+
+    @property
+    def ram(self) -> Path:
+        """Its memory, where that has a file of its own."""
+        return self.directory / RAM
 
     @classmethod
-    async def clone(cls, driver: Hypervisor, template: Template, directory: Path, *, hostname: str) -> Self:
-        """Make a machine from a template: a new process on the template's memory, a disk of its own, a new identity.
+    async def clone(
+        cls,
+        driver: Hypervisor,
+        saved: Saved,
+        directory: Path,
+        *,
+        hostname: str,
+        machine_id: str = "",
+        own: bool = False,
+    ) -> Self:
+        """Make a machine from a saved moment: a new process on that memory, a disk of its own, a new identity.
 
         The directory must not exist; nothing of it is left if the clone fails.
+
+        Args:
+            driver: The hypervisor that saved it.
+            saved: The moment.
+            directory: The new machine's.
+            hostname: What the guest is called; what stands before the first dot.
+            machine_id: 32 hex digits; a new one if empty.
+            own: Whether it gets a copy of the memory at once, rather than mapping it copy-on-write.
 
         Raises:
             HostExhausted: The host's disk is full.
@@ -60,12 +101,20 @@ class Machine:
         machine: Self | None = None
         try:
             await anyio.Path(directory).mkdir(mode=0o700)
-            disk = directory / _DISK
-            await copy_sparse(template.disk, disk)
-            ram = Ram(path=template.ram, private=True)
-            running = await driver.restore(directory, template.hardware, ram=ram, disk=disk, state=template.state)
-            machine = cls._linked(driver, running, template.secret)
-            await machine._become(hostname, template.nonce)
+            hardware = await anyio.to_thread.run_sync(link_parts, saved.hardware, directory)
+            ram = await _memory(saved, directory, own=own)
+            await copy_sparse(saved.disk, directory / DISK)
+            running = await driver.restore(directory, hardware, ram=ram, disk=directory / DISK, state=saved.state)
+            machine = cls(
+                driver=driver,
+                running=running,
+                link=linked(driver, running, saved.secret),
+                hardware=hardware,
+                nonce=saved.nonce,
+                secret=saved.secret,
+            )
+            await machine.become(hostname, machine_id)
+            await machine.write_down()
         except BaseException:
             with anyio.CancelScope(shield=True):
                 if machine is not None:
@@ -77,15 +126,59 @@ class Machine:
     @classmethod
     def adopt(cls, driver: Hypervisor, directory: Path) -> Self | None:
         """Take over a machine that an earlier server started; None if it does not run any more."""
-        try:
-            record = json.loads((directory / _RECORD).read_text())
-        except (FileNotFoundError, json.JSONDecodeError):
+        record = MachineRecord.read(directory)
+        if record is None or not record.process.alive():
             return None
-        process = ProcessRef(record["pid"], record["started"])
-        if not process.alive():
-            return None
-        running = Running(directory=directory, process=process, port=record["port"])
-        return cls._linked(driver, running, bytes.fromhex(record["secret"]))
+        running = Running(directory=directory, process=record.process, port=record.port, memory=record.memory)
+        return cls(
+            driver=driver,
+            running=running,
+            link=linked(driver, running, record.secret),
+            hardware=record.hardware,
+            nonce=record.nonce,
+            secret=record.secret,
+            machine_id=record.machine_id,
+            hostname=record.hostname,
+        )
+
+    async def become(self, hostname: str, machine_id: str = "", *, secret: bytes = b"") -> None:
+        """Give the guest an identity and have it prove that it took it on; `write_down` is the caller's.
+
+        Args:
+            hostname: What the guest is called; what stands before the first dot.
+            machine_id: 32 hex digits; a new one if empty.
+            secret: What the agent and the host know from now on; a new one if empty.
+
+        Raises:
+            Unavailable: It could not prove it, so it must not be used.
+            LinkError: The guest does not answer.
+        """
+        identity = Identity(
+            entropy=secrets.token_bytes(_ENTROPY_BYTES),
+            clock_ns=time.time_ns(),
+            machine_id=machine_id or secrets.token_hex(16),
+            hostname=hostname.partition(".")[0][:_HOSTNAME_LENGTH],
+            secret=secret or secrets.token_bytes(32),
+        )
+        proof = await self.link.identify(identity)
+        wrong = [
+            what
+            for what, right in (
+                ("memory", proof.nonce == self.nonce),
+                ("entropy", proof.entropy_mixed),
+                ("machine id", proof.machine_id == identity.machine_id),
+                ("host name", proof.hostname == identity.hostname),
+                ("clock", abs(proof.clock_ns - time.time_ns()) < _CLOCK_TOLERANCE_NS),
+            )
+            if not right
+        ]
+        if wrong:
+            raise Unavailable(f"A new machine could not prove its own {', '.join(wrong)}; it was destroyed")
+        self.secret, self.machine_id, self.hostname = identity.secret, identity.machine_id, identity.hostname
+
+    async def write_down(self) -> None:
+        """Write into its directory what a later server needs to take it over."""
+        await anyio.to_thread.run_sync(MachineRecord.of(self).write, self.directory)
 
     async def stop(self) -> None:
         """End the machine at once; its files stay. A no-op if it has ended."""
@@ -103,45 +196,88 @@ class Machine:
             return "its virtual machine shut down or crashed from inside"
         return f"its virtual machine failed with exit status {status}"
 
-    @classmethod
-    def _linked(cls, driver: Hypervisor, running: Running, secret: bytes) -> Self:
-        return cls(driver, running, GuestLink(lambda: driver.dial(running), secret))
 
-    async def _become(self, hostname: str, nonce: str) -> None:
-        identity = Identity(
-            entropy=secrets.token_bytes(_ENTROPY_BYTES),
-            clock_ns=time.time_ns(),
-            machine_id=secrets.token_hex(16),
-            hostname=hostname.partition(".")[0][:_HOSTNAME_LENGTH],
-            secret=secrets.token_bytes(32),
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineRecord:
+    """What stands about a machine in its directory, whether it runs or sleeps."""
+
+    process: ProcessRef
+    port: int
+    memory: Memory
+    hardware: Hardware
+    nonce: str
+    secret: bytes = field(repr=False)
+    machine_id: str
+    hostname: str
+    fingerprint: str
+
+    @classmethod
+    def of(cls, machine: Machine) -> Self:
+        """The record of a machine that runs."""
+        return cls(
+            process=machine.running.process,
+            port=machine.running.port,
+            memory=machine.running.memory,
+            hardware=machine.hardware,
+            nonce=machine.nonce,
+            secret=machine.secret,
+            machine_id=machine.machine_id,
+            hostname=machine.hostname,
+            fingerprint=machine.driver.fingerprint,
         )
-        proof = await self.link.identify(identity)
-        wrong = [
-            what
-            for what, right in (
-                ("memory", proof.nonce == nonce),
-                ("entropy", proof.entropy_mixed),
-                ("machine id", proof.machine_id == identity.machine_id),
-                ("host name", proof.hostname == identity.hostname),
-                ("clock", abs(proof.clock_ns - time.time_ns()) < _CLOCK_TOLERANCE_NS),
-            )
-            if not right
-        ]
-        if wrong:
-            raise Unavailable(f"A new machine could not prove its own {', '.join(wrong)}; it was destroyed")
-        process = self.running.process
-        record = {
-            "pid": process.pid,
-            "started": process.started,
-            "port": self.running.port,
-            "secret": identity.secret.hex(),
+
+    @classmethod
+    def read(cls, directory: Path) -> Self | None:
+        """The record in a directory; None if there is none."""
+        try:
+            values = json.loads((directory / _RECORD).read_text())
+        except (FileNotFoundError, json.JSONDecodeError):
+            return None
+        return cls(
+            process=ProcessRef(values["pid"], values["started"]),
+            port=values["port"],
+            memory=Memory(values["memory"]),
+            hardware=hardware_in(directory, **values["hardware"]),
+            nonce=values["nonce"],
+            secret=bytes.fromhex(values["secret"]),
+            machine_id=values["machine_id"],
+            hostname=values["hostname"],
+            fingerprint=values["fingerprint"],
+        )
+
+    def write(self, directory: Path) -> None:
+        """Write it, all of it or nothing. Blocks for as long as a disk does."""
+        values = {
+            "pid": self.process.pid,
+            "started": self.process.started,
+            "port": self.port,
+            "memory": self.memory.value,
+            "hardware": sizes(self.hardware),
+            "nonce": self.nonce,
+            "secret": self.secret.hex(),
+            "machine_id": self.machine_id,
+            "hostname": self.hostname,
+            "fingerprint": self.fingerprint,
         }
-        await anyio.to_thread.run_sync(_write_private, self.running.directory / _RECORD, json.dumps(record))
+        write_private(directory / _RECORD, json.dumps(values))
+
+
+def linked(driver: Hypervisor, running: Running, secret: bytes) -> GuestLink:
+    """The host's end of the link to a guest."""
+    return GuestLink(lambda: driver.dial(running), secret)
 
 
 async def remove(directory: Path) -> None:
     """Remove a machine's directory with everything in it; a no-op if there is none."""
     await anyio.to_thread.run_sync(_remove, directory)
+
+
+async def _memory(saved: Saved, directory: Path, *, own: bool) -> Ram:
+    if own:
+        await copy_sparse(saved.ram, directory / RAM)
+        return Ram(path=directory / RAM, private=False)
+    await anyio.to_thread.run_sync(link, saved.ram, directory / _MAPPED)
+    return Ram(path=directory / _MAPPED, private=True)
 
 
 def _remove(directory: Path) -> None:
@@ -151,11 +287,3 @@ def _remove(directory: Path) -> None:
         # Nothing was there, or another remover was quicker with a part of it: look again.
         if directory.exists():
             _remove(directory)
-
-
-def _write_private(path: Path, text: str) -> None:
-    draft = path.with_suffix(".draft")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-    draft.rename(path)

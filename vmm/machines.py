@@ -1,4 +1,4 @@
-"""The machines that run on this host, one per sandbox: made, adopted after a restart, watched, destroyed."""
+"""The machines that run on this host, one per sandbox: adopted after a restart, watched, destroyed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from .errors import CasemateError
 from .hypervisor.base import Hypervisor
 from .hypervisor.process import ProcessRef, strays
 from .machine import Machine, remove
-from .template import Template
 
 log = structlog.get_logger(__name__)
 
@@ -25,11 +24,11 @@ _DYING_POLL_S = 0.01
 
 
 class Machines:
-    """The machines below one directory, by sandbox id.
+    """The machines below one directory, and which sandbox's each is.
 
     Args:
         driver: Their hypervisor.
-        root: Holds one directory per sandbox; it belongs to this object alone.
+        root: Holds one directory per machine; it belongs to this object alone.
         tasks: Where machines are watched.
         on_death: Told the id and the reason when a machine ends that nobody destroyed.
     """
@@ -55,41 +54,70 @@ class Machines:
         """The sandbox's machine, if it has one that runs."""
         return self._running.get(sandbox_id)
 
-    async def clone(self, sandbox_id: str, template: Template, *, hostname: str) -> None:
-        """Make a sandbox's machine. On failure nothing of it is left."""
-        machine = await Machine.clone(self._driver, template, self._root / sandbox_id, hostname=hostname)
-        self._watch(sandbox_id, machine)
+    def sandboxes(self) -> list[str]:
+        """The ids of the sandboxes whose machines run."""
+        return list(self._running)
 
-    def adopt(self, sandbox_id: str) -> bool:
-        """Take over a sandbox's machine from an earlier server; False if it does not run any more."""
-        machine = Machine.adopt(self._driver, self._root / sandbox_id)
+    def directory(self, name: str) -> Path:
+        """The directory of a machine of that name, 24 hex digits."""
+        return self._root / name
+
+    def attach(self, sandbox_id: str, machine: Machine) -> None:
+        """Let a machine be a sandbox's from now on, and watch it. One that it had before is the caller's."""
+        self._running[sandbox_id] = machine
+        self._stalled.discard(sandbox_id)
+        self._tasks.start_soon(self._report_end, sandbox_id, machine)
+
+    def detach(self, sandbox_id: str) -> Machine | None:
+        """Let go of a sandbox's machine, whose end is no death from now on; None if none runs."""
+        self._stalled.discard(sandbox_id)
+        return self._running.pop(sandbox_id, None)
+
+    def adopt(self, sandbox_id: str, name: str) -> Machine | None:
+        """Take over a sandbox's machine from an earlier server; None if it does not run any more."""
+        machine = Machine.adopt(self._driver, self._root / name)
         if machine is not None:
-            self._watch(sandbox_id, machine)
-        return machine is not None
+            self.attach(sandbox_id, machine)
+        return machine
 
-    async def destroy(self, sandbox_id: str) -> None:
+    async def end(self, sandbox_id: str) -> None:
+        """End a sandbox's machine; its files stay. A no-op if none runs."""
+        machine = self.detach(sandbox_id)
+        if machine is not None:
+            await machine.stop()
+
+    async def destroy(self, sandbox_id: str, name: str) -> None:
         """End a sandbox's machine and remove everything of it. Needs no guest, may be repeated, may find nothing.
 
         Raises:
             TimeoutError: The kernel did not end a process in time; call again.
         """
-        machine = self._running.pop(sandbox_id, None)
-        self._stalled.discard(sandbox_id)
-        directory = self._root / sandbox_id
-        if machine is not None:
-            await machine.stop()
+        directory = self._root / name
+        running = self._running.get(sandbox_id)
+        if running is not None and running.directory == directory:
+            self.detach(sandbox_id)
+            await running.stop()
         elif directory.exists():
-            await _end((await anyio.to_thread.run_sync(strays, self._root)).get(directory.resolve(), []))
+            await self.end_strays(name)
         await remove(directory)
 
-    async def sweep(self, *, running: Collection[str], kept: Collection[str]) -> int:
-        """Remove what belongs to nobody: processes of sandboxes that do not run, directories of unknown ones.
+    async def end_strays(self, name: str) -> None:
+        """End the processes that still work in a machine's directory, though nobody knows them.
 
-        What has another name than a sandbox has is somebody else's, and stays.
+        Raises:
+            TimeoutError: The kernel did not end a process in time; call again.
+        """
+        directory = (self._root / name).resolve()
+        await _end((await anyio.to_thread.run_sync(strays, self._root)).get(directory, []))
+
+    async def sweep(self, *, running: Collection[str], kept: Collection[str]) -> int:
+        """Remove what belongs to nobody: processes of machines that should not run, directories of unknown ones.
+
+        What has another name than a machine has is somebody else's, and stays.
 
         Args:
-            running: Sandboxes whose processes stay.
-            kept: Sandboxes whose directories stay; those that run among them.
+            running: Machines whose processes stay.
+            kept: Machines whose directories stay; those that run among them.
 
         Returns:
             How many processes and directories were removed.
@@ -106,12 +134,12 @@ class Machines:
                 swept += 1
         return swept
 
-    async def gone(self, sandbox_id: str) -> bool:
+    async def gone(self, sandbox_id: str, machine: Machine) -> bool:
         """Whether a machine whose connection broke has ended; a process takes a moment to die after its sockets."""
         with anyio.move_on_after(_DYING_S):
-            while sandbox_id in self._running:
+            while self._running.get(sandbox_id) is machine:
                 await anyio.sleep(_DYING_POLL_S)
-        return sandbox_id not in self._running
+        return self._running.get(sandbox_id) is not machine
 
     async def ailment(self, sandbox_id: str) -> str:
         """Why a sandbox's living machine does not run; empty if it runs. `resume_stalled` will see to it."""
@@ -137,10 +165,6 @@ class Machines:
         for machine in self._running.values():
             await machine.link.aclose()
         self._running.clear()
-
-    def _watch(self, sandbox_id: str, machine: Machine) -> None:
-        self._running[sandbox_id] = machine
-        self._tasks.start_soon(self._report_end, sandbox_id, machine)
 
     async def _report_end(self, sandbox_id: str, machine: Machine) -> None:
         reason = await machine.ended()

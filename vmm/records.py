@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 from storage.collection import Collection, CollectionSpec, Document, Index
 from storage.documents import is_value
 from storage.errors import DocumentMissing, DuplicateKey, StoreError, StoreFull, StoreUnavailable, VersionConflict
 
-from .errors import Conflict, HostExhausted, Unavailable
+from .errors import Conflict, HostExhausted, NotFound, Unavailable
 from .sandbox import Sandbox, State
 
 _BY_OWNER = Index(name="by_owner", fields=("host", "owner", "_id"))
 _BY_NAME = Index(name="by_name", fields=("host", "owner", "name", "_id"))
 _BY_STATE = Index(name="by_state", fields=("host", "state", "_id"))
 _BATCH = 500
+_TRIES = 10
 
 SANDBOXES = CollectionSpec(name="sandboxes", indexes=(_BY_OWNER, _BY_NAME, _BY_STATE))
 
@@ -80,6 +81,28 @@ class Records:
         except (VersionConflict, DocumentMissing) as error:
             raise Conflict(f"Sandbox {sandbox.id} was changed meanwhile", hint="Look at it and try again") from error
         return _sandbox(document)
+
+    async def change(self, sandbox_id: str, change: Callable[[Sandbox], Sandbox]) -> Sandbox:
+        """Change a record as it is now; what others change at the same time is kept.
+
+        Args:
+            sandbox_id: Whose.
+            change: From the record to what it should be; called again if somebody was quicker. What it raises passes.
+
+        Raises:
+            NotFound: It is gone.
+            Conflict: Many change it at once.
+        """
+        for _ in range(_TRIES):
+            found = await self.find(sandbox_id)
+            if found is None:
+                raise NotFound(f"There is no sandbox {sandbox_id} any more", hint="List the sandboxes, or create one")
+            wanted = change(found)
+            try:
+                return await self.save(wanted)
+            except Conflict:
+                continue
+        raise Conflict(f"Sandbox {sandbox_id} is being changed by many at once", hint="Try again")
 
     async def remove(self, sandbox_id: str) -> None:
         """Forget a record; a no-op if there is none."""

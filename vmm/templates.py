@@ -15,7 +15,8 @@ from .errors import CasemateError, Unavailable
 from .hypervisor.base import Hypervisor
 from .hypervisor.process import strays
 from .images.catalogue import ImageSet
-from .template import Template, template_key
+from .saved import Saved
+from .template import template_key
 
 Report = Callable[[str], Awaitable[None]]
 """Told what is being done, in words for a user."""
@@ -40,18 +41,18 @@ class Templates:
         self._root = root
         self._tasks = tasks
         self._verify = verify
-        self._loaded: OrderedDict[str, Template] = OrderedDict()
+        self._loaded: OrderedDict[str, Saved] = OrderedDict()
         self._builds: dict[str, _Build] = {}
         self._one_at_a_time = anyio.Lock()
 
-    async def get(self, images: ImageSet, *, cpu: int, mem: int, report: Report) -> Template:
+    async def get(self, images: ImageSet, *, cpu: int, mem: int, report: Report) -> Saved:
         """The template for an image and a size; built first if need be, which takes several seconds.
 
         Raises:
             Unavailable: It could not be built.
         """
         key = template_key(self._driver, images, cpu, mem)
-        template = self._loaded.get(key) or Template.load(self._root / key, images)
+        template = self._loaded.get(key) or Saved.load(self._root / key)
         if template is None:
             template = await self._built(key, images, cpu, mem, report)
         self._loaded[key] = template
@@ -67,7 +68,7 @@ class Templates:
         for directory in self._root.glob(".build-*"):
             shutil.rmtree(directory)
 
-    async def _built(self, key: str, images: ImageSet, cpu: int, mem: int, report: Report) -> Template:
+    async def _built(self, key: str, images: ImageSet, cpu: int, mem: int, report: Report) -> Saved:
         build = self._builds.get(key)
         if build is None:
             build = self._builds[key] = _Build()
@@ -113,5 +114,5 @@ class Templates:
 class _Build:
     def __init__(self) -> None:
         self.done = anyio.Event()
-        self.template: Template | None = None
+        self.template: Saved | None = None
         self.error: CasemateError | None = None

@@ -19,7 +19,7 @@ def sandboxes(count: int, state: State = State.RUNNING) -> list[Sandbox]:
 
 
 def test_a_wish_within_the_limits_passes() -> None:
-    OwnerLimits(sandboxes=2, cpus=4, mem=2048).check(sandboxes(1), WISH)
+    OwnerLimits(sandboxes=2, cpus=4, mem=2048).check(sandboxes(1), cpu=WISH.cpu, mem=WISH.mem)
 
 
 @pytest.mark.parametrize(
@@ -33,15 +33,17 @@ def test_a_wish_within_the_limits_passes() -> None:
 )
 def test_a_passed_limit_is_named(limits: OwnerLimits, named: str) -> None:
     with pytest.raises(LimitExceeded, match=named):
-        limits.check(sandboxes(1), WISH)
+        limits.check(sandboxes(1), cpu=WISH.cpu, mem=WISH.mem)
 
 
 def test_sleeping_and_dead_sandboxes_take_no_cpu_and_no_memory() -> None:
-    OwnerLimits(cpus=2, mem=1024).check([*sandboxes(3, State.ASLEEP), *sandboxes(3, State.KILLED)], WISH)
+    OwnerLimits(cpus=2, mem=1024).check(
+        [*sandboxes(3, State.ASLEEP), *sandboxes(3, State.KILLED)], cpu=WISH.cpu, mem=WISH.mem
+    )
 
 
 def test_deleted_sandboxes_do_not_count() -> None:
-    OwnerLimits(sandboxes=1).check(sandboxes(5, State.DELETED), WISH)
+    OwnerLimits(sandboxes=1).check(sandboxes(5, State.DELETED), cpu=WISH.cpu, mem=WISH.mem)
 
 
 @pytest.mark.parametrize(
@@ -54,10 +56,10 @@ def test_deleted_sandboxes_do_not_count() -> None:
 )
 def test_an_exhausted_host_says_what_is_short(tmp_path: Path, reserve: HostReserve, short: str) -> None:
     with pytest.raises(HostExhausted, match=short) as refused:
-        reserve.check(tmp_path, 0, WISH)
+        reserve.check(tmp_path, 0, WISH.mem)
     assert refused.value.retryable
     assert refused.value.hint
 
 
 def test_a_host_with_room_is_not_exhausted(tmp_path: Path) -> None:
-    HostReserve(memory=1, machine=1, disk=1).check(tmp_path, 0, WISH)
+    HostReserve(memory=1, machine=1, disk=1).check(tmp_path, 0, WISH.mem)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from vmm.disks import sync_directory
 from vmm.errors import Unavailable
 
 _MANIFEST = "manifest.json"
@@ -108,9 +109,9 @@ class Store:
         part = Part(directory=made, manifest=manifest)
         self._stamp(part)
         made.chmod(0o755)
-        _sync(made)
+        sync_directory(made)
         made.rename(directory)
-        _sync(self._root)
+        sync_directory(self._root)
         return Part(directory=directory, manifest=manifest)
 
     def check(self, part: Part) -> None:
@@ -195,11 +196,3 @@ def _write(path: Path, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     draft.replace(path)
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

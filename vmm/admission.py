@@ -1,0 +1,110 @@
+"""Who may have a machine: counted against the owner's limits and the host's, one decision at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import anyio
+
+from .limits import HostReserve
+from .quotas import Quotas
+from .records import Records
+from .sandbox import Sandbox
+
+
+def _nothing() -> int:
+    return 0
+
+
+class Admission:
+    """Decides about machines before they take memory, and remembers what was promised to those that run.
+
+    Args:
+        data: The data directory, for the room on its disk.
+        records: The sandboxes that exist.
+        quotas: What each owner may have.
+        reserve: What must stay free on the host.
+        ahead: MiB that machines without a sandbox take.
+    """
+
+    def __init__(
+        self,
+        data: Path,
+        records: Records,
+        quotas: Quotas,
+        reserve: HostReserve,
+        *,
+        ahead: Callable[[], int] = _nothing,
+    ) -> None:
+        self._data = data
+        self._records = records
+        self._quotas = quotas
+        self._reserve = reserve
+        self._ahead = ahead
+        self._promised: dict[str, int] = {}
+        self._one_at_a_time = anyio.Lock()
+
+    async def admit(self, sandbox: Sandbox) -> None:
+        """Keep the record of a new sandbox, if its owner may have it and the host can carry it.
+
+        Raises:
+            LimitExceeded: The owner has enough.
+            HostExhausted: The host lacks memory or disk.
+        """
+        limits = await self._quotas.of(sandbox.owner)
+        async with self._one_at_a_time:
+            limits.check(await self._records.owned(sandbox.owner), cpu=sandbox.cpu, mem=sandbox.mem)
+            self._check_host(sandbox)
+            self._promised[sandbox.id] = sandbox.mem
+            try:
+                await self._records.insert(sandbox)
+            except BaseException:
+                del self._promised[sandbox.id]
+                raise
+
+    async def readmit(self, sandbox: Sandbox) -> None:
+        """Promise a sandbox that exists the memory to run again.
+
+        Raises:
+            LimitExceeded: The owner's other sandboxes take what it may have.
+            HostExhausted: The host lacks memory or disk.
+        """
+        limits = await self._quotas.of(sandbox.owner)
+        async with self._one_at_a_time:
+            if sandbox.id not in self._promised:
+                limits.check_running(await self._records.owned(sandbox.owner), cpu=sandbox.cpu, mem=sandbox.mem)
+                self._check_host(sandbox)
+                self._promised[sandbox.id] = sandbox.mem
+
+    async def check_snapshot(self, owner: str, existing: int) -> None:
+        """Refuse a snapshot that the owner may not have, or that the host's disk has no room for.
+
+        Raises:
+            LimitExceeded: The owner has enough.
+            HostExhausted: The host lacks disk.
+        """
+        (await self._quotas.of(owner)).check_snapshots(existing)
+        self._reserve.check_disk(self._data)
+
+    def check_ahead(self, mem: int) -> None:
+        """Refuse a machine that is made before anybody asks.
+
+        Raises:
+            HostExhausted: The host lacks memory or disk.
+        """
+        self._reserve.check(self._data, self._total(), mem)
+
+    def running(self, sandbox: Sandbox) -> None:
+        """Take note of a machine that runs already."""
+        self._promised[sandbox.id] = sandbox.mem
+
+    def release(self, sandbox_id: str) -> None:
+        """Take back what was promised; a no-op if nothing was."""
+        self._promised.pop(sandbox_id, None)
+
+    def _check_host(self, sandbox: Sandbox) -> None:
+        self._reserve.check(self._data, self._total(), sandbox.mem)
+
+    def _total(self) -> int:
+        return sum(self._promised.values()) + self._ahead()

@@ -1,0 +1,89 @@
+"""What a server does first: bring the records and the machines that an earlier one left together again.
+
+An earlier server may have been killed at any step. Its machines run on, so what stands in the record is compared with
+what is there: a process, a machine that sleeps whole, or nothing.
+"""
+
+from __future__ import annotations
+
+import anyio
+import structlog
+
+from . import sleeping
+from .errors import CasemateError
+from .lives import Lives
+from .machines import Machines
+from .records import Records
+from .sandbox import Sandbox, State
+
+log = structlog.get_logger(__name__)
+
+_KEEP_THEIR_FILES = (State.RUNNING, State.ASLEEP, State.KILLED, State.ERROR)
+_ENDED = "its virtual machine ended while the server was down"
+_BROKEN_WAKE = "the server ended while it was woken"
+
+
+async def adopt(records: Records, machines: Machines, lives: Lives) -> list[Sandbox]:
+    """Take over what runs, remove what belongs to nobody, and tell of what was lost.
+
+    Returns:
+        The sandboxes that the last server put to sleep when it stopped.
+    """
+    kept = [sandbox for state in _KEEP_THEIR_FILES for sandbox in await records.in_state(state)]
+    running = [sandbox for sandbox in kept if sandbox.state is State.RUNNING]
+    asleep = [sandbox for sandbox in kept if sandbox.state is State.ASLEEP]
+    # Those that were being woken have left their sleep behind, and may run already.
+    woken = [sandbox for sandbox in asleep if not sleeping.is_asleep(machines.directory(sandbox.machine))]
+    swept = await machines.sweep(
+        running={sandbox.machine for sandbox in (*running, *woken)}, kept={sandbox.machine for sandbox in kept}
+    )
+    unfinished = [*await records.in_state(State.CREATING), *await records.in_state(State.DELETED)]
+    for sandbox in unfinished:
+        await machines.destroy(sandbox.id, sandbox.machine)
+        await records.remove(sandbox.id)
+    adopted = 0
+    for sandbox in running:
+        adopted += await _take_over(sandbox, machines, lives)
+    for sandbox in woken:
+        adopted += await _finish_wake(sandbox, machines, lives)
+    lost = len(running) + len(woken) - adopted
+    log.info("adopted", machines=adopted, lost=lost, asleep=len(asleep) - len(woken), removed=swept + len(unfinished))
+    return [sandbox for sandbox in asleep if sandbox.wake_at_start]
+
+
+async def _take_over(sandbox: Sandbox, machines: Machines, lives: Lives) -> bool:
+    directory = machines.directory(sandbox.machine)
+    machine = machines.adopt(sandbox.id, sandbox.machine)
+    if machine is None:
+        if sleeping.is_asleep(directory):
+            await lives.slept(sandbox.id)
+            return True
+        await lives.died(sandbox.id, _ENDED)
+        return False
+    lives.runs(sandbox)
+    try:
+        # A sleep, a snapshot or a fork that was broken off left it standing still.
+        await anyio.to_thread.run_sync(sleeping.forget_sleep, directory)
+        if await machine.driver.ailment(machine.running):
+            await machine.driver.resume(machine.running)
+    except CasemateError as error:
+        log.warning("machine not resumed", sandbox=sandbox.id, error=error.message)
+    return True
+
+
+async def _finish_wake(sandbox: Sandbox, machines: Machines, lives: Lives) -> bool:
+    machine = machines.adopt(sandbox.id, sandbox.machine)
+    if machine is None:
+        await lives.died(sandbox.id, _BROKEN_WAKE)
+        return False
+    try:
+        if await machine.driver.ailment(machine.running):
+            await machine.driver.resume(machine.running)
+        await sleeping.rejoin(machine)
+        await lives.woke(sandbox.id, machine)
+    except CasemateError as error:
+        log.warning("machine not woken", sandbox=sandbox.id, error=error.message)
+        await machines.end(sandbox.id)
+        await lives.died(sandbox.id, _BROKEN_WAKE)
+        return False
+    return True

@@ -1,0 +1,434 @@
+"""The lives of sandboxes that exist: they fall asleep and wake, are put back to a snapshot, die, and start again.
+
+Each change ends with one write of the record. What is broken off before that leaves the sandbox as it was; the next
+start of the server brings records and machines together again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
+from pathlib import Path
+
+import anyio
+import structlog
+from anyio.abc import TaskGroup
+
+from storage.ids import new_id
+
+from . import booting, lease, sleeping
+from .activity import Activity
+from .admission import Admission
+from .errors import CasemateError, Conflict, NotFound, SandboxLost, Unavailable
+from .hypervisor.base import Hypervisor
+from .machine import Machine, MachineRecord, remove
+from .machines import Machines
+from .records import Records
+from .sandbox import Sandbox, State
+from .saved import Saved, check_driver
+from .saving import save
+from .snapshots import Snapshot, Snapshots
+from .template import guess_tsc_khz
+from .turns import Turns
+
+log = structlog.get_logger(__name__)
+
+LOST = "its memory and running processes are lost"
+_WAKE_S = 120
+
+
+class Lives:
+    """Changes of sandboxes' states, each sandbox's one after the other.
+
+    Args:
+        driver: The hypervisor.
+        records: The sandboxes' records.
+        machines: The machines that run.
+        snapshots: What sandboxes can be put back to.
+        admission: Who may have a machine.
+        activity: Who is in use.
+        clock: Milliseconds since the epoch.
+        tasks: Where wakes run, so that a caller that goes away does not break one off.
+        started: Told how each machine came by its memory.
+    """
+
+    def __init__(
+        self,
+        *,
+        driver: Hypervisor,
+        records: Records,
+        machines: Machines,
+        snapshots: Snapshots,
+        admission: Admission,
+        activity: Activity,
+        clock: Callable[[], int],
+        tasks: TaskGroup,
+        started: Callable[[str], None],
+    ) -> None:
+        self._driver = driver
+        self._records = records
+        self._machines = machines
+        self._snapshots = snapshots
+        self._admission = admission
+        self._activity = activity
+        self._clock = clock
+        self._tasks = tasks
+        self._started = started
+        self._turns = Turns()
+        self._wakes: dict[str, _Wake] = {}
+        self._unrecorded: dict[str, str] = {}
+
+    def turn(self, sandbox_id: str) -> AbstractAsyncContextManager[None]:
+        """The sandbox's turn, for what must not meet another change of its life."""
+        return self._turns.of(sandbox_id)
+
+    async def retire(self, seen: Sandbox, used_ms: int) -> None:
+        """Put a sandbox to sleep that nobody has used since a moment, if its record is still the one that was seen.
+
+        Raises:
+            Conflict: It was used or changed since.
+            HostExhausted: The host's disk is full; it runs on.
+            Unavailable: The hypervisor could not save it; it runs on, if it lives.
+        """
+        async with self._turns.of(seen.id), self._activity.claimed(seen.id, used_ms):
+            if (await self._current(seen.id)).version != seen.version:
+                raise Conflict(f"Sandbox {seen.id} was changed meanwhile")
+            await self._sleep(seen, wake_at_start=False)
+
+    async def sleep(self, sandbox_id: str, *, wake_at_start: bool = False) -> Sandbox:
+        """Put a running sandbox to sleep with its memory; one that sleeps goes on sleeping. Calls in it are broken off.
+
+        Args:
+            sandbox_id: Which.
+            wake_at_start: Whether the next start of the server wakes it.
+
+        Raises:
+            Conflict: It does not run.
+            HostExhausted: The host's disk is full; it runs on.
+            Unavailable: The hypervisor could not save it; it runs on, if it lives.
+        """
+        async with self._turns.of(sandbox_id), self._activity.closed(sandbox_id):
+            sandbox = await self._current(sandbox_id)
+            if sandbox.state is State.ASLEEP:
+                return sandbox
+            return await self._sleep(sandbox, wake_at_start=wake_at_start)
+
+    async def wake(self, sandbox_id: str) -> Sandbox:
+        """Wake a sandbox, once however many ask; one that runs goes on.
+
+        Raises:
+            Conflict: Another hypervisor put it to sleep, or it cannot wake from its state.
+            SandboxLost: Its machine has died.
+            LimitExceeded: Its owner's other sandboxes take what it may have.
+            HostExhausted: The host lacks memory.
+            Unavailable: The hypervisor failed, or it takes too long.
+        """
+        flight = self._wakes.get(sandbox_id)
+        if flight is None:
+            flight = self._wakes[sandbox_id] = _Wake()
+            self._tasks.start_soon(self._fly, sandbox_id, flight)
+        with anyio.move_on_after(_WAKE_S):
+            await flight.done.wait()
+        if flight.sandbox is None:
+            raise flight.error or Unavailable(f"Sandbox {sandbox_id} does not wake in time", hint="Try again")
+        return flight.sandbox
+
+    async def moment(self, sandbox: Sandbox, target: Path) -> Saved:
+        """Save what a running or sleeping sandbox is now into an existing empty directory. To be called in its turn.
+
+        Raises:
+            SandboxLost: It neither runs nor sleeps.
+            HostExhausted: The host's disk is full.
+            Unavailable: The hypervisor could not save it.
+        """
+        machine = self._machines.get(sandbox.id)
+        if machine is not None:
+            return await save(machine, target)
+        if sandbox.state is not State.ASLEEP:
+            raise unreachable(await self._current(sandbox.id))
+        return await sleeping.copy_sleeper(self._machines.directory(sandbox.machine), target)
+
+    async def source(self, snapshot: Snapshot) -> Saved:
+        """What machines are made of, if this host can.
+
+        Raises:
+            Conflict: Another hypervisor saved it.
+            Unavailable: A file of it is damaged.
+        """
+        check_driver(snapshot.driver, self._driver)
+        return await self._snapshots.saved(snapshot)
+
+    async def restore(self, sandbox: Sandbox, snapshot: Snapshot, *, reason: str = "") -> Sandbox:
+        """Put a sandbox back to a snapshot, whatever state it is in. If that fails, it is as it was.
+
+        Args:
+            sandbox: Which.
+            snapshot: To what.
+            reason: What its owner should know of it afterwards.
+
+        Raises:
+            Conflict: The snapshot is of another image or size, or another hypervisor's.
+            Unavailable: A file of the snapshot is damaged, or the hypervisor failed.
+            HostExhausted: The host lacks memory or disk.
+        """
+        _check_same(sandbox, snapshot)
+        saved = await self.source(snapshot)
+        async with self._turns.of(sandbox.id), self._activity.closed(sandbox.id):
+            sandbox = await self._current(sandbox.id)
+            ran = self._machines.get(sandbox.id) is not None
+            await self._admission.readmit(sandbox)
+            name = new_id()
+            machine: Machine | None = None
+            try:
+                machine = await Machine.clone(
+                    self._driver,
+                    saved,
+                    self._machines.directory(name),
+                    hostname=sandbox.name,
+                    machine_id=self._machine_id(sandbox),
+                )
+                restored = await self._records.change(
+                    sandbox.id, lambda found: self._running(found, machine, base=snapshot.id, reason=reason)
+                )
+            except BaseException:
+                with anyio.CancelScope(shield=True):
+                    if machine is not None:
+                        await machine.stop()
+                        await remove(machine.directory)
+                    if not ran:
+                        self._admission.release(sandbox.id)
+                raise
+            with anyio.CancelScope(shield=True):
+                old = self._machines.detach(sandbox.id)
+                self._machines.attach(sandbox.id, machine)
+                self._started(machine.running.memory)
+                if old is not None:
+                    await old.stop()
+                await remove(self._machines.directory(sandbox.machine))
+            return restored
+
+    async def revive(self, sandbox_id: str) -> Sandbox:
+        """Let a sandbox run again, whatever has become of it, with as little lost as can be; `reason` says what.
+
+        Raises:
+            SandboxLost: Nothing is left to start from.
+            LimitExceeded: Its owner's other sandboxes take what it may have.
+            HostExhausted: The host lacks memory or disk.
+            Unavailable: The hypervisor failed.
+        """
+        sandbox = await self._current(sandbox_id)
+        if sandbox.state is State.RUNNING and self._machines.get(sandbox_id) is not None:
+            return sandbox
+        if sandbox.state is State.ASLEEP:
+            record = MachineRecord.read(self._machines.directory(sandbox.machine))
+            if record is not None and record.fingerprint == self._driver.fingerprint:
+                return await self.wake(sandbox_id)
+            return await self._boot(sandbox, f"started from its disk, for another hypervisor put it to sleep: {LOST}")
+        for snapshot in await self._snapshots.owned(sandbox.owner):
+            if snapshot.sandbox == sandbox_id and snapshot.driver == self._driver.fingerprint:
+                what = f"started from its newest snapshot, {snapshot.name} ({snapshot.id}): what came after it is lost"
+                return await self.restore(sandbox, snapshot, reason=what)
+        return await self._boot(sandbox, f"started from its disk, for it has no snapshot: {LOST}")
+
+    def runs(self, sandbox: Sandbox) -> None:
+        """Take note of a sandbox whose machine runs already, from an earlier server."""
+        self._admission.running(sandbox)
+
+    async def slept(self, sandbox_id: str) -> None:
+        """Record that a sandbox sleeps, whose server ended before it could."""
+        await self._records.change(sandbox_id, self._sleeping)
+
+    async def woke(self, sandbox_id: str, machine: Machine) -> None:
+        """Record that a sandbox runs, whose server ended while it woke it."""
+        sandbox = await self._records.change(
+            sandbox_id, lambda found: self._running(found, machine, base=found.base, reason=found.reason)
+        )
+        self._admission.running(sandbox)
+
+    async def died(self, sandbox_id: str, reason: str) -> None:
+        """Take note of a machine's end that nobody asked for; a store that fails is told later."""
+        self._admission.release(sandbox_id)
+        log.warning("machine died", sandbox=sandbox_id, reason=reason)
+        self._unrecorded[sandbox_id] = reason
+        try:
+            await self.record_deaths()
+        except CasemateError as error:
+            log.warning("death not recorded yet", sandbox=sandbox_id, error=error.message)
+
+    async def record_deaths(self) -> None:
+        """Write down the deaths that could not be written before."""
+        for sandbox_id, reason in list(self._unrecorded.items()):
+            sandbox = await self._records.find(sandbox_id)
+            if (
+                sandbox is not None
+                and self._machines.get(sandbox_id) is None
+                and sandbox.state.may_become(State.KILLED)
+            ):
+                try:
+                    await self._records.save(sandbox.moved(State.KILLED, now_ms=self._clock(), reason=reason))
+                except Conflict:
+                    continue  # changed meanwhile: the next round looks at it again
+            self._unrecorded.pop(sandbox_id, None)
+
+    async def _sleep(self, sandbox: Sandbox, *, wake_at_start: bool) -> Sandbox:
+        machine = self._machines.get(sandbox.id)
+        if sandbox.state is not State.RUNNING or machine is None:
+            raise Conflict(f"Sandbox {sandbox.id} is {sandbox.state}, only a running one can sleep")
+        self._machines.detach(sandbox.id)
+        try:
+            await sleeping.fall_asleep(machine)
+        except BaseException:
+            self._machines.attach(sandbox.id, machine)
+            raise
+        self._admission.release(sandbox.id)
+        return await self._records.change(
+            sandbox.id, lambda found: replace(self._sleeping(found), wake_at_start=wake_at_start)
+        )
+
+    async def _fly(self, sandbox_id: str, flight: _Wake) -> None:
+        try:
+            flight.sandbox = await self._wake(sandbox_id)
+        except CasemateError as error:
+            flight.error = error
+        except OSError as error:
+            flight.error = Unavailable(f"Sandbox {sandbox_id} cannot be woken: {error.strerror}")
+        finally:
+            del self._wakes[sandbox_id]
+            flight.done.set()
+
+    async def _wake(self, sandbox_id: str) -> Sandbox:
+        async with self._turns.of(sandbox_id):
+            sandbox = await self._current(sandbox_id)
+            if self._machines.get(sandbox_id) is not None:
+                return sandbox
+            directory = self._machines.directory(sandbox.machine)
+            # A record that says "running" may be late: the store failed when its machine fell asleep.
+            if sandbox.state not in {State.ASLEEP, State.RUNNING} or not sleeping.is_asleep(directory):
+                raise unreachable(sandbox)
+            await self._admission.readmit(sandbox)
+            try:
+                machine = await sleeping.wake(self._driver, directory)
+            except BaseException:
+                with anyio.CancelScope(shield=True):
+                    if sleeping.is_asleep(directory):
+                        self._admission.release(sandbox_id)
+                    else:
+                        await self.died(sandbox_id, "its virtual machine failed while it was woken")
+                raise
+            return await self._up(sandbox_id, machine)
+
+    async def _up(self, sandbox_id: str, machine: Machine, *, reason: str = "") -> Sandbox:
+        """Record that a sandbox runs on a machine in its own directory, or end that as if it had not been."""
+        try:
+            sandbox = await self._records.change(
+                sandbox_id, lambda found: self._running(found, machine, base=found.base, reason=reason)
+            )
+        except BaseException as error:
+            with anyio.CancelScope(shield=True):
+                self._admission.release(sandbox_id)
+                if isinstance(error, NotFound):
+                    await machine.stop()
+                    await remove(machine.directory)
+                else:
+                    await sleeping.fall_asleep(machine)
+            raise
+        self._machines.attach(sandbox_id, machine)
+        self._started(machine.running.memory)
+        return sandbox
+
+    def _sleeping(self, found: Sandbox) -> Sandbox:
+        now = self._clock()
+        return lease.asleep(found.moved(State.ASLEEP, now_ms=now), now)
+
+    def _running(self, found: Sandbox, machine: Machine | None, *, base: str, reason: str) -> Sandbox:
+        assert machine is not None
+        if found.state is State.DELETED:
+            raise NotFound(f"There is no sandbox {found.id} any more", hint="List the sandboxes, or create one")
+        now = self._clock()
+        moved = found if found.state is State.RUNNING else lease.awake(found.moved(State.RUNNING, now_ms=now), now)
+        return replace(
+            moved,
+            machine=machine.directory.name,
+            memory=machine.running.memory.value,
+            base=base,
+            reason=reason,
+            wake_at_start=False,
+            active_ms=now,
+            updated_ms=now,
+        )
+
+    async def _boot(self, sandbox: Sandbox, reason: str) -> Sandbox:
+        async with self._turns.of(sandbox.id), self._activity.closed(sandbox.id):
+            sandbox = await self._current(sandbox.id)
+            if self._machines.get(sandbox.id) is not None:
+                return sandbox
+            directory = self._machines.directory(sandbox.machine)
+            record = MachineRecord.read(directory)
+            if record is None:
+                raise SandboxLost(
+                    f"Sandbox {sandbox.id} has no disk to start from", hint="Delete it and make a new one"
+                )
+            await self._admission.readmit(sandbox)
+            try:
+                await self._machines.end_strays(sandbox.machine)
+                await anyio.to_thread.run_sync(sleeping.forget_sleep, directory)
+                emulated = self._driver.accelerator == "tcg"
+                tsc_khz = (record.hardware.tsc_khz or guess_tsc_khz()) if emulated else 0
+                machine = await booting.boot(self._driver, replace(record.hardware, tsc_khz=tsc_khz), directory)
+                try:
+                    await machine.become(sandbox.name, record.machine_id)
+                    await machine.write_down()
+                except BaseException:
+                    with anyio.CancelScope(shield=True):
+                        await machine.stop()
+                    raise
+            except BaseException:
+                self._admission.release(sandbox.id)
+                raise
+            return await self._up(sandbox.id, machine, reason=reason)
+
+    def _machine_id(self, sandbox: Sandbox) -> str:
+        record = MachineRecord.read(self._machines.directory(sandbox.machine))
+        return record.machine_id if record is not None else ""
+
+    async def _current(self, sandbox_id: str) -> Sandbox:
+        sandbox = await self._records.find(sandbox_id)
+        if sandbox is None or sandbox.state is State.DELETED:
+            raise NotFound(f"There is no sandbox {sandbox_id} any more", hint="List the sandboxes, or create one")
+        return sandbox
+
+
+class _Wake:
+    def __init__(self) -> None:
+        self.done = anyio.Event()
+        self.sandbox: Sandbox | None = None
+        self.error: CasemateError | None = None
+
+
+def unreachable(sandbox: Sandbox) -> CasemateError:
+    """Why a sandbox cannot be used."""
+    if sandbox.state in {State.KILLED, State.RUNNING}:
+        return lost(sandbox, sandbox.reason or "its virtual machine ended")
+    return Conflict(f"Sandbox {sandbox.id} is {sandbox.state}", hint="Wait until it runs, or delete it")
+
+
+def lost(sandbox: Sandbox, reason: str) -> SandboxLost:
+    """That a sandbox's machine has died, and what that means."""
+    return SandboxLost(
+        f"Sandbox {sandbox.id} ({sandbox.name}) is lost: {reason}; {LOST}",
+        hint="Restore one of its snapshots, start it again from its disk, or delete it",
+    )
+
+
+def _check_same(sandbox: Sandbox, snapshot: Snapshot) -> None:
+    for what, own, other in (
+        ("image", sandbox.image, snapshot.image),
+        ("cpu", sandbox.cpu, snapshot.cpu),
+        ("mem", sandbox.mem, snapshot.mem),
+    ):
+        if own != other:
+            raise Conflict(
+                f"snapshot: {snapshot.id} was taken with {what} {other}, and sandbox {sandbox.id} has {own}",
+                hint="Create a new sandbox from the snapshot instead",
+            )

@@ -1,0 +1,148 @@
+"""Puts a machine to sleep in its directory and wakes it there: its memory is a file of its own from then on.
+
+While it sleeps, `asleep` holds the devices' state, and the memory if that was shared until then. The directory gets its
+name when it is whole and loses it before the guest runs again, so at any moment either the process is good or `asleep`.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import anyio
+
+from .disks import copy_sparse
+from .errors import SandboxLost
+from .hypervisor.base import Hypervisor, Ram
+from .machine import Machine, MachineRecord, linked
+from .saved import DISK, RAM, STATE, Saved, check_driver, link_parts
+
+_ASLEEP = "asleep"
+_DRAFT = "asleep.draft"
+_MAPPED = "mapped"
+
+
+def is_asleep(directory: Path) -> bool:
+    """Whether a machine sleeps here, whole, to be woken."""
+    return (directory / _ASLEEP).is_dir()
+
+
+def forget_sleep(directory: Path) -> None:
+    """Remove what a sleep that was broken off left. Blocks for as long as a disk does."""
+    for name in (_ASLEEP, _DRAFT):
+        shutil.rmtree(directory / name, ignore_errors=True)
+
+
+async def fall_asleep(machine: Machine) -> None:
+    """Save a running machine in its own directory and end it.
+
+    Raises:
+        HostExhausted: The host's disk is full; the machine runs on.
+        Unavailable: The hypervisor could not save it; the machine runs on, if it lives.
+    """
+    draft = machine.directory / _DRAFT
+    await machine.link.drop_connections()
+    try:
+        await anyio.to_thread.run_sync(forget_sleep, machine.directory)
+        await anyio.Path(draft).mkdir(mode=0o700)
+        await machine.driver.save(machine.running, draft)
+        await machine.driver.settle(draft, machine.hardware, disk=machine.disk)
+        await anyio.Path(draft).rename(machine.directory / _ASLEEP)
+    except BaseException:
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(forget_sleep, machine.directory)
+            await machine.driver.resume(machine.running)
+        raise
+    with anyio.CancelScope(shield=True):
+        await machine.stop()
+        await anyio.Path(machine.directory / _MAPPED).unlink(missing_ok=True)
+
+
+async def wake(driver: Hypervisor, directory: Path) -> Machine:
+    """Wake the machine that sleeps in a directory; it is the same as before, with the time set.
+
+    Raises:
+        Conflict: Another hypervisor put it to sleep; it still sleeps.
+        Unavailable: The hypervisor failed; it still sleeps.
+        SandboxLost: Nothing sleeps here.
+    """
+    record = MachineRecord.read(directory)
+    if record is None or not is_asleep(directory):
+        raise SandboxLost("Its saved memory is gone", hint="Start it from its disk, or delete it")
+    asleep = directory / _ASLEEP
+    check_driver(record.fingerprint, driver)
+    if await anyio.Path(asleep / RAM).exists():
+        await anyio.Path(asleep / RAM).replace(directory / RAM)
+    running = await driver.restore(
+        directory,
+        record.hardware,
+        ram=Ram(path=directory / RAM, private=False),
+        disk=directory / DISK,
+        state=asleep / STATE,
+        run=False,
+    )
+    machine = Machine(
+        driver=driver,
+        running=running,
+        link=linked(driver, running, record.secret),
+        hardware=record.hardware,
+        nonce=record.nonce,
+        secret=record.secret,
+        machine_id=record.machine_id,
+        hostname=record.hostname,
+    )
+    # What was saved is not true any more as soon as the guest runs: from here on there is no way back.
+    with anyio.CancelScope(shield=True):
+        try:
+            await machine.write_down()
+            await anyio.to_thread.run_sync(forget_sleep, directory)
+            await driver.resume(running)
+            await rejoin(machine)
+        except BaseException:
+            await machine.stop()
+            raise
+    return machine
+
+
+async def rejoin(machine: Machine) -> None:
+    """Tell a guest that slept what time it is, and have it prove that it is who it was.
+
+    Raises:
+        Unavailable: It could not.
+        LinkError: It does not answer.
+    """
+    await machine.become(machine.hostname, machine.machine_id, secret=machine.secret)
+
+
+async def copy_sleeper(directory: Path, target: Path) -> Saved:
+    """Make a saved moment of the machine that sleeps in a directory, in an existing empty one. It sleeps on.
+
+    Raises:
+        HostExhausted: The host's disk is full.
+        SandboxLost: Nothing sleeps here.
+    """
+    record = MachineRecord.read(directory)
+    if record is None or not is_asleep(directory):
+        raise SandboxLost("Its saved memory is gone", hint="Start it from its disk, or delete it")
+    asleep = directory / _ASLEEP
+    shared = await anyio.Path(asleep / RAM).exists()
+    await copy_sparse(asleep / RAM if shared else directory / RAM, target / RAM)
+    await copy_sparse(directory / DISK, target / DISK)
+    await anyio.to_thread.run_sync(_copy_state, asleep / STATE, target / STATE)
+    hardware = await anyio.to_thread.run_sync(link_parts, record.hardware, target)
+    saved = Saved(
+        directory=target,
+        hardware=hardware,
+        secret=record.secret,
+        nonce=record.nonce,
+        fingerprint=record.fingerprint,
+    )
+    await anyio.to_thread.run_sync(saved.write)
+    return saved
+
+
+def _copy_state(source: Path, target: Path) -> None:
+    if source.is_dir():
+        shutil.copytree(source, target)
+    else:
+        shutil.copyfile(source, target)

@@ -1,0 +1,29 @@
+"""One change of a sandbox's life at a time: who sleeps is not forked, who is being woken is not restored."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import anyio
+
+
+class Turns:
+    """Locks by id, which are forgotten when nobody holds or awaits them."""
+
+    def __init__(self) -> None:
+        self._locks: dict[str, anyio.Lock] = {}
+        self._waiting: dict[str, int] = {}
+
+    @asynccontextmanager
+    async def of(self, key: str) -> AsyncGenerator[None]:
+        """Wait for the key's turn, and have it for the length of a block."""
+        lock = self._locks.setdefault(key, anyio.Lock())
+        self._waiting[key] = self._waiting.get(key, 0) + 1
+        try:
+            async with lock:
+                yield
+        finally:
+            self._waiting[key] -= 1
+            if not self._waiting[key]:
+                del self._waiting[key], self._locks[key]
