@@ -8,15 +8,11 @@ from pathlib import Path
 import pytest
 from pymongo.monitoring import register
 
-from storage.collection import Collection, CollectionSpec, Database, Index
+from storage.collection import Collection, Database
 from storage.mongo import MongoDatabase
 from storage.sqlite import SqliteDatabase
 from tests.mongo_server.recorder import Recorder
-
-BY_OWNER = Index(name="by_owner", fields=("owner", "_id"))
-BY_RANK = Index(name="by_rank", fields=("owner", "rank"))
-BY_EMAIL = Index(name="by_email", fields=("email",), unique=True, sparse=True)
-THINGS = CollectionSpec(name="things", indexes=(BY_OWNER, BY_RANK, BY_EMAIL))
+from tests.storage.things import THINGS
 
 
 @pytest.fixture(scope="session")
