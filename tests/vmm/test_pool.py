@@ -112,7 +112,12 @@ async def host(choice: Choice, catalogue: Catalogue, data: Path, key: Key, tmp_p
         await templates.sweep()
         saved = await templates.get(key.images, cpu=key.cpu, mem=key.mem, report=report)
         yield Host(driver=choice.driver, saved=saved, root=tmp_path, tasks=tasks)
-    assert strays(tmp_path) == {}
+        tasks.cancel_scope.cancel()
+    left = strays(tmp_path)
+    for processes in left.values():
+        for process in processes:
+            await process.kill()
+    assert left == {}
     assert list(tmp_path.iterdir()) == []
 
 
