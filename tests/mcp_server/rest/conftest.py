@@ -20,6 +20,9 @@ from auth.principal import Principal
 from auth.roles import Scope as Power
 from mcp_server.defaults import Defaults
 from mcp_server.rest.routes import rest_routes, version_routes
+from storage.sqlite import SqliteDatabase
+from tests.auth.clocks import Clocks
+from tests.auth.rig import Rig, open_rig
 from tests.mcp_server.edge import serving
 from tests.mcp_server.host import ALICE, SANDBOX, one_host
 from vmm.fleet import Fleet
@@ -90,6 +93,13 @@ async def http(rest: Rest) -> AsyncGenerator[httpx.AsyncClient]:
     """Alice's client."""
     async with rest.http() as client:
         yield client
+
+
+@pytest.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    """The stores of accounts with nobody in them, for tests that need the gate and no sandbox."""
+    async with SqliteDatabase(tmp_path / "store" / "casemate.db") as database:
+        yield await open_rig(database, Clocks())
 
 
 @pytest.fixture
