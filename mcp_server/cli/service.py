@@ -1,4 +1,4 @@
-"""One run of `casemate serve`: images, parts, web server, signals, and what is said at its beginning and end."""
+"""One run of `casemate serve`: images, parts, web server, signals, and what is said at its beginning."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from mcp_server.serve import WebServer, listen
 from vmm.errors import CasemateError
 from vmm.spec import SandboxSpec
 
-from .console import err, out
+from .console import note, out
 from .progress import shown_progress
+from .stopping import Stopping, promise
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup, TaskStatus
@@ -36,7 +37,8 @@ class Service:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._server: WebServer | None = None
-        self._machines: int | None = None
+        self._stopping = Stopping(settings.on_stop)
+        self._farewell = "Stopped before it served."
 
     async def run(self) -> None:
         """Serve until a signal comes."""
@@ -49,7 +51,7 @@ class Service:
             async with open_parts(self._settings, patience_s=_PATIENCE_S) as parts:
                 await self._serve(parts)
             tasks.cancel_scope.cancel()
-        _say_goodbye(self._machines)
+        note(self._farewell)
 
     async def _serve(self, parts: Parts) -> None:
         listener = listen(self._settings.host, self._settings.port)
@@ -66,12 +68,13 @@ class Service:
                 tasks.start_soon(_warm, parts)
             await self._server.serve(sockets=[listener])
             tasks.cancel_scope.cancel()
-        self._machines = len(parts.fleet)
+        self._farewell = await self._stopping.settle(parts.fleet)
 
     async def _heed_signals(self, tasks: TaskGroup, *, task_status: TaskStatus[None]) -> None:
         with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as received:
             task_status.started()
             async for number in received:
+                self._stopping.heed(number)
                 if self._server is None:
                     tasks.cancel_scope.cancel()
                 else:
@@ -128,7 +131,7 @@ curl:
 
     {snippets.curl(url, key)}
 
-Ctrl-C stops the server.
+{promise(settings.on_stop)}
 """,
         markup=False,
     )
@@ -143,13 +146,3 @@ def _access(settings: Settings) -> str:
     if settings.local_mode:
         return f"NO KEY NEEDED: every program of this machine is the local user (local mode); {registration}"
     return f"with a key; {registration}"
-
-
-def _say_goodbye(machines: int | None) -> None:
-    if machines is None:
-        err.print("Stopped before it served.")
-    elif machines:
-        live = f"{machines} machine{' lives' if machines == 1 else 's live'}"
-        err.print(f"{live} on; the next start takes them over. To end them: casemate sandbox rm --all", markup=False)
-    else:
-        err.print("Stopped; no machine runs.", markup=False)
