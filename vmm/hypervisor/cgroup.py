@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ AS_SERVICE = "run Casemate as the service in deploy/ (Delegate=yes)"
 """What gives the server a cgroup to divide."""
 
 _SERVER, _MACHINES = "server", "machines"
+_MACHINE = re.compile(r"[0-9a-f]{24}")
 _PERIOD_US = 100_000
 # The guest's processors never take more than their number; what the devices' threads take comes on top.
 _DEVICES_US = 50_000
@@ -167,6 +169,11 @@ class Cgroups:
                     continue  # ended meanwhile
 
 
+def name_of(directory: Path) -> str:
+    """What tells a machine from all others of the host, by its directory: the machine's id, if that has one."""
+    return directory.name if _MACHINE.fullmatch(directory.name) else f"{directory.parent.name}-{directory.name}"
+
+
 def find(mounts: Path = Path("/proc/self/mounts"), own: Path = Path("/proc/self/cgroup")) -> Cgroups | NoCgroups:
     """Look for a cgroup that this process may divide. Changes nothing.
 
@@ -174,17 +181,18 @@ def find(mounts: Path = Path("/proc/self/mounts"), own: Path = Path("/proc/self/
         mounts: The kernel's list of mounts.
         own: The kernel's list of this process's cgroups.
     """
-    mounted = [fields[1] for fields in map(str.split, mounts.read_text().splitlines()) if fields[2] == "cgroup2"]
+    lines = [line.split() for line in mounts.read_text().splitlines()]
+    mounted = [place for _, place, kind, *_ in lines if kind == "cgroup2"]
     path = next((line[3:] for line in own.read_text().splitlines() if line.startswith("0::")), "")
     if not mounted or not path or path.startswith("/.."):
         return NoCgroups(reason="this process sees no cgroup v2", fix=AS_SERVICE)
     here = Path(mounted[0], path.strip("/"))
     base = here.parent if here.name == _SERVER else here
-    controllers = _words(base / "cgroup.controllers")
-    usable = tuple(controller for controller in WANTED if controller in controllers)
-    if not usable:
-        fix = "boot with systemd.unified_cgroup_hierarchy=1" if len(controllers) == 0 and path == "/" else AS_SERVICE
-        return NoCgroups(reason=f"cgroup {path} has none of the controllers {', '.join(WANTED)}", fix=fix)
+    controllers = tuple(controller for controller in WANTED if controller in _words(base / "cgroup.controllers"))
+    if not controllers:
+        if any(kind == "cgroup" and "memory" in options.split(",") for _, _, kind, options, *_ in lines):
+            return NoCgroups(reason="the host uses cgroup v1", fix="boot with systemd.unified_cgroup_hierarchy=1")
+        return NoCgroups(reason=f"cgroup {path} may limit none of {', '.join(WANTED)}", fix=AS_SERVICE)
     trouble = _trouble(base)
     if trouble is not None:
         return trouble
@@ -192,7 +200,7 @@ def find(mounts: Path = Path("/proc/self/mounts"), own: Path = Path("/proc/self/
     if strangers and not (_is_top(base) or _is_delegated(base) or path == "/"):
         reason = f"{len(strangers)} other programs share the server's cgroup {path}"
         return NoCgroups(reason=reason, fix=f"{_AS_SCOPE}, or {AS_SERVICE}")
-    return Cgroups(base=base, controllers=usable)
+    return Cgroups(base=base, controllers=controllers)
 
 
 def _trouble(base: Path) -> NoCgroups | None:

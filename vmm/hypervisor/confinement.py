@@ -17,7 +17,7 @@ import structlog
 
 from ..errors import Unavailable
 from . import cgroup, users
-from .cgroup import Cgroups, Limits, NoCgroups
+from .cgroup import Cgroups, Limits, NoCgroups, name_of
 from .process import ProcessRef, spawn
 from .users import NoUsers, User, Users
 
@@ -56,7 +56,22 @@ class Confinement:
         Args:
             kvm: Whether hypervisors must open /dev/kvm.
         """
-        return await anyio.to_thread.run_sync(lambda: cls.find(kvm=kvm)._in_use())
+        return await anyio.to_thread.run_sync(lambda: cls.find(kvm=kvm).in_use())
+
+    def in_use(self) -> Confinement:
+        """What is left of this when it is taken into use; `open` does it. Blocks for as long as the kernel does."""
+        used = self
+        if isinstance(self.cgroups, Cgroups):
+            try:
+                self.cgroups.open()
+            except OSError as error:
+                reason = f"{self.cgroups.base} cannot be divided: {error.strerror}"
+                used = replace(self, cgroups=NoCgroups(reason=reason, fix=cgroup.AS_SERVICE))
+        if isinstance(used.cgroups, NoCgroups):
+            _log.warning("machines have no cgroups", reason=used.cgroups.reason, fix=used.cgroups.fix)
+        if isinstance(used.users, NoUsers):
+            _log.info("machines have no users of their own", reason=used.users.reason, fix=used.users.fix)
+        return used
 
     async def spawn(
         self,
@@ -95,7 +110,7 @@ class Confinement:
         """
         if isinstance(self.cgroups, NoCgroups):
             return ""
-        return await anyio.to_thread.run_sync(self.cgroups.why_killed, directory.name)
+        return await anyio.to_thread.run_sync(self.cgroups.why_killed, name_of(directory))
 
     async def release(self, directory: Path) -> None:
         """Give back what an ended machine had of the host. A no-op if that was done. What fails is logged."""
@@ -128,20 +143,6 @@ class Confinement:
         if isinstance(self.users, Users):
             await anyio.to_thread.run_sync(users.reclaim, directory)
 
-    def _in_use(self) -> Confinement:
-        used = self
-        if isinstance(self.cgroups, Cgroups):
-            try:
-                self.cgroups.open()
-            except OSError as error:
-                reason = f"{self.cgroups.base} cannot be divided: {error.strerror}"
-                used = replace(self, cgroups=NoCgroups(reason=reason, fix=cgroup.AS_SERVICE))
-        if isinstance(used.cgroups, NoCgroups):
-            _log.warning("machines have no cgroups", reason=used.cgroups.reason, fix=used.cgroups.fix)
-        if isinstance(used.users, NoUsers):
-            _log.info("machines have no users of their own", reason=used.users.reason, fix=used.users.fix)
-        return used
-
     def _spawn(
         self,
         argv: Sequence[str],
@@ -154,7 +155,7 @@ class Confinement:
         try:
             user = self._user(argv[0], directory, reads, writes)
             if isinstance(self.cgroups, Cgroups):
-                self.cgroups.make(directory.name, limits)
+                self.cgroups.make(name_of(directory), limits)
             process = spawn(argv, directory=directory, log=log, user=user, processes=limits.pids)
             if isinstance(self.cgroups, Cgroups):
                 self._put(self.cgroups, directory, process)
@@ -167,7 +168,7 @@ class Confinement:
     @staticmethod
     def _put(cgroups: Cgroups, directory: Path, process: ProcessRef) -> None:
         try:
-            cgroups.put(directory.name, process.pid)
+            cgroups.put(name_of(directory), process.pid)
         except ProcessLookupError:
             return  # it has ended, and whoever waits for it will see
         except OSError:
@@ -188,8 +189,8 @@ class Confinement:
     @staticmethod
     def _adopt(cgroups: Cgroups, process: ProcessRef, directory: Path, limits: Limits) -> None:
         try:
-            cgroups.make(directory.name, limits)
-            cgroups.put(directory.name, process.pid)
+            cgroups.make(name_of(directory), limits)
+            cgroups.put(name_of(directory), process.pid)
         except OSError as error:
             if error.errno != errno.ESRCH:
                 _log.warning("machine is not limited", machine=directory.name, reason=error.strerror)
@@ -197,7 +198,7 @@ class Confinement:
     @staticmethod
     def _release(cgroups: Cgroups, directory: Path) -> None:
         try:
-            if not cgroups.remove(directory.name):
+            if not cgroups.remove(name_of(directory)):
                 _log.warning("cgroup is not empty", machine=directory.name)
         except OSError as error:
             _log.warning("cgroup not removed", machine=directory.name, reason=error.strerror)

@@ -10,6 +10,9 @@ from pathlib import Path
 
 from ..errors import Unavailable
 from . import detect
+from .cgroup import NoCgroups
+from .confinement import Confinement
+from .users import NoUsers
 
 _GIB = 1024**3
 _DISK_NEEDED = 6 * _GIB
@@ -23,6 +26,7 @@ _TOOLS = {
     "dpkg-deb": "dpkg",
     "lz4": "lz4",
     "setpriv": "util-linux",
+    "prlimit": "util-linux",
 }
 _TOOLS_OF_A_USER = {"newuidmap": "uidmap"}
 _ADMIN_PATH = "/usr/sbin:/sbin"
@@ -49,7 +53,7 @@ class Finding:
 
 async def examine(data: Path) -> tuple[Finding, ...]:
     """Look at everything that a server with this data directory needs. Changes nothing."""
-    host = (_processor(), await _hypervisor(), _kvm(), await _production())
+    host = (_processor(), await _hypervisor(), _kvm(), await _production(), *_confinement())
     return (*host, *_tools(), _directory(data), _disk(data), _memory())
 
 
@@ -79,6 +83,24 @@ async def _production() -> Finding:
         return Finding(name=name, ok=False, detail=driver.reason, fix=driver.fix, required=False)
     confined = "confined by Landlock" if driver.landlock else "without Landlock, which needs Linux 6.2 or later"
     return Finding(name=name, ok=True, detail=f"version {driver.version}, {confined}", required=False)
+
+
+def _confinement() -> tuple[Finding, Finding]:
+    found = Confinement.find(kvm=detect.kvm().usable)
+    limited, users = found.cgroups, found.users
+    if isinstance(limited, NoCgroups):
+        cgroups = _wish("cgroups", f"machines have no limits of their own: {limited.reason}", limited.fix)
+    else:
+        detail = f"each machine has limits on {', '.join(limited.controllers)}, below {limited.base}"
+        cgroups = Finding(name="cgroups", ok=True, detail=detail, required=False)
+    if isinstance(users, NoUsers):
+        return cgroups, _wish("own users", users.reason, users.fix)
+    return cgroups, Finding(name="own users", ok=True, detail="each machine runs as its own user", required=False)
+
+
+def _wish(name: str, detail: str, fix: str) -> Finding:
+    # The command line prints only what is needed as a thing to do; what would be better stands with the finding.
+    return Finding(name=name, ok=False, detail=f"{detail}; {fix}" if fix else detail, fix=fix, required=False)
 
 
 def _tools() -> list[Finding]:

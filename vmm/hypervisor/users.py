@@ -1,6 +1,6 @@
 """A user of its own for every machine's hypervisor, where the server is root: one that broke out finds nothing.
 
-The user is a function of the name of the machine's directory, so nothing needs to be kept. Its machine's directory
+The user is a function of the machine's name, so nothing needs to be kept. Its machine's directory
 belongs to the server still; the machine's group may work in it. What the server put there (the disk, the memory,
 `machine.json`) can therefore not be replaced by links to what others own, which a server as root would follow.
 """
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import Unavailable
+from .cgroup import name_of
 
 # Above what systemd hands out to containers, below what it keeps for itself (its UIDS-GIDS.md).
 _FIRST, _COUNT = 0x7000_0000, 0x0FFE_0000
@@ -64,7 +65,7 @@ class Users:
 
     def of(self, directory: Path) -> User:
         """The user of the machine that has this directory."""
-        digest = hashlib.sha256(directory.name.encode()).digest()
+        digest = hashlib.sha256(name_of(directory).encode()).digest()
         return User(uid=_FIRST + int.from_bytes(digest[:8], "big") % _COUNT, groups=self.groups)
 
     def hindrance(self, directory: Path, program: str, files: Iterable[Path]) -> str:

@@ -34,9 +34,9 @@ def tree(root: Path, path: str, *, controllers: str = "cpu memory pids", procs: 
     return place
 
 
-def seen(root: Path, path: str) -> Cgroups | NoCgroups:
+def seen(root: Path, path: str, others: str = "") -> Cgroups | NoCgroups:
     mounts, own = root / "mounts", root / "own"
-    mounts.write_text(f"proc /proc proc rw 0 0\ncgroup2 {root}/cgroup cgroup2 rw,nosuid 0 0\n")
+    mounts.write_text(f"proc /proc proc rw 0 0\ncgroup2 {root}/cgroup cgroup2 rw,nosuid 0 0\n{others}")
     own.write_text(f"4:memory:/elsewhere\n0::{path}\n")
     return find(mounts, own)
 
@@ -61,13 +61,13 @@ def test_without_controllers_there_is_none(tmp_path: Path) -> None:
     tree(tmp_path, "/user", controllers="")
     found = seen(tmp_path, "/user")
     assert isinstance(found, NoCgroups)
-    assert "none of the controllers memory, cpu, pids" in found.reason
+    assert "may limit none of memory, cpu, pids" in found.reason
     assert "Delegate=yes" in found.fix
 
 
 def test_a_host_with_the_old_cgroups_is_told_what_would_change_that(tmp_path: Path) -> None:
-    tree(tmp_path, "/", controllers="", top=True)
-    found = seen(tmp_path, "/")
+    tree(tmp_path, "/", controllers="hugetlb", top=True)
+    found = seen(tmp_path, "/", "cgroup /sys/fs/cgroup/memory cgroup rw,relatime,memory 0 0\n")
     assert isinstance(found, NoCgroups)
     assert "unified_cgroup_hierarchy" in found.fix
 
@@ -230,7 +230,7 @@ async def test_a_restarted_server_finds_its_machines_and_limits_them_anew(cgroup
 @pytest.mark.kvm
 @with_kernel
 async def test_the_unit_makes_room_for_the_next_server(cgroups: Cgroups, tmp_path: Path) -> None:
-    """systemd puts a server into the cgroup that the one before has divided, which the kernel does not allow."""
+    """Systemd puts a server into the cgroup that the one before has divided, which the kernel does not allow."""
     cgroups.make("kept", LIMITS)
     process = machine(tmp_path, "sleep", "600")
     cgroups.put("kept", process.pid)

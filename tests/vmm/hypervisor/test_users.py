@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+from vmm.errors import Unavailable
+from vmm.hypervisor.users import NoUsers, User, Users, find, reclaim
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can hand files to others")
+NAME = "0123456789abcdef01234567"
+ALL = "CapEff:\t000001ffffffffff\n"
+
+
+@pytest.fixture
+def place() -> Generator[Path]:
+    """A machine's directory, where everybody could enter those above it."""
+    root = Path(tempfile.mkdtemp(prefix="casemate-users-"))
+    root.chmod(0o711)
+    directory = root / NAME
+    directory.mkdir(mode=0o700)
+    yield directory
+    shutil.rmtree(root)
+
+
+def host(root: Path, *, capabilities: str = ALL, uid_map: str = "0 0 4294967295\n") -> tuple[Path, Path]:
+    (root / "status").write_text(f"Name:\tserver\n{capabilities}")
+    (root / "uid_map").write_text(uid_map)
+    return root / "status", root / "uid_map"
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_a_machine_has_the_same_user_always_and_no_other_machine_has_it() -> None:
+    users = Users(groups=(7,))
+    user = users.of(Path("/somewhere", NAME))
+    assert user == users.of(Path("/elsewhere", NAME)) == User(uid=user.uid, groups=(7,))
+    others = {users.of(Path(f"{number:024x}")).uid for number in range(1000)}
+    assert len(others) == 1000
+    assert all(0x7000_0000 <= uid < 0x7FFE_0000 for uid in others)
+
+
+def test_what_is_no_machine_of_the_fleet_is_told_apart_by_where_it_is() -> None:
+    users = Users()
+    assert users.of(Path("/snapshots/one/settling")) != users.of(Path("/snapshots/two/settling"))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="this is root")
+def test_a_plain_user_has_no_users_to_give() -> None:
+    found = find()
+    assert isinstance(found, NoUsers)
+    assert "not root" in found.reason
+
+
+@as_root
+def test_root_with_all_it_needs_has_users(tmp_path: Path) -> None:
+    assert find(None, *host(tmp_path)) == Users()
+
+
+@as_root
+def test_root_without_a_capability_is_told_which(tmp_path: Path) -> None:
+    found = find(None, *host(tmp_path, capabilities="CapEff:\t00000000a80425fb\n"))
+    assert isinstance(found, NoUsers)
+    assert found.reason == "the server is root without CAP_SYS_PTRACE"
+
+
+@as_root
+def test_root_of_a_small_user_namespace_has_none(tmp_path: Path) -> None:
+    found = find(None, *host(tmp_path, uid_map="0 100000 65536\n"))
+    assert isinstance(found, NoUsers)
+    assert "namespace" in found.reason
+
+
+@as_root
+def test_the_device_is_opened_by_its_group(tmp_path: Path) -> None:
+    device = tmp_path / "kvm"
+    device.touch()
+    device.chmod(0o660)
+    os.chown(device, 0, 104)
+    assert find(device, *host(tmp_path)) == Users(groups=(104,))
+    device.chmod(0o666)
+    assert find(device, *host(tmp_path)) == Users()
+
+
+@as_root
+def test_a_device_of_root_alone_is_told_with_the_command_that_opens_it(tmp_path: Path) -> None:
+    device = tmp_path / "kvm"
+    device.touch()
+    device.chmod(0o660)
+    found = find(device, *host(tmp_path))
+    assert isinstance(found, NoUsers)
+    assert found.fix == f"sudo chgrp kvm {device} && sudo chmod 0660 {device}"
+
+
+@as_root
+def test_a_machine_writes_its_own_files_and_reads_what_it_shares(place: Path) -> None:
+    image, memory = place.parent / "image", place.parent / "memory"
+    for shared in (image, memory):
+        shared.write_text("of many")
+        shared.chmod(0o600)
+    (place / "base").hardlink_to(image)
+    (place / "mapped").hardlink_to(memory)
+    (place / "machine.json").write_text("secret")
+    (place / "machine.json").chmod(0o600)
+    (place / "parts").mkdir(mode=0o700)
+    (place / "parts" / "state").write_text("saved")
+    reads, writes = [place / "base", place / "parts"], [place / "disk", place / "mapped"]
+    users = Users()
+    users.give(place, reads=reads, writes=writes)
+    users.give(place, reads=reads, writes=writes)
+    gid = users.of(place).uid
+    assert (place.stat().st_uid, place.stat().st_gid, mode(place)) == (0, gid, 0o1770)
+    assert ((place / "disk").stat().st_uid, (place / "disk").stat().st_gid, mode(place / "disk")) == (0, gid, 0o660)
+    assert (image.stat().st_gid, mode(image)) == (0, 0o644)
+    assert (memory.stat().st_gid, mode(memory)) == (0, 0o666)
+    assert mode(place / "parts") == 0o755
+    assert mode(place / "parts" / "state") & 0o444 == 0o444
+    assert ((place / "machine.json").stat().st_gid, mode(place / "machine.json")) == (0, 0o600)
+
+
+@as_root
+def test_a_file_that_is_readable_already_keeps_its_mark_of_the_last_change(place: Path) -> None:
+    image = place.parent / "image"
+    image.touch(mode=0o444)
+    (place / "base").hardlink_to(image)
+    before = image.stat().st_ctime_ns
+    Users().give(place, reads=[place / "base"], writes=[])
+    assert image.stat().st_ctime_ns == before
+
+
+def test_a_program_that_is_not_for_everybody_is_a_hindrance(place: Path) -> None:
+    program = place.parent / "program"
+    program.touch()
+    program.chmod(0o700)
+    assert str(program) in Users().hindrance(place, str(program), [])
+    program.chmod(0o755)
+    assert Users().hindrance(place, str(program), [place / "disk"]) == ""
+
+
+def test_a_file_that_no_hard_link_leads_to_is_a_hindrance(place: Path) -> None:
+    (place / "base").symlink_to("/elsewhere/base")
+    assert "/elsewhere/base" in Users().hindrance(place, "/bin/sh", [place / "base"])
+    assert "not in the machine's directory" in Users().hindrance(place, "/bin/sh", [Path("/elsewhere/base")])
+
+
+@as_root
+def test_what_a_machine_wrote_becomes_the_servers(place: Path) -> None:
+    users = Users()
+    users.make_directory(place / "saved")
+    assert (place / "saved").stat().st_gid == users.of(place).uid
+    written = place / "saved" / "state"
+    written.touch()
+    os.chown(written, 12345, 12345)
+    reclaim(place / "saved")
+    for path in (place / "saved", written):
+        assert (path.stat().st_uid, path.stat().st_gid, mode(path) & 0o077) == (0, 0, 0)
+
+
+@as_root
+@pytest.mark.parametrize("kind", ["link", "second name", "pipe", "directory"])
+def test_what_is_no_ordinary_file_is_not_taken_from_a_machine(place: Path, kind: str) -> None:
+    others = place.parent / "others"
+    others.write_text("somebody else's memory")
+    Users().make_directory(place / "saved")
+    strange = place / "saved" / "ram"
+    match kind:
+        case "link":
+            strange.symlink_to(others)
+        case "second name":
+            strange.hardlink_to(others)
+        case "pipe":
+            os.mkfifo(strange)
+        case _:
+            strange.mkdir()
+    with pytest.raises((Unavailable, OSError), match=r"strange|symbolic"):
+        reclaim(place / "saved")
