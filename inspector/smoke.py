@@ -58,7 +58,7 @@ class Inspector:
 
 
 def walk(inspector: Inspector) -> None:
-    """A sandbox's life: create, exec, files, a terminal's screen, delete; then what must fail."""
+    """A sandbox's life: create, exec, files, a terminal's screen, undo, copies, delete; then what must fail."""
     tools = {tool["name"] for tool in inspector.run("tools/list")["tools"]}
     _expect("create_sandbox" in tools and "terminal_snapshot" in tools, "tools/list names the tools", str(tools))
     name = f"smoke-{inspector.era}"
@@ -80,6 +80,8 @@ def walk(inspector: Inspector) -> None:
         assert found is not None
         inspector.call("terminal_send", id=box, terminal_id=found[1], text="printf 'ab\\rX\\n'", keys=["enter"])
         _says(inspector.call("terminal_snapshot", id=box, terminal_id=found[1]), "Xb", "60x10")
+        _undo(inspector, box)
+        _copies(inspector, box)
         resources = inspector.run("resources/read", "--uri", f"casemate://sandbox/{box}")
         _expect(box in json.dumps(resources), "the sandbox is a resource", str(resources))
         _says(inspector.call("read_file", id=box, path="/nowhere", expect=TOOL_ERROR), "/nowhere")
@@ -91,6 +93,34 @@ def walk(inspector: Inspector) -> None:
     Inspector(inspector.node, "http://127.0.0.1:9/api/mcp", inspector.key, inspector.era).run(
         "tools/list", expect=UNREACHABLE
     )
+
+
+def _undo(inspector: Inspector, box: str) -> None:
+    """Keep the sandbox, change it, put it back: the change is gone."""
+    kept = json.loads(inspector.call("snapshot_sandbox", id=box, name=f"smoke-{inspector.era}"))
+    try:
+        inspector.call("execute_command", id=box, command="echo wrong > /root/a/b.txt; touch /root/a/new")
+        _says(inspector.call("list_snapshots", id=box), kept["id"])
+        _says(inspector.call("restore_snapshot", id=box, snapshot=kept["id"][:20]), "All changes since")
+        _says(inspector.call("read_file", id=box, path="/root/a/b.txt"), "one")
+        _says(inspector.call("read_file", id=box, path="/root/a/new", expect=TOOL_ERROR), "/root/a/new")
+    finally:
+        inspector.call("delete_snapshot", snapshot=kept["id"])
+    _says(inspector.call("delete_snapshot", snapshot=kept["id"], expect=TOOL_ERROR), "no snapshot")
+
+
+def _copies(inspector: Inspector, box: str) -> None:
+    """Two copies that go on from one moment, each under its own name."""
+    forks = json.loads(inspector.call("fork_sandbox", id=box, count=2))["forks"]
+    try:
+        _expect(len(forks) == 2 and all("id" in fork for fork in forks), "a fork of two gives two", str(forks))
+        for fork in forks:
+            _says(inspector.call("execute_command", id=fork["id"], command="hostname; cat /root/a/b.txt"), fork["name"])
+    finally:
+        for fork in forks:
+            if "id" in fork:
+                inspector.call("delete_sandbox", id=fork["id"])
+    _says(inspector.call("fork_sandbox", id=box, count=0, expect=TOOL_ERROR), "count: 0")
 
 
 def main(url: str, key_file: Path, node: str = "node") -> int:

@@ -46,10 +46,13 @@ TOOLSETS: tuple[Toolset, ...] = ("all", "core", "readonly")
 INSTRUCTIONS = """\
 Casemate gives you Linux computers of your own: sandboxes, microVMs without network access.
 Workflow: create_sandbox once (or list_sandboxes to find one), then use its id or name in every call. Run things with
-execute_command or run_code, handle files with read_file and write_file, use terminals for interactive programs.
-A call that outlasts `wait` returns a pid: read on with read_process_output. snapshot_sandbox before a risky step,
-restore_snapshot to undo it. An idle sandbox sleeps (status snapshotted) and wakes by itself at the next call, with all
-its files, memory and programs. delete_sandbox when you are done."""
+execute_command or run_code, handle files with read_file and write_file.
+A call that outlasts `wait` returns a pid: read on with read_process_output. An idle sandbox sleeps (its status is
+snapshotted); the next call wakes it with all its files, memory and programs. delete_sandbox when you are done."""
+
+_MORE = """
+Use terminals for interactive programs. snapshot_sandbox before a risky step, restore_snapshot to undo it, fork_sandbox
+to try several ways at once."""
 
 _log = structlog.stdlib.get_logger("casemate.tools")
 _SHOWN = 80
@@ -69,7 +72,7 @@ class CasemateServer(MCPServer[None]):
             "casemate",
             title="Casemate",
             version=version("casemate"),
-            instructions=INSTRUCTIONS,
+            instructions=INSTRUCTIONS + (_MORE if toolset == "all" else ""),
             log_level="WARNING",
             # An open subscription would hold up every stop of the server, and nothing here is pushed.
             subscriptions=False,

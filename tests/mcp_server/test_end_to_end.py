@@ -169,3 +169,106 @@ async def test_a_full_disk_in_the_guest_is_told_as_such(server: Edge) -> None:
         assert "No space left" in filled
         reason = await box.refused("write_file", path="/dev/shm/big", content="x" * 2_000_000)
         assert "full" in reason.lower() or "no space" in reason.lower()
+
+
+async def remember(box: Tools, what: str) -> None:
+    """Start a program that holds something in its memory alone, and tells it whenever it is asked to."""
+    await box(
+        "run_background_command",
+        command=f"word={what}; mkfifo /tmp/ask /tmp/told; while read x < /tmp/ask; do echo $word > /tmp/told; done",
+    )
+    assert await remembered(box) == what
+
+
+async def remembered(box: Tools) -> str:
+    asked = "until test -p /tmp/told; do sleep 0.05; done; echo x > /tmp/ask; cat /tmp/told"
+    text = await box("execute_command", command=asked, timeout=20)
+    return text.splitlines()[0]
+
+
+async def test_a_step_that_went_wrong_is_undone_with_files_memory_and_programs(server: Edge) -> None:
+    async with server.client("alice") as client:
+        made = await create(client, "box")
+        box = Tools(client)
+        await remember(box, "alpha")
+        opened = await box("terminal_open")
+        terminal = opened.split()[1]
+        await box(
+            "terminal_send", terminal_id=terminal, text="echo bef''ore", keys=["enter"], pattern="before", wait=20
+        )
+        kept = json.loads(await box("snapshot_sandbox", name="good"))
+        assert (kept["sandboxId"], kept["name"]) == (made["id"], "good")
+
+        await box("write_file", path="/root/wrong", content="x")
+        await box("execute_command", command="rm -rf /usr/bin/sort; pkill -f 'word=alpha' || true")
+        await box("terminal_send", terminal_id=terminal, text="echo af''ter", keys=["enter"], pattern="after", wait=20)
+        back = json.loads(await box("restore_snapshot", snapshot=kept["id"][:20]))
+        assert (back["id"], back["snapshot"], back["status"]) == (made["id"], kept["id"], "running")
+        assert back["undone"].startswith(f"All changes since {kept['createdAt']}")
+
+        assert await remembered(box) == "alpha"
+        assert (await box("execute_command", command="ls /root; echo b a | tr ' ' '\\n' | sort")).startswith("a\nb\n")
+        shown = await box("terminal_snapshot", terminal_id=terminal)
+        assert "before" in shown and "after" not in shown
+
+        refused = await client.call_tool("delete_snapshot", {"snapshot": "nothing"})
+        assert "There is no snapshot 'nothing'" in text_of(refused)
+        other = await create(client, "other", snapshot="good")
+        assert (other["snapshot"], other["image"], other["mem"]) == (kept["id"], "minimal", 512)
+        assert await remembered(Tools(client, "other")) == "alpha"
+        refused = await client.call_tool("delete_snapshot", {"snapshot": "good"})
+        assert "sandbox other" in text_of(refused)
+        await client.call_tool("delete_sandbox", {"id": "other"})
+        await client.call_tool("delete_sandbox", {"id": "box"})
+        listed = json.loads(text_of(await client.call_tool("list_snapshots", {"id": made["id"]})))
+        assert [item["id"] for item in listed["snapshots"]] == [kept["id"]]
+        gone = await client.call_tool("delete_snapshot", {"snapshot": "good"})
+        assert json.loads(text_of(gone))["status"] == "deleted"
+
+
+async def test_copies_go_on_from_one_moment_each_as_itself(server: Edge) -> None:
+    async with server.client("alice") as client, server.client("bob") as bob:
+        await create(client, "box")
+        box = Tools(client)
+        await remember(box, "beta")
+        forks = json.loads(await box("fork_sandbox", count=2))["forks"]
+        assert [set(fork) for fork in forks] == [{"id", "name"}, {"id", "name"}]
+        for fork in forks:
+            child = Tools(client, fork["id"])
+            assert await remembered(child) == "beta"
+            assert (await child("execute_command", command="hostname")).splitlines()[0] == fork["name"]
+            await child("write_file", path="/root/mine", content=fork["id"])
+        assert await remembered(box) == "beta"
+        assert "mine" not in await box("list_files")
+        assert "There is no sandbox" in text_of(await bob.call_tool("fork_sandbox", {"id": forks[0]["id"]}))
+        assert "count: 0" in await box.refused("fork_sandbox", count=0)
+        assert "count: 101" in await box.refused("fork_sandbox", count=101)
+
+
+async def test_a_sandbox_that_sleeps_is_woken_by_a_call_and_one_that_was_killed_by_a_restore(
+    server: Edge, data: Path
+) -> None:
+    async with server.client("alice") as client, server.http("alice") as http:
+        await create(client, "box", ttl=3600)
+        box = Tools(client)
+        await remember(box, "gamma")
+        await box("snapshot_sandbox", name="safe")
+        assert (await http.post("/api/sandboxes/box/sleep", timeout=60)).status_code == 200
+        asleep = json.loads(await box("get_sandbox"))
+        assert asleep["status"] == "snapshotted"
+        assert 0 < asleep["leftSeconds"] <= 3600
+        assert "is asleep, only a running one can be forked" in await box.refused("fork_sandbox")
+        assert await remembered(box) == "gamma"
+        awake = json.loads(await box("get_sandbox"))
+        assert (awake["status"], awake["memory"]) == ("running", "own")
+
+        ((process,),) = strays(data / "instances").values()
+        os.kill(process.pid, signal.SIGKILL)
+        with anyio.fail_after(20):
+            while json.loads(await box("get_sandbox"))["status"] != "killed":
+                await anyio.sleep(0.05)
+        assert "ttl" in await box.refused("update_sandbox", ttl=60)
+        assert json.loads(await box("restore_snapshot", snapshot="safe"))["status"] == "running"
+        assert await remembered(box) == "gamma"
+        await client.call_tool("delete_sandbox", {"id": "box"})
+        await client.call_tool("delete_snapshot", {"snapshot": "safe"})

@@ -49,3 +49,40 @@ async def test_a_sandbox_is_created_used_and_ended_with_a_server_and_without_one
     finally:
         await cli("sandbox", "rm", "--all")
     assert strays(served / "instances") == {}
+
+
+async def test_a_sandbox_is_kept_put_back_copied_and_put_to_sleep(served: Path, tmp_path: Path) -> None:
+    cli = Cli(url="", key="", keys={}, here=tmp_path)
+    (tmp_path / "data").symlink_to(served)
+
+    async def told(ref: str) -> list[str]:
+        done = await cli("sandbox", "exec", ref, "--shell", "cat /run/word; ls /root")
+        return done.text.splitlines()
+
+    try:
+        async with running(served):
+            await cli("sandbox", "create", "box", "--image", "minimal", "--mem", "512", "--ttl", "1h")
+            assert (await cli("sandbox", "exec", "box", "--shell", "echo first > /run/word")).status == 0
+            kept = (await cli("snapshot", "create", "box", "good")).text.strip()
+            await cli("sandbox", "exec", "box", "--shell", "echo second > /run/word; touch /root/later")
+            assert await told("box") == ["second", "later"]
+            assert (await cli("snapshot", "restore", "box", "good")).status == 0
+            assert await told("box") == ["first"]
+
+            names = [line.split()[1] for line in (await cli("fork", "box", "-n", "2")).text.splitlines()]
+            assert names == ["box-1", "box-2"]
+            assert await told("box-2") == ["first"]
+            assert (await cli("sandbox", "sleep", "box", "box-1")).err == "box sleeps.\nbox-1 sleeps.\n"
+            states = {row["name"]: row["status"] for row in (await cli("top", "--once", "--json")).json}
+            assert states == {"box": "snapshotted", "box-1": "snapshotted", "box-2": "running"}
+            assert "asleep" in (await cli("sandbox", "list")).text
+            assert await told("box") == ["first"]
+            assert "has children: sandbox box-" in (await cli("snapshot", "rm", "good")).refusal
+        # Without a server the command brings its own, and finds what sleeps.
+        assert await told("box-1") == ["first"]
+        assert (await cli("snapshot", "get", kept[:20], "--json")).json["name"] == "good"
+    finally:
+        await cli("sandbox", "rm", "--all")
+        await cli("snapshot", "rm", "good")
+    assert (await cli("snapshot", "list", "--json")).json == []
+    assert strays(served / "instances") == {}

@@ -91,6 +91,65 @@ async def test_a_client_that_goes_away_while_it_creates_leaves_a_whole_sandbox_o
             assert data_of(ran)["stdout"] == "orphan\n"
 
 
+async def nonce(http: httpx.AsyncClient, ref: str) -> str:
+    """What a program of the sandbox holds in its memory alone."""
+    command = "cat /proc/$(cat /run/holder)/environ | tr '\\0' '\\n' | grep ^NONCE="
+    ran = data_of(await http.post(f"/api/sandboxes/{ref}/exec", json={"command": command}, timeout=60))
+    return ran["stdout"].strip()
+
+
+async def test_a_sandbox_sleeps_wakes_is_forked_put_back_and_started_again(machines: Rest, data: Path) -> None:
+    async with machines.http("alice") as http, machines.http("bob") as bob:
+        made = (await http.post("/api/sandboxes", json={"name": "box", **SMALL}, timeout=120)).json()["data"]
+        base = f"/api/sandboxes/{made['id']}"
+        holder = {"command": "echo $$ > /run/holder; exec sleep 1000", "env": {"NONCE": "delta"}}
+        assert (await http.post(f"{base}/commands/run", json=holder)).status_code == 200
+        assert await nonce(http, "box") == "NONCE=delta"
+
+        for verb, message in (("sleep", "Sandbox snapshotted"), ("sleep", "Sandbox snapshotted")):
+            answer = await http.post(f"{base}/{verb}", timeout=60)
+            assert (answer.status_code, answer.json()) == (200, {"status": "success", "message": message})
+        assert data_of(await http.get(base))["status"] == "snapshotted"
+        assert (await http.get(f"{base}/metrics")).status_code == 409
+        for path in ("wake", "start", "sleep", "fork", "snapshots", "restore"):
+            assert (await bob.post(f"{base}/{path}", json={"snapshot": "x"})).status_code == 404
+        assert data_of(await http.get(base))["status"] == "snapshotted"
+        asleep = await http.post(f"{base}/snapshots", json={"name": "asleep"}, timeout=60)
+        assert asleep.status_code == 201, asleep.text
+        assert asleep.json()["data"]["sizeBytes"] > 0
+        assert (await http.post(f"{base}/wake", timeout=60)).json()["message"] == "Sandbox restored"
+        assert await nonce(http, "box") == "NONCE=delta"
+
+        forked = await http.post(f"{base}/fork", json={"count": 2}, timeout=60)
+        assert forked.status_code == 201, forked.text
+        children = forked.json()["data"]
+        assert [child["name"] for child in children] == ["box-1", "box-2"]
+        for child in children:
+            assert await nonce(http, child["id"]) == "NONCE=delta"
+            assert (await http.delete(f"/api/sandboxes/{child['id']}")).status_code == 200
+
+        await http.post(f"{base}/exec", json={"command": "kill $(cat /run/holder); touch /root/later"})
+        back = await http.post(f"{base}/restore", json={"snapshot": "asleep"}, timeout=60)
+        assert (back.status_code, data_of(back)["snapshot"]) == (200, asleep.json()["data"]["id"])
+        assert await nonce(http, "box") == "NONCE=delta"
+        assert (await http.post(f"{base}/exec", json={"command": "ls /root"})).json()["data"]["stdout"] == ""
+
+        ((process,),) = strays(data / "instances").values()
+        os.kill(process.pid, signal.SIGKILL)
+        with anyio.fail_after(30):
+            while data_of(await http.get(base))["status"] != "killed":
+                await anyio.sleep(0.05)
+        assert (await http.post(f"{base}/sleep")).status_code == 409
+        assert (await http.post(f"{base}/fork", json={})).status_code == 409
+        assert (await http.post(f"{base}/start", timeout=60)).json()["message"] == "Sandbox started"
+        started = data_of(await http.get(base))
+        assert started["status"] == "running"
+        assert "snapshot" in started["reason"]
+        assert await nonce(http, "box") == "NONCE=delta"
+        assert (await http.delete(base)).status_code == 200
+        assert (await http.delete("/api/snapshots/asleep")).status_code == 200
+
+
 async def test_a_killed_sandbox_is_told_with_what_is_lost(machines: Rest, data: Path) -> None:
     async with machines.http("alice") as http:
         made = (await http.post("/api/sandboxes", json={"name": "doomed", **SMALL}, timeout=120)).json()["data"]
