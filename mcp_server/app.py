@@ -23,7 +23,8 @@ from storage.mongo import MongoDatabase
 from storage.sqlite import SqliteDatabase
 from vmm.fleet import Fleet
 from vmm.host import host_id
-from vmm.hypervisor.detect import choose
+from vmm.hypervisor.confinement import Confinement
+from vmm.hypervisor.detect import choose, kvm
 from vmm.images.catalogue import Catalogue
 from vmm.limits import HostReserve, OwnerLimits
 from vmm.quotas import QUOTAS, Quotas
@@ -60,6 +61,7 @@ COLLECTIONS = (USERS, ORGANISATIONS, MEMBERS, KEYS, INVITATIONS, SANDBOXES, QUOT
 
 _STORE = "casemate.db"
 _RETRY_S = 1.0
+_DAY_S = 86_400
 _TELL_S = 10.0
 _log = structlog.stdlib.get_logger("casemate.app")
 
@@ -116,7 +118,9 @@ class Parts:
     def defaults(self) -> Defaults:
         """Of sandboxes whose creators name no image and no size."""
         chosen = self.settings
-        return Defaults(image=chosen.default_image, cpu=chosen.default_cpu, mem=chosen.default_mem)
+        return Defaults(
+            image=chosen.default_image, cpu=chosen.default_cpu, mem=chosen.default_mem, idle_s=chosen.idle_seconds
+        )
 
     def _routes(self) -> list[BaseRoute]:
         quotas = QuotaRoutes(self.quotas, self.fleet, self.identity.accounts.organisations)
@@ -155,7 +159,8 @@ async def open_parts(settings: Settings, *, patience_s: float = 0) -> AsyncGener
         TracingRefused: Traces are asked for and cannot be sent.
     """
     with occupy(settings.data) as occupancy, occupy_instances(settings.instances):
-        choice = await choose()
+        confinement = await Confinement.open(kvm=kvm().usable)
+        choice = await choose(confinement)
         tracing = Tracing.of_environment(version=version("casemate"))
         try:
             async with _opened(open_database(settings), patience_s) as database:
@@ -172,8 +177,12 @@ async def open_parts(settings: Settings, *, patience_s: float = 0) -> AsyncGener
                     quotas=quotas,
                     reserve=HostReserve(),
                     instances=settings.instances,
+                    ready=settings.warm_pool,
+                    retention_s=settings.sleep_retention_days * _DAY_S,
                     found=lambda sandbox_id: noted(sandbox=sandbox_id),
+                    started=meters.started,
                 ) as fleet:
+                    await confinement.sweep()
                     yield Parts(
                         settings=settings,
                         database=database,
@@ -249,4 +258,5 @@ def _limits(settings: Settings) -> OwnerLimits:
         cpus=settings.max_vcpus,
         mem=settings.max_memory_mib,
         disk=settings.max_disk_mib,
+        snapshots=settings.max_snapshots,
     )

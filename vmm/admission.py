@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import anyio
 
+from .errors import HostExhausted
 from .limits import HostReserve
 from .quotas import Quotas
 from .records import Records
 from .sandbox import Sandbox
-
-
-def _nothing() -> int:
-    return 0
 
 
 class Admission:
@@ -25,7 +22,8 @@ class Admission:
         records: The sandboxes that exist.
         quotas: What each owner may have.
         reserve: What must stay free on the host.
-        ahead: MiB that machines without a sandbox take.
+        ahead: MiB that machines take which no sandbox has yet.
+        give_way: Ends one of those; whether there was one.
     """
 
     def __init__(
@@ -35,13 +33,15 @@ class Admission:
         quotas: Quotas,
         reserve: HostReserve,
         *,
-        ahead: Callable[[], int] = _nothing,
+        ahead: Callable[[], int],
+        give_way: Callable[[], Awaitable[bool]],
     ) -> None:
         self._data = data
         self._records = records
         self._quotas = quotas
         self._reserve = reserve
         self._ahead = ahead
+        self._give_way = give_way
         self._promised: dict[str, int] = {}
         self._one_at_a_time = anyio.Lock()
 
@@ -55,7 +55,7 @@ class Admission:
         limits = await self._quotas.of(sandbox.owner)
         async with self._one_at_a_time:
             limits.check(await self._records.owned(sandbox.owner), cpu=sandbox.cpu, mem=sandbox.mem)
-            self._check_host(sandbox)
+            await self._check_host(sandbox)
             self._promised[sandbox.id] = sandbox.mem
             try:
                 await self._records.insert(sandbox)
@@ -74,7 +74,7 @@ class Admission:
         async with self._one_at_a_time:
             if sandbox.id not in self._promised:
                 limits.check_running(await self._records.owned(sandbox.owner), cpu=sandbox.cpu, mem=sandbox.mem)
-                self._check_host(sandbox)
+                await self._check_host(sandbox)
                 self._promised[sandbox.id] = sandbox.mem
 
     async def check_snapshot(self, owner: str, existing: int) -> None:
@@ -103,8 +103,13 @@ class Admission:
         """Take back what was promised; a no-op if nothing was."""
         self._promised.pop(sandbox_id, None)
 
-    def _check_host(self, sandbox: Sandbox) -> None:
-        self._reserve.check(self._data, self._total(), sandbox.mem)
+    async def _check_host(self, sandbox: Sandbox) -> None:
+        while True:
+            try:
+                return self._reserve.check(self._data, self._total(), sandbox.mem)
+            except HostExhausted:
+                if not await self._give_way():
+                    raise
 
     def _total(self) -> int:
         return sum(self._promised.values()) + self._ahead()

@@ -53,7 +53,7 @@ async def adopt(records: Records, machines: Machines, lives: Lives) -> list[Sand
 
 async def _take_over(sandbox: Sandbox, machines: Machines, lives: Lives) -> bool:
     directory = machines.directory(sandbox.machine)
-    machine = machines.adopt(sandbox.id, sandbox.machine)
+    machine = await machines.adopt(sandbox.id, sandbox.machine)
     if machine is None:
         if sleeping.is_asleep(directory):
             await lives.slept(sandbox.id)
@@ -72,7 +72,7 @@ async def _take_over(sandbox: Sandbox, machines: Machines, lives: Lives) -> bool
 
 
 async def _finish_wake(sandbox: Sandbox, machines: Machines, lives: Lives) -> bool:
-    machine = machines.adopt(sandbox.id, sandbox.machine)
+    machine = await machines.adopt(sandbox.id, sandbox.machine)
     if machine is None:
         await lives.died(sandbox.id, _BROKEN_WAKE)
         return False

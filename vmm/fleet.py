@@ -15,28 +15,29 @@ import structlog
 from anyio.abc import TaskGroup
 
 from storage.errors import StoreError
-from storage.ids import new_id
 
 from . import lease
 from .activity import Activity
 from .admission import Admission
 from .adoption import adopt
 from .errors import CasemateError, Conflict, HostExhausted, LinkError, LinkTimeout, NotFound, Unavailable
-from .forks import Fork, check_count, child_names
 from .guest.link import GuestLink
 from .guest_calls import GuestCalls
 from .hypervisor.base import Hypervisor
 from .images.catalogue import Catalogue, ImageSet
+from .keeping import Keeper
+from .life_calls import LifeCalls
 from .limits import HostReserve
 from .lives import Lives, lost, unreachable
-from .machine import Machine
 from .machines import Machines
+from .making import Cloner, Maker, end, silent
+from .pool import Key, Pool
 from .quotas import Quotas
 from .reaper import Reaper
 from .records import Records
 from .sandbox import Sandbox, State
-from .saved import Saved
-from .snapshots import Snapshot, Snapshots
+from .snapshot_calls import SnapshotCalls
+from .snapshots import Snapshots
 from .spec import SandboxSpec, check_labels, check_name
 from .templates import Report, Templates
 from .usage import Usage
@@ -47,10 +48,7 @@ _SWEEP_S = 5
 _RECORD_S = 5
 _PAGE_LIMIT = 100
 _AT_ONCE = os.cpu_count() or 1
-
-
-async def _silent(_step: str) -> None:
-    pass
+_MOST_AHEAD_S = 3600.0
 
 
 def _unheard(_what: str) -> None:
@@ -71,7 +69,7 @@ class Page:
     limit: int
 
 
-class Fleet(GuestCalls):
+class Fleet(GuestCalls, LifeCalls, SnapshotCalls):
     """All sandboxes of a host.
 
     Args:
@@ -84,6 +82,7 @@ class Fleet(GuestCalls):
         tasks: Where machines are watched and templates built.
         instances: Where machines have their directories, if not below the data directory.
         own_memory: Whether each machine has a memory file of its own from the start, rather than from its first sleep.
+        ready: How many machines wait for new sandboxes of the image and size that `prepare` names.
         retention_s: Seconds after which a sandbox that sleeps is deleted; 0 is never.
         clock: Milliseconds since the epoch.
         found: Told the id of each sandbox that a call is about, once it is known.
@@ -102,6 +101,7 @@ class Fleet(GuestCalls):
         tasks: TaskGroup,
         instances: Path | None = None,
         own_memory: bool = False,
+        ready: int = 0,
         retention_s: int = 0,
         clock: Callable[[], int] = _now_ms,
         found: Callable[[str], None] = _unheard,
@@ -110,16 +110,36 @@ class Fleet(GuestCalls):
         self._driver = driver
         self._catalogue = catalogue
         self._records = records
-        self._own_memory = own_memory
         self._clock = clock
         self._found = found
-        self._started = started
         self._tasks = tasks
         self._templates = Templates(driver, data / "templates", tasks, catalogue.verify)
         self._snapshots = Snapshots(data / "snapshots")
-        self._admission = Admission(data, records, quotas, reserve)
         self._activity = Activity(clock)
         self._machines = Machines(driver, instances or data / "instances", tasks, self._died)
+        cloner = Cloner(driver, self._machines, self._templates, own_memory=own_memory)
+        self._pool = Pool(
+            cloner.ahead,
+            end,
+            self._admit_ahead,
+            size=ready,
+            max_age_s=_MOST_AHEAD_S,
+            clock=time.monotonic,
+            tasks=tasks,
+        )
+        self._admission = Admission(
+            data, records, quotas, reserve, ahead=self._pool.promised, give_way=self._pool.give_way
+        )
+        self._maker = Maker(
+            records=records,
+            machines=self._machines,
+            admission=self._admission,
+            cloner=cloner,
+            pool=self._pool,
+            clock=clock,
+            found=found,
+            started=started,
+        )
         self._lives = Lives(
             driver=driver,
             records=records,
@@ -130,6 +150,14 @@ class Fleet(GuestCalls):
             clock=clock,
             tasks=tasks,
             started=started,
+        )
+        self._keeper = Keeper(
+            snapshots=self._snapshots,
+            records=records,
+            lives=self._lives,
+            admission=self._admission,
+            driver=driver.fingerprint,
+            clock=clock,
         )
         self._reaper = Reaper(
             records,
@@ -154,6 +182,7 @@ class Fleet(GuestCalls):
         reserve: HostReserve,
         instances: Path | None = None,
         own_memory: bool = False,
+        ready: int = 0,
         retention_s: int = 0,
         clock: Callable[[], int] = _now_ms,
         found: Callable[[str], None] = _unheard,
@@ -174,6 +203,7 @@ class Fleet(GuestCalls):
                 tasks=tasks,
                 instances=instances,
                 own_memory=own_memory,
+                ready=ready,
                 retention_s=retention_s,
                 clock=clock,
                 found=found,
@@ -197,12 +227,14 @@ class Fleet(GuestCalls):
         return self._catalogue.names()
 
     async def prepare(self, image: str, *, cpu: int, mem: int, report: Report | None = None) -> None:
-        """Make sure that sandboxes of this image and size start by cloning.
+        """Make sure that sandboxes of this image and size start by cloning, and have some machines of it ready.
 
         Raises:
             Unavailable: The image is not built, or the template cannot be.
         """
-        await self._templates.get(await self._image(image), cpu=cpu, mem=mem, report=report or _silent)
+        images = await self._image(image)
+        await self._templates.get(images, cpu=cpu, mem=mem, report=report or silent)
+        self._pool.keep(Key(images=images, cpu=cpu, mem=mem))
 
     async def create(self, owner: str, spec: SandboxSpec, *, on_progress: Report | None = None) -> Sandbox:
         """Make a sandbox; it is ready for commands when this returns. On failure nothing of it is left.
@@ -220,12 +252,8 @@ class Fleet(GuestCalls):
         if spec.snapshot:
             return await self._create_from(owner, spec)
         _check(spec, self.images())
-        images = await self._image(spec.image)
-
-        async def template() -> Saved:
-            return await self._templates.get(images, cpu=spec.cpu, mem=spec.mem, report=on_progress or _silent)
-
-        return await self._make(Sandbox.new(new_id(), owner, spec, now_ms=self._clock()), template)
+        key = Key(images=await self._image(spec.image), cpu=spec.cpu, mem=spec.mem)
+        return await self._maker.fresh(owner, spec, key, on_progress or silent)
 
     async def get(self, owner: str, ref: str) -> Sandbox:
         """One sandbox, by id or name.
@@ -312,209 +340,6 @@ class Fleet(GuestCalls):
         """
         await self._delete((await self.get(owner, ref)).id)
 
-    async def sleep(self, owner: str, ref: str) -> Sandbox:
-        """Put a sandbox to sleep with its memory; one that sleeps goes on sleeping. Calls in it are broken off.
-
-        Raises:
-            Conflict: It does not run.
-            HostExhausted: The host's disk is full; it runs on.
-            Unavailable: The hypervisor could not save it; it runs on, if it lives.
-        """
-        return await self._lives.sleep((await self.get(owner, ref)).id)
-
-    async def sleep_all(self) -> int:
-        """Put all sandboxes to sleep, to be woken by the next start; returns how many sleep. What fails runs on."""
-        asleep = 0
-        slots = anyio.CapacityLimiter(_AT_ONCE)
-
-        async def put(sandbox_id: str) -> None:
-            nonlocal asleep
-            async with slots:
-                try:
-                    await self._lives.sleep(sandbox_id, wake_at_start=True)
-                    asleep += 1
-                except CasemateError as error:
-                    log.warning("machine not put to sleep", sandbox=sandbox_id, error=error.message)
-
-        async with anyio.create_task_group() as tasks:
-            for sandbox_id in self._machines.sandboxes():
-                tasks.start_soon(put, sandbox_id)
-        return asleep
-
-    async def wake(self, owner: str, ref: str) -> Sandbox:
-        """Wake a sandbox; one that runs goes on. Any other call in it does the same by itself.
-
-        Raises:
-            Conflict: Another hypervisor put it to sleep, or it cannot wake from its state.
-            SandboxLost: Its machine has died.
-            LimitExceeded: The owner's other sandboxes take what they may.
-            HostExhausted: The host lacks memory.
-            Unavailable: The hypervisor failed.
-        """
-        return await self._lives.wake((await self.get(owner, ref)).id)
-
-    async def revive(self, owner: str, ref: str) -> Sandbox:
-        """Let a sandbox run again, whatever has become of it: from its sleep, its newest snapshot, or its disk.
-
-        `reason` of the result says what it was started from and what is lost; it is empty if nothing is.
-
-        Raises:
-            SandboxLost: Nothing is left to start from.
-            LimitExceeded: The owner's other sandboxes take what they may.
-            HostExhausted: The host lacks memory or disk.
-            Unavailable: The hypervisor failed.
-        """
-        return await self._lives.revive((await self.get(owner, ref)).id)
-
-    async def snapshot(
-        self, owner: str, ref: str, *, name: str = "", labels: Mapping[str, str] | None = None, created_by: str = ""
-    ) -> Snapshot:
-        """Keep what a running or sleeping sandbox is now. It goes on, with its open streams.
-
-        Args:
-            owner: Whose.
-            ref: Which.
-            name: DNS-1123 subdomain; the sandbox's name with a number if empty.
-            labels: At most 5 short pairs.
-            created_by: Opaque id of the user.
-
-        Raises:
-            InvalidInput: A value cannot be.
-            SandboxLost: It neither runs nor sleeps.
-            LimitExceeded: The owner has enough snapshots.
-            HostExhausted: The host's disk is full; the sandbox goes on.
-            Unavailable: The hypervisor could not save it.
-        """
-        if name:
-            check_name(name)
-        check_labels(labels or {})
-        sandbox = await self.get(owner, ref)
-        async with self._lives.turn(sandbox.id):
-            sandbox = await self.get(owner, sandbox.id)
-            existing = await self._snapshots.owned(owner)
-            await self._admission.check_snapshot(owner, len(existing))
-            snapshot_id = new_id()
-            draft = await self._snapshots.draft(snapshot_id)
-            try:
-                await self._lives.moment(sandbox, draft)
-                snapshot = Snapshot(
-                    id=snapshot_id,
-                    owner=owner,
-                    sandbox=sandbox.id,
-                    sandbox_name=sandbox.name,
-                    name=name or child_names(sandbox.name, {snapshot.name for snapshot in existing}, 1)[0],
-                    parent=sandbox.base,
-                    image=sandbox.image,
-                    cpu=sandbox.cpu,
-                    mem=sandbox.mem,
-                    disk=sandbox.disk,
-                    driver=self._driver.fingerprint,
-                    labels=dict(labels or {}),
-                    env=dict(sandbox.env),
-                    created_ms=self._clock(),
-                    created_by=created_by,
-                )
-                return await self._snapshots.publish(snapshot, draft)
-            except BaseException:
-                with anyio.CancelScope(shield=True):
-                    await self._snapshots.discard(draft)
-                raise
-
-    async def snapshots(self, owner: str, *, sandbox: str = "") -> tuple[Snapshot, ...]:
-        """The owner's snapshots, newest first; with a sandbox named, by id or name, those that were taken of it."""
-        owned = await self._snapshots.owned(owner)
-        if not sandbox:
-            return tuple(owned)
-        taken = tuple(snapshot for snapshot in owned if sandbox in {snapshot.sandbox, snapshot.sandbox_name})
-        if taken:  # also of a sandbox that is gone
-            return taken
-        found = await self.get(owner, sandbox)
-        return tuple(snapshot for snapshot in owned if snapshot.sandbox == found.id)
-
-    async def get_snapshot(self, owner: str, ref: str) -> Snapshot:
-        """One snapshot, by id, by name, or by the beginning of its id.
-
-        Raises:
-            NotFound: There is none, or it is somebody else's.
-            Conflict: The name or the beginning fits several; the message lists their ids.
-        """
-        return await self._snapshots.find(owner, ref)
-
-    async def rename_snapshot(self, owner: str, ref: str, name: str) -> Snapshot:
-        """Give a snapshot another name.
-
-        Raises:
-            InvalidInput: The name cannot be.
-        """
-        check_name(name)
-        return await self._snapshots.rename(await self._snapshots.find(owner, ref), name)
-
-    async def delete_snapshot(self, owner: str, ref: str) -> None:
-        """Delete a snapshot.
-
-        Raises:
-            Conflict: Snapshots or sandboxes were made from it; the message names them.
-        """
-        snapshot = await self._snapshots.find(owner, ref)
-        children = [
-            f"snapshot {other.name} ({other.id})"
-            for other in await self._snapshots.owned(owner)
-            if other.parent == snapshot.id
-        ]
-        children += [
-            f"sandbox {sandbox.name} ({sandbox.id})"
-            for sandbox in await self._records.owned(owner)
-            if sandbox.base == snapshot.id and sandbox.id != snapshot.sandbox
-        ]
-        if children:
-            raise Conflict(
-                f"Snapshot {snapshot.name} ({snapshot.id}) has children: {', '.join(children)}",
-                hint="Delete these first",
-            )
-        await self._snapshots.remove(snapshot)
-
-    async def restore(self, owner: str, ref: str, snapshot: str) -> Sandbox:
-        """Put a sandbox back to a snapshot in place, whatever state it is in. If that fails, it is as it was.
-
-        Raises:
-            NotFound: There is no such sandbox or snapshot.
-            Conflict: The snapshot is of another image or size, or another hypervisor's.
-            Unavailable: A file of the snapshot is damaged, or the hypervisor failed.
-            HostExhausted: The host lacks memory or disk.
-        """
-        sandbox = await self.get(owner, ref)
-        return await self._lives.restore(sandbox, await self._snapshots.find(owner, snapshot))
-
-    async def fork(
-        self, owner: str, ref: str, count: int = 1, *, created_by: str = "", on_progress: Report | None = None
-    ) -> tuple[Fork, ...]:
-        """Make children of a running sandbox's present moment: its memory, its files, its background commands.
-
-        The parent goes on, with its open streams. Each child is named after it, and has a result of its own.
-
-        Raises:
-            InvalidInput: The count is not 1 to 100.
-            Conflict: It sleeps.
-            SandboxLost: Its machine has died.
-            HostExhausted: The host's disk is full.
-            Unavailable: The hypervisor could not save it.
-        """
-        check_count(count)
-        parent = await self.get(owner, ref)
-        async with self._lives.turn(parent.id):
-            parent = await self.get(owner, parent.id)
-            if parent.state is not State.RUNNING:
-                hint = "Wake it first" if parent.state is State.ASLEEP else "Start it first, or fork another one"
-                raise Conflict(f"Sandbox {parent.id} is {parent.state}, only a running one can be forked", hint=hint)
-            await (on_progress or _silent)(f"Saving {parent.name}")
-            base = await self._snapshots.fork_base(new_id())
-            try:
-                saved = await self._lives.moment(parent, base)
-                return await self._children(parent, saved, count, created_by)
-            finally:
-                with anyio.CancelScope(shield=True):
-                    await self._snapshots.discard(base)
-
     async def health(self, image: str) -> dict[str, str]:
         """The parts that creating a sandbox of an image needs, each with what is wrong with it, or nothing."""
         return {
@@ -576,66 +401,7 @@ class Fleet(GuestCalls):
         _check(wish, {snapshot.image})
         saved = await self._lives.source(snapshot)
 
-        async def moment() -> Saved:
-            return saved
-
-        new = Sandbox.new(new_id(), owner, wish, now_ms=self._clock())
-        return await self._make(replace(new, base=snapshot.id), moment)
-
-    async def _make(self, sandbox: Sandbox, source: Callable[[], Awaitable[Saved]]) -> Sandbox:
-        await self._admission.admit(sandbox)
-        self._found(sandbox.id)
-        try:
-            saved = await source()
-            machine = await Machine.clone(
-                self._driver,
-                saved,
-                self._machines.directory(sandbox.machine),
-                hostname=sandbox.name,
-                own=self._own_memory,
-            )
-            self._machines.attach(sandbox.id, machine)
-            running = replace(sandbox.moved(State.RUNNING, now_ms=self._clock()), memory=machine.running.memory.value)
-            sandbox = await self._records.save(running)
-        except BaseException:
-            with anyio.CancelScope(shield=True):
-                await self._teardown(sandbox)
-            raise
-        self._started(sandbox.memory)
-        return sandbox
-
-    async def _children(self, parent: Sandbox, saved: Saved, count: int, created_by: str) -> tuple[Fork, ...]:
-        taken = {sandbox.name for sandbox in await self._records.owned(parent.owner)}
-        forks: list[Fork] = [Fork()] * count
-        slots = anyio.CapacityLimiter(_AT_ONCE)
-
-        async def moment() -> Saved:
-            return saved
-
-        async def make(number: int, name: str) -> None:
-            spec = SandboxSpec(
-                name=name,
-                image=parent.image,
-                cpu=parent.cpu,
-                mem=parent.mem,
-                labels=parent.labels,
-                env=parent.env,
-                auto_sleep=parent.auto_sleep,
-                idle_s=parent.idle_s,
-                ttl_s=parent.ttl_s,
-                created_by=created_by or parent.created_by,
-            )
-            child = replace(Sandbox.new(new_id(), parent.owner, spec, now_ms=self._clock()), base=parent.base)
-            async with slots:
-                try:
-                    forks[number] = Fork(sandbox=await self._make(child, moment))
-                except CasemateError as error:
-                    forks[number] = Fork(error=error)
-
-        async with anyio.create_task_group() as tasks:
-            for number, name in enumerate(child_names(parent.name, taken, count)):
-                tasks.start_soon(make, number, name)
-        return tuple(forks)
+        return await self._maker.of(saved, owner, wish, base=snapshot.id)
 
     async def _only(self, owner: str, ref: str) -> Sandbox:
         named = await self._records.named(owner, ref)
@@ -653,10 +419,10 @@ class Fleet(GuestCalls):
         return images
 
     async def _delete(self, sandbox_id: str) -> None:
-        await self._end(await self._records.change(sandbox_id, self._deleted))
+        await self._finish(await self._records.change(sandbox_id, self._deleted))
 
     async def _delete_seen(self, seen: Sandbox) -> None:
-        await self._end(await self._records.save(self._deleted(seen)))
+        await self._finish(await self._records.save(self._deleted(seen)))
 
     def _deleted(self, sandbox: Sandbox) -> Sandbox:
         return sandbox.moved(State.DELETED, now_ms=self._clock())
@@ -668,7 +434,7 @@ class Fleet(GuestCalls):
         going_on = await machine.link.activity()
         return not (going_on.processes or going_on.terminals or going_on.connections)
 
-    async def _end(self, sandbox: Sandbox) -> None:
+    async def _finish(self, sandbox: Sandbox) -> None:
         with anyio.CancelScope(shield=True):
             await self._teardown(sandbox)
 
@@ -680,6 +446,9 @@ class Fleet(GuestCalls):
 
     async def _died(self, sandbox_id: str, reason: str) -> None:
         await self._lives.died(sandbox_id, reason)
+
+    def _admit_ahead(self, key: Key) -> None:
+        self._admission.check_ahead(key.mem)
 
     async def _settle_in(self) -> None:
         await self._snapshots.sweep()
@@ -693,6 +462,7 @@ class Fleet(GuestCalls):
                 await self._reaper.record_uses()
         except (CasemateError, StoreError) as error:
             log.warning("uses not recorded", error=str(error))
+        await self._pool.aclose()
         await self._machines.aclose()
 
     async def _wake_again(self, sandbox_id: str) -> None:
@@ -708,6 +478,7 @@ class Fleet(GuestCalls):
                 await self._machines.resume_stalled()
                 await self._lives.record_deaths()
                 await self._reaper.sweep()
+                self._pool.tend()
                 for sandbox in await self._records.in_state(State.DELETED):
                     await self._teardown(sandbox)
             except (CasemateError, StoreError, OSError) as error:

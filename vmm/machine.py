@@ -124,12 +124,13 @@ class Machine:
         return machine
 
     @classmethod
-    def adopt(cls, driver: Hypervisor, directory: Path) -> Self | None:
+    async def adopt(cls, driver: Hypervisor, directory: Path) -> Self | None:
         """Take over a machine that an earlier server started; None if it does not run any more."""
         record = MachineRecord.read(directory)
         if record is None or not record.process.alive():
             return None
         running = Running(directory=directory, process=record.process, port=record.port, memory=record.memory)
+        await driver.adopt(running, record.hardware)
         return cls(
             driver=driver,
             running=running,
@@ -188,6 +189,8 @@ class Machine:
     async def ended(self) -> str:
         """Wait for the machine's end and tell why it ended, in words for its owner."""
         status = await self.running.process.ended()
+        if why := await self.driver.why_killed(self.running):
+            return why
         if status is None:
             return "its virtual machine ended"
         if status < 0:

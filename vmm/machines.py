@@ -73,9 +73,9 @@ class Machines:
         self._stalled.discard(sandbox_id)
         return self._running.pop(sandbox_id, None)
 
-    def adopt(self, sandbox_id: str, name: str) -> Machine | None:
+    async def adopt(self, sandbox_id: str, name: str) -> Machine | None:
         """Take over a sandbox's machine from an earlier server; None if it does not run any more."""
-        machine = Machine.adopt(self._driver, self._root / name)
+        machine = await Machine.adopt(self._driver, self._root / name)
         if machine is not None:
             self.attach(sandbox_id, machine)
         return machine
@@ -124,8 +124,11 @@ class Machines:
         """
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
         swept = 0
-        for directory, processes in (await anyio.to_thread.run_sync(strays, self._root)).items():
-            if _ID.fullmatch(directory.name) and directory.name not in running:
+        root = self._root.resolve()
+        for directory, processes in (await anyio.to_thread.run_sync(strays, root)).items():
+            name, *below = directory.relative_to(root).parts
+            # What works below a machine's directory helps an earlier server to save it.
+            if _ID.fullmatch(name) and (below or name not in running):
                 await _end(processes)
                 swept += len(processes)
         for directory in list(self._root.iterdir()):
@@ -170,7 +173,7 @@ class Machines:
         reason = await machine.ended()
         if self._running.get(sandbox_id) is machine:
             del self._running[sandbox_id]
-            await machine.link.aclose()
+            await machine.stop()
             await self._on_death(sandbox_id, reason)
 
 

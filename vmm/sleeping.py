@@ -45,8 +45,9 @@ async def fall_asleep(machine: Machine) -> None:
     try:
         await anyio.to_thread.run_sync(forget_sleep, machine.directory)
         await anyio.Path(draft).mkdir(mode=0o700)
+        hardware = await anyio.to_thread.run_sync(link_parts, machine.hardware, draft)
         await machine.driver.save(machine.running, draft)
-        await machine.driver.settle(draft, machine.hardware, disk=machine.disk)
+        await machine.driver.settle(draft, hardware, disk=machine.disk)
         await anyio.Path(draft).rename(machine.directory / _ASLEEP)
     except BaseException:
         with anyio.CancelScope(shield=True):

@@ -20,6 +20,7 @@ from . import digests
 from .digests import FileDigest
 from .disks import sync_directory
 from .errors import Conflict, NotFound, Unavailable
+from .hypervisor.process import strays
 from .saved import Saved, write_private
 
 _MANIFEST = "snapshot.json"
@@ -87,7 +88,10 @@ class Snapshots:
         self._root = root
 
     async def sweep(self) -> int:
-        """Remove what broken-off saves and forks left, and say how many. Call before anything else."""
+        """End and remove what broken-off saves and forks left, and say how many. Call before anything else."""
+        for processes in (await anyio.to_thread.run_sync(strays, self._root)).values():
+            for process in processes:
+                await process.kill()
         return await anyio.to_thread.run_sync(self._sweep)
 
     async def draft(self, snapshot_id: str) -> Path:

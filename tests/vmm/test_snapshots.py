@@ -162,9 +162,9 @@ async def test_a_restore_to_what_does_not_fit_says_why_and_changes_nothing(fleet
     _as_if_saved_by_another_hypervisor(data, other)
     with pytest.raises(Conflict, match=r"was taken with mem 320, and sandbox \w+ has 256"):
         await fleet.restore(ALICE, "box", "large")
-    with pytest.raises(Conflict, match="was saved by somebody 1.0 and loads into nothing else"):
+    with pytest.raises(Conflict, match=r"was saved by somebody 1\.0 and loads into nothing else"):
         await fleet.restore(ALICE, "box", "foreign")
-    with pytest.raises(Conflict, match="was saved by somebody 1.0"):
+    with pytest.raises(Conflict, match=r"was saved by somebody 1\.0"):
         await fleet.create(ALICE, SandboxSpec(name="new", snapshot="foreign"))
     with pytest.raises(NotFound):
         await fleet.restore(ALICE, "box", "missing")
@@ -203,13 +203,13 @@ async def test_a_dead_sandbox_is_put_back_to_its_snapshot(fleet: Fleet, data: Pa
 async def test_a_machine_that_dies_while_it_is_saved_leaves_no_snapshot(fleet: Fleet, data: Path) -> None:
     for delay in (0.0, 0.05, 0.15):
         sandbox = await fleet.create(ALICE, replace(SPEC, name="dying"))
+        snapshot = None
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_kill_after, data, sandbox, delay)
             try:
                 snapshot = await fleet.snapshot(ALICE, sandbox.id)
             except (SandboxLost, Unavailable) as error:
                 assert str(error)
-                snapshot = None
         assert snapshots_on_disk(data) == ([snapshot.id] if snapshot else [])
         if snapshot is not None:
             await fleet.delete_snapshot(ALICE, snapshot.id)

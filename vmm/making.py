@@ -1,0 +1,190 @@
+"""Makes sandboxes, new ones and forks: each is there with its machine, or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+import anyio
+
+from storage.ids import new_id
+
+from .admission import Admission
+from .errors import CasemateError
+from .forks import Fork, child_names
+from .hypervisor.base import Hypervisor
+from .machine import Machine, remove
+from .machines import Machines
+from .pool import Key, Pool
+from .records import Records
+from .sandbox import Sandbox, State
+from .saved import Saved
+from .spec import SandboxSpec
+from .templates import Report, Templates
+
+_AT_ONCE = os.cpu_count() or 1
+_AHEAD = "ready"
+
+
+async def silent(_step: str) -> None:
+    """Report to nobody."""
+
+
+class Cloner:
+    """Makes machines of saved moments, in directories of their own.
+
+    Args:
+        driver: The hypervisor.
+        machines: Where they run.
+        templates: What new ones are made of.
+        own_memory: Whether each has a memory file of its own from the start, rather than from its first sleep.
+    """
+
+    def __init__(self, driver: Hypervisor, machines: Machines, templates: Templates, *, own_memory: bool) -> None:
+        self._driver = driver
+        self._machines = machines
+        self._templates = templates
+        self._own_memory = own_memory
+
+    async def clone(self, saved: Saved, name: str, *, hostname: str) -> Machine:
+        """A machine that has proved itself; on failure nothing of it is left."""
+        directory = self._machines.directory(name)
+        return await Machine.clone(self._driver, saved, directory, hostname=hostname, own=self._own_memory)
+
+    async def template(self, key: Key, report: Report = silent) -> Saved:
+        """What machines of an image and a size are made of."""
+        return await self._templates.get(key.images, cpu=key.cpu, mem=key.mem, report=report)
+
+    async def ahead(self, key: Key) -> Machine:
+        """A machine that nobody has asked for yet."""
+        return await self.clone(await self.template(key), new_id(), hostname=_AHEAD)
+
+
+async def end(machine: Machine) -> None:
+    """End a machine that is no sandbox's, and remove everything of it. May be repeated."""
+    await machine.stop()
+    await remove(machine.directory)
+
+
+class Maker:
+    """Makes sandboxes' records and machines together.
+
+    Args:
+        records: The records.
+        machines: The machines that run.
+        admission: Who may have one.
+        cloner: Makes machines.
+        pool: Has some ready.
+        clock: Milliseconds since the epoch.
+        found: Told the id of each new sandbox.
+        started: Told how each machine came by its memory.
+    """
+
+    def __init__(
+        self,
+        *,
+        records: Records,
+        machines: Machines,
+        admission: Admission,
+        cloner: Cloner,
+        pool: Pool,
+        clock: Callable[[], int],
+        found: Callable[[str], None],
+        started: Callable[[str], None],
+    ) -> None:
+        self._records = records
+        self._machines = machines
+        self._admission = admission
+        self._cloner = cloner
+        self._pool = pool
+        self._clock = clock
+        self._found = found
+        self._started = started
+
+    async def fresh(self, owner: str, spec: SandboxSpec, key: Key, report: Report) -> Sandbox:
+        """A new sandbox of an image, at once if a machine is ready."""
+
+        async def machine(sandbox: Sandbox) -> Machine:
+            ready = await self._pool.take(key)
+            if ready is None:
+                saved = await self._cloner.template(key, report)
+                return await self._cloner.clone(saved, sandbox.machine, hostname=sandbox.name)
+            try:
+                await ready.become(sandbox.name)
+                await ready.write_down()
+            except BaseException:
+                with anyio.CancelScope(shield=True):
+                    await end(ready)
+                raise
+            return ready
+
+        return await self._make(Sandbox.new(new_id(), owner, spec, now_ms=self._clock()), machine)
+
+    async def of(self, saved: Saved, owner: str, spec: SandboxSpec, *, base: str) -> Sandbox:
+        """A new sandbox of a saved moment.
+
+        Args:
+            saved: The moment.
+            owner: Whose.
+            spec: What it is to be like; image and size are the moment's.
+            base: The snapshot that it goes back to, if it does to one.
+        """
+
+        async def machine(sandbox: Sandbox) -> Machine:
+            return await self._cloner.clone(saved, sandbox.machine, hostname=sandbox.name)
+
+        new = replace(Sandbox.new(new_id(), owner, spec, now_ms=self._clock()), base=base)
+        return await self._make(new, machine)
+
+    async def children(self, parent: Sandbox, saved: Saved, count: int, created_by: str) -> tuple[Fork, ...]:
+        """Forks of a moment of their parent, as many at once as the host has processors."""
+        taken = {sandbox.name for sandbox in await self._records.owned(parent.owner)}
+        forks: list[Fork] = [Fork()] * count
+        slots = anyio.CapacityLimiter(_AT_ONCE)
+
+        async def make(number: int, name: str) -> None:
+            spec = SandboxSpec(
+                name=name,
+                image=parent.image,
+                cpu=parent.cpu,
+                mem=parent.mem,
+                labels=parent.labels,
+                env=parent.env,
+                auto_sleep=parent.auto_sleep,
+                idle_s=parent.idle_s,
+                ttl_s=parent.ttl_s,
+                created_by=created_by or parent.created_by,
+            )
+            async with slots:
+                try:
+                    forks[number] = Fork(sandbox=await self.of(saved, parent.owner, spec, base=parent.base))
+                except CasemateError as error:
+                    forks[number] = Fork(error=error)
+
+        async with anyio.create_task_group() as tasks:
+            for number, name in enumerate(child_names(parent.name, taken, count)):
+                tasks.start_soon(make, number, name)
+        return tuple(forks)
+
+    async def _make(self, sandbox: Sandbox, make: Callable[[Sandbox], Awaitable[Machine]]) -> Sandbox:
+        await self._admission.admit(sandbox)
+        self._found(sandbox.id)
+        machine: Machine | None = None
+        try:
+            machine = await make(sandbox)
+            self._machines.attach(sandbox.id, machine)
+            running = replace(
+                sandbox.moved(State.RUNNING, now_ms=self._clock()),
+                machine=machine.directory.name,
+                memory=machine.running.memory.value,
+            )
+            saved = await self._records.save(running)
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await self._machines.destroy(sandbox.id, machine.directory.name if machine else sandbox.machine)
+                self._admission.release(sandbox.id)
+                await self._records.remove(sandbox.id)
+            raise
+        self._started(saved.memory)
+        return saved
