@@ -51,11 +51,10 @@ async def _cold(server: Server) -> float:
     assert images is not None
     place = Path(tempfile.mkdtemp(prefix="casemate-bench-"))
     began = time.monotonic()
-    running_machine, link, _ = await boot(choice.driver, images, place, cpu=1, mem=1024, tsc_khz=guess_tsc_khz())
-    await link.exec(Command(shell="true"), wait_ms=30_000)
+    machine = await boot(choice.driver, images, place, cpu=1, mem=1024, tsc_khz=guess_tsc_khz())
+    await machine.link.exec(Command(shell="true"), wait_ms=30_000)
     took = time.monotonic() - began
-    await link.aclose()
-    await choice.driver.stop(running_machine)
+    await machine.stop()
     shutil.rmtree(place)
     return took
 

@@ -18,7 +18,8 @@ from storage.sqlite import SqliteDatabase
 from vmm.fleet import Fleet
 from vmm.guest.values import Command
 from vmm.hypervisor.base import Hypervisor
-from vmm.hypervisor.detect import choose
+from vmm.hypervisor.confinement import Confinement
+from vmm.hypervisor.detect import choose, kvm
 from vmm.hypervisor.process import strays
 from vmm.images.catalogue import Catalogue
 from vmm.limits import HostReserve, OwnerLimits
@@ -58,6 +59,11 @@ async def scratch() -> AsyncGenerator[Path]:
             await anyio.to_thread.run_sync(shutil.rmtree, place)
 
 
+async def this_hosts() -> Hypervisor:
+    """The hypervisor that a server on this host would choose, confined as it would be."""
+    return (await choose(await Confinement.open(kvm=kvm().usable))).driver
+
+
 @asynccontextmanager
 async def opened(data: Path, *, at: Path | None = None, driver: Hypervisor | None = None) -> AsyncGenerator[Fleet]:
     """A fleet for the length of a block; opened again on the same directory, it is a server that was restarted.
@@ -65,13 +71,13 @@ async def opened(data: Path, *, at: Path | None = None, driver: Hypervisor | Non
     Args:
         data: Its directory, which holds the store, too.
         at: Where the images are, if not where `images` says.
-        driver: Its hypervisor, if not the one that this host would choose.
+        driver: Its hypervisor, if not `this_hosts`.
     """
     async with (
         SqliteDatabase(data / "store.db") as database,
         Fleet.open(
             data=data,
-            driver=driver or (await choose()).driver,
+            driver=driver or await this_hosts(),
             catalogue=Catalogue(at or images()),
             records=Records(await database.collection(SANDBOXES), host=_HOST),
             quotas=Quotas(_ROOMY),

@@ -10,15 +10,47 @@ from vmm.spec import SandboxSpec
 
 SPEC = SandboxSpec(name="box", image="minimal", mem=256)
 NEW = "new"
-"""The name of sandboxes that an operation makes."""
+"""The name of what an operation makes."""
+FORKS = 2
 
 
 async def create(fleet: Fleet) -> None:
     await fleet.create(OWNER, SandboxSpec(name=NEW, image="minimal", mem=256))
 
 
+async def create_from(fleet: Fleet, snapshot: str) -> None:
+    await fleet.create(OWNER, SandboxSpec(name=NEW, image="minimal", mem=256, snapshot=snapshot))
+
+
 async def delete(fleet: Fleet, sandbox: str) -> None:
     await fleet.delete(OWNER, sandbox)
 
 
-OPERATIONS: dict[str, Callable[..., Awaitable[None]]] = {"create": create, "delete": delete}
+async def snapshot(fleet: Fleet, sandbox: str) -> None:
+    await fleet.snapshot(OWNER, sandbox, name=NEW)
+
+
+async def delete_snapshot(fleet: Fleet, snapshot: str) -> None:
+    await fleet.delete_snapshot(OWNER, snapshot)
+
+
+async def restore(fleet: Fleet, sandbox: str, snapshot: str) -> None:
+    await fleet.restore(OWNER, sandbox, snapshot)
+
+
+async def fork(fleet: Fleet, sandbox: str) -> None:
+    for one in await fleet.fork(OWNER, sandbox, FORKS):
+        assert one.sandbox is not None, one.error
+
+
+async def sleep(fleet: Fleet, sandbox: str) -> None:
+    await fleet.sleep(OWNER, sandbox)
+
+
+async def wake(fleet: Fleet, sandbox: str) -> None:
+    await fleet.wake(OWNER, sandbox)
+
+
+OPERATIONS: dict[str, Callable[..., Awaitable[None]]] = {
+    work.__name__: work for work in (create, create_from, delete, snapshot, delete_snapshot, restore, fork, sleep, wake)
+}

@@ -6,15 +6,19 @@ import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import anyio
+
 from bench.fleet import OWNER, opened, said
 from tests.crash.operations import SPEC
 from tests.crash.server import Fate, Nursery, Wish
 from vmm.fleet import Fleet
+from vmm.hypervisor.base import Hypervisor, Memory
 from vmm.hypervisor.process import strays
 from vmm.sandbox import Sandbox, State
 
 _STRIDE = int(os.environ.get("CASEMATE_CRASH_STRIDE", "1"))
 _AT_REST = {State.RUNNING, State.ASLEEP, State.KILLED, State.ERROR}
+_ANSWER_S = 20
 _DRAFTS = {".draft", ".partial"}
 
 Subject = Callable[[Fleet], Awaitable[str]]
@@ -30,12 +34,14 @@ class Rig:
         nursery: Where servers come from.
         data: The host's data directory.
         images: Where the images are.
+        driver: Its hypervisor, once the server runs again.
     """
 
-    def __init__(self, nursery: Nursery, data: Path, images: Path) -> None:
+    def __init__(self, nursery: Nursery, data: Path, images: Path, driver: Hypervisor) -> None:
         self._nursery = nursery
         self._data = data
         self._images = images
+        self._driver = driver
 
     async def kill_at_each_step(self, operation: str, look: Look, **subjects: Subject) -> int:
         """Kill a server after the first step of an operation, another one after the second, until one survives.
@@ -54,16 +60,47 @@ class Rig:
         return len(fate.steps)
 
     async def box(self, fleet: Fleet) -> str:
-        """A sandbox that runs, with something in memory and on disk that its owner needs."""
+        """A sandbox that runs, with something in memory and on disk that its owner needs; the one that is there."""
         for sandbox in (await fleet.list(OWNER)).items:
-            if sandbox.name == SPEC.name and sandbox.state is State.RUNNING:
-                return sandbox.id
+            if sandbox.name == SPEC.name and sandbox.state in {State.RUNNING, State.ASLEEP}:
+                return (await fleet.wake(OWNER, sandbox.id)).id
         sandbox = await fleet.create(OWNER, SPEC)
         await said(fleet, sandbox.id, "echo memory > /dev/shm/kept; echo disk > /root/kept; sync")
         return sandbox.id
 
+    async def fresh_box(self, fleet: Fleet) -> str:
+        """The same, and it has never slept: its memory is the template's, but for what it wrote to."""
+        for sandbox in (await fleet.list(OWNER)).items:
+            await fleet.delete(OWNER, sandbox.id)
+        return await self.box(fleet)
+
+    async def awake(self, fleet: Fleet) -> str:
+        """The same, and it has slept: its memory is a file of its own."""
+        box = await self.box(fleet)
+        if (await fleet.get(OWNER, box)).memory != Memory.OWN:
+            await fleet.sleep(OWNER, box)
+            await fleet.wake(OWNER, box)
+        return box
+
+    async def sleeper(self, fleet: Fleet) -> str:
+        """The same, asleep, and not for the first time."""
+        return (await fleet.sleep(OWNER, await self.awake(fleet))).id
+
+    async def fresh_sleeper(self, fleet: Fleet) -> str:
+        """The same, asleep for the first time."""
+        return (await fleet.sleep(OWNER, await self.fresh_box(fleet))).id
+
+    async def kept(self, fleet: Fleet) -> str:
+        """A snapshot of the box, which has changed since, in memory and on disk."""
+        box = await self.box(fleet)
+        found = [snapshot.id for snapshot in await fleet.snapshots(OWNER) if snapshot.name == SPEC.name]
+        if not found:
+            found = [(await fleet.snapshot(OWNER, box, name=SPEC.name)).id]
+        await said(fleet, box, "echo later > /dev/shm/later; echo later > /root/later; sync")
+        return found[0]
+
     async def _killed(self, operation: str, last: int, subjects: dict[str, Subject]) -> Fate:
-        async with opened(self._data, at=self._images) as fleet:
+        async with opened(self._data, at=self._images, driver=self._driver) as fleet:
             await fleet.prepare(SPEC.image, cpu=SPEC.cpu, mem=SPEC.mem)
             found = {name: await subject(fleet) for name, subject in subjects.items()}
         log = self._data.parent / f"{operation}-{last}.log"
@@ -79,7 +116,7 @@ class Rig:
 
     async def _seen(self, fate: Fate, look: Look) -> None:
         try:
-            async with opened(self._data, at=self._images) as fleet:
+            async with opened(self._data, at=self._images, driver=self._driver) as fleet:
                 await self._in_order(fleet)
                 await look(fleet, fate)
                 await self._in_order(fleet)
@@ -102,7 +139,11 @@ class Rig:
         runs = {path.name: len(processes) for path, processes in strays(instances).items()}
         running = [sandbox.machine for sandbox in sandboxes if sandbox.state is State.RUNNING]
         assert runs == dict.fromkeys(running, 1), (runs, sandboxes)
-        assert strays(self._data / "templates") == {}, "a template's machine runs"
+        elsewhere = [path for path in strays(self._data) if path.parent != instances.resolve()]
+        assert elsewhere == [], elsewhere
+        listed = {snapshot.id for snapshot in await fleet.snapshots(OWNER)}
+        snapshots = {path.name for path in (self._data / "snapshots").iterdir()}
+        assert snapshots == listed, (snapshots, listed)
         left = [path for path in self._data.rglob("*") if path.name.startswith(".") or path.suffix in _DRAFTS]
         assert left == [], left
         for sandbox in sandboxes:
@@ -110,12 +151,14 @@ class Rig:
 
 
 async def works(fleet: Fleet, sandbox: Sandbox) -> None:
-    """Whether a sandbox runs commands as a machine of its own."""
+    """Whether a sandbox runs commands as a machine of its own; one that sleeps wakes."""
     assert sandbox.state in {State.RUNNING, State.ASLEEP}, sandbox
-    assert await said(fleet, sandbox.id, "hostname") == sandbox.name
+    with anyio.fail_after(_ANSWER_S):
+        assert await said(fleet, sandbox.id, "hostname") == sandbox.name
 
 
 async def is_whole(fleet: Fleet, sandbox: Sandbox) -> None:
     """Whether a sandbox has what its owner needs, in memory and on disk."""
     await works(fleet, sandbox)
-    assert await said(fleet, sandbox.id, "cat /dev/shm/kept /root/kept") == "memory\ndisk"
+    with anyio.fail_after(_ANSWER_S):
+        assert await said(fleet, sandbox.id, "cat /dev/shm/kept /root/kept") == "memory\ndisk"

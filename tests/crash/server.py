@@ -20,9 +20,10 @@ from typing import Self
 import anyio
 import anyio.to_thread
 
-from bench.fleet import opened
+from bench.fleet import opened, this_hosts
 from tests.crash.operations import OPERATIONS
 from tests.crash.steps import Steps, count
+from vmm.hypervisor.base import Hypervisor
 
 _LOST = 1
 
@@ -95,22 +96,23 @@ class Nursery:
 
 def main() -> None:
     """Serve wishes until the input ends."""
+    driver = anyio.run(this_hosts)
     for line in sys.stdin:
         wish = Wish(**json.loads(line))
         pid = os.fork()
         if pid == 0:
-            _serve(wish)
+            _serve(wish, driver)
         _, status = os.waitpid(pid, 0)
         print(json.dumps(os.waitstatus_to_exitcode(status)), flush=True)
 
 
-def _serve(wish: Wish) -> None:
+def _serve(wish: Wish, driver: Hypervisor) -> None:
     try:
         log = os.open(wish.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         os.dup2(log, 1)
         os.dup2(log, 2)
         written = os.open(f"{wish.log}.steps", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        anyio.run(_operate, wish, Steps(wish.last, written))
+        anyio.run(_operate, wish, driver, Steps(wish.last, written))
     except BaseException:
         traceback.print_exc()
         sys.stderr.flush()
@@ -118,9 +120,9 @@ def _serve(wish: Wish) -> None:
     os._exit(0)
 
 
-async def _operate(wish: Wish, steps: Steps) -> None:
+async def _operate(wish: Wish, driver: Hypervisor, steps: Steps) -> None:
     count(steps)
-    async with opened(Path(wish.data), at=Path(wish.images)) as fleet:
+    async with opened(Path(wish.data), at=Path(wish.images), driver=driver) as fleet:
         steps.arm()
         await OPERATIONS[wish.operation](fleet, **wish.subject)
         steps.disarm()

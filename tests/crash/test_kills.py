@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
 import pytest
 
-from bench.fleet import OWNER
+from bench.fleet import OWNER, said, this_hosts
+from tests.crash.operations import FORKS, NEW, SPEC
 from tests.crash.rig import Rig, is_whole, works
 from tests.crash.server import Fate, Nursery
 from vmm.fleet import Fleet
+from vmm.hypervisor.base import Hypervisor
 from vmm.hypervisor.process import strays
 from vmm.images.catalogue import Catalogue
+from vmm.sandbox import State
 
 pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.timeout(600)]
 
@@ -25,39 +29,130 @@ def nursery() -> Iterator[Nursery]:
 
 
 @pytest.fixture(scope="module")
+def driver() -> Hypervisor:
+    return anyio.run(this_hosts)
+
+
+@pytest.fixture(scope="module")
 def templates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One directory of templates for all these hosts."""
     return tmp_path_factory.mktemp("templates")
 
 
 @pytest.fixture
-def rig(nursery: Nursery, templates: Path, tmp_path: Path, catalogue: Catalogue, image_root: Path) -> Iterator[Rig]:
+def rig(
+    nursery: Nursery, templates: Path, tmp_path: Path, catalogue: Catalogue, image_root: Path, driver: Hypervisor
+) -> Iterator[Rig]:
     assert "minimal" in catalogue.names()
     data = tmp_path / "data"
     data.mkdir()
     (data / "templates").symlink_to(templates)
-    yield Rig(nursery, data, image_root)
+    yield Rig(nursery, data, image_root, driver)
     for processes in strays(data).values():
         for process in processes:
             anyio.run(process.kill)
 
 
 async def test_a_sandbox_that_was_being_made_is_there_or_not(rig: Rig) -> None:
-    async def look(fleet: Fleet, fate: Fate) -> None:
-        made = (await fleet.list(OWNER)).items
-        assert len(made) == 1 if fate.survived else len(made) <= 1
-        for sandbox in made:
-            await works(fleet, sandbox)
-            await fleet.delete(OWNER, sandbox.id)
-
-    assert await rig.kill_at_each_step("create", look) > 5
+    assert await rig.kill_at_each_step("create", _made) > 5
 
 
-async def test_a_sandbox_that_was_being_deleted_is_gone_or_whole(rig: Rig) -> None:
+async def test_a_sandbox_that_was_being_made_from_a_snapshot_is_there_or_not(rig: Rig) -> None:
+    assert await rig.kill_at_each_step("create_from", _made, snapshot=rig.kept) > 5
+
+
+async def _made(fleet: Fleet, fate: Fate) -> None:
+    made = [sandbox for sandbox in (await fleet.list(OWNER)).items if sandbox.name == NEW]
+    assert len(made) == 1 if fate.survived else len(made) <= 1
+    for sandbox in made:
+        await works(fleet, sandbox)
+        await fleet.delete(OWNER, sandbox.id)
+
+
+@pytest.mark.parametrize("state", [State.RUNNING, State.ASLEEP])
+async def test_a_sandbox_that_was_being_deleted_is_gone_or_whole(rig: Rig, state: State) -> None:
     async def look(fleet: Fleet, fate: Fate) -> None:
         left = (await fleet.list(OWNER)).items
         assert not (left and fate.survived)
         for sandbox in left:
+            assert sandbox.state is state
             await is_whole(fleet, sandbox)
 
-    assert await rig.kill_at_each_step("delete", look, sandbox=rig.box) > 3
+    subject = rig.box if state is State.RUNNING else rig.sleeper
+    assert await rig.kill_at_each_step("delete", look, sandbox=subject) > 3
+
+
+@pytest.mark.parametrize("origin", ["mapped", "own"])
+async def test_a_snapshot_that_was_being_taken_is_there_as_a_whole_or_not(rig: Rig, origin: str) -> None:
+    async def look(fleet: Fleet, fate: Fate) -> None:
+        (box,) = (await fleet.list(OWNER)).items
+        assert box.state is State.RUNNING
+        await is_whole(fleet, box)
+        snapshots = await fleet.snapshots(OWNER)
+        assert len(snapshots) == 1 if fate.survived else len(snapshots) <= 1
+        for snapshot in snapshots:
+            child = await fleet.create(OWNER, replace(SPEC, name="child", snapshot=snapshot.id))
+            await is_whole(fleet, child)
+            await fleet.delete(OWNER, child.id)
+            await fleet.delete_snapshot(OWNER, snapshot.id)
+
+    subject = rig.box if origin == "mapped" else rig.awake
+    assert await rig.kill_at_each_step("snapshot", look, sandbox=subject) > 5
+
+
+async def test_a_snapshot_that_was_being_deleted_is_gone_or_whole(rig: Rig) -> None:
+    async def look(fleet: Fleet, fate: Fate) -> None:
+        snapshots = await fleet.snapshots(OWNER)
+        assert not (snapshots and fate.survived)
+        for snapshot in snapshots:
+            child = await fleet.create(OWNER, replace(SPEC, name="child", snapshot=snapshot.id))
+            await is_whole(fleet, child)
+            await fleet.delete(OWNER, child.id)
+
+    assert await rig.kill_at_each_step("delete_snapshot", look, snapshot=rig.kept) > 1
+
+
+async def test_a_sandbox_that_was_being_put_back_is_as_before_or_as_then(rig: Rig) -> None:
+    async def look(fleet: Fleet, fate: Fate) -> None:
+        (box,) = (await fleet.list(OWNER)).items
+        assert box.state is State.RUNNING
+        await is_whole(fleet, box)
+        later = await said(fleet, box.id, "cat /dev/shm/later /root/later 2>&1 | grep -c ^later$ || true")
+        assert later == "0" if fate.survived else later in {"0", "2"}
+
+    assert await rig.kill_at_each_step("restore", look, sandbox=rig.box, snapshot=rig.kept) > 8
+
+
+async def test_forks_that_were_being_made_are_there_or_not_and_their_parent_is(rig: Rig) -> None:
+    async def look(fleet: Fleet, fate: Fate) -> None:
+        *children, box = (await fleet.list(OWNER)).items
+        assert box.state is State.RUNNING
+        await is_whole(fleet, box)
+        assert len(children) == FORKS if fate.survived else len(children) <= FORKS
+        for child in children:
+            await is_whole(fleet, child)
+            await fleet.delete(OWNER, child.id)
+
+    assert await rig.kill_at_each_step("fork", look, sandbox=rig.box) > 15
+
+
+@pytest.mark.parametrize("time", ["first", "later"])
+async def test_a_sandbox_that_was_falling_asleep_sleeps_or_runs_on(rig: Rig, time: str) -> None:
+    async def look(fleet: Fleet, fate: Fate) -> None:
+        (box,) = (await fleet.list(OWNER)).items
+        assert box.state is State.ASLEEP if fate.survived else box.state in {State.ASLEEP, State.RUNNING}
+        await is_whole(fleet, box)
+
+    subject = rig.fresh_box if time == "first" else rig.awake
+    assert await rig.kill_at_each_step("sleep", look, sandbox=subject) > 5
+
+
+@pytest.mark.parametrize("time", ["first", "later"])
+async def test_a_sandbox_that_was_waking_sleeps_or_runs(rig: Rig, time: str) -> None:
+    async def look(fleet: Fleet, fate: Fate) -> None:
+        (box,) = (await fleet.list(OWNER)).items
+        assert box.state is State.RUNNING if fate.survived else box.state in {State.ASLEEP, State.RUNNING}
+        await is_whole(fleet, box)
+
+    subject = rig.fresh_sleeper if time == "first" else rig.sleeper
+    assert await rig.kill_at_each_step("wake", look, sandbox=subject) > 5
