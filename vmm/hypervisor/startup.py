@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -19,7 +20,9 @@ START_S = 10.0
 """How long a program may take until it answers on its control socket."""
 
 _HINT = "Run casemate doctor"
+_MAY_NOT = "Let the server open /dev/kvm: sudo usermod -aG kvm $USER, then log in again"
 _SHOWN = 300
+_LINES = 3
 _TAIL = 4096
 
 
@@ -28,7 +31,7 @@ async def ended_on_failure(process: ProcessRef, directory: Path, confinement: Co
     """End a process that could not be brought up in the block, and give back what it had of the host.
 
     Raises:
-        Unavailable: As raised in the block, with the last line that the program printed.
+        Unavailable: As raised in the block, with the last words that the program printed.
     """
     try:
         yield
@@ -37,7 +40,9 @@ async def ended_on_failure(process: ProcessRef, directory: Path, confinement: Co
             await process.kill()
             await confinement.release(directory)
         if isinstance(error, Unavailable):
-            raise type(error)(f"{error.message}{_last_line(directory / LOG)}", hint=error.hint or _HINT) from error
+            words = await anyio.to_thread.run_sync(_last_words, directory / LOG)
+            hint = _MAY_NOT if _DENIED.search(words) else _HINT
+            raise type(error)(f"{error.message}{words}", hint=error.hint or hint) from error
         raise
 
 
@@ -72,12 +77,18 @@ def named(path: Path, directory: Path) -> str:
     return str(path.relative_to(directory)) if path.is_relative_to(directory) else str(path)
 
 
-def _last_line(log: Path) -> str:
+def _last_words(log: Path) -> str:
     try:
         descriptor = os.open(log, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:  # it printed nothing, or put something else there
         return ""
     with os.fdopen(descriptor, "rb") as file:
         file.seek(max(0, os.fstat(descriptor).st_size - _TAIL))
-        lines = file.read(_TAIL).decode(errors="replace").strip().splitlines()
-    return f": {lines[-1][:_SHOWN]}" if lines else ""
+        lines = file.read(_TAIL).decode(errors="replace").split("\n")
+    # The reason comes last, with what was tried in the lines before it.
+    said = "; ".join(words for line in lines[-_LINES - 1 :] if (words := line.strip()))
+    return f": {said[-_SHOWN:]}" if said else ""
+
+
+# Source of the words: QEMU 7.2 and cloud-hypervisor v53.0, each without permission on the device.
+_DENIED = re.compile(r"(kvm|hypervisor interface).*permission denied", re.IGNORECASE | re.DOTALL)

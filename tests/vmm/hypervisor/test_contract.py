@@ -1,95 +1,24 @@
-"""What every driver must do: the same tests for machines that were booted and for machines that were cloned."""
+"""What every driver must do: the same tests for machines of every origin. What concerns saving has a module beside."""
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
 import pytest
 
-from vmm import template as building
+from tests.vmm.hypervisor.ladder import cloned, said
 from vmm.errors import CasemateError, LinkError, Unavailable
 from vmm.guest.link import GuestLink
 from vmm.guest.values import Command
 from vmm.hypervisor.base import LOG, Hypervisor, Ram
-from vmm.hypervisor.detect import NoDriver, drivers
 from vmm.hypervisor.process import strays
-from vmm.images.catalogue import ImageSet
 from vmm.machine import Machine
-from vmm.template import Template
+from vmm.saved import Saved
 
 pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.kvm, pytest.mark.timeout(300)]
-
-_SIZE = {"cpu": 1, "mem": 256}
-
-
-@pytest.fixture(scope="session", params=["qemu", "cloud-hypervisor"])
-def driver(request: pytest.FixtureRequest) -> Hypervisor:
-    """Each driver that this host can run."""
-    found = anyio.run(drivers)[request.param]
-    if isinstance(found, NoDriver):
-        if os.environ.get("CASEMATE_REQUIRE_KVM") and os.environ.get("CASEMATE_INSIDE_KVM_HOST"):
-            pytest.fail(found.reason)
-        pytest.skip(found.reason)
-    return found
-
-
-@pytest.fixture(scope="session")
-def template(driver: Hypervisor, image_set: ImageSet, tmp_path_factory: pytest.TempPathFactory) -> Template:
-    """A machine that was saved."""
-    root = tmp_path_factory.mktemp("templates")
-
-    async def build() -> Template:
-        return await building.build(driver, image_set, root, "template", **_SIZE, tsc_khz=building.guess_tsc_khz())
-
-    return anyio.run(build)
-
-
-@asynccontextmanager
-async def cold(driver: Hypervisor, images: ImageSet, place: Path) -> AsyncGenerator[Machine]:
-    """A machine that booted from its kernel."""
-    place.mkdir()
-    running, link, _ = await building.boot(driver, images, place, **_SIZE, tsc_khz=building.guess_tsc_khz())
-    machine = Machine(driver, running, link)
-    yield machine
-    await machine.stop()
-
-
-@asynccontextmanager
-async def cloned(driver: Hypervisor, template: Template, place: Path) -> AsyncGenerator[Machine]:
-    """A machine that woke up as the copy of another one; it has its directory's name."""
-    machine = await Machine.clone(driver, template, place, hostname=place.name)
-    yield machine
-    await machine.stop()
-
-
-@pytest.fixture
-async def machine_cloned(driver: Hypervisor, template: Template, tmp_path: Path) -> AsyncGenerator[Machine]:
-    async with cloned(driver, template, tmp_path / "clone") as machine:
-        yield machine
-    assert strays(tmp_path) == {}
-
-
-@pytest.fixture(params=["cold", "cloned"])
-async def any_machine(
-    request: pytest.FixtureRequest, driver: Hypervisor, image_set: ImageSet, template: Template, tmp_path: Path
-) -> AsyncGenerator[Machine]:
-    """Machines of every origin: what works on one must work on all."""
-    place = tmp_path / "machine"
-    made = cold(driver, image_set, place) if request.param == "cold" else cloned(driver, template, place)
-    async with made as machine:
-        yield machine
-    assert strays(tmp_path) == {}
-
-
-async def said(machine: Machine, line: str) -> str:
-    outcome = await machine.link.exec(Command(shell=line), wait_ms=60_000)
-    assert outcome.exit_code == 0, outcome.stderr.data()
-    return outcome.stdout.data().decode().strip()
 
 
 async def test_a_machine_runs_commands_and_keeps_files(any_machine: Machine) -> None:
@@ -140,7 +69,7 @@ async def _shut_down(link: GuestLink) -> None:
 
 
 async def test_clones_share_a_past_and_nothing_else(
-    driver: Hypervisor, template: Template, machine_cloned: Machine, tmp_path: Path
+    driver: Hypervisor, template: Saved, machine_cloned: Machine, tmp_path: Path
 ) -> None:
     async with cloned(driver, template, tmp_path / "other") as other:
         first, second = await machine_cloned.link.ping(), await other.link.ping()
@@ -155,7 +84,7 @@ async def test_a_clone_has_no_commands_of_its_template(machine_cloned: Machine) 
     assert await machine_cloned.link.processes() == ()
 
 
-async def test_a_clone_leaves_its_template_as_it_is(template: Template, machine_cloned: Machine) -> None:
+async def test_a_clone_leaves_its_template_as_it_is(template: Saved, machine_cloned: Machine) -> None:
     before = {path: path.stat().st_mtime_ns for path in (template.ram, template.disk)}
     await said(machine_cloned, "head -c 20M /dev/urandom > /dev/shm/x; cp /dev/shm/x /root/x; sync")
     assert {path: path.stat().st_mtime_ns for path in before} == before
@@ -171,14 +100,14 @@ async def said_here(line: str) -> str:
 
 
 async def test_a_machine_is_found_again_by_its_directory(driver: Hypervisor, machine_cloned: Machine) -> None:
-    adopted = Machine.adopt(driver, machine_cloned.running.directory)
+    adopted = await Machine.adopt(driver, machine_cloned.running.directory)
     assert adopted is not None
     assert await said(adopted, "hostname") == "clone"
     await adopted.link.aclose()
 
 
 async def test_a_state_that_is_not_there_is_an_error_and_nothing_is_left(
-    driver: Hypervisor, template: Template, tmp_path: Path
+    driver: Hypervisor, template: Saved, tmp_path: Path
 ) -> None:
     place = tmp_path / "broken"
     place.mkdir()
@@ -194,7 +123,7 @@ async def test_a_state_that_is_not_there_is_an_error_and_nothing_is_left(
 
 
 async def test_a_directory_may_be_deeper_than_a_sockets_address(
-    driver: Hypervisor, template: Template, tmp_path: Path
+    driver: Hypervisor, template: Saved, tmp_path: Path
 ) -> None:
     deep = tmp_path / ("d" * 100) / ("e" * 100)
     deep.mkdir(parents=True)
@@ -202,7 +131,7 @@ async def test_a_directory_may_be_deeper_than_a_sockets_address(
         assert await said(machine, "hostname") == "below"
 
 
-async def test_a_program_that_cannot_start_is_told(driver: Hypervisor, template: Template, tmp_path: Path) -> None:
+async def test_a_program_that_cannot_start_is_told(driver: Hypervisor, template: Saved, tmp_path: Path) -> None:
     place = tmp_path / "machine"
     place.mkdir()
     broken = type(driver).__new__(type(driver))

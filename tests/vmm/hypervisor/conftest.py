@@ -1,0 +1,94 @@
+"""The ladder of machines that a driver's contract is tested on: booted, cloned, restored, woken."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import anyio
+import pytest
+
+from tests.vmm.hypervisor.ladder import SIZE, cloned, cold, said, saved
+from vmm import template as building
+from vmm.hypervisor.base import Hypervisor, Memory
+from vmm.hypervisor.detect import NoDriver, drivers
+from vmm.hypervisor.process import strays
+from vmm.images.catalogue import ImageSet
+from vmm.machine import Machine
+from vmm.saved import Saved
+
+
+@pytest.fixture(scope="session", params=["qemu", "cloud-hypervisor"])
+def driver(request: pytest.FixtureRequest) -> Hypervisor:
+    """Each driver that this host can run."""
+    found = anyio.run(drivers)[request.param]
+    if isinstance(found, NoDriver):
+        if os.environ.get("CASEMATE_REQUIRE_KVM") and os.environ.get("CASEMATE_INSIDE_KVM_HOST"):
+            pytest.fail(found.reason)
+        pytest.skip(found.reason)
+    return found
+
+
+@pytest.fixture(scope="session")
+def template(driver: Hypervisor, image_set: ImageSet, tmp_path_factory: pytest.TempPathFactory) -> Saved:
+    """A machine that was booted and saved."""
+    root = tmp_path_factory.mktemp("templates")
+
+    async def build() -> Saved:
+        return await building.build(driver, image_set, root, "template", **SIZE, tsc_khz=building.guess_tsc_khz())
+
+    return anyio.run(build)
+
+
+@pytest.fixture(scope="session")
+def moment(driver: Hypervisor, template: Saved, tmp_path_factory: pytest.TempPathFactory) -> Saved:
+    """A clone that was saved, with a word in its memory that no template and no disk has, and ended."""
+    root = tmp_path_factory.mktemp("moments")
+
+    async def save() -> Saved:
+        async with cloned(driver, template, root / "clone") as machine:
+            await said(machine, "echo only in memory > /dev/shm/word")
+            return await saved(machine, root / "moment")
+
+    return anyio.run(save)
+
+
+@pytest.fixture
+async def machine_cloned(driver: Hypervisor, template: Saved, tmp_path: Path) -> AsyncGenerator[Machine]:
+    async with cloned(driver, template, tmp_path / "clone") as machine:
+        yield machine
+    assert strays(tmp_path) == {}
+
+
+@pytest.fixture
+async def machine_restored(driver: Hypervisor, moment: Saved, tmp_path: Path) -> AsyncGenerator[Machine]:
+    async with cloned(driver, moment, tmp_path / "restored") as machine:
+        assert await said(machine, "cat /dev/shm/word") == "only in memory"
+        yield machine
+    assert strays(tmp_path) == {}
+
+
+@pytest.fixture(params=["cold", "cloned", "restored", "woken"])
+async def any_machine(
+    request: pytest.FixtureRequest,
+    driver: Hypervisor,
+    image_set: ImageSet,
+    template: Saved,
+    moment: Saved,
+    tmp_path: Path,
+) -> AsyncGenerator[Machine]:
+    """Machines of every origin: what works on one must work on all."""
+    place = tmp_path / "machine"
+    made, memory = {
+        "cold": (lambda: cold(driver, image_set, place), Memory.BOOTED),
+        "cloned": (lambda: cloned(driver, template, place), Memory.MAPPED),
+        "restored": (lambda: cloned(driver, moment, place), Memory.MAPPED),
+        "woken": (lambda: cloned(driver, moment, place, own=True), Memory.OWN),
+    }[request.param]
+    async with made() as machine:
+        assert machine.running.memory is memory
+        if request.param in {"restored", "woken"}:
+            assert await said(machine, "cat /dev/shm/word") == "only in memory"
+        yield machine
+    assert strays(tmp_path) == {}

@@ -1,0 +1,51 @@
+"""Machines of each origin, for the drivers' contract: how to make them, save them, and hear what they say."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from vmm import saving
+from vmm import template as building
+from vmm.guest.values import Command
+from vmm.hypervisor.base import Hypervisor
+from vmm.images.catalogue import ImageSet
+from vmm.machine import Machine
+from vmm.saved import Saved
+
+SIZE = {"cpu": 1, "mem": 256}
+
+
+@asynccontextmanager
+async def cold(driver: Hypervisor, images: ImageSet, place: Path) -> AsyncGenerator[Machine]:
+    """A machine that booted from its kernel."""
+    place.mkdir()
+    machine = await building.boot(driver, images, place, **SIZE, tsc_khz=building.guess_tsc_khz())
+    try:
+        yield machine
+    finally:
+        await machine.stop()
+
+
+@asynccontextmanager
+async def cloned(driver: Hypervisor, origin: Saved, place: Path, *, own: bool = False) -> AsyncGenerator[Machine]:
+    """A machine that woke up as the copy of another one; it has its directory's name."""
+    machine = await Machine.clone(driver, origin, place, hostname=place.name, own=own)
+    try:
+        yield machine
+    finally:
+        await machine.stop()
+
+
+async def saved(machine: Machine, target: Path) -> Saved:
+    """The moment of a machine that goes on."""
+    target.mkdir(mode=0o700)
+    return await saving.save(machine, target)
+
+
+async def said(machine: Machine, line: str) -> str:
+    """What a shell in the guest prints."""
+    outcome = await machine.link.exec(Command(shell=line), wait_ms=60_000)
+    assert outcome.exit_code == 0, outcome.stderr.data()
+    return outcome.stdout.data().decode().strip()

@@ -1,0 +1,234 @@
+"""What every driver must do when machines are saved: what is saved is one moment, and the machine goes on."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import os
+import shutil
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import anyio
+import pytest
+
+from tests.vmm.hypervisor.ladder import cloned, said, saved
+from vmm.errors import HostExhausted, Unavailable
+from vmm.guest.values import Chunk, Command
+from vmm.hypervisor.base import Hypervisor, Memory, Ram, Running
+from vmm.hypervisor.confinement import UNCONFINED, Confinement
+from vmm.hypervisor.process import strays
+from vmm.hypervisor.users import NoUsers
+from vmm.machine import Machine, linked
+from vmm.saved import Saved
+
+pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.kvm, pytest.mark.timeout(300)]
+
+_COUNTS = (
+    "i=0; while :; do i=$((i+1)); echo $i > /dev/shm/new; mv /dev/shm/new /dev/shm/count; echo $i; sleep 0.1; done"
+)
+
+
+async def test_what_is_saved_is_one_moment_and_its_streams_go_on(any_machine: Machine, tmp_path: Path) -> None:
+    counting = await any_machine.link.start(Command(shell=_COUNTS))
+    await said(any_machine, "echo before > /dev/shm/when; echo before > /root/when")
+    async with any_machine.link.attach(counting.pid) as chunks:
+        before = await _counted(chunks, above=0)
+        kept = await saved(any_machine, tmp_path / "kept")
+        await said(any_machine, "echo after > /dev/shm/when; echo after > /root/when")
+        await _counted(chunks, above=int(await said(any_machine, "cat /dev/shm/count")))
+    async with cloned(any_machine.driver, kept, tmp_path / "child") as child:
+        assert kept.nonce == any_machine.nonce == (await child.link.ping()).nonce
+        assert await said(child, "cat /dev/shm/when /root/when") == "before\nbefore"
+        assert await said(any_machine, "cat /dev/shm/when /root/when") == "after\nafter"
+        # The child's process went on from that moment, too.
+        assert counting.pid in [process.pid for process in await child.link.processes()]
+        first = int(await said(child, "cat /dev/shm/count"))
+        assert first >= before
+        while int(await said(child, "cat /dev/shm/count")) <= first:
+            await anyio.sleep(0.02)
+
+
+async def _counted(chunks: AsyncIterator[Chunk], *, above: int) -> int:
+    """Read on until the count is above a number."""
+    async for chunk in chunks:
+        count = int(chunk.data.split()[-1])
+        if count > above:
+            return count
+    raise AssertionError("the stream ended")
+
+
+async def test_a_machine_can_be_saved_again_and_again(machine_cloned: Machine, tmp_path: Path) -> None:
+    for number in ("one", "two", "three"):
+        await said(machine_cloned, f"echo {number} > /dev/shm/number")
+        kept = await saved(machine_cloned, tmp_path / number)
+        if number == "three":
+            async with cloned(machine_cloned.driver, kept, tmp_path / "child") as child:
+                assert await said(child, "cat /dev/shm/number") == "three"
+
+
+async def test_a_machine_that_stands_still_can_be_saved(
+    driver: Hypervisor, machine_cloned: Machine, tmp_path: Path
+) -> None:
+    await machine_cloned.link.drop_connections()
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        await driver.save(machine_cloned.running, tmp_path / name)
+    assert "paused" in (await driver.ailment(machine_cloned.running)).lower()
+    await driver.resume(machine_cloned.running)
+    assert await said(machine_cloned, "echo on") == "on"
+
+
+async def test_to_resume_a_machine_that_runs_changes_nothing(driver: Hypervisor, machine_cloned: Machine) -> None:
+    await driver.resume(machine_cloned.running)
+    assert await said(machine_cloned, "echo on") == "on"
+
+
+async def test_children_of_one_moment_share_nothing_that_comes_later(
+    driver: Hypervisor, moment: Saved, machine_restored: Machine, tmp_path: Path
+) -> None:
+    before = _looks(moment)
+    async with (
+        cloned(driver, moment, tmp_path / "second") as second,
+        cloned(driver, moment, tmp_path / "third", own=True) as third,
+    ):
+        for machine in (machine_restored, second, third):
+            name = machine.directory.name
+            await said(machine, f"echo {name} > /dev/shm/word; echo {name} > /root/word; sync")
+        for machine in (machine_restored, second, third):
+            name = machine.directory.name
+            assert await said(machine, "cat /dev/shm/word /root/word; hostname") == f"{name}\n{name}\n{name}"
+    assert _looks(moment) == before
+
+
+def _looks(moment: Saved) -> dict[str, str | int]:
+    """All that could change in a moment's files."""
+    state = [moment.state] if moment.state.is_file() else sorted(moment.state.iterdir())
+    content = {path.name: hashlib.blake2b(path.read_bytes()).hexdigest() for path in (moment.ram, *state)}
+    times = {f"time of {path.name}": path.stat().st_mtime_ns for path in (moment.ram, moment.disk, *state)}
+    return {**content, **times}
+
+
+async def test_a_machine_wakes_in_its_place_as_the_same(
+    driver: Hypervisor, any_machine: Machine, tmp_path: Path
+) -> None:
+    counting = await any_machine.link.start(Command(shell=_COUNTS))
+    nonce = (await any_machine.link.ping()).nonce
+    asleep = tmp_path / "asleep"
+    woken = any_machine.running
+    for _ in range(2):
+        asleep.mkdir()
+        await any_machine.link.drop_connections()
+        woken = await _slept(driver, any_machine, woken, asleep)
+        any_machine.running = woken
+        shutil.rmtree(asleep)
+    assert woken.memory is Memory.OWN
+    link = linked(driver, woken, any_machine.secret)
+    try:
+        assert (await link.ping()).nonce == nonce
+        assert counting.pid in [process.pid for process in await link.processes()]
+    finally:
+        await link.aclose()
+
+
+async def _slept(driver: Hypervisor, machine: Machine, running: Running, asleep: Path) -> Running:
+    """Save a machine, end it, and wake it on a file of its own; it stands still until it is told."""
+    await driver.save(running, asleep)
+    await driver.settle(asleep, machine.hardware, disk=machine.disk)
+    await driver.stop(running)
+    if not running.memory.in_file:
+        (asleep / "ram").replace(machine.ram)
+    ram = Ram(path=machine.ram, private=False)
+    woken = await driver.restore(
+        machine.directory, machine.hardware, ram=ram, disk=machine.disk, state=asleep / "state", run=False
+    )
+    assert await driver.ailment(woken)
+    await driver.resume(woken)
+    assert await driver.ailment(woken) == ""
+    return woken
+
+
+async def test_a_saved_memory_that_was_mapped_has_holes_where_it_is_empty(moment: Saved) -> None:
+    found = moment.ram.stat()
+    assert found.st_size == moment.hardware.mem << 20
+    assert found.st_blocks * 512 < found.st_size * 0.8
+    assert {path.name for path in moment.directory.iterdir()} == {"ram", "state", "disk", "parts", "saved.json"}
+
+
+async def test_a_full_disk_fails_a_save_and_the_machine_goes_on(driver: Hypervisor, moment: Saved, small: Path) -> None:
+    async with cloned(driver, moment, small / "machine") as machine:
+        (small / "target").mkdir()
+        await machine.link.drop_connections()
+        for _ in range(2):
+            with pytest.raises(HostExhausted, match="disk is full"):
+                await driver.save(machine.running, small / "target")
+            assert list((small / "target").iterdir()) == []
+            await driver.resume(machine.running)
+            assert await said(machine, "cat /dev/shm/word") == "only in memory"
+
+
+async def test_a_full_disk_fails_settling_and_can_be_settled_later(
+    driver: Hypervisor, machine_restored: Machine, tmp_path: Path, small: Path
+) -> None:
+    target = tmp_path / "target"
+    target.mkdir()
+    await machine_restored.link.drop_connections()
+    await driver.save(machine_restored.running, target)
+    await driver.resume(machine_restored.running)
+    stream = target / "stream"
+    if not stream.exists():
+        pytest.skip("this driver needs no room to settle")
+    (small / "stream").symlink_to(stream)
+    with pytest.raises(HostExhausted):
+        await driver.settle(small, machine_restored.hardware, disk=machine_restored.disk)
+    assert [path.name for path in small.iterdir()] == ["stream"]
+    assert strays(small) == {}
+
+
+@pytest.fixture
+async def small(tmp_path: Path) -> AsyncIterator[Path]:
+    """A file system with 60 MiB."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mounted = await anyio.run_process(["mount", "-t", "tmpfs", "-o", "size=60m", "small", str(place)], check=False)
+    if mounted.returncode:
+        pytest.skip("only root can mount a small file system")
+    try:
+        yield place
+    finally:
+        await anyio.run_process(["umount", str(place)])
+
+
+async def test_a_stream_that_is_damaged_is_an_error_and_nothing_is_left(
+    driver: Hypervisor, moment: Saved, tmp_path: Path
+) -> None:
+    if driver.name != "qemu":
+        pytest.skip("this driver has no streams")
+    (tmp_path / "stream").write_bytes(b"no state of a machine")
+    with pytest.raises(Unavailable):
+        await driver.settle(tmp_path, moment.hardware, disk=moment.disk)
+    assert [path.name for path in tmp_path.iterdir()] == ["stream"]
+    assert strays(tmp_path) == {}
+
+
+async def test_a_machine_with_a_user_of_its_own_can_all_that_others_can(
+    driver: Hypervisor, moment: Saved, tmp_path: Path
+) -> None:
+    confinement = Confinement.find(kvm=driver.accelerator == "kvm")
+    if isinstance(confinement.users, NoUsers):
+        pytest.skip(confinement.users.reason)
+    confined = copy.copy(driver)
+    confined.__dict__["_confinement"] = replace(UNCONFINED, users=confinement.users)
+    async with cloned(confined, moment, tmp_path / "machine") as machine:
+        owner = Path(f"/proc/{machine.running.process.pid}").stat().st_uid
+        assert owner == confinement.users.of(machine.directory).uid
+        kept = await saved(machine, tmp_path / "kept")
+        async with cloned(confined, kept, tmp_path / "child", own=True) as child:
+            assert await said(child, "cat /dev/shm/word; echo x > /root/x; sync") == "only in memory"
+            again = await saved(child, tmp_path / "again")
+            assert {path.stat().st_uid for path in again.directory.rglob("*")} == {os.geteuid()}
+            async with cloned(confined, again, tmp_path / "grandchild") as grandchild:
+                assert await said(grandchild, "cat /dev/shm/word /root/x") == "only in memory\nx"
+        assert await said(machine, "cat /dev/shm/word") == "only in memory"
+    assert strays(tmp_path) == {}
