@@ -16,6 +16,7 @@ import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 WANTED = ("memory", "cpu", "pids")
 AS_SERVICE = "run Casemate as the service in deploy/ (Delegate=yes)"
@@ -39,12 +40,26 @@ class Limits:
     """What one machine's hypervisor may take of the host.
 
     Attributes:
-        memory: Bytes, the guest's memory and the program's own.
+        memory: Bytes; 0 for any number.
         cpus: The guest's processors.
     """
 
     memory: int
     cpus: int
+
+    @classmethod
+    def of(cls, *, mem_mib: int, own_mib: int, cpus: int) -> Self:
+        """The limits of a machine.
+
+        The guest's memory counts twice: a save writes all of it to a file, whose pages count as the machine's until
+        they are on the disk, and it would have to wait for that while the guest stands still.
+
+        Args:
+            mem_mib: MiB of the guest.
+            own_mib: MiB that the program needs itself.
+            cpus: The guest's processors.
+        """
+        return cls(memory=(2 * mem_mib + own_mib) * _MIB, cpus=cpus)
 
     @property
     def pids(self) -> int:
@@ -94,11 +109,12 @@ class Cgroups:
         place = self._machines / name
         place.mkdir(exist_ok=True)
         if "memory" in self.controllers:
-            (place / "memory.max").write_text(str(limits.memory))
+            most = str(limits.memory or "max")
+            (place / "memory.max").write_text(most)
             (place / "memory.oom.group").write_text("1")
             swap = place / "memory.swap.max"
             if swap.exists():  # not in kernels without swap
-                swap.write_text(str(limits.memory))
+                swap.write_text(most)
         if "cpu" in self.controllers:
             (place / "cpu.max").write_text(f"{limits.cpus * _PERIOD_US + _DEVICES_US} {_PERIOD_US}")
         if "pids" in self.controllers:
@@ -119,14 +135,15 @@ class Cgroups:
         """Why the kernel killed a machine for want of memory, in words for its owner; empty if it did not."""
         try:
             lines = (self._machines / name / "memory.events").read_text().splitlines()
-            limit = int((self._machines / name / "memory.max").read_text()) // _MIB
-        except (OSError, ValueError):
+            limit = (self._machines / name / "memory.max").read_text().strip()
+        except OSError:
             return ""
         events = {event: int(count) for event, count in (line.split() for line in lines)}
         if not events.get("oom_kill"):
             return ""
-        if events.get("oom"):
-            return f"its virtual machine needed more memory on the host than the {limit} MiB that it may have"
+        if events.get("oom") and limit.isdecimal():
+            mib = int(limit) // _MIB
+            return f"its virtual machine needed more memory on the host than the {mib} MiB that it may have"
         return "the host ran out of memory and ended its virtual machine"
 
     def remove(self, name: str) -> bool:

@@ -5,9 +5,11 @@ Made once, when the server starts. Whatever the host lacks is done without, and 
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import signal
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +26,9 @@ from .users import NoUsers, User, Users
 _log = structlog.get_logger(__name__)
 
 _KVM = Path("/dev/kvm")
+_STATFS_MOST = 512
+# From statfs(2). What an overlay lies on cannot be known; those of containers and of live systems lie in memory, too.
+_IN_MEMORY = {0x01021994: "tmpfs", 0x858458F6: "ramfs", 0x794C7630: "overlay"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +160,7 @@ class Confinement:
         try:
             user = self._user(argv[0], directory, reads, writes)
             if isinstance(self.cgroups, Cgroups):
-                self.cgroups.make(name_of(directory), limits)
+                self.cgroups.make(name_of(directory), _fitting(directory, limits))
             process = spawn(argv, directory=directory, log=log, user=user, processes=limits.pids)
             if isinstance(self.cgroups, Cgroups):
                 self._put(self.cgroups, directory, process)
@@ -189,7 +194,7 @@ class Confinement:
     @staticmethod
     def _adopt(cgroups: Cgroups, process: ProcessRef, directory: Path, limits: Limits) -> None:
         try:
-            cgroups.make(name_of(directory), limits)
+            cgroups.make(name_of(directory), _fitting(directory, limits))
             cgroups.put(name_of(directory), process.pid)
         except OSError as error:
             if error.errno != errno.ESRCH:
@@ -202,6 +207,15 @@ class Confinement:
                 _log.warning("cgroup is not empty", machine=directory.name)
         except OSError as error:
             _log.warning("cgroup not removed", machine=directory.name, reason=error.strerror)
+
+
+def _fitting(directory: Path, limits: Limits) -> Limits:
+    """The limits, less that on memory where files lie in memory: there, the disk would count, too."""
+    answer = ctypes.create_string_buffer(_STATFS_MOST)
+    if ctypes.CDLL(None, use_errno=True).statfs(os.fsencode(directory), answer) != 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(directory))
+    kind = int.from_bytes(answer.raw[:4], sys.byteorder)
+    return replace(limits, memory=0) if kind in _IN_MEMORY else limits
 
 
 UNCONFINED = Confinement(cgroups=NoCgroups(reason="not asked for", fix=""), users=NoUsers(reason="not asked for"))

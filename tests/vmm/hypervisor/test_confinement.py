@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Generator
 from pathlib import Path
@@ -122,6 +123,28 @@ async def test_a_machine_that_cannot_be_put_into_its_cgroup_does_not_run(place: 
     with pytest.raises(Unavailable, match="cannot be started"), capture_logs():
         await confinement.spawn(["sleep", "60"], directory=place, log=place / "log", limits=LIMITS)
     assert strays(place.parent) == {}
+
+
+async def test_files_in_memory_do_not_count_as_memory_that_a_machine_takes(tmp_path: Path) -> None:
+    """A disk there would end its machine before it is half full."""
+    base = tmp_path / "cgroup"
+    name = f"casemate-confinement-{os.getpid()}"
+    for place in (tmp_path / name, Path("/dev/shm", name)):
+        cgroup = base / "machines" / f"{place.parent.name}-{name}"
+        cgroup.mkdir(parents=True)
+        place.mkdir()
+        try:
+            confinement = Confinement(cgroups=Cgroups(base=base, controllers=("memory",)), users=NO_USERS)
+            process = await confinement.spawn(["sleep", "60"], directory=place, log=place / "log", limits=LIMITS)
+            await process.kill()
+        finally:
+            shutil.rmtree(place)
+        in_memory = kind_of(place.parent) in {"tmpfs", "overlayfs", "ramfs"}
+        assert (cgroup / "memory.max").read_text() == ("max" if in_memory else str(LIMITS.memory))
+
+
+def kind_of(place: Path) -> str:
+    return subprocess.run(["stat", "-fc%T", place], capture_output=True, text=True, check=True).stdout.strip()
 
 
 async def test_a_cgroup_that_cannot_be_divided_is_done_without_and_said(tmp_path: Path) -> None:
