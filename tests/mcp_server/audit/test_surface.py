@@ -28,7 +28,7 @@ from auth.roles import Scope
 from mcp_server.audit.entry import noted
 from mcp_server.audit.record import BY_TIME, AuditRecord
 from mcp_server.audit.surface import Surface
-from mcp_server.audit.trail import Trail
+from mcp_server.audit.trail import NOT_REACHED, Trail
 from mcp_server.guards import BodyLimit, FrontGuard
 from mcp_server.metrics.meters import Meters
 from mcp_server.requests import RequestLog
@@ -147,10 +147,10 @@ async def http(small: Edge) -> AsyncGenerator[httpx.AsyncClient]:
         yield client
 
 
-async def recorded(records: Collection, count: int = 1) -> list[AuditRecord]:
-    """All records, oldest first, as soon as there are so many."""
+async def recorded(records: Collection, count: int = 1, *, besides: str = "") -> list[AuditRecord]:
+    """All records, oldest first, as soon as there are so many; without those of one action."""
     with anyio.fail_after(10):
-        while len(found := await records.find(BY_TIME)) < count:
+        while len(found := [it for it in await records.find(BY_TIME) if it["action"] != besides]) < count:
             await anyio.sleep(0.02)
     assert len(found) == count
     return sorted((AuditRecord.of(document) for document in found), key=lambda record: record.id)
@@ -175,7 +175,9 @@ async def test_each_tool_call_is_recorded_once_with_its_caller(edge: Edge, recor
         await alice.read_resource("casemate://sandboxes")
         with pytest.raises(MCPError):
             await alice.read_resource("casemate://sandbox/nowhere")
-    found = await recorded(records, 5)
+    # A client of the older protocols opens its stream again a second after the server closed it. Where the end of its
+    # session takes longer than that to be answered, this is refused: a record, and none of a tool's call.
+    found = await recorded(records, 5, besides=NOT_REACHED)
     assert [(record.action, record.decision, record.sandbox) for record in found] == [
         ("list_sandboxes", "allowed", ""),
         ("get_sandbox", "refused", "box"),
