@@ -6,6 +6,7 @@ import os
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -76,6 +77,7 @@ def open_fleet(data: Path, tmp_path: Path, catalogue: Catalogue, choice: Choice)
         reserve: HostReserve | None = None,
         at: Path = data,
         images: Catalogue = catalogue,
+        **more: Any,
     ) -> AsyncGenerator[Fleet]:
         async with (
             SqliteDatabase(tmp_path / "store.db") as database,
@@ -86,6 +88,7 @@ def open_fleet(data: Path, tmp_path: Path, catalogue: Catalogue, choice: Choice)
                 records=Records(await database.collection(SANDBOXES), host=HOST),
                 quotas=Quotas(limits or OwnerLimits()),
                 reserve=reserve or HostReserve(),
+                **more,
             ) as fleet,
         ):
             yield fleet

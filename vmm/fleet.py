@@ -44,7 +44,7 @@ from .usage import Usage
 
 log = structlog.get_logger(__name__)
 
-_SWEEP_S = 5
+_SWEEP_S = 5.0
 _RECORD_S = 5
 _PAGE_LIMIT = 100
 _AT_ONCE = os.cpu_count() or 1
@@ -84,6 +84,7 @@ class Fleet(GuestCalls, LifeCalls, SnapshotCalls):
         own_memory: Whether each machine has a memory file of its own from the start, rather than from its first sleep.
         ready: How many machines wait for new sandboxes of the image and size that `prepare` names.
         retention_s: Seconds after which a sandbox that sleeps is deleted; 0 is never.
+        sweep_s: How often clocks are looked at.
         clock: Milliseconds since the epoch.
         found: Told the id of each sandbox that a call is about, once it is known.
         started: Told how each machine came by its memory (`Memory`).
@@ -103,6 +104,7 @@ class Fleet(GuestCalls, LifeCalls, SnapshotCalls):
         own_memory: bool = False,
         ready: int = 0,
         retention_s: int = 0,
+        sweep_s: float = _SWEEP_S,
         clock: Callable[[], int] = _now_ms,
         found: Callable[[str], None] = _unheard,
         started: Callable[[str], None] = _unheard,
@@ -113,6 +115,7 @@ class Fleet(GuestCalls, LifeCalls, SnapshotCalls):
         self._clock = clock
         self._found = found
         self._tasks = tasks
+        self._sweep_s = sweep_s
         self._templates = Templates(driver, data / "templates", tasks, catalogue.verify)
         self._snapshots = Snapshots(data / "snapshots")
         self._activity = Activity(clock)
@@ -184,6 +187,7 @@ class Fleet(GuestCalls, LifeCalls, SnapshotCalls):
         own_memory: bool = False,
         ready: int = 0,
         retention_s: int = 0,
+        sweep_s: float = _SWEEP_S,
         clock: Callable[[], int] = _now_ms,
         found: Callable[[str], None] = _unheard,
         started: Callable[[str], None] = _unheard,
@@ -205,6 +209,7 @@ class Fleet(GuestCalls, LifeCalls, SnapshotCalls):
                 own_memory=own_memory,
                 ready=ready,
                 retention_s=retention_s,
+                sweep_s=sweep_s,
                 clock=clock,
                 found=found,
                 started=started,
@@ -473,7 +478,7 @@ class Fleet(GuestCalls, LifeCalls, SnapshotCalls):
 
     async def _keep_clean(self) -> None:
         while True:
-            await anyio.sleep(_SWEEP_S)
+            await anyio.sleep(self._sweep_s)
             try:
                 await self._machines.resume_stalled()
                 await self._lives.record_deaths()

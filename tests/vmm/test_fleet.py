@@ -247,3 +247,30 @@ async def test_two_cpus_and_more_memory_are_there(fleet: Fleet) -> None:
         )
         > 900_000
     )
+
+
+async def test_a_sandbox_is_made_of_a_machine_that_waits_for_it(open_fleet: Opener, data: Path) -> None:
+    async with open_fleet(ready=1) as fleet:
+        await fleet.prepare("minimal", cpu=1, mem=512)
+        machines = {await _another_waits(data, set())}
+        for name in ("one", "two"):
+            sandbox = await fleet.create(ALICE, SandboxSpec(name=name, image="minimal", mem=512))
+            assert sandbox.machine in machines
+            assert await run(fleet, name, "hostname") == f"{name}\n"
+            machines.add(await _another_waits(data, machines))
+        assert await run(fleet, "one", "cat /etc/machine-id") != await run(fleet, "two", "cat /etc/machine-id")
+    async with open_fleet() as fleet:  # machines that wait end with their server, those of sandboxes do not
+        assert len(list((data / "instances").iterdir())) == 2
+        for name in ("one", "two"):
+            assert await run(fleet, name, "hostname") == f"{name}\n"
+            await fleet.delete(ALICE, name)
+        assert list((data / "instances").iterdir()) == []
+
+
+async def _another_waits(data: Path, known: set[str]) -> str:
+    with anyio.fail_after(60):
+        while True:
+            there = {path.parent.name for path in (data / "instances").glob("*/machine.json")}
+            if new := there - known:
+                return new.pop()
+            await anyio.sleep(0.05)

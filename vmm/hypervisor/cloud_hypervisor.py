@@ -206,8 +206,10 @@ class CloudHypervisor:
             ApiError: It cannot, or has ended.
         """
         async with self._session(machine) as control:
-            if (await control.call("GET", "vm.info"))["state"] != "Running":
+            # The program does one thing after the other: first it ends a save that a killed server began.
+            if (await control.call("GET", "vm.info", within_s=MEMORY_S))["state"] != "Running":
                 await control.call("PUT", "vm.resume")
+        await anyio.to_thread.run_sync(_remove, machine.directory / _SAVED)
 
     async def dial(self, machine: Running) -> ByteStream:
         """Connect to the agent over vsock.
@@ -269,8 +271,7 @@ class CloudHypervisor:
 
 
 def _limits(hardware: Hardware) -> Limits:
-    # Its own needs, and page tables.
-    return Limits(memory=(hardware.mem + hardware.mem // 64 + _OWN_MIB) * _MIB, cpus=hardware.cpu)
+    return Limits.of(mem_mib=hardware.mem, own_mib=_OWN_MIB, cpus=hardware.cpu)
 
 
 def _is_unknown(refused: ApiError) -> bool:

@@ -7,6 +7,7 @@ mapped from; it must be the same on both ends of one save and load. QEMU gets th
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ async def write_out(control: Qmp, path: Path, *, memory: bool) -> None:
         QmpError: It could not be written; the message ends with QEMU's reason. The machine stays paused.
     """
     limit_s = _MEMORY_S if memory else _DEVICES_S
+    await cancel(control)
     # Set each time: the one that an earlier load or save needed may have been another.
     await _stay_in_file(control, stay=not memory)
     await control.run("migrate-set-parameters", {"max-bandwidth": _BYTES_PER_S})
@@ -45,9 +47,29 @@ async def write_out(control: Qmp, path: Path, *, memory: bool) -> None:
         await _completed(control, limit_s)
     except BaseException:
         with anyio.CancelScope(shield=True):
-            await _cancel(control)
+            # It would write while the guest runs, and stand in the way of the next one. That it ended or hangs is told
+            # by what failed first.
+            with suppress(QmpError):
+                await cancel(control)
             await anyio.Path(path).unlink(missing_ok=True)
         raise
+
+
+async def cancel(control: Qmp) -> None:
+    """End a save that still goes on in the background, as one does whose server was killed. A no-op if there is none.
+
+    It would stop the guest again at its end.
+
+    Raises:
+        QmpError: It does not end.
+    """
+    if (await control.run("query-migrate")).get("status", "none") in {"none", *_OVER}:
+        return
+    await control.run("migrate_cancel")
+    with anyio.move_on_after(_CANCEL_S):
+        await _outcome(control)
+        return
+    raise QmpError(f"The hypervisor did not end an earlier save within {_CANCEL_S:g} s")
 
 
 async def read_in(control: Qmp, path: Path, *, memory: bool) -> None:
@@ -90,13 +112,3 @@ async def _outcome(control: Qmp) -> dict[str, Any]:
     while (outcome := await control.run("query-migrate")).get("status") not in _OVER:
         await anyio.sleep(_POLL_S)
     return outcome
-
-
-async def _cancel(control: Qmp) -> None:
-    # One that goes on in the background would write while the guest runs, and stand in the way of the next.
-    with anyio.move_on_after(_CANCEL_S):
-        try:
-            await control.run("migrate_cancel")
-            await _outcome(control)
-        except QmpError:
-            return  # it has ended, or hangs, and whoever asked is told already

@@ -22,7 +22,7 @@ from ..errors import LinkError, Unavailable
 from .base import CONSOLE, LOG, Hardware, Memory, Ram, Running
 from .cgroup import Limits
 from .confinement import UNCONFINED, Confinement
-from .migration import read_in, write_out
+from .migration import cancel, read_in, write_out
 from .process import ProcessRef
 from .qemu_command import BOOTING, LOADING, QMP_SOCKET, command_line
 from .qmp import Qmp, QmpError, qmp
@@ -187,6 +187,7 @@ class Qemu:
             QmpError: It cannot, or has ended.
         """
         async with qmp(machine.directory / QMP_SOCKET, machine.process) as control:
+            await cancel(control)
             await control.run("cont")
 
     async def dial(self, machine: Running) -> ByteStream:
@@ -243,7 +244,7 @@ class Qemu:
 
     def _limits(self, hardware: Hardware) -> Limits:
         own = _OWN_KVM_MIB if self._kvm else _OWN_TCG_MIB
-        return Limits(memory=(hardware.mem + hardware.mem // 64 + own) << 20, cpus=hardware.cpu)
+        return Limits.of(mem_mib=hardware.mem, own_mib=own, cpus=hardware.cpu)
 
 
 def _set_up(place: Path, hardware: Hardware, disk_size: int) -> Hardware:

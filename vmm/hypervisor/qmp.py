@@ -37,6 +37,7 @@ class Qmp:
     def __init__(self, stream: UNIXSocketStream) -> None:
         self._stream = stream
         self._lines = BufferedByteReceiveStream(stream)
+        self._sent = 0
 
     @classmethod
     async def connect(cls, socket: Path, process: ProcessRef, *, deadline_s: float = START_S) -> Self:
@@ -96,7 +97,9 @@ class Qmp:
     async def _exchange(
         self, command: str, arguments: dict[str, Any] | None, descriptor: int | None, deadline_s: float
     ) -> Any:
-        message = json.dumps({"execute": command, "arguments": arguments or {}}).encode() + b"\n"
+        self._sent += 1
+        number = self._sent
+        message = json.dumps({"execute": command, "arguments": arguments or {}, "id": number}).encode() + b"\n"
         try:
             with anyio.fail_after(deadline_s):
                 if descriptor is None:
@@ -105,6 +108,8 @@ class Qmp:
                     await self._stream.send_fds(message, [descriptor])
                 while True:
                     answer = json.loads(await self._line())
+                    if answer.get("id") != number:  # an event, or the answer to a command that was given up
+                        continue
                     if "return" in answer:
                         return answer["return"]
                     if "error" in answer:

@@ -12,7 +12,8 @@ import pytest
 from tests.vmm.hypervisor.ladder import SIZE, cloned, cold, said, saved
 from vmm import template as building
 from vmm.hypervisor.base import Hypervisor, Memory
-from vmm.hypervisor.detect import NoDriver, drivers
+from vmm.hypervisor.confinement import Confinement
+from vmm.hypervisor.detect import Driver, NoDriver, drivers, kvm
 from vmm.hypervisor.process import strays
 from vmm.images.catalogue import ImageSet
 from vmm.machine import Machine
@@ -21,8 +22,12 @@ from vmm.saved import Saved
 
 @pytest.fixture(scope="session", params=["qemu", "cloud-hypervisor"])
 def driver(request: pytest.FixtureRequest) -> Hypervisor:
-    """Each driver that this host can run."""
-    found = anyio.run(drivers)[request.param]
+    """Each driver that this host can run, with all of the host's confinement."""
+
+    async def find() -> dict[str, Driver | NoDriver]:
+        return await drivers(await Confinement.open(kvm=kvm().usable))
+
+    found = anyio.run(find)[request.param]
     if isinstance(found, NoDriver):
         if os.environ.get("CASEMATE_REQUIRE_KVM") and os.environ.get("CASEMATE_INSIDE_KVM_HOST"):
             pytest.fail(found.reason)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import os
 import shutil
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -17,8 +15,11 @@ from tests.vmm.hypervisor.ladder import cloned, said, saved
 from vmm.errors import HostExhausted, Unavailable
 from vmm.guest.values import Chunk, Command
 from vmm.hypervisor.base import Hypervisor, Memory, Ram, Running
-from vmm.hypervisor.confinement import UNCONFINED, Confinement
+from vmm.hypervisor.ch_api import api
+from vmm.hypervisor.confinement import Confinement
 from vmm.hypervisor.process import strays
+from vmm.hypervisor.qemu_command import QMP_SOCKET
+from vmm.hypervisor.qmp import qmp
 from vmm.hypervisor.users import NoUsers
 from vmm.machine import Machine, linked
 from vmm.saved import Saved
@@ -215,20 +216,53 @@ async def test_a_stream_that_is_damaged_is_an_error_and_nothing_is_left(
 async def test_a_machine_with_a_user_of_its_own_can_all_that_others_can(
     driver: Hypervisor, moment: Saved, tmp_path: Path
 ) -> None:
-    confinement = Confinement.find(kvm=driver.accelerator == "kvm")
-    if isinstance(confinement.users, NoUsers):
-        pytest.skip(confinement.users.reason)
-    confined = copy.copy(driver)
-    confined.__dict__["_confinement"] = replace(UNCONFINED, users=confinement.users)
-    async with cloned(confined, moment, tmp_path / "machine") as machine:
-        owner = Path(f"/proc/{machine.running.process.pid}").stat().st_uid
-        assert owner == confinement.users.of(machine.directory).uid
+    users = Confinement.find(kvm=driver.accelerator == "kvm").users
+    if isinstance(users, NoUsers):
+        pytest.skip(users.reason)
+    async with cloned(driver, moment, tmp_path / "machine") as machine:
+        assert _user(machine) == users.of(machine.directory).uid != os.geteuid()
         kept = await saved(machine, tmp_path / "kept")
-        async with cloned(confined, kept, tmp_path / "child", own=True) as child:
+        async with cloned(driver, kept, tmp_path / "child", own=True) as child:
+            assert _user(child) not in {_user(machine), os.geteuid()}
             assert await said(child, "cat /dev/shm/word; echo x > /root/x; sync") == "only in memory"
             again = await saved(child, tmp_path / "again")
             assert {path.stat().st_uid for path in again.directory.rglob("*")} == {os.geteuid()}
-            async with cloned(confined, again, tmp_path / "grandchild") as grandchild:
+            async with cloned(driver, again, tmp_path / "grandchild") as grandchild:
                 assert await said(grandchild, "cat /dev/shm/word /root/x") == "only in memory\nx"
         assert await said(machine, "cat /dev/shm/word") == "only in memory"
     assert strays(tmp_path) == {}
+
+
+def _user(machine: Machine) -> int:
+    return Path(f"/proc/{machine.running.process.pid}").stat().st_uid
+
+
+async def test_a_save_that_a_killed_server_left_does_not_stop_the_machine_again(
+    driver: Hypervisor, machine_restored: Machine, tmp_path: Path
+) -> None:
+    for _ in range(3):
+        with anyio.move_on_after(0.1):
+            await _begin_to_save(driver, machine_restored.running, tmp_path)
+        await driver.resume(machine_restored.running)
+        assert await said(machine_restored, "sleep 0.5; cat /dev/shm/word") == "only in memory"
+        assert await driver.ailment(machine_restored.running) == ""
+
+
+async def _begin_to_save(driver: Hypervisor, machine: Running, target: Path) -> None:
+    """What a server does that is killed on its way, so without all that it would do at an error."""
+    if driver.name == "qemu":
+        async with qmp(machine.directory / QMP_SOCKET, machine.process) as control:
+            await control.run("stop")
+            # Slow enough to be caught.
+            await control.run("migrate-set-parameters", {"max-bandwidth": 1024 * 1024})
+            capability = {"capability": "x-ignore-shared", "state": False}
+            await control.run("migrate-set-capabilities", {"capabilities": [capability]})
+            await control.pass_file("state", target / "stream", os.O_RDWR | os.O_CREAT)
+            await control.run("migrate", {"uri": "fd:state"})
+            return
+    place = machine.directory / "saved"
+    place.mkdir(mode=0o777, exist_ok=True)
+    place.chmod(0o777)
+    async with api(machine.directory / "api.sock") as control:
+        await control.call("PUT", "vm.pause")
+        await control.call("PUT", "vm.snapshot", {"destination_url": "file://saved"})
