@@ -37,6 +37,8 @@ async def adopt(records: Records, machines: Machines, lives: Lives) -> list[Sand
     swept = await machines.sweep(
         running={sandbox.machine for sandbox in (*running, *woken)}, kept={sandbox.machine for sandbox in kept}
     )
+    for sandbox in kept:
+        await anyio.to_thread.run_sync(sleeping.tidy, machines.directory(sandbox.machine))
     unfinished = [*await records.in_state(State.CREATING), *await records.in_state(State.DELETED)]
     for sandbox in unfinished:
         await machines.destroy(sandbox.id, sandbox.machine)

@@ -28,9 +28,19 @@ def is_asleep(directory: Path) -> bool:
 
 
 def forget_sleep(directory: Path) -> None:
-    """Remove what a sleep that was broken off left. Blocks for as long as a disk does."""
-    for name in (_ASLEEP, _DRAFT):
-        shutil.rmtree(directory / name, ignore_errors=True)
+    """Remove what a machine's sleep, or one that was broken off, left. Blocks for as long as a disk does."""
+    tidy(directory)
+    if is_asleep(directory):
+        # In one step: half a sleep is none.
+        (directory / _ASLEEP).rename(directory / _DRAFT)
+        tidy(directory)
+
+
+def tidy(directory: Path) -> None:
+    """Remove what steps that were broken off left in a machine's directory. Blocks for as long as a disk does."""
+    shutil.rmtree(directory / _DRAFT, ignore_errors=True)
+    for draft in directory.glob("*.draft"):
+        draft.unlink()
 
 
 async def fall_asleep(machine: Machine) -> None:
