@@ -15,10 +15,10 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import anyio
-from anyio.abc import ByteStream, UNIXSocketStream
+from anyio.abc import ByteStream
 
-from ..errors import LinkError, Unavailable
-from .base import CONSOLE, GUEST_PORT, LOG, Hardware, Memory, Ram, Running
+from ..errors import Unavailable
+from .base import CONSOLE, LOG, Hardware, Memory, Ram, Running
 from .cgroup import Limits
 from .ch_api import CALL_S, MEMORY_S, Api, ApiError, api, started_api
 from .ch_config import VSOCK, machine_config
@@ -26,15 +26,14 @@ from .ch_snapshot import RANGES, CopyOnWrite, prepare, take
 from .confinement import UNCONFINED, Confinement
 from .process import ProcessRef
 from .room import dig_holes, raise_if_full
-from .startup import START_S, connect_unix, ended_on_failure
+from .startup import START_S, ended_on_failure
+from .vsock import connect_vsock
 
 _API = "api.sock"
 _RESTORED, _SAVED = "restored", "saved"
 _STATE, _RAM, _RANGES = "state", "ram", "ranges"
 _MIB = 1024 * 1024
 _OWN_MIB = 128
-_GREETING_MOST = 64
-_GREETING_S = 5.0
 
 
 class CloudHypervisor:
@@ -97,10 +96,7 @@ class CloudHypervisor:
             directory, hardware, ram=ram.path, shared=not ram.private, disk=disk, landlock=self.landlock
         )
         process = await self._spawn(directory, hardware, writes=(ram.path, disk, directory / CONSOLE))
-        async with (
-            ended_on_failure(process, directory, self._confinement),
-            self._started(directory, process) as control,
-        ):
+        async with self._started(directory, process) as control:
             await control.call("PUT", "vm.create", config)
             await control.call("PUT", "vm.boot")
         return Running(directory=directory, process=process, port=0, memory=Memory.BOOTED)
@@ -124,23 +120,24 @@ class CloudHypervisor:
             disk=disk,
             landlock=self.landlock,
         )
-        await anyio.to_thread.run_sync(prepare, state, directory / _RESTORED, config, None if in_zone else ram.path)
         reads = (directory / _RESTORED, *((ram.path,) if ram.private and in_zone else ()))
         writes = (disk, directory / CONSOLE, *(() if ram.private else (ram.path,)))
-        process = await self._spawn(directory, hardware, reads=reads, writes=writes)
-        async with (
-            ended_on_failure(process, directory, self._confinement),
-            self._started(directory, process) as control,
-        ):
-            await self._load(control, by_mode=not in_zone and self.copy_on_write is CopyOnWrite.MODE)
-            memory = Memory.OWN
-            if ram.private:
-                shared = in_zone or await anyio.to_thread.run_sync(_maps, process, f"{_RESTORED}/{RANGES}")
-                memory = Memory.MAPPED if shared else Memory.COPIED
-            if run:
-                # Its own call: v51 knows no `resume` in a restore, and passes over it in silence.
-                await control.call("PUT", "vm.resume")
-        await anyio.to_thread.run_sync(shutil.rmtree, directory / _RESTORED)
+        memory = Memory.OWN
+        try:
+            await anyio.to_thread.run_sync(prepare, state, directory / _RESTORED, config, None if in_zone else ram.path)
+            process = await self._spawn(directory, hardware, reads=reads, writes=writes)
+            async with self._started(directory, process) as control:
+                await self._load(control, by_mode=not in_zone and self.copy_on_write is CopyOnWrite.MODE)
+                if ram.private:
+                    shared = in_zone or await anyio.to_thread.run_sync(_maps, process, f"{_RESTORED}/{RANGES}")
+                    memory = Memory.MAPPED if shared else Memory.COPIED
+                if run:
+                    # Its own call: v51 knows no `resume` in a restore, and passes over it in silence.
+                    await control.call("PUT", "vm.resume")
+        finally:
+            with anyio.CancelScope(shield=True):
+                # A file that is mapped stays mapped without its name here.
+                await anyio.to_thread.run_sync(_remove, directory / _RESTORED)
         return Running(directory=directory, process=process, port=0, memory=memory)
 
     async def save(self, machine: Running, target: Path) -> None:
@@ -217,20 +214,7 @@ class CloudHypervisor:
         Raises:
             LinkError: Nobody listens there: the hypervisor has ended, or the agent is not up yet.
         """
-        try:
-            stream = await connect_unix(machine.directory / VSOCK)
-        except OSError as error:
-            raise LinkError("The sandbox's control socket is closed: its virtual machine has ended") from error
-        try:
-            with anyio.fail_after(_GREETING_S):
-                await stream.send(f"CONNECT {GUEST_PORT}\n".encode())
-                await _accepted(stream)
-        except BaseException as error:
-            await anyio.aclose_forcefully(stream)
-            if isinstance(error, OSError | anyio.BrokenResourceError | anyio.EndOfStream):
-                raise LinkError("The guest's agent does not listen") from error
-            raise
-        return stream
+        return await connect_vsock(machine.directory / VSOCK)
 
     async def _spawn(
         self, directory: Path, hardware: Hardware, *, reads: tuple[Path, ...] = (), writes: tuple[Path, ...]
@@ -298,14 +282,3 @@ def _make_file(path: Path, size: int) -> None:
         os.ftruncate(descriptor, size)
     finally:
         os.close(descriptor)
-
-
-async def _accepted(stream: UNIXSocketStream) -> None:
-    """Read the answer to CONNECT, a line that begins with OK, and nothing beyond it."""
-    line = b""
-    while not line.endswith(b"\n"):
-        line += await stream.receive(1)
-        if len(line) > _GREETING_MOST:
-            break
-    if not line.startswith(b"OK"):
-        raise anyio.EndOfStream

@@ -1,0 +1,191 @@
+"""Programs that do not come up, hang or lie: a clear error with the way out, in time, and nothing left."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from vmm.errors import Unavailable
+from vmm.hypervisor.base import LOG, Hardware, Hypervisor, Ram
+from vmm.hypervisor.cloud_hypervisor import CloudHypervisor
+from vmm.hypervisor.process import strays
+from vmm.hypervisor.qemu import Qemu
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+
+_SOON_S = 0.5
+# Long enough for an interpreter to start on a busy machine.
+_LATER_S = 20.0
+
+
+@pytest.mark.parametrize("kind", ["qemu", "cloud-hypervisor"])
+@pytest.mark.parametrize("way", ["start", "restore"])
+async def test_a_program_that_never_opens_its_socket_is_given_up(tmp_path: Path, kind: str, way: str) -> None:
+    driver = made(kind, program(tmp_path, "exec sleep 60"), start_s=_SOON_S)
+    error = await refusal(driver, tmp_path, way)
+    assert error.message == "The hypervisor did not open its control socket within 0.5 s"
+    assert error.hint == "Run casemate doctor"
+
+
+@pytest.mark.parametrize("kind", ["qemu", "cloud-hypervisor"])
+async def test_a_program_that_dies_at_its_start_is_told_with_its_last_words(tmp_path: Path, kind: str) -> None:
+    driver = made(kind, program(tmp_path, "echo first; echo; echo 'no such machine' >&2; exit 3"))
+    error = await refusal(driver, tmp_path, "start")
+    assert error.message == "The hypervisor ended while it started: first; no such machine"
+    assert (tmp_path / "machine" / LOG).exists()
+
+
+@pytest.mark.parametrize("kind", ["qemu", "cloud-hypervisor"])
+async def test_a_program_that_is_not_there_is_told(tmp_path: Path, kind: str) -> None:
+    error = await refusal(made(kind, str(tmp_path / "missing")), tmp_path, "start")
+    assert "ended while it started" in error.message
+    assert f"{tmp_path}/missing" in error.message
+    with pytest.raises(Unavailable, match="is gone"):
+        await made(kind, str(tmp_path / "missing")).probe()
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("qemu", "Could not access KVM kernel module: Permission denied"),
+        (
+            "cloud-hypervisor",
+            "0: Failed to open hypervisor interface (is hypervisor interface available?)\n  1: Failed to create Vm\n"
+            "  2: Permission denied (os error 13)",
+        ),
+    ],
+)
+async def test_no_permission_on_kvm_is_told_with_the_command_that_gives_it(
+    tmp_path: Path, kind: str, words: str
+) -> None:
+    error = await refusal(made(kind, program(tmp_path, f"echo '{words}' >&2; exit 1")), tmp_path, "start")
+    assert "Permission denied" in error.message
+    assert "usermod -aG kvm" in error.hint
+
+
+@pytest.mark.parametrize("kind", ["qemu", "cloud-hypervisor"])
+async def test_a_program_that_listens_and_says_nothing_is_given_up(tmp_path: Path, kind: str) -> None:
+    silent = """
+        while True:
+            kept.append(listener.accept())
+    """
+    driver = made(kind, listening(tmp_path, silent), start_s=_LATER_S / 10)
+    error = await refusal(driver, tmp_path, "start")
+    assert "control socket within 2 s" in error.message
+
+
+async def test_a_call_that_hangs_ends_at_its_deadline(tmp_path: Path) -> None:
+    driver = made("cloud-hypervisor", listening(tmp_path, answering("53.0.0")), start_s=_LATER_S, call_s=_SOON_S)
+    error = await refusal(driver, tmp_path, "start")
+    assert error.message.startswith("The hypervisor did not answer vm.create within 0.5 s")
+
+
+async def test_another_version_than_the_server_found_is_refused(tmp_path: Path) -> None:
+    driver = made("cloud-hypervisor", listening(tmp_path, answering("52.0.1")), start_s=_LATER_S)
+    error = await refusal(driver, tmp_path, "start")
+    assert error.message.startswith("The hypervisor is version 52.0, but was 53.0 when this server started")
+    assert "Restart the server" in error.hint
+
+
+async def test_an_answer_that_is_no_json_is_refused(tmp_path: Path) -> None:
+    driver = made("cloud-hypervisor", listening(tmp_path, answering("53.0.0", then=b"<html>")), start_s=_LATER_S)
+    error = await refusal(driver, tmp_path, "start")
+    assert "not JSON" in error.message
+
+
+async def test_a_state_of_a_form_that_is_not_known_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    state.mkdir()
+    (state / "config.json").write_text("{}")
+    (state / "state.json").write_text("{}")
+    driver = made("cloud-hypervisor", program(tmp_path, "touch started"))
+    error = await refusal(driver, tmp_path, "restore", state=state)
+    assert "no snapshot that this server knows" in error.message
+    assert not (tmp_path / "machine" / "started").exists()
+
+
+async def test_a_socket_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(elsewhere))
+        listener.listen()
+        listener.setblocking(False)
+        driver = made("qemu", program(tmp_path, f"ln -s {elsewhere} qmp.sock; exec sleep 60"), start_s=_SOON_S)
+        await refusal(driver, tmp_path, "start")
+        with pytest.raises(BlockingIOError):  # nobody has called
+            listener.accept()
+
+
+def made(kind: str, binary: str, *, start_s: float = _LATER_S, call_s: float = 60.0) -> Hypervisor:
+    if kind == "qemu":
+        return Qemu(binary, version="7.2", kvm=False, cpu_model="", start_s=start_s)
+    return CloudHypervisor(binary, version="53.0", cpu_model="", landlock=False, start_s=start_s, call_s=call_s)
+
+
+def program(place: Path, text: str) -> str:
+    path = place / "program"
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def listening(place: Path, loop: str) -> str:
+    """A program that listens on either control socket, and does what `loop` says with `listener`."""
+    script = place / "listens.py"
+    script.write_text(
+        "import socket, time\nkept, listeners = [], []\n"
+        "for name in ('qmp.sock', 'api.sock'):\n"
+        "    listener = socket.socket(socket.AF_UNIX)\n    listener.bind(name)\n    listener.listen()\n"
+        "    listeners.append(listener)\n" + textwrap.dedent(loop)
+    )
+    return program(place, f"exec {sys.executable} {script}")
+
+
+def answering(version: str, *, then: bytes = b"") -> str:
+    """Answers the first call with a version, and all others with `then`, or not at all."""
+    ping = b'{"version": "%s"}' % version.encode()
+    return f"""
+        answers = [{ping!r}, {then!r}]
+        while True:
+            connection, _ = listener.accept()
+            kept.append(connection)
+            while connection.recv(65536):
+                answer = answers.pop(0) if len(answers) > 1 else answers[0]
+                if not answer:
+                    time.sleep(60)
+                head = f"HTTP/1.1 200\\r\\nContent-Length: {{len(answer)}}\\r\\n\\r\\n".encode()
+                connection.sendall(head + answer)
+    """
+
+
+async def refusal(driver: Hypervisor, place: Path, way: str, *, state: Path | None = None) -> Unavailable:
+    """What the driver says when it cannot bring a machine up. Nothing of that may be left running."""
+    part = place / "part"
+    part.touch()
+    hardware = Hardware(cpu=1, mem=16, kernel_elf=part, kernel_bz=part, initramfs=part, toolbox=part, base=part)
+    directory = place / "machine"
+    directory.mkdir()
+    ram = Ram(path=directory / "ram", private=False)
+    with pytest.raises(Unavailable) as refused:
+        if way == "start":
+            await driver.start(directory, hardware, ram=ram, disk=part)
+        else:
+            await driver.restore(directory, hardware, ram=ram, disk=part, state=state or saved_state(place))
+    assert strays(place) == {}
+    return refused.value
+
+
+def saved_state(place: Path) -> Path:
+    """A state with as much in it as a driver looks at before it starts its program."""
+    state = place / "state"
+    state.mkdir()
+    disks = '[{"path": ""}, {"path": ""}, {"path": ""}]'
+    (state / "config.json").write_text(
+        f'{{"memory": {{"zones": [{{}}]}}, "disks": {disks}, "payload": {{}}, "serial": {{}}, "vsock": {{}}}}'
+    )
+    (state / "state.json").write_text("{}")
+    return state
