@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import json
 import os
 import socket
 from pathlib import Path
 
 import anyio
 import pytest
+from anyio.abc import SocketListener
+from anyio.streams.buffered import BufferedByteReceiveStream
 
 from vmm.hypervisor.process import ProcessRef
 from vmm.hypervisor.qmp import Qmp, QmpError
@@ -30,3 +33,29 @@ async def _reset_soon(listener: socket.socket) -> None:
     # A connection that nobody accepted is reset when its listener goes: what a dying QEMU leaves behind.
     await anyio.sleep(0.1)
     listener.close()
+
+
+async def test_the_answer_to_a_command_that_was_given_up_is_not_taken_for_the_next_ones(tmp_path: Path) -> None:
+    living = ProcessRef.of(os.getpid())
+    assert living is not None
+    address = tmp_path / "qmp.sock"
+    asked = anyio.Event()
+    async with await anyio.create_unix_listener(address) as listener, anyio.create_task_group() as tasks:
+        tasks.start_soon(_answer_late, listener, asked)
+        async with await Qmp.connect(address, living) as session:
+            with anyio.move_on_after(0.1):
+                await session.run("slow")
+            asked.set()
+            assert await session.run("quick") == "quick"
+
+
+async def _answer_late(listener: SocketListener, asked: anyio.Event) -> None:
+    async with await listener.accept() as stream:
+        await stream.send(b'{"QMP": {}}\n')
+        lines = BufferedByteReceiveStream(stream)
+        for _ in ("qmp_capabilities", "slow", "quick"):
+            command = json.loads(await lines.receive_until(b"\n", 1024))
+            if command["execute"] == "slow":
+                await asked.wait()
+                await stream.send(b'{"event": "STOP", "data": {}}\n')
+            await stream.send(json.dumps({"return": command["execute"], "id": command["id"]}).encode() + b"\n")

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vmm.hypervisor.ch_api import ApiError
+from vmm.hypervisor.ch_snapshot import CONFIG, RANGES, STATE, CopyOnWrite, prepare, take
+
+_GIB = 1024**3
+# As the program writes it: in any order, and without offsets for memory that has no file.
+_PARTS = [{"gpa": 4 * _GIB, "size": _GIB, "file_offset": 0}, {"gpa": 0, "size": 3 * _GIB, "file_offset": 0}]
+_RANGES = [{"gpa": 0, "length": 3 * _GIB}, {"gpa": 4 * _GIB, "length": _GIB}]
+_CONFIG: dict[str, Any] = {
+    "memory": {"size": 0, "zones": [{"id": "ram", "size": 4 * _GIB, "file": "old", "shared": True, "thp": True}]},
+    "disks": [{"path": "old", "readonly": True}],
+    "payload": {"kernel": "old"},
+    "serial": {"file": "old"},
+    "vsock": {"socket": "old", "cid": 3},
+}
+_OWN: dict[str, Any] = {
+    "memory": {"size": 0, "zones": [{"id": "ram", "size": 4 * _GIB, "shared": False}]},
+    "disks": [{"path": "disk"}],
+    "payload": {"kernel": "parts/vmlinuz"},
+    "serial": {"file": "console.log"},
+    "vsock": {"socket": "vsock.sock"},
+    "landlock_enable": True,
+    "landlock_rules": [{"path": ".", "access": "rw"}],
+}
+
+
+def written(place: Path, *, ranges: list[dict[str, int]]) -> Path:
+    """What the program writes into a directory."""
+    place.mkdir()
+    memory = {"memory_ranges": {"data": ranges}, "guest_ram_mappings": _PARTS, "boot_ram": 1}
+    state = {"snapshots": {"memory-manager": {"snapshot_data": {"state": json.dumps(memory)}}, "cpu": {"x": 1}}}
+    (place / STATE).write_text(json.dumps(state))
+    (place / CONFIG).write_text(json.dumps(_CONFIG))
+    if ranges:
+        (place / RANGES).write_bytes(b"memory")
+    return place
+
+
+def memory_of(snapshot: Path) -> dict[str, Any]:
+    state = json.loads((snapshot / STATE).read_text())
+    assert state["snapshots"]["cpu"] == {"x": 1}
+    return json.loads(state["snapshots"]["memory-manager"]["snapshot_data"]["state"])
+
+
+def test_what_is_taken_over_names_no_ranges_and_counts_offsets(tmp_path: Path) -> None:
+    source = written(tmp_path / "saved", ranges=_RANGES)
+    take(source, tmp_path / "state", tmp_path / "ranges")
+    memory = memory_of(tmp_path / "state")
+    assert memory["memory_ranges"]["data"] == []
+    assert {part["gpa"]: part["file_offset"] for part in memory["guest_ram_mappings"]} == {0: 0, 4 * _GIB: 3 * _GIB}
+    assert (tmp_path / "ranges").read_bytes() == b"memory"
+    assert not source.exists()
+
+
+def test_memory_that_stayed_in_its_file_is_not_taken(tmp_path: Path) -> None:
+    take(written(tmp_path / "saved", ranges=[]), tmp_path / "state", tmp_path / "ranges")
+    assert not (tmp_path / "ranges").exists()
+    assert json.loads((tmp_path / "state" / CONFIG).read_text()) == _CONFIG
+
+
+@pytest.mark.parametrize("ranges", [_RANGES[::-1], _RANGES[:1], [{"gpa": 0, "length": 4096}]])
+def test_ranges_that_are_no_plain_image_of_memory_are_refused(tmp_path: Path, ranges: list[dict[str, int]]) -> None:
+    with pytest.raises(ApiError, match="does not know"):
+        take(written(tmp_path / "saved", ranges=ranges), tmp_path / "state", tmp_path / "ranges")
+
+
+def test_a_prepared_snapshot_names_the_machines_own_files(tmp_path: Path) -> None:
+    take(written(tmp_path / "saved", ranges=[]), tmp_path / "state", tmp_path / "ranges")
+    (tmp_path / "restored").mkdir()
+    (tmp_path / "restored" / "stale").touch()
+    prepare(tmp_path / "state", tmp_path / "restored", _OWN, None)
+    config = json.loads((tmp_path / "restored" / CONFIG).read_text())
+    assert "old" not in json.dumps(config)
+    zone = config["memory"]["zones"][0]
+    assert zone == {"id": "ram", "size": 4 * _GIB, "shared": False, "thp": True}
+    assert config["landlock_rules"] == [{"path": ".", "access": "rw"}]
+    assert memory_of(tmp_path / "restored")["memory_ranges"]["data"] == []
+    assert sorted(path.name for path in (tmp_path / "restored").iterdir()) == [CONFIG, STATE]
+
+
+def test_memory_that_the_program_reads_is_linked_and_listed(tmp_path: Path) -> None:
+    take(written(tmp_path / "saved", ranges=_RANGES), tmp_path / "state", tmp_path / "ram")
+    prepare(tmp_path / "state", tmp_path / "restored", _OWN, tmp_path / "ram")
+    assert memory_of(tmp_path / "restored")["memory_ranges"]["data"] == _RANGES
+    assert (tmp_path / "restored" / RANGES).samefile(tmp_path / "ram")
+    assert memory_of(tmp_path / "state")["memory_ranges"]["data"] == []
+
+
+@pytest.mark.parametrize("damage", ["", "{}", "[]", "no json"])
+def test_a_damaged_snapshot_is_refused(tmp_path: Path, damage: str) -> None:
+    source = written(tmp_path / "saved", ranges=[])
+    (source / STATE).write_text(damage)
+    with pytest.raises(ApiError):
+        prepare(source, tmp_path / "restored", _OWN, tmp_path / "ram")
+    with pytest.raises(ApiError):
+        take(source, tmp_path / "state", tmp_path / "ranges")
+
+
+@pytest.mark.parametrize(
+    ("version", "way"),
+    [("51.0", CopyOnWrite.ZONE), ("53.0", CopyOnWrite.ZONE), ("54.0", CopyOnWrite.MODE), ("60.1", CopyOnWrite.MODE)],
+)
+def test_memory_is_shared_in_the_way_that_the_version_has(version: str, way: CopyOnWrite) -> None:
+    assert CopyOnWrite.of(version) is way

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from vmm.errors import HostExhausted, Unavailable
+from vmm.hypervisor.room import dig_holes, raise_if_full, require
+
+_MIB = 1024 * 1024
+
+
+def taken(path: Path) -> int:
+    return path.stat().st_blocks * 512
+
+
+@pytest.mark.parametrize(
+    ("parts", "most"),
+    [
+        ([bytes(4 * _MIB)], 0),
+        ([os.urandom(_MIB), bytes(3 * _MIB), os.urandom(_MIB)], 2 * _MIB),
+        ([bytes(_MIB // 2), os.urandom(16384), bytes(_MIB)], 2 * 16384),
+        ([os.urandom(5000), bytes(100_000), b"end"], 40_000),
+    ],
+    ids=["nothing", "a hole inside", "an island", "a crooked size"],
+)
+def test_zeros_give_their_room_back_and_nothing_changes(tmp_path: Path, parts: list[bytes], most: int) -> None:
+    path = tmp_path / "ram"
+    content = b"".join(parts)
+    path.write_bytes(content)
+    os.sync()
+    before = taken(path)
+    dig_holes(path)
+    assert path.read_bytes() == content
+    assert taken(path) <= most < before
+    dig_holes(path)
+    assert path.read_bytes() == content
+
+
+def test_a_file_without_zeros_stays_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "ram"
+    path.write_bytes(os.urandom(_MIB))
+    os.sync()
+    before = taken(path)
+    dig_holes(path)
+    assert taken(path) == before
+
+
+def test_only_a_full_disk_is_called_one(tmp_path: Path) -> None:
+    raise_if_full(Unavailable("it broke"), tmp_path)
+    with pytest.raises(HostExhausted, match="disk is full") as full:
+        raise_if_full(Unavailable("cannot write: No space left on device (os error 28)"), tmp_path)
+    assert full.value.hint
+
+
+def test_what_cannot_fit_is_not_begun(tmp_path: Path) -> None:
+    require(tmp_path, 1)
+    with pytest.raises(HostExhausted, match="no room for 1099511627776 MiB"):
+        require(tmp_path, 1 << 60)
