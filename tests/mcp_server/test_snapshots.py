@@ -112,19 +112,6 @@ async def test_a_sandbox_that_sleeps_is_woken_by_any_call(host: Edge) -> None:
         assert json.loads(await box("get_sandbox"))["status"] == "running"
 
 
-async def test_a_terminal_of_before_does_not_show_in_one_of_after(host: Edge) -> None:
-    """The stand-in restores nothing but the record: the new machine's terminal is drawn from its own output."""
-    async with host.client("alice") as client:
-        box = Tools(client)
-        await box("snapshot_sandbox", name="kept")
-        opened = await box("terminal_open", command="printf 'one\n'; exec sleep 1000")
-        terminal = opened.split()[1]
-        drawn = await box("terminal_snapshot", terminal_id=terminal)
-        await box("restore_snapshot", snapshot="kept")
-        assert await box("terminal_snapshot", terminal_id=terminal) == drawn
-        await box("terminal_close", terminal_id=terminal)
-
-
 async def test_the_end_of_a_snapshot_is_recorded_with_its_sandbox(
     host: Edge, trail: Trail, records: Collection
 ) -> None:
