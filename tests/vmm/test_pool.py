@@ -380,6 +380,7 @@ async def test_the_end_of_the_servers_tasks_leaves_nothing(host: Host, key: Key)
         with anyio.CancelScope(shield=True):
             await pool.aclose()
     assert strays(host.root) == {}
+    assert await pool.take(key) is None, "it asks tasks that have ended for more"
 
 
 async def test_who_goes_away_while_it_takes_leaves_nothing(host: Host, key: Key) -> None:
