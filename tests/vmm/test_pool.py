@@ -371,9 +371,10 @@ async def test_closing_breaks_off_what_is_being_made(host: Host, key: Key) -> No
 
 
 async def test_the_end_of_the_servers_tasks_leaves_nothing(host: Host, key: Key) -> None:
-    async with anyio.create_task_group() as tasks:
-        host.tasks = tasks
-        pool = host.pool(2)
+    tasks = anyio.create_task_group()
+    host.tasks = tasks
+    pool = host.pool(2)
+    async with tasks:
         pool.keep(key)
         await until(lambda: len(pool) == 1 and pool.promised() == 2 * key.mem)
         tasks.cancel_scope.cancel()
