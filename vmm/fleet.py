@@ -20,6 +20,7 @@ from . import lease
 from .activity import Activity
 from .admission import Admission
 from .adoption import adopt
+from .cloning import Cloner, end, silent
 from .errors import CasemateError, Conflict, HostExhausted, LinkError, LinkTimeout, NotFound, Unavailable
 from .guest.link import GuestLink
 from .guest_calls import GuestCalls
@@ -30,7 +31,7 @@ from .life_calls import LifeCalls
 from .limits import HostReserve
 from .lives import Lives, lost, unreachable
 from .machines import Machines
-from .making import Cloner, Maker, end, silent
+from .making import Maker
 from .pool import Key, Pool
 from .quotas import Quotas
 from .reaper import Reaper
@@ -81,7 +82,8 @@ class Fleet(GuestCalls, LifeCalls, SnapshotCalls):
         reserve: What must stay free on the host.
         tasks: Where machines are watched and templates built.
         instances: Where machines have their directories, if not below the data directory.
-        own_memory: Whether each machine has a memory file of its own from the start, rather than from its first sleep.
+        own_memory: Whether each machine has a memory file of its own from the start, rather than from its first sleep;
+            None leaves it to the driver.
         ready: How many machines wait for new sandboxes of the image and size that `prepare` names.
         retention_s: Seconds after which a sandbox that sleeps is deleted; 0 is never.
         sweep_s: How often clocks are looked at.
@@ -101,7 +103,7 @@ class Fleet(GuestCalls, LifeCalls, SnapshotCalls):
         reserve: HostReserve,
         tasks: TaskGroup,
         instances: Path | None = None,
-        own_memory: bool = False,
+        own_memory: bool | None = None,
         ready: int = 0,
         retention_s: int = 0,
         sweep_s: float = _SWEEP_S,
@@ -116,11 +118,14 @@ class Fleet(GuestCalls, LifeCalls, SnapshotCalls):
         self._found = found
         self._tasks = tasks
         self._sweep_s = sweep_s
+        self._prepared: tuple[str, int, int] | None = None
         self._templates = Templates(driver, data / "templates", tasks, catalogue.verify)
         self._snapshots = Snapshots(data / "snapshots")
         self._activity = Activity(clock)
         self._machines = Machines(driver, instances or data / "instances", tasks, self._died)
-        cloner = Cloner(driver, self._machines, self._templates, own_memory=own_memory)
+        cloner = Cloner(
+            driver, self._machines, self._templates, own_memory=driver.own_memory if own_memory is None else own_memory
+        )
         self._pool = Pool(
             cloner.ahead,
             end,
@@ -147,6 +152,7 @@ class Fleet(GuestCalls, LifeCalls, SnapshotCalls):
             driver=driver,
             records=records,
             machines=self._machines,
+            cloner=cloner,
             snapshots=self._snapshots,
             admission=self._admission,
             activity=self._activity,
@@ -184,7 +190,7 @@ class Fleet(GuestCalls, LifeCalls, SnapshotCalls):
         quotas: Quotas,
         reserve: HostReserve,
         instances: Path | None = None,
-        own_memory: bool = False,
+        own_memory: bool | None = None,
         ready: int = 0,
         retention_s: int = 0,
         sweep_s: float = _SWEEP_S,
@@ -239,6 +245,7 @@ class Fleet(GuestCalls, LifeCalls, SnapshotCalls):
         """
         images = await self._image(image)
         await self._templates.get(images, cpu=cpu, mem=mem, report=report or silent)
+        self._prepared = (image, cpu, mem)
         self._pool.keep(Key(images=images, cpu=cpu, mem=mem))
 
     async def create(self, owner: str, spec: SandboxSpec, *, on_progress: Report | None = None) -> Sandbox:
@@ -476,6 +483,13 @@ class Fleet(GuestCalls, LifeCalls, SnapshotCalls):
         except CasemateError as error:
             log.warning("machine not woken", sandbox=sandbox_id, error=error.message)
 
+    async def _keep_ready(self) -> None:
+        if self._prepared is not None:
+            name, cpu, mem = self._prepared
+            # As it is today: an image may be built anew while the server runs.
+            images = await self._catalogue.find(name)
+            self._pool.keep(*([] if images is None else [Key(images=images, cpu=cpu, mem=mem)]))
+
     async def _keep_clean(self) -> None:
         while True:
             await anyio.sleep(self._sweep_s)
@@ -483,7 +497,7 @@ class Fleet(GuestCalls, LifeCalls, SnapshotCalls):
                 await self._machines.resume_stalled()
                 await self._lives.record_deaths()
                 await self._reaper.sweep()
-                self._pool.tend()
+                await self._keep_ready()
                 for sandbox in await self._records.in_state(State.DELETED):
                     await self._teardown(sandbox)
             except (CasemateError, StoreError, OSError) as error:

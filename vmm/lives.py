@@ -20,6 +20,7 @@ from storage.ids import new_id
 from . import booting, lease, sleeping
 from .activity import Activity
 from .admission import Admission
+from .cloning import Cloner, end
 from .errors import CasemateError, Conflict, NotFound, SandboxLost, Unavailable
 from .hypervisor.base import Hypervisor
 from .machine import Machine, MachineRecord, remove
@@ -45,6 +46,7 @@ class Lives:
         driver: The hypervisor.
         records: The sandboxes' records.
         machines: The machines that run.
+        cloner: Makes them.
         snapshots: What sandboxes can be put back to.
         admission: Who may have a machine.
         activity: Who is in use.
@@ -59,6 +61,7 @@ class Lives:
         driver: Hypervisor,
         records: Records,
         machines: Machines,
+        cloner: Cloner,
         snapshots: Snapshots,
         admission: Admission,
         activity: Activity,
@@ -69,6 +72,7 @@ class Lives:
         self._driver = driver
         self._records = records
         self._machines = machines
+        self._cloner = cloner
         self._snapshots = snapshots
         self._admission = admission
         self._activity = activity
@@ -181,12 +185,8 @@ class Lives:
             name = new_id()
             machine: Machine | None = None
             try:
-                machine = await Machine.clone(
-                    self._driver,
-                    saved,
-                    self._machines.directory(name),
-                    hostname=sandbox.name,
-                    machine_id=self._machine_id(sandbox),
+                machine = await self._cloner.clone(
+                    saved, name, hostname=sandbox.name, machine_id=self._machine_id(sandbox)
                 )
                 restored = await self._records.change(
                     sandbox.id, lambda found: self._running(found, machine, base=snapshot.id, reason=reason)
@@ -194,8 +194,7 @@ class Lives:
             except BaseException:
                 with anyio.CancelScope(shield=True):
                     if machine is not None:
-                        await machine.stop()
-                        await remove(machine.directory)
+                        await end(machine)
                     if not ran:
                         self._admission.release(sandbox.id)
                 raise
@@ -328,8 +327,7 @@ class Lives:
             with anyio.CancelScope(shield=True):
                 self._admission.release(sandbox_id)
                 if isinstance(error, NotFound):
-                    await machine.stop()
-                    await remove(machine.directory)
+                    await end(machine)
                 else:
                     await sleeping.fall_asleep(machine)
             raise

@@ -7,64 +7,26 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import anyio
+import structlog
 
 from storage.ids import new_id
 
 from .admission import Admission
+from .cloning import Cloner, end
 from .errors import CasemateError
 from .forks import Fork, child_names
-from .hypervisor.base import Hypervisor
-from .machine import Machine, remove
+from .machine import Machine
 from .machines import Machines
 from .pool import Key, Pool
 from .records import Records
 from .sandbox import Sandbox, State
 from .saved import Saved
 from .spec import SandboxSpec
-from .templates import Report, Templates
+from .templates import Report
+
+log = structlog.get_logger(__name__)
 
 _AT_ONCE = os.cpu_count() or 1
-_AHEAD = "ready"
-
-
-async def silent(_step: str) -> None:
-    """Report to nobody."""
-
-
-class Cloner:
-    """Makes machines of saved moments, in directories of their own.
-
-    Args:
-        driver: The hypervisor.
-        machines: Where they run.
-        templates: What new ones are made of.
-        own_memory: Whether each has a memory file of its own from the start, rather than from its first sleep.
-    """
-
-    def __init__(self, driver: Hypervisor, machines: Machines, templates: Templates, *, own_memory: bool) -> None:
-        self._driver = driver
-        self._machines = machines
-        self._templates = templates
-        self._own_memory = own_memory
-
-    async def clone(self, saved: Saved, name: str, *, hostname: str) -> Machine:
-        """A machine that has proved itself; on failure nothing of it is left."""
-        directory = self._machines.directory(name)
-        return await Machine.clone(self._driver, saved, directory, hostname=hostname, own=self._own_memory)
-
-    async def template(self, key: Key, report: Report = silent) -> Saved:
-        """What machines of an image and a size are made of."""
-        return await self._templates.get(key.images, cpu=key.cpu, mem=key.mem, report=report)
-
-    async def ahead(self, key: Key) -> Machine:
-        """A machine that nobody has asked for yet."""
-        return await self.clone(await self.template(key), new_id(), hostname=_AHEAD)
-
-
-async def end(machine: Machine) -> None:
-    """End a machine that is no sandbox's, and remove everything of it. May be repeated."""
-    await machine.stop()
-    await remove(machine.directory)
 
 
 class Maker:
@@ -107,17 +69,10 @@ class Maker:
 
         async def machine(sandbox: Sandbox) -> Machine:
             ready = await self._pool.take(key)
-            if ready is None:
-                saved = await self._cloner.template(key, report)
-                return await self._cloner.clone(saved, sandbox.machine, hostname=sandbox.name)
-            try:
-                await ready.become(sandbox.name)
-                await ready.write_down()
-            except BaseException:
-                with anyio.CancelScope(shield=True):
-                    await end(ready)
-                raise
-            return ready
+            if ready is not None and await self._given(ready, sandbox):
+                return ready
+            saved = await self._cloner.template(key, report)
+            return await self._cloner.clone(saved, sandbox.machine, hostname=sandbox.name)
 
         return await self._make(Sandbox.new(new_id(), owner, spec, now_ms=self._clock()), machine)
 
@@ -166,6 +121,20 @@ class Maker:
             for number, name in enumerate(child_names(parent.name, taken, count)):
                 tasks.start_soon(make, number, name)
         return tuple(forks)
+
+    async def _given(self, ready: Machine, sandbox: Sandbox) -> bool:
+        """Give a machine that waited to a sandbox; one that does not take the name is ended."""
+        try:
+            await ready.become(sandbox.name)
+            await ready.write_down()
+        except BaseException as error:
+            with anyio.CancelScope(shield=True):
+                await end(ready)
+            if not isinstance(error, CasemateError):
+                raise
+            log.warning("waiting machine not used", sandbox=sandbox.id, error=error.message)
+            return False
+        return True
 
     async def _make(self, sandbox: Sandbox, make: Callable[[Sandbox], Awaitable[Machine]]) -> Sandbox:
         await self._admission.admit(sandbox)

@@ -9,11 +9,12 @@ import anyio
 
 from storage.ids import new_id
 
+from .cloning import silent
 from .errors import Conflict
 from .forks import Fork, check_count
 from .keeping import Keeper
 from .lives import Lives
-from .making import Maker, silent
+from .making import Maker
 from .sandbox import Sandbox, State
 from .snapshots import Snapshot, Snapshots
 from .spec import check_labels, check_name

@@ -104,6 +104,11 @@ class Hypervisor(Protocol):
         ...
 
     @property
+    def own_memory(self) -> bool:
+        """Whether clones are better off with a copy of the memory than with a map of it; see ADR 13."""
+        ...
+
+    @property
     def fingerprint(self) -> str:
         """Everything of program and host that a saved state depends on, for a template's name."""
         ...

@@ -39,7 +39,8 @@ def machine_config(
     if ram is not None:
         zone["file"] = at(ram)
     config: dict[str, Any] = {
-        "cpus": {"boot_vcpus": hardware.cpu, "max_vcpus": hardware.cpu},
+        # A guest needs no KVM of its own, and the host's has more to attack with it.
+        "cpus": {"boot_vcpus": hardware.cpu, "max_vcpus": hardware.cpu, "nested": False},
         "memory": {"size": 0, "zones": [zone]},
         "payload": {
             "kernel": at(hardware.kernel_bz),

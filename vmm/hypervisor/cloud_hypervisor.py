@@ -51,6 +51,7 @@ class CloudHypervisor:
     """
 
     name = "cloud-hypervisor"
+    own_memory = False
     accelerator = "kvm"
 
     def __init__(

@@ -48,6 +48,7 @@ class Qemu:
     """
 
     name = "qemu"
+    own_memory = True
 
     def __init__(
         self,
