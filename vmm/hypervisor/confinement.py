@@ -159,11 +159,12 @@ class Confinement:
     ) -> ProcessRef:
         try:
             user = self._user(argv[0], directory, reads, writes)
+            fitting = _fitting(directory, limits)
             if isinstance(self.cgroups, Cgroups):
-                self.cgroups.make(name_of(directory), _fitting(directory, limits))
+                self.cgroups.make(name_of(directory), fitting)
             process = spawn(argv, directory=directory, log=log, user=user, processes=limits.pids)
             if isinstance(self.cgroups, Cgroups):
-                self._put(self.cgroups, directory, process)
+                self._put(self.cgroups, directory, fitting, process)
         except OSError as error:
             if isinstance(self.cgroups, Cgroups):
                 self._release(self.cgroups, directory)
@@ -171,9 +172,14 @@ class Confinement:
         return process
 
     @staticmethod
-    def _put(cgroups: Cgroups, directory: Path, process: ProcessRef) -> None:
+    def _put(cgroups: Cgroups, directory: Path, limits: Limits, process: ProcessRef) -> None:
+        name = name_of(directory)
         try:
-            cgroups.put(name_of(directory), process.pid)
+            try:
+                cgroups.put(name, process.pid)
+            except FileNotFoundError:  # a sweep came by while nothing was in it
+                cgroups.make(name, limits)
+                cgroups.put(name, process.pid)
         except ProcessLookupError:
             return  # it has ended, and whoever waits for it will see
         except OSError:
