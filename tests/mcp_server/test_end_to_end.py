@@ -106,6 +106,10 @@ async def test_owners_do_not_see_each_other(server: Edge) -> None:
         ({"name": "a", "image": "windows"}, "there is no image 'windows'"),
         ({"name": "a", "labels": {"BAD KEY": "x"}}, "labels: 'BAD KEY' is not a valid key"),
         ({"name": "a", "envVars": {"1X": "x"}}, "'1X' is not a valid variable name"),
+        ({"name": "a", "ttl": -1}, "ttl: -1 seconds cannot be"),
+        ({"name": "a", "ttl": 365 * 86400}, "ttl: 31536000 seconds cannot be"),
+        ({"name": "a", "snapshot": "nothing"}, "There is no snapshot 'nothing'"),
+        ({"name": "Not A Name", "snapshot": "nothing"}, "'nothing'"),
     ],
 )
 async def test_a_bad_wish_is_refused_and_leaves_nothing(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+import httpx
 import pytest
 
 from bench.server import running
@@ -51,6 +53,15 @@ async def test_a_sandbox_is_created_used_and_ended_with_a_server_and_without_one
     assert strays(served / "instances") == {}
 
 
+async def machines_started(url: str) -> int:
+    """What a server counted, however the machines came by their memory."""
+    async with httpx.AsyncClient(base_url=url) as http:
+        answer = await http.get("/metrics")
+    assert answer.status_code == 200
+    counts = re.findall(r"^casemate_machines_started_total\{.*\} (\d+)\.0$", answer.text, re.MULTILINE)
+    return sum(int(count) for count in counts)
+
+
 async def test_a_sandbox_is_kept_put_back_copied_and_put_to_sleep(served: Path, tmp_path: Path) -> None:
     cli = Cli(url="", key="", keys={}, here=tmp_path)
     (tmp_path / "data").symlink_to(served)
@@ -60,7 +71,7 @@ async def test_a_sandbox_is_kept_put_back_copied_and_put_to_sleep(served: Path, 
         return done.text.splitlines()
 
     try:
-        async with running(served):
+        async with running(served) as server:
             await cli("sandbox", "create", "box", "--image", "minimal", "--mem", "512", "--ttl", "1h")
             assert (await cli("sandbox", "exec", "box", "--shell", "echo first > /run/word")).status == 0
             kept = (await cli("snapshot", "create", "box", "good")).text.strip()
@@ -78,6 +89,9 @@ async def test_a_sandbox_is_kept_put_back_copied_and_put_to_sleep(served: Path, 
             assert "asleep" in (await cli("sandbox", "list")).text
             assert await told("box") == ["first"]
             assert "has children: sandbox box-" in (await cli("snapshot", "rm", "good")).refusal
+            assert (
+                await machines_started(server.url.removesuffix("/api/mcp")) == 5
+            )  # create, restore, a fork of two, wake
         # Without a server the command brings its own, and finds what sleeps.
         assert await told("box-1") == ["first"]
         assert (await cli("snapshot", "get", kept[:20], "--json")).json["name"] == "good"
