@@ -11,6 +11,7 @@ import structlog
 
 from storage.ids import new_id
 
+from . import lease
 from .admission import Admission
 from .cloning import Cloner, end
 from .errors import CasemateError
@@ -143,8 +144,11 @@ class Maker:
         try:
             machine = await make(sandbox)
             self._machines.attach(sandbox.id, machine)
+            now = self._clock()
             running = replace(
-                sandbox.moved(State.RUNNING, now_ms=self._clock()),
+                # Its life begins here: what a template took to build is not its own.
+                lease.renewed(sandbox.moved(State.RUNNING, now_ms=now), sandbox.ttl_s, now),
+                active_ms=now,
                 machine=machine.directory.name,
                 memory=machine.running.memory.value,
             )
