@@ -280,11 +280,12 @@ class Lives:
         except BaseException:
             self._machines.attach(sandbox.id, machine)
             raise
+        self._admission.release(sandbox.id)
         with anyio.CancelScope(shield=True):  # it sleeps now, whoever has lost patience
-            self._admission.release(sandbox.id)
-            return await self._records.change(
+            asleep = await self._records.change(
                 sandbox.id, lambda found: replace(self._sleeping(found), wake_at_start=wake_at_start)
             )
+        return asleep
 
     async def _fly(self, sandbox_id: str, flight: _Wake) -> None:
         try:
