@@ -11,7 +11,6 @@ Source: Documentation/admin-guide/cgroup-v2.rst of Linux 6.1, and systemd's CGRO
 from __future__ import annotations
 
 import errno
-import os
 import re
 import time
 from dataclasses import dataclass
@@ -21,8 +20,10 @@ from typing import Self
 WANTED = ("memory", "cpu", "pids")
 AS_SERVICE = "run Casemate as the service in deploy/ (Delegate=yes)"
 """What gives the server a cgroup to divide."""
+SERVER = "server"
+"""The part of the divided cgroup in which the server is."""
 
-_SERVER, _MACHINES = "server", "machines"
+_MACHINES = "machines"
 _MACHINE = re.compile(r"[0-9a-f]{24}")
 _PERIOD_US = 100_000
 # The guest's processors never take more than their number; what the devices' threads take comes on top.
@@ -32,7 +33,6 @@ _MOVES = 5
 _EMPTYING_S = 2.0
 _EMPTYING_POLL_S = 0.002
 _MIB = 1024 * 1024
-_AS_SCOPE = "systemd-run --user --scope -p Delegate=yes casemate serve"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +93,7 @@ class Cgroups:
         Raises:
             OSError: The kernel refuses.
         """
-        if not _is_top(self.base):
+        if not is_top(self.base):
             self._vacate()
         switch_on = " ".join(f"+{controller}" for controller in self.controllers)
         (self.base / "cgroup.subtree_control").write_text(switch_on)
@@ -128,7 +128,7 @@ class Cgroups:
         Raises:
             OSError: The kernel refuses; ESRCH if the process has ended.
         """
-        if pid not in _processes(self._machines / name):
+        if pid not in processes(self._machines / name):
             (self._machines / name / "cgroup.procs").write_text(str(pid))
 
     def why_killed(self, name: str) -> str:
@@ -173,10 +173,10 @@ class Cgroups:
         return self.base / _MACHINES
 
     def _vacate(self) -> None:
-        server = self.base / _SERVER
+        server = self.base / SERVER
         server.mkdir(exist_ok=True)
         for _ in range(_MOVES):
-            left = _processes(self.base)
+            left = processes(self.base)
             if not left:
                 return
             for pid in left:
@@ -191,65 +191,18 @@ def name_of(directory: Path) -> str:
     return directory.name if _MACHINE.fullmatch(directory.name) else f"{directory.parent.name}-{directory.name}"
 
 
-def find(mounts: Path = Path("/proc/self/mounts"), own: Path = Path("/proc/self/cgroup")) -> Cgroups | NoCgroups:
-    """Look for a cgroup that this process may divide. Changes nothing.
-
-    Args:
-        mounts: The kernel's list of mounts.
-        own: The kernel's list of this process's cgroups.
-    """
-    lines = [line.split() for line in mounts.read_text().splitlines()]
-    mounted = [place for _, place, kind, *_ in lines if kind == "cgroup2"]
-    path = next((line[3:] for line in own.read_text().splitlines() if line.startswith("0::")), "")
-    if not mounted or not path or path.startswith("/.."):
-        return NoCgroups(reason="this process sees no cgroup v2", fix=AS_SERVICE)
-    here = Path(mounted[0], path.strip("/"))
-    base = here.parent if here.name == _SERVER else here
-    controllers = tuple(controller for controller in WANTED if controller in _words(base / "cgroup.controllers"))
-    if not controllers:
-        if any(kind == "cgroup" and "memory" in options.split(",") for _, _, kind, options, *_ in lines):
-            return NoCgroups(reason="the host uses cgroup v1", fix="boot with systemd.unified_cgroup_hierarchy=1")
-        return NoCgroups(reason=f"cgroup {path} may limit none of {', '.join(WANTED)}", fix=AS_SERVICE)
-    trouble = _trouble(base)
-    if trouble is not None:
-        return trouble
-    strangers = _processes(base) - {os.getpid()}
-    if strangers and not (_is_top(base) or _is_delegated(base) or path == "/"):
-        reason = f"{len(strangers)} other programs share the server's cgroup {path}"
-        return NoCgroups(reason=reason, fix=f"{_AS_SCOPE}, or {AS_SERVICE}")
-    return Cgroups(base=base, controllers=controllers)
-
-
-def _trouble(base: Path) -> NoCgroups | None:
-    needed = (base, base / "cgroup.procs", base / "cgroup.subtree_control")
-    if all(os.access(place, os.W_OK) for place in needed):
-        return None
-    if os.statvfs(base).f_flag & os.ST_RDONLY:
-        return NoCgroups(reason="the cgroups are mounted read-only, as in most containers", fix=AS_SERVICE)
-    return NoCgroups(reason=f"{base} is not this user's to divide", fix=f"{_AS_SCOPE}, or {AS_SERVICE}")
-
-
-def _is_top(base: Path) -> bool:
-    # The kernel's own root is the one cgroup without a type, and the one that may be divided with processes in it.
+def is_top(base: Path) -> bool:
+    """Whether this is the kernel's own root, the one cgroup without a type: with processes in it, it may be divided."""
     return not (base / "cgroup.type").exists()
 
 
-def _is_delegated(base: Path) -> bool:
-    """Whether systemd says that everything in a cgroup is the service's own."""
-    for name in ("user.delegate", "trusted.delegate"):
-        try:
-            if os.getxattr(base, name) == b"1":
-                return True
-        except OSError:  # not set, or not for us to see
-            continue
-    return False
+def processes(cgroup: Path) -> set[int]:
+    """The processes in a cgroup, less those in its parts; none if it is not there."""
+    return {int(pid) for pid in words(cgroup / "cgroup.procs")}
 
 
-def _processes(cgroup: Path) -> set[int]:
-    return {int(pid) for pid in _words(cgroup / "cgroup.procs")}
-
-
-def _words(file: Path) -> list[str]:
+def words(file: Path) -> list[str]:
+    """The words in one of a cgroup's files; none if that is not there."""
     try:
         return file.read_text().split()
     except OSError:  # a controller, or the cgroup, is not there

@@ -18,7 +18,7 @@ import anyio
 import structlog
 
 from ..errors import Unavailable
-from . import cgroup, users
+from . import cgroup, delegation, users
 from .cgroup import Cgroups, Limits, NoCgroups, name_of
 from .process import ProcessRef, spawn
 from .users import NoUsers, User, Users
@@ -50,7 +50,7 @@ class Confinement:
         Args:
             kvm: Whether hypervisors must open /dev/kvm.
         """
-        return cls(cgroups=cgroup.find(), users=users.find(_KVM if kvm else None))
+        return cls(cgroups=delegation.find(), users=users.find(_KVM if kvm else None))
 
     @classmethod
     async def open(cls, *, kvm: bool) -> Confinement:
