@@ -282,10 +282,10 @@ class Lives:
             raise
         self._admission.release(sandbox.id)
         with anyio.CancelScope(shield=True):  # it sleeps now, whoever has lost patience
-            asleep = await self._records.change(
+            sandbox = await self._records.change(
                 sandbox.id, lambda found: replace(self._sleeping(found), wake_at_start=wake_at_start)
             )
-        return asleep
+        return sandbox
 
     async def _fly(self, sandbox_id: str, flight: _Wake) -> None:
         try:
