@@ -16,10 +16,15 @@ from .startup import connect_unix
 
 _GREETING_MOST = 64
 _GREETING_S = 5.0
+_TRIES = 32
+_RETRY_S = 0.002
 
 
 async def connect_vsock(socket: Path) -> ByteStream:
     """Connect to the agent.
+
+    A restored machine's guest holds on to the connections that were open when it was saved, until its agent has closed
+    them, while the hypervisor counts its ports from the first again: so what is new may be refused as what is old.
 
     Args:
         socket: The machine's socket for vsock.
@@ -27,28 +32,37 @@ async def connect_vsock(socket: Path) -> ByteStream:
     Raises:
         LinkError: Nobody listens there: the hypervisor has ended, or the agent is not up yet.
     """
+    with anyio.move_on_after(_GREETING_S):
+        for _ in range(_TRIES):
+            stream = await _greeted(socket)
+            if stream is not None:
+                return stream
+            await anyio.sleep(_RETRY_S)
+    raise LinkError("The guest's agent does not listen")
+
+
+async def _greeted(socket: Path) -> ByteStream | None:
     try:
         stream = await connect_unix(socket)
     except OSError as error:
         raise LinkError("The sandbox's control socket is closed: its virtual machine has ended") from error
+    accepted = False
     try:
-        with anyio.fail_after(_GREETING_S):
-            await stream.send(f"CONNECT {GUEST_PORT}\n".encode())
-            await _accepted(stream)
-    except BaseException as error:
-        await anyio.aclose_forcefully(stream)
-        if isinstance(error, OSError | anyio.BrokenResourceError | anyio.EndOfStream):
-            raise LinkError("The guest's agent does not listen") from error
-        raise
-    return stream
+        await stream.send(f"CONNECT {GUEST_PORT}\n".encode())
+        accepted = await _accepted(stream)
+    except (OSError, anyio.BrokenResourceError, anyio.EndOfStream):
+        return None
+    finally:
+        if not accepted:
+            await anyio.aclose_forcefully(stream)
+    return stream if accepted else None
 
 
-async def _accepted(stream: UNIXSocketStream) -> None:
+async def _accepted(stream: UNIXSocketStream) -> bool:
     """Read the answer to CONNECT, and nothing beyond it."""
     line = b""
     while not line.endswith(b"\n"):
         line += await stream.receive(1)
         if len(line) > _GREETING_MOST:
             break
-    if not line.startswith(b"OK"):
-        raise anyio.EndOfStream
+    return line.startswith(b"OK")

@@ -21,15 +21,9 @@ from vmm.saved import Saved
 pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.kvm, pytest.mark.timeout(300)]
 
 
-async def test_a_machine_runs_commands_and_keeps_files(any_machine: Machine) -> None:
+async def test_a_machine_runs_commands_keeps_files_and_has_no_way_out(any_machine: Machine) -> None:
     assert await said(any_machine, "echo kept > /root/file; sync; cat /root/file; nproc") == "kept\n1"
-
-
-async def test_a_machine_has_no_way_out(any_machine: Machine) -> None:
     assert await said(any_machine, "ip -o route show default 2>/dev/null | wc -l") == "0"
-
-
-async def test_a_machine_that_runs_has_no_ailment(any_machine: Machine) -> None:
     assert await any_machine.driver.ailment(any_machine.running) == ""
 
 
@@ -54,16 +48,17 @@ async def _kill_soon(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
 
 
-async def test_a_machine_that_shuts_down_ends_its_process(any_machine: Machine) -> None:
+@pytest.mark.parametrize("key", ["o", "b"], ids=["off", "reboot"])
+async def test_a_machine_that_shuts_down_or_reboots_ends_its_process(machine_restored: Machine, key: str) -> None:
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_shut_down, any_machine.link)
+        tasks.start_soon(_press, machine_restored.link, key)
         with anyio.fail_after(120):
-            assert await any_machine.ended() == "its virtual machine shut down or crashed from inside"
+            assert await machine_restored.ended()
 
 
-async def _shut_down(link: GuestLink) -> None:
+async def _press(link: GuestLink, key: str) -> None:
     try:
-        await link.exec(Command(shell="echo o > /proc/sysrq-trigger"), wait_ms=30_000)
+        await link.exec(Command(shell=f"echo {key} > /proc/sysrq-trigger"), wait_ms=30_000)
     except LinkError:
         return
 
