@@ -53,7 +53,7 @@ async def test_a_machine_has_a_cgroup_as_long_as_it_runs(driver: Hypervisor, mac
     assert (cgroup / "cpu.max").read_text() == "150000 100000\n"
     await driver.adopt(machine_cloned.running, machine_cloned.hardware)
     assert cgroup_of(machine_cloned) == cgroup
-    assert (cgroup / "cgroup.procs").read_text().split() == [str(machine_cloned.running.process.pid)]
+    assert str(machine_cloned.running.process.pid) in (cgroup / "cgroup.procs").read_text().split()
     await machine_cloned.stop()
     assert not cgroup.exists()
 
