@@ -127,7 +127,8 @@ def restore(context: typer.Context, ref: Ref, snapshot: SnapshotRef, as_json: As
     if as_json:
         show_json(sandbox)
     else:
-        note(f"{ref} is as it was at {moment(kept.get('createdAt'))} UTC; what it did since then is undone.")
+        when = moment(kept.get("createdAt"))
+        note(f"{ref} is as {cell(kept.get('name'))} has it, from {when} UTC; what it did since then is undone.")
 
 
 @app.command()

@@ -47,6 +47,7 @@ class SandboxTools:
             Offer(function=self.list_sandboxes, hints=READS, core=True),
             Offer(function=self.get_sandbox, hints=READS),
             Offer(function=self.update_sandbox, hints=SETS, renamed=_VOIDRUN_NAMES),
+            Offer(function=self.start_sandbox, hints=REPLACES),
             Offer(function=self.delete_sandbox, hints=REPLACES, core=True),
         ]
 
@@ -135,6 +136,12 @@ class SandboxTools:
             ttl_s=ttl,
             idle_s=idle,
         )
+        return compact(sandbox_object(sandbox))
+
+    async def start_sandbox(self, ctx: Context, ref: SandboxRef) -> str:
+        """Run a killed sandbox again, from its newest snapshot or else its disk; `reason` says what is lost."""
+        owner = caller().org_id
+        sandbox = await Patience(ctx).during(lambda: self._fleet.revive(owner, ref), "starting the sandbox")
         return compact(sandbox_object(sandbox))
 
     async def delete_sandbox(self, ref: SandboxRef) -> str:

@@ -77,8 +77,8 @@ class SnapshotTools:
         sandbox = await Patience(ctx).during(
             lambda: self._fleet.restore(owner, ref, target.id), "restoring the sandbox"
         )
-        moment = timestamp(target.created_ms)
-        return compact({**sandbox_object(sandbox), "undone": f"All changes since {moment}: files, memory, programs"})
+        undone = f"All changes since {target.name} was taken, {timestamp(target.created_ms)}: files, memory, programs"
+        return compact({**sandbox_object(sandbox), "undone": undone})
 
     async def delete_snapshot(self, snapshot: SnapshotRef) -> str:
         """Delete a snapshot. Refused while there are other snapshots or sandboxes that were made from it."""
@@ -104,12 +104,23 @@ class SnapshotTools:
             lambda: self._fleet.fork(who.org_id, ref, count, created_by=who.user_id, on_progress=patience.tell),
             f"forking into {count}",
         )
-        # The rest is as with the one they were made of, and a hundred whole objects are more than a model should read.
-        return compact({"forks": [_part(one, _NAMED) for one in fork_objects(forks)]})
+        return compact({"forks": _briefly(fork_objects(forks))})
 
 
 def _told(snapshot: Snapshot) -> dict[str, Any]:
     return _part(snapshot_object(snapshot), _TOLD)
+
+
+def _briefly(children: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What a model can afford to read of a hundred: names to use, and each reason once with how many copies it cost."""
+    told: list[dict[str, Any]] = []
+    for child in children:
+        brief = _part(child, _NAMED)
+        if "error" in brief and told and told[-1].get("error") == brief["error"]:
+            told[-1]["copies"] = told[-1].get("copies", 1) + 1
+        else:
+            told.append(brief)
+    return told
 
 
 def _part(whole: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:

@@ -160,6 +160,10 @@ async def test_a_killed_machine_is_told_with_what_is_lost(server: Edge, data: Pa
         reason = await box.refused("execute_command", command="true")
         assert "is lost" in reason
         assert json.loads(await box("get_sandbox"))["reason"]
+        started = json.loads(await box("start_sandbox"))
+        assert started["status"] == "running"
+        assert "from its disk" in started["reason"]
+        assert (await box("execute_command", command="true")).startswith("[exit 0")
         assert json.loads(await box("delete_sandbox")) == {"status": "deleted"}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import anyio
 import pytest
@@ -11,8 +12,9 @@ from mcp_server.audit.record import BY_ORG
 from mcp_server.audit.trail import Trail
 from mcp_server.wire import fork_objects
 from storage.collection import Collection, Document
-from tests.mcp_server.edge import Edge, Tools, text_of
-from tests.mcp_server.host import SANDBOX
+from tests.mcp_server.conftest import Assemble
+from tests.mcp_server.edge import Edge, Tools, serving, text_of
+from tests.mcp_server.host import SANDBOX, one_host
 from tests.mcp_server.people import ALICE
 from vmm.errors import Conflict, HostExhausted
 from vmm.forks import Fork
@@ -34,7 +36,7 @@ async def test_a_snapshot_is_taken_listed_gone_back_to_and_deleted(box: Tools) -
     assert json.loads(await box("list_snapshots")) == {"snapshots": [kept], "total": 1}
     back = json.loads(await box("restore_snapshot", snapshot=kept["id"][:23]))
     assert (back["id"], back["snapshot"]) == (SANDBOX, kept["id"])
-    assert back["undone"] == "All changes since 1970-01-01T00:00:05.000Z: files, memory, programs"
+    assert back["undone"] == "All changes since before was taken, 1970-01-01T00:00:05.000Z: files, memory, programs"
     gone = await box.client.call_tool("delete_snapshot", {"snapshot": "before"})
     assert json.loads(text_of(gone)) == {"status": "deleted", "id": kept["id"], "name": "before"}
     assert json.loads(await box("list_snapshots")) == {"snapshots": [], "total": 0}
@@ -82,6 +84,12 @@ async def test_each_child_of_a_fork_is_a_name_to_use_or_a_reason(box: Tools) -> 
     assert "The host has no room" in await box.refused("fork_sandbox")
 
 
+async def test_a_reason_that_costs_many_copies_is_told_once(box: Tools) -> None:
+    forks = json.loads(await box("fork_sandbox", count=100))["forks"]
+    assert len(forks) == 4
+    assert forks[3] == {"error": "The host has no room", "hint": "Delete one", "copies": 97}
+
+
 def test_a_fork_without_any_child_fails_with_the_reason_of_the_first() -> None:
     errors = HostExhausted("full"), Conflict("gone")
     with pytest.raises(HostExhausted, match="full"):
@@ -99,6 +107,22 @@ async def test_limits_are_set_shown_and_taken_away(box: Tools) -> None:
     assert "expiresAt" not in json.loads(await box("update_sandbox", ttl=0))
     made = await box.client.call_tool("create_sandbox", {"name": "short", "ttl": 60})
     assert json.loads(text_of(made))["ttlSeconds"] == 60
+
+
+async def test_a_sandbox_that_was_killed_is_started_and_what_is_lost_is_told(
+    assemble: Assemble, keys: dict[str, str], tmp_path: Path
+) -> None:
+    async with one_host(tmp_path) as fleet:
+        parts = assemble(fleet)
+        async with (
+            serving(parts.web(), keys, parts.identity.run) as edge,
+            edge.client("alice") as client,
+        ):
+            box = Tools(client)
+            await fleet.kill(ALICE, "box")
+            assert json.loads(await box("get_sandbox"))["status"] == "killed"
+            started = json.loads(await box("start_sandbox"))
+            assert (started["status"], started["reason"]) == ("running", "started from its disk; its memory is lost")
 
 
 async def test_a_sandbox_that_sleeps_is_woken_by_any_call(host: Edge) -> None:

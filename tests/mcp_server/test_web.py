@@ -19,6 +19,7 @@ TOOLS = {
     "get_sandbox",
     "update_sandbox",
     "delete_sandbox",
+    "start_sandbox",
     "snapshot_sandbox",
     "list_snapshots",
     "restore_snapshot",
@@ -100,7 +101,7 @@ async def test_arguments_bear_the_names_that_voidrun_gave_them(edge: Edge) -> No
     assert required["search_files"] == {"id", "pattern"}
     assert required["kill_process"] == {"id", "pid"}
     assert required["list_sandboxes"] == required["list_snapshots"] == set()
-    assert required["snapshot_sandbox"] == required["fork_sandbox"] == {"id"}
+    assert required["snapshot_sandbox"] == required["fork_sandbox"] == required["start_sandbox"] == {"id"}
     assert required["restore_snapshot"] == {"id", "snapshot"}
     assert required["delete_snapshot"] == {"snapshot"}
     assert {"ttl", "snapshot"} <= set(schemas["create_sandbox"]["properties"])
@@ -111,7 +112,7 @@ async def test_tools_that_destroy_say_so_and_those_that_add_do_not(edge: Edge) -
     async with edge.client("alice") as client:
         hints = {tool.name: tool.annotations for tool in (await client.list_tools()).tools}
     destroys = {name for name, hint in hints.items() if hint and hint.destructive_hint}
-    assert {"delete_sandbox", "restore_snapshot", "delete_snapshot"} <= destroys
+    assert {"delete_sandbox", "start_sandbox", "restore_snapshot", "delete_snapshot"} <= destroys
     assert not {"create_sandbox", "snapshot_sandbox", "fork_sandbox", "update_sandbox"} & destroys
 
 

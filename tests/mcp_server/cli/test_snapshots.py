@@ -24,7 +24,7 @@ async def test_a_snapshot_is_taken_listed_shown_renamed_gone_back_to_and_deleted
     assert re.search(rf"^sandboxId +{SANDBOX}$", (await cli("snapshot", "show", kept[:23])).text, re.MULTILINE)
     assert (await cli("snapshot", "rename", "before", "first", "--json")).json["name"] == "first"
     back = await cli("snapshot", "restore", "box", "first")
-    assert back.err == "box is as it was at 1970-01-01 00:00:05 UTC; what it did since then is undone.\n"
+    assert back.err == "box is as first has it, from 1970-01-01 00:00:05 UTC; what it did since then is undone.\n"
     assert (await cli("sandbox", "get", "box", "--json")).json["snapshot"] == kept
     made = (await cli("sandbox", "create", "new", "--snapshot", "first", "--json")).json
     assert made["snapshot"] == kept
