@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import os
@@ -13,6 +14,8 @@ from .errors import HostExhausted
 
 _FICLONE = 0x40049409  # linux/fs.h: share all extents of one file with another
 _STEP = 16 * 1024 * 1024
+_PUNCH_HOLE = 0x01 | 0x02  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE of linux/falloc.h
+_LIBC = ctypes.CDLL(None, use_errno=True)
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 _CANNOT_SHARE = {errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS, errno.EPERM}
 
@@ -24,6 +27,22 @@ async def copy_sparse(source: Path, target: Path) -> None:
         HostExhausted: The host's disk is full; nothing is left of the target.
     """
     await anyio.to_thread.run_sync(_copy, source, target)
+
+
+async def reserve(path: Path) -> None:
+    """Have the host's disk hold room for all of a file, holes too.
+
+    A machine whose memory is a sparse file dies when it touches a new page of it on a full disk.
+
+    Raises:
+        HostExhausted: There is not so much room.
+    """
+    await anyio.to_thread.run_sync(_reserve, path)
+
+
+async def release(path: Path) -> None:
+    """Give back the room that was reserved for the holes of a file; a no-op if there is no such file."""
+    await anyio.to_thread.run_sync(_release, path)
 
 
 def sync_directory(directory: Path) -> None:
@@ -63,6 +82,52 @@ def _share(read: int, write: int) -> bool:
             return False
         raise
     return True
+
+
+def _reserve(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        _allocate(descriptor, 0, 0, os.fstat(descriptor).st_size)
+    except OSError as error:
+        if error.errno in _NO_SPACE:
+            raise HostExhausted(
+                f"The host's disk is full: no room for {os.fstat(descriptor).st_size >> 20} MiB of memory",
+                hint="Free space or delete sandboxes",
+            ) from error
+        if error.errno not in _CANNOT_SHARE:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _release(path: Path) -> None:
+    try:
+        descriptor = os.open(path, os.O_RDWR)
+    except FileNotFoundError:
+        return
+    try:
+        size = os.fstat(descriptor).st_size
+        offset = os.lseek(descriptor, 0, os.SEEK_HOLE)
+        while offset < size:
+            try:
+                end = os.lseek(descriptor, offset, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno != errno.ENXIO:  # what is left is a hole
+                    raise
+                end = size
+            _allocate(descriptor, _PUNCH_HOLE, offset, end - offset)
+            offset = os.lseek(descriptor, end, os.SEEK_HOLE) if end < size else size
+    except OSError as error:
+        if error.errno not in _CANNOT_SHARE:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _allocate(descriptor: int, mode: int, offset: int, length: int) -> None:
+    if _LIBC.fallocate(descriptor, mode, ctypes.c_long(offset), ctypes.c_long(length)) != 0:
+        failed = ctypes.get_errno()
+        raise OSError(failed, os.strerror(failed))
 
 
 def copy_data(read: int, write: int) -> None:

@@ -21,6 +21,7 @@ from . import booting, lease, sleeping
 from .activity import Activity
 from .admission import Admission
 from .cloning import Cloner, end
+from .disks import reserve
 from .errors import CasemateError, Conflict, NotFound, SandboxLost, Unavailable
 from .hypervisor.base import Hypervisor
 from .machine import Machine, MachineRecord, remove
@@ -285,6 +286,7 @@ class Lives:
             sandbox = await self._records.change(
                 sandbox.id, lambda found: replace(self._sleeping(found), wake_at_start=wake_at_start)
             )
+        log.info("asleep", sandbox=sandbox.id)
         return sandbox
 
     async def _fly(self, sandbox_id: str, flight: _Wake) -> None:
@@ -377,6 +379,7 @@ class Lives:
                 tsc_khz = (record.hardware.tsc_khz or guess_tsc_khz()) if emulated else 0
                 machine = await booting.boot(self._driver, replace(record.hardware, tsc_khz=tsc_khz), directory)
                 try:
+                    await reserve(machine.ram)
                     await machine.become(sandbox.name, record.machine_id)
                     await machine.write_down()
                 except BaseException:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import anyio
 
-from .disks import copy_sparse
+from .disks import copy_sparse, release, reserve
 from .errors import SandboxLost
 from .hypervisor.base import Hypervisor, Ram
 from .machine import Machine, MachineRecord, linked
@@ -67,6 +67,7 @@ async def fall_asleep(machine: Machine) -> None:
     with anyio.CancelScope(shield=True):
         await machine.stop()
         await anyio.Path(machine.directory / _MAPPED).unlink(missing_ok=True)
+        await release(machine.ram)
 
 
 async def wake(driver: Hypervisor, directory: Path) -> Machine:
@@ -84,6 +85,7 @@ async def wake(driver: Hypervisor, directory: Path) -> Machine:
     check_driver(record.fingerprint, driver)
     if await anyio.Path(asleep / RAM).exists():
         await anyio.Path(asleep / RAM).replace(directory / RAM)
+    await reserve(directory / RAM)
     running = await driver.restore(
         directory,
         record.hardware,

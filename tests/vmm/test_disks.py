@@ -3,11 +3,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import anyio
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vmm.disks import copy_data, copy_sparse
+from vmm.disks import copy_data, copy_sparse, release, reserve
 
 pytestmark = pytest.mark.anyio
 MIB = 1024 * 1024
@@ -52,3 +53,30 @@ def test_without_reflinks_any_holes_are_copied_right(tmp_path: Path, islands: di
     with source.open("rb") as read, target.open("wb") as write:
         copy_data(read.fileno(), write.fileno())
     assert target.read_bytes() == source.read_bytes()
+
+
+async def test_a_files_holes_can_have_their_room_reserved_and_given_back(tmp_path: Path) -> None:
+    path, copy = tmp_path / "ram", tmp_path / "copy"
+    sparse_file(path, 64 * MIB, {0: b"head", 20 * MIB: os.urandom(3 * MIB), 64 * MIB - 4: b"tail"})
+    sparse = path.stat().st_blocks
+    await reserve(path)
+    assert path.stat().st_blocks * 512 >= 64 * MIB
+    await copy_sparse(path, copy)
+    assert copy.stat().st_blocks <= sparse + 64
+    await release(path)
+    assert path.stat().st_blocks <= sparse + 64
+    assert path.read_bytes() == copy.read_bytes()
+    assert path.read_bytes().startswith(b"head")
+    await release(tmp_path / "missing")
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25, deadline=None)
+@given(islands=st.dictionaries(st.integers(0, 2 * MIB), st.binary(min_size=1, max_size=9000), max_size=5))
+def test_reserving_and_giving_back_changes_no_byte(tmp_path: Path, islands: dict[int, bytes]) -> None:
+    path = tmp_path / "ram"
+    sparse_file(path, 3 * MIB, islands)
+    before = path.read_bytes()
+    anyio.run(reserve, path)
+    assert path.read_bytes() == before
+    anyio.run(release, path)
+    assert path.read_bytes() == before

@@ -15,13 +15,14 @@ from vmm.errors import HostExhausted
 from vmm.fleet import Fleet
 from vmm.guest.values import Command
 from vmm.limits import HostReserve
+from vmm.sandbox import State
 from vmm.spec import SandboxSpec
 
 pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.timeout(240)]
 
 OWNER = "a" * 24
 MIB = 1024 * 1024
-SPEC = SandboxSpec(name="box", image="minimal", mem=512)
+SPEC = SandboxSpec(name="box", image="minimal", mem=256)
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def small_disk(tmp_path: Path) -> Generator[Path]:
     place.mkdir()
     image = tmp_path / "small.ext4"
     with image.open("wb") as file:
-        file.truncate(480 * MIB)
+        file.truncate(1200 * MIB)
     subprocess.run(["mke2fs", "-q", "-t", "ext4", "-m", "0", image], check=True)
     subprocess.run(["mount", "-o", "loop", image, place], check=True)
     try:
@@ -41,13 +42,26 @@ def small_disk(tmp_path: Path) -> Generator[Path]:
         subprocess.run(["umount", place], check=True)
 
 
+async def fill_up(place: Path, *, but: int) -> Path:
+    """Write a file that leaves so many bytes free."""
+    ballast = place / "ballast"
+    free = os.statvfs(place).f_bavail * os.statvfs(place).f_frsize
+    await anyio.Path(ballast).write_bytes(bytes(free - but))
+    return ballast
+
+
+async def said(fleet: Fleet, line: str) -> str:
+    outcome = await fleet.exec(OWNER, "box", Command(shell=line), wait_ms=30_000)
+    assert outcome.exit_code == 0, outcome
+    return outcome.stdout.data().decode().strip()
+
+
 async def test_a_full_host_disk_stops_a_machine_and_room_lets_it_go_on(
     open_fleet: Callable[..., AbstractAsyncContextManager[Fleet]], small_disk: Path
 ) -> None:
-    ballast = small_disk / "ballast"
-    ballast.write_bytes(bytes(150 * MIB))
     async with open_fleet(at=small_disk, reserve=HostReserve(disk=1)) as fleet:
         await fleet.create(OWNER, SPEC)
+        ballast = await fill_up(small_disk, but=100 * MIB)
         fill = Command(shell="yes | head -c 260M > /root/big && sync && stat -c %s /root/big")
         started = await fleet.start(OWNER, "box", fill)
         with anyio.fail_after(120):
@@ -77,9 +91,52 @@ async def test_a_create_on_a_full_host_disk_is_refused_and_leaves_nothing(
     async with open_fleet(at=small_disk, reserve=HostReserve(disk=1)) as fleet:
         await fleet.create(OWNER, SPEC)
         await fleet.delete(OWNER, "box")
-        free = os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize
-        await anyio.Path(small_disk / "ballast").write_bytes(bytes(free - 2 * MIB))
+        await fill_up(small_disk, but=2 * MIB)
         with pytest.raises(HostExhausted, match="disk"):
             await fleet.create(OWNER, SPEC)
         assert list((small_disk / "instances").iterdir()) == []
         assert (await fleet.list(OWNER)).total == 0
+
+
+@pytest.mark.parametrize("own_memory", [True, False])
+async def test_what_finds_no_room_on_the_hosts_disk_leaves_a_sandbox_as_it_was(
+    open_fleet: Callable[..., AbstractAsyncContextManager[Fleet]], small_disk: Path, own_memory: bool
+) -> None:
+    async with open_fleet(at=small_disk, reserve=HostReserve(disk=1), own_memory=own_memory) as fleet:
+        await fleet.create(OWNER, SPEC)
+        await said(fleet, "echo ram > /dev/shm/nonce")
+        first = await fleet.snapshot(OWNER, "box", name="first")
+        places = set((small_disk / "instances").iterdir()) | set((small_disk / "snapshots").iterdir())
+        ballast = await fill_up(small_disk, but=3 * MIB)
+        for attempt in (
+            lambda: fleet.snapshot(OWNER, "box", name="second"),
+            lambda: fleet.fork(OWNER, "box"),
+            lambda: fleet.restore(OWNER, "box", "first"),
+            *([] if own_memory else [lambda: fleet.sleep(OWNER, "box")]),
+        ):
+            with pytest.raises(HostExhausted, match="disk"):
+                await attempt()
+            assert await said(fleet, "cat /dev/shm/nonce") == "ram"
+            assert set((small_disk / "instances").iterdir()) | set((small_disk / "snapshots").iterdir()) == places
+        assert await fleet.snapshots(OWNER) == (first,)
+        await anyio.to_thread.run_sync(ballast.unlink)
+        await fleet.sleep(OWNER, "box")
+        ballast = await fill_up(small_disk, but=3 * MIB)
+        with pytest.raises(HostExhausted, match="disk"):
+            await fleet.wake(OWNER, "box")
+        assert (await fleet.get(OWNER, "box")).state is State.ASLEEP
+        await anyio.to_thread.run_sync(ballast.unlink)
+        assert await said(fleet, "cat /dev/shm/nonce") == "ram"
+        await fleet.delete(OWNER, "box")
+
+
+async def test_memory_of_its_own_has_its_room_on_the_disk_before_a_machine_runs(
+    open_fleet: Callable[..., AbstractAsyncContextManager[Fleet]], small_disk: Path
+) -> None:
+    async with open_fleet(at=small_disk, reserve=HostReserve(disk=1), own_memory=True) as fleet:
+        await fleet.create(OWNER, SPEC)
+        await fill_up(small_disk, but=MIB)
+        assert await said(fleet, "head -c 100M /dev/zero | tr '\\0' x > /dev/shm/big; stat -c %s /dev/shm/big") == str(
+            100 * MIB
+        )
+        await fleet.delete(OWNER, "box")
