@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -221,7 +221,6 @@ class Fleet(GuestCalls, LifeCalls, SnapshotCalls):
                 started=started,
             )
             await fleet._settle_in()
-            tasks.start_soon(fleet._keep_clean)
             try:
                 yield fleet
             finally:
@@ -380,7 +379,7 @@ class Fleet(GuestCalls, LifeCalls, SnapshotCalls):
     async def _connected(self, sandbox: Sandbox) -> AsyncGenerator[GuestLink]:
         machine = self._machines.get(sandbox.id)
         if machine is None:
-            raise unreachable(sandbox)
+            raise unreachable(await self._settled(sandbox) or sandbox)
         try:
             yield machine.link
         except LinkError as error:
@@ -395,8 +394,7 @@ class Fleet(GuestCalls, LifeCalls, SnapshotCalls):
             raise
 
     async def _gone(self, sandbox: Sandbox) -> CasemateError:
-        async with self._lives.turn(sandbox.id):  # what ended it may still be on its way into the record
-            found = await self._records.find(sandbox.id)
+        found = await self._settled(sandbox)
         if found is None or found.state is State.DELETED:
             return NotFound(f"Sandbox {sandbox.id} was deleted during the call")
         if found.state is State.ASLEEP or self._machines.get(sandbox.id) is not None:
@@ -406,6 +404,11 @@ class Fleet(GuestCalls, LifeCalls, SnapshotCalls):
                 hint="Look, then call again",
             )
         return lost(sandbox, found.reason or "its virtual machine ended")
+
+    async def _settled(self, sandbox: Sandbox) -> Sandbox | None:
+        """The record as it is when nothing changes the sandbox's life: what did may still be on its way there."""
+        async with self._lives.turn(sandbox.id):
+            return await self._records.find(sandbox.id)
 
     async def _create_from(self, owner: str, spec: SandboxSpec) -> Sandbox:
         snapshot = await self._snapshots.find(owner, spec.snapshot)
@@ -465,8 +468,11 @@ class Fleet(GuestCalls, LifeCalls, SnapshotCalls):
     async def _settle_in(self) -> None:
         await self._snapshots.sweep()
         await self._templates.sweep()
-        for sandbox in await adopt(self._records, self._machines, self._lives):
-            self._tasks.start_soon(self._wake_again, sandbox.id)
+        sleepers = await adopt(self._records, self._machines, self._lives)
+        self._tasks.start_soon(self._wake_again, [sandbox.id for sandbox in sleepers])
+        self._tasks.start_soon(self._again_and_again, self._clean)
+        # For itself, since it waits for what it puts to sleep.
+        self._tasks.start_soon(self._again_and_again, self._reaper.sweep)
 
     async def _let_go(self) -> None:
         try:
@@ -477,11 +483,12 @@ class Fleet(GuestCalls, LifeCalls, SnapshotCalls):
         await self._pool.aclose()
         await self._machines.aclose()
 
-    async def _wake_again(self, sandbox_id: str) -> None:
-        try:
-            await self._lives.wake(sandbox_id)
-        except CasemateError as error:
-            log.warning("machine not woken", sandbox=sandbox_id, error=error.message)
+    async def _wake_again(self, sleepers: Sequence[str]) -> None:
+        for sandbox_id in sleepers:  # one after the other, so that those that are called for are not held up
+            try:
+                await self._lives.wake(sandbox_id)
+            except CasemateError as error:
+                log.warning("machine not woken", sandbox=sandbox_id, error=error.message)
 
     async def _keep_ready(self) -> None:
         if self._prepared is not None:
@@ -490,16 +497,18 @@ class Fleet(GuestCalls, LifeCalls, SnapshotCalls):
             images = await self._catalogue.find(name)
             self._pool.keep(*([] if images is None else [Key(images=images, cpu=cpu, mem=mem)]))
 
-    async def _keep_clean(self) -> None:
+    async def _clean(self) -> None:
+        await self._machines.resume_stalled()
+        await self._lives.record_deaths()
+        await self._keep_ready()
+        for sandbox in await self._records.in_state(State.DELETED):
+            await self._teardown(sandbox)
+
+    async def _again_and_again(self, work: Callable[[], Awaitable[None]]) -> None:
         while True:
             await anyio.sleep(self._sweep_s)
             try:
-                await self._machines.resume_stalled()
-                await self._lives.record_deaths()
-                await self._reaper.sweep()
-                await self._keep_ready()
-                for sandbox in await self._records.in_state(State.DELETED):
-                    await self._teardown(sandbox)
+                await work()
             except (CasemateError, StoreError, OSError) as error:
                 log.warning("sweep failed", error=str(error))
 

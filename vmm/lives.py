@@ -272,9 +272,11 @@ class Lives:
             self._unrecorded.pop(sandbox_id, None)
 
     async def _sleep(self, sandbox: Sandbox, *, wake_at_start: bool) -> Sandbox:
-        machine = self._machines.get(sandbox.id)
-        if sandbox.state is not State.RUNNING or machine is None:
+        if sandbox.state is not State.RUNNING:
             raise Conflict(f"Sandbox {sandbox.id} is {sandbox.state}, only a running one can sleep")
+        machine = self._machines.get(sandbox.id)
+        if machine is None:
+            raise unreachable(sandbox)
         self._machines.detach(sandbox.id)
         try:
             await sleeping.fall_asleep(machine)

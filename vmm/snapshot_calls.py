@@ -118,16 +118,18 @@ class SnapshotCalls(ABC):
         """
         check_count(count)
         parent = await self.get(owner, ref)
-        async with self._lives.turn(parent.id):
-            parent = await self.get(owner, parent.id)
-            if parent.state is not State.RUNNING:
-                hint = "Wake it first" if parent.state is State.ASLEEP else "Start it first, or fork another one"
-                raise Conflict(f"Sandbox {parent.id} is {parent.state}, only a running one can be forked", hint=hint)
-            await (on_progress or silent)(f"Saving {parent.name}")
-            base = await self._snapshots.fork_base(new_id())
-            try:
+        base = await self._snapshots.fork_base(new_id())
+        try:
+            async with self._lives.turn(parent.id):
+                parent = await self.get(owner, parent.id)
+                if parent.state is not State.RUNNING:
+                    hint = "Wake it first" if parent.state is State.ASLEEP else "Start it first, or fork another one"
+                    raise Conflict(
+                        f"Sandbox {parent.id} is {parent.state}, only a running one can be forked", hint=hint
+                    )
+                await (on_progress or silent)(f"Saving {parent.name}")
                 saved = await self._lives.moment(parent, base)
-                return await self._maker.children(parent, saved, count, created_by)
-            finally:
-                with anyio.CancelScope(shield=True):
-                    await self._snapshots.discard(base)
+            return await self._maker.children(parent, saved, count, created_by)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._snapshots.discard(base)

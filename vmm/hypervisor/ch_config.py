@@ -11,6 +11,11 @@ from typing import Any
 from .base import CONSOLE, Hardware
 from .startup import named
 
+KERNEL = "kernel"
+"""The kernel's name in the machine's directory, there only until the machine is up.
+
+The program would boot a guest that reboots again, and another machine would come up: without it, that fails, and it ends.
+"""
 VSOCK = "vsock.sock"
 """The socket of the guest link, in the machine's directory."""
 
@@ -43,7 +48,7 @@ def machine_config(
         "cpus": {"boot_vcpus": hardware.cpu, "max_vcpus": hardware.cpu, "nested": False},
         "memory": {"size": 0, "zones": [zone]},
         "payload": {
-            "kernel": at(hardware.kernel_bz),
+            "kernel": KERNEL,
             "initramfs": at(hardware.initramfs),
             "cmdline": "console=ttyS0 quiet panic=-1 reboot=k",
         },

@@ -8,13 +8,13 @@ a zone holds it. So one file serves as either. What we keep has no list of range
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from .ch_api import ApiError
+from .startup import link
 
 CONFIG, STATE, RANGES = "config.json", "state.json", "memory-ranges"
 
@@ -65,10 +65,7 @@ def prepare(saved: Path, target: Path, config: dict[str, Any], ram: Path | None)
         (target / STATE).write_text(json.dumps(_with_memory(state, memory)))
     except (KeyError, TypeError, ValueError) as error:
         raise ApiError(f"{saved.name} is no snapshot that this server knows") from error
-    try:
-        os.link(ram, target / RANGES)
-    except OSError:  # another file system
-        (target / RANGES).symlink_to(ram.resolve())
+    link(ram, target / RANGES)
 
 
 def take(source: Path, state: Path, ranges: Path) -> None:

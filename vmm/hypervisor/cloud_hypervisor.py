@@ -21,12 +21,12 @@ from ..errors import Unavailable
 from .base import CONSOLE, LOG, Hardware, Memory, Ram, Running
 from .cgroup import Limits
 from .ch_api import CALL_S, MEMORY_S, Api, ApiError, api, started_api
-from .ch_config import VSOCK, machine_config
+from .ch_config import KERNEL, VSOCK, machine_config
 from .ch_snapshot import RANGES, CopyOnWrite, prepare, take
 from .confinement import UNCONFINED, Confinement
 from .process import ProcessRef
 from .room import dig_holes, raise_if_full
-from .startup import START_S, ended_on_failure
+from .startup import START_S, ended_on_failure, link
 from .vsock import connect_vsock
 
 _API = "api.sock"
@@ -221,8 +221,9 @@ class CloudHypervisor:
         self, directory: Path, hardware: Hardware, *, reads: tuple[Path, ...] = (), writes: tuple[Path, ...]
     ) -> ProcessRef:
         # A socket, or the lock beside it, that an earlier process left keeps the program from starting.
-        for name in (_API, f"{_API}.lock", VSOCK):
+        for name in (_API, f"{_API}.lock", VSOCK, KERNEL):
             (directory / name).unlink(missing_ok=True)
+        await anyio.to_thread.run_sync(link, hardware.kernel_bz, directory / KERNEL)
         parts = (hardware.kernel_bz, hardware.initramfs, hardware.toolbox, hardware.base)
         return await self._confinement.spawn(
             [self._binary, "--api-socket", f"path={_API}"],
@@ -236,8 +237,11 @@ class CloudHypervisor:
     @asynccontextmanager
     async def _started(self, directory: Path, process: ProcessRef) -> AsyncGenerator[Api]:
         session = started_api(directory / _API, process, self.version, start_s=self._start_s, call_s=self._call_s)
-        async with ended_on_failure(process, directory, self._confinement), session as control:
-            yield control
+        try:
+            async with ended_on_failure(process, directory, self._confinement), session as control:
+                yield control
+        finally:
+            (directory / KERNEL).unlink(missing_ok=True)
 
     def _session(self, machine: Running) -> AbstractAsyncContextManager[Api]:
         return api(machine.directory / _API, call_s=self._call_s)

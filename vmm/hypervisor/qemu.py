@@ -27,7 +27,7 @@ from .process import ProcessRef
 from .qemu_command import BOOTING, LOADING, QMP_SOCKET, command_line
 from .qmp import Qmp, QmpError, qmp
 from .room import raise_if_full, require
-from .startup import START_S, ended_on_failure
+from .startup import START_S, ended_on_failure, link
 
 _STATE, _STREAM, _RAM, _DISK = "state", "stream", "ram", "disk"
 _OWN_TCG_MIB, _OWN_KVM_MIB = 512, 192
@@ -255,10 +255,7 @@ def _set_up(place: Path, hardware: Hardware, disk_size: int) -> Hardware:
     for name in ("kernel_elf", "initramfs", "toolbox", "base"):
         part: Path = getattr(hardware, name)
         linked[name] = place / name
-        try:
-            linked[name].hardlink_to(part)
-        except OSError:  # another file system
-            linked[name].symlink_to(part.resolve())
+        link(part, linked[name])
     with (place / _DISK).open("xb") as disk:
         disk.truncate(disk_size)
     return replace(hardware, **linked)

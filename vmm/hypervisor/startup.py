@@ -77,6 +77,20 @@ def named(path: Path, directory: Path) -> str:
     return str(path.relative_to(directory)) if path.is_relative_to(directory) else str(path)
 
 
+def link(file: Path, name: Path) -> None:
+    """Give a file another name; where the file system cannot, one that points to it. Blocks for as long as a disk does.
+
+    Raises:
+        OSError: The name is taken, or cannot be made.
+    """
+    try:
+        name.hardlink_to(file)
+    except FileExistsError:
+        raise
+    except OSError:
+        name.symlink_to(file.resolve())
+
+
 def _last_words(log: Path) -> str:
     try:
         descriptor = os.open(log, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
