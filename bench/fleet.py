@@ -65,13 +65,16 @@ async def this_hosts() -> Hypervisor:
 
 
 @asynccontextmanager
-async def opened(data: Path, *, at: Path | None = None, driver: Hypervisor | None = None) -> AsyncGenerator[Fleet]:
+async def opened(
+    data: Path, *, at: Path | None = None, driver: Hypervisor | None = None, own_memory: bool | None = None
+) -> AsyncGenerator[Fleet]:
     """A fleet for the length of a block; opened again on the same directory, it is a server that was restarted.
 
     Args:
         data: Its directory, which holds the store, too.
         at: Where the images are, if not where `images` says.
         driver: Its hypervisor, if not `this_hosts`.
+        own_memory: Whether machines have memory files of their own from the start, if not as the driver prefers.
     """
     async with (
         SqliteDatabase(data / "store.db") as database,
@@ -82,6 +85,7 @@ async def opened(data: Path, *, at: Path | None = None, driver: Hypervisor | Non
             records=Records(await database.collection(SANDBOXES), host=_HOST),
             quotas=Quotas(_ROOMY),
             reserve=HostReserve(),
+            own_memory=own_memory,
         ) as fleet,
     ):
         yield fleet

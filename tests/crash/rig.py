@@ -9,16 +9,19 @@ from pathlib import Path
 import anyio
 
 from bench.fleet import OWNER, opened, said
+from storage.errors import StoreLocked
+from storage.lock import FileLock
 from tests.crash.operations import SPEC
 from tests.crash.server import Fate, Nursery, Wish
 from vmm.fleet import Fleet
-from vmm.hypervisor.base import Hypervisor, Memory
+from vmm.hypervisor.base import Hypervisor
 from vmm.hypervisor.process import strays
 from vmm.sandbox import Sandbox, State
 
 _STRIDE = int(os.environ.get("CASEMATE_CRASH_STRIDE", "1"))
 _AT_REST = {State.RUNNING, State.ASLEEP, State.KILLED, State.ERROR}
 _ANSWER_S = 20
+_UNLOCKED_S = 5
 _DRAFTS = {".draft", ".partial"}
 
 Subject = Callable[[Fleet], Awaitable[str]]
@@ -43,16 +46,22 @@ class Rig:
         self._images = images
         self._driver = driver
 
-    async def kill_at_each_step(self, operation: str, look: Look, **subjects: Subject) -> int:
+    async def kill_at_each_step(self, operation: str, look: Look, *, mapped: bool = False, **subjects: Subject) -> int:
         """Kill a server after the first step of an operation, another one after the second, until one survives.
 
         After each, start the next and look: first whether the host is in order, then `look`, then once more.
+
+        Args:
+            operation: A name in OPERATIONS.
+            look: Told the fleet of the next server, and what became of the one before.
+            mapped: Whether machines map what they are made from, rather than having memory files of their own.
+            subjects: What the operation is about, by the names of its arguments.
 
         Returns:
             How many steps the operation has.
         """
         last = 1
-        while not (fate := await self._killed(operation, last, subjects)).survived:
+        while not (fate := await self._killed(operation, last, subjects, mapped)).survived:
             await self._seen(fate, look)
             last += _STRIDE
         await self._seen(fate, look)
@@ -74,17 +83,9 @@ class Rig:
             await fleet.delete(OWNER, sandbox.id)
         return await self.box(fleet)
 
-    async def awake(self, fleet: Fleet) -> str:
-        """The same, and it has slept: its memory is a file of its own."""
-        box = await self.box(fleet)
-        if (await fleet.get(OWNER, box)).memory != Memory.OWN:
-            await fleet.sleep(OWNER, box)
-            await fleet.wake(OWNER, box)
-        return box
-
     async def sleeper(self, fleet: Fleet) -> str:
-        """The same, asleep, and not for the first time."""
-        return (await fleet.sleep(OWNER, await self.awake(fleet))).id
+        """The same, asleep."""
+        return (await fleet.sleep(OWNER, await self.box(fleet))).id
 
     async def fresh_sleeper(self, fleet: Fleet) -> str:
         """The same, asleep for the first time."""
@@ -99,8 +100,8 @@ class Rig:
         await said(fleet, box, "echo later > /dev/shm/later; echo later > /root/later; sync")
         return found[0]
 
-    async def _killed(self, operation: str, last: int, subjects: dict[str, Subject]) -> Fate:
-        async with opened(self._data, at=self._images, driver=self._driver) as fleet:
+    async def _killed(self, operation: str, last: int, subjects: dict[str, Subject], mapped: bool) -> Fate:
+        async with opened(self._data, at=self._images, driver=self._driver, own_memory=not mapped) as fleet:
             await fleet.prepare(SPEC.image, cpu=SPEC.cpu, mem=SPEC.mem)
             found = {name: await subject(fleet) for name, subject in subjects.items()}
         log = self._data.parent / f"{operation}-{last}.log"
@@ -109,6 +110,7 @@ class Rig:
             images=str(self._images),
             operation=operation,
             subject=found,
+            own_memory=not mapped,
             last=last,
             log=str(log),
         )
@@ -116,6 +118,7 @@ class Rig:
 
     async def _seen(self, fate: Fate, look: Look) -> None:
         try:
+            await self._unlocked()
             async with opened(self._data, at=self._images, driver=self._driver) as fleet:
                 await self._in_order(fleet)
                 await look(fleet, fate)
@@ -124,6 +127,18 @@ class Rig:
             how = "lived to the end" if fate.survived else "was killed"
             error.add_note(f"The server {how} after: {', '.join(fate.steps)}\n{fate.log}")
             raise
+
+    async def _unlocked(self) -> None:
+        # A process that the dead server was about to start has its files open until it becomes another program.
+        lock = FileLock(self._data / "store.db.lock")
+        with anyio.fail_after(_UNLOCKED_S):
+            while True:
+                try:
+                    lock.acquire()
+                except StoreLocked:
+                    await anyio.sleep(0.01)
+                else:
+                    return lock.release()
 
     async def _in_order(self, fleet: Fleet) -> None:
         """Whether each record has its machine and its files, and each machine and file its record."""
@@ -152,13 +167,23 @@ class Rig:
 
 async def works(fleet: Fleet, sandbox: Sandbox) -> None:
     """Whether a sandbox runs commands as a machine of its own; one that sleeps wakes."""
-    assert sandbox.state in {State.RUNNING, State.ASLEEP}, sandbox
-    with anyio.fail_after(_ANSWER_S):
-        assert await said(fleet, sandbox.id, "hostname") == sandbox.name
+    assert await _told(fleet, sandbox, "hostname") == [sandbox.name]
 
 
 async def is_whole(fleet: Fleet, sandbox: Sandbox) -> None:
     """Whether a sandbox has what its owner needs, in memory and on disk."""
-    await works(fleet, sandbox)
+    line = "hostname; cat /dev/shm/kept /root/kept"
+    assert await _told(fleet, sandbox, line) == [sandbox.name, "memory", "disk"]
+
+
+async def changed_since(fleet: Fleet, sandbox: Sandbox) -> bool:
+    """Whether a sandbox is what it was after `Rig.kept`, rather than what was kept then; never a mixture."""
+    later = await _told(fleet, sandbox, "cat /dev/shm/later /root/later")
+    assert later in ([], ["later", "later"])
+    return bool(later)
+
+
+async def _told(fleet: Fleet, sandbox: Sandbox, line: str) -> list[str]:
+    assert sandbox.state in {State.RUNNING, State.ASLEEP}, sandbox
     with anyio.fail_after(_ANSWER_S):
-        assert await said(fleet, sandbox.id, "cat /dev/shm/kept /root/kept") == "memory\ndisk"
+        return (await said(fleet, sandbox.id, f"{line} 2>/dev/null || true")).splitlines()

@@ -37,6 +37,7 @@ class Wish:
         images: Where the images are.
         operation: A name in OPERATIONS.
         subject: Ids of what the operation is about, by the names of its arguments.
+        own_memory: Whether machines have memory files of their own from the start.
         last: After this step, counted from 1, the server is killed.
         log: Where it logs.
     """
@@ -45,6 +46,7 @@ class Wish:
     images: str
     operation: str
     subject: dict[str, str]
+    own_memory: bool
     last: int
     log: str
 
@@ -96,6 +98,8 @@ class Nursery:
 
 def main() -> None:
     """Serve wishes until the input ends."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what is logged is no answer
     driver = anyio.run(this_hosts)
     for line in sys.stdin:
         wish = Wish(**json.loads(line))
@@ -103,7 +107,7 @@ def main() -> None:
         if pid == 0:
             _serve(wish, driver)
         _, status = os.waitpid(pid, 0)
-        print(json.dumps(os.waitstatus_to_exitcode(status)), flush=True)
+        print(json.dumps(os.waitstatus_to_exitcode(status)), file=answers, flush=True)
 
 
 def _serve(wish: Wish, driver: Hypervisor) -> None:
@@ -122,7 +126,8 @@ def _serve(wish: Wish, driver: Hypervisor) -> None:
 
 async def _operate(wish: Wish, driver: Hypervisor, steps: Steps) -> None:
     count(steps)
-    async with opened(Path(wish.data), at=Path(wish.images), driver=driver) as fleet:
+    data, images = Path(wish.data), Path(wish.images)
+    async with opened(data, at=images, driver=driver, own_memory=wish.own_memory) as fleet:
         steps.arm()
         await OPERATIONS[wish.operation](fleet, **wish.subject)
         steps.disarm()

@@ -24,7 +24,7 @@ from vmm.hypervisor.qemu import Qemu
 from vmm.hypervisor.qmp import Qmp
 
 _NAMES = ("mkdir", "rename", "replace", "link", "symlink", "unlink", "rmdir", "copy_file_range")
-_IN_BULK = {"unlink", "copy_file_range"}
+_IN_BULK = {"unlink", "link", "copy_file_range"}
 _TOLD = {"stop", "cont", "migrate", "migrate-incoming", "quit"}
 
 
