@@ -8,13 +8,20 @@ import typer
 
 from auth.roles import Role
 
-from .console import note, run, show_json, show_table
+from .console import note, run, show_json
 from .options import AsJson, place_of
 from .place import open_remote
+from .records import show_records
 from .remote import route
 from .values import Object, as_object, as_objects, cell, check_ref, moment, parse_span
 
 app = typer.Typer(help="Invitations to register.", no_args_is_help=True)
+
+_COLUMNS = {
+    **{name: name for name in ("id", "email", "orgId", "role", "used")},
+    "created": "createdAt",
+    "expires": "expiresAt",
+}
 
 
 @app.command()
@@ -55,16 +62,7 @@ def list_all(context: typer.Context, as_json: AsJson = False) -> None:
         async with open_remote(place_of(context)) as remote:
             return as_objects(await remote.data("GET", route("operator", "invitations")))
 
-    found = run(work)
-    if as_json:
-        show_json(found)
-        return
-    columns = ("id", "email", "orgId", "role", "used")
-    rows = [
-        (*(cell(one.get(name)) for name in columns), *(moment(one.get(name)) for name in ("createdAt", "expiresAt")))
-        for one in found
-    ]
-    show_table([(*columns, "created", "expires"), *rows])
+    show_records(run(work), _COLUMNS, as_json=as_json)
 
 
 @app.command()

@@ -9,13 +9,25 @@ import typer
 from auth.roles import Scope
 from mcp_server.settings import Settings
 
-from .console import Trouble, note, out, run, show_json, show_table
+from .console import Trouble, note, out, run, show_json
 from .options import AsJson, place_of
 from .place import open_remote
+from .records import show_records
 from .remote import Remote, route
-from .values import Object, as_object, as_objects, cell, moment, parse_span
+from .values import Object, as_object, as_objects, cell, parse_span
 
 app = typer.Typer(help="API keys.", no_args_is_help=True)
+
+_COLUMNS = {
+    "id": "id",
+    "name": "name",
+    "key": "maskedKey",
+    "scopes": "scopes",
+    "active": "isActive",
+    "created": "createdAt",
+    "last used": "lastUsedAt",
+    "expires": "expiresAt",
+}
 
 
 @app.command()
@@ -67,19 +79,7 @@ def list_all(context: typer.Context, as_json: AsJson = False) -> None:
         async with open_remote(place_of(context)) as remote:
             return await _keys(remote)
 
-    found = run(work)
-    if as_json:
-        show_json(found)
-        return
-    head = ("id", "name", "key", "scopes", "active", "created", "last used", "expires")
-    rows = [
-        (
-            *(cell(key.get(name)) for name in ("id", "name", "maskedKey", "scopes", "isActive")),
-            *(moment(key.get(name)) for name in ("createdAt", "lastUsedAt", "expiresAt")),
-        )
-        for key in found
-    ]
-    show_table([head, *rows])
+    show_records(run(work), _COLUMNS, as_json=as_json)
 
 
 @app.command()

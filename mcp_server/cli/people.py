@@ -11,6 +11,7 @@ from auth.roles import Role
 from .console import Trouble, note, run, show_json, show_table
 from .options import AsJson, place_of
 from .place import open_remote
+from .records import show_records
 from .remote import Query, Remote, route
 from .values import Object, as_object, as_objects, cell, moment
 
@@ -18,6 +19,8 @@ users = typer.Typer(help="Users.", no_args_is_help=True)
 members = typer.Typer(help="Members of the organisation.", no_args_is_help=True)
 
 _PAGE = 1000
+_COLUMNS = {"id": "id", "name": "name", "email": "email"}
+_CREATED = {"created": "createdAt"}
 
 
 @users.command("list")
@@ -34,7 +37,7 @@ def list_users(context: typer.Context, as_json: AsJson = False) -> None:
                 if len(page) < _PAGE:
                     return found
 
-    _show(run(work), ("id", "name", "email", "operator"), as_json=as_json)
+    show_records(run(work), {**_COLUMNS, "operator": "operator", **_CREATED}, as_json=as_json)
 
 
 @users.command()
@@ -62,7 +65,7 @@ def list_members(context: typer.Context, as_json: AsJson = False) -> None:
         async with open_remote(place_of(context)) as remote:
             return await _members(remote)
 
-    _show(run(work), ("id", "name", "email", "role"), as_json=as_json)
+    show_records(run(work), {**_COLUMNS, "role": "role", **_CREATED}, as_json=as_json)
 
 
 @members.command()
@@ -115,11 +118,3 @@ def _id_of(ref: str, found: list[Object]) -> str:
         if ref == member.get("id") or ref.lower() == str(member.get("email")).lower():
             return cell(member.get("id"))
     raise Trouble(f"There is no member {ref[:80]!r}: casemate member list shows those there are")
-
-
-def _show(found: list[Object], columns: tuple[str, ...], *, as_json: bool) -> None:
-    if as_json:
-        show_json(found)
-    else:
-        rows = [(*(cell(one.get(name)) for name in columns), moment(one.get("createdAt"))) for one in found]
-        show_table([(*columns, "created"), *rows])

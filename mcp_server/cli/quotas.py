@@ -15,7 +15,13 @@ from .values import Object, as_object, cell, check_ref
 app = typer.Typer(help="What an organisation may have at once.", no_args_is_help=True)
 
 _DEFAULT = "default"
-_NAMES = {"sandboxes": "sandboxes", "cpus": "virtual CPUs", "mem": "memory MiB", "disk": "disk MiB"}
+_NAMES = {
+    "sandboxes": "sandboxes",
+    "cpus": "virtual CPUs",
+    "mem": "memory MiB",
+    "disk": "disk MiB",
+    "snapshots": "snapshots",
+}
 
 
 @app.command()
@@ -42,14 +48,15 @@ def set_limits(
     cpus: Annotated[str, typer.Option("--cpus", metavar="N|default", help="Virtual CPUs of all together.")] = "",
     mem: Annotated[str, typer.Option("--mem", metavar="MIB|default", help="Memory of all together.")] = "",
     disk: Annotated[str, typer.Option("--disk", metavar="MIB|default", help="Disk of all together.")] = "",
+    snapshots: Annotated[str, typer.Option("--snapshots", metavar="N|default", help="How many snapshots.")] = "",
     as_json: AsJson = False,
 ) -> None:
     """Set limits of an organisation, or take them back to the default; for the operator. The others stay."""
     check_ref(org, "organisation")
-    given = {"sandboxes": sandboxes, "cpus": cpus, "mem": mem, "disk": disk}
+    given = {"sandboxes": sandboxes, "cpus": cpus, "mem": mem, "disk": disk, "snapshots": snapshots}
     wish: Object = {name: _limit(name, text) for name, text in given.items() if text}
     if not wish:
-        raise Trouble("There is nothing to set: give --sandboxes, --cpus, --mem or --disk")
+        raise Trouble("There is nothing to set: give --sandboxes, --cpus, --mem, --disk or --snapshots")
 
     async def work() -> Object:
         async with open_remote(place_of(context)) as remote:

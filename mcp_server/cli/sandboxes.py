@@ -11,9 +11,10 @@ from .execute import execute
 from .lifecycle import Idle, Ttl, limits, sleep, start, update, wake
 from .options import AsJson, Ref, complete_sandbox, complete_snapshot, place_of
 from .place import open_remote
+from .records import show_records
 from .refusals import Missing
 from .remote import route
-from .values import Object, as_object, cell, check_ref, moment, parse_environment, parse_pairs, status_of
+from .values import Object, as_object, cell, check_ref, parse_environment, parse_pairs, status_of
 
 app = typer.Typer(help="Sandboxes.", no_args_is_help=True)
 app.command("exec")(execute)
@@ -24,7 +25,11 @@ app.command("start")(start)
 
 _CREATE_S = 900
 _DELETE_S = 120
-_COLUMNS = ("image", "cpu", "mem")
+_COLUMNS = {
+    **{name: name for name in ("id", "name", "status", "image", "cpu")},
+    "mem MiB": "mem",
+    "created": "createdAt",
+}
 
 
 @app.command("list")
@@ -43,20 +48,9 @@ def list_all(
             return await remote.sandboxes(labels)
 
     found = run(work)
-    if as_json:
-        show_json(found)
-    elif not found:
-        note("There is no sandbox.")
-    else:
-        rows = [
-            (
-                *(cell(one.get("id")), cell(one.get("name")), status_of(one)),
-                *(cell(one.get(name)) for name in _COLUMNS),
-                moment(one.get("createdAt")),
-            )
-            for one in found
-        ]
-        show_table([("id", "name", "status", "image", "cpu", "mem MiB", "created"), *rows])
+    if not as_json:
+        found = [{**one, "status": status_of(one)} for one in found]
+    show_records(found, _COLUMNS, as_json=as_json, nothing="There is no sandbox.")
 
 
 @app.command()

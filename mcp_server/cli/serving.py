@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from mcp_server import logs
 from mcp_server.app import open_parts
 from mcp_server.serve import WebServer, listen
 
@@ -28,6 +29,8 @@ async def served_here(settings: Settings) -> AsyncGenerator[str]:
         Occupied: Another process works on the data directory.
         Trouble: The application did not start.
     """
+    # What this host lacks is for serve and doctor to tell, not for each command anew.
+    logs.configure("error", "auto")
     async with open_parts(settings) as parts:
         listener = listen(_HOST, 0)
         ready, over = anyio.Event(), anyio.Event()

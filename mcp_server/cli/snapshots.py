@@ -9,14 +9,26 @@ import typer
 from .console import Trouble, complain, note, plain, run, show_json, show_table
 from .options import AsJson, Ref, SnapshotRef, complete_sandbox, complete_snapshot, place_of
 from .place import open_remote
+from .records import show_records
 from .refusals import Missing
 from .remote import route
-from .values import Object, amount, as_object, as_objects, cell, check_ref, moment, parse_pairs
+from .values import Object, as_object, as_objects, cell, check_ref, moment, parse_pairs
 
 app = typer.Typer(help="Snapshots: whole sandboxes, kept as they were.", no_args_is_help=True)
 
 _LONG_S = 900
 _MOST = 100
+_COLUMNS = {
+    "id": "id",
+    "name": "name",
+    "sandbox": "sandboxName",
+    "parent": "parentId",
+    "image": "image",
+    "cpu": "cpu",
+    "mem MiB": "mem",
+    "size": "sizeBytes",
+    "created": "createdAt",
+}
 
 
 @app.command()
@@ -63,21 +75,7 @@ def list_all(
         async with open_remote(place_of(context)) as remote:
             return await remote.snapshots(ref)
 
-    found = run(work)
-    if as_json:
-        show_json(found)
-    elif not found:
-        note("There is no snapshot.")
-    else:
-        rows = [
-            (
-                *(cell(one.get(name)) for name in ("id", "name", "sandboxName", "parentId", "image", "cpu", "mem")),
-                amount(one.get("sizeBytes")),
-                moment(one.get("createdAt")),
-            )
-            for one in found
-        ]
-        show_table([("id", "name", "sandbox", "parent", "image", "cpu", "mem MiB", "size", "created"), *rows])
+    show_records(run(work), _COLUMNS, as_json=as_json, nothing="There is no snapshot.")
 
 
 @app.command("show", hidden=True)

@@ -84,6 +84,9 @@ class QuotaRoutes:
                 "orgId": org_id,
                 "limits": asdict(await self._quotas.of(org_id)),
                 "own": dict(await self._quotas.own(org_id)),
-                "used": asdict(await self._fleet.usage(org_id)),
+                "used": {
+                    **asdict(await self._fleet.usage(org_id)),
+                    "snapshots": len(await self._fleet.snapshots(org_id)),
+                },
             }
         )

@@ -47,6 +47,9 @@ class NoSandboxes:
     async def usage(self, owner: str) -> Usage:
         return Usage()
 
+    async def snapshots(self, owner: str) -> tuple[()]:
+        return ()
+
     async def survey(self) -> dict[State, Usage]:
         return {state: Usage() for state in State}
 

@@ -106,11 +106,13 @@ async def test_quotas_are_shown_set_and_taken_back(local: Cli) -> None:
     before = (await local("quota", "show", "--json")).json
     assert before["orgId"] == org
     assert before["used"]["sandboxes"] == 0
-    changed = (await local("quota", "set", org, "--sandboxes", "3", "--mem", "4096", "--json")).json
-    assert changed["limits"] == before["limits"] | {"sandboxes": 3, "mem": 4096}
-    assert re.search(r"^sandboxes +0 +3 +its own$", (await local("quota", "show", org)).text, re.MULTILINE)
+    changed = (await local("quota", "set", org, "--sandboxes", "3", "--mem", "4096", "--snapshots", "7", "--json")).json
+    assert changed["limits"] == before["limits"] | {"sandboxes": 3, "mem": 4096, "snapshots": 7}
+    shown = (await local("quota", "show", org)).text
+    assert re.search(r"^sandboxes +0 +3 +its own$", shown, re.MULTILINE)
+    assert re.search(r"^snapshots +0 +7 +its own$", shown, re.MULTILINE)
     back = (await local("quota", "set", org, "--sandboxes", "default", "--json")).json
-    assert back["limits"] == before["limits"] | {"mem": 4096}
+    assert back["limits"] == before["limits"] | {"mem": 4096, "snapshots": 7}
     assert "f" * 24 in (await local("quota", "show", "f" * 24)).refusal
 
 
