@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from .errors import Unavailable
+from .sparse import data_runs
 
 _STEP = 4 * 1024 * 1024
 
@@ -30,7 +30,7 @@ def digest(path: Path) -> FileDigest:
         os.fsync(file.fileno())
         status = os.fstat(file.fileno())
         total.update(status.st_size.to_bytes(8))
-        for offset, data in _pieces(file.fileno(), status.st_size):
+        for offset, data in _pieces(file.fileno()):
             # Where a file system has holes is its own affair: zeros are no data anywhere.
             if data.count(0) != len(data):
                 total.update(offset.to_bytes(8))
@@ -60,17 +60,10 @@ def check(path: Path, known: FileDigest) -> None:
         raise Unavailable(f"{path.name} has changed since it was saved")
 
 
-def _pieces(descriptor: int, size: int) -> Iterator[tuple[int, bytes]]:
-    offset = 0
-    while offset < size:
-        try:
-            offset = os.lseek(descriptor, offset, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno == errno.ENXIO:  # only a hole is left
-                return
-            raise
-        # In steps that lie at the same places whatever the file system's holes are.
-        start = offset - offset % _STEP
-        data = os.pread(descriptor, min(_STEP, size - start), start)
-        yield start, data
-        offset = start + _STEP
+def _pieces(descriptor: int) -> Iterator[tuple[int, bytes]]:
+    """What holds data, in steps that lie at the same places whatever the file system's holes are."""
+    after = 0
+    for start, end in data_runs(descriptor):
+        for step in range(max(after, start - start % _STEP), end, _STEP):
+            yield step, os.pread(descriptor, _STEP, step)
+            after = step + _STEP

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import os
@@ -11,13 +10,12 @@ from pathlib import Path
 import anyio
 
 from .errors import HostExhausted
+from .sparse import allocate, data_runs, hole_runs, punch
 
 _FICLONE = 0x40049409  # linux/fs.h: share all extents of one file with another
 _STEP = 16 * 1024 * 1024
-_PUNCH_HOLE = 0x01 | 0x02  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE of linux/falloc.h
-_LIBC = ctypes.CDLL(None, use_errno=True)
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
-_CANNOT_SHARE = {errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS, errno.EPERM}
+_CANNOT = {errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS, errno.EPERM}
 
 
 async def copy_sparse(source: Path, target: Path) -> None:
@@ -78,23 +76,41 @@ def _share(read: int, write: int) -> bool:
     try:
         fcntl.ioctl(write, _FICLONE, read)
     except OSError as error:
-        if error.errno in _CANNOT_SHARE:
+        if error.errno in _CANNOT:
             return False
         raise
     return True
 
 
+def copy_data(read: int, write: int) -> None:
+    """Copy one open file to another without its holes, where the file system cannot share extents."""
+    os.ftruncate(write, os.fstat(read).st_size)
+    for start, end in data_runs(read):
+        position = start
+        while position < end:
+            position += _copy_range(read, write, min(end - position, _STEP), position)
+
+
+def _copy_range(read: int, write: int, count: int, position: int) -> int:
+    try:
+        return os.copy_file_range(read, write, count, position, position)
+    except OSError as error:
+        if error.errno not in _CANNOT:
+            raise
+        return os.pwrite(write, os.pread(read, count, position), position)
+
+
 def _reserve(path: Path) -> None:
     descriptor = os.open(path, os.O_RDWR)
     try:
-        _allocate(descriptor, 0, 0, os.fstat(descriptor).st_size)
+        allocate(descriptor)
     except OSError as error:
         if error.errno in _NO_SPACE:
             raise HostExhausted(
                 f"The host's disk is full: no room for {os.fstat(descriptor).st_size >> 20} MiB of memory",
                 hint="Free space or delete sandboxes",
             ) from error
-        if error.errno not in _CANNOT_SHARE:
+        if error.errno not in _CANNOT:
             raise
     finally:
         os.close(descriptor)
@@ -106,53 +122,10 @@ def _release(path: Path) -> None:
     except FileNotFoundError:
         return
     try:
-        size = os.fstat(descriptor).st_size
-        offset = os.lseek(descriptor, 0, os.SEEK_HOLE)
-        while offset < size:
-            try:
-                end = os.lseek(descriptor, offset, os.SEEK_DATA)
-            except OSError as error:
-                if error.errno != errno.ENXIO:  # what is left is a hole
-                    raise
-                end = size
-            _allocate(descriptor, _PUNCH_HOLE, offset, end - offset)
-            offset = os.lseek(descriptor, end, os.SEEK_HOLE) if end < size else size
+        for start, end in hole_runs(descriptor):
+            punch(descriptor, start, end)
     except OSError as error:
-        if error.errno not in _CANNOT_SHARE:
+        if error.errno not in _CANNOT:
             raise
     finally:
         os.close(descriptor)
-
-
-def _allocate(descriptor: int, mode: int, offset: int, length: int) -> None:
-    if _LIBC.fallocate(descriptor, mode, ctypes.c_long(offset), ctypes.c_long(length)) != 0:
-        failed = ctypes.get_errno()
-        raise OSError(failed, os.strerror(failed))
-
-
-def copy_data(read: int, write: int) -> None:
-    """Copy one open file to another without its holes, where the file system cannot share extents."""
-    size = os.fstat(read).st_size
-    os.ftruncate(write, size)
-    offset = 0
-    while offset < size:
-        try:
-            start = os.lseek(read, offset, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno == errno.ENXIO:  # only a hole is left
-                return
-            raise
-        end = os.lseek(read, start, os.SEEK_HOLE)
-        position = start
-        while position < end:
-            position += _copy_range(read, write, min(end - position, _STEP), position)
-        offset = end
-
-
-def _copy_range(read: int, write: int, count: int, position: int) -> int:
-    try:
-        return os.copy_file_range(read, write, count, position, position)
-    except OSError as error:
-        if error.errno not in _CANNOT_SHARE:
-            raise
-        return os.pwrite(write, os.pread(read, count, position), position)

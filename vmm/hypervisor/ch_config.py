@@ -14,7 +14,7 @@ from .startup import named
 KERNEL = "kernel"
 """The kernel's name in the machine's directory, there only until the machine is up.
 
-The program would boot a guest that reboots again, and another machine would come up: without it, that fails, and it ends.
+A guest that reboots would be booted by the program again, as another machine: without the file it ends instead.
 """
 VSOCK = "vsock.sock"
 """The socket of the guest link, in the machine's directory."""

@@ -18,9 +18,11 @@ from vmm.hypervisor.process import strays
 from vmm.machine import Machine
 from vmm.saved import Saved
 
-pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.kvm, pytest.mark.timeout(300)]
+# Marked `kvm` is what the emulated host has time for in every run; all of it runs there when it is asked for.
+pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.timeout(300)]
 
 
+@pytest.mark.kvm
 async def test_a_machine_runs_commands_keeps_files_and_has_no_way_out(any_machine: Machine) -> None:
     assert await said(any_machine, "echo kept > /root/file; sync; cat /root/file; nproc") == "kept\n1"
     assert await said(any_machine, "ip -o route show default 2>/dev/null | wc -l") == "0"
@@ -49,6 +51,7 @@ async def _kill_soon(pid: int) -> None:
 
 
 @pytest.mark.parametrize("key", ["o", "b"], ids=["off", "reboot"])
+@pytest.mark.kvm
 async def test_a_machine_that_shuts_down_or_reboots_ends_its_process(machine_restored: Machine, key: str) -> None:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_press, machine_restored.link, key)
@@ -63,6 +66,7 @@ async def _press(link: GuestLink, key: str) -> None:
         return
 
 
+@pytest.mark.kvm
 async def test_clones_share_a_past_and_nothing_else(
     driver: Hypervisor, template: Saved, machine_cloned: Machine, tmp_path: Path
 ) -> None:
@@ -79,6 +83,7 @@ async def test_a_clone_has_no_commands_of_its_template(machine_cloned: Machine) 
     assert await machine_cloned.link.processes() == ()
 
 
+@pytest.mark.kvm
 async def test_a_clone_leaves_its_template_as_it_is(template: Saved, machine_cloned: Machine) -> None:
     before = {path: path.stat().st_mtime_ns for path in (template.ram, template.disk)}
     await said(machine_cloned, "head -c 20M /dev/urandom > /dev/shm/x; cp /dev/shm/x /root/x; sync")
