@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 from pathlib import Path
 
 from ..errors import HostExhausted, Unavailable
+from ..sparse import data_runs, punch
 
 _HINT = "Free space or delete sandboxes"
 _SIGNS = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
@@ -15,7 +15,7 @@ _NEARLY_FULL = 1024 * 1024
 # Smaller holes save little, and cost an extent each.
 _GRAIN = 16 * 1024
 _STEP = 1024 * 1024
-_PUNCH_HOLE = 0x01 | 0x02  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE of linux/falloc.h
+_NO_HOLES = {errno.EOPNOTSUPP, errno.ENOSYS}
 
 
 def raise_if_full(error: Unavailable, directory: Path) -> None:
@@ -50,29 +50,20 @@ def dig_holes(path: Path) -> None:
     """Give back the room that zeros take in a file. A no-op where the file system has no holes."""
     descriptor = os.open(path, os.O_RDWR)
     try:
-        size = os.fstat(descriptor).st_size
-        offset = 0
-        while offset < size:
-            try:
-                start = os.lseek(descriptor, offset, os.SEEK_DATA)
-            except OSError as error:
-                if error.errno == errno.ENXIO:  # only a hole is left
-                    return
-                raise
-            offset = os.lseek(descriptor, start, os.SEEK_HOLE)
-            if not _dig(descriptor, start - start % _GRAIN, offset):
-                return
+        for start, end in data_runs(descriptor):
+            _dig(descriptor, start - start % _GRAIN, end)
+    except OSError as error:
+        if error.errno not in _NO_HOLES:
+            raise
     finally:
         os.close(descriptor)
 
 
-def _dig(descriptor: int, start: int, end: int) -> bool:
+def _dig(descriptor: int, start: int, end: int) -> None:
     for position in range(start, end, _STEP):
         data = os.pread(descriptor, min(_STEP, end - position), position)
         for offset, length in _zeros(data):
-            if not _punch(descriptor, position + offset, length):
-                return False
-    return True
+            punch(descriptor, position + offset, position + offset + length)
 
 
 def _zeros(data: bytes) -> list[tuple[int, int]]:
@@ -92,15 +83,5 @@ def _zeros(data: bytes) -> list[tuple[int, int]]:
     return runs
 
 
-def _punch(descriptor: int, offset: int, length: int) -> bool:
-    if _LIBC.fallocate(descriptor, _PUNCH_HOLE, ctypes.c_long(offset), ctypes.c_long(length)) == 0:
-        return True
-    failed = ctypes.get_errno()
-    if failed in {errno.EOPNOTSUPP, errno.ENOSYS}:
-        return False
-    raise OSError(failed, os.strerror(failed))
-
-
 _ZEROS = bytes(_STEP)
 _ZERO_GRAIN = bytes(_GRAIN)
-_LIBC = ctypes.CDLL(None, use_errno=True)
