@@ -212,7 +212,7 @@ async def test_a_step_that_went_wrong_is_undone_with_files_memory_and_programs(s
         await box("terminal_send", terminal_id=terminal, text="echo af''ter", keys=["enter"], pattern="after", wait=20)
         back = json.loads(await box("restore_snapshot", snapshot=kept["id"][:20]))
         assert (back["id"], back["snapshot"], back["status"]) == (made["id"], kept["id"], "running")
-        assert back["undone"].startswith(f"All changes since {kept['createdAt']}")
+        assert back["undone"].startswith(f"All changes since good was taken, {kept['createdAt']}")
 
         assert await remembered(box) == "alpha"
         assert (await box("execute_command", command="ls /root; echo b a | tr ' ' '\\n' | sort")).startswith("a\nb\n")

@@ -15,7 +15,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import anyio
-import anyio.to_thread
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["mcp_server.cli", "mcp_server.cli.serving"])
@@ -31,7 +30,9 @@ async def run_forked(
         process = _CONTEXT.Process(target=_casemate, args=(list(arguments), files, dict(env), cwd))
         process.start()
         try:
-            await anyio.to_thread.run_sync(process.join, abandon_on_cancel=True)
+            # Starting another one looks after all children: in two threads both would read the one status there is.
+            await anyio.wait_readable(process.sentinel)
+            process.join()
         finally:
             status = _ended(process)
         return subprocess.CompletedProcess(arguments, status, files[1].read_bytes(), files[2].read_bytes())
