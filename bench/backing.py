@@ -19,7 +19,7 @@ import anyio
 from anyio.to_thread import run_sync
 
 from bench.figures import memory, on_disk, p50, table, timed, written
-from bench.fleet import images, quiet, scratch, this_hosts
+from bench.fleet import images, quiet, scratch, this_host
 from storage.ids import new_id
 from vmm import sleeping
 from vmm import template as building
@@ -152,7 +152,7 @@ class Bench:
 
 async def main(runs: int, image: str, mem: int) -> None:
     quiet()
-    driver = await this_hosts()
+    driver = (await this_host()).driver
     found = await Catalogue(images()).find(image)
     assert found is not None
     async with scratch() as place:

@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
@@ -59,28 +60,38 @@ async def scratch() -> AsyncGenerator[Path]:
             await anyio.to_thread.run_sync(shutil.rmtree, place)
 
 
-async def this_hosts() -> Hypervisor:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    """What a server finds on this host when it starts."""
+
+    driver: Hypervisor
+    confinement: Confinement
+
+
+async def this_host() -> Host:
     """The hypervisor that a server on this host would choose, confined as it would be."""
-    return (await choose(await Confinement.open(kvm=kvm().usable))).driver
+    confinement = await Confinement.open(kvm=kvm().usable)
+    return Host(driver=(await choose(confinement)).driver, confinement=confinement)
 
 
 @asynccontextmanager
 async def opened(
-    data: Path, *, at: Path | None = None, driver: Hypervisor | None = None, own_memory: bool | None = None
+    data: Path, *, at: Path | None = None, host: Host | None = None, own_memory: bool | None = None
 ) -> AsyncGenerator[Fleet]:
     """A fleet for the length of a block; opened again on the same directory, it is a server that was restarted.
 
     Args:
         data: Its directory, which holds the store, too.
         at: Where the images are, if not where `images` says.
-        driver: Its hypervisor, if not `this_hosts`.
+        host: What it found, if somebody looked already.
         own_memory: Whether machines have memory files of their own from the start, if not as the driver prefers.
     """
+    found = host or await this_host()
     async with (
         SqliteDatabase(data / "store.db") as database,
         Fleet.open(
             data=data,
-            driver=driver or await this_hosts(),
+            driver=found.driver,
             catalogue=Catalogue(at or images()),
             records=Records(await database.collection(SANDBOXES), host=_HOST),
             quotas=Quotas(_ROOMY),
@@ -88,6 +99,7 @@ async def opened(
             own_memory=own_memory,
         ) as fleet,
     ):
+        await found.confinement.sweep()
         yield fleet
 
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import anyio
 import anyio.to_thread
 
-from bench.figures import memory, p50, seconds, table
-from bench.fleet import OWNER, images, opened, quiet, said, scratch, this_hosts
+from bench.figures import memory, on_disk, p50, seconds, table
+from bench.fleet import OWNER, images, opened, quiet, scratch, this_host
 from bench.raw.machine import Parts, RawMachine
 from vmm.fleet import Fleet
 from vmm.guest.values import Command
@@ -32,6 +32,7 @@ _COPIES = 3
 _EXECS = 30
 _CHILDREN = 5
 _SETTLE_S = 5.0
+_WAIT_MS = 60_000
 _HEAD = ("what", "n", "p50", "asked for")
 
 Row = Sequence[str]
@@ -39,8 +40,8 @@ Row = Sequence[str]
 
 async def main() -> None:
     quiet()
-    driver = await this_hosts()
-    if not isinstance(driver, CloudHypervisor):
+    host = await this_host()
+    if not isinstance(host.driver, CloudHypervisor):
         raise SystemExit("This host has no cloud-hypervisor with KVM")
     found = await Catalogue(images()).find("minimal")
     assert found is not None
@@ -49,7 +50,7 @@ async def main() -> None:
         rows = [*await anyio.to_thread.run_sync(_restore_calls, parts, place)]
         data = place / "data"
         data.mkdir()
-        async with opened(data, driver=driver) as fleet:
+        async with opened(data, host=host) as fleet:
             rows += await _against_raw(fleet, parts, place)
             rows += await _shared_memory(fleet, data)
     print(table(_HEAD, rows))
@@ -58,10 +59,15 @@ async def main() -> None:
 def _restore_calls(parts: Parts, place: Path) -> list[Row]:
     mapped: dict[int, list[float]] = {}
     copied: dict[int, list[float]] = {}
+    used: dict[int, float] = {}
     for mem in (_SMALL, _LARGE):
         shared, private = place / f"shared-{mem}", place / f"private-{mem}"
-        RawMachine.boot(parts, shared, mem, shared=True).save(place / f"shared-{mem}-saved")
-        RawMachine.boot(parts, private, mem, shared=False).save(place / f"private-{mem}-saved")
+        for origin in (shared, private):
+            machine = RawMachine.boot(parts, origin, mem, shared=origin is shared)
+            # About as much as a guest with a whole distribution in it has used when it is ready.
+            machine.run("sh", "-c", f"tr '\\0' x < /dev/zero | head -c {mem // 4}M > /run/used")
+            machine.save(place / f"{origin.name}-saved")
+        used[mem] = on_disk(shared / "ram")
         # In turn, so that a host that slows down slows down both.
         for turn in range(_ROUNDS):
             mapped.setdefault(mem, []).append(
@@ -74,7 +80,7 @@ def _restore_calls(parts: Parts, place: Path) -> list[Row]:
         for old in place.glob(f"private-{mem}*"):
             shutil.rmtree(old)
     rows = [_row(f"restore call, mapped, {mem} MiB", mapped[mem]) for mem in mapped]
-    rows += [_row(f"restore call, copied, {mem} MiB", copied[mem]) for mem in copied]
+    rows += [_row(f"restore call, copied, {mem} MiB, {used[mem]:.0f} of them used", copied[mem]) for mem in copied]
     for mem in (_SMALL, _LARGE):
         asked = "at least 6" if mem == _SMALL else ""
         rows.append((f"copied / mapped, {mem} MiB", "", f"{p50(copied[mem]) / p50(mapped[mem]):.1f}", asked))
@@ -97,27 +103,47 @@ async def _against_raw(fleet: Fleet, parts: Parts, place: Path) -> list[Row]:
     for turn in range(_ROUNDS + 1):
         began = time.monotonic()
         sandbox = await _created(fleet, f"box-{turn}")
-        await said(fleet, sandbox.id, "true")
+        await _true(fleet, sandbox)
         through.append(time.monotonic() - began)
         await fleet.delete(OWNER, sandbox.id)
         raw.append(await anyio.to_thread.run_sync(_raw_clone, parts, place, turn))
     del through[0], raw[0]
     rows = [_row("create to first exec, fleet", through), _row("clone to first exec, raw", raw)]
     rows.append(("fleet / raw, create to first exec", "", f"{p50(through) / p50(raw):.2f}", "at most 1.5"))
+    return rows + await _execs(fleet, parts, place)
+
+
+async def _execs(fleet: Fleet, parts: Parts, place: Path) -> list[Row]:
     sandbox = await _created(fleet, "box")
     machine = await anyio.to_thread.run_sync(_raw, parts, place, "toy")
-    run_raw: Callable[[], str] = lambda: machine.run("true")  # noqa: E731
     fleets: list[float] = []
-    toys: list[float] = []
-    for _ in range(_EXECS + 5):
-        fleets.append(await seconds(lambda: fleet.exec(OWNER, sandbox.id, Command(argv=("true",)), wait_ms=60_000)))
-        toys.append(await seconds(lambda: anyio.to_thread.run_sync(run_raw)))
-    del fleets[:5], toys[:5]
+    kept: list[float] = []
+    dialled: list[float] = []
+    for _ in range(_EXECS + 5):  # in turn; the first ones warm what they need
+        fleets.append(await seconds(lambda: _true(fleet, sandbox)))
+        kept.append(await anyio.to_thread.run_sync(_toy, machine))
+        machine.hang_up()
+        dialled.append(await anyio.to_thread.run_sync(_toy, machine))
+    del fleets[:5], kept[:5], dialled[:5]
     await anyio.to_thread.run_sync(machine.end)
     await fleet.delete(OWNER, sandbox.id)
-    rows += [_row("exec of true, fleet", fleets), _row("exec of true, toy agent", toys)]
-    rows.append(("fleet / toy agent, exec of true", "", f"{p50(fleets) / p50(toys):.2f}", "at most 1.3"))
-    return rows
+    return [
+        _row("exec of true, fleet", fleets),
+        _row("exec of true, toy agent, a connection for each", dialled),
+        _row("exec of true, toy agent, one connection", kept),
+        ("fleet / toy agent, a connection for each", "", f"{p50(fleets) / p50(dialled):.2f}", "at most 1.3"),
+        ("fleet / toy agent, one connection", "", f"{p50(fleets) / p50(kept):.2f}", ""),
+    ]
+
+
+async def _true(fleet: Fleet, sandbox: Sandbox) -> None:
+    await fleet.exec(OWNER, sandbox.id, Command(argv=("true",)), wait_ms=_WAIT_MS)
+
+
+def _toy(machine: RawMachine) -> float:
+    began = time.monotonic()
+    machine.run("true")
+    return time.monotonic() - began
 
 
 def _raw(parts: Parts, place: Path, name: str) -> RawMachine:

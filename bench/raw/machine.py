@@ -31,7 +31,8 @@ class Parts:
     binary: str
     kernel: Path
     initramfs: Path
-    root: Path
+    toolbox: Path
+    base: Path
 
     @classmethod
     def of(cls, binary: str, images: ImageSet, place: Path) -> Self:
@@ -44,7 +45,13 @@ class Parts:
         image = images.initramfs.read_bytes()
         # The kernel unpacks one archive after the other: the later file takes the name.
         initramfs.write_bytes(image + b"\0" * (-len(image) % 4) + cpio.archive(entries))
-        return cls(binary=binary, kernel=images.kernel_bz, initramfs=initramfs, root=images.toolbox)
+        return cls(
+            binary=binary,
+            kernel=images.kernel_bz,
+            initramfs=initramfs,
+            toolbox=images.toolbox,
+            base=images.base,
+        )
 
 
 class RawMachine:
@@ -78,7 +85,9 @@ class RawMachine:
                     "initramfs": str(parts.initramfs),
                     "cmdline": "console=ttyS0 quiet panic=-1 reboot=k",
                 },
-                "disks": [{"path": str(parts.root), "readonly": True, "image_type": "Raw"}],
+                "disks": [
+                    {"path": str(path), "readonly": True, "image_type": "Raw"} for path in (parts.toolbox, parts.base)
+                ],
                 "serial": {"mode": "File", "file": str(place / "console")},
                 "console": {"mode": "Off"},
                 "rng": {"src": "/dev/urandom"},
@@ -143,7 +152,7 @@ class RawMachine:
                 self._lines.write(json.dumps(command).encode() + b"\n")
                 status, output = json.loads(self._lines.readline())
             except (OSError, ValueError):
-                self._hang_up()
+                self.hang_up()
                 time.sleep(0.005)
                 continue
             if status:
@@ -151,17 +160,18 @@ class RawMachine:
             return output
         raise SystemExit(f"{self.place} does not answer: {(self.place / 'console').read_text()[-500:]}")
 
-    def end(self) -> None:
-        """End the machine."""
-        self._hang_up()
-        self._http.close()
-        self.process.kill()
-        self.process.wait()
-
-    def _hang_up(self) -> None:
+    def hang_up(self) -> None:
+        """Close the connection to the agent; the next command makes another."""
         if self._lines is not None:
             self._lines.close()
             self._lines = None
+
+    def end(self) -> None:
+        """End the machine."""
+        self.hang_up()
+        self._http.close()
+        self.process.kill()
+        self.process.wait()
 
 
 class _Http(http.client.HTTPConnection):

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import anyio
 
-from bench.fleet import OWNER, opened, said
+from bench.fleet import OWNER, Host, opened, said
 from storage.errors import StoreLocked
 from storage.lock import FileLock
 from tests.crash.operations import SPEC
 from tests.crash.server import Fate, Nursery, Wish
 from vmm.fleet import Fleet
-from vmm.hypervisor.base import Hypervisor
+from vmm.hypervisor.cgroup import Cgroups
 from vmm.hypervisor.process import strays
 from vmm.sandbox import Sandbox, State
 
@@ -37,14 +37,14 @@ class Rig:
         nursery: Where servers come from.
         data: The host's data directory.
         images: Where the images are.
-        driver: Its hypervisor, once the server runs again.
+        host: What its servers find on it.
     """
 
-    def __init__(self, nursery: Nursery, data: Path, images: Path, driver: Hypervisor) -> None:
+    def __init__(self, nursery: Nursery, data: Path, images: Path, host: Host) -> None:
         self._nursery = nursery
         self._data = data
         self._images = images
-        self._driver = driver
+        self._host = host
 
     async def kill_at_each_step(self, operation: str, look: Look, *, mapped: bool = False, **subjects: Subject) -> int:
         """Kill a server after the first step of an operation, another one after the second, until one survives.
@@ -101,7 +101,7 @@ class Rig:
         return found[0]
 
     async def _killed(self, operation: str, last: int, subjects: dict[str, Subject], mapped: bool) -> Fate:
-        async with opened(self._data, at=self._images, driver=self._driver, own_memory=not mapped) as fleet:
+        async with opened(self._data, at=self._images, host=self._host, own_memory=not mapped) as fleet:
             await fleet.prepare(SPEC.image, cpu=SPEC.cpu, mem=SPEC.mem)
             found = {name: await subject(fleet) for name, subject in subjects.items()}
         log = self._data.parent / f"{operation}-{last}.log"
@@ -119,7 +119,7 @@ class Rig:
     async def _seen(self, fate: Fate, look: Look) -> None:
         try:
             await self._unlocked()
-            async with opened(self._data, at=self._images, driver=self._driver) as fleet:
+            async with opened(self._data, at=self._images, host=self._host) as fleet:
                 await self._in_order(fleet)
                 await look(fleet, fate)
                 await self._in_order(fleet)
@@ -154,6 +154,10 @@ class Rig:
         runs = {path.name: len(processes) for path, processes in strays(instances).items()}
         running = [sandbox.machine for sandbox in sandboxes if sandbox.state is State.RUNNING]
         assert runs == dict.fromkeys(running, 1), (runs, sandboxes)
+        cgroups = self._host.confinement.cgroups
+        if isinstance(cgroups, Cgroups):
+            confined = {path.name for path in (cgroups.base / "machines").iterdir() if path.is_dir()}
+            assert confined == runs.keys(), (confined, runs)
         elsewhere = [path for path in strays(self._data) if path.parent != instances.resolve()]
         assert elsewhere == [], elsewhere
         listed = {snapshot.id for snapshot in await fleet.snapshots(OWNER)}

@@ -20,10 +20,9 @@ from typing import Self
 import anyio
 import anyio.to_thread
 
-from bench.fleet import opened, this_hosts
+from bench.fleet import Host, opened, this_host
 from tests.crash.operations import OPERATIONS
 from tests.crash.steps import Steps, count
-from vmm.hypervisor.base import Hypervisor
 
 _LOST = 1
 
@@ -100,23 +99,23 @@ def main() -> None:
     """Serve wishes until the input ends."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what is logged is no answer
-    driver = anyio.run(this_hosts)
+    host = anyio.run(this_host)
     for line in sys.stdin:
         wish = Wish(**json.loads(line))
         pid = os.fork()
         if pid == 0:
-            _serve(wish, driver)
+            _serve(wish, host)
         _, status = os.waitpid(pid, 0)
         print(json.dumps(os.waitstatus_to_exitcode(status)), file=answers, flush=True)
 
 
-def _serve(wish: Wish, driver: Hypervisor) -> None:
+def _serve(wish: Wish, host: Host) -> None:
     try:
         log = os.open(wish.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         os.dup2(log, 1)
         os.dup2(log, 2)
         written = os.open(f"{wish.log}.steps", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        anyio.run(_operate, wish, driver, Steps(wish.last, written))
+        anyio.run(_operate, wish, host, Steps(wish.last, written))
     except BaseException:
         traceback.print_exc()
         sys.stderr.flush()
@@ -124,10 +123,10 @@ def _serve(wish: Wish, driver: Hypervisor) -> None:
     os._exit(0)
 
 
-async def _operate(wish: Wish, driver: Hypervisor, steps: Steps) -> None:
+async def _operate(wish: Wish, host: Host, steps: Steps) -> None:
     count(steps)
     data, images = Path(wish.data), Path(wish.images)
-    async with opened(data, at=images, driver=driver, own_memory=wish.own_memory) as fleet:
+    async with opened(data, at=images, host=host, own_memory=wish.own_memory) as fleet:
         steps.arm()
         await OPERATIONS[wish.operation](fleet, **wish.subject)
         steps.disarm()

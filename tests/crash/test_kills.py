@@ -9,12 +9,11 @@ from pathlib import Path
 import anyio
 import pytest
 
-from bench.fleet import OWNER, this_hosts
+from bench.fleet import OWNER, Host, this_host
 from tests.crash.operations import FORKS, NEW, SPEC
 from tests.crash.rig import Rig, changed_since, is_whole, works
 from tests.crash.server import Fate, Nursery
 from vmm.fleet import Fleet
-from vmm.hypervisor.base import Hypervisor
 from vmm.hypervisor.process import strays
 from vmm.images.catalogue import Catalogue
 from vmm.sandbox import State
@@ -29,8 +28,8 @@ def nursery() -> Iterator[Nursery]:
 
 
 @pytest.fixture(scope="module")
-def driver() -> Hypervisor:
-    return anyio.run(this_hosts)
+def host() -> Host:
+    return anyio.run(this_host)
 
 
 @pytest.fixture(scope="module")
@@ -41,13 +40,13 @@ def templates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def rig(
-    nursery: Nursery, templates: Path, tmp_path: Path, catalogue: Catalogue, image_root: Path, driver: Hypervisor
+    nursery: Nursery, templates: Path, tmp_path: Path, catalogue: Catalogue, image_root: Path, host: Host
 ) -> Iterator[Rig]:
     assert "minimal" in catalogue.names()
     data = tmp_path / "data"
     data.mkdir()
     (data / "templates").symlink_to(templates)
-    yield Rig(nursery, data, image_root, driver)
+    yield Rig(nursery, data, image_root, host)
     for processes in strays(data).values():
         for process in processes:
             anyio.run(process.kill)
