@@ -14,7 +14,7 @@ from tests.kvm_host.host import NoHost, check, run
 from tests.kvm_host.kernel import host_kernel
 from vmm.images.catalogue import Catalogue
 
-_LIMIT_S = 400
+_LIMIT_S = 700
 # Now and then the emulated host itself stands still, which says nothing of what is tested in it.
 _TRIES = 2
 

@@ -216,7 +216,6 @@ async def test_a_cancelled_create_leaves_nothing(fleet: Fleet, data: Path) -> No
         assert (await fleet.list(ALICE)).total == 0
 
 
-@pytest.mark.kvm
 async def test_several_are_created_at_once(fleet: Fleet) -> None:
     async with anyio.create_task_group() as tasks:
         for n in range(4):

@@ -68,7 +68,6 @@ async def test_a_restore_undoes_memory_files_and_programs(fleet: Fleet, data: Pa
     assert len(list((data / "instances").iterdir())) == 1
 
 
-@pytest.mark.kvm
 async def test_a_sandbox_goes_on_while_it_is_saved_with_its_open_streams(fleet: Fleet) -> None:
     await fleet.create(ALICE, SPEC)
     ticking = await fleet.start(ALICE, "box", Command(shell="for n in $(seq 60); do echo $n; sleep 0.1; done"))
