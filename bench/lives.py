@@ -57,9 +57,9 @@ async def _life(fleet: Fleet, spec: SandboxSpec, samples: dict[str, list[float]]
         await fleet.restore(OWNER, box.id, snapshot.id)
     await _slept(fleet, box, samples, _SLEEP, _WAKE)
     await _slept(fleet, box, samples, _SLEEP_LATER, _WAKE_LATER)
-    with timed(samples["snapshot, own memory file"]):
+    with timed(samples["snapshot, after a sleep"]):
         later = await fleet.snapshot(OWNER, box.id)
-    with timed(samples["fork of 1, own memory file"]):
+    with timed(samples["fork of 1, after a sleep"]):
         (fork,) = await fleet.fork(OWNER, box.id, 1)
     await fleet.sleep(OWNER, box.id)
     with timed(samples[_WAKE_EXEC]):
@@ -97,7 +97,7 @@ if __name__ == "__main__":
     given = sys.argv[1:]
     anyio.run(
         main,
-        int(given[0]) if given else 20,
+        int(given[0]) if given else 10,
         given[1] if len(given) > 1 else "code",
         int(given[2]) if len(given) > 2 else 1024,
     )
