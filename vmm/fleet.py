@@ -47,6 +47,7 @@ log = structlog.get_logger(__name__)
 
 _SWEEP_S = 5.0
 _RECORD_S = 5
+_TURN_S = 10
 _PAGE_LIMIT = 100
 _AT_ONCE = os.cpu_count() or 1
 _MOST_AHEAD_S = 3600.0
@@ -451,6 +452,10 @@ class Fleet(GuestCalls, LifeCalls, SnapshotCalls):
 
     async def _finish(self, sandbox: Sandbox) -> None:
         with anyio.CancelScope(shield=True):
+            # A wake that is under way sees that the record is gone, and leaves; one that hangs is not waited for.
+            with anyio.move_on_after(_TURN_S):
+                async with self._lives.turn(sandbox.id):
+                    pass
             await self._teardown(sandbox)
 
     async def _teardown(self, sandbox: Sandbox) -> None:

@@ -131,6 +131,11 @@ class Machine:
             return None
         running = Running(directory=directory, process=record.process, port=record.port, memory=record.memory)
         await driver.adopt(running, record.hardware)
+        return cls.recorded(driver, running, record)
+
+    @classmethod
+    def recorded(cls, driver: Hypervisor, running: Running, record: MachineRecord) -> Self:
+        """A machine that runs, and is what its record says."""
         return cls(
             driver=driver,
             running=running,

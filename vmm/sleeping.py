@@ -14,7 +14,7 @@ import anyio
 from .disks import copy_sparse, release, reserve
 from .errors import SandboxLost
 from .hypervisor.base import Hypervisor, Ram
-from .machine import Machine, MachineRecord, linked
+from .machine import Machine, MachineRecord
 from .saved import DISK, RAM, STATE, Saved, check_driver, link_parts
 
 _ASLEEP = "asleep"
@@ -94,16 +94,7 @@ async def wake(driver: Hypervisor, directory: Path) -> Machine:
         state=asleep / STATE,
         run=False,
     )
-    machine = Machine(
-        driver=driver,
-        running=running,
-        link=linked(driver, running, record.secret),
-        hardware=record.hardware,
-        nonce=record.nonce,
-        secret=record.secret,
-        machine_id=record.machine_id,
-        hostname=record.hostname,
-    )
+    machine = Machine.recorded(driver, running, record)
     # What was saved is not true any more as soon as the guest runs: from here on there is no way back.
     with anyio.CancelScope(shield=True):
         try:

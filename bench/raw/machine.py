@@ -205,7 +205,7 @@ class _Http(http.client.HTTPConnection):
 
 def _dial(path: Path) -> socket.SocketIO:
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(10)
+        connection.settimeout(120)
         connection.connect(str(path))
         connection.sendall(b"CONNECT 1024\n")
         lines = connection.makefile("rwb", 0)
