@@ -172,8 +172,10 @@ class Machines:
     async def _report_end(self, sandbox_id: str, machine: Machine) -> None:
         reason = await machine.ended()
         if self._running.get(sandbox_id) is machine:
-            del self._running[sandbox_id]
+            # First, so that nobody starts another in its directory while its things are taken from there.
             await machine.stop()
+        if self._running.get(sandbox_id) is machine:
+            del self._running[sandbox_id]
             await self._on_death(sandbox_id, reason)
 
 

@@ -24,7 +24,7 @@ from .ch_api import CALL_S, MEMORY_S, Api, ApiError, api, started_api
 from .ch_config import KERNEL, VSOCK, machine_config
 from .ch_snapshot import RANGES, CopyOnWrite, prepare, take
 from .confinement import UNCONFINED, Confinement
-from .process import ProcessRef
+from .process import CONTROL, ProcessRef
 from .room import dig_holes, raise_if_full
 from .startup import START_S, ended_on_failure, link
 from .vsock import connect_vsock
@@ -34,6 +34,8 @@ _RESTORED, _SAVED = "restored", "saved"
 _STATE, _RAM, _RANGES = "state", "ram", "ranges"
 _MIB = 1024 * 1024
 _OWN_MIB = 128
+# Older ones know no `resume` in a restore, and pass over it in silence.
+_RESUMES = 52
 
 
 class CloudHypervisor:
@@ -72,6 +74,7 @@ class CloudHypervisor:
         self._confinement = confinement
         self.landlock = landlock
         self.version = version
+        self._resumes = int(version.partition(".")[0]) >= _RESUMES
         self.copy_on_write = copy_on_write or CopyOnWrite.of(version)
         self.fingerprint = f"cloud-hypervisor {version} kvm {cpu_model}"
 
@@ -124,17 +127,17 @@ class CloudHypervisor:
         reads = (directory / _RESTORED, *((ram.path,) if ram.private and in_zone else ()))
         writes = (disk, directory / CONSOLE, *(() if ram.private else (ram.path,)))
         memory = Memory.OWN
+        resumed = run and self._resumes
         try:
             await anyio.to_thread.run_sync(prepare, state, directory / _RESTORED, config, None if in_zone else ram.path)
             process = await self._spawn(directory, hardware, reads=reads, writes=writes)
             async with self._started(directory, process) as control:
-                await self._load(control, by_mode=not in_zone and self.copy_on_write is CopyOnWrite.MODE)
+                await self._load(control, by_mode=not in_zone and self.copy_on_write is CopyOnWrite.MODE, run=resumed)
+                if run and not resumed:
+                    await control.call("PUT", "vm.resume")
                 if ram.private:
                     shared = in_zone or await anyio.to_thread.run_sync(_maps, process, f"{_RESTORED}/{RANGES}")
                     memory = Memory.MAPPED if shared else Memory.COPIED
-                if run:
-                    # Its own call: v51 knows no `resume` in a restore, and passes over it in silence.
-                    await control.call("PUT", "vm.resume")
         finally:
             with anyio.CancelScope(shield=True):
                 # A file that is mapped stays mapped without its name here.
@@ -182,6 +185,7 @@ class CloudHypervisor:
     async def stop(self, machine: Running) -> None:
         """End the machine at once, without asking the guest, and give back what it had of the host. May be repeated."""
         await machine.process.kill()
+        await anyio.to_thread.run_sync(_remove, machine.directory / _API, machine.directory / VSOCK)
         await self._confinement.release(machine.directory)
 
     async def why_killed(self, machine: Running) -> str:
@@ -220,23 +224,24 @@ class CloudHypervisor:
     async def _spawn(
         self, directory: Path, hardware: Hardware, *, reads: tuple[Path, ...] = (), writes: tuple[Path, ...]
     ) -> ProcessRef:
-        # A socket, or the lock beside it, that an earlier process left keeps the program from starting.
-        for name in (_API, f"{_API}.lock", VSOCK, KERNEL):
+        # A socket that an earlier process left keeps the program from starting.
+        for name in (VSOCK, KERNEL):
             (directory / name).unlink(missing_ok=True)
         await anyio.to_thread.run_sync(link, hardware.kernel_bz, directory / KERNEL)
         parts = (hardware.kernel_bz, hardware.initramfs, hardware.toolbox, hardware.base)
         return await self._confinement.spawn(
-            [self._binary, "--api-socket", f"path={_API}"],
+            [self._binary, "--api-socket", f"fd={CONTROL}"],
             directory=directory,
             log=directory / LOG,
             limits=_limits(hardware),
+            control=directory / _API,
             reads=(*parts, *reads),
             writes=writes,
         )
 
     @asynccontextmanager
     async def _started(self, directory: Path, process: ProcessRef) -> AsyncGenerator[Api]:
-        session = started_api(directory / _API, process, self.version, start_s=self._start_s, call_s=self._call_s)
+        session = started_api(directory / _API, self.version, start_s=self._start_s, call_s=self._call_s)
         try:
             async with ended_on_failure(process, directory, self._confinement), session as control:
                 yield control
@@ -246,8 +251,8 @@ class CloudHypervisor:
     def _session(self, machine: Running) -> AbstractAsyncContextManager[Api]:
         return api(machine.directory / _API, call_s=self._call_s)
 
-    async def _load(self, control: Api, *, by_mode: bool) -> None:
-        source = {"source_url": f"file://{_RESTORED}"}
+    async def _load(self, control: Api, *, by_mode: bool, run: bool) -> None:
+        source = {"source_url": f"file://{_RESTORED}", "resume": run}
         if by_mode:
             try:
                 await control.call("PUT", "vm.restore", source | {"memory_restore_mode": "CopyOnWrite"})

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from ..errors import Unavailable
 from . import cgroup, delegation, users
 from .cgroup import Cgroups, Limits, NoCgroups, name_of
 from .process import ProcessRef, spawn
+from .unix_socket import listening
 from .users import NoUsers, User, Users
 
 _log = structlog.get_logger(__name__)
@@ -85,6 +87,7 @@ class Confinement:
         directory: Path,
         log: Path,
         limits: Limits,
+        control: Path | None = None,
         reads: Sequence[Path] = (),
         writes: Sequence[Path] = (),
     ) -> ProcessRef:
@@ -95,13 +98,14 @@ class Confinement:
             directory: The machine's own, where the program works.
             log: Where its output goes.
             limits: What it may take of the host.
+            control: The control socket, which it finds open as `process.CONTROL`; connections are taken at once.
             reads: Files and directories that it only reads.
             writes: Files that it writes to, or opens for writing; made if they are not there.
 
         Raises:
             Unavailable: It cannot be confined, or not be started.
         """
-        return await anyio.to_thread.run_sync(self._spawn, argv, directory, log, limits, reads, writes)
+        return await anyio.to_thread.run_sync(self._spawn, argv, directory, log, limits, control, reads, writes)
 
     async def adopt(self, process: ProcessRef, directory: Path, limits: Limits) -> None:
         """See to it that a machine that an earlier server started has its limits. What fails is logged."""
@@ -154,6 +158,7 @@ class Confinement:
         directory: Path,
         log: Path,
         limits: Limits,
+        control: Path | None,
         reads: Sequence[Path],
         writes: Sequence[Path],
     ) -> ProcessRef:
@@ -162,7 +167,8 @@ class Confinement:
             fitting = _fitting(directory, limits)
             if isinstance(self.cgroups, Cgroups):
                 self.cgroups.make(name_of(directory), fitting)
-            process = spawn(argv, directory=directory, log=log, user=user, processes=limits.pids)
+            with nullcontext() if control is None else listening(control) as listener:
+                process = spawn(argv, directory=directory, log=log, control=listener, user=user, processes=limits.pids)
             if isinstance(self.cgroups, Cgroups):
                 self._put(self.cgroups, directory, fitting, process)
         except OSError as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,9 @@ from typing import Self
 import anyio
 
 from .users import User
+
+CONTROL = 3
+"""The descriptor on which a program finds its control socket."""
 
 _FILES = 2048  # descriptors: a few dozen of the program's own, one or two for each connection to the guest
 _FILE_SIZE = 20 * 1024**3  # above the largest disk (10 GiB) and the largest memory (16 GiB)
@@ -109,7 +113,13 @@ class ProcessRef:
 
 
 def spawn(
-    argv: Sequence[str], *, directory: Path, log: Path, user: User | None = None, processes: int = 0
+    argv: Sequence[str],
+    *,
+    directory: Path,
+    log: Path,
+    control: socket.socket | None = None,
+    user: User | None = None,
+    processes: int = 0,
 ) -> ProcessRef:
     """Start a program detached from the server, without privileges it could gain or keep.
 
@@ -121,6 +131,7 @@ def spawn(
         argv: The program and its arguments.
         directory: Where it works. Entered before the user changes, who need not be able to enter what is above it.
         log: Where its output goes.
+        control: A socket that listens; the program has it as `CONTROL`.
         user: Who it runs as; the server's user if None.
         processes: How many processes and threads that user may have; 0 for any number.
 
@@ -141,6 +152,7 @@ def spawn(
     launcher = ["env", f"--chdir={directory}", "prlimit", *limits, "setpriv", *shed]
     path = os.environ.get("PATH", os.defpath)
     environment = {"PATH": f"{path}:/usr/sbin:/sbin", "LC_ALL": "C.UTF-8"}
+    passed = [] if control is None else [(os.POSIX_SPAWN_DUP2, control.fileno(), CONTROL)]
     pid = os.posix_spawnp(
         launcher[0],
         [*launcher, *argv],
@@ -149,6 +161,7 @@ def spawn(
         setsigmask=(),
         setsigdef=_RESETTABLE,
         file_actions=[
+            *passed,
             (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
             (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
             (os.POSIX_SPAWN_DUP2, 1, 2),

@@ -119,7 +119,7 @@ class Qemu:
             QmpError: The state could not be written; the machine stays paused.
         """
         try:
-            async with qmp(machine.directory / QMP_SOCKET, machine.process) as control:
+            async with qmp(machine.directory / QMP_SOCKET) as control:
                 if (await control.run("query-status"))["status"] == "postmigrate":
                     # QEMU saves no machine twice without its having run in between.
                     await control.run("cont")
@@ -166,6 +166,7 @@ class Qemu:
     async def stop(self, machine: Running) -> None:
         """End the machine at once, without asking the guest, and give back what it had of the host. May be repeated."""
         await machine.process.kill()
+        await anyio.Path(machine.directory / QMP_SOCKET).unlink(missing_ok=True)
         await self._confinement.release(machine.directory)
 
     async def why_killed(self, machine: Running) -> str:
@@ -175,7 +176,7 @@ class Qemu:
     async def ailment(self, machine: Running) -> str:
         """Why a living machine does not run, in words for a user; empty if it runs."""
         try:
-            async with qmp(machine.directory / QMP_SOCKET, machine.process) as control:
+            async with qmp(machine.directory / QMP_SOCKET) as control:
                 status = (await control.run("query-status"))["status"]
         except QmpError as error:
             return error.message
@@ -187,7 +188,7 @@ class Qemu:
         Raises:
             QmpError: It cannot, or has ended.
         """
-        async with qmp(machine.directory / QMP_SOCKET, machine.process) as control:
+        async with qmp(machine.directory / QMP_SOCKET) as control:
             await cancel(control)
             await control.run("cont")
 
@@ -224,13 +225,13 @@ class Qemu:
         *,
         writes: tuple[Path, ...] = (),
     ) -> ProcessRef:
-        (directory / QMP_SOCKET).unlink(missing_ok=True)
         parts = (hardware.kernel_elf, hardware.initramfs, hardware.toolbox, hardware.base)
         return await self._confinement.spawn(
             [*command_line(self._binary, directory, hardware, ram, disk, kvm=self._kvm), *options],
             directory=directory,
             log=directory / LOG,
             limits=self._limits(hardware),
+            control=directory / QMP_SOCKET,
             reads=(*parts, *((ram.path,) if ram.private and self._reads_private else ())),
             writes=(disk, *(() if ram.private and self._reads_private else (ram.path,)), *writes),
         )
@@ -239,7 +240,7 @@ class Qemu:
     async def _started(self, directory: Path, process: ProcessRef) -> AsyncGenerator[Qmp]:
         async with (
             ended_on_failure(process, directory, self._confinement),
-            qmp(directory / QMP_SOCKET, process, deadline_s=self._start_s) as control,
+            qmp(directory / QMP_SOCKET, deadline_s=self._start_s) as control,
         ):
             yield control
 

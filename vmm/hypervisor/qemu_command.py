@@ -9,10 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from .base import CONSOLE, GUEST_PORT, Hardware, Ram
+from .process import CONTROL
 from .startup import named
 
 QMP_SOCKET = "qmp.sock"
-"""The control socket, in the directory that QEMU works in."""
+"""The control socket, in the directory that QEMU works in; the server makes it."""
 BOOTING = ("-serial", f"file:{CONSOLE}")
 """Further options of a machine that boots."""
 # The owner of a machine can write to its console without end: keep what fits a ring.
@@ -62,7 +63,7 @@ def command_line(binary: str, directory: Path, hardware: Hardware, ram: Ram, dis
         *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
         *("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"),
         *("-object", f"memory-backend-file,id=ram,size={hardware.mem}M,mem-path={at(ram.path)},share={share}"),
-        *("-qmp", f"unix:{QMP_SOCKET},server=on,wait=off"),
+        *("-chardev", f"socket,id=control,fd={CONTROL},server=on,wait=off", "-mon", "chardev=control,mode=control"),
         *("-kernel", kernel, "-initrd", initramfs, "-append", kernel_line),
         *drive("toolbox", hardware.toolbox, "readonly=on"),
         *drive("base", hardware.base, "readonly=on"),

@@ -19,11 +19,10 @@ from anyio.abc import UNIXSocketStream
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from ..errors import Unavailable
-from .process import ProcessRef
-from .startup import START_S, connect_unix
+from .startup import START_S
+from .unix_socket import connect_unix
 
 _MAX_LINE = 1024 * 1024
-_RETRY_S = 0.002
 _GONE = (OSError, anyio.EndOfStream, anyio.BrokenResourceError, anyio.IncompleteRead)
 
 
@@ -40,31 +39,27 @@ class Qmp:
         self._sent = 0
 
     @classmethod
-    async def connect(cls, socket: Path, process: ProcessRef, *, deadline_s: float = START_S) -> Self:
-        """Wait for the socket of a starting QEMU, then negotiate.
+    async def connect(cls, socket: Path, *, deadline_s: float = START_S) -> Self:
+        """Connect to a QEMU that runs or starts, and negotiate.
 
         Raises:
-            QmpError: The process ended first, or does not answer within the deadline.
+            QmpError: It has ended, or does not answer within the deadline.
         """
-        with anyio.move_on_after(deadline_s):
-            while process.alive():
-                try:
-                    session = cls(await connect_unix(socket))
-                except (FileNotFoundError, ConnectionRefusedError):
-                    await anyio.sleep(_RETRY_S)
-                    continue
+        try:
+            with anyio.fail_after(deadline_s):
+                session = cls(await connect_unix(socket))
                 try:
                     await session._line()
                     await session.run("qmp_capabilities")
-                except BaseException as error:
+                except BaseException:
                     with anyio.CancelScope(shield=True):
                         await session.aclose()
-                    if isinstance(error, _GONE):
-                        break
                     raise
-                return session
-            raise QmpError("The hypervisor ended while it started")
-        raise QmpError(f"The hypervisor did not open its control socket within {deadline_s:g} s")
+        except TimeoutError:
+            raise QmpError(f"The hypervisor did not answer on its control socket within {deadline_s:g} s") from None
+        except _GONE as error:
+            raise QmpError("The hypervisor has ended") from error
+        return session
 
     async def __aenter__(self) -> Self:
         return self
@@ -124,12 +119,12 @@ class Qmp:
 
 
 @asynccontextmanager
-async def qmp(socket: Path, process: ProcessRef, *, deadline_s: float = START_S) -> AsyncGenerator[Qmp]:
+async def qmp(socket: Path, *, deadline_s: float = START_S) -> AsyncGenerator[Qmp]:
     """A session for the length of a block.
 
     Raises:
         QmpError: The process has ended, or does not answer within the deadline.
     """
-    session = await Qmp.connect(socket, process, deadline_s=deadline_s)
+    session = await Qmp.connect(socket, deadline_s=deadline_s)
     async with session:
         yield session

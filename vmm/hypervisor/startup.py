@@ -1,15 +1,14 @@
-"""What the drivers share when they bring a program up: its control socket, and its end if it does not come up."""
+"""What the drivers share when they bring a program up: its files' names, and its end if it does not come up."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
-from anyio.abc import UNIXSocketStream
 
 from ..errors import Unavailable
 from .base import LOG
@@ -44,32 +43,6 @@ async def ended_on_failure(process: ProcessRef, directory: Path, confinement: Co
             hint = _MAY_NOT if _DENIED.search(words) else _HINT
             raise type(error)(f"{error.message}{words}", hint=error.hint or hint) from error
         raise
-
-
-async def connect_unix(socket: Path) -> UNIXSocketStream:
-    """Connect to a socket, however deep it lies.
-
-    Raises:
-        OSError: Nobody listens there, or it is no socket.
-    """
-    with address(socket) as short:
-        return await anyio.connect_unix(short)
-
-
-@contextmanager
-def address(socket: Path) -> Generator[str]:
-    """A short name for an existing socket: an address holds 107 bytes, and data directories may be deeper.
-
-    A program that went bad could have put a link to another machine's socket there: that is not followed.
-
-    Raises:
-        OSError: There is no such file.
-    """
-    descriptor = os.open(socket, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        yield f"/proc/self/fd/{descriptor}"
-    finally:
-        os.close(descriptor)
 
 
 def named(path: Path, directory: Path) -> str:

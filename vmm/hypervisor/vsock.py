@@ -12,7 +12,7 @@ from anyio.abc import ByteStream, UNIXSocketStream
 
 from ..errors import LinkError
 from .base import GUEST_PORT
-from .startup import connect_unix
+from .unix_socket import connect_unix
 
 _GREETING_MOST = 64
 _GREETING_S = 5.0

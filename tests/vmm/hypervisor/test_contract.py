@@ -136,7 +136,7 @@ async def test_a_program_that_cannot_start_is_told(driver: Hypervisor, template:
     place.mkdir()
     broken = type(driver).__new__(type(driver))
     broken.__dict__.update({**driver.__dict__, "_binary": "/bin/false"})
-    with pytest.raises(Unavailable, match="ended while it started"):
+    with pytest.raises(Unavailable, match="has ended"):
         await broken.restore(
             place,
             template.hardware,

@@ -260,7 +260,7 @@ async def test_a_save_that_a_killed_server_left_does_not_stop_the_machine_again(
 async def _begin_to_save(driver: Hypervisor, machine: Running, target: Path) -> None:
     """What a server does that is killed on its way, so without all that it would do at an error."""
     if driver.name == "qemu":
-        async with qmp(machine.directory / QMP_SOCKET, machine.process) as control:
+        async with qmp(machine.directory / QMP_SOCKET) as control:
             await control.run("stop")
             # Slow enough to be caught.
             await control.run("migrate-set-parameters", {"max-bandwidth": 1024 * 1024})

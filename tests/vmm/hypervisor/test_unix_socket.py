@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import anyio
+import pytest
+
+from vmm.hypervisor.process import CONTROL, spawn
+from vmm.hypervisor.unix_socket import connect_unix, listening
+
+pytestmark = pytest.mark.anyio
+
+_GREETS = f"import socket; s = socket.socket(fileno={CONTROL}).accept()[0]; s.sendall(b'hello')"
+
+
+async def test_a_program_answers_whoever_connected_before_it_was_up(tmp_path: Path) -> None:
+    address = tmp_path / "control.sock"
+    with listening(address) as control:
+        process = spawn(["python3", "-c", _GREETS], directory=tmp_path, log=tmp_path / "log", control=control)
+    async with await connect_unix(address) as stream:
+        assert await stream.receive() == b"hello"
+    assert await process.ended() == 0
+
+
+async def test_a_program_that_ends_without_a_word_hangs_up(tmp_path: Path) -> None:
+    with listening(tmp_path / "control.sock") as control:
+        process = spawn(["sleep", "0.2"], directory=tmp_path, log=tmp_path / "log", control=control)
+    async with await connect_unix(tmp_path / "control.sock") as stream:
+        with pytest.raises((anyio.BrokenResourceError, anyio.EndOfStream)):
+            await stream.receive()
+    assert await process.ended() == 0
+
+
+async def test_what_an_earlier_program_left_is_replaced_and_only_its_user_may_connect(tmp_path: Path) -> None:
+    address = tmp_path / "control.sock"
+    address.write_text("stale")
+    with listening(address):
+        status = address.lstat()
+        assert stat.S_ISSOCK(status.st_mode)
+        assert stat.S_IMODE(status.st_mode) == 0o600
+
+
+async def test_a_directory_may_be_deeper_than_an_address(tmp_path: Path) -> None:
+    deep = tmp_path / ("d" * 100) / ("e" * 100)
+    deep.mkdir(parents=True)
+    with listening(deep / "control.sock") as control:
+        async with await connect_unix(deep / "control.sock") as stream:
+            accepted, _ = control.accept()
+            with accepted:
+                accepted.sendall(b"x")
+                assert await stream.receive() == b"x"
+
+
+async def test_a_link_to_another_machines_socket_is_not_followed(tmp_path: Path) -> None:
+    elsewhere, link = tmp_path / "elsewhere.sock", tmp_path / "control.sock"
+    with listening(elsewhere) as listener:
+        listener.setblocking(False)
+        link.symlink_to(elsewhere)
+        with pytest.raises(OSError):
+            await connect_unix(link)
+        with pytest.raises(BlockingIOError):  # nobody has called
+            listener.accept()
+
+
+async def test_a_socket_that_nobody_listens_on_any_more_is_refused(tmp_path: Path) -> None:
+    address = tmp_path / "control.sock"
+    with listening(address):
+        pass
+    with pytest.raises(ConnectionRefusedError):
+        await connect_unix(address)
+    with pytest.raises(FileNotFoundError):
+        await connect_unix(tmp_path / "none.sock")
