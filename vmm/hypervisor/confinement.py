@@ -21,7 +21,8 @@ import structlog
 from ..errors import Unavailable
 from . import cgroup, delegation, users
 from .cgroup import Cgroups, Limits, NoCgroups, name_of
-from .process import ProcessRef, spawn
+from .process import ProcessRef
+from .spawn import spawn
 from .unix_socket import listening
 from .users import NoUsers, User, Users
 
@@ -98,7 +99,7 @@ class Confinement:
             directory: The machine's own, where the program works.
             log: Where its output goes.
             limits: What it may take of the host.
-            control: The control socket, which it finds open as `process.CONTROL`; connections are taken at once.
+            control: The control socket, which it finds open as `spawn.CONTROL`; connections are taken at once.
             reads: Files and directories that it only reads.
             writes: Files that it writes to, or opens for writing; made if they are not there.
 

@@ -25,8 +25,6 @@ _TOOLS = {
     "busybox": "busybox-static",
     "dpkg-deb": "dpkg",
     "lz4": "lz4",
-    "setpriv": "util-linux",
-    "prlimit": "util-linux",
 }
 _TOOLS_OF_A_USER = {"newuidmap": "uidmap"}
 _ADMIN_PATH = "/usr/sbin:/sbin"

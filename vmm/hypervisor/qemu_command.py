@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from .base import CONSOLE, GUEST_PORT, Hardware, Ram
-from .process import CONTROL
+from .spawn import CONTROL
 from .startup import named
 
 QMP_SOCKET = "qmp.sock"

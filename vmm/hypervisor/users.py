@@ -28,6 +28,7 @@ _CAPABILITIES = {
     "CAP_KILL": 5,
     "CAP_SETGID": 6,
     "CAP_SETUID": 7,
+    "CAP_SETPCAP": 8,  # to give up all of these for it
     "CAP_SYS_PTRACE": 19,  # to see in which directory another user's process works
 }
 

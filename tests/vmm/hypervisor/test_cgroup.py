@@ -13,7 +13,8 @@ import pytest
 
 from vmm.hypervisor.cgroup import Cgroups, Limits, NoCgroups
 from vmm.hypervisor.delegation import find
-from vmm.hypervisor.process import ProcessRef, spawn
+from vmm.hypervisor.process import ProcessRef
+from vmm.hypervisor.spawn import spawn
 
 pytestmark = pytest.mark.anyio
 

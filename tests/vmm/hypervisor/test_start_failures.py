@@ -11,8 +11,9 @@ import pytest
 from vmm.errors import Unavailable
 from vmm.hypervisor.base import LOG, Hardware, Hypervisor, Ram
 from vmm.hypervisor.cloud_hypervisor import CloudHypervisor
-from vmm.hypervisor.process import CONTROL, strays
+from vmm.hypervisor.process import strays
 from vmm.hypervisor.qemu import Qemu
+from vmm.hypervisor.spawn import CONTROL
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 
@@ -41,7 +42,7 @@ async def test_a_program_that_dies_at_its_start_is_told_with_its_last_words(tmp_
 @pytest.mark.parametrize("kind", ["qemu", "cloud-hypervisor"])
 async def test_a_program_that_is_not_there_is_told(tmp_path: Path, kind: str) -> None:
     error = await refusal(made(kind, str(tmp_path / "missing")), tmp_path, "start")
-    assert "has ended" in error.message
+    assert error.message.startswith("The hypervisor cannot be started: ")
     assert f"{tmp_path}/missing" in error.message
     with pytest.raises(Unavailable, match="is gone"):
         await made(kind, str(tmp_path / "missing")).probe()

@@ -6,7 +6,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from vmm.hypervisor.process import CONTROL, spawn
+from vmm.hypervisor.spawn import CONTROL, spawn
 from vmm.hypervisor.unix_socket import connect_unix, listening
 
 pytestmark = pytest.mark.anyio

@@ -1,0 +1,147 @@
+"""Starts a hypervisor's program: in a session of its own so that it outlives the server, and without any privilege.
+
+What a program may not have is given up by the thread that starts it, since children inherit that: a program in between
+(env, prlimit, setpriv) would do the same for several milliseconds each. The thread ends with the start, for what it
+gave up it cannot have again. Source: prctl(2), capset(2), capabilities(7), prlimit(2).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import resource
+import signal
+import socket
+import subprocess
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from .process import ProcessRef
+from .users import User
+
+CONTROL = 0
+"""The descriptor on which a program finds its control socket: it reads nothing, so its standard input is free."""
+
+_FILES = 2048  # descriptors: a few dozen of the program's own, one or two for each connection to the guest
+_FILE_SIZE = 20 * 1024**3  # above the largest disk (10 GiB) and the largest memory (16 GiB)
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_PR_CAPBSET_DROP = 24
+_PR_SET_NO_NEW_PRIVS = 38
+_CAPABILITY_VERSION_3 = 0x20080522
+_SYS_SETRESUID, _SYS_SETRESGID = 117, 119  # of x86_64
+
+
+def spawn(
+    argv: Sequence[str],
+    *,
+    directory: Path,
+    log: Path,
+    control: socket.socket | None = None,
+    user: User | None = None,
+    processes: int = 0,
+) -> ProcessRef:
+    """Start a program detached from the server, without privileges it could gain or keep. Blocks until it is started.
+
+    It leads a session of its own, works in `directory` (by which `strays` finds it again), reads nothing, and writes
+    to `log`. It cannot gain privileges; started by root it keeps no capability. It leaves no core file behind, in
+    which its guest's memory would be.
+
+    Args:
+        argv: The program and its arguments.
+        directory: Where it works. Entered before the user changes, who need not be able to enter what is above it.
+        log: Where its output goes.
+        control: A socket that listens; the program has it as `CONTROL`.
+        user: Who it runs as; the server's user if None.
+        processes: How many processes and threads that user may have; 0 for any number.
+
+    Raises:
+        OSError: It is not there, or this process may not start it so.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        pid = thread.submit(_start, argv, directory, log, control, user, processes).result()
+    process = ProcessRef.of(pid)
+    return process if process is not None else ProcessRef(pid, 0)
+
+
+def _start(
+    argv: Sequence[str], directory: Path, log: Path, control: socket.socket | None, user: User | None, processes: int
+) -> int:
+    _shed()
+    identity: dict[str, Any] = {}
+    if user is not None:
+        identity = {"user": user.uid, "group": user.uid, "extra_groups": user.groups}
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        program = subprocess.Popen(
+            argv,
+            cwd=directory,
+            env={"PATH": f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin", "LC_ALL": "C.UTF-8"},
+            stdin=subprocess.DEVNULL if control is None else control.fileno(),
+            stdout=descriptor,
+            stderr=descriptor,
+            start_new_session=True,
+            **identity,
+        )
+    finally:
+        os.close(descriptor)
+    # From here on `ProcessRef` alone waits for it.
+    program.returncode = 0
+    # It has hardly begun: no guest runs yet.
+    _limit(program.pid, user, processes)
+    return program.pid
+
+
+def _shed() -> None:
+    """Let this thread's children gain and inherit no privilege. The thread keeps what it needs to start one."""
+    _check(_LIBC.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+    if os.geteuid() == 0:
+        capability = 0
+        while _LIBC.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0) == 0:
+            capability += 1
+        if ctypes.get_errno() != errno.EINVAL:  # which says that there are no more
+            _check(-1)
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+    # Twice, for the lower and the upper half: effective, permitted, inheritable.
+    sets = (ctypes.c_uint32 * 6)()
+    _check(_LIBC.capget(header, sets))
+    sets[2] = sets[5] = 0
+    _check(_LIBC.capset(header, sets))
+
+
+def _limit(pid: int, user: User | None, processes: int) -> None:
+    wanted = {resource.RLIMIT_CORE: 0, resource.RLIMIT_NOFILE: _FILES, resource.RLIMIT_FSIZE: _FILE_SIZE}
+    if user is not None and processes:
+        wanted[resource.RLIMIT_NPROC] = processes
+    try:
+        if user is not None:
+            _share_real_user(user)
+        for limit, most in wanted.items():
+            hard = resource.getrlimit(limit)[1]
+            # What this process may not have cannot be given away.
+            value = most if hard == resource.RLIM_INFINITY else min(most, hard)
+            resource.prlimit(pid, limit, (value, value))
+    except ProcessLookupError:
+        return  # it has ended, and whoever waits for it will see
+    except OSError:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
+
+
+def _share_real_user(user: User) -> None:
+    """Let this thread limit a process of that user: root in a container has no capability for it (CAP_SYS_RESOURCE).
+
+    By the system call itself, for the C library changes all threads of a process.
+    """
+    _check(_LIBC.syscall(_SYS_SETRESGID, user.uid, -1, -1))
+    _check(_LIBC.syscall(_SYS_SETRESUID, user.uid, -1, -1))
+
+
+def _check(result: int) -> None:
+    if result != 0:
+        failed = ctypes.get_errno()
+        raise OSError(failed, f"a program cannot be started without privileges: {os.strerror(failed)}")
