@@ -18,13 +18,18 @@ _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 _CANNOT = {errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS, errno.EPERM}
 
 
-async def copy_sparse(source: Path, target: Path) -> None:
-    """Copy a file without its holes, as a reflink where the file system has them. The target must not exist.
+async def copy_sparse(source: Path, target: Path, *, reserved: bool = False) -> None:
+    """Copy a file without its holes, as a reflink where the file system has them.
+
+    Args:
+        source: What to copy.
+        target: Must not exist.
+        reserved: Whether the disk holds room for the copy's holes, too, as after `reserve`.
 
     Raises:
         HostExhausted: The host's disk is full; nothing is left of the target.
     """
-    await anyio.to_thread.run_sync(_copy, source, target)
+    await anyio.to_thread.run_sync(_copy, source, target, reserved)
 
 
 async def reserve(path: Path) -> None:
@@ -52,12 +57,18 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-def _copy(source: Path, target: Path) -> None:
+def _copy(source: Path, target: Path, reserved: bool) -> None:
     read = os.open(source, os.O_RDONLY)
     try:
         write = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
-            if not _share(read, write):
+            shared = _share(read, write)
+            if not shared:
+                os.ftruncate(write, os.fstat(read).st_size)
+            if reserved:
+                # Before the data: a file system that knows where all of it goes takes it in half the time.
+                _allocate(write)
+            if not shared:
                 copy_data(read, write)
         except OSError as error:
             target.unlink()
@@ -83,8 +94,7 @@ def _share(read: int, write: int) -> bool:
 
 
 def copy_data(read: int, write: int) -> None:
-    """Copy one open file to another without its holes, where the file system cannot share extents."""
-    os.ftruncate(write, os.fstat(read).st_size)
+    """Copy one open file to another of the same size without its holes, where extents cannot be shared."""
     for start, end in data_runs(read):
         position = start
         while position < end:
@@ -103,17 +113,24 @@ def _copy_range(read: int, write: int, count: int, position: int) -> int:
 def _reserve(path: Path) -> None:
     descriptor = os.open(path, os.O_RDWR)
     try:
-        allocate(descriptor)
+        _allocate(descriptor)
     except OSError as error:
         if error.errno in _NO_SPACE:
             raise HostExhausted(
                 f"The host's disk is full: no room for {os.fstat(descriptor).st_size >> 20} MiB of memory",
                 hint="Free space or delete sandboxes",
             ) from error
-        if error.errno not in _CANNOT:
-            raise
+        raise
     finally:
         os.close(descriptor)
+
+
+def _allocate(descriptor: int) -> None:
+    try:
+        allocate(descriptor)
+    except OSError as error:
+        if error.errno not in _CANNOT:
+            raise
 
 
 def _release(path: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Self
 
 import anyio
 
-from .disks import copy_sparse, reserve
+from .disks import copy_sparse
 from .errors import Unavailable
 from .guest.link import GuestLink
 from .guest.values import Identity
@@ -282,8 +282,7 @@ async def remove(directory: Path) -> None:
 
 async def _memory(saved: Saved, directory: Path, *, own: bool) -> Ram:
     if own:
-        await copy_sparse(saved.ram, directory / RAM)
-        await reserve(directory / RAM)
+        await copy_sparse(saved.ram, directory / RAM, reserved=True)
         return Ram(path=directory / RAM, private=False)
     await anyio.to_thread.run_sync(link, saved.ram, directory / _MAPPED)
     return Ram(path=directory / _MAPPED, private=True)

@@ -31,6 +31,14 @@ async def test_a_copy_has_the_same_bytes_and_no_more_blocks(tmp_path: Path) -> N
     assert target.read_bytes() == source.read_bytes()
 
 
+async def test_a_copy_with_its_room_reserved_has_the_same_bytes(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    sparse_file(source, 64 * MIB, {0: b"head", 20 * MIB: os.urandom(3 * MIB), 64 * MIB - 4: b"tail"})
+    await copy_sparse(source, target, reserved=True)
+    assert target.read_bytes() == source.read_bytes()
+    assert target.stat().st_blocks * 512 >= 64 * MIB
+
+
 async def test_a_copy_is_private_to_its_owner(tmp_path: Path) -> None:
     (tmp_path / "source").write_bytes(b"x")
     await copy_sparse(tmp_path / "source", tmp_path / "target")
@@ -51,6 +59,7 @@ def test_without_reflinks_any_holes_are_copied_right(tmp_path: Path, islands: di
     source, target = tmp_path / "source", tmp_path / "target"
     sparse_file(source, 3 * MIB, islands)
     with source.open("rb") as read, target.open("wb") as write:
+        write.truncate(3 * MIB)
         copy_data(read.fileno(), write.fileno())
     assert target.read_bytes() == source.read_bytes()
 
