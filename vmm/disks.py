@@ -66,7 +66,7 @@ def _copy(source: Path, target: Path, reserved: bool) -> None:
             if not shared:
                 os.ftruncate(write, os.fstat(read).st_size)
             if reserved:
-                # Before the data: a file system that knows where all of it goes takes it in half the time.
+                # Before the data: a file system that knows where all of it goes takes it sooner.
                 _allocate(write)
             if not shared:
                 copy_data(read, write)
