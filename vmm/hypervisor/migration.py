@@ -85,8 +85,6 @@ async def read_in(control: Qmp, path: Path, *, memory: bool) -> None:
     """
     limit_s = _MEMORY_S if memory else _DEVICES_S
     await _stay_in_file(control, stay=not memory)
-    # Nobody but the host is on the guest's network, so it need not spend its first moments on telling its address.
-    await control.run("migrate-set-parameters", {"announce-rounds": 0})
     await control.pass_file(_NAME, path, os.O_RDONLY)
     await control.run("migrate-incoming", {"uri": f"fd:{_NAME}"})
     with anyio.move_on_after(limit_s):
