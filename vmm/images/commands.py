@@ -49,19 +49,23 @@ async def run(
         Unavailable: It failed, is missing, or took too long; the message ends with its last lines.
     """
     name = Path(command[0]).name
+    process: Process | None = None
     try:
-        process = await anyio.open_process(
-            [str(part) for part in command],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=cwd,
-            env=_environment(env or {}),
-            start_new_session=True,
-            pass_fds=tuple(pass_fds),
-        )
+        # A start that asyncio breaks off in the middle leaves a pipe open.
+        with anyio.CancelScope(shield=True):
+            process = await anyio.open_process(
+                [str(part) for part in command],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                cwd=cwd,
+                env=_environment(env or {}),
+                start_new_session=True,
+                pass_fds=tuple(pass_fds),
+            )
     except OSError as error:
         raise Unavailable(f"{name} could not be started: {error.strerror}", hint="Run casemate doctor") from error
+    assert process is not None
     output: list[str] = []
     last: deque[str] = deque(maxlen=_KEPT_LINES)
     finished = False

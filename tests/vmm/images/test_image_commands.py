@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import anyio
@@ -49,6 +50,22 @@ async def test_a_cancelled_run_ends_the_whole_tree(tmp_path: Path) -> None:
     await _assert_ended(tmp_path)
 
 
+@pytest.mark.parametrize("steps", range(1, 12))
+async def test_a_run_that_is_cancelled_while_it_starts_leaves_no_pipe(steps: int) -> None:
+    before = _pipes()
+    async with anyio.create_task_group() as tasks:
+
+        async def work() -> None:
+            await run(["sleep", "600"], deadline_s=60)
+
+        tasks.start_soon(work)
+        for _ in range(steps):
+            await anyio.lowlevel.checkpoint()
+        tasks.cancel_scope.cancel()
+    gc.collect()
+    assert _pipes() <= before
+
+
 async def test_a_program_does_not_inherit_what_would_change_its_python(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", "/nowhere")
     monkeypatch.setenv("LC_MESSAGES", "de_DE.UTF-8")
@@ -56,6 +73,17 @@ async def test_a_program_does_not_inherit_what_would_change_its_python(monkeypat
     assert "PYTHONPATH" not in text
     assert "LC_MESSAGES" not in text
     assert "LC_ALL=C.UTF-8" in text
+
+
+def _pipes() -> set[Path]:
+    return {descriptor for descriptor in Path("/proc/self/fd").iterdir() if _is_pipe(descriptor)}
+
+
+def _is_pipe(descriptor: Path) -> bool:
+    try:
+        return str(descriptor.readlink()).startswith("pipe:")
+    except FileNotFoundError:
+        return False
 
 
 async def _assert_ended(directory: Path) -> None:
