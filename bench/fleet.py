@@ -89,7 +89,7 @@ async def opened(
     found = host or await this_host()
     async with (
         SqliteDatabase(data / "store.db") as database,
-        Fleet.open(
+        Fleet(
             data=data,
             driver=found.driver,
             catalogue=Catalogue(at or images()),

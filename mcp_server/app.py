@@ -169,7 +169,7 @@ async def open_parts(settings: Settings, *, patience_s: float = 0) -> AsyncGener
                 audit = await database.collection(AUDIT)
                 quotas = Quotas(_limits(settings), await database.collection(QUOTAS))
                 identity = await Identity.open(settings, database, shared=settings.mongo_uri is not None)
-                async with Fleet.open(
+                async with Fleet(
                     data=settings.data,
                     driver=choice.driver,
                     catalogue=open_catalogue(settings),

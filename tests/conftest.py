@@ -81,7 +81,7 @@ def open_fleet(data: Path, tmp_path: Path, catalogue: Catalogue, choice: Choice)
     ) -> AsyncGenerator[Fleet]:
         async with (
             SqliteDatabase(tmp_path / "store.db") as database,
-            Fleet.open(
+            Fleet(
                 data=at,
                 driver=choice.driver,
                 catalogue=images,

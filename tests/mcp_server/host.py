@@ -20,10 +20,10 @@ import vmm.agent
 from storage.ids import new_id
 from vmm import lease
 from vmm.errors import Conflict, HostExhausted, NotFound
-from vmm.fleet import Page
 from vmm.forks import Fork, check_count, child_names
 from vmm.guest.link import GuestLink
 from vmm.guest_calls import GuestCalls
+from vmm.record_calls import Page
 from vmm.sandbox import Sandbox, State
 from vmm.snapshots import Snapshot, Snapshots
 from vmm.spec import SandboxSpec, check_labels, check_name

@@ -1,0 +1,101 @@
+"""Leads a call to the guest of its sandbox, wakes one that sleeps, and tells what became of one that went away."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from .activity import Activity
+from .errors import CasemateError, Conflict, HostExhausted, LinkError, LinkTimeout, NotFound
+from .guest.link import GuestLink
+from .lives import Lives, lost, unreachable
+from .machines import Machines
+from .records import Records
+from .sandbox import Sandbox, State
+
+
+class Reach:
+    """The way to the guests.
+
+    Args:
+        records: The sandboxes' records.
+        machines: The machines that run.
+        lives: Wakes those that do not.
+        activity: Who is in use.
+    """
+
+    def __init__(self, records: Records, machines: Machines, lives: Lives, activity: Activity) -> None:
+        self._records = records
+        self._machines = machines
+        self._lives = lives
+        self._activity = activity
+
+    @asynccontextmanager
+    async def use(self, sandbox: Sandbox) -> AsyncGenerator[tuple[Sandbox, GuestLink]]:
+        """A sandbox and the link to its guest, for one operation that wakes it and keeps it awake.
+
+        Raises:
+            NotFound: It is deleted.
+            Conflict: Its sleep or its place in a past moment broke the operation off.
+            SandboxLost: Its machine has died.
+            HostExhausted: The host lacks what its machine needs.
+            Unavailable: It does not wake.
+        """
+        async with self._activity.use(sandbox.id):
+            if self._machines.get(sandbox.id) is None:
+                sandbox = await self._awake(sandbox)
+            async with self.look(sandbox) as pair:
+                yield pair
+
+    @asynccontextmanager
+    async def look(self, sandbox: Sandbox) -> AsyncGenerator[tuple[Sandbox, GuestLink]]:
+        """A sandbox and the link to its guest, for one operation that is no use of it.
+
+        Raises:
+            NotFound: It is deleted.
+            Conflict: It sleeps.
+            SandboxLost: Its machine has died.
+            HostExhausted: The host lacks what its machine needs.
+        """
+        machine = self._machines.get(sandbox.id)
+        if machine is None:
+            raise unreachable(await self._settled(sandbox) or sandbox)
+        try:
+            yield sandbox, machine.link
+        except LinkError as error:
+            if not isinstance(error, LinkTimeout) and await self._machines.gone(sandbox.id, machine):
+                raise await self._gone(sandbox) from error
+            ailment = await self._machines.ailment(sandbox.id)
+            if ailment:
+                raise HostExhausted(
+                    f"Sandbox {sandbox.id} does not run: {ailment}",
+                    hint="It goes on by itself, with nothing lost, once the host has room again",
+                ) from error
+            raise
+
+    async def _awake(self, sandbox: Sandbox) -> Sandbox:
+        found = await self._records.get(sandbox.owner, sandbox.id)
+        if found is None or found.state is State.DELETED:
+            raise _deleted(sandbox)
+        return await self._lives.wake(found.id) if found.state in {State.ASLEEP, State.RUNNING} else found
+
+    async def _gone(self, sandbox: Sandbox) -> CasemateError:
+        found = await self._settled(sandbox)
+        if found is None or found.state is State.DELETED:
+            return _deleted(sandbox)
+        if found.state is State.ASLEEP or self._machines.get(sandbox.id) is not None:
+            did = "put to sleep" if found.state is State.ASLEEP else "put back to a snapshot"
+            return Conflict(
+                f"Sandbox {sandbox.id} was {did} during the call; whether it took effect is not known",
+                hint="Look, then call again",
+            )
+        return lost(sandbox, found.reason or "its virtual machine ended")
+
+    async def _settled(self, sandbox: Sandbox) -> Sandbox | None:
+        """The record as it is when nothing changes the sandbox's life: what did may still be on its way there."""
+        async with self._lives.turn(sandbox.id):
+            return await self._records.find(sandbox.id)
+
+
+def _deleted(sandbox: Sandbox) -> NotFound:
+    return NotFound(f"Sandbox {sandbox.id} was deleted during the call")
