@@ -7,6 +7,8 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from storage.lock import take
+
 if TYPE_CHECKING:
     from collections.abc import Generator
     from pathlib import Path
@@ -51,7 +53,7 @@ def occupy(data: Path) -> Generator[Occupancy]:
     descriptor = os.open(data / _NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            take(descriptor)
         except BlockingIOError:
             raise Occupied(data, os.pread(descriptor, _MOST, 0).decode("ascii", "ignore")) from None
         occupancy = Occupancy(descriptor)
@@ -74,7 +76,7 @@ def occupy_instances(instances: Path) -> Generator[None]:
     descriptor = os.open(instances, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            take(descriptor)
         except BlockingIOError:
             raise Occupied(instances, "", "CASEMATE_INSTANCES") from None
         yield

@@ -4,9 +4,31 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from pathlib import Path
 
 from .errors import StoreFull, StoreLocked, StoreReadOnly
+
+_PATIENCE_S = 0.5
+_POLL_S = 0.01
+
+
+def take(descriptor: int) -> None:
+    """Lock an open file for this process alone. Blocks for half a second at most.
+
+    A server that was killed while it started a program leaves its locks to that program, until it is another one.
+
+    Raises:
+        BlockingIOError: Another process has it.
+    """
+    until = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > until:
+                raise
+        time.sleep(_POLL_S)
 
 
 class FileLock:
@@ -21,7 +43,7 @@ class FileLock:
         self._fd = -1
 
     def acquire(self) -> None:
-        """Take it, or say at once who has it.
+        """Take it, or say who has it.
 
         Raises:
             StoreLocked: Another process has it.
@@ -33,7 +55,7 @@ class FileLock:
         except OSError as error:
             raise StoreReadOnly(f"Cannot write {self._path}: {error.strerror}; check the directory's owner") from error
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            take(fd)
         except BlockingIOError as error:
             holder = os.pread(fd, 20, 0).decode(errors="replace").strip() or "unknown"
             os.close(fd)

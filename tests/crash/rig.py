@@ -9,8 +9,6 @@ from pathlib import Path
 import anyio
 
 from bench.fleet import OWNER, Host, opened, said
-from storage.errors import StoreLocked
-from storage.lock import FileLock
 from tests.crash.operations import SPEC
 from tests.crash.server import Fate, Nursery, Wish
 from vmm.fleet import Fleet
@@ -22,7 +20,6 @@ from vmm.sandbox import Sandbox, State
 _STRIDE = int(os.environ.get("CASEMATE_CRASH_STRIDE", "2"))
 _AT_REST = {State.RUNNING, State.ASLEEP, State.KILLED, State.ERROR}
 _ANSWER_S = 20
-_UNLOCKED_S = 5
 _DRAFTS = {".draft", ".partial"}
 
 Subject = Callable[[Fleet], Awaitable[str]]
@@ -119,7 +116,6 @@ class Rig:
 
     async def _seen(self, fate: Fate, look: Look) -> None:
         try:
-            await self._unlocked()
             async with opened(self._data, at=self._images, host=self._host) as fleet:
                 await self._in_order(fleet)
                 await look(fleet, fate)
@@ -128,18 +124,6 @@ class Rig:
             how = "lived to the end" if fate.survived else "was killed"
             error.add_note(f"The server {how} after: {', '.join(fate.steps)}\n{fate.log}")
             raise
-
-    async def _unlocked(self) -> None:
-        # A process that the dead server was about to start has its files open until it becomes another program.
-        lock = FileLock(self._data / "store.db.lock")
-        with anyio.fail_after(_UNLOCKED_S):
-            while True:
-                try:
-                    lock.acquire()
-                except StoreLocked:
-                    await anyio.sleep(0.01)
-                else:
-                    return lock.release()
 
     async def _in_order(self, fleet: Fleet) -> None:
         """Whether each record has its machine and its files, and each machine and file its record."""
