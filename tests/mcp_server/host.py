@@ -18,6 +18,7 @@ import anyio
 
 import vmm.agent
 from storage.ids import new_id
+from tests.vmm.guest.agents import users_at
 from vmm import lease
 from vmm.errors import Conflict, HostExhausted, NotFound
 from vmm.forks import Fork, check_count, child_names
@@ -218,8 +219,9 @@ async def one_host(directory: Path) -> AsyncGenerator[OneHost]:
     port_file = directory / "port"
     agent = Path(vmm.agent.__file__).parent
     options = ["--listen", "127.0.0.1:0", "--port-file", str(port_file), "--secret-hex-env", "AGENT_SECRET"]
+    users = ["--users-file", str(users_at(directory))]
     process = await anyio.open_process(
-        [sys.executable, "-I", "-S", "-B", "-u", str(agent), *options, "--no-identity-privileges"],
+        [sys.executable, "-I", "-S", "-B", "-u", str(agent), *options, *users, "--no-identity-privileges"],
         env={**os.environ, "AGENT_SECRET": secret.hex(), "HOME": str(directory)},
         stdin=subprocess.DEVNULL,
         stdout=None,

@@ -37,6 +37,7 @@ class _Options:
     port_file: str = ""
     secret_file: str = ""
     secret_env: str = ""
+    users_file: str = "/etc/passwd"
     groups: tuple[str, ...] = _GROUPS
     privileged: bool = True
 
@@ -50,6 +51,7 @@ def main(arguments: list[str]) -> None:
         --port-file FILE: Where to write the port once it is open.
         --secret-file FILE: Hex digits; rewritten with each new identity.
         --secret-hex-env NAME: An environment variable with hex digits, in place of the file.
+        --users-file FILE: Where the users are, and so their homes (default /etc/passwd).
         --cgroup DIR: The cgroup2 to make groups in, or `none`; otherwise the usual places are tried.
         --no-identity-privileges: Take the secret of a new identity only, and say so; for tests outside a guest.
     """
@@ -63,7 +65,7 @@ def main(arguments: list[str]) -> None:
     listeners = _listen(options)
     trees = Trees(proc, group)
     spawner = Spawner(trees, _protect(proc))
-    users = Users()
+    users = Users(os.fsencode(options.users_file))
     processes = Processes(trees, users, spawner, null)
     terminals = Terminals(trees, users, spawner)
     identity = IdentityHolder(secret, secret_file, random, privileged=options.privileged)
@@ -114,6 +116,8 @@ def _parse(arguments: list[str]) -> _Options:
             options.secret_file = value
         elif name == "--secret-hex-env":
             options.secret_env = value
+        elif name == "--users-file":
+            options.users_file = value
         elif name == "--cgroup":
             options.groups = () if value == "none" else (value,)
         else:

@@ -25,9 +25,14 @@ class User:
 
 
 class Users:
-    """Looks users up, and reads the files again only when they have changed."""
+    """Looks users up, and reads the files again only when they have changed.
 
-    def __init__(self) -> None:
+    Args:
+        passwd: The file with the users.
+    """
+
+    def __init__(self, passwd: bytes = _PASSWD) -> None:
+        self._passwd = passwd
         self._stamp: object = None
         self._found: dict[bytes, User] = {}
 
@@ -38,20 +43,20 @@ class Users:
             RefusalError: There is none.
         """
         wanted = wanted or b"%d" % os.geteuid()
-        stamp = (_stamp(_PASSWD), _stamp(_GROUP))
+        stamp = (_stamp(self._passwd), _stamp(_GROUP))
         if stamp != self._stamp:
             self._found = {}
             self._stamp = stamp
         user = self._found.get(wanted)
         if user is None:
-            user = _look_up(wanted)
+            user = _look_up(wanted, self._passwd)
             if len(self._found) < 100:
                 self._found[wanted] = user
         return user
 
 
-def _look_up(wanted: bytes) -> User:
-    for line in _read(_PASSWD).split(b"\n"):
+def _look_up(wanted: bytes, passwd: bytes) -> User:
+    for line in _read(passwd).split(b"\n"):
         fields = line.split(b":")
         if len(fields) < 7 or not (fields[2].isdigit() and fields[3].isdigit()):
             continue

@@ -65,6 +65,8 @@ def agent(directory: Path, *options: str, alone: bool = False) -> Generator[Agen
     command = [sys.executable, "-I", "-S", "-B", "-u", str(AGENT), "--listen", "127.0.0.1:0"]
     files = ["--port-file", str(port_file), "--secret-file", str(directory / "secret"), "--no-identity-privileges"]
     before = _ALONE if alone else ()
+    if "--root" not in options:  # a root has users of its own
+        files += ["--users-file", str(users_at(directory))]
     with log.open("wb") as stderr, subprocess.Popen([*before, *command, *files, *options], stderr=stderr) as process:
         try:
             end = time.monotonic() + 20
@@ -82,6 +84,16 @@ def agent(directory: Path, *options: str, alone: bool = False) -> Generator[Agen
                 raise
     assert status == 0, f"exit status {status}: {log.read_text()}"
     assert not log.read_text()
+
+
+def users_at(directory: Path) -> Path:
+    """The host's users, but the test's own has a home below the directory: shells use what is there."""
+    home, passwd = directory / "home", directory / "passwd"
+    home.mkdir(exist_ok=True)
+    lines = [line.split(":") for line in Path("/etc/passwd").read_text().splitlines()]
+    moved = [[*line[:5], str(home), *line[6:]] if line[2:3] == [str(os.geteuid())] else line for line in lines]
+    passwd.write_text("".join(":".join(line) + "\n" for line in moved))
+    return passwd
 
 
 def resident(pid: int) -> int:
