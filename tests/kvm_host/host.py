@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ _VIRTIOFSD = ("/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd")
 _HERE = Path(__file__).parent
 _SOCKET_S = 10
 _CONSOLE_LINES = 40
+_LOOK_S = 1
+# Now and then the emulation stops for ever, the host's kernel in it. Its heart beats every 5 s; booting takes 60.
+_STANDSTILL_S = 150
 
 
 class NoHost(Exception):
@@ -88,11 +92,7 @@ def run(
         console = work / "console.log"
         command = _qemu(kernel, work, console, memory_mib)
         with (work / "qemu.log").open("wb") as log, _process(command, log) as qemu:
-            try:
-                qemu.wait(limit_s)
-                ended = ""
-            except subprocess.TimeoutExpired:
-                ended = f"the host was ended after {limit_s:g} s\n"
+            ended = _wait(qemu, share / "beat", limit_s)
         status = share / "status"
         shutil.copytree(share / "results", results, dirs_exist_ok=True)
         said = console.read_text(errors="replace") if console.exists() else (work / "qemu.log").read_text()
@@ -101,6 +101,26 @@ def run(
             output=(share / "out").read_text(errors="replace") if (share / "out").exists() else "",
             console=ended + "\n".join(said.splitlines()[-_CONSOLE_LINES:]),
         )
+
+
+def _wait(qemu: subprocess.Popen[bytes], beat: Path, limit_s: float) -> str:
+    """Wait for the host's own end; or say why it has to be ended."""
+    begun = since = time.monotonic()
+    seen = ""
+    while True:
+        try:
+            qemu.wait(_LOOK_S)
+        except subprocess.TimeoutExpired:
+            now = time.monotonic()
+        else:
+            return ""
+        heard = beat.read_text() if beat.exists() else ""
+        if heard != seen:
+            seen, since = heard, now
+        if now - since > _STANDSTILL_S:
+            return f"the host stood still for {_STANDSTILL_S} s\n"
+        if now - begun > limit_s:
+            return f"the host was ended after {limit_s:g} s\n"
 
 
 def _fill(share: Path, kernel: HostKernel, job: Sequence[str], directory: Path, environment: Mapping[str, str]) -> None:
