@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -71,6 +72,7 @@ def run(
     results: Path,
     memory_mib: int = 6144,
     limit_s: float = 900,
+    stop: threading.Event | None = None,
 ) -> Done:
     """Boot a host, run a job in it as root, and wait for its end. Nothing of it runs on afterwards.
 
@@ -82,6 +84,7 @@ def run(
         results: A directory that the job sees as /run/share/results; what it leaves there stays.
         memory_mib: Memory of the host.
         limit_s: After this the host is ended, whatever it does.
+        stop: Ends the host when it is set.
     """
     with tempfile.TemporaryDirectory(prefix="kvm-host-") as scratch, ExitStack() as stack:
         work, share = Path(scratch), Path(scratch, "share")
@@ -92,7 +95,7 @@ def run(
         console = work / "console.log"
         command = _qemu(kernel, work, console, memory_mib)
         with (work / "qemu.log").open("wb") as log, _process(command, log) as qemu:
-            ended = _wait(qemu, share / "beat", limit_s)
+            ended = _wait(qemu, share / "beat", limit_s, stop or threading.Event())
         status = share / "status"
         shutil.copytree(share / "results", results, dirs_exist_ok=True)
         said = console.read_text(errors="replace") if console.exists() else (work / "qemu.log").read_text()
@@ -103,7 +106,7 @@ def run(
         )
 
 
-def _wait(qemu: subprocess.Popen[bytes], beat: Path, limit_s: float) -> str:
+def _wait(qemu: subprocess.Popen[bytes], beat: Path, limit_s: float, stop: threading.Event) -> str:
     """Wait for the host's own end; or say why it has to be ended."""
     begun = since = time.monotonic()
     seen = ""
@@ -114,6 +117,8 @@ def _wait(qemu: subprocess.Popen[bytes], beat: Path, limit_s: float) -> str:
             now = time.monotonic()
         else:
             return ""
+        if stop.is_set():
+            return "the host was not needed any more\n"
         heard = beat.read_text() if beat.exists() else ""
         if heard != seen:
             seen, since = heard, now

@@ -7,27 +7,62 @@ import pytest
 
 from tests.vmm.hypervisor.ladder import cloned, said, saved
 from vmm.hypervisor.base import Hypervisor, Memory
+from vmm.hypervisor.ch_api import ApiError, api
 from vmm.hypervisor.ch_snapshot import CopyOnWrite
 from vmm.hypervisor.cloud_hypervisor import CloudHypervisor
+from vmm.machine import Machine
 from vmm.saved import Saved
 
 pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.kvm, pytest.mark.timeout(300)]
 
 
+@pytest.fixture
+def cloud_hypervisor(driver: Hypervisor) -> CloudHypervisor:
+    if not isinstance(driver, CloudHypervisor):
+        pytest.skip("this is of cloud-hypervisor alone")
+    return driver
+
+
+@pytest.fixture
+def landlock(cloud_hypervisor: CloudHypervisor) -> None:
+    if not cloud_hypervisor.landlock:
+        pytest.skip("this host's kernel has no Landlock of version 3")
+
+
 @pytest.mark.parametrize("way", [CopyOnWrite.NONE, CopyOnWrite.MODE])
 async def test_memory_is_copied_where_it_cannot_be_shared(
-    driver: Hypervisor, moment: Saved, tmp_path: Path, way: CopyOnWrite
+    cloud_hypervisor: CloudHypervisor, moment: Saved, tmp_path: Path, way: CopyOnWrite
 ) -> None:
-    if not isinstance(driver, CloudHypervisor):
-        pytest.skip("this driver always shares")
-    other = copy.copy(driver)
+    other = copy.copy(cloud_hypervisor)
     other.copy_on_write = way
-    knows_the_mode = CopyOnWrite.of(driver.version) is CopyOnWrite.MODE
+    knows_the_mode = CopyOnWrite.of(other.version) is CopyOnWrite.MODE
     shared = way is CopyOnWrite.MODE and knows_the_mode
     async with cloned(other, moment, tmp_path / "machine") as machine:
         assert machine.running.memory is (Memory.MAPPED if shared else Memory.COPIED)
         assert await said(machine, "cat /dev/shm/word; echo changed > /dev/shm/word") == "only in memory"
         kept = await saved(machine, tmp_path / "kept")
     assert kept.ram.stat().st_blocks * 512 < kept.ram.stat().st_size * 0.8
-    async with cloned(driver, kept, tmp_path / "child") as child:
+    async with cloned(cloud_hypervisor, kept, tmp_path / "child") as child:
         assert await said(child, "cat /dev/shm/word") == "changed"
+
+
+@pytest.mark.usefixtures("landlock")
+async def test_a_machine_opens_no_file_but_its_own(any_machine: Machine) -> None:
+    with pytest.raises(ApiError, match=r"Permission denied|os error 13"):
+        await _open_elsewhere(any_machine)
+    assert await said(any_machine, "echo runs on") == "runs on"
+
+
+async def test_without_landlock_the_same_file_can_be_opened(
+    cloud_hypervisor: CloudHypervisor, moment: Saved, tmp_path: Path
+) -> None:
+    free = copy.copy(cloud_hypervisor)
+    free.landlock = False
+    async with cloned(free, moment, tmp_path / "machine") as machine:
+        await _open_elsewhere(machine)
+
+
+async def _open_elsewhere(machine: Machine) -> None:
+    """Have it open a file that everybody may read, as one whom a guest has taken over would."""
+    async with api(machine.directory / "api.sock") as control:
+        await control.call("PUT", "vm.add-disk", {"path": "/etc/os-release", "readonly": True})
