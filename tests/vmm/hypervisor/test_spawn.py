@@ -83,5 +83,32 @@ async def test_another_user_has_its_own_limit_of_processes_and_no_group_of_ours(
         await process.kill()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start programs as others")
+async def test_another_user_works_where_it_could_not_have_gone_by_itself(tmp_path: Path) -> None:
+    hidden = tmp_path / "hidden"
+    (hidden / "machine").mkdir(parents=True)
+    (hidden / "machine").chmod(0o711)
+    hidden.chmod(0o700)
+    look = "pwd; cat ../../secret || ls /proc/self/cwd/.."
+    (tmp_path / "secret").write_text("of the server")
+    (tmp_path / "secret").chmod(0o600)
+    log = tmp_path / "log"
+    process = spawn(["sh", "-c", look], directory=hidden / "machine", log=log, user=_OTHER)
+    assert await process.ended() != 0
+    said = log.read_text()
+    assert "of the server" not in said
+    assert said.count("Permission denied") == 2
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start programs as others")
+async def test_the_server_stays_who_it_is(tmp_path: Path) -> None:
+    before = Path("/proc/self/status").read_text()
+    process = spawn(["true"], directory=tmp_path, log=tmp_path / "log", user=User(uid=_OTHER.uid, groups=(5, 6)))
+    assert await process.ended() == 0
+    after = Path("/proc/self/status").read_text()
+    for name in ("Uid", "Gid", "Groups", "CapPrm", "CapEff"):
+        assert line(before, name) == line(after, name)
+
+
 def line(status: str, name: str) -> str:
     return next(text.partition(":\t")[2] for text in status.splitlines() if text.startswith(f"{name}:"))
