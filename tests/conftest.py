@@ -14,7 +14,6 @@ from pymongo import MongoClient
 
 from storage.ids import new_id
 from storage.sqlite import SqliteDatabase
-from tests.kvm_host.short_set import ShortSet
 from tests.mongo_server.driver import close_what_is_left
 from tests.mongo_server.server import MongoServer, missing
 from vmm.fleet import Fleet
@@ -53,19 +52,6 @@ def catalogue(image_root: Path) -> Catalogue:
 
     anyio.run(build)
     return catalogue
-
-
-@pytest.fixture(scope="session")
-def short_set(image_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ShortSet]:
-    """The tests marked `kvm`, under way in an emulated KVM host."""
-    with ShortSet(Catalogue(image_root), tmp_path_factory.mktemp("kvm-host")) as running:
-        yield running
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _slowest_first(request: pytest.FixtureRequest) -> None:
-    if any("short_set" in getattr(item, "fixturenames", ()) for item in request.session.items):
-        request.getfixturevalue("short_set")
 
 
 @pytest.fixture(scope="session")

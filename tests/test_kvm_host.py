@@ -6,25 +6,47 @@ import os
 import re
 from pathlib import Path
 
+import anyio
 import pytest
 
-from tests.kvm_host.host import NoHost
-from tests.kvm_host.short_set import LIMIT_S, TRIES, ShortSet
+from tests.kvm_host.__main__ import PROJECT, SHORT, cache_directory, job_environment, pytest_job
+from tests.kvm_host.host import NoHost, check, run
+from tests.kvm_host.kernel import host_kernel
+from vmm.images.catalogue import Catalogue
+
+_LIMIT_S = 700
+# Now and then the emulated host itself stands still, which says nothing of what is tested in it.
+_TRIES = 2
 
 
-@pytest.mark.timeout(TRIES * LIMIT_S + 60)
+@pytest.mark.timeout(_TRIES * _LIMIT_S + 60)
 @pytest.mark.skipif("CASEMATE_INSIDE_KVM_HOST" in os.environ, reason="this is the emulated host")
-def test_the_short_set_passes_on_kvm(short_set: ShortSet) -> None:
+def test_the_short_set_passes_on_kvm(catalogue: Catalogue, tmp_path: Path) -> None:
+    assert "minimal" in catalogue.names()  # built here: in there it would take half an hour
     try:
-        done = short_set.done()
+        check()
     except NoHost as reason:
         if os.environ.get("CI") or os.environ.get("CASEMATE_REQUIRE_KVM"):
             raise
         pytest.skip(f"no KVM host can be emulated: {reason}")
+    kernel = anyio.run(host_kernel, cache_directory())
+    done = None
+    for _ in range(_TRIES):
+        done = run(
+            kernel,
+            pytest_job(["-q", *SHORT]),
+            directory=PROJECT,
+            environment=job_environment(),
+            results=tmp_path,
+            limit_s=_LIMIT_S,
+        )
+        if done.status is not None:
+            break
+    assert done is not None
     assert done.status == 0, f"{done.output[-8000:]}\nThe host's console:\n{done.console}"
     passed = re.search(r"(\d+) passed", done.output)
     assert passed and int(passed[1]) >= 10, done.output
-    assert (short_set.results / "junit.xml").exists()
+    assert (tmp_path / "junit.xml").exists()
 
 
 @pytest.mark.skipif("CASEMATE_INSIDE_KVM_HOST" in os.environ, reason="this is the emulated host")
