@@ -65,4 +65,4 @@ async def test_without_landlock_the_same_file_can_be_opened(
 async def _open_elsewhere(machine: Machine) -> None:
     """Have it open a file that everybody may read, as one whom a guest has taken over would."""
     async with api(machine.directory / "api.sock") as control:
-        await control.call("PUT", "vm.add-disk", {"path": "/etc/os-release", "readonly": True})
+        await control.call("PUT", "vm.add-disk", {"path": "/bin/sh", "readonly": True, "image_type": "Raw"})
