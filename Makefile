@@ -6,7 +6,7 @@ serve:
 	@exec .venv/bin/casemate serve
 
 test: lint
-	.venv/bin/pytest
+	.venv/bin/pytest --durations=25 --durations-min=5
 
 test-fast: lint
 	.venv/bin/pytest -m 'not vm'

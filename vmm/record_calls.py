@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 from . import lease
 from .errors import Conflict, NotFound
@@ -23,6 +24,15 @@ class Page:
     total: int
     page: int
     limit: int
+
+    @classmethod
+    def of(cls, sandboxes: Sequence[Sandbox], *, labels: Mapping[str, str] | None, page: int, limit: int) -> Self:
+        """One page of those that have all the labels; what is out of range is brought into it."""
+        page, limit = max(1, page), min(max(1, limit), _PAGE_LIMIT)
+        wanted = (labels or {}).items()
+        found = [sandbox for sandbox in sandboxes if wanted <= sandbox.labels.items()]
+        start = (page - 1) * limit
+        return cls(items=tuple(found[start : start + limit]), total=len(found), page=page, limit=limit)
 
 
 class RecordCalls:
@@ -49,11 +59,7 @@ class RecordCalls:
         self, owner: str, *, labels: Mapping[str, str] | None = None, page: int = 1, limit: int = 20
     ) -> Page:
         """The owner's sandboxes, newest first; with labels, those that have all of them."""
-        page, limit = max(1, page), min(max(1, limit), _PAGE_LIMIT)
-        wanted = (labels or {}).items()
-        found = [sandbox for sandbox in await self._records.owned(owner) if wanted <= sandbox.labels.items()]
-        start = (page - 1) * limit
-        return Page(items=tuple(found[start : start + limit]), total=len(found), page=page, limit=limit)
+        return Page.of(await self._records.owned(owner), labels=labels, page=page, limit=limit)
 
     async def usage(self, owner: str) -> Usage:
         """What the owner's sandboxes take, as quotas count it."""

@@ -66,10 +66,8 @@ class OneHost(GuestCalls):
     async def list(
         self, owner: str, *, labels: Mapping[str, str] | None = None, page: int = 1, limit: int = 20
     ) -> Page:
-        wanted = (labels or {}).items()
-        found = [item for item in self._sandboxes if item.owner == owner and wanted <= item.labels.items()]
-        start = (page - 1) * limit
-        return Page(items=tuple(found[start : start + limit]), total=len(found), page=page, limit=limit)
+        owned = [sandbox for sandbox in self._sandboxes if sandbox.owner == owner]
+        return Page.of(owned, labels=labels, page=page, limit=limit)
 
     async def update(
         self,

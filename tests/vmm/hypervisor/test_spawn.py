@@ -75,7 +75,8 @@ async def test_another_user_has_its_own_limit_of_processes_and_no_group_of_ours(
         assert line(status, "Uid").split() == [str(_OTHER.uid)] * 4
         assert line(status, "Gid").split() == [str(_OTHER.uid)] * 4
         assert line(status, "Groups").strip() == ""
-        assert line(status, "CapEff") == line(status, "CapBnd") == "0000000000000000"
+        for kind in ("Inh", "Prm", "Eff", "Bnd", "Amb"):
+            assert line(status, f"Cap{kind}") == "0000000000000000"
         limits = Path(f"/proc/{process.pid}/limits").read_text()
         assert re.search(r"^Max processes +7 +7 ", limits, re.MULTILINE)
         assert re.search(r"^Max core file size +0 +0 ", limits, re.MULTILINE)
