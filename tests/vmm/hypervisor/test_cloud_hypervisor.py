@@ -13,13 +13,18 @@ from vmm.hypervisor.cloud_hypervisor import CloudHypervisor
 from vmm.machine import Machine
 from vmm.saved import Saved
 
-pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.kvm, pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.vm,
+    pytest.mark.kvm,
+    pytest.mark.timeout(300),
+    pytest.mark.parametrize("driver", ["cloud-hypervisor"], indirect=True),
+]
 
 
 @pytest.fixture
 def cloud_hypervisor(driver: Hypervisor) -> CloudHypervisor:
-    if not isinstance(driver, CloudHypervisor):
-        pytest.skip("this is of cloud-hypervisor alone")
+    assert isinstance(driver, CloudHypervisor)
     return driver
 
 
