@@ -22,6 +22,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="tests.kvm_host", description=__doc__)
     parser.add_argument("--memory", type=int, default=6144, help="MiB of the host (%(default)s)")
     parser.add_argument("--limit", type=float, default=1200, help="seconds until the host is ended (%(default)s)")
+    parser.add_argument("--kernel", type=Path, help="the kernel's package, a file (this Debian's own cloud kernel)")
     parser.add_argument("--junit", type=Path, help="where the report goes")
     parser.add_argument("--run", metavar="COMMAND", help="a shell command in place of the tests")
     options, arguments = parser.parse_known_args()
@@ -29,7 +30,7 @@ def main() -> None:
         check()
     except NoHost as reason:
         sys.exit(f"no KVM host can be emulated: {reason}")
-    kernel = anyio.run(host_kernel, cache_directory())
+    kernel = anyio.run(host_kernel, cache_directory(), options.kernel)
     with tempfile.TemporaryDirectory() as results:
         job = ["bash", "-c", options.run] if options.run else pytest_job(arguments or list(SHORT))
         done = run(

@@ -1,4 +1,4 @@
-"""What the emulated KVM host boots from: Debian's cloud kernel with all its modules, and an initramfs of our own."""
+"""What the emulated KVM host boots from: a kernel of Debian's with all its modules, and an initramfs of our own."""
 
 from __future__ import annotations
 
@@ -40,19 +40,27 @@ class HostKernel:
     modules: Path
 
 
-async def host_kernel(cache: Path) -> HostKernel:
-    """The files, made once for each kernel package and kept in a directory."""
+async def host_kernel(cache: Path, package: Path | None = None) -> HostKernel:
+    """The files, made once for each kernel package and kept in a directory; those of the last package alone.
+
+    Args:
+        cache: The directory.
+        package: The package's file; None for the cloud kernel of this machine's Debian.
+    """
     tools = await find_tools()
     apt = Apt(tools=tools)
-    await apt.refresh()
-    (package,) = [name for name in await apt.depends(_PACKAGE) if name.startswith("linux-image-")][:1]
+    if package is None:
+        await apt.refresh()
+        (name,) = [name for name in await apt.depends(_PACKAGE) if name.startswith("linux-image-")][:1]
+    else:
+        name = package.stem
     digest = tree_digest(_HERE, [_HERE / name for name in _RECIPE])
-    place = cache / f"kvm-host-{package}-{digest[:12]}"
+    place = cache / f"kvm-host-{name}-{digest[:12]}"
     if not place.exists():
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache, prefix=".kvm-host-") as scratch:
             tree, made = Path(scratch, "tree"), Path(scratch, "made")
-            (archive,) = await apt.download([package], Path(scratch))
+            archive = package or (await apt.download([name], Path(scratch)))[0]
             await apt.unpack(archive, tree)
             await anyio.to_thread.run_sync(_publish, tree, made)
             (release,) = [path.name for path in made.joinpath("lib/modules").iterdir()]
