@@ -23,10 +23,11 @@ async def copy_sparse(source: Path, target: Path, *, reserved: bool = False) -> 
 
     Args:
         source: What to copy.
-        target: Must not exist.
+        target: Made if it does not exist; one that does must be empty.
         reserved: Whether the disk holds room for the copy's holes, too, as after `reserve`.
 
     Raises:
+        FileExistsError: There is something in the target.
         HostExhausted: The host's disk is full; nothing is left of the target.
     """
     await anyio.to_thread.run_sync(_copy, source, target, reserved)
@@ -60,7 +61,7 @@ def sync_directory(directory: Path) -> None:
 def _copy(source: Path, target: Path, reserved: bool) -> None:
     read = os.open(source, os.O_RDONLY)
     try:
-        write = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        write = _open_empty(target)
         try:
             shared = _share(read, write)
             if not shared:
@@ -81,6 +82,14 @@ def _copy(source: Path, target: Path, reserved: bool) -> None:
             os.close(write)
     finally:
         os.close(read)
+
+
+def _open_empty(path: Path) -> int:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    if os.fstat(descriptor).st_size:
+        os.close(descriptor)
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+    return descriptor
 
 
 def _share(read: int, write: int) -> bool:

@@ -103,8 +103,10 @@ class Machine:
             await anyio.Path(directory).mkdir(mode=0o700)
             hardware = await anyio.to_thread.run_sync(link_parts, saved.hardware, directory)
             ram = await _memory(saved, directory, own=own)
-            await copy_sparse(saved.disk, directory / DISK)
-            running = await driver.restore(directory, hardware, ram=ram, disk=directory / DISK, state=saved.state)
+            disk = directory / DISK
+            running = await driver.restore(
+                directory, hardware, ram=ram, disk=disk, state=saved.state, fill=lambda: copy_sparse(saved.disk, disk)
+            )
             machine = cls(
                 driver=driver,
                 running=running,

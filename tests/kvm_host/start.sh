@@ -11,9 +11,21 @@ ip link set lo up 2>/dev/null || busybox ip link set lo up
 hostname kvm-host
 for module in kvm_amd tun bridge nf_tables nft_chain_nat nft_masq; do modprobe "$module"; done
 chgrp 104 /dev/kvm && chmod 0660 /dev/kvm # as udev does where it runs; any group that is not root's
-# An empty machine keeps KVM switched on. Without one, every first machine switches it on and every last one off, which
-# changes code of this kernel under the other processor: QEMU's emulation dies or stands still of that, soon or late.
-perl -e 'open my $kvm, "+<", "/dev/kvm" or die; ioctl $kvm, 0xAE01, 0 or die; sleep' & # KVM_CREATE_VM
+# What is rare keeps its place in this kernel's code as long as this host lives: a machine (KVM switched on), a virtual
+# processor with a local APIC that is off and one without any, a cgroup with a share of the processors. Each first and
+# each last one changes code under the other processor, and QEMU before 8.1 goes on with what it had translated.
+perl -e '
+    sub call { my $answer = syscall(16, @_); $answer >= 0 or die $!; $answer } # ioctl
+    open my $kvm, "+<", "/dev/kvm" or die $!;
+    for my $apic (0, 1) {
+        my $machine = call(fileno $kvm, 0xAE01, 0); # KVM_CREATE_VM
+        call($machine, 0xAE60, 0) if $apic; # KVM_CREATE_IRQCHIP
+        call($machine, 0xAE41, 0); # KVM_CREATE_VCPU
+    }
+    sleep' &
+mkdir /sys/fs/cgroup/kept
+echo +cpu >/sys/fs/cgroup/cgroup.subtree_control
+echo 100000 100000 >/sys/fs/cgroup/kept/cpu.max
 while cut -d ' ' -f 1 /proc/uptime >/run/share/beat; do sleep 5; done & # by which those outside see that this lives
 bash /run/share/job.sh >/run/share/out 2>&1 </dev/null
 echo $? >/run/share/status

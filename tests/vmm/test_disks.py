@@ -53,6 +53,24 @@ async def test_an_existing_target_is_never_overwritten(tmp_path: Path) -> None:
     assert (tmp_path / "target").read_bytes() == b"old"
 
 
+async def test_an_empty_target_is_filled_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "source").write_bytes(b"new")
+    (tmp_path / "target").touch(mode=0o660)
+    mode = (tmp_path / "target").stat().st_mode
+    await copy_sparse(tmp_path / "source", tmp_path / "target")
+    assert (tmp_path / "target").read_bytes() == b"new"
+    assert (tmp_path / "target").stat().st_mode == mode
+
+
+async def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "source").write_bytes(b"new")
+    (tmp_path / "elsewhere").touch()
+    (tmp_path / "target").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="symbolic links"):
+        await copy_sparse(tmp_path / "source", tmp_path / "target")
+    assert (tmp_path / "elsewhere").read_bytes() == b""
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25, deadline=None)
 @given(islands=st.dictionaries(st.integers(0, 2 * MIB), st.binary(min_size=1, max_size=9000), max_size=5))
 def test_without_reflinks_any_holes_are_copied_right(tmp_path: Path, islands: dict[int, bytes]) -> None:

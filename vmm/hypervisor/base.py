@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -90,6 +91,10 @@ class Running:
     memory: Memory
 
 
+Fill = Callable[[], Awaitable[None]]
+"""Fills a machine's disk, whose empty file may be there already."""
+
+
 class Hypervisor(Protocol):
     """A driver. It keeps no state of machines: what it needs is in `Running` and the machine's directory."""
 
@@ -122,11 +127,20 @@ class Hypervisor(Protocol):
         ...
 
     async def restore(
-        self, directory: Path, hardware: Hardware, *, ram: Ram, disk: Path, state: Path, run: bool = True
+        self,
+        directory: Path,
+        hardware: Hardware,
+        *,
+        ram: Ram,
+        disk: Path,
+        state: Path,
+        fill: Fill | None = None,
+        run: bool = True,
     ) -> Running:
         """Start a machine from a saved device state and its memory.
 
-        It runs when this returns; without `run` it stands still until `resume`, and nothing has changed yet.
+        It runs when this returns; without `run` it stands still until `resume`, and nothing has changed yet. What
+        fills the disk is awaited before that is read; a driver may start its program meanwhile.
         """
         ...
 

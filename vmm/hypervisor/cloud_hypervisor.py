@@ -18,7 +18,7 @@ import anyio
 from anyio.abc import ByteStream
 
 from ..errors import Unavailable
-from .base import CONSOLE, LOG, Hardware, Memory, Ram, Running
+from .base import CONSOLE, LOG, Fill, Hardware, Memory, Ram, Running
 from .cgroup import Limits
 from .ch_api import CALL_S, MEMORY_S, Api, ApiError, api, started_api
 from .ch_config import KERNEL, VSOCK, machine_config
@@ -107,11 +107,20 @@ class CloudHypervisor:
         return Running(directory=directory, process=process, port=0, memory=Memory.BOOTED)
 
     async def restore(
-        self, directory: Path, hardware: Hardware, *, ram: Ram, disk: Path, state: Path, run: bool = True
+        self,
+        directory: Path,
+        hardware: Hardware,
+        *,
+        ram: Ram,
+        disk: Path,
+        state: Path,
+        fill: Fill | None = None,
+        run: bool = True,
     ) -> Running:
         """Start a machine from a saved device state and its memory.
 
-        It runs when this returns; without `run` it stands still until `resume`, and nothing has changed yet.
+        It runs when this returns; without `run` it stands still until `resume`, and nothing has changed yet. The
+        program opens the disk as it loads the state, so that is filled while the program starts.
 
         Raises:
             ApiError: The program did not start, or could not load the state.
@@ -125,14 +134,15 @@ class CloudHypervisor:
             disk=disk,
             landlock=self.landlock,
         )
-        reads = (directory / _RESTORED, *((ram.path,) if ram.private and in_zone else ()))
+        restored = directory / _RESTORED
+        reads = (restored, *((ram.path,) if ram.private and in_zone else ()))
         writes = (disk, directory / CONSOLE, *(() if ram.private else (ram.path,)))
         memory = Memory.OWN
         resumed = run and self._resumes
         try:
-            await anyio.to_thread.run_sync(prepare, state, directory / _RESTORED, config, None if in_zone else ram.path)
+            await anyio.to_thread.run_sync(prepare, state, restored, config, None if in_zone else ram.path)
             process = await self._spawn(directory, hardware, reads=reads, writes=writes)
-            async with self._started(directory, process) as control:
+            async with self._started(directory, process, fill=fill) as control:
                 await self._load(control, by_mode=not in_zone and self.copy_on_write is CopyOnWrite.MODE, run=resumed)
                 if run and not resumed:
                     await control.call("PUT", "vm.resume")
@@ -142,7 +152,7 @@ class CloudHypervisor:
         finally:
             with anyio.CancelScope(shield=True):
                 # A file that is mapped stays mapped without its name here.
-                await anyio.to_thread.run_sync(_remove, directory / _RESTORED)
+                await anyio.to_thread.run_sync(_remove, restored)
         return Running(directory=directory, process=process, port=0, memory=memory)
 
     async def save(self, machine: Running, target: Path) -> None:
@@ -241,11 +251,14 @@ class CloudHypervisor:
         )
 
     @asynccontextmanager
-    async def _started(self, directory: Path, process: ProcessRef) -> AsyncGenerator[Api]:
+    async def _started(self, directory: Path, process: ProcessRef, *, fill: Fill | None = None) -> AsyncGenerator[Api]:
         session = started_api(directory / _API, self.version, start_s=self._start_s, call_s=self._call_s)
         try:
-            async with ended_on_failure(process, directory, self._confinement), session as control:
-                yield control
+            async with ended_on_failure(process, directory, self._confinement):
+                if fill is not None:
+                    await fill()
+                async with session as control:
+                    yield control
         finally:
             (directory / KERNEL).unlink(missing_ok=True)
 

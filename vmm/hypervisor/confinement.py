@@ -165,13 +165,10 @@ class Confinement:
     ) -> ProcessRef:
         try:
             user = self._user(argv[0], directory, reads, writes)
-            fitting = _fitting(directory, limits)
-            if isinstance(self.cgroups, Cgroups):
-                self.cgroups.make(name_of(directory), fitting)
             with nullcontext() if control is None else listening(control) as listener:
                 process = spawn(argv, directory=directory, log=log, control=listener, user=user, processes=limits.pids)
             if isinstance(self.cgroups, Cgroups):
-                self._put(self.cgroups, directory, fitting, process)
+                self._enclose(self.cgroups, directory, limits, process)
         except OSError as error:
             if isinstance(self.cgroups, Cgroups):
                 self._release(self.cgroups, directory)
@@ -179,13 +176,15 @@ class Confinement:
         return process
 
     @staticmethod
-    def _put(cgroups: Cgroups, directory: Path, limits: Limits, process: ProcessRef) -> None:
+    def _enclose(cgroups: Cgroups, directory: Path, limits: Limits, process: ProcessRef) -> None:
         name = name_of(directory)
         try:
+            fitting = _fitting(directory, limits)
+            cgroups.make(name, fitting)
             try:
                 cgroups.put(name, process.pid)
             except FileNotFoundError:  # a sweep came by while nothing was in it
-                cgroups.make(name, limits)
+                cgroups.make(name, fitting)
                 cgroups.put(name, process.pid)
         except ProcessLookupError:
             return  # it has ended, and whoever waits for it will see

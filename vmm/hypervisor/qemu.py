@@ -19,7 +19,7 @@ import anyio
 from anyio.abc import ByteStream, SocketAttribute
 
 from ..errors import LinkError, Unavailable
-from .base import CONSOLE, LOG, Hardware, Memory, Ram, Running
+from .base import CONSOLE, LOG, Fill, Hardware, Memory, Ram, Running
 from .cgroup import Limits
 from .confinement import UNCONFINED, Confinement
 from .migration import cancel, read_in, write_out
@@ -90,15 +90,26 @@ class Qemu:
         return Running(directory=directory, process=process, port=port, memory=Memory.BOOTED)
 
     async def restore(
-        self, directory: Path, hardware: Hardware, *, ram: Ram, disk: Path, state: Path, run: bool = True
+        self,
+        directory: Path,
+        hardware: Hardware,
+        *,
+        ram: Ram,
+        disk: Path,
+        state: Path,
+        fill: Fill | None = None,
+        run: bool = True,
     ) -> Running:
         """Start a machine from a saved device state and its memory.
 
-        It runs when this returns; without `run` it stands still until `resume`, and nothing has changed yet.
+        It runs when this returns; without `run` it stands still until `resume`, and nothing has changed yet. The disk
+        is filled first: QEMU opens it as it starts.
 
         Raises:
             QmpError: QEMU did not start or could not load the state.
         """
+        if fill is not None:
+            await fill()
         process = await self._spawn(directory, hardware, ram, disk, LOADING)
         async with self._started(directory, process) as control:
             port = _forwarded_port(await control.run("human-monitor-command", {"command-line": "info usernet"}))

@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from tests.vmm.hypervisor.ladder import cloned, said
-from vmm.errors import CasemateError, LinkError, Unavailable
+from vmm.errors import CasemateError, HostExhausted, LinkError, Unavailable
 from vmm.guest.link import GuestLink
 from vmm.guest.values import Command
 from vmm.hypervisor.base import LOG, Hypervisor, Ram
@@ -118,6 +118,27 @@ async def test_a_state_that_is_not_there_is_an_error_and_nothing_is_left(
             ram=Ram(path=template.ram, private=True),
             disk=tmp_path / "missing",
             state=tmp_path / "missing",
+        )
+    assert strays(tmp_path) == {}
+
+
+@pytest.mark.kvm
+async def test_a_disk_that_cannot_be_filled_is_told_and_nothing_is_left(
+    driver: Hypervisor, template: Saved, tmp_path: Path
+) -> None:
+    async def full() -> None:
+        raise HostExhausted("The host's disk is full")
+
+    place = tmp_path / "machine"
+    place.mkdir()
+    with pytest.raises(HostExhausted, match="disk is full"):
+        await driver.restore(
+            place,
+            template.hardware,
+            ram=Ram(path=template.ram, private=True),
+            disk=place / "disk",
+            state=template.state,
+            fill=full,
         )
     assert strays(tmp_path) == {}
 
