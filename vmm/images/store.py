@@ -84,6 +84,9 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        # Every create looks up an image: what was read or checked once is not read again while it looks the same.
+        self._manifests: dict[Path, Manifest] = {}
+        self._checked: dict[Path, dict[str, list[int]]] = {}
 
     def parts(self, name: str = "*") -> list[Part]:
         """All readable parts of a name, the newest first."""
@@ -123,11 +126,16 @@ class Store:
         Raises:
             Unavailable: A file is missing or is not what was built.
         """
+        seen = self._look(part)
+        if self._checked.get(part.directory) == seen:
+            return
         try:
             known: object = json.loads((part.directory / _CHECKED).read_text())
         except (OSError, ValueError):
             known = None
-        if known != self._look(part):
+        if known == seen:
+            self._checked[part.directory] = seen
+        else:
             self.check_all(part)
 
     def check_all(self, part: Part) -> None:
@@ -161,6 +169,8 @@ class Store:
         return seen
 
     def _read(self, directory: Path) -> Part | None:
+        if known := self._manifests.get(directory):
+            return Part(directory=directory, manifest=known)
         try:
             text = (directory / _MANIFEST).read_bytes()
             manifest = Manifest.model_validate_json(text)
@@ -169,6 +179,7 @@ class Store:
         # The name says what the manifest was: a changed manifest is no manifest.
         if directory.name != f"{manifest.part}-{hashlib.sha256(text).hexdigest()[:_DIGITS]}":
             return None
+        self._manifests[directory] = manifest
         return Part(directory=directory, manifest=manifest)
 
 
