@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,31 +18,33 @@ import anyio
 
 import vmm.agent
 from storage.ids import new_id
+from storage.sqlite import SqliteDatabase
 from tests.vmm.guest.agents import users_at
 from vmm import lease
-from vmm.errors import Conflict, HostExhausted, NotFound
+from vmm.errors import Conflict, HostExhausted
 from vmm.forks import Fork, check_count, child_names
 from vmm.guest.link import GuestLink
 from vmm.guest_calls import GuestCalls
-from vmm.record_calls import Page
+from vmm.record_calls import RecordCalls
+from vmm.records import SANDBOXES, Records
 from vmm.sandbox import Sandbox, State
 from vmm.snapshots import Snapshot, Snapshots
 from vmm.spec import SandboxSpec, check_labels, check_name
-from vmm.usage import Usage
 
 SANDBOX = "0123456789abcdef01234567"
 NAME = "box"
 ALICE = "a" * 24
 
 
-class OneHost(GuestCalls):
+class OneHost(RecordCalls, GuestCalls):
     """Alice has one sandbox, `box`: this host. Nobody else has any. Snapshots of it have names, and hold nothing."""
 
-    def __init__(self, link: GuestLink, snapshots: Snapshots) -> None:
+    def __init__(self, link: GuestLink, records: Records, snapshots: Snapshots) -> None:
         self._link = link
+        self._records = records
         self._kept = snapshots
-        spec = SandboxSpec(name=NAME, env={"FROM_SANDBOX": "yes"})
-        self._sandboxes = [Sandbox.new(SANDBOX, ALICE, spec, now_ms=0).moved(State.RUNNING, now_ms=0)]
+        self._clock = lambda: 0
+        self._found = lambda _sandbox: None
 
     def images(self) -> tuple[str, ...]:
         return ("code", "minimal")
@@ -53,73 +55,34 @@ class OneHost(GuestCalls):
         lease.check_ttl(spec.ttl_s)
         lease.check_idle(spec.idle_s)
         base = (await self._kept.find(owner, spec.snapshot)).id if spec.snapshot else ""
-        sandbox = Sandbox.new(new_id(), owner, spec, now_ms=0).moved(State.RUNNING, now_ms=0)
-        self._sandboxes.insert(0, replace(sandbox, base=base))
-        return self._sandboxes[0]
-
-    async def get(self, owner: str, ref: str) -> Sandbox:
-        for sandbox in self._sandboxes:
-            if sandbox.owner == owner and ref in {sandbox.id, sandbox.name}:
-                return sandbox
-        raise NotFound(f"There is no sandbox {ref[:80]!r}", hint="List the sandboxes, or create one")
-
-    async def list(
-        self, owner: str, *, labels: Mapping[str, str] | None = None, page: int = 1, limit: int = 20
-    ) -> Page:
-        owned = [sandbox for sandbox in self._sandboxes if sandbox.owner == owner]
-        return Page.of(owned, labels=labels, page=page, limit=limit)
-
-    async def update(
-        self,
-        owner: str,
-        ref: str,
-        *,
-        name: str | None = None,
-        labels: Mapping[str, str] | None = None,
-        auto_sleep: bool | None = None,
-        ttl_s: int | None = None,
-        idle_s: int | None = None,
-    ) -> Sandbox:
-        if name is not None:
-            check_name(name)
-        if labels is not None:
-            check_labels(labels)
-        if idle_s is not None:
-            lease.check_idle(idle_s)
-        old = await self.get(owner, ref)
-        new = old if ttl_s is None else lease.renewed(old, ttl_s, 0)
-        return self._changed(
-            old,
-            replace(
-                new,
-                name=old.name if name is None else name,
-                labels=old.labels if labels is None else labels,
-                auto_sleep=old.auto_sleep if auto_sleep is None else auto_sleep,
-                idle_s=old.idle_s if idle_s is None else idle_s,
-            ),
-        )
+        return await self._made(replace(Sandbox.new(new_id(), owner, spec, now_ms=0), base=base))
 
     async def sleep(self, owner: str, ref: str) -> Sandbox:
-        old = await self.get(owner, ref)
-        if old.state is State.ASLEEP:
-            return old
-        return self._changed(old, lease.asleep(old.moved(State.ASLEEP, now_ms=1000), 1000))
+        def asleep(old: Sandbox) -> Sandbox:
+            return old if old.state is State.ASLEEP else lease.asleep(old.moved(State.ASLEEP, now_ms=1000), 1000)
+
+        return await self._changed(owner, ref, asleep)
 
     async def wake(self, owner: str, ref: str) -> Sandbox:
-        old = await self.get(owner, ref)
-        if old.state is State.KILLED:
-            raise Conflict(f"Sandbox {old.id} is killed", hint="Start it")
-        return old if old.state is State.RUNNING else self._changed(old, self._awake(old))
+        def awake(old: Sandbox) -> Sandbox:
+            if old.state is State.KILLED:
+                raise Conflict(f"Sandbox {old.id} is killed", hint="Start it")
+            return _awake(old)
+
+        return await self._changed(owner, ref, awake)
 
     async def revive(self, owner: str, ref: str) -> Sandbox:
-        old = await self.get(owner, ref)
-        reason = "started from its disk; its memory is lost" if old.state is State.KILLED else ""
-        return self._changed(old, replace(self._awake(old), reason=reason))
+        def revived(old: Sandbox) -> Sandbox:
+            reason = "started from its disk; its memory is lost" if old.state is State.KILLED else ""
+            return replace(_awake(old), reason=reason)
+
+        return await self._changed(owner, ref, revived)
 
     async def kill(self, owner: str, ref: str) -> None:
         """What a hypervisor that ends does to a record."""
-        old = await self.get(owner, ref)
-        self._changed(old, old.moved(State.KILLED, now_ms=0, reason="its virtual machine ended"))
+        await self._changed(
+            owner, ref, lambda old: old.moved(State.KILLED, now_ms=0, reason="its virtual machine ended")
+        )
 
     async def snapshot(
         self, owner: str, ref: str, *, name: str = "", labels: Mapping[str, str] | None = None, created_by: str = ""
@@ -165,8 +128,10 @@ class OneHost(GuestCalls):
         await self._kept.remove(doomed)
 
     async def restore(self, owner: str, ref: str, snapshot: str) -> Sandbox:
-        old, target = await self.get(owner, ref), await self._kept.find(owner, snapshot)
-        return self._changed(old, replace(old, state=State.RUNNING, base=target.id, machine=new_id()))
+        target = await self._kept.find(owner, snapshot)
+        return await self._changed(
+            owner, ref, lambda old: replace(old, state=State.RUNNING, base=target.id, machine=new_id())
+        )
 
     async def fork(
         self, owner: str, ref: str, count: int = 1, *, created_by: str = "", on_progress: object = None
@@ -176,21 +141,18 @@ class OneHost(GuestCalls):
         parent = await self.get(owner, ref)
         if parent.state is not State.RUNNING:
             raise Conflict(f"Sandbox {parent.id} is {parent.state}", hint="Fork one that runs")
-        names = child_names(parent.name, {sandbox.name for sandbox in self._sandboxes}, count)
-        room = max(0, 4 - len(self._sandboxes))
-        made = [replace(parent, id=new_id(), name=name, created_by=created_by) for name in names[:room]]
-        self._sandboxes[:0] = reversed(made)
+        taken = {sandbox.name for sandbox in await self._records.owned(owner)}
+        names = child_names(parent.name, taken, count)
+        room = max(0, 4 - len(taken))
+        made = [
+            await self._made(replace(parent, id=new_id(), name=name, created_by=created_by, state=State.CREATING))
+            for name in names[:room]
+        ]
         full = HostExhausted("The host has no room", hint="Delete one")
         return (*(Fork(sandbox=one) for one in made), *(Fork(error=full) for _ in names[room:]))
 
     async def delete(self, owner: str, ref: str) -> None:
-        self._sandboxes.remove(await self.get(owner, ref))
-
-    async def usage(self, owner: str) -> Usage:
-        return Usage.of(sandbox for sandbox in self._sandboxes if sandbox.owner == owner)
-
-    async def survey(self) -> dict[State, Usage]:
-        return {State.RUNNING: Usage.of(self._sandboxes)}
+        await self._records.remove((await self.get(owner, ref)).id)
 
     async def health(self, image: str) -> dict[str, str]:
         return {"store": "", "hypervisor": "", "image": ""}
@@ -202,12 +164,17 @@ class OneHost(GuestCalls):
             raise Conflict(f"Sandbox {sandbox.id} is {sandbox.state}", hint="Wake it first")
         yield sandbox, self._link
 
-    def _changed(self, old: Sandbox, new: Sandbox) -> Sandbox:
-        self._sandboxes[self._sandboxes.index(old)] = new
-        return new
+    async def _made(self, sandbox: Sandbox) -> Sandbox:
+        running = sandbox.moved(State.RUNNING, now_ms=0)
+        await self._records.insert(running)
+        return running
 
-    def _awake(self, old: Sandbox) -> Sandbox:
-        return old if old.state is State.RUNNING else lease.awake(old.moved(State.RUNNING, now_ms=0), 0)
+    async def _changed(self, owner: str, ref: str, change: Callable[[Sandbox], Sandbox]) -> Sandbox:
+        return await self._records.change((await self.get(owner, ref)).id, change)
+
+
+def _awake(old: Sandbox) -> Sandbox:
+    return old if old.state is State.RUNNING else lease.awake(old.moved(State.RUNNING, now_ms=0), 0)
 
 
 @asynccontextmanager
@@ -238,7 +205,11 @@ async def one_host(directory: Path) -> AsyncGenerator[OneHost]:
         snapshots = Snapshots(directory / "snapshots")
         await snapshots.sweep()
         try:
-            yield OneHost(link, snapshots)
+            async with SqliteDatabase(directory / "records.db") as database:
+                records = Records(await database.collection(SANDBOXES), host="f" * 24)
+                spec = SandboxSpec(name=NAME, env={"FROM_SANDBOX": "yes"})
+                await records.insert(Sandbox.new(SANDBOX, ALICE, spec, now_ms=0).moved(State.RUNNING, now_ms=0))
+                yield OneHost(link, records, snapshots)
         finally:
             await link.aclose()
     finally:
