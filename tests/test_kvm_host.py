@@ -19,6 +19,7 @@ _LIMIT_S = 700
 _TRIES = 2
 
 
+@pytest.mark.vm
 @pytest.mark.timeout(_TRIES * _LIMIT_S + 60)
 @pytest.mark.skipif("CASEMATE_INSIDE_KVM_HOST" in os.environ, reason="this is the emulated host")
 def test_the_short_set_passes_on_kvm(catalogue: Catalogue, tmp_path: Path) -> None:
@@ -49,6 +50,7 @@ def test_the_short_set_passes_on_kvm(catalogue: Catalogue, tmp_path: Path) -> No
     assert (tmp_path / "junit.xml").exists()
 
 
+@pytest.mark.vm
 @pytest.mark.skipif("CASEMATE_INSIDE_KVM_HOST" in os.environ, reason="this is the emulated host")
 def test_cloud_hypervisor_is_named() -> None:
     """Whether the short set includes the production driver, said where nobody overlooks it."""

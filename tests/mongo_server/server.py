@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
 import subprocess
 import tempfile
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -33,18 +33,23 @@ def jars() -> Path:
     pom = _HERE / "pom.xml"
     root = Path(os.environ.get("XDG_CACHE_HOME") or f"{Path.home()}/.cache") / "casemate-test" / "mongo-server"
     place = root / hashlib.sha256(pom.read_bytes()).hexdigest()[:16]
-    if place.exists():
-        return place
     root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=root, prefix="fetching-") as fresh:
+    with (root / "lock").open("w") as lock:
+        # Several test processes come at once: one fetches, the others wait for it.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not place.exists():
+            _fetch(pom, place)
+    return place
+
+
+def _fetch(pom: Path, place: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=place.parent, prefix="fetching-") as fresh:
         command = [*_MAVEN, f"--file={pom}", f"-DoutputDirectory={fresh}/lib"]
         done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=_FETCH_S)
         if done.returncode:
             raise RuntimeError(f"Maven could not fetch the test server: {(done.stdout + done.stderr)[-2000:]}")
-        # Renamed when it is whole: who comes at the same time loses the race and takes the winner's.
-        with suppress(OSError):
-            Path(fresh, "lib").rename(place)
-    return place
+        # Renamed when it is whole: what was killed in the middle is never taken for it.
+        Path(fresh, "lib").rename(place)
 
 
 class MongoServer:
