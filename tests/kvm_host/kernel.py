@@ -51,10 +51,10 @@ async def host_kernel(cache: Path, package: Path | None = None) -> HostKernel:
     apt = Apt(tools=tools)
     if package is None:
         await apt.refresh()
-        (name,) = [name for name in await apt.depends(_PACKAGE) if name.startswith("linux-image-")][:1]
+        name = next(each for each in await apt.depends(_PACKAGE) if each.startswith("linux-image-"))
     else:
         name = package.stem
-    digest = tree_digest(_HERE, [_HERE / name for name in _RECIPE])
+    digest = tree_digest(_HERE, [_HERE / file for file in _RECIPE])
     place = cache / f"kvm-host-{name}-{digest[:12]}"
     if not place.exists():
         cache.mkdir(parents=True, exist_ok=True)
