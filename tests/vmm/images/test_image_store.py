@@ -51,8 +51,11 @@ def test_the_same_content_has_the_same_digest_whenever_it_was_built(store: Store
     assert _publish(store, tmp_path, b"Content").content != part.content
 
 
+@pytest.mark.parametrize("used", [False, True])
 @pytest.mark.parametrize("spoil", ["change", "cut", "remove", "replace"])
-def test_a_damaged_file_is_noticed_before_use(store: Store, part: Part, spoil: str) -> None:
+def test_a_damaged_file_is_noticed_before_use(store: Store, part: Part, spoil: str, used: bool) -> None:
+    if used:
+        store.check(part)
     path = part.file("file")
     if spoil == "change":
         path.chmod(0o644)
@@ -90,6 +93,18 @@ def test_a_copied_part_is_read_once_and_then_known(store: Store, part: Part) -> 
     before = (part.directory / "checked.json").read_bytes()
     store.check(part)
     assert (part.directory / "checked.json").read_bytes() != before
+
+
+def test_what_was_read_once_is_not_read_again(store: Store, part: Part) -> None:
+    assert store.parts() == [part]
+    store.check(part)
+    (part.directory / "manifest.json").unlink()
+    (part.directory / "checked.json").unlink()
+    assert store.parts() == [part]
+    store.check(part)
+    assert not (part.directory / "checked.json").exists()
+    shutil.rmtree(part.directory)
+    assert store.parts() == []
 
 
 @pytest.mark.parametrize("text", [b"", b"{}", b"no json"])
