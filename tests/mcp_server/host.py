@@ -159,7 +159,9 @@ class OneHost(RecordCalls, GuestCalls):
 
     @asynccontextmanager
     async def reach(self, owner: str, ref: str, *, wake: bool = True) -> AsyncGenerator[tuple[Sandbox, GuestLink]]:
-        sandbox = await (self.wake if wake else self.get)(owner, ref)
+        sandbox = await self.get(owner, ref)
+        if wake and sandbox.state is not State.RUNNING:
+            sandbox = await self.wake(owner, ref)
         if sandbox.state is not State.RUNNING:
             raise Conflict(f"Sandbox {sandbox.id} is {sandbox.state}", hint="Wake it first")
         yield sandbox, self._link
