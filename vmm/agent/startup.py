@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> None:
         --no-identity-privileges: Take the secret of a new identity only, and say so; for tests outside a guest.
     """
     options = _parse(arguments)
-    _settle_process()
+    signals = _settle_process()
     secret, secret_file = _secret(options)
     proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
     random = os.open("/dev/random", os.O_RDWR)
@@ -81,9 +81,10 @@ def main(arguments: list[str]) -> None:
     os.chdir("/")
     status: object = 0
     try:
-        for listener in listeners[1:]:
+        for listener in listeners:
             _thread.start_new_thread(service.serve, (listener,))
-        service.serve(listeners[0])
+        while True:
+            os.read(signals, 64)
     except SystemExit as ending:
         status = ending.code
     finally:
@@ -125,8 +126,12 @@ def _parse(arguments: list[str]) -> _Options:
     return options
 
 
-def _settle_process() -> None:
-    """Make the process what its children should inherit."""
+def _settle_process() -> int:
+    """Make the process what its children should inherit; a descriptor from which a byte can be read for each signal.
+
+    Waiting for that misses none. Any other call may begin to wait just after a signal came, or the kernel may give that
+    to another thread: its handler would run only when the main thread next has something to do.
+    """
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
@@ -137,12 +142,16 @@ def _settle_process() -> None:
         if signal.getsignal(number) is signal.SIG_IGN:
             # A function is as good as ignoring, and execve turns it back into the default for the children.
             signal.signal(number, _ignore)
+    signals, written = os.pipe()
+    os.set_blocking(written, False)
+    signal.set_wakeup_fd(written, warn_on_full_buffer=False)
     signal.signal(signal.SIGTERM, _leave)
     signal.signal(signal.SIGINT, _leave)
     for soft, hard in ((_SOFT_FILES, _HARD_FILES), (_SOFT_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[1])):
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, hard), hard))
-            return
+            break
+    return signals
 
 
 def _secret(options: _Options) -> tuple[bytes, SecretFile | None]:
