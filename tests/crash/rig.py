@@ -56,14 +56,14 @@ class Rig:
             subjects: What the operation is about, by the names of its arguments.
 
         Returns:
-            How many steps the operation had that was survived. Not each time as many: children are made side by side,
-            and a guest may have to be dialled twice.
+            How many steps the operation has.
         """
         last = 1
         while not (fate := await self._killed(operation, last, subjects, mapped)).survived:
             await self._seen(fate, look)
             last += _STRIDE
         await self._seen(fate, look)
+        assert len(fate.steps) >= last - _STRIDE
         return len(fate.steps)
 
     async def box(self, fleet: Fleet) -> str:
