@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import anyio
@@ -50,6 +49,6 @@ async def _set_clock(machine: Machine) -> None:
     """Make up for the time that the guest stood still. One that does not answer has worse troubles, told elsewhere."""
     with anyio.move_on_after(_CLOCK_S):
         try:
-            await machine.link.set_clock(time.time_ns())
+            await machine.link.set_clock()
         except LinkError:
             return

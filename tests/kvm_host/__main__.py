@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 import anyio
 
@@ -26,6 +29,8 @@ def main() -> None:
     parser.add_argument("--junit", type=Path, help="where the report goes")
     parser.add_argument("--run", metavar="COMMAND", help="a shell command in place of the tests")
     options, arguments = parser.parse_known_args()
+    # As Ctrl-C does: otherwise the host would run on.
+    signal.signal(signal.SIGTERM, _end)
     try:
         check()
     except NoHost as reason:
@@ -72,6 +77,10 @@ def cache_directory() -> Path:
     """Where the host's kernel is kept between runs."""
     cache = os.environ.get("XDG_CACHE_HOME") or f"{Path.home()}/.cache"
     return Path(os.environ.get("CASEMATE_TEST_DATA") or f"{cache}/casemate-test")
+
+
+def _end(_number: int, _frame: FrameType | None) -> NoReturn:
+    sys.exit("ended by SIGTERM")
 
 
 if __name__ == "__main__":

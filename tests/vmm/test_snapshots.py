@@ -254,6 +254,7 @@ async def test_forks_share_a_past_and_nothing_else(fleet: Fleet, data: Path) -> 
     await run(fleet, "box", "echo past > /dev/shm/nonce; echo past > /root/file; cp /etc/machine-id /dev/shm/id")
     counting = await fleet.start(ALICE, "box", Command(shell="while :; do sleep 0.1; done"))
     forks = await fleet.fork(ALICE, "box", 3)
+    assert [fork.error for fork in forks] == [None] * 3
     children = [fork.sandbox for fork in forks if fork.sandbox is not None]
     assert [child.name for child in children] == ["box-1", "box-2", "box-3"]
     for child in children:

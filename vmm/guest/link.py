@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from .caller import ANSWER_SECONDS, GuestRefusalError, deadline, pack_request, read_answer
 from .connection import Dial
 from .decoding import plain
@@ -40,25 +42,23 @@ class GuestLink(ProcessCalls, FileCalls, TerminalCalls):
         return plain(Ping, (await self._call("ping", seconds=timeout_ms / 1000)).value)
 
     async def identify(self, identity: Identity) -> Certificate:
-        """Give the guest its new identity; from now on the link uses its secret, and all other connections are closed.
+        """Give the guest its new identity and the host's time.
+
+        From now on the link uses the new secret, and all other connections are closed.
 
         Raises:
             GuestError: A step failed: this machine must not be used.
         """
-        request = pack_request(
-            "identify",
-            {
-                "entropy": identity.entropy.hex(),
-                "clock_ns": identity.clock_ns,
-                "machine_id": identity.machine_id,
-                "hostname": identity.hostname,
-                "secret": identity.secret.hex(),
-            },
-            with_body=False,
-        )
         with deadline("identify", ANSWER_SECONDS):
             async with self._pool.connection() as connection:
-                await connection.send(request)
+                values: dict[str, object] = {
+                    "entropy": identity.entropy.hex(),
+                    "clock_ns": time.time_ns(),  # Not before: a connection may take seconds to come about.
+                    "machine_id": identity.machine_id,
+                    "hostname": identity.hostname,
+                    "secret": identity.secret.hex(),
+                }
+                await connection.send(pack_request("identify", values, with_body=False))
                 try:
                     reply = await read_answer(connection)
                 except GuestRefusalError as refused:
@@ -74,6 +74,7 @@ class GuestLink(ProcessCalls, FileCalls, TerminalCalls):
         """What goes on in the guest by itself: whether anything would miss it if it slept."""
         return plain(GuestActivity, (await self._call("activity", seconds=timeout_ms / 1000)).value)
 
-    async def set_clock(self, clock_ns: int) -> None:
-        """Set the guest's clock: nanoseconds since the epoch."""
-        await self._call("set_clock", clock_ns=clock_ns)
+    async def set_clock(self) -> None:
+        """Set the guest's clock by the host's."""
+        await self.ping()  # So that a connection is there: the time would be old by what it takes to make one.
+        await self._call("set_clock", clock_ns=time.time_ns())

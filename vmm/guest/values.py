@@ -275,14 +275,12 @@ class Identity:
 
     Attributes:
         entropy: At least 32 fresh random bytes for the guest kernel's pool.
-        clock_ns: The host's clock, nanoseconds since the epoch.
         machine_id: 32 hex digits for /etc/machine-id.
         hostname: DNS-1123 label.
         secret: The agent's new secret, at least 32 bytes; the old one stops working at once.
     """
 
     entropy: bytes
-    clock_ns: int
     machine_id: str
     hostname: str
     secret: bytes

@@ -125,6 +125,7 @@ async def test_a_malformed_frame_closes_its_connection_alone(guest: Agent, link:
         {"op": "exec", "shell": "true", "wait_ms": 1, "env": []},
         {"op": "read", "path": "/etc/passwd", "offset": 2**64},
         {"op": "identify", "entropy": "zz", "secret": "zz", "machine_id": "", "hostname": "", "clock_ns": 1},
+        {"op": "set_clock", "clock_ns": 0},
         {"op": "terminal_open", "cols": "x"},
     ],
 )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from collections.abc import Generator
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from anyio.abc import ByteStream
 
 from tests.vmm.guest.agents import Agent, agent
 from vmm.errors import InvalidInput, LinkError
@@ -23,10 +25,30 @@ def guest(tmp_path: Path) -> Generator[Agent]:
         yield running
 
 
+class Overheard(ByteStream):
+    """A connection that keeps what is sent on it."""
+
+    def __init__(self, stream: ByteStream, sent: list[bytes]) -> None:
+        self._stream = stream
+        self._sent = sent
+
+    async def send(self, item: bytes) -> None:
+        self._sent.append(item)
+        await self._stream.send(item)
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        return await self._stream.receive(max_bytes)
+
+    async def send_eof(self) -> None:
+        await self._stream.send_eof()
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
 def identity(**more: object) -> Identity:
     values: dict[str, object] = {
         "entropy": secrets.token_bytes(64),
-        "clock_ns": time.time_ns(),
         "machine_id": secrets.token_hex(16),
         "hostname": "clone",
         "secret": secrets.token_bytes(32),
@@ -86,7 +108,6 @@ async def test_what_ran_goes_on_under_the_new_identity(guest: Agent, link: Guest
         {"machine_id": "a" * 31},
         {"hostname": ""},
         {"hostname": "x" * 64},
-        {"clock_ns": 0},
     ],
 )
 async def test_half_an_identity_changes_nothing(link: GuestLink, wrong: dict[str, object]) -> None:
@@ -94,6 +115,26 @@ async def test_half_an_identity_changes_nothing(link: GuestLink, wrong: dict[str
         await link.identify(identity(**wrong))
     await link.drop_connections()
     await link.ping()
+
+
+async def test_the_guest_is_told_the_time_of_when_it_listens(guest: Agent) -> None:
+    sent: list[bytes] = []
+    ready_ns: list[int] = []
+
+    async def slowly() -> ByteStream:
+        stream = await anyio.connect_tcp("127.0.0.1", guest.port)
+        await anyio.sleep(0.2)
+        ready_ns.append(time.time_ns())
+        return Overheard(stream, sent)
+
+    link = GuestLink(slowly, guest.secret)
+    for tell in (lambda: link.identify(identity()), link.set_clock):
+        await link.drop_connections()
+        await tell()
+        (told,) = re.findall(rb'"clock_ns": ?(\d+)', b"".join(sent))
+        assert ready_ns[-1] <= int(told) <= time.time_ns()
+        sent.clear()
+    await link.aclose()
 
 
 async def test_the_metrics_are_plausible(guest: Agent, link: GuestLink) -> None:
@@ -104,4 +145,4 @@ async def test_the_metrics_are_plausible(guest: Agent, link: GuestLink) -> None:
     assert metrics.cpu_used_ms > 0
     assert metrics.processes > 1
     assert abs(metrics.agent_memory - guest.resident()) < 4 * 1024 * 1024
-    await link.set_clock(time.time_ns())
+    await link.set_clock()
