@@ -46,7 +46,6 @@ async def until_killed(fleet: Fleet, sandbox: Sandbox) -> Sandbox:
     return found
 
 
-@pytest.mark.kvm
 async def test_each_sandbox_is_a_machine_of_its_own(fleet: Fleet) -> None:
     asked = "cat /proc/sys/kernel/random/uuid /etc/machine-id; hostname"
     first = await fleet.create(ALICE, SandboxSpec(name="one", image="minimal", mem=512))

@@ -249,6 +249,17 @@ async def test_what_a_killed_server_left_of_a_save_is_swept_away(open_fleet: Ope
 
 
 @pytest.mark.kvm
+async def test_a_fork_goes_on_where_its_parent_was(fleet: Fleet) -> None:
+    await fleet.create(ALICE, SPEC)
+    await run(fleet, "box", "echo past > /dev/shm/nonce; echo past > /root/file")
+    (fork,) = await fleet.fork(ALICE, "box")
+    assert fork.sandbox is not None, fork.error
+    assert await run(fleet, "box-1", "cat /dev/shm/nonce /root/file; hostname") == "past\npast\nbox-1"
+    await fleet.delete(ALICE, "box")
+    assert await run(fleet, "box-1", "cat /dev/shm/nonce /root/file") == "past\npast"
+    await fleet.delete(ALICE, "box-1")
+
+
 async def test_forks_share_a_past_and_nothing_else(fleet: Fleet, data: Path) -> None:
     await fleet.create(ALICE, SPEC)
     await run(fleet, "box", "echo past > /dev/shm/nonce; echo past > /root/file; cp /etc/machine-id /dev/shm/id")
