@@ -63,7 +63,7 @@ class Rig:
             await self._seen(fate, look)
             last += _STRIDE
         await self._seen(fate, look)
-        assert len(fate.steps) >= last - _STRIDE
+        assert len(fate.steps) >= last - _STRIDE, (last, fate.steps)
         return len(fate.steps)
 
     async def box(self, fleet: Fleet) -> str:

@@ -23,7 +23,7 @@ from vmm.hypervisor.cloud_hypervisor import CloudHypervisor
 from vmm.hypervisor.qemu import Qemu
 from vmm.hypervisor.qmp import Qmp
 
-_NAMES = ("mkdir", "rename", "replace", "link", "symlink", "unlink", "rmdir", "copy_file_range")
+_NAMES = ("mkdir", "rename", "replace", "link", "symlink", "unlink", "rmdir")
 _IN_BULK = {"unlink", "link", "copy_file_range"}
 _TOLD = {"stop", "cont", "migrate", "migrate-incoming", "quit"}
 
@@ -40,7 +40,7 @@ class Steps:
         self._last = last
         self._log = log
         self._count = 0
-        self._before = ""
+        self._before: dict[Path | None, str] = {}
         self._armed = False
         self._lock = threading.Lock()
 
@@ -52,14 +52,19 @@ class Steps:
         """Count no more."""
         self._armed = False
 
-    def took(self, kind: str, what: str = "") -> None:
-        """Count a step; many of the same kind in a row, where they come in bulk, are one."""
+    def took(self, kind: str, what: str | Path = "") -> None:
+        """Count a step; many of the same kind in a row in one directory, where they come in bulk, are one.
+
+        What is done side by side is done in several directories, so that there are as many steps in whatever order.
+        """
+        place = what.parent if isinstance(what, Path) else None
         with self._lock:
-            if not self._armed or (kind in _IN_BULK and kind == self._before):
+            if not self._armed or (kind in _IN_BULK and kind == self._before.get(place)):
                 return
-            self._before = kind
+            self._before[place] = kind
             self._count += 1
-            os.write(self._log, f"{kind} {what}".strip().encode() + b"\n")
+            named = str(Path(*what.parts[-2:])) if isinstance(what, Path) else what
+            os.write(self._log, f"{kind} {named}".strip().encode() + b"\n")
             if self._count == self._last:
                 os.kill(os.getpid(), signal.SIGKILL)
 
@@ -67,11 +72,12 @@ class Steps:
 def count(steps: Steps) -> None:
     """Wrap what makes steps, for the rest of this process's life."""
     for name in _NAMES:
-        _wrap(os, name, steps, _paths)
-    _wrap(os, "open", steps, lambda given: _paths(given[:1]) if given[1] & os.O_CREAT else None)
-    _wrap(os, "posix_spawnp", steps, lambda given: given[0])
-    _wrap(shutil, "copyfile", steps, _paths)
-    _wrap(signal, "pidfd_send_signal", steps, lambda _: "")
+        _wrap(os, name, steps, _path)
+    _wrap(os, "open", steps, lambda given, more: _path(given[:1], more) if given[1] & os.O_CREAT else None)
+    _wrap(os, "copy_file_range", steps, lambda given, _: _opened(given[1]))
+    _wrap(os, "posix_spawnp", steps, lambda given, _: given[0])
+    _wrap(shutil, "copyfile", steps, _path)
+    _wrap(signal, "pidfd_send_signal", steps, lambda _given, _more: "")
     for driver in (Qemu, CloudHypervisor):
         for name in ("start", "restore", "save", "settle", "resume", "stop"):
             _wrap_async(driver, name, steps, lambda _: "")
@@ -84,15 +90,17 @@ def count(steps: Steps) -> None:
 
 Named = Callable[[tuple[Any, ...]], str | None]
 """What a call with these arguments is about, in words for people; None if it is no step."""
+NamedFile = Callable[[tuple[Any, ...], dict[str, Any]], str | Path | None]
+"""The same, of arguments of both kinds; a path if it is about a file."""
 
 
-def _wrap(place: Any, name: str, steps: Steps, named: Named) -> None:
+def _wrap(place: Any, name: str, steps: Steps, named: NamedFile) -> None:
     plain: Callable[..., Any] = getattr(place, name)
 
     @functools.wraps(plain)
     def counted(*given: Any, **more: Any) -> Any:
         result = plain(*given, **more)
-        if (what := named(given)) is not None:
+        if (what := named(given, more)) is not None:
             steps.took(name, what)
         return result
 
@@ -112,7 +120,12 @@ def _wrap_async(place: Any, name: str, steps: Steps, named: Named) -> None:
     setattr(place, name, counted)
 
 
-def _paths(given: tuple[Any, ...]) -> str:
-    """The end of the last path among some arguments."""
-    paths = [Path(path) for path in given if isinstance(path, str | Path)]
-    return str(Path(*paths[-1].parts[-2:])) if paths else ""
+def _path(given: tuple[Any, ...], more: dict[str, Any]) -> Path:
+    """The last path among some arguments, from its directory if there is a descriptor of that."""
+    directory = more.get("dir_fd")
+    *_, path = (Path(path) for path in given if isinstance(path, str | Path))
+    return path if directory is None else _opened(directory) / path
+
+
+def _opened(descriptor: int) -> Path:
+    return Path(f"/proc/self/fd/{descriptor}").readlink()
