@@ -11,7 +11,6 @@ import json
 import re
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from typing import Any
 HERE = Path(__file__).parent
 _LAUNCHER = HERE / "node_modules/.bin/mcp-inspector"
 _STEP_S = 120
-_ERAS = ("legacy", "modern")
 
 OK, FAILED, AUTH, UNREACHABLE, TOOL_ERROR = 0, 1, 3, 4, 5
 """The Inspector's exit codes."""
@@ -126,22 +124,16 @@ def _copies(inspector: Inspector, box: str) -> None:
 
 
 def main(url: str, key_file: Path, node: str = "node") -> int:
-    """Walk in both eras, side by side; print what went wrong."""
+    """Walk in both eras; print what went wrong."""
     key = key_file.read_text().strip()
-
-    def walked(era: str) -> str:
+    for era in ("legacy", "modern"):
         try:
             walk(Inspector(node, url, key, era))
         except SmokeError as error:
-            return str(error)
-        return ""
-
-    failed = False
-    with ThreadPoolExecutor() as walks:
-        for era, wrong in zip(_ERAS, walks.map(walked, _ERAS), strict=True):
-            (sys.stderr if wrong else sys.stdout).write(f"{era}: {wrong or 'every step went as it should'}\n")
-            failed |= bool(wrong)
-    return int(failed)
+            sys.stderr.write(f"{era}: {error}\n")
+            return 1
+        sys.stdout.write(f"{era}: every step went as it should\n")
+    return 0
 
 
 def _says(text: str, *parts: str) -> None:
