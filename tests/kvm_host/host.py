@@ -26,7 +26,7 @@ from .kernel import HostKernel
 _VIRTIOFSD = ("/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd")
 _HERE = Path(__file__).parent
 _SOCKET_S = 10
-# A kernel that dies of itself says so many lines long before why.
+# Why a kernel died stands far above its last line.
 _CONSOLE_LINES = 200
 _LOOK_S = 1
 # QEMU 7.2 emulates `cmpxchg16b` wrongly at times (it spoils the flags): Linux's slab allocator uses it if it is there.
