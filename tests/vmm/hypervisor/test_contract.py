@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import anyio
 import pytest
+from anyio.abc import ByteStream
 
 from tests.vmm.hypervisor.ladder import cloned, said
 from vmm.errors import CasemateError, HostExhausted, LinkError, Unavailable
 from vmm.guest.link import GuestLink
 from vmm.guest.values import Command
-from vmm.hypervisor.base import LOG, Hypervisor, Ram
+from vmm.hypervisor.base import LOG, Hypervisor, Ram, Running
 from vmm.hypervisor.process import strays
 from vmm.machine import Machine
 from vmm.saved import Saved
@@ -93,6 +96,31 @@ async def test_a_clone_leaves_its_template_as_it_is(template: Saved, machine_clo
 async def test_the_clock_of_a_clone_is_right(machine_cloned: Machine) -> None:
     ahead = abs(int(await said(machine_cloned, "date +%s")) - int(await said_here("date +%s")))
     assert ahead <= 3
+
+
+async def test_a_clone_that_is_slow_to_reach_is_as_good_as_another(
+    driver: Hypervisor, template: Saved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dial = driver.dial
+
+    async def slowly(machine: Running) -> ByteStream:
+        await anyio.sleep(2)
+        return await dial(machine)
+
+    monkeypatch.setattr("vmm.machine._CLOCK_TOLERANCE_NS", 10**9)
+    monkeypatch.setattr(driver, "dial", slowly)
+    async with cloned(driver, template, tmp_path / "slow") as machine:
+        assert await said(machine, "hostname") == "slow"
+
+
+async def test_a_clone_with_a_wrong_clock_is_destroyed(
+    driver: Hypervisor, template: Saved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vmm.guest.link.time", SimpleNamespace(time_ns=lambda: time.time_ns() + 60 * 10**9))
+    with pytest.raises(Unavailable, match="prove its own clock"):
+        await Machine.clone(driver, template, tmp_path / "ahead", hostname="ahead")
+    assert strays(tmp_path) == {}
+    assert list(tmp_path.iterdir()) == []
 
 
 async def said_here(line: str) -> str:
