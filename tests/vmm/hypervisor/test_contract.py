@@ -118,7 +118,8 @@ async def test_a_clone_with_a_wrong_clock_is_destroyed(
 ) -> None:
     monkeypatch.setattr("vmm.guest.link.time", SimpleNamespace(time_ns=lambda: time.time_ns() + 60 * 10**9))
     with pytest.raises(Unavailable, match="prove its own clock"):
-        await Machine.clone(driver, template, tmp_path / "ahead", hostname="ahead")
+        async with cloned(driver, template, tmp_path / "ahead"):
+            pass
     assert strays(tmp_path) == {}
     assert list(tmp_path.iterdir()) == []
 
