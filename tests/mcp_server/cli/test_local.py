@@ -119,6 +119,7 @@ async def test_quotas_are_shown_set_and_taken_back(local: Cli) -> None:
 async def test_every_call_is_in_the_audit_refused_ones_too(local: Cli) -> None:
     stranger = local.towards(key="cm_" + "x" * 43)
     assert "is not accepted" in (await stranger("sandbox", "list")).refusal
+    assert "no record" in (await local("audit", "--sandbox", "other")).err
     assert (await local("sandbox", "get", "nobody")).status == 2
     found: list[dict[str, Any]] = []
     with anyio.fail_after(20):
@@ -127,7 +128,6 @@ async def test_every_call_is_in_the_audit_refused_ones_too(local: Cli) -> None:
     assert [(one["sandbox"], one["decision"], one["status"]) for one in found] == [("nobody", "refused", 404)]
     table = await local("audit", "--sandbox", "nobody")
     assert re.search(r" rest +sandbox.get +nobody +refused +404 ", table.text)
-    assert "no record" in (await local("audit", "--sandbox", "other")).err
     assert [one["sandbox"] for one in (await local("audit", "--limit", "1", "--action", "sandbox.get", "--json")).json]
     assert "no point in time" in (await local("audit", "--since", "yesterday")).refusal
 
