@@ -10,6 +10,7 @@ import anyio
 import pytest
 
 from tests.kvm_host.__main__ import PROJECT, SHORT, cache_directory, job_environment, pytest_job
+from tests.kvm_host.emulator import host_emulator
 from tests.kvm_host.host import NoHost, check, run
 from tests.kvm_host.kernel import host_kernel
 from vmm.images.catalogue import Catalogue
@@ -30,10 +31,12 @@ def test_the_short_set_passes_on_kvm(catalogue: Catalogue, tmp_path: Path) -> No
         if os.environ.get("CI") or os.environ.get("CASEMATE_REQUIRE_KVM"):
             raise
         pytest.skip(f"no KVM host can be emulated: {reason}")
+    emulator = anyio.run(host_emulator, cache_directory())
     kernel = anyio.run(host_kernel, cache_directory())
     done = None
     for _ in range(_TRIES):
         done = run(
+            emulator,
             kernel,
             pytest_job(["-q", *SHORT]),
             directory=PROJECT,

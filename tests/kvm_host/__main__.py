@@ -14,6 +14,7 @@ from typing import NoReturn
 
 import anyio
 
+from .emulator import host_emulator
 from .host import NoHost, check, run
 from .kernel import host_kernel
 
@@ -35,10 +36,12 @@ def main() -> None:
         check()
     except NoHost as reason:
         sys.exit(f"no KVM host can be emulated: {reason}")
+    emulator = anyio.run(host_emulator, cache_directory())
     kernel = anyio.run(host_kernel, cache_directory(), options.kernel)
     with tempfile.TemporaryDirectory() as results:
         job = ["bash", "-c", options.run] if options.run else pytest_job(arguments or list(SHORT))
         done = run(
+            emulator,
             kernel,
             job,
             directory=PROJECT,

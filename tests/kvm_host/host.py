@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from .emulator import Emulator
 from .kernel import HostKernel
 
 _VIRTIOFSD = ("/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd")
@@ -31,6 +32,8 @@ _CONSOLE_LINES = 200
 _LOOK_S = 1
 # QEMU 7.2 emulates `cmpxchg16b` wrongly at times (it spoils the flags): Linux's slab allocator uses it if it is there.
 _CPU = "EPYC,+svm,+npt,-cx16"
+# The first is the kernel's alone (start.sh says why), so the job has two.
+_PROCESSORS = 3
 # Now and then the emulation stops for ever, the host's kernel in it. Its heart beats every 5 s; booting takes 60.
 _STANDSTILL_S = 150
 
@@ -68,6 +71,7 @@ def check() -> None:
 
 
 def run(
+    emulator: Emulator,
     kernel: HostKernel,
     job: Sequence[str],
     *,
@@ -80,6 +84,7 @@ def run(
     """Boot a host, run a job in it as root, and wait for its end. Nothing of it runs on afterwards.
 
     Args:
+        emulator: What it is emulated by.
         kernel: What it boots.
         job: Program and arguments; paths are those of this machine.
         directory: Where the job starts.
@@ -95,8 +100,8 @@ def run(
         for tag, source in (("root", Path("/")), ("share", share)):
             stack.enter_context(_shared(work / f"{tag}.sock", source, work / f"{tag}.log", cache=tag == "root"))
         console = work / "console.log"
-        command = _qemu(kernel, work, console, memory_mib)
-        with (work / "qemu.log").open("wb") as log, _process(command, log) as qemu:
+        command = _qemu(emulator, kernel, work, console, memory_mib)
+        with (work / "qemu.log").open("wb") as log, _process(command, log, emulator.environment) as qemu:
             ended = _wait(qemu, share / "beat", limit_s)
         status = share / "status"
         shutil.copytree(share / "results", results, dirs_exist_ok=True)
@@ -137,14 +142,15 @@ def _fill(share: Path, kernel: HostKernel, job: Sequence[str], directory: Path, 
     (share / "job.sh").write_text("\n".join(lines))
 
 
-def _qemu(kernel: HostKernel, work: Path, console: Path, memory_mib: int) -> list[str]:
+def _qemu(emulator: Emulator, kernel: HostKernel, work: Path, console: Path, memory_mib: int) -> list[str]:
     shares: list[str] = []
     for tag in ("root", "share"):
         shares += ["-chardev", f"socket,id={tag},path={work / tag}.sock"]
         shares += ["-device", f"vhost-user-fs-pci,chardev={tag},tag={tag}"]
     return [
-        *("qemu-system-x86_64", "-M", "q35", "-accel", "tcg,thread=multi", "-cpu", _CPU, "-smp", "2"),
-        *("-m", str(memory_mib), "-nographic", "-nodefaults", "-no-reboot", "-serial", f"file:{console}"),
+        *(*emulator.command, "-M", "q35", "-accel", "tcg,thread=multi", "-cpu", _CPU),
+        *("-smp", str(_PROCESSORS), "-m", str(memory_mib)),
+        *("-nographic", "-nodefaults", "-no-reboot", "-serial", f"file:{console}"),
         *("-object", f"memory-backend-memfd,id=mem,size={memory_mib}M,share=on", "-numa", "node,memdev=mem"),
         *shares,
         *("-kernel", str(kernel.image), "-initrd", str(kernel.initramfs)),
@@ -170,13 +176,16 @@ def _shared(socket: Path, source: Path, log: Path, *, cache: bool) -> Generator[
 
 
 @contextmanager
-def _process(command: Sequence[str], log: BinaryIO) -> Generator[subprocess.Popen[bytes]]:
+def _process(
+    command: Sequence[str], log: BinaryIO, environment: Mapping[str, str] | None = None
+) -> Generator[subprocess.Popen[bytes]]:
     """A process in a group of its own, which is ended with the block."""
     with subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=subprocess.STDOUT,
+        env={**os.environ, **(environment or {})},
         start_new_session=True,
     ) as process:
         try:
