@@ -260,6 +260,7 @@ async def test_a_fork_goes_on_where_its_parent_was(fleet: Fleet) -> None:
     await fleet.delete(ALICE, "box-1")
 
 
+@pytest.mark.kvm
 async def test_forks_share_a_past_and_nothing_else(fleet: Fleet, data: Path) -> None:
     await fleet.create(ALICE, SPEC)
     await run(fleet, "box", "echo past > /dev/shm/nonce; echo past > /root/file; cp /etc/machine-id /dev/shm/id")
