@@ -17,6 +17,7 @@ from .unix_socket import connect_unix
 _GREETING_MOST = 64
 _GREETING_S = 5.0
 _TRIES = 32
+_PATIENCE_S = 0.1
 _RETRY_S = 0.002
 
 
@@ -24,7 +25,9 @@ async def connect_vsock(socket: Path) -> ByteStream:
     """Connect to the agent.
 
     A restored machine's guest holds on to the connections that were open when it was saved, until its agent has closed
-    them, while the hypervisor counts its ports from the first again: so what is new may be refused as what is old.
+    them, while the hypervisor counts its ports from the first again: so what is new may be refused as what is old, or,
+    with v51, not be answered for two seconds. Each call has a port of its own, so what is not answered soon is called
+    again beside it, and the first to be accepted is taken.
 
     Args:
         socket: The machine's socket for vsock.
@@ -32,13 +35,38 @@ async def connect_vsock(socket: Path) -> ByteStream:
     Raises:
         LinkError: Nobody listens there: the hypervisor has ended, or the agent is not up yet.
     """
-    with anyio.move_on_after(_GREETING_S):
-        for _ in range(_TRIES):
-            stream = await _greeted(socket)
-            if stream is not None:
-                return stream
-            await anyio.sleep(_RETRY_S)
-    raise LinkError("The guest's agent does not listen")
+    accepted: list[ByteStream] = []
+    broken: list[LinkError] = []
+    try:
+        with anyio.move_on_after(_GREETING_S):
+            async with anyio.create_task_group() as calls:
+
+                async def call(answered: anyio.Event) -> None:
+                    try:
+                        stream = await _greeted(socket)
+                    except LinkError as error:
+                        broken.append(error)
+                        calls.cancel_scope.cancel()
+                        return
+                    answered.set()
+                    if stream is not None:
+                        accepted.append(stream)
+                        calls.cancel_scope.cancel()
+
+                for _ in range(_TRIES):
+                    answered = anyio.Event()
+                    calls.start_soon(call, answered)
+                    with anyio.move_on_after(_PATIENCE_S):
+                        await answered.wait()
+                        await anyio.sleep(_RETRY_S)
+        if accepted:
+            return accepted.pop(0)
+        if broken:
+            raise broken[0]
+        raise LinkError("The guest's agent does not listen")
+    finally:
+        for stream in accepted:
+            await anyio.aclose_forcefully(stream)
 
 
 async def _greeted(socket: Path) -> ByteStream | None:
