@@ -1,6 +1,6 @@
 """The QEMU that plays the emulated host: this machine's own where it is recent, else that of Debian's backports.
 
-A recent one is nearly twice as fast at it. The one of backports is unpacked into a cache directory, not installed:
+A recent one is faster at it (ADR 15). The one of backports is unpacked into a cache directory, not installed:
 machines here run on this machine's own.
 """
 

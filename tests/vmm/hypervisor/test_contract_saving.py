@@ -154,10 +154,11 @@ async def _slept(driver: Hypervisor, machine: Machine, running: Running, asleep:
     return woken
 
 
-@pytest.mark.skipif("CASEMATE_INSIDE_KVM_HOST" in os.environ, reason="on tmpfs, QEMU fills holes as it reads them")
 async def test_a_saved_memory_that_was_mapped_has_holes_where_it_is_empty(
     machine_restored: Machine, tmp_path: Path
 ) -> None:
+    if machine_restored.driver.name == "qemu" and "CASEMATE_INSIDE_KVM_HOST" in os.environ:
+        pytest.skip("the emulated host's disk is a tmpfs, on which QEMU fills holes as it reads them")
     kept = await saved(machine_restored, tmp_path / "kept")
     found = kept.ram.stat()
     assert found.st_size == kept.hardware.mem << 20

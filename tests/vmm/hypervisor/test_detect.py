@@ -107,11 +107,12 @@ async def test_a_wrong_binary_is_refused(tmp_path: Path, says: str) -> None:
         await detect.qemu_version(program(tmp_path / "qemu", says))
 
 
-@pytest.mark.skipif("CASEMATE_INSIDE_KVM_HOST" in os.environ, reason="the emulated host's disk is small")
 async def test_the_doctor_finds_this_host_fit(tmp_path: Path) -> None:
     findings = {finding.name: finding for finding in await examine(tmp_path / "not" / "yet")}
     assert {"processor", "hypervisor", "kvm", "disk", "memory", "mmdebstrap", "data directory"} <= findings.keys()
-    assert [finding for finding in findings.values() if finding.required and not finding.ok] == []
+    wants = [finding for finding in findings.values() if finding.required and not finding.ok]
+    # The emulated host's disk is memory, of which there is less than users should have.
+    assert [want for want in wants if want.name != "disk" or "CASEMATE_INSIDE_KVM_HOST" not in os.environ] == []
 
 
 async def test_the_doctor_names_the_fix_for_each_want(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
