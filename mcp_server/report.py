@@ -12,6 +12,7 @@ import json
 import signal
 from typing import TYPE_CHECKING
 
+from .endings import why_killed
 from .output import clean, shape, share, whole_characters
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def outcome_text(outcome: Outcome, sandbox: str, *, budget: int, timeout_s: floa
         parts.append(f"[still running after {_duration(outcome.duration_ms)} as pid {outcome.pid}. ")
         parts.append(f"Read on: {call}. Stop: {stop}]")
     else:
-        how = _ending(outcome.exit_code, outcome.signal, timed_out=outcome.timed_out, timeout_s=timeout_s)
+        how = _ending(outcome, timeout_s=timeout_s)
         parts.append(f"[{how} | {_duration(outcome.duration_ms)}]")
     return "".join(parts)
 
@@ -63,19 +64,19 @@ def output_text(output: ProcessOutput, sandbox: str) -> str:
         f"stdout_offset={next_stdout}, stderr_offset={next_stderr}"
     )
     if left:
-        ending = "still running" if info.running else _ending(info.exit_code, info.signal, timed_out=info.timed_out)
+        ending = "still running" if info.running else _ending(info)
         parts.append(f"[{ending}, {left} more bytes: {more})]")
     elif info.running:
         parts.append(f"[still running after {_duration(info.duration_ms)}. Read on: {more}, wait=30)]")
     else:
-        ending = _ending(info.exit_code, info.signal, timed_out=info.timed_out)
+        ending = _ending(info)
         parts.append(f"[{ending} | {_duration(info.duration_ms)} | all output read]")
     return "".join(parts)
 
 
 def process_line(info: ProcessInfo) -> str:
     """A process in a list of them."""
-    state = "running" if info.running else _ending(info.exit_code, info.signal, timed_out=info.timed_out)
+    state = "running" if info.running else _ending(info)
     command = info.command if len(info.command) <= _KEPT_COMMAND else f"{info.command[:_KEPT_COMMAND]}…"
     written = f"stdout {info.stdout_total} B, stderr {info.stderr_total} B"
     return f"pid {info.pid} | {state} | {_duration(info.duration_ms)} | {written} | {clean(command.encode())[0]}"
@@ -98,13 +99,15 @@ def _stderr(text: str) -> str:
     return f"[stderr]\n{_block(text)}" if text else ""
 
 
-def _ending(exit_code: int | None, signal_number: int | None, *, timed_out: bool, timeout_s: float = 0) -> str:
-    if timed_out:
+def _ending(standing: Outcome | ProcessInfo, *, timeout_s: float = 0) -> str:
+    if standing.timed_out:
         limit = f" of {timeout_s:g} s" if timeout_s else ""
-        return f"killed by its timeout{limit} | exit {exit_code}"
-    if signal_number is not None:
-        return f"killed by {_signal_name(signal_number)} | exit {exit_code}"
-    return f"exit {exit_code}"
+        return f"killed by its timeout{limit} | exit {standing.exit_code}"
+    if standing.memory_kill:
+        return f"{why_killed(standing)} | exit {standing.exit_code}"
+    if standing.signal is not None:
+        return f"killed by {_signal_name(standing.signal)} | exit {standing.exit_code}"
+    return f"exit {standing.exit_code}"
 
 
 def _signal_name(number: int) -> str:

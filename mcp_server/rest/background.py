@@ -9,6 +9,7 @@ from starlette.responses import JSONResponse
 
 from auth.roles import Scope
 from mcp_server.audit.entry import noted
+from mcp_server.endings import why_killed
 from mcp_server.wire import timestamp
 
 from .body import WireModel, parse_body
@@ -105,8 +106,8 @@ class BackgroundRoutes:
                 if not outcome.running:
                     break
         noted(exit_code=outcome.exit_code)
-        error = {"error": "killed: it took longer than its timeout"} if outcome.timed_out else {}
-        return JSONResponse({"success": True, "exitCode": outcome.exit_code, **error})
+        why = why_killed(outcome)
+        return JSONResponse({"success": True, "exitCode": outcome.exit_code, **({"error": why} if why else {})})
 
 
 def process_object(info: ProcessInfo) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from auth.roles import Scope
 from mcp_server.audit.entry import noted
+from mcp_server.endings import why_killed
 from vmm.errors import CasemateError, InvalidInput, LinkTimeout
 from vmm.guest.values import KIB, Command
 
@@ -150,10 +151,12 @@ def outcome_object(outcome: Outcome) -> dict[str, Any]:
     if outcome.exit_code is None:
         raise LinkTimeout(f"Process {outcome.pid} did not end in time", hint="Look at it with commands/list")
     cut = outcome.stdout.dropped + outcome.stderr.dropped
-    optional = {"timedOut": outcome.timed_out, "truncated": bool(cut)}
+    optional = {"timedOut": outcome.timed_out, "truncated": bool(cut), "outOfMemory": bool(outcome.memory_kill)}
+    # Clients show what is on stderr; few know of more fields than VoidRun's three.
+    notice = f"[{why_killed(outcome)}]\n" if outcome.memory_kill else ""
     return {
         "stdout": _text(outcome.stdout),
-        "stderr": _text(outcome.stderr),
+        "stderr": _text(outcome.stderr) + notice,
         "exitCode": outcome.exit_code,
         **{name: value for name, value in optional.items() if value},
     }

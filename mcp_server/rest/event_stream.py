@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from mcp_server.endings import why_killed
 from vmm.errors import CasemateError
 from vmm.guest.values import Chunk
 
@@ -83,7 +84,7 @@ class EventStream:
             if info.running and not follow:
                 return code
             code = _UNKNOWN if info.exit_code is None else info.exit_code
-            error = f"killed: it took longer than {timeout_s:g} s" if info.timed_out else ""
+            error = why_killed(info, timeout_s=timeout_s)
         except CasemateError as failure:
             error = str(failure)
             await self._answer.write(event("error", " ".join(error.splitlines())).encode())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 from .arguments import Arguments
 from .channel import Channel
 from .procfs import processes, read
@@ -14,20 +12,22 @@ _KERNEL_THREAD = 0x00200000
 """PF_KTHREAD in the flags of proc(5)'s stat."""
 _ENDED = (b"Z", b"X")
 _ESTABLISHED, _LISTENS = b"01", b"0A"
-_TABLES = ("net/tcp", "net/tcp6")
+_TABLES = ("tcp", "tcp6")
 
 
 class Activity:
     """Reads /proc once for each answer and starts nothing.
 
     Args:
-        proc: A descriptor of /proc.
+        proc: A descriptor of the /proc that the sandbox's programs see.
+        own: The process in it that is no program's: the agent, or the sandbox's first.
         terminals: The agent's.
-        own_ports: Where the agent itself listens.
+        own_ports: Where the agent itself listens in the sandbox's network.
     """
 
-    def __init__(self, proc: int, terminals: Terminals, own_ports: frozenset[int]) -> None:
+    def __init__(self, proc: int, own: int, terminals: Terminals, own_ports: frozenset[int]) -> None:
         self._proc = proc
+        self._own = own
         self._terminals = terminals
         self._own_ports = own_ports
 
@@ -36,9 +36,9 @@ class Activity:
         del arguments
         channel.send_result(
             {
-                "processes": count_processes(self._proc, os.getpid()),
+                "processes": count_processes(self._proc, self._own),
                 "terminals": self._terminals.alive(),
-                "connections": count_connections(self._proc, self._own_ports),
+                "connections": count_connections(self._proc, self._own, self._own_ports),
             }
         )
 
@@ -55,12 +55,12 @@ def count_processes(proc: int, own: int) -> int:
     return len(parents)
 
 
-def count_connections(proc: int, own_ports: frozenset[int]) -> int:
-    """The established TCP connections to ports that somebody listens on, except these."""
+def count_connections(proc: int, own: int, own_ports: frozenset[int]) -> int:
+    """The established TCP connections in a process's network to ports that somebody listens on, except these."""
     listening: set[int] = set()
     connected: list[int] = []
     for table in _TABLES:
-        for line in read(proc, table).splitlines()[1:]:
+        for line in read(proc, f"{own}/net/{table}").splitlines()[1:]:
             _, local, _, state, *_ = line.split()
             port = int(local.rpartition(b":")[2], 16)
             if state == _LISTENS:

@@ -10,11 +10,33 @@ _MAX_PATH = 4095
 _MAX_INTEGER = 2**62
 
 
+class Paths:
+    """What paths in the sandbox's /proc mean to the agent, which is no process there.
+
+    What the kernel calls `self` is the process that looks, and there is none by that name in somebody else's /proc.
+
+    Args:
+        first: The process to look at in its place; None where the agent has a /proc in common with the sandbox.
+    """
+
+    def __init__(self, *, first: int | None = None) -> None:
+        self._first = b"" if first is None else b"/proc/%d" % first
+
+    def resolve(self, path: bytes) -> bytes:
+        """The path as the agent has to name it."""
+        if self._first and path.startswith(b"/proc/"):
+            for name, process in ((b"/proc/self", b""), (b"/proc/mounts", b"/mounts"), (b"/proc/net", b"/net")):
+                if path == name or path.startswith(name + b"/"):
+                    return self._first + process + path[len(name) :]
+        return path
+
+
 class Arguments:
     """A request's JSON object. Every getter refuses a value of another type."""
 
-    def __init__(self, values: dict[str, Any]) -> None:
+    def __init__(self, values: dict[str, Any], paths: Paths | None = None) -> None:
         self._values = values
+        self._paths = paths or Paths()
 
     def text(self, name: str, default: str | None = None) -> str:
         """A string without NUL."""
@@ -56,7 +78,7 @@ class Arguments:
             raise invalid(f"{name}: {value[:80]!r} is not absolute")
         if len(value) > _MAX_PATH:
             raise invalid(f"{name}: {len(value)} bytes, the longest path has {_MAX_PATH}")
-        return value
+        return self._paths.resolve(value)
 
     def texts(self, name: str) -> list[bytes]:
         """A list of strings without NUL, as bytes."""

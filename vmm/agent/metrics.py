@@ -15,10 +15,16 @@ _IDLE_FIELDS = (3, 4)
 
 
 class Metrics:
-    """Reads /proc through a descriptor that was opened before anybody could unmount it."""
+    """Reads /proc through descriptors that were opened before anybody could unmount it.
 
-    def __init__(self, proc: int) -> None:
+    Args:
+        proc: The agent's own /proc.
+        inner: The one that the sandbox's programs see.
+    """
+
+    def __init__(self, proc: int, inner: int) -> None:
         self._proc = proc
+        self._inner = inner
 
     def read(self, channel: Channel, arguments: Arguments) -> None:
         """Memory and disk in bytes, times in milliseconds."""
@@ -35,7 +41,7 @@ class Metrics:
                 "disk_total": disk.f_blocks * disk.f_frsize,
                 "disk_free": disk.f_bavail * disk.f_frsize,
                 "cpu_used_ms": busy * _TICK_MS,
-                "processes": len(processes(self._proc)),
+                "processes": len(processes(self._inner)),
                 "agent_memory": int(read(self._proc, "self/statm").split()[1]) * _PAGE,
             }
         )

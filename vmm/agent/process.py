@@ -18,8 +18,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .channel import Channel
+from .memory_kills import MemoryKills
 from .output import OutputLog
 from .refusals import GUEST, RefusalError
+from .spawn import Child
 from .trees import Tree, Trees
 
 _PIECE = 64 * 1024
@@ -51,6 +53,7 @@ class Process:
     """A running or finished program.
 
     Attributes:
+        pid: As the sandbox's programs know it.
         running: Whether the main process has not ended.
         settled: Whether it has ended and its output has fallen silent: it may be reported as finished.
         drained: Whether all its pipes are closed too: nothing more can come.
@@ -60,15 +63,16 @@ class Process:
     def __init__(
         self,
         *,
-        pid: int,
+        child: Child,
         label: str,
         tree: Tree,
         streams: Streams,
         stdout: OutputLog,
         stderr: OutputLog,
         timeout: float,
+        memory_kills: MemoryKills,
     ) -> None:
-        self.pid = pid
+        self.pid = child.pid
         self.label = label[:_MAX_LABEL]
         self.tree = tree
         self.stdout = stdout
@@ -87,7 +91,10 @@ class Process:
         self._logs = {fd: log for fd, log in ((streams.stdout, stdout), (streams.stderr, stderr)) if fd >= 0}
         self._wide: set[int] = set()
         self._waiters = 0
-        self._pidfd = os.pidfd_open(pid)
+        self._own_pid = child.own_pid
+        self._pidfd = child.pidfd
+        self._memory_kills = memory_kills
+        self._memory_kill = ""
         self._wake = os.eventfd(0) if streams.keep_stdin else -1
         self._poll = select.poll()
         for fd in (*self._logs, self._pidfd, self._wake):
@@ -175,7 +182,11 @@ class Process:
 
     def kill(self) -> None:
         """End the whole tree at once."""
-        self.tree.signal(signal.SIGKILL, self.pid if self.running else -1)
+        self.signal(signal.SIGKILL)
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the whole tree."""
+        self.tree.signal(number, self._own_pid if self.running else -1)
 
     def info(self) -> dict[str, Any]:
         """The process as the host lists it."""
@@ -197,6 +208,7 @@ class Process:
             "exit_code": 128 - code if code is not None and code < 0 else code,
             "signal": -code if code is not None and code < 0 else None,
             "timed_out": self.timed_out,
+            "memory_kill": self._memory_kill,
             "duration_ms": int((end - self._started) * 1000),
         }
 
@@ -253,9 +265,11 @@ class Process:
             return  # A terminal, or a kernel with a lower limit: slower, but right.
 
     def _reap(self) -> None:
-        pid, status = os.waitpid(self.pid, os.WNOHANG)
+        pid, status = os.waitpid(self._own_pid, os.WNOHANG)
         if pid == 0:
             return
+        if status and not self.timed_out:
+            self._memory_kill = self._memory_kills.of(self.tree.name, self._started)
         self._poll.unregister(self._pidfd)
         os.close(self._pidfd)
         self._pidfd = -1

@@ -10,6 +10,7 @@ from typing import Any
 from . import frames
 from .arguments import Arguments
 from .channel import Channel
+from .memory_kills import MemoryKills
 from .output import HEAD, TAIL, OutputLog
 from .process import Process, Streams
 from .programs import command_program
@@ -29,11 +30,12 @@ _MAX_SIGNAL = 64
 class Processes:
     """All processes that were started through this agent; the latest finished ones stay readable."""
 
-    def __init__(self, trees: Trees, users: Users, spawner: Spawner, null: int) -> None:
+    def __init__(self, trees: Trees, users: Users, spawner: Spawner, null: int, memory_kills: MemoryKills) -> None:
         self._trees = trees
         self._users = users
         self._spawner = spawner
         self._null = null
+        self._memory_kills = memory_kills
         self._lock = _thread.allocate_lock()
         self._table: dict[int, Process] = {}
 
@@ -137,7 +139,7 @@ class Processes:
         number = arguments.integer("signal", 15, least=1)
         if number > _MAX_SIGNAL:
             raise invalid(f"signal: {number} is above {_MAX_SIGNAL}")
-        process.tree.signal(number, process.pid if process.running else -1)
+        process.signal(number)
         channel.send_result({})
 
     def close(self) -> None:
@@ -156,7 +158,7 @@ class Processes:
         streams, theirs = _pipes(stdin, self._null, open_stdin=open_stdin)
         tree = self._trees.new()
         try:
-            pid = self._spawner.spawn(program, tree, theirs)
+            child = self._spawner.spawn(program, tree, theirs)
         except BaseException:
             _close(streams.stdin, streams.stdout, streams.stderr)
             self._trees.retire(tree)
@@ -164,17 +166,18 @@ class Processes:
         finally:
             _close(*(fd for fd in theirs if fd != self._null))
         process = Process(
-            pid=pid,
+            child=child,
             label=program.label,
             tree=tree,
             streams=streams,
             stdout=OutputLog(tail=tail),
             stderr=OutputLog(tail=tail),
             timeout=timeout,
+            memory_kills=self._memory_kills,
         )
         with self._lock:
-            self._table.pop(pid, None)
-            self._table[pid] = process
+            self._table.pop(process.pid, None)
+            self._table[process.pid] = process
         return process
 
     def _find(self, arguments: Arguments) -> Process:

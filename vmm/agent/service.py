@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from . import frames
 from .activity import Activity
-from .arguments import Arguments
+from .arguments import Arguments, Paths
 from .channel import Channel, ClosedError
 from .files import Files
 from .identity import IdentityHolder
@@ -38,8 +38,10 @@ class Service:
         files: Files,
         metrics: Metrics,
         activity: Activity,
+        paths: Paths,
     ) -> None:
         self._identity = identity
+        self._paths = paths
         self._lock = _thread.allocate_lock()
         self._channels: set[Channel] = set()
         self._handlers: dict[str, Handler] = {
@@ -117,7 +119,7 @@ class Service:
             handler = self._handlers.get(name) if isinstance(name, str) else None
             if handler is None:
                 raise invalid(f"op: the agent does not know {str(name)[:80]!r}")  # noqa: TRY301 (answered like the handlers' own)
-            handler(channel, Arguments(values))
+            handler(channel, Arguments(values, self._paths))
         except RefusalError as refusal:
             channel.send_error(refusal)
         except OSError as error:

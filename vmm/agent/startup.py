@@ -6,6 +6,7 @@ import _thread
 import contextlib
 import os
 import resource
+import select
 import signal
 import socket
 import sys
@@ -14,20 +15,27 @@ from dataclasses import dataclass
 
 from . import frames
 from .activity import Activity
+from .arguments import Paths
+from .cgroups import Groups
 from .files import Files
 from .identity import IdentityHolder, SecretFile
+from .memory_kills import MemoryKills
 from .metrics import Metrics
+from .namespaces import Namespaces, pivot
 from .processes import Processes
+from .procfs import read
 from .service import Service
 from .spawn import Spawner
 from .terminals import Terminals
-from .trees import Groups, Trees
+from .trees import Trees
 from .users import Users
 
 _PORT = 1024
 _GROUPS = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")
 _SOFT_FILES = 16384
 _HARD_FILES = 1024 * 1024
+_STARTS_ANEW = 3
+"""Exit status that asks for another agent, with a sandbox without processes."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -40,6 +48,7 @@ class _Options:
     users_file: str = "/etc/passwd"
     groups: tuple[str, ...] = _GROUPS
     privileged: bool = True
+    isolated: bool = False
 
 
 def main(arguments: list[str]) -> None:
@@ -53,38 +62,45 @@ def main(arguments: list[str]) -> None:
         --secret-hex-env NAME: An environment variable with hex digits, in place of the file.
         --users-file FILE: Where the users are, and so their homes (default /etc/passwd).
         --cgroup DIR: The cgroup2 to make groups in, or `none`; otherwise the usual places are tried.
+        --isolate: Give the sandbox namespaces of its own, and keep processors and memory for the agent.
         --no-identity-privileges: Take the secret of a new identity only, and say so; for tests outside a guest.
     """
     options = _parse(arguments)
     signals = _settle_process()
-    secret, secret_file = _secret(options)
     proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
     random = os.open("/dev/random", os.O_RDWR)
     null = os.open("/dev/null", os.O_RDONLY)
+    memory_kills = MemoryKills.open()
     group = Groups.open(options.groups, f"casemate-{os.urandom(4).hex()}")
+    # Before the secret is known, since the sandbox's first process begins as a copy of this one.
+    namespaces = _isolate(options, proc, group)
+    inner, first = (proc, os.getpid()) if namespaces is None else (namespaces.proc, 1)
+    secret, secret_file = _secret(options)
     listeners = _listen(options)
     trees = Trees(proc, group)
-    spawner = Spawner(trees, _protect(proc))
+    spawner = Spawner(trees, proc, _protect(proc), namespaces)
     users = Users(os.fsencode(options.users_file))
-    processes = Processes(trees, users, spawner, null)
-    terminals = Terminals(trees, users, spawner)
+    processes = Processes(trees, users, spawner, null, memory_kills)
+    terminals = Terminals(trees, users, spawner, memory_kills)
     identity = IdentityHolder(secret, secret_file, random, privileged=options.privileged)
     # None of the host's own connections is anybody's use of a port. Those over vsock are in no table of TCP's.
     own = frozenset(listener.getsockname()[1] for listener in listeners if listener.family == socket.AF_INET)
-    activity = Activity(proc, terminals, own)
-    service = Service(identity, processes, terminals, Files(), Metrics(proc), activity)
+    activity = Activity(inner, first, terminals, own if namespaces is None else frozenset())
+    paths = Paths(first=None if namespaces is None else first)
+    service = Service(identity, processes, terminals, Files(), Metrics(proc, inner), activity, paths)
     frames.host_proof(secret, b"", b"")  # The first digest loads what the others use; after chroot it could not.
     if options.port_file:
         _write_port(options.port_file, listeners[0].getsockname()[1])
-    if options.root != "/":
+    if namespaces is not None:
+        pivot(options.root)
+    elif options.root != "/":
         os.chroot(options.root)
     os.chdir("/")
     status: object = 0
     try:
         for listener in listeners:
             _thread.start_new_thread(service.serve, (listener,))
-        while True:
-            os.read(signals, 64)
+        status = _wait(signals, namespaces)
     except SystemExit as ending:
         status = ending.code
     finally:
@@ -96,6 +112,37 @@ def main(arguments: list[str]) -> None:
     os._exit(status if isinstance(status, int) else 0)
 
 
+def _isolate(options: _Options, proc: int, group: Groups | None) -> Namespaces | None:
+    if not options.isolated:
+        return None
+    # What the kernel takes for itself as it starts is in use by now; what commands take comes on top.
+    available = next(
+        (
+            int(line.split()[1]) * 1024
+            for line in read(proc, "meminfo").splitlines()
+            if line.startswith(b"MemAvailable")
+        ),
+        0,
+    )
+    namespaces = Namespaces.make(options.root, group)
+    if group is not None:
+        group.keep_reserves(available)
+    return namespaces
+
+
+def _wait(signals: int, namespaces: Namespaces | None) -> int:
+    """Wait for a signal that ends the agent, or for the end of the sandbox's first process: a reboot from inside."""
+    poll = select.poll()
+    poll.register(signals, select.POLLIN)
+    if namespaces is not None:
+        poll.register(namespaces.first, select.POLLIN)
+    while True:
+        for descriptor, _ in poll.poll():
+            if descriptor != signals:
+                return _STARTS_ANEW
+            os.read(signals, 64)
+
+
 def _parse(arguments: list[str]) -> _Options:
     options = _Options()
     rest = list(arguments)
@@ -103,6 +150,9 @@ def _parse(arguments: list[str]) -> _Options:
         name = rest.pop(0)
         if name == "--no-identity-privileges":
             options.privileged = False
+            continue
+        if name == "--isolate":
+            options.isolated = True
             continue
         if not rest:
             sys.exit(f"agent: {name} needs a value, or is not known")

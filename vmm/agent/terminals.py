@@ -15,6 +15,7 @@ from typing import Any
 from . import frames
 from .arguments import Arguments
 from .channel import Channel
+from .memory_kills import MemoryKills
 from .output import TAIL, OutputLog
 from .process import Process, Streams
 from .programs import terminal_program
@@ -57,10 +58,11 @@ class _Terminal:
 class Terminals:
     """All open terminals; ended ones stay readable until they are closed, or pushed out by newer ones."""
 
-    def __init__(self, trees: Trees, users: Users, spawner: Spawner) -> None:
+    def __init__(self, trees: Trees, users: Users, spawner: Spawner, memory_kills: MemoryKills) -> None:
         self._trees = trees
         self._users = users
         self._spawner = spawner
+        self._memory_kills = memory_kills
         self._lock = _thread.allocate_lock()
         self._table: dict[str, _Terminal] = {}
 
@@ -83,7 +85,7 @@ class Terminals:
             _resize(master, cols, rows)
             if os.geteuid() == 0:
                 os.fchown(slave, program.user.uid, -1)
-            pid = self._spawner.spawn(program, tree, (slave, slave, slave), _take_terminal)
+            child = self._spawner.spawn(program, tree, (slave, slave, slave), _take_terminal)
         except BaseException:
             os.close(master)
             self._trees.retire(tree)
@@ -92,13 +94,14 @@ class Terminals:
             os.close(slave)
         os.set_blocking(master, False)
         process = Process(
-            pid=pid,
+            child=child,
             label=program.label,
             tree=tree,
             streams=Streams(stdin=master, stdout=master, keep_stdin=True),
             stdout=OutputLog(head=0, tail=TAIL),
             stderr=OutputLog(head=0, tail=0),
             timeout=0,
+            memory_kills=self._memory_kills,
         )
         name = os.urandom(6).hex()
         terminal = _Terminal(name=name, process=process, master=os.dup(master), cols=cols, rows=rows)
@@ -159,7 +162,7 @@ class Terminals:
 
     def _end(self, terminal: _Terminal, patience: float) -> None:
         process = terminal.process
-        process.tree.signal(signal.SIGHUP, process.pid if process.running else -1)
+        process.signal(signal.SIGHUP)
         if patience:
             process.wait(time.monotonic() + patience)
         process.kill()

@@ -65,6 +65,7 @@ class Outcome:
         timed_out: Whether the command's own time limit killed its tree.
         stdout, stderr: What was captured so far.
         duration_ms: From start to end, or to now.
+        memory_kill: A process of it that the kernel ended for want of memory, such as `python3 (812 MiB)`, else empty.
     """
 
     pid: int
@@ -75,6 +76,7 @@ class Outcome:
     stdout: Captured
     stderr: Captured
     duration_ms: int
+    memory_kill: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +87,7 @@ class ProcessInfo:
         command: The shell line, or the arguments joined as a shell would read them.
         started_ms: Guest clock, milliseconds since the epoch.
         stdout_total, stderr_total: Bytes written so far: the offsets at which to go on reading.
+        memory_kill: As in `Outcome`.
     """
 
     pid: int
@@ -97,6 +100,7 @@ class ProcessInfo:
     duration_ms: int
     stdout_total: int
     stderr_total: int
+    memory_kill: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

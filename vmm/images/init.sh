@@ -40,6 +40,7 @@ for device in /sys/bus/virtio/devices/*; do
     esac
 done
 insert "$file_systems"
+insert "$extras"
 
 tries=0
 until [ -e /dev/vda ] && [ -e /dev/vdb ] && [ -e /dev/vdc ]; do
@@ -61,18 +62,29 @@ mount -t overlay -o lowerdir=/new/base,upperdir=/new/disk/upper,workdir=/new/dis
 
 mount -t tmpfs -o mode=0755,size=16m,nosuid,nodev tmpfs /new/run
 mount -t tmpfs -o mode=1777,size=16m,nosuid,nodev tmpfs /new/tmp
-mount -t cgroup2 -o nosuid,nodev,noexec,favordynmods cgroup2 /sys/fs/cgroup
+mount -t cgroup2 -o nosuid,nodev,noexec,favordynmods,nsdelegate cgroup2 /sys/fs/cgroup
 
+# What a server has, where the kernel's own values are for the smallest of machines.
+echo 524288 > /proc/sys/fs/inotify/max_user_watches
+echo 1024 > /proc/sys/fs/inotify/max_user_instances
+echo 1048576 > /proc/sys/fs/aio-max-nr
+echo 262144 > /proc/sys/vm/max_map_count
+
+# /proc, /sys and the cgroups of the sandbox are the agent's to mount, from inside the sandbox's namespaces.
 root=/new/sandbox
-mount -t proc -o nosuid,nodev,noexec proc $root/proc
-mount -t sysfs -o nosuid,nodev,noexec sysfs $root/sys
 mount -t tmpfs -o mode=0755,nosuid tmpfs $root/dev
 mount -t tmpfs -o mode=0755,nosuid,nodev tmpfs $root/run
-mkdir $root/dev/pts $root/dev/shm $root/run/lock
+mkdir $root/dev/pts $root/dev/shm $root/dev/net $root/run/lock
 mount -t devpts -o newinstance,ptmxmode=0666,mode=620,gid=5,nosuid,noexec devpts $root/dev/pts
 mount -t tmpfs -o mode=1777,nosuid,nodev tmpfs $root/dev/shm
 chmod 1777 $root/run/lock
 cp -a /dev/null /dev/zero /dev/full /dev/random /dev/urandom /dev/tty $root/dev/
+for device in fuse net/tun loop-control loop0 loop1 loop2 loop3 loop4 loop5 loop6 loop7; do
+    [ ! -e /dev/$device ] || cp -a /dev/$device $root/dev/$device
+done
+for device in fuse net/tun; do
+    [ ! -e $root/dev/$device ] || chmod 666 $root/dev/$device
+done
 ln -s pts/ptmx $root/dev/ptmx
 ln -s /proc/self/fd $root/dev/fd
 ln -s /proc/self/fd/0 $root/dev/stdin

@@ -19,6 +19,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "balloon": ("virtio_balloon",),
     "file_systems": ("overlay", "erofs", "ext4"),
 }
+# What programs in a sandbox can do without, and a kernel may lack.
+_EXTRAS = ("fuse", "tun", "loop")
 _APPLETS = ("chmod", "cp", "insmod", "ip", "ln", "mkdir", "mount", "sh", "sleep", "switch_root")
 _DIRECTORIES = ("bin", "dev", "modules", "new", "proc", "sys")
 _INIT = Path(__file__).with_name("init.sh")
@@ -36,6 +38,7 @@ def build(tree: ModuleTree, busybox: Path) -> bytes:
     entries.append(cpio.file("bin/busybox", busybox.read_bytes(), 0o755))
     entries += [cpio.link(f"bin/{applet}", "busybox") for applet in _APPLETS]
     plan = {group: tree.order(names) for group, names in GROUPS.items()}
+    plan["extras"] = tree.order(name for name in _EXTRAS if tree.has(name))
     for path in dict.fromkeys(path for paths in plan.values() for path in paths):
         entries.append(cpio.file(f"modules/{_plain(path)}", tree.load(path)))
     lines = (f"{group}='{' '.join(_plain(path) for path in paths)}'\n" for group, paths in plan.items())

@@ -58,6 +58,10 @@ class ModuleTree:
                 raise Unavailable(f"The kernel has no module {name}: another kernel package is needed")
         return tuple(order)
 
+    def has(self, name: str) -> bool:
+        """Whether the kernel has a module of this name, or what it does built in."""
+        return name in self.names or name in self.builtin
+
     def load(self, path: str) -> bytes:
         """A module's content, uncompressed."""
         data = (self.root / path).read_bytes()

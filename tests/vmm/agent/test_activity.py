@@ -29,11 +29,11 @@ class Proc:
         (self.root / str(pid) / "stat").write_text(f"{pid} ({name}) {state} {parent} 1 1 0 -1 {flags} 88 0 0 0 0 0\n")
 
     def table(self, name: str, *rows: tuple[str, str, str]) -> None:
-        (self.root / "net").mkdir(exist_ok=True)
+        (self.root / "1/net").mkdir(parents=True, exist_ok=True)
         lines = [
             f"   {number}: {local} {remote} {state} {_REST}\n" for number, (local, remote, state) in enumerate(rows)
         ]
-        (self.root / "net" / name).write_text(_HEAD + "".join(lines))
+        (self.root / "1/net" / name).write_text(_HEAD + "".join(lines))
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_a_connection_counts_once_at_the_port_that_listens(proc: Proc) -> None:
         ("0100007F:C350", "0100007F:1F90", _ESTABLISHED),
         ("0100007F:1F90", "0100007F:C351", _CLOSED),
     )
-    assert count_connections(proc.descriptor, frozenset({1024})) == 1
+    assert count_connections(proc.descriptor, 1, frozenset({1024})) == 1
 
 
 def test_the_agents_own_connections_do_not_count(proc: Proc) -> None:
@@ -93,7 +93,7 @@ def test_the_agents_own_connections_do_not_count(proc: Proc) -> None:
         ("0F02000A:0400", "0202000A:C350", _ESTABLISHED),
         ("0F02000A:0400", "0202000A:C351", _ESTABLISHED),
     )
-    assert count_connections(proc.descriptor, frozenset({1024})) == 0
+    assert count_connections(proc.descriptor, 1, frozenset({1024})) == 0
 
 
 def test_a_port_that_listens_on_both_protocols_is_one(proc: Proc) -> None:
@@ -104,13 +104,13 @@ def test_a_port_that_listens_on_both_protocols_is_one(proc: Proc) -> None:
         (f"{anywhere}:1F90", f"{anywhere}:0000", _LISTEN),
         (f"{here}:1F90", f"{here}:C350", _ESTABLISHED),
     )
-    assert count_connections(proc.descriptor, frozenset()) == 1
+    assert count_connections(proc.descriptor, 1, frozenset()) == 1
 
 
 def test_connections_to_elsewhere_do_not_count(proc: Proc) -> None:
     proc.table("tcp", ("0F02000A:C350", "01010101:01BB", _ESTABLISHED))
-    assert count_connections(proc.descriptor, frozenset()) == 0
+    assert count_connections(proc.descriptor, 1, frozenset()) == 0
 
 
 def test_a_kernel_without_tcp_has_no_connections(proc: Proc) -> None:
-    assert count_connections(proc.descriptor, frozenset()) == 0
+    assert count_connections(proc.descriptor, 1, frozenset()) == 0

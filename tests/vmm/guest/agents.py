@@ -42,7 +42,11 @@ class Agent:
 
     def holds(self, group: str) -> bool:
         """Whether a cgroup is this agent's own."""
-        return str(self.process.pid) in Path(group, "cgroup.procs").read_text().split()
+        processes = Path(group, "agent/cgroup.procs")
+        try:
+            return str(self.process.pid) in processes.read_text().split()
+        except OSError:
+            return False  # Another agent's, which has just ended.
 
 
 def can_be_alone() -> bool:

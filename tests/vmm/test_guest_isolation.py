@@ -1,0 +1,143 @@
+"""What root in a sandbox can do to the machine that it is in: use it up, but not cut it off from its host."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import suppress
+from pathlib import Path
+
+import anyio
+import pytest
+
+from tests.conftest import Opener
+from vmm.errors import LinkError
+from vmm.fleet import Fleet
+from vmm.guest.values import Command, Outcome
+from vmm.hypervisor.process import strays
+from vmm.spec import SandboxSpec
+
+pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.timeout(600)]
+
+ALICE = "a" * 24
+WAIT_MS = 120_000
+REBOOT = "exec perl -e 'syscall 169, 0xfee1dead, 672274793, 0x01234567, 0'"
+GREEDY = "exec perl -e 'while (1) { push @kept, q(x) x (4 << 20) }'"
+BOMB = "burst() { while :; do burst & done; }; burst"
+
+
+@pytest.fixture
+async def box(open_fleet: Opener, data: Path) -> AsyncGenerator[Fleet]:
+    """A fleet with one sandbox, `box`."""
+    async with open_fleet() as fleet:
+        await fleet.create(ALICE, SandboxSpec(name="box", image="minimal", mem=256))
+        yield fleet
+        await fleet.delete(ALICE, "box")
+    assert strays(data / "instances") == {}
+
+
+async def sh(fleet: Fleet, line: str, *, user: str = "", timeout_ms: int = 0) -> Outcome:
+    return await fleet.exec(ALICE, "box", Command(shell=line, user=user, timeout_ms=timeout_ms), wait_ms=WAIT_MS)
+
+
+async def said(fleet: Fleet, line: str, *, user: str = "") -> str:
+    outcome = await sh(fleet, line, user=user)
+    assert outcome.exit_code == 0, outcome.stderr.data()
+    return outcome.stdout.data().decode().strip()
+
+
+async def test_a_sandbox_sees_its_own_processes_devices_and_cgroups(box: Fleet) -> None:
+    running = await box.start(ALICE, "box", Command(argv=("sleep", "1000")))
+    assert await said(box, f"cat /proc/{running.pid}/comm; cat /proc/1/comm") == "sleep\ninit"
+    assert set((await said(box, "cat /proc/[0-9]*/comm")).split()) == {"init", "sleep", "cat"}
+    assert await said(box, "ls /sys/class/net") == "lo"
+    assert await said(box, "cat /proc/self/cgroup") != "0::/"
+    assert (await said(box, "cat /sys/fs/cgroup/cgroup.subtree_control")).split() == ["cpu", "memory", "pids"]
+    memory = int(await said(box, "cat /sys/fs/cgroup/memory.max"))
+    assert memory < (await box.metrics(ALICE, "box")).memory_total
+    # What the agent reads for a model or a client is what the sandbox's programs see, though it is none of them.
+    assert b"overlay / overlay" in (await box.read_file(ALICE, "box", "/proc/mounts")).data
+    assert (await box.read_file(ALICE, "box", "/proc/self/comm")).data == b"init\n"
+    await box.signal(ALICE, "box", running.pid, 9)
+
+
+async def test_root_cannot_end_or_cut_off_the_agent(box: Fleet) -> None:
+    await sh(box, "kill -9 -1; kill -9 1; ip link set eth0 down; ip link set lo down; umount -l /proc /sys /dev; true")
+    assert await said(box, "echo answers") == "answers"
+    refused = await sh(
+        box,
+        "mount -t proc proc /proc; mount -t sysfs s /sys; mount -t cgroup2 c /sys/fs/cgroup; "
+        "echo 1 > /sys/fs/cgroup/cgroup.freeze; echo max > /sys/fs/cgroup/memory.max",
+    )
+    assert refused.stderr.data().count(b"Operation not permitted") == 2
+    assert await said(box, "ls -d /sys/fs/cgroup/agent /sys/fs/cgroup/../agent 2>/dev/null; echo none") == "none"
+    assert await said(box, "echo answers") == "answers"
+
+
+async def test_a_reboot_from_inside_starts_the_sandbox_anew_with_its_files(box: Fleet) -> None:
+    running = await box.start(ALICE, "box", Command(shell="echo kept > /root/file; sync; sleep 1000"))
+    await said(box, "until [ -s /root/file ]; do sleep 0.1; done")
+    with suppress(LinkError):  # Unless its own end is told before the agent's.
+        assert (await sh(box, REBOOT)).signal == 9
+    await _until_anew(box, running.pid)
+    assert await said(box, "cat /root/file; cat /proc/1/comm") == "kept\ninit"
+
+
+async def test_a_fork_bomb_ends_at_its_time_limit_and_others_run_meanwhile(box: Fleet) -> None:
+    outcomes: list[Outcome] = []
+    most = 0
+
+    async def bomb() -> None:
+        outcomes.append(await sh(box, BOMB, timeout_ms=10_000))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(bomb)
+        while not outcomes:
+            # However many it has, the limit of its own group is the end of it.
+            counts = await said(box, "cat /sys/fs/cgroup/*/pids.current | sort -n | tail -1")
+            most = max(most, int(counts))
+    assert outcomes[0].timed_out
+    assert most > 10, "the bomb never went off"
+    assert int(await said(box, "ls -d /proc/[0-9]* | wc -l")) < 20
+
+
+async def test_a_command_that_eats_all_memory_is_ended_alone_and_named(box: Fleet) -> None:
+    beside = await box.start(ALICE, "box", Command(argv=("sleep", "1000")))
+    greedy = await sh(box, GREEDY)
+    assert greedy.exit_code == 137
+    name, size, unit = greedy.memory_kill.split()
+    assert (name, unit) == ("perl", "MiB)")
+    assert int(size.lstrip("(")) > 100
+    assert (await sh(box, "exit 137")).memory_kill == ""
+    assert await said(box, f"cat /proc/{beside.pid}/comm") == "sleep"
+
+
+async def test_a_real_time_loop_of_roots_does_not_silence_the_agent(box: Fleet) -> None:
+    loop = await sh(box, "for n in 1 2; do chrt -f 99 sh -c 'while :; do :; done' & done; wait", timeout_ms=8_000)
+    assert loop.timed_out
+    assert await said(box, "echo answers") == "answers"
+
+
+async def test_what_servers_offer_to_programs_is_there(box: Fleet) -> None:
+    nested = "unshare --user --map-root-user --mount --pid --fork --mount-proc --net sh -c"
+    inside = "cat /proc/1/comm && id -u"
+    assert await said(box, f"{nested} '{inside}'", user="nobody") == "sh\n0"
+    assert await said(box, "exec 3<> /dev/fuse 4<> /dev/net/tun && echo opened", user="nobody") == "opened"
+    assert int(await said(box, "cat /proc/sys/fs/inotify/max_user_watches")) >= 500_000
+    looped = "truncate -s 1M /tmp/disk && losetup --find --show /tmp/disk && losetup --detach-all"
+    assert await said(box, looped) == "/dev/loop0"
+    assert (
+        await said(
+            box, "mkdir /sys/fs/cgroup/mine && echo $$ > /sys/fs/cgroup/mine/cgroup.procs && cat /proc/self/cgroup"
+        )
+        == "0::/mine"
+    )
+
+
+async def _until_anew(fleet: Fleet, pid: int) -> None:
+    """Wait until the agent is another one, which knows nothing of the process."""
+    with anyio.fail_after(300):
+        while True:
+            with suppress(LinkError):
+                if pid not in [info.pid for info in await fleet.processes(ALICE, "box")]:
+                    return
+            await anyio.sleep(0.2)
