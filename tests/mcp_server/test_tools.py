@@ -54,6 +54,10 @@ async def test_a_timeout_kills_the_tree_and_keeps_what_was_written(box: Tools) -
     assert text.startswith("started\n[killed by its timeout of 0.5 s | exit 137")
 
 
+async def test_the_shortest_timeout_is_not_none_at_all(box: Tools) -> None:
+    assert "[killed by its timeout" in await box("execute_command", command="sleep 60", timeout=0.0004)
+
+
 async def test_a_long_command_returns_its_pid_and_can_be_read_to_its_end(box: Tools) -> None:
     text = await box("execute_command", command="echo one; sleep 0.6; echo two; exit 4", wait=0.2)
     match = re.search(r"still running after \d+ ms as pid (\d+)", text)
