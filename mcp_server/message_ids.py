@@ -109,14 +109,14 @@ class MessageIds:
         try:
             await app(scope, receive, restored)
         finally:
-            self._settle(session, call, answered=restoring.done)
+            self._settle(session, call, over=restoring.done or not events)
 
-    def _settle(self, session: _Session, call: _Call, *, answered: bool) -> None:
+    def _settle(self, session: _Session, call: _Call, *, over: bool) -> None:
         calls = self._calls[session]
         calls.remove(call)
         if not calls:
             del self._calls[session]
-        if not answered:
+        if not over:
             key = session, str(call.outer)
             self._left[key] = call.inner
             self._left.move_to_end(key)

@@ -13,11 +13,13 @@ import httpx
 import pytest
 
 from tests.mcp_server.edge import Edge, answer_of, initialize, rpc
+from tests.vmm.guest.agents import living
 
 pytestmark = pytest.mark.anyio
 
 IDS = [1, 0, -7, 2**70, "1", "", "a", "_GET_stream", 'say "Grüße" \\ \n', "x" * 5000]
 CANCELLED = -32800
+MODERN = {"mcp-protocol-version": "2026-07-28", "mcp-method": "tools/call", "mcp-name": "execute_command"}
 
 
 class Calls:
@@ -25,7 +27,7 @@ class Calls:
 
     def __init__(self, http: httpx.AsyncClient, files: Path) -> None:
         self.http = http
-        self._files = files
+        self.files = files
 
     async def send(self, message: object) -> httpx.Response:
         return await self.http.post("/api/mcp", json=message)
@@ -46,16 +48,25 @@ class Calls:
 
     def waiting(self, word: str, request_id: int | str) -> dict[str, Any]:
         """A call that says when it runs, and echoes its word once it may."""
-        begun, may = self._files / f"{word}.begun", self._files / f"{word}.may"
+        begun, may = self.files / f"{word}.begun", self.files / f"{word}.may"
         return command(f"touch {begun}; until [ -e {may} ]; do sleep 0.02; done; echo {word}", request_id)
 
     async def begun(self, word: str) -> None:
         with anyio.fail_after(30):
-            while not (self._files / f"{word}.begun").exists():
+            while not (self.files / f"{word}.begun").exists():
                 await anyio.sleep(0.01)
 
     def let(self, word: str) -> None:
-        (self._files / f"{word}.may").touch()
+        (self.files / f"{word}.may").touch()
+
+
+def modern(message: dict[str, Any]) -> dict[str, Any]:
+    """A request in the protocol without sessions."""
+    meta: dict[str, object] = {
+        "io.modelcontextprotocol/protocolVersion": MODERN["mcp-protocol-version"],
+        "io.modelcontextprotocol/clientCapabilities": {},
+    }
+    return message | {"params": message["params"] | {"_meta": meta}}
 
 
 def command(line: str, request_id: int | str) -> dict[str, Any]:
@@ -180,6 +191,34 @@ async def test_a_client_that_hangs_up_and_counts_anew_gets_nothing_of_before(cal
         assert await calls.echo("C", 1) == "C"
         calls.let("B")
     assert answers == ["B"]
+
+
+async def test_a_call_whose_client_hung_up_may_be_cancelled_still(calls: Calls) -> None:
+    message = calls.waiting("A", 1)
+    async with calls.http.stream("POST", "/api/mcp", json=message):
+        await calls.begun("A")
+    marker = message["params"]["arguments"]["command"]
+    assert living(marker)
+    await calls.cancel(1)
+    with anyio.fail_after(30):
+        while living(marker):
+            await anyio.sleep(0.02)
+
+
+async def test_without_sessions_two_requests_under_one_id_get_each_its_own_answer(host: Edge, tmp_path: Path) -> None:
+    answers: list[str] = []
+    async with host.http("alice", **MODERN) as http, anyio.create_task_group() as tasks:
+        calls = Calls(http, tmp_path)
+
+        async def wait() -> None:
+            answers.append(await calls.told(modern(calls.waiting("A", 1))))
+
+        tasks.start_soon(wait)
+        await calls.begun("A")
+        await calls.cancel(1)
+        assert await calls.told(modern(command("echo B", 1))) == "B"
+        calls.let("A")
+    assert answers == ["A"]
 
 
 async def test_two_sessions_of_one_owner_do_not_meet(host: Edge, tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ class Surfaces:
             "run_code bash": lambda: self._box("run_code", code=SHELL, language="bash", wait=50),
             "run_background_command": self.background,
             "terminal_open": self.terminal,
-            "terminal_open with a command": lambda: self._box("terminal_open", command=SHELL + "; read x", cols=200),
+            "terminal_open with a command": self.terminal_with_a_command,
             "exec": lambda: self.post("exec", shell),
             "exec with arguments": lambda: self.post("exec", {"command": "bash", "args": ["-c", SHELL], "timeout": 60}),
             "exec-stream": self.stream,
@@ -77,6 +77,12 @@ class Surfaces:
     async def terminal(self) -> str:
         terminal = (await self._box("terminal_open", cols=200)).split()[1]
         await self._box("terminal_send", terminal_id=terminal, text=SHELL, keys=["enter"])
+        return await self.screen(terminal)
+
+    async def terminal_with_a_command(self) -> str:
+        return await self.screen((await self._box("terminal_open", cols=200, command=SHELL)).split()[1])
+
+    async def screen(self, terminal: str) -> str:
         return await self.until(
             lambda: self._box("terminal_snapshot", terminal_id=terminal, wait=5, pattern="a module>")
         )
