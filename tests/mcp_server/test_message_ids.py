@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,15 @@ class Calls:
         (self.files / f"{word}.may").touch()
 
 
+async def next_event(lines: AsyncIterator[str]) -> dict[str, Any]:
+    """The next message of a stream."""
+    with anyio.fail_after(40):
+        async for line in lines:
+            if line.startswith("data:"):
+                return json.loads(line.removeprefix("data:"))
+    raise AssertionError("the stream has ended")
+
+
 def modern(message: dict[str, Any]) -> dict[str, Any]:
     """A request in the protocol without sessions."""
     meta: dict[str, object] = {
@@ -101,6 +110,22 @@ async def test_two_calls_under_one_id_get_each_its_own_answer(calls: Calls, requ
         assert await calls.echo("B", request_id) == "B"
         calls.let("A")
     assert answers == ["A"]
+
+
+async def test_progress_comes_to_the_call_that_asked_for_it_under_the_name_that_it_gave(calls: Calls) -> None:
+    message = calls.waiting("A", 1)
+    message["params"]["_meta"] = {"progressToken": 7}
+    async with calls.http.stream("POST", "/api/mcp", json=message) as stream:
+        lines = stream.aiter_lines()
+        told = await next_event(lines)
+        assert (told["method"], told["params"]["progressToken"]) == ("notifications/progress", 7)
+        assert "id" not in told
+        assert await calls.echo("B", 1) == "B"
+        calls.let("A")
+        while "id" not in (answer := await next_event(lines)):
+            pass
+    assert answer["id"] == 1
+    assert answer["result"]["content"][0]["text"].startswith("A\n")
 
 
 async def test_a_number_and_the_same_number_as_text_are_two_ids(calls: Calls) -> None:
