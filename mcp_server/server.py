@@ -101,7 +101,7 @@ class CasemateServer(MCPServer[None]):
         """Call a tool; whatever goes wrong comes back as a result that says the cause and the next step."""
         offer = self._offers.get(name)
         action = UNKNOWN if offer is None else name
-        ref = str(arguments.get("id", ""))
+        ref = str(arguments.get("id") or "")
         with self._trail.call(surface="mcp", action=action, arguments=arguments, sandbox=ref) as entry:
             if offer is None:
                 entry.refuse(f"there is no tool {name[:_SHOWN]!r}")
@@ -113,7 +113,11 @@ class CasemateServer(MCPServer[None]):
             try:
                 return await super().call_tool(name, offer.arguments(arguments), context)
             except ToolError as error:
-                entry.fail(_cause(error))
+                refused = _refused_arguments(error)
+                if refused is None:
+                    entry.fail(_cause(error))
+                else:
+                    entry.refuse_arguments(refused)
                 return _failed(explain(error, name, offer.wire_names))
 
     async def read_resource(
@@ -159,8 +163,9 @@ def explain(error: Exception, what: str, wire_names: dict[str, str] | None = Non
     if isinstance(cause, StoreError):
         _log.error("store failed", call=what, reason=str(cause))
         return f"The server's store failed: {str(cause).rstrip('.')}. What the call should change may be unchanged."
-    if isinstance(cause, ValidationError):
-        return f"Arguments refused: {_problems(cause, wire_names or {})}"
+    refused = _refused_arguments(error)
+    if refused is not None:
+        return f"Arguments refused: {_problems(refused, wire_names or {})}"
     if isinstance(error, ToolError | ResourceError) and cause is error and not isinstance(error, UnexpectedToolError):
         return str(error)
     request_id = current_request_id()
@@ -175,6 +180,13 @@ def _cause(error: BaseException) -> BaseException:
         if inner is None:
             return error
         error = inner
+
+
+def _refused_arguments(error: Exception) -> ValidationError | None:
+    """What a tool's schema has against a call's arguments; None for what a tool that ran stumbled over."""
+    cause = error.__cause__
+    unexpected = isinstance(error, UnexpectedToolError) or not isinstance(error, ToolError)
+    return cause if isinstance(cause, ValidationError) and not unexpected else None
 
 
 def _problems(error: ValidationError, wire_names: dict[str, str]) -> str:

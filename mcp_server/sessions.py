@@ -21,8 +21,8 @@ from .answers import problem
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-_HEADER = "mcp-session-id"
-_VERSION_HEADER = "mcp-protocol-version"
+SESSION_HEADER = "mcp-session-id"
+VERSION_HEADER = "mcp-protocol-version"
 _log = structlog.stdlib.get_logger("casemate.sessions")
 
 
@@ -60,9 +60,9 @@ class SessionCap:
         return len(self._live(owner))
 
     async def _serve(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-        owner = _owner(scope)
+        owner = owner_of(scope)
         headers = Headers(scope=scope)
-        session_id = headers.get(_HEADER)
+        session_id = headers.get(SESSION_HEADER)
         if owner is None:
             await app(scope, receive, send)
         elif session_id is not None:
@@ -105,7 +105,7 @@ class SessionCap:
         async def watch(message: Message) -> None:
             nonlocal opened
             if message["type"] == "http.response.start" and message["status"] < 400:
-                session_id = Headers(raw=message.get("headers", [])).get(_HEADER)
+                session_id = Headers(raw=message.get("headers", [])).get(SESSION_HEADER)
                 if session_id is not None:
                     opened = _Session(app, in_use=1, last_use=anyio.current_time())
                     self._sessions[owner][session_id] = opened
@@ -144,7 +144,8 @@ class SessionCap:
 async def _end(app: ASGIApp, session_id: str, scope: Scope) -> None:
     """Let the SDK end a session, as if its client had asked for it."""
     kept = [(name, value) for name, value in scope["headers"] if name in {b"host", b"origin"}]
-    headers = [*kept, (_HEADER.encode(), session_id.encode()), (b"accept", b"application/json, text/event-stream")]
+    accept = (b"accept", b"application/json, text/event-stream")
+    headers = [*kept, (SESSION_HEADER.encode(), session_id.encode()), accept]
 
     async def receive() -> Message:
         return {"type": "http.request", "body": b"", "more_body": False}
@@ -155,11 +156,12 @@ async def _end(app: ASGIApp, session_id: str, scope: Scope) -> None:
     await app({**scope, "method": "DELETE", "headers": headers}, receive, send)
 
 
-def _owner(scope: Scope) -> str | None:
+def owner_of(scope: Scope) -> str | None:
+    """The owner that a request's credential stands for; None without one."""
     user = scope.get("user")
     return user.access_token.subject if isinstance(user, AuthenticatedUser) else None
 
 
 def _modern(headers: Headers) -> bool:
     """Whether the request speaks a protocol without sessions."""
-    return headers.get(_VERSION_HEADER, "") >= "2026"
+    return headers.get(VERSION_HEADER, "") >= "2026"

@@ -1,8 +1,8 @@
 """The ASGI application: exact routes, and the layers that every request passes on its way to them.
 
 From the outside: headers, request id and log, traces, audit and metrics, Host and Origin, the body's size, then the
-routes. Behind the gate, which asks who calls, the MCP endpoints have two layers more: the identity for the tools, the
-count of sessions.
+routes. Behind the gate, which asks who calls, the MCP endpoints have three layers more: the identity for the tools, the
+count of sessions, the ids of their messages.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from .audit.surface import Surface
 from .cors import cors
 from .guards import BodyLimit, FrontGuard, JsonOnly, SecurityHeaders
 from .limited import answer_later
+from .message_ids import LONGEST_GROWTH, MessageIds
 from .probes import probe_routes
 from .requests import RequestLog
 from .screens import Screens
@@ -87,6 +88,7 @@ def build_web(
     security = TransportSecuritySettings(allowed_hosts=settings.hosts, allowed_origins=settings.origins)
     screens = Screens(fleet)
     cap = SessionCap(most=settings.sessions_per_owner, idle_seconds=settings.session_idle_seconds)
+    ids = MessageIds()
     servers: dict[Toolset, CasemateServer] = {
         toolset: CasemateServer(fleet, screens, trail, toolset=toolset, defaults=defaults) for toolset in TOOLSETS
     }
@@ -98,9 +100,9 @@ def build_web(
             transport_security=security,
             session_idle_timeout=settings.session_idle_seconds,
             max_sessions=settings.max_sessions,
-            max_request_body_size=settings.max_body_mib * _MIB,
+            max_request_body_size=settings.max_body_mib * _MIB + LONGEST_GROWTH,
         )
-        protocol = JsonOnly(StreamableHTTPASGIApp(server.session_manager))
+        protocol = JsonOnly(ids.around(StreamableHTTPASGIApp(server.session_manager)))
         endpoint = gate(AuthContextMiddleware(cap.around(protocol)), answer_later)
         path = _PATHS[toolset]
         served += [Route(path, endpoint), Route(f"{path}/", endpoint)]

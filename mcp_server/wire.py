@@ -28,6 +28,11 @@ _STATUS = {
 _SHOWN = 80
 
 
+def limit_ms(seconds: float) -> int:
+    """A time limit in milliseconds. 0 is none, so that a shorter one than there is becomes the shortest."""
+    return max(int(seconds * 1000), 1) if seconds else 0
+
+
 def sandbox_object(sandbox: Sandbox) -> dict[str, Any]:
     """A sandbox as clients know it; its environment stays unsaid."""
     optional = {

@@ -15,8 +15,11 @@ from .record import NO_EXIT_CODE, Decision
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
 
+    from pydantic import ValidationError
+
     from auth.principal import Principal
 
+_NAMES = 5
 _OWN_FAULT = frozenset({"invalid_input", "not_found", "conflict", "limit_exceeded"})
 
 
@@ -35,14 +38,16 @@ class Entry:
         """The call was not allowed, or asked for what cannot be."""
         self.decision, self.reason = "refused", reason
 
+    def refuse_arguments(self, error: ValidationError) -> None:
+        """A model refused the caller's arguments. Its text repeats them, so only their names are kept."""
+        names = [".".join(str(part) for part in problem["loc"])[:40] for problem in error.errors()[:_NAMES]]
+        self.refuse(f"invalid_input: {', '.join(filter(None, names)) or 'arguments'}")
+
     def fail(self, error: BaseException) -> None:
         """The call ended with this error: its kind tells whether it was refused or failed."""
         if isinstance(error, CasemateError):
             self.decision = "refused" if error.code in _OWN_FAULT else "failed"
             self.reason = f"{error.code}: {error.message}"
-        elif isinstance(error, ValueError):
-            # Arguments that a model refused. Its text repeats them, so only their names are kept.
-            self.refuse(f"invalid_input: {_fields(error)}")
         elif isinstance(error, StoreError):
             self.decision, self.reason = "failed", f"store: {error.message}"
         elif isinstance(error, Exception):
@@ -115,11 +120,3 @@ def visiting(visit: Visit) -> Generator[None]:
         yield
     finally:
         _visit.reset(token)
-
-
-def _fields(error: ValueError) -> str:
-    problems: Any = getattr(error, "errors", None)
-    if problems is None:
-        return "a value"
-    names = [".".join(str(part) for part in problem["loc"]) for problem in problems()[:5]]
-    return ", ".join(name[:40] for name in names) or "arguments"

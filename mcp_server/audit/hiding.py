@@ -27,7 +27,7 @@ _SECRET_NAME = re.compile(
     r"secret|token|passw|passphrase|pwd|api.?key|private.?key|credential|cookie|authorization|(^|[_.-])(key|auth)$|Key$",
     re.IGNORECASE,
 )
-_CONTENT_NAMES = frozenset({"content", "contents", "data"})
+_CONTENT_NAMES = frozenset({"content", "contents", "data", "stdin"})
 _ENVIRONMENT_NAMES = frozenset({"env", "envvars", "env_vars", "environment"})
 
 _PEM = r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY-----.*?(?:-----END [A-Z0-9 ]{0,40}-----|\Z)"

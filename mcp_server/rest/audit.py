@@ -34,6 +34,7 @@ ALL = "*"
 NOBODY = "-"
 """For the operator: calls of which nobody is known to be the caller, such as those with a wrong key."""
 
+_EPOCH = re.compile(r"[0-9]{1,15}")
 _SPAN = re.compile(r"(\d{1,9})([smhd])")
 _UNITS_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _MOST_MS = 10**14
@@ -128,7 +129,7 @@ def moment(name: str, text: str, *, now_ms: int) -> int | None:
     """
     if not text:
         return None
-    if text.isascii() and text.isdecimal() and int(text) <= _MOST_MS:
+    if _EPOCH.fullmatch(text) and int(text) <= _MOST_MS:
         return int(text)
     span = _SPAN.fullmatch(text)
     if span is not None:

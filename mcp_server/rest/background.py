@@ -13,7 +13,7 @@ from mcp_server.endings import why_killed
 from mcp_server.wire import timestamp
 
 from .body import WireModel, parse_body
-from .commands import CommandWish, seconds
+from .commands import MOST_BODY, CommandWish, seconds
 from .endpoint import Endpoint
 from .event_stream import EventStream
 from .streaming import Streamed, while_connected
@@ -65,7 +65,7 @@ class BackgroundRoutes:
 
     async def run(self, request: Request, who: Principal) -> Response:
         """Start a command in the background."""
-        wish = await parse_body(request, CommandWish)
+        wish = await parse_body(request, CommandWish, most=MOST_BODY)
         program = wish.program(seconds(wish.timeout, _MOST_S))
         info = await self._fleet.start(who.org_id, request.path_params["id"], program)
         return JSONResponse({"success": True, "pid": info.pid, "command": info.command})

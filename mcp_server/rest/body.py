@@ -38,7 +38,7 @@ class WireModel(BaseModel):
 
     model_config = ConfigDict(alias_generator=to_camel, extra="ignore", frozen=True, allow_inf_nan=False)
 
-    unsaid: ClassVar[frozenset[str]] = frozenset({"env", "envVars", "content"})
+    unsaid: ClassVar[frozenset[str]] = frozenset({"env", "envVars", "content", "stdin"})
 
     @model_validator(mode="before")
     @classmethod

@@ -11,8 +11,9 @@ from pydantic import Field
 from auth.roles import Scope
 from mcp_server.audit.entry import noted
 from mcp_server.endings import why_killed
+from mcp_server.wire import limit_ms
 from vmm.errors import CasemateError, InvalidInput, LinkTimeout
-from vmm.guest.values import KIB, Command
+from vmm.guest.values import KIB, MIB, Command
 
 from .body import WireModel, parse_body
 from .endpoint import Endpoint
@@ -36,6 +37,9 @@ _KEEP_TAIL = 1024 * KIB
 _COMMAND_LENGTH = 100_000
 _TIMEOUT_S = 30
 _TIMEOUT_MOST_S = 86_400
+MOST_BODY = 16 * MIB
+"""Bytes of a command's body: the longest input that goes along with one, as JSON writes it."""
+
 _GRACE_MS = 10_000
 _END_S = 20
 _KILL = 9
@@ -45,6 +49,7 @@ _log = structlog.stdlib.get_logger("casemate.rest")
 class CommandWish(WireModel):
     """A command to run. With `args` it is a program that gets them, without a shell line.
 
+    `stdin` is what it reads from its standard input, which ends after that; without it there is nothing to read.
     `binary` asks for events with bytes in place of lines.
     """
 
@@ -53,6 +58,7 @@ class CommandWish(WireModel):
     timeout: float = 0
     env: dict[str, str] = Field(default_factory=dict[str, str])
     cwd: str = ""
+    stdin: str = ""
     binary: bool = False
 
     def program(self, timeout_s: float) -> Command:
@@ -73,7 +79,8 @@ class CommandWish(WireModel):
             argv=(self.command.strip(), *self.args) if self.args else (),
             cwd=self.cwd.strip(),
             env=self.env,
-            timeout_ms=int(timeout_s * 1000),
+            stdin=self.stdin.encode(),
+            timeout_ms=limit_ms(timeout_s),
         )
 
 
@@ -96,7 +103,7 @@ class CommandRoutes:
 
     async def exec(self, request: Request, who: Principal) -> Response:
         """Run a command and answer with what it wrote; a client that goes away ends it."""
-        wish = await parse_body(request, CommandWish)
+        wish = await parse_body(request, CommandWish, most=MOST_BODY)
         timeout_s = _foreground(wish.timeout)
         program = wish.program(timeout_s)
         async with while_connected(request.receive):
@@ -113,7 +120,7 @@ class CommandRoutes:
 
     async def stream(self, request: Request, who: Principal) -> Response:
         """Run a command and send what it writes as events; a client that goes away ends it."""
-        wish = await parse_body(request, CommandWish)
+        wish = await parse_body(request, CommandWish, most=MOST_BODY)
         timeout_s = _foreground(wish.timeout)
         program = wish.program(timeout_s)
         owner = who.org_id

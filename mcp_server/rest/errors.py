@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import structlog
-from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -19,6 +18,7 @@ from vmm.errors import CasemateError, InvalidInput
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
+    from pydantic import ValidationError
     from pydantic_core import ErrorDetails
     from starlette.responses import Response
 
@@ -80,8 +80,6 @@ def refusal_of(error: BaseException) -> Refusal | None:
     match error:
         case CasemateError():
             refusal = _told(BY_CODE.get(error.code, 500), error.message, error.hint, retryable=error.retryable)
-        case ValidationError():
-            refusal = Refusal(status=400, error=invalid(error).message)
         case AuthError():
             status = next(BY_TYPE[kind] for kind in type(error).__mro__ if kind in BY_TYPE)
             refusal = Refusal(status=status, error=str(error))

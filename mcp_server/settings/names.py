@@ -34,13 +34,13 @@ ALIASES: dict[str, tuple[tuple[str, str], ...]] = {
 }
 """For each setting the names under which other systems know it, with the system."""
 
-EVERYWHERE = {"SERVER_HOST": "0.0.0.0"}  # noqa: S104 -- what the name's empty value means; the names of clients are asked for
+EVERYWHERE = {"SERVER_HOST": "0.0.0.0"}  # noqa: S104 -- what an empty value means to VoidRun; CASEMATE_ALLOWED_HOSTS is demanded then
 """Aliases whose empty value means something."""
 
 NOT_SETTINGS = frozenset(
     {"API_KEY", "URL", "PUBLISH", "SECRETS", "TEST_DATA", "BENCH_IMAGES", "REQUIRE_KVM", "INSIDE_KVM_HOST"}
 )
-"""Names with our prefix that clients, Compose and tests read, not the server."""
+"""Names with our prefix that clients, Compose, tests and benchmarks read, not the server."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

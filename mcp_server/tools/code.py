@@ -55,7 +55,7 @@ class CodeTools:
             raise InvalidInput("code: it is empty", hint="Give the source text of a program")
         if len(code) > _CODE_LENGTH:
             raise InvalidInput(f"code: {len(code)} characters are too many", hint="Write it to a file and run that")
-        command = Command(cwd=cwd.strip(), env={**chosen.env, **env}, timeout_ms=timeout_ms(timeout))
+        command = Command(cwd=cwd.strip(), env=env, timeout_ms=timeout_ms(timeout))
         waiting = wait_ms(wait)
         outcome = await Patience(ctx).during(
             lambda: self._run(caller().org_id, ref, chosen, code, command, waiting), f"running {chosen.name}"
@@ -67,7 +67,20 @@ class CodeTools:
     ) -> Outcome:
         if language.name == "bash" and len(code) <= _INLINE_LENGTH:
             return await self._fleet.exec(owner, ref, replace(command, shell=code), wait_ms=waiting)
-        file = await self._write(owner, ref, language.places(command.cwd), code)
+        until = anyio.current_time() + waiting / 1000
+        *likely, last = language.suffixes(code)
+        for suffix in likely:
+            file, outcome = await self._run_file(owner, ref, language, suffix, code, command, waiting)
+            if not (outcome.exit_code and language.refuses(file, outcome.stderr.data())):
+                return outcome
+            waiting = max(int((until - anyio.current_time()) * 1000), 0)
+        _, outcome = await self._run_file(owner, ref, language, last, code, command, waiting)
+        return outcome
+
+    async def _run_file(
+        self, owner: str, ref: str, language: Language, suffix: str, code: str, command: Command, waiting: int
+    ) -> tuple[str, Outcome]:
+        file = await self._write(owner, ref, language.places(command.cwd, suffix), code)
         running = False
         try:
             outcome = await self._fleet.exec(
@@ -78,7 +91,7 @@ class CodeTools:
             # What has been loaded whole can go at once; the others may want to read their own lines still.
             if language.beside or not running:
                 await self._remove(owner, ref, file)
-        return outcome
+        return file, outcome
 
     async def _write(self, owner: str, ref: str, places: tuple[str, ...], code: str) -> str:
         """Write the source to the first place that takes it."""

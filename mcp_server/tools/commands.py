@@ -14,6 +14,7 @@ from mcp_server.caller import caller
 from mcp_server.output import budget_of
 from mcp_server.patience import Patience
 from mcp_server.report import outcome_text, output_text, process_line
+from mcp_server.wire import limit_ms
 from vmm.errors import InvalidInput
 from vmm.guest.values import Command
 
@@ -180,7 +181,7 @@ def timeout_ms(seconds: float) -> int:
     """
     if not 0 <= seconds <= _TIMEOUT_MOST_S:
         raise InvalidInput(f"timeout: {seconds:g} s is out of range", hint=f"Use 0 (never) to {_TIMEOUT_MOST_S}")
-    return int(seconds * 1000)
+    return limit_ms(seconds)
 
 
 def wait_ms(seconds: float) -> int:
@@ -196,8 +197,9 @@ def wait_ms(seconds: float) -> int:
 
 def _signal(name: str) -> int:
     wanted = name.strip().upper()
-    if wanted.isdecimal() and int(wanted) in set(signals.Signals):
-        return int(wanted)
+    number = {str(int(one)): one.value for one in signals.Signals}.get(wanted)
+    if number is not None:
+        return number
     try:
         return signals.Signals[wanted if wanted.startswith("SIG") else f"SIG{wanted}"].value
     except KeyError:

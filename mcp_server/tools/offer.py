@@ -86,9 +86,10 @@ class Offer:
         return {"ref": "id", **self.renamed}
 
     def arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Arguments from the wire under the names of the function's parameters."""
+        """Arguments from the wire under the names of the function's parameters; null is the same as left out."""
         parameters = {wire: parameter for parameter, wire in self.wire_names.items()}
-        return {**self.defaults, **{parameters.get(name, name): value for name, value in given.items()}}
+        said = {parameters.get(name, name): value for name, value in given.items() if value is not None}
+        return {**self.defaults, **said}
 
     def dress(self, schema: dict[str, Any]) -> None:
         """Give an argument schema its names on the wire, and take out what tells a model nothing. In place."""

@@ -128,11 +128,15 @@ async def test_code_runs_in_all_languages_and_leaves_no_file(server: Edge) -> No
         await create(client, "coder", image="code", mem=1024)
         box = Tools(client, "coder")
         await box("write_file", path="/root/near.js", content="module.exports = 40;\n")
+        await box("write_file", path="/root/near.ts", content="export const near: number = 40;\n")
         await box("write_file", path="/root/near.py", content="VALUE = 40\n")
         for language, code in (
             ("python", "import near\nprint(near.VALUE + 2)"),
             ("javascript", "const near = require('./near.js'); console.log(near + 2)"),
-            ("typescript", "const answer: number = 42; console.log(answer)"),
+            ("javascript", "const answer = await Promise.resolve(42); console.log(answer)"),
+            ("typescript", "import { near } from './near'; const answer: number = near + 2; console.log(answer)"),
+            ("typescript", "const answer: number = await Promise.resolve(42)\nconsole.log(answer)"),
+            ("typescript", "for (const part of [42]) {\n  const answer: number = await part\n  console.log(answer)\n}"),
             ("bash", "cd /; echo $((40 + 2))"),
         ):
             text = await box("run_code", language=language, code=code, wait=50)

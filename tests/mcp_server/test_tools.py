@@ -54,6 +54,10 @@ async def test_a_timeout_kills_the_tree_and_keeps_what_was_written(box: Tools) -
     assert text.startswith("started\n[killed by its timeout of 0.5 s | exit 137")
 
 
+async def test_the_shortest_timeout_is_not_none_at_all(box: Tools) -> None:
+    assert "[killed by its timeout" in await box("execute_command", command="sleep 60", timeout=0.0004)
+
+
 async def test_a_long_command_returns_its_pid_and_can_be_read_to_its_end(box: Tools) -> None:
     text = await box("execute_command", command="echo one; sleep 0.6; echo two; exit 4", wait=0.2)
     match = re.search(r"still running after \d+ ms as pid (\d+)", text)
@@ -151,6 +155,57 @@ async def test_code_finds_its_neighbours_and_shows_its_source_in_errors(box: Too
     assert text.startswith("7\n[stderr]\nTraceback")
     assert "1 / 0" in text
     assert "ZeroDivisionError" in text
+
+
+async def test_no_file_takes_the_place_of_a_module_of_the_standard_library(box: Tools, tmp_path: Path) -> None:
+    for name in ("random", "types", "neighbour"):
+        (tmp_path / f"{name}.py").write_text(f"print('mine: {name}')\n")
+    code = "import random, types, dataclasses, neighbour\nprint(random.choice([7]), types.NoneType.__name__)"
+    for place in ({"cwd": str(tmp_path)}, {"cwd": str(tmp_path), "env": {"PYTHONSAFEPATH": ""}}):
+        text = await box("run_code", code=code, **place)
+        assert text.startswith("mine: neighbour\n7 NoneType\n[exit 0"), text
+
+
+async def test_a_path_for_modules_that_was_asked_for_comes_first(box: Tools, tmp_path: Path) -> None:
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "random.py").write_text("NAME = 'asked for'\n")
+    (tmp_path / "other.py").write_text("import os, random\nprint(random.NAME, os.environ['PYTHONPATH'])\n")
+    env = {"PYTHONPATH": f"{tmp_path}/lib"}
+    code = "import subprocess, sys, other\nsubprocess.run([sys.executable, 'other.py'])"
+    text = await box("run_code", code=code, cwd=str(tmp_path), env=env)
+    assert text.startswith(f"asked for {tmp_path}/lib\n" * 2 + "[exit 0"), text
+
+
+async def test_code_is_the_main_program_as_a_file_would_be(box: Tools, tmp_path: Path) -> None:
+    code = """from __future__ import annotations
+import inspect, multiprocessing, os, pickle, sys
+def double(value: int) -> int:
+    return 2 * value
+if __name__ == "__main__":
+    print(len(sys.argv), sys.argv[0] == __file__, os.getcwd() == os.environ["PLACE"])
+    print(sorted(name for name in globals() if name[0] != "_"))
+    print(inspect.getsource(double).splitlines()[0], pickle.loads(pickle.dumps(double))(2))
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        print(pool.map(double, [1, 2]))
+"""
+    text = await box("run_code", code=code, cwd=str(tmp_path), env={"PLACE": str(tmp_path)}, wait=50)
+    names = "['annotations', 'double', 'inspect', 'multiprocessing', 'os', 'pickle', 'sys']"
+    assert text.startswith(f"1 True True\n{names}\ndef double(value: int) -> int: 4\n[2, 4]\n[exit 0"), text
+
+
+@pytest.mark.parametrize(
+    ("code", "shown"),
+    [
+        ("def f():\n    1 / 0\nf()", ["line 3, in <module>", "line 2, in f"]),
+        ("try:\n    1 / 0\nexcept ZeroDivisionError:\n    {}['x']", ["line 2, in <module>", "line 4, in <module>"]),
+        ("x = (", ["line 1\n    x = (\n"]),
+    ],
+)
+async def test_errors_of_code_show_its_own_lines_only(box: Tools, code: str, shown: list[str]) -> None:
+    text = await box("run_code", code=code)
+    assert [line for line in shown if line not in text] == []
+    assert "<string>" not in text
+    assert "exit 1" in text
 
 
 async def test_a_file_is_written_read_appended_and_described(box: Tools, tmp_path: Path) -> None:

@@ -290,6 +290,7 @@ async def test_a_session_that_was_ended_is_gone(edge: Edge) -> None:
         ("run_code", {"id": "a", "code": ""}, "code: it is empty"),
         ("read_process_output", {"id": "a", "pid": 1, "stdout_offset": -1}, "offset: -1 is negative"),
         ("kill_process", {"id": "a", "pid": 1, "signal": "BANG"}, "signal: 'BANG' is unknown"),
+        ("kill_process", {"id": "a", "pid": 1, "signal": "9" * 5000}, "is unknown. Use TERM"),
         ("read_file", {"id": "a", "path": "/x", "offset": -1}, "offset: -1 is negative"),
         ("read_file", {"id": "a", "path": "/x", "encoding": "latin-1"}, "encoding: 'latin-1' is unknown"),
         ("write_file", {"id": "a", "path": "/x", "content": "?", "encoding": "base64"}, "it is not base64"),
@@ -308,6 +309,28 @@ async def test_bad_arguments_get_the_cause_and_the_way_out(
     assert result.is_error
     assert reason in text_of(result)
     assert len(text_of(result)) < 600
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_null_is_the_same_as_left_out_for_every_argument_of_every_tool(edge: Edge, era: Era) -> None:
+    samples = {"string": "a", "integer": 1}
+    async with edge.client("alice", era) as client:
+        tools = (await client.list_tools()).tools
+        assert len(tools) == len(TOOLS)
+
+        async def told(tool: str, arguments: dict[str, object]) -> str:
+            text = text_of(await client.call_tool(tool, arguments))
+            return re.sub(r"request id \w+", "request id", text)
+
+        for tool in tools:
+            properties, required = tool.input_schema["properties"], tool.input_schema.get("required", ())
+            least: dict[str, object] = {name: samples[properties[name]["type"]] for name in required}
+            nulls = dict.fromkeys(properties, None)
+            bare = await told(tool.name, least)
+            assert "Arguments refused" not in bare, tool.name
+            assert await told(tool.name, {**nulls, **least}) == bare, tool.name
+            for name in required:
+                assert f"{name} is missing" in await told(tool.name, {**least, name: None}), (tool.name, name)
 
 
 async def test_an_unexpected_error_is_told_by_its_request_id_only(edge: Edge) -> None:

@@ -12,6 +12,9 @@ from .users import User, Users
 
 _PATH = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _SHELLS = (b"/bin/bash", b"/bin/sh")
+_LOGIN_SHELLS = frozenset({b"bash", b"dash", b"sh", b"zsh"})
+"""Shells that take the option for a login shell together with a line to run."""
+_ENV = b"/usr/bin/env"
 _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_@%+=:,./-")
 
 
@@ -67,7 +70,7 @@ def terminal_program(arguments: Arguments, users: Users) -> Program:
         path = _first_executable(_SHELLS)
         return _program(line.decode(), path, [path.rpartition(b"/")[2], b"-c", line], env, arguments, user)
     path = _first_executable((user.shell, *_SHELLS))
-    argv = [b"-" + path.rpartition(b"/")[2]]
+    argv = _login(path, arguments.pairs("env"))
     return _program(path.decode("utf-8", "replace"), path, argv, env, arguments, user)
 
 
@@ -86,6 +89,15 @@ def environment(user: User, added: dict[bytes, bytes]) -> dict[bytes, bytes]:
         b"TERM": b"dumb",
         **added,
     }
+
+
+def _login(shell: bytes, asked: dict[bytes, bytes]) -> list[bytes]:
+    """Arguments of a login shell. What its profile makes of variables that were asked for does not last."""
+    name = shell.rpartition(b"/")[2]
+    if not asked or name not in _LOGIN_SHELLS or not _executable(_ENV):
+        return [b"-" + name]
+    pairs = [variable + b"=" + value for variable, value in asked.items()]
+    return [name, b"-l", b"-c", b'exec "$@"', name, _ENV, b"--", *pairs, shell]
 
 
 def _program(

@@ -11,6 +11,7 @@ import pytest
 import structlog
 from mcp.server.transport_security import TransportSecuritySettings
 from mcp.shared.exceptions import MCPError
+from pydantic import TypeAdapter
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -34,7 +35,8 @@ from mcp_server.metrics.meters import Meters
 from mcp_server.requests import RequestLog
 from mcp_server.rest.endpoint import Endpoint, routes
 from storage.collection import Collection
-from tests.mcp_server.edge import ERAS, Edge, Era, answer_of, initialize, rpc, serving
+from tests.mcp_server.conftest import Assemble, NoSandboxes
+from tests.mcp_server.edge import ERAS, Edge, Era, answer_of, initialize, rpc, serving, text_of
 from tests.mcp_server.people import ALICE
 from vmm.errors import NotFound
 
@@ -55,6 +57,16 @@ async def missing(_request: Request, _who: Principal) -> Response:
 
 async def broken(_request: Request, _who: Principal) -> Response:
     raise RuntimeError("boom")
+
+
+async def muddled(_request: Request, _who: Principal) -> Response:
+    """A fault of the server that Python has a word for which sounds like the caller's."""
+    return JSONResponse(int("many"))
+
+
+async def spoilt(_request: Request, _who: Principal) -> Response:
+    """A record of the server's own that is not what its model says."""
+    return JSONResponse(TypeAdapter(int).validate_python("many"))
 
 
 async def events(_request: Request, _who: Principal) -> Response:
@@ -95,11 +107,20 @@ SMALL = routes(
         ),
         Endpoint(method="GET", path="/api/sandboxes/{id}", handler=missing, scope=Scope.READ, action="sandbox.get"),
         Endpoint(method="DELETE", path="/api/sandboxes/{id}", handler=broken, scope=Scope.RUN, action="sandbox.delete"),
+        Endpoint(method="GET", path="/api/muddled", handler=muddled, scope=Scope.RUN, action="exec.run"),
+        Endpoint(method="GET", path="/api/spoilt", handler=spoilt, scope=Scope.RUN, action="exec.run"),
         Endpoint(method="GET", path="/api/events", handler=events, scope=Scope.RUN, action="exec.stream"),
         Endpoint(method="GET", path="/api/breaking", handler=breaking, scope=Scope.RUN, action="exec.stream"),
         Endpoint(method="GET", path="/api/admin", handler=missing, scope=Scope.ADMIN, action="key.list"),
     ]
 )
+
+
+class Spoilt(NoSandboxes):
+    """A host whose own records are not what their model says."""
+
+    async def get(self, owner: str, ref: str) -> None:
+        TypeAdapter(int).validate_python(ref)
 
 
 class Introduced:
@@ -278,6 +299,25 @@ async def test_of_a_body_that_is_no_json_only_the_size_is_kept(http: httpx.Async
     assert [json.loads(record.arguments) for record in found] == [{"body": "[7 bytes]"}] * 2
 
 
+@pytest.mark.parametrize("era", ERAS)
+async def test_a_tools_arguments_that_are_refused_are_named(edge: Edge, records: Collection, era: Era) -> None:
+    async with edge.client("alice", era) as client:
+        await client.call_tool("create_sandbox", {"name": "a", "cpu": "hunter2"})
+    (record,) = await recorded(records)
+    assert (record.decision, record.reason) == ("refused", "invalid_input: cpu")
+
+
+async def test_a_tool_that_stumbles_over_a_value_of_its_own_has_failed(
+    assemble: Assemble, keys: dict[str, str], records: Collection
+) -> None:
+    parts = assemble(Spoilt())
+    async with serving(parts.web(), keys, parts.identity.run) as edge, edge.client("alice") as client:
+        told = await client.call_tool("get_sandbox", {"id": "hunter2"})
+    assert text_of(told).startswith("Internal error")
+    (record,) = await recorded(records)
+    assert (record.decision, record.reason) == ("failed", "ValidationError")
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status", "decision", "reason"),
     [
@@ -285,6 +325,8 @@ async def test_of_a_body_that_is_no_json_only_the_size_is_kept(http: httpx.Async
         ("GET", "/api/admin", 403, "refused", "This needs the scope admin; the credential has run"),
         ("PUT", "/api/sandboxes/x", 405, "refused", "method not allowed"),
         ("DELETE", "/api/sandboxes/x", 500, "failed", "RuntimeError"),
+        ("GET", "/api/muddled", 500, "failed", "ValueError"),
+        ("GET", "/api/spoilt", 500, "failed", "ValidationError"),
     ],
 )
 async def test_a_rest_call_that_is_refused_or_fails_says_why(

@@ -119,6 +119,8 @@ async def test_a_call_is_recorded_with_everything_that_is_known_of_it(
         (CasemateError("odd"), "failed", "internal: odd"),
         (StoreUnavailable("away"), "failed", "store: away"),
         (RuntimeError("password is hunter2"), "failed", "RuntimeError"),
+        (ValueError("password is hunter2"), "failed", "ValueError"),
+        (UnicodeDecodeError("utf-8", b"hunter2", 0, 1, "odd"), "failed", "UnicodeDecodeError"),
         (NotFound("There is no sandbox 'cm_abcdefghijkl'"), "refused", "not_found: There is no sandbox '[hidden]'"),
     ],
 )
@@ -133,12 +135,23 @@ async def test_an_error_decides_between_refused_and_failed(
 
 
 async def test_refused_arguments_are_named_but_not_repeated(trail: Trail, records: Collection) -> None:
-    with pytest.raises(ValidationError), trail.call(surface="mcp", action="a", arguments={}):
-        TypeAdapter(dict[str, int]).validate_python({"port": "hunter2"})
+    with trail.call(surface="mcp", action="a", arguments={}) as entry:
+        try:
+            TypeAdapter(dict[str, int]).validate_python({"port": "hunter2"})
+        except ValidationError as error:
+            entry.refuse_arguments(error)
     async with running(trail):
         (record,) = await stored_count(records, 1)
     assert record.decision == "refused"
     assert record.reason == "invalid_input: port"
+
+
+async def test_a_value_that_the_code_itself_refuses_is_a_fault_of_the_server(trail: Trail, records: Collection) -> None:
+    with pytest.raises(ValidationError), trail.call(surface="mcp", action="a", arguments={}):
+        TypeAdapter(dict[str, int]).validate_python({"port": "hunter2"})
+    async with running(trail):
+        (record,) = await stored_count(records, 1)
+    assert (record.decision, record.reason) == ("failed", "ValidationError")
 
 
 async def test_a_cancelled_call_is_recorded_as_failed(trail: Trail, records: Collection) -> None:

@@ -111,6 +111,12 @@ COMMAND_FIELDS: Fields = {
     "timeout": NO_TIMEOUT,
     "cwd": NO_CWD,
     "env": NO_ENV,
+    "stdin": [
+        (5, "stdin: "),
+        (["a"], "stdin: "),
+        ({}, "stdin: "),
+        ("x" * (8 * 1024 * 1024 + 1), "stdin: 8388609 bytes"),
+    ],
     "args": [("x", "args='x'"), ([1], "args.0=1"), (["a\0"], "NUL")],
 }
 BODIES: dict[tuple[str, str], Fields] = {
@@ -253,8 +259,9 @@ async def test_a_body_that_is_no_json_object_is_refused(rest: Rest) -> None:
 
 async def test_a_body_beyond_the_limit_is_refused_without_being_read(rest: Rest) -> None:
     async with rest.http() as http:
-        answer = await http.post(f"{BASE}/exec", content=b" " * 3_000_000)
-    assert answer.status_code == 413
+        for path, size in (("/exec", 16 * 1024 * 1024 + 1), ("/commands/kill", 3_000_000)):
+            answer = await http.post(f"{BASE}{path}", content=b" " * size)
+            assert answer.status_code == 413, path
 
 
 async def test_a_sandbox_of_somebody_else_is_the_same_as_none(rest: Rest) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -71,6 +72,35 @@ async def test_a_sandbox_is_found_by_its_name_too(http: httpx.AsyncClient) -> No
 async def test_arguments_reach_the_program_without_a_shell(http: httpx.AsyncClient) -> None:
     answer = await http.post(f"{BASE}/exec", json={"command": "printf", "args": ["%s|", "$HOME", "; ls", "a b"]})
     assert data_of(answer)["stdout"] == "$HOME|; ls|a b|"
+
+
+@pytest.mark.parametrize("stdin", ["a\nb", "", "ünï\0\r\n", "x" * (8 * 1024 * 1024)])
+async def test_a_command_reads_the_input_that_comes_with_it(http: httpx.AsyncClient, stdin: str) -> None:
+    wish = {"command": "sha256sum", "stdin": stdin}
+    wanted = f"{hashlib.sha256(stdin.encode()).hexdigest()}  -\n"
+    assert data_of(await http.post(f"{BASE}/exec", json=wish))["stdout"] == wanted
+    assert [text for name, text in await stream(http, **wish) if name == "stdout"] == [wanted.strip()]
+    pid = (await flat(await http.post(f"{BASE}/commands/run", json=wish)))["pid"]
+    found = await stream(http, "commands/attach", pid=pid)
+    assert [text for name, text in found if name == "stdout"] == [wanted.strip()]
+
+
+async def test_a_program_with_arguments_reads_its_input_too(http: httpx.AsyncClient) -> None:
+    answer = await http.post(f"{BASE}/exec", json={"command": "tr", "args": ["a-z", "A-Z"], "stdin": "loud"})
+    assert data_of(answer)["stdout"] == "LOUD"
+
+
+async def test_a_command_that_reads_no_input_ends_all_the_same(http: httpx.AsyncClient) -> None:
+    answer = await http.post(f"{BASE}/exec", json={"command": "exec <&-; echo done", "stdin": "x" * 1_000_000})
+    assert data_of(answer) == {"stdout": "done\n", "stderr": "", "exitCode": 0}
+
+
+@pytest.mark.parametrize("timeout", [0.0004, 5e-324])
+async def test_the_shortest_time_limit_is_not_none_at_all(http: httpx.AsyncClient, timeout: float) -> None:
+    wish = {"command": "sleep 87.003", "timeout": timeout}
+    assert data_of(await http.post(f"{BASE}/exec", json=wish))["timedOut"] is True
+    pid = (await flat(await http.post(f"{BASE}/commands/run", json=wish)))["pid"]
+    assert (await flat(await http.post(f"{BASE}/commands/wait", json={"pid": pid})))["exitCode"] == 137
 
 
 async def test_a_command_beyond_its_time_is_killed_and_said_to_be(http: httpx.AsyncClient) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import secrets
+from pathlib import Path
 
 import anyio
 import pytest
@@ -46,6 +47,20 @@ async def test_a_login_shell_answers_and_its_end_is_known(link: GuestLink, place
     assert place.encode() in output.output.data
     with pytest.raises(GuestError, match="not open"):
         await link.terminal_input(terminal.terminal_id, b"x")
+    await link.terminal_close(terminal.terminal_id)
+
+
+async def test_a_login_shell_leaves_the_variables_that_were_asked_for(link: GuestLink, place: str) -> None:
+    Path(place, ".profile").write_text("export PATH=/profile MARK=profile OTHER=profile\n")
+    path = f"{place}:/usr/bin:/bin"
+    terminal = await link.terminal_open(cwd=place, env={"HOME": place, "PATH": path, "MARK": "a 'b'\n$c"})
+    line = b"printf '<%s>' \"$PATH|$MARK|$OTHER|${-//[^i]/}|$(type -t fg)|$PWD\"; exit 5\n"
+    await link.terminal_input(terminal.terminal_id, line)
+    await until(link, terminal, f"<{path}|a 'b'\r\n$c|profile|i|builtin|{place}>".encode())
+    with anyio.fail_after(20):
+        while (info := (await link.terminal_read(terminal.terminal_id, wait_ms=100)).info).alive:
+            pass
+    assert (info.exit_code, info.command) == (5, "/bin/bash")
     await link.terminal_close(terminal.terminal_id)
 
 
