@@ -148,7 +148,6 @@ class Fleet(RecordCalls, GuestCalls, LifeCalls, SnapshotCalls, AsyncContextManag
             records=records,
             lives=self._lives,
             admission=self._admission,
-            driver=driver.fingerprint,
             clock=clock,
         )
         self._reach = Reach(records, self._machines, self._lives, self._activity)

@@ -25,7 +25,6 @@ class Keeper:
         records: The sandboxes.
         lives: Saves them.
         admission: Who may have one more.
-        driver: Fingerprint of the hypervisor.
         clock: Milliseconds since the epoch.
     """
 
@@ -36,14 +35,12 @@ class Keeper:
         records: Records,
         lives: Lives,
         admission: Admission,
-        driver: str,
         clock: Callable[[], int],
     ) -> None:
         self._snapshots = snapshots
         self._records = records
         self._lives = lives
         self._admission = admission
-        self._driver = driver
         self._clock = clock
 
     async def take(self, sandbox: Sandbox, *, name: str, labels: Mapping[str, str], created_by: str) -> Snapshot:
@@ -60,7 +57,7 @@ class Keeper:
         snapshot_id = new_id()
         draft = await self._snapshots.draft(snapshot_id)
         try:
-            await self._lives.moment(sandbox, draft)
+            saved = await self._lives.moment(sandbox, draft)
             snapshot = Snapshot(
                 id=snapshot_id,
                 owner=sandbox.owner,
@@ -72,7 +69,7 @@ class Keeper:
                 cpu=sandbox.cpu,
                 mem=sandbox.mem,
                 disk=sandbox.disk,
-                driver=self._driver,
+                driver=saved.fingerprint,
                 labels=dict(labels),
                 env=dict(sandbox.env),
                 created_ms=self._clock(),
