@@ -59,4 +59,3 @@ def file_system(place: Path) -> Path:
     """Where the file system is mounted on which a file lies, or would lie."""
     path = place.absolute()
     return next(step for step in (path, *path.parents) if os.path.ismount(step))
-

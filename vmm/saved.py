@@ -60,6 +60,10 @@ class Saved:
         """The writable disk."""
         return self.directory / DISK
 
+    def files(self) -> tuple[Path, ...]:
+        """Its files, without what tells about them."""
+        return self.ram, self.state, self.disk, *(getattr(self.hardware, name) for name in _FILES)
+
     @classmethod
     def load(cls, directory: Path) -> Self | None:
         """Read a saved moment back; None if there is none. Blocks for as long as a disk does.

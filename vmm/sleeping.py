@@ -84,8 +84,9 @@ async def _fall_asleep(machine: Machine) -> None:
         raise
     with anyio.CancelScope(shield=True):
         await machine.stop()
-        await anyio.Path(machine.directory / _MAPPED).unlink(missing_ok=True)
-        await release(machine.ram)
+        with suppress(OSError):  # it sleeps: what is left takes room, no more
+            await anyio.Path(machine.directory / _MAPPED).unlink(missing_ok=True)
+            await release(machine.ram)
 
 
 async def wake(driver: Hypervisor, directory: Path) -> Machine:
@@ -180,4 +181,3 @@ def _copy_state(source: Path, target: Path) -> None:
         shutil.copytree(source, target)
     else:
         shutil.copyfile(source, target)
-

@@ -99,7 +99,8 @@ class Written:
 
     def part(self, name: str) -> Self:
         """An object within; raises as `text`."""
-        return type(self)(path=self.path, fields=self._field(name, dict, None), way_out=self.way_out)
+        fields = cast("dict[str, object]", self._field(name, dict, None))
+        return type(self)(path=self.path, fields=fields, way_out=self.way_out)
 
     def damaged(self, what: str) -> Damaged:
         """That the file is damaged, and in which way."""

@@ -56,10 +56,10 @@ def test_deleted_sandboxes_do_not_count() -> None:
 )
 def test_an_exhausted_host_says_what_is_short(tmp_path: Path, reserve: HostReserve, short: str) -> None:
     with pytest.raises(HostExhausted, match=short) as refused:
-        reserve.check(tmp_path, 0, WISH.mem)
+        reserve.check([tmp_path], 0, WISH.mem)
     assert refused.value.retryable
     assert refused.value.hint
 
 
 def test_a_host_with_room_is_not_exhausted(tmp_path: Path) -> None:
-    HostReserve(memory=1, machine=1, disk=1).check(tmp_path, 0, WISH.mem)
+    HostReserve(memory=1, machine=1, disk=1).check([tmp_path], 0, WISH.mem)
