@@ -63,9 +63,9 @@ async def adopt(records: Records, machines: Machines, lives: Lives) -> list[Sand
         adopted += await _each(sandbox, _take_over, machines, lives)
     for sandbox in woken:
         adopted += await _each(sandbox, _finish_wake, machines, lives)
-    for sandbox in failed:
-        await _each(sandbox, _look_again, machines, lives)
     lost = len(running) + len(woken) - adopted
+    for sandbox in failed:
+        adopted += await _each(sandbox, _look_again, machines, lives)
     log.info(
         "adopted",
         machines=adopted,

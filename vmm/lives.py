@@ -264,11 +264,13 @@ class Lives:
         await self._records.change(sandbox_id, self._sleeping)
 
     async def woke(self, sandbox_id: str, machine: Machine) -> None:
-        """Record that a sandbox runs, whose server ended while it woke it."""
-        sandbox = await self._records.change(
-            sandbox_id, lambda found: self._running(found, machine, base=found.base, reason=found.reason)
-        )
-        self._admission.running(sandbox)
+        """Record that a sandbox runs, whose server ended while it woke it, or could not take it over."""
+
+        def running(found: Sandbox) -> Sandbox:
+            reason = "" if found.state is State.ERROR else found.reason
+            return self._running(found, machine, base=found.base, reason=reason)
+
+        self._admission.running(await self._records.change(sandbox_id, running))
 
     async def failed(self, sandbox: Sandbox, reason: str, *, holds_memory: bool) -> None:
         """Record that a sandbox can be used only once it was started again.

@@ -140,6 +140,7 @@ class Machines:
             directories = list(root.iterdir())
             working = await anyio.to_thread.run_sync(strays, root)
         swept = 0
+        stuck: set[str] = set()
         for directory, processes in working.items():
             name, *below = directory.relative_to(root).parts
             # What works below a machine's directory helps an earlier server to save it.
@@ -147,8 +148,10 @@ class Machines:
                 swept += len(processes)
                 with self._complaints.about("process of an unknown machine not ended", directory=str(directory)):
                     await _end(processes)
+                    continue
+                stuck.add(name)
         for directory in directories:
-            if _ID.fullmatch(directory.name) and directory.name not in kept:
+            if _ID.fullmatch(directory.name) and directory.name not in stuck.union(kept):
                 swept += 1
                 with self._complaints.about("unknown machine not removed", directory=str(directory)):
                     await remove(directory)

@@ -55,11 +55,14 @@ async def opened(
     """The fleet of a data directory; opened again, it is a server that was restarted."""
     async with stored(data) as collection:
         records = Records(collection, host=HOST)
-        options: dict[str, Any] = {"reserve": HostReserve(memory=1, machine=1, disk=1, overcommit=1000), **more}
+        options: dict[str, Any] = {
+            "reserve": HostReserve(memory=1, machine=1, disk=1, overcommit=1000),
+            "catalogue": Catalogue(data / "no-images"),
+            **more,
+        }
         async with Fleet(
             data=data,
             driver=driver,
-            catalogue=Catalogue(data / "no-images"),
             records=records,
             quotas=Quotas(limits or OwnerLimits()),
             **options,

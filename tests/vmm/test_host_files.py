@@ -19,7 +19,7 @@ from vmm.host_files import file_system, host_files
 from vmm.hypervisor.base import Memory, Running
 from vmm.hypervisor.detect import Choice
 from vmm.hypervisor.process import ProcessRef
-from vmm.machine import Machine, MachineRecord, linked
+from vmm.machine import Machine, MachineRecord
 from vmm.sandbox import State
 from vmm.saved import Saved, hardware_in
 from vmm.snapshots import Snapshot, Snapshots
@@ -89,11 +89,11 @@ def small(tmp_path: Path) -> Generator[Path]:
 
 def fill(place: Path) -> None:
     """Leave no room for a byte, and none for a name."""
-    with pytest.raises(OSError, match="No space left"), (place / "ballast").open("wb") as ballast:  # noqa: PT012
+    with pytest.raises(OSError, match="No space left"), (place / "ballast").open("wb") as ballast:
         while True:
             ballast.write(bytes(4096))
             ballast.flush()
-    with pytest.raises(OSError, match="No space left"):  # noqa: PT012
+    with pytest.raises(OSError, match="No space left"):
         for number in range(100):
             (place / f"inode-{number}").mkdir()
 
