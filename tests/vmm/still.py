@@ -47,6 +47,10 @@ class Still:
     def instances(self) -> Path:
         return self.data / "instances"
 
+    def inner(self, name: str) -> Any:
+        """A part of the fleet that it shows to nobody, such as its `admission`."""
+        return getattr(self.fleet, f"_{name}")
+
 
 @asynccontextmanager
 async def opened(

@@ -13,7 +13,9 @@ import pytest
 
 from storage.ids import new_id
 from tests.vmm import still
+from tests.vmm.images.tiny_recipes import tiny_catalogue
 from vmm import sleeping
+from vmm.cloning import silent
 from vmm.errors import HostExhausted, Unavailable
 from vmm.host_files import file_system, host_files
 from vmm.hypervisor.base import Memory, Running
@@ -23,6 +25,7 @@ from vmm.machine import Machine, MachineRecord
 from vmm.sandbox import State
 from vmm.saved import Saved, hardware_in
 from vmm.snapshots import Snapshot, Snapshots
+from vmm.template import template_key
 from vmm.templates import Templates
 
 pytestmark = pytest.mark.anyio
@@ -113,7 +116,7 @@ async def test_no_room_on_the_disk_is_said_with_the_file_system(small: Path, cho
 @pytest.mark.parametrize("step", [*STEPS, "remove"])
 async def test_a_disk_that_takes_no_writes_is_said_with_the_place(small: Path, choice: Choice, step: str) -> None:
     host = Host(small, choice)
-    steps = {**STEPS, "remove": lambda host: host.snapshots.remove(host.snapshot)}
+    steps: dict[str, Step] = {**STEPS, "remove": lambda host: host.snapshots.remove(host.snapshot)}
     subprocess.run(["mount", "-o", "remount,ro", small], check=True)
     with pytest.raises(Unavailable, match=f"Read-only file system .{small}"):
         await steps[step](host)
@@ -165,32 +168,41 @@ async def test_forks_that_fail_have_each_a_result_of_their_own(tmp_path: Path, c
             nonce="n",
             fingerprint=choice.driver.fingerprint,
         )
-        forks = await there.fleet._maker.children(parent, saved, 3, "")
+        forks = await there.inner("maker").children(parent, saved, 3, "")
         assert [isinstance(fork.error, Unavailable) for fork in forks] == [True] * 3
         assert [fork.error.message for fork in forks if fork.error and "a new machine" not in fork.error.message] == []
         assert list(there.instances.iterdir()) == []
         assert (await there.fleet.list(parent.owner)).items == (parent,)
 
 
-async def test_a_template_whose_files_are_gone_is_made_anew(tmp_path: Path, choice: Choice) -> None:
-    base = still.furnished(tmp_path / "key", fingerprint=choice.driver.fingerprint)
+async def test_a_template_that_is_damaged_or_not_whole_is_made_anew(tmp_path: Path, choice: Choice) -> None:
+    images = await tiny_catalogue(tmp_path / "images", tmp_path / "log").build("minimal")
+    key = template_key(choice.driver, images, 1, 256)
+    base = still.furnished(tmp_path / "templates" / key, fingerprint=choice.driver.fingerprint)
     (base / "state").touch()
-    Saved(
+    whole = Saved(
         directory=base,
         hardware=hardware_in(base, cpu=1, mem=256, tsc_khz=0),
         secret=b"s",
         nonce="n",
         fingerprint=choice.driver.fingerprint,
-    ).write()
+    )
+    whole.write()
 
-    async def verify(_name: str) -> None:
-        raise AssertionError
+    async def verify(name: str) -> None:
+        raise Unavailable(f"{name} is built anew")
 
     async with anyio.create_task_group() as tasks:
-        templates = Templates(choice.driver, tmp_path, tasks, verify)
-        assert templates._load("key") is not None
+        templates = Templates(choice.driver, tmp_path / "templates", tasks, verify)
+        for spoil, mend in (
+            ((base / "ram").unlink, (base / "ram").touch),
+            (lambda: still.change(base / "saved.json", nonce=None), whole.write),
+        ):
+            spoil()
+            with pytest.raises(Unavailable, match="minimal is built anew"):
+                await templates.get(images, cpu=1, mem=256, report=silent)
+            mend()
+        assert await templates.get(images, cpu=1, mem=256, report=silent) == whole
         (base / "ram").unlink()
-        assert templates._load("key") is None
-        (base / "ram").touch()
-        still.change(base / "saved.json", nonce=None)
-        assert templates._load("key") is None
+        with pytest.raises(Unavailable, match="minimal is built anew"):
+            await templates.get(images, cpu=1, mem=256, report=silent)

@@ -16,13 +16,18 @@ from storage.ids import new_id
 from tests.vmm import still
 from tests.vmm.images.tiny_recipes import tiny_catalogue
 from vmm import machines as machines_module
-from vmm.errors import Conflict, NotFound, Unavailable
+from vmm.admission import Admission
+from vmm.errors import Conflict, HostExhausted, NotFound, Unavailable
 from vmm.hypervisor.base import Memory, Running
 from vmm.hypervisor.detect import Choice
 from vmm.hypervisor.process import ProcessRef
+from vmm.limits import HostReserve, OwnerLimits
 from vmm.machine import Machine, MachineRecord
 from vmm.machines import Machines
+from vmm.memory import there_is
 from vmm.pool import Key
+from vmm.quotas import Quotas
+from vmm.records import Records
 from vmm.sandbox import State
 
 pytestmark = pytest.mark.anyio
@@ -125,7 +130,7 @@ async def test_a_damaged_image_stops_no_other_part_of_a_sweep(tmp_path: Path, ch
     images = tiny_catalogue(tmp_path / "images", tmp_path / "log")
     image = await images.build("minimal")
     async with still.opened(tmp_path / "data", choice.driver, catalogue=images, sweep_s=0.02) as there:
-        there.fleet._upkeep.keep_ready(Key(images=image, cpu=1, mem=256))
+        there.inner("upkeep").keep_ready(Key(images=image, cpu=1, mem=256))
         image.base.chmod(0o644)
         image.base.write_text("something else")
         with pytest.raises(Unavailable, match="is damaged"):
@@ -170,8 +175,8 @@ async def test_a_machine_is_watched_though_the_server_had_no_file_for_that(tmp_p
                 await still.until(lambda: any(line["event"] == "machine not watched" for line in logs))
             subprocess.run(["kill", "-9", str(process.pid)], check=True)
             await still.until(lambda: deaths)
+            assert machines.get("box") is None
     assert deaths == [("box", directory.name)]
-    assert machines.get("box") is None
 
 
 @pytest.mark.parametrize("call", ["revive", "wake", "sleep", "snapshot", "fork"])
@@ -197,17 +202,28 @@ async def test_what_is_still_being_created_is_not_put_back_to_a_snapshot(tmp_pat
         assert await there.records.find(unmade.id) == unmade
 
 
-async def test_a_promise_belongs_to_the_machine_that_it_was_last_given_for(tmp_path: Path, choice: Choice) -> None:
-    async with still.opened(tmp_path / "data", choice.driver) as there:
-        admission = there.fleet._admission
-        sandbox = await still.kept(there.collection, State.RUNNING)
+async def test_a_promise_belongs_to_the_machine_that_it_was_last_given_for(tmp_path: Path) -> None:
+    async def nobody_gives_way() -> bool:
+        return False
+
+    async with still.stored(tmp_path) as collection:
+        sandbox = await still.kept(collection, State.RUNNING)
+        admission = Admission(
+            [tmp_path],
+            Records(collection, host=still.HOST),
+            Quotas(OwnerLimits()),
+            HostReserve(memory=1, machine=1, disk=1, overcommit=300 / there_is().total),
+            ahead=lambda: 0,
+            give_way=nobody_gives_way,
+        )
+        old, new = sandbox.machine, new_id()
         admission.running(sandbox)
-        new = new_id()
         await admission.readmit(sandbox, new)
-        admission.release(sandbox.id, sandbox.machine)
-        assert admission._total() == sandbox.mem
+        admission.release(sandbox.id, old)
+        with pytest.raises(HostExhausted, match=r"mem: 256 of (299|300) MiB are promised"):
+            admission.check_ahead(sandbox.mem)
         admission.release(sandbox.id, new)
-        assert admission._total() == 0
+        admission.check_ahead(sandbox.mem)
         await admission.readmit(sandbox, new)
         admission.release(sandbox.id)
-        assert admission._total() == 0
+        admission.check_ahead(sandbox.mem)

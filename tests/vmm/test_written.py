@@ -13,7 +13,7 @@ from tests.vmm import still
 from vmm.errors import Damaged
 from vmm.machine import MachineRecord
 from vmm.saved import Saved, hardware_in
-from vmm.snapshots import Snapshot, _write
+from vmm.snapshots import Snapshot, Snapshots
 
 Reader = Callable[[Path], object]
 
@@ -118,10 +118,10 @@ def test_files_of_an_earlier_release_and_of_a_later_one_are_told_apart(directory
         read(directory)
 
 
-def test_a_snapshot_without_what_every_snapshot_has_is_its_owners_still(directory: Path) -> None:
-    directory.mkdir()
-    snapshot = Snapshot(
-        id=directory.name,
+@pytest.mark.anyio
+async def test_a_snapshot_without_what_every_snapshot_has_is_its_owners_still(tmp_path: Path) -> None:
+    wish = Snapshot(
+        id=new_id(),
         owner="alice",
         sandbox="b" * 24,
         sandbox_name="box",
@@ -133,21 +133,27 @@ def test_a_snapshot_without_what_every_snapshot_has_is_its_owners_still(director
         disk=1,
         driver="qemu 7.2",
         labels={"a": "b"},
-        files={"ram": {"sha256": "00", "size": 1, "mtime_ns": 2, "inode": 3}},
     )
-    _write(snapshot, directory)
+    snapshots = Snapshots(tmp_path)
+    draft = await snapshots.draft(wish.id)
+    (draft / "ram").write_bytes(b"ram")
+    snapshot = await snapshots.publish(wish, draft)
+    directory = tmp_path / wish.id
+    manifest = directory / "snapshot.json"
+    sound = manifest.read_text()
     assert Snapshot.read(directory) == snapshot
-    still.change(directory / "snapshot.json", mood="good")
+    assert list(snapshot.files) == ["ram"]
+    still.change(manifest, mood="good")
     assert Snapshot.read(directory) == snapshot
     for field, value in (("image", None), ("mem", "much"), ("labels", {"a": 1}), ("files", {"ram": {"size": 1}})):
-        _write(snapshot, directory)
-        still.change(directory / "snapshot.json", **{field: value})
+        manifest.write_text(sound)
+        still.change(manifest, **{field: value})
         found = Snapshot.read(directory)
         assert found is not None
         assert (found.id, found.owner, found.name) == (directory.name, "alice", "gold")
         assert "snapshot.json is damaged" in found.damage
         with pytest.raises(Damaged, match=r"is damaged.*Use another one, and delete this one"):
             found.check()
-    still.change(directory / "snapshot.json", owner=None)
+    still.change(manifest, owner=None)
     with pytest.raises(Damaged, match="it has no owner"):
         Snapshot.read(directory)
