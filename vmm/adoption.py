@@ -14,6 +14,7 @@ import structlog
 from . import sleeping
 from .complaints import Complaints
 from .errors import CasemateError, Damaged
+from .host_files import EXHAUSTED
 from .lives import Lives
 from .machines import Machines
 from .records import Records
@@ -89,6 +90,8 @@ async def _each(sandbox: Sandbox, step: _Step, machines: Machines, lives: Lives)
     except CasemateError:
         raise  # the store's, or the host's: nothing is wrong with this one
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in EXHAUSTED:
+            raise
         log.exception("machine not adopted", sandbox=sandbox.id)
         reason = f"the server could not take it over ({type(error).__name__})"
     if machines.get(sandbox.id) is None:
