@@ -203,12 +203,14 @@ class Lives:
                 )
             except BaseException:
                 with anyio.CancelScope(shield=True):
-                    if machine is not None:
-                        await end(machine)
-                    if old is not None and self._machines.get(sandbox.id) is old:
-                        self._admission.running(sandbox)
-                    else:
-                        self._admission.release(sandbox.id)
+                    try:
+                        if machine is not None:
+                            await end(machine)
+                    finally:
+                        if old is not None and self._machines.get(sandbox.id) is old:
+                            self._admission.running(sandbox)
+                        else:
+                            self._admission.release(sandbox.id)
                 raise
             with anyio.CancelScope(shield=True):
                 old = self._machines.detach(sandbox.id)
@@ -253,7 +255,7 @@ class Lives:
                     return await self.restore(sandbox, snapshot, reason=what)
                 except Damaged as error:
                     log.warning("snapshot passed over", sandbox=sandbox_id, reason=str(error))
-        return await self._boot(sandbox, f"started from its disk, for it has no snapshot: {LOST}")
+        return await self._boot(sandbox, f"started from its disk, for it has no snapshot that loads here: {LOST}")
 
     def runs(self, sandbox: Sandbox) -> None:
         """Take note of a sandbox whose machine runs already, from an earlier server."""
