@@ -120,6 +120,7 @@ class Bench:
             hardware=record.hardware,
             nonce=record.nonce,
             secret=record.secret,
+            fingerprint=record.fingerprint,
             machine_id=record.machine_id,
             hostname=record.hostname,
         )

@@ -65,8 +65,11 @@ def sandbox_object(sandbox: Sandbox) -> dict[str, Any]:
 
 
 def snapshot_object(snapshot: Snapshot) -> dict[str, Any]:
-    """A snapshot as clients know it; `parentId` is the one that its sandbox was made from or put back to before."""
-    optional = {"parentId": snapshot.parent, "labels": dict(snapshot.labels)}
+    """A snapshot as clients know it; `parentId` is the one that its sandbox was made from or put back to before.
+
+    `damage` says why it cannot be used, if so.
+    """
+    optional = {"parentId": snapshot.parent, "labels": dict(snapshot.labels), "damage": snapshot.damage}
     return {
         "id": snapshot.id,
         "name": snapshot.name,

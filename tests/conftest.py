@@ -17,6 +17,7 @@ from storage.sqlite import SqliteDatabase
 from tests.mongo_server.driver import close_what_is_left
 from tests.mongo_server.server import MongoServer, missing
 from vmm.fleet import Fleet
+from vmm.hypervisor.base import Hypervisor
 from vmm.hypervisor.detect import Choice, choose
 from vmm.hypervisor.process import strays
 from vmm.images.catalogue import Catalogue
@@ -77,13 +78,14 @@ def open_fleet(data: Path, tmp_path: Path, catalogue: Catalogue, choice: Choice)
         reserve: HostReserve | None = None,
         at: Path = data,
         images: Catalogue = catalogue,
+        driver: Hypervisor = choice.driver,
         **more: Any,
     ) -> AsyncGenerator[Fleet]:
         async with (
             SqliteDatabase(tmp_path / "store.db") as database,
             Fleet(
                 data=at,
-                driver=choice.driver,
+                driver=driver,
                 catalogue=images,
                 records=Records(await database.collection(SANDBOXES), host=HOST),
                 quotas=Quotas(limits or OwnerLimits()),

@@ -39,7 +39,15 @@ async def boot(driver: Hypervisor, hardware: Hardware, directory: Path) -> Machi
             await link.aclose()
             await driver.stop(running)
         raise
-    return Machine(driver=driver, running=running, link=link, hardware=hardware, nonce=ping.nonce, secret=secret)
+    return Machine(
+        driver=driver,
+        running=running,
+        link=link,
+        hardware=hardware,
+        nonce=ping.nonce,
+        secret=secret,
+        fingerprint=driver.fingerprint,
+    )
 
 
 def _renew_initramfs(initramfs: Path, secret: bytes) -> None:

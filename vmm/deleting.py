@@ -8,12 +8,14 @@ import anyio
 
 from .activity import Activity
 from .admission import Admission
+from .complaints import Complaints
 from .lives import Lives
 from .machines import Machines
 from .records import Records
 from .sandbox import Sandbox, State
 
 _TURN_S = 10
+_AT_ONCE = 10
 
 
 class Deleter:
@@ -44,9 +46,10 @@ class Deleter:
         self._admission = admission
         self._activity = activity
         self._clock = clock
+        self._complaints = Complaints()
 
     async def delete(self, sandbox_id: str) -> None:
-        """Delete a sandbox, whatever state it is in."""
+        """Delete a sandbox, whatever state it is in. What cannot be removed now, the sweep removes."""
         await self._finish(await self._records.change(sandbox_id, self._deleted))
 
     async def delete_seen(self, seen: Sandbox) -> None:
@@ -58,9 +61,17 @@ class Deleter:
         await self._finish(await self._records.save(self._deleted(seen)))
 
     async def finish(self) -> None:
-        """Remove what is left of sandboxes whose deletion failed half-way."""
-        for sandbox in await self._records.in_state(State.DELETED):
-            await self._teardown(sandbox)
+        """Remove what is left of sandboxes whose deletion failed half-way; what fails again holds up no other."""
+        slots = anyio.CapacityLimiter(_AT_ONCE)
+        async with anyio.create_task_group() as tasks:
+            for sandbox in await self._records.in_state(State.DELETED):
+                tasks.start_soon(self._finish_one, sandbox, slots)
+
+    async def _finish_one(self, sandbox: Sandbox, slots: anyio.CapacityLimiter) -> None:
+        # At once, because a process that does not end is waited for.
+        async with slots:
+            with self._complaints.about("sandbox not removed", sandbox=sandbox.id):
+                await self._teardown(sandbox)
 
     def _deleted(self, sandbox: Sandbox) -> Sandbox:
         return sandbox.moved(State.DELETED, now_ms=self._clock())
@@ -71,7 +82,9 @@ class Deleter:
             with anyio.move_on_after(_TURN_S):
                 async with self._lives.turn(sandbox.id):
                     pass
-            await self._teardown(sandbox)
+            # For its owner it is gone, whatever is left of it.
+            with self._complaints.about("sandbox not removed", sandbox=sandbox.id):
+                await self._teardown(sandbox)
 
     async def _teardown(self, sandbox: Sandbox) -> None:
         await self._machines.destroy(sandbox.id, sandbox.machine)

@@ -10,6 +10,7 @@ from typing import TypedDict
 
 from .errors import Unavailable
 from .sparse import data_runs
+from .written import Written
 
 _STEP = 4 * 1024 * 1024
 
@@ -40,6 +41,20 @@ def digest(path: Path) -> FileDigest:
         "size": status.st_size,
         "mtime_ns": status.st_mtime_ns,
         "inode": status.st_ino,
+    }
+
+
+def written(file: Written) -> FileDigest:
+    """A digest that was written down.
+
+    Raises:
+        Damaged: It cannot be read.
+    """
+    return {
+        "sha256": file.text("sha256"),
+        "size": file.number("size"),
+        "mtime_ns": file.number("mtime_ns"),
+        "inode": file.number("inode"),
     }
 
 

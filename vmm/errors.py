@@ -65,6 +65,12 @@ class Unavailable(CasemateError):
     retryable = True
 
 
+class Damaged(Unavailable):
+    """What the host's disk holds of one thing cannot be used: the message names the file, the hint the way out."""
+
+    retryable = False
+
+
 class SandboxLost(CasemateError):
     """The virtual machine died; the message says why and what is lost."""
 

@@ -105,7 +105,8 @@ class Fleet(RecordCalls, GuestCalls, LifeCalls, SnapshotCalls, AsyncContextManag
         self._templates = Templates(driver, data / "templates", tasks, catalogue.verify)
         self._snapshots = Snapshots(data / "snapshots")
         self._activity = Activity(clock)
-        self._machines = Machines(driver, instances or data / "instances", tasks, self._died)
+        instances = instances or data / "instances"
+        self._machines = Machines(driver, instances, tasks, self._died)
         cloner = Cloner(
             driver, self._machines, self._templates, own_memory=driver.own_memory if own_memory is None else own_memory
         )
@@ -119,7 +120,7 @@ class Fleet(RecordCalls, GuestCalls, LifeCalls, SnapshotCalls, AsyncContextManag
             tasks=tasks,
         )
         self._admission = Admission(
-            data, records, quotas, reserve, ahead=self._pool.promised, give_way=self._pool.give_way
+            (instances, data), records, quotas, reserve, ahead=self._pool.promised, give_way=self._pool.give_way
         )
         self._maker = Maker(
             records=records,
@@ -148,7 +149,6 @@ class Fleet(RecordCalls, GuestCalls, LifeCalls, SnapshotCalls, AsyncContextManag
             records=records,
             lives=self._lives,
             admission=self._admission,
-            driver=driver.fingerprint,
             clock=clock,
         )
         self._reach = Reach(records, self._machines, self._lives, self._activity)
@@ -253,6 +253,7 @@ class Fleet(RecordCalls, GuestCalls, LifeCalls, SnapshotCalls, AsyncContextManag
 
     async def _create_from(self, owner: str, spec: SandboxSpec) -> Sandbox:
         snapshot = await self._snapshots.find(owner, spec.snapshot)
+        snapshot.check()
         wish = replace(spec, image=snapshot.image, cpu=snapshot.cpu, mem=snapshot.mem, env={**snapshot.env, **spec.env})
         _check(wish, {snapshot.image})
         saved = await self._lives.source(snapshot)
@@ -271,8 +272,8 @@ class Fleet(RecordCalls, GuestCalls, LifeCalls, SnapshotCalls, AsyncContextManag
         going_on = await machine.link.activity()
         return not (going_on.processes or going_on.terminals or going_on.connections)
 
-    async def _died(self, sandbox_id: str, reason: str) -> None:
-        await self._lives.died(sandbox_id, reason)
+    async def _died(self, sandbox_id: str, machine: str, reason: str) -> None:
+        await self._lives.died(sandbox_id, machine, reason)
 
     def _admit_ahead(self, key: Key) -> None:
         self._admission.check_ahead(key.mem)

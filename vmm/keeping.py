@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import asynccontextmanager
 
 import anyio
 
@@ -15,6 +16,7 @@ from .lives import Lives
 from .records import Records
 from .sandbox import Sandbox
 from .snapshots import Snapshot, Snapshots
+from .turns import Turns
 
 
 class Keeper:
@@ -25,7 +27,6 @@ class Keeper:
         records: The sandboxes.
         lives: Saves them.
         admission: Who may have one more.
-        driver: Fingerprint of the hypervisor.
         clock: Milliseconds since the epoch.
     """
 
@@ -36,15 +37,15 @@ class Keeper:
         records: Records,
         lives: Lives,
         admission: Admission,
-        driver: str,
         clock: Callable[[], int],
     ) -> None:
         self._snapshots = snapshots
         self._records = records
         self._lives = lives
         self._admission = admission
-        self._driver = driver
         self._clock = clock
+        self._turns = Turns()
+        self._being_taken: dict[str, dict[str, str]] = {}
 
     async def take(self, sandbox: Sandbox, *, name: str, labels: Mapping[str, str], created_by: str) -> Snapshot:
         """Keep what a sandbox is now; to be called in its turn. On failure nothing of it is left.
@@ -55,34 +56,33 @@ class Keeper:
             HostExhausted: The host's disk is full.
             Unavailable: The hypervisor could not save it.
         """
-        existing = await self._snapshots.owned(sandbox.owner)
-        await self._admission.check_snapshot(sandbox.owner, len(existing))
         snapshot_id = new_id()
-        draft = await self._snapshots.draft(snapshot_id)
-        try:
-            await self._lives.moment(sandbox, draft)
-            snapshot = Snapshot(
-                id=snapshot_id,
-                owner=sandbox.owner,
-                sandbox=sandbox.id,
-                sandbox_name=sandbox.name,
-                name=name or child_names(sandbox.name, {snapshot.name for snapshot in existing}, 1)[0],
-                parent=sandbox.base,
-                image=sandbox.image,
-                cpu=sandbox.cpu,
-                mem=sandbox.mem,
-                disk=sandbox.disk,
-                driver=self._driver,
-                labels=dict(labels),
-                env=dict(sandbox.env),
-                created_ms=self._clock(),
-                created_by=created_by,
-            )
-            return await self._snapshots.publish(snapshot, draft)
-        except BaseException:
-            with anyio.CancelScope(shield=True):
-                await self._snapshots.discard(draft)
-            raise
+        async with self._counted(sandbox, snapshot_id, name) as chosen:
+            draft = await self._snapshots.draft(snapshot_id)
+            try:
+                saved = await self._lives.moment(sandbox, draft)
+                snapshot = Snapshot(
+                    id=snapshot_id,
+                    owner=sandbox.owner,
+                    sandbox=sandbox.id,
+                    sandbox_name=sandbox.name,
+                    name=chosen,
+                    parent=sandbox.base,
+                    image=sandbox.image,
+                    cpu=sandbox.cpu,
+                    mem=sandbox.mem,
+                    disk=sandbox.disk,
+                    driver=saved.fingerprint,
+                    labels=dict(labels),
+                    env=dict(sandbox.env),
+                    created_ms=self._clock(),
+                    created_by=created_by,
+                )
+                return await self._snapshots.publish(snapshot, draft)
+            except BaseException:
+                with anyio.CancelScope(shield=True):
+                    await self._snapshots.discard(draft)
+                raise
 
     async def delete(self, snapshot: Snapshot) -> None:
         """Delete a snapshot.
@@ -106,3 +106,21 @@ class Keeper:
                 hint="Delete these first",
             )
         await self._snapshots.remove(snapshot)
+
+    @asynccontextmanager
+    async def _counted(self, sandbox: Sandbox, snapshot_id: str, name: str) -> AsyncGenerator[str]:
+        """Count a snapshot as its owner's while it is taken, and give it a name that no other has or gets."""
+        owner = sandbox.owner
+        # One after the other: of many that are asked for at once, each sees those before it.
+        async with self._turns.of(owner):
+            names = {snapshot.id: snapshot.name for snapshot in await self._snapshots.owned(owner)}
+            names |= self._being_taken.get(owner, {})
+            await self._admission.check_snapshot(owner, len(names))
+            chosen = name or child_names(sandbox.name, set(names.values()), 1)[0]
+            self._being_taken.setdefault(owner, {})[snapshot_id] = chosen
+        try:
+            yield chosen
+        finally:
+            del self._being_taken[owner][snapshot_id]
+            if not self._being_taken[owner]:
+                del self._being_taken[owner]

@@ -58,6 +58,8 @@ class LifeCalls(ABC):
                     asleep += 1
                 except CasemateError as error:
                     log.warning("machine not put to sleep", sandbox=sandbox_id, error=error.message)
+                except Exception:  # whatever it is, the others sleep
+                    log.exception("machine not put to sleep", sandbox=sandbox_id)
 
         async with anyio.create_task_group() as tasks:
             for sandbox_id in self._machines.sandboxes():

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import HostExhausted, LimitExceeded
+from .host_files import file_system, host_files
+from .memory import there_is
 from .sandbox import Sandbox
 from .spec import DISK
 from .usage import Usage
@@ -73,8 +74,8 @@ class HostReserve:
     Attributes:
         memory: Available memory that stays free.
         machine: Memory that a machine takes at its start.
-        disk: Free disk in the data directory.
-        overcommit: Promised memory as a multiple of the host's.
+        disk: Free disk wherever machines and what they are made from lie.
+        overcommit: Promised memory as a multiple of the host's, or of what the server's container may have.
     """
 
     memory: int = 512
@@ -82,40 +83,47 @@ class HostReserve:
     disk: int = 1024
     overcommit: float = 1.5
 
-    def check(self, data: Path, promised: int, mem: int) -> None:
+    def check(self, places: Iterable[Path], promised: int, mem: int) -> None:
         """Refuse to start a machine that the host could not carry.
 
         Args:
-            data: The data directory.
+            places: Where it writes; each may lie on a disk of its own.
             promised: MiB of all machines that exist.
             mem: MiB of the machine to be.
 
         Raises:
             HostExhausted: The message says what is short.
         """
-        total, available = _memory()
-        if available < self.memory + self.machine:
+        memory = there_is()
+        if memory.available < self.memory + self.machine:
             raise HostExhausted(
-                f"The host has {available} MiB of memory available; {self.memory + self.machine} MiB are needed",
+                f"{memory.whose} has {memory.available} MiB of memory available; "
+                f"{self.memory + self.machine} MiB are needed",
                 hint=_WAY_OUT,
             )
-        budget = int(total * self.overcommit)
+        budget = int(memory.total * self.overcommit)
         if promised + mem > budget:
             raise HostExhausted(
                 f"mem: {promised} of {budget} MiB are promised to sandboxes, {mem} more do not fit", hint=_WAY_OUT
             )
-        self.check_disk(data)
+        for place in places:
+            self.check_disk(place)
 
-    def check_disk(self, data: Path) -> None:
+    def check_disk(self, place: Path) -> None:
         """Refuse to write much where there is little room.
+
+        Args:
+            place: Where; it need not be there yet.
 
         Raises:
             HostExhausted: The message says how much there is.
         """
-        free = shutil.disk_usage(data).free // MIB
+        with host_files("a look at the disk", place):
+            mounted = file_system(place)
+            free = shutil.disk_usage(next(step for step in (place, *place.parents) if step.exists())).free // MIB
         if free < self.disk:
             raise HostExhausted(
-                f"The host's disk has {free} MiB free; {self.disk} MiB must stay free",
+                f"The host's disk has {free} MiB free on {mounted}; {self.disk} MiB must stay free",
                 hint="Free space on the host, or delete sandboxes",
             )
 
@@ -123,15 +131,6 @@ class HostReserve:
 def _check_room(name: str, used: int, more: int, most: int, unit: str) -> None:
     if used + more > most:
         raise LimitExceeded(f"{name}: {used} of {most}{unit} are in use, {more} more do not fit", hint=_WAY_OUT)
-
-
-def _memory() -> tuple[int, int]:
-    page = os.sysconf("SC_PAGE_SIZE")
-    total = page * os.sysconf("SC_PHYS_PAGES") // MIB
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return total, int(line.split()[1]) // 1024
-    return total, page * os.sysconf("SC_AVPHYS_PAGES") // MIB
 
 
 _WAY_OUT = "Delete a sandbox that is no longer needed, or ask the operator for a higher limit"

@@ -22,13 +22,14 @@ from .activity import Activity
 from .admission import Admission
 from .cloning import Cloner, end
 from .disks import reserve
-from .errors import CasemateError, Conflict, NotFound, SandboxLost, Unavailable
-from .hypervisor.base import Hypervisor
+from .errors import CasemateError, Conflict, Damaged, NotFound, SandboxLost, Unavailable
+from .host_files import host_files
+from .hypervisor.base import Hardware, Hypervisor
 from .machine import Machine, MachineRecord, remove
 from .machines import Machines
 from .records import Records
 from .sandbox import Sandbox, State
-from .saved import Saved, check_driver
+from .saved import DISK, Saved, check_driver, hardware_in
 from .saving import save
 from .snapshots import Snapshot, Snapshots
 from .template import guess_tsc_khz
@@ -82,7 +83,7 @@ class Lives:
         self._started = started
         self._turns = Turns()
         self._wakes: dict[str, _Wake] = {}
-        self._unrecorded: dict[str, str] = {}
+        self._unrecorded: dict[str, tuple[str, str]] = {}
 
     def turn(self, sandbox_id: str) -> AbstractAsyncContextManager[None]:
         """The sandbox's turn, for what must not meet another change of its life."""
@@ -115,6 +116,7 @@ class Lives:
         """
         async with self._turns.of(sandbox_id), self._activity.closed(sandbox_id):
             sandbox = await self._current(sandbox_id)
+            _check_made(sandbox)
             if sandbox.state is State.ASLEEP:
                 return sandbox
             return await self._sleep(sandbox, wake_at_start=wake_at_start)
@@ -143,10 +145,13 @@ class Lives:
         """Save what a running or sleeping sandbox is now into an existing empty directory. To be called in its turn.
 
         Raises:
+            Conflict: It is being made.
             SandboxLost: It neither runs nor sleeps.
             HostExhausted: The host's disk is full.
             Unavailable: The hypervisor could not save it.
         """
+        _check_made(sandbox)
+        self._admission.check_disk(target)
         machine = self._machines.get(sandbox.id)
         if machine is not None:
             return await save(machine, target)
@@ -161,6 +166,7 @@ class Lives:
             Conflict: Another hypervisor saved it.
             Unavailable: A file of it is damaged.
         """
+        snapshot.check()
         check_driver(snapshot.driver, self._driver)
         return await self._snapshots.saved(snapshot)
 
@@ -173,17 +179,20 @@ class Lives:
             reason: What its owner should know of it afterwards.
 
         Raises:
-            Conflict: The snapshot is of another image or size, or another hypervisor's.
+            Conflict: The snapshot is of another image or size, or another hypervisor's; or the sandbox is being made.
             Unavailable: A file of the snapshot is damaged, or the hypervisor failed.
             HostExhausted: The host lacks memory or disk.
         """
+        snapshot.check()
         _check_same(sandbox, snapshot)
         saved = await self.source(snapshot)
         async with self._turns.of(sandbox.id), self._activity.closed(sandbox.id):
             sandbox = await self._current(sandbox.id)
-            ran = self._machines.get(sandbox.id) is not None
-            await self._admission.readmit(sandbox)
+            _check_made(sandbox)
+            old = self._machines.get(sandbox.id)
             name = new_id()
+            # From here on the promise is the new machine's: the old one may die and be taken note of meanwhile.
+            await self._admission.readmit(sandbox, name)
             machine: Machine | None = None
             try:
                 machine = await self._cloner.clone(
@@ -194,42 +203,59 @@ class Lives:
                 )
             except BaseException:
                 with anyio.CancelScope(shield=True):
-                    if machine is not None:
-                        await end(machine)
-                    if not ran:
-                        self._admission.release(sandbox.id)
+                    try:
+                        if machine is not None:
+                            await end(machine)
+                    finally:
+                        if old is not None and self._machines.get(sandbox.id) is old:
+                            self._admission.running(sandbox)
+                        else:
+                            self._admission.release(sandbox.id)
                 raise
             with anyio.CancelScope(shield=True):
                 old = self._machines.detach(sandbox.id)
                 self._machines.attach(sandbox.id, machine)
                 self._started(machine.running.memory)
-                if old is not None:
-                    await old.stop()
-                await remove(self._machines.directory(sandbox.machine))
+                try:
+                    if old is not None:
+                        await old.stop()
+                    else:
+                        await self._machines.end_strays(sandbox.machine)
+                    await remove(self._machines.directory(sandbox.machine))
+                except CasemateError as error:  # it is put back; what is left there, the next start removes
+                    log.warning("earlier machine not removed", sandbox=sandbox.id, reason=str(error))
             return restored
 
     async def revive(self, sandbox_id: str) -> Sandbox:
         """Let a sandbox run again, whatever has become of it, with as little lost as can be; `reason` says what.
 
         Raises:
+            Conflict: It is being made.
             SandboxLost: Nothing is left to start from.
             LimitExceeded: Its owner's other sandboxes take what it may have.
             HostExhausted: The host lacks memory or disk.
             Unavailable: The hypervisor failed.
         """
         sandbox = await self._current(sandbox_id)
+        _check_made(sandbox)
         if sandbox.state is State.RUNNING and self._machines.get(sandbox_id) is not None:
             return sandbox
         if sandbox.state is State.ASLEEP:
-            record = MachineRecord.read(self._machines.directory(sandbox.machine))
+            try:
+                record = MachineRecord.read(self._machines.directory(sandbox.machine))
+            except Damaged as error:
+                return await self._boot(sandbox, f"started from its disk, for {error.message}: {LOST}")
             if record is not None and record.fingerprint == self._driver.fingerprint:
                 return await self.wake(sandbox_id)
             return await self._boot(sandbox, f"started from its disk, for another hypervisor put it to sleep: {LOST}")
         for snapshot in await self._snapshots.owned(sandbox.owner):
             if snapshot.sandbox == sandbox_id and snapshot.driver == self._driver.fingerprint:
                 what = f"started from its newest snapshot, {snapshot.name} ({snapshot.id}): what came after it is lost"
-                return await self.restore(sandbox, snapshot, reason=what)
-        return await self._boot(sandbox, f"started from its disk, for it has no snapshot: {LOST}")
+                try:
+                    return await self.restore(sandbox, snapshot, reason=what)
+                except Damaged as error:
+                    log.warning("snapshot passed over", sandbox=sandbox_id, reason=str(error))
+        return await self._boot(sandbox, f"started from its disk, for it has no snapshot that loads here: {LOST}")
 
     def runs(self, sandbox: Sandbox) -> None:
         """Take note of a sandbox whose machine runs already, from an earlier server."""
@@ -240,17 +266,34 @@ class Lives:
         await self._records.change(sandbox_id, self._sleeping)
 
     async def woke(self, sandbox_id: str, machine: Machine) -> None:
-        """Record that a sandbox runs, whose server ended while it woke it."""
-        sandbox = await self._records.change(
-            sandbox_id, lambda found: self._running(found, machine, base=found.base, reason=found.reason)
-        )
-        self._admission.running(sandbox)
+        """Record that a sandbox runs, whose server ended while it woke it, or could not take it over."""
 
-    async def died(self, sandbox_id: str, reason: str) -> None:
+        def running(found: Sandbox) -> Sandbox:
+            reason = "" if found.state is State.ERROR else found.reason
+            return self._running(found, machine, base=found.base, reason=reason)
+
+        self._admission.running(await self._records.change(sandbox_id, running))
+
+    async def failed(self, sandbox: Sandbox, reason: str, *, holds_memory: bool) -> None:
+        """Record that a sandbox can be used only once it was started again.
+
+        Args:
+            sandbox: Which.
+            reason: What its owner should know.
+            holds_memory: Whether a process of it is there still.
+        """
+        if holds_memory:
+            self._admission.running(sandbox)
+        if sandbox.state.may_become(State.ERROR):
+            await self._records.change(
+                sandbox.id, lambda found: found.moved(State.ERROR, now_ms=self._clock(), reason=reason)
+            )
+
+    async def died(self, sandbox_id: str, machine: str, reason: str) -> None:
         """Take note of a machine's end that nobody asked for; a store that fails is told later."""
-        self._admission.release(sandbox_id)
+        self._admission.release(sandbox_id, machine)
         log.warning("machine died", sandbox=sandbox_id, reason=reason)
-        self._unrecorded[sandbox_id] = reason
+        self._unrecorded[sandbox_id] = (machine, reason)
         try:
             await self.record_deaths()
         except CasemateError as error:
@@ -258,18 +301,29 @@ class Lives:
 
     async def record_deaths(self) -> None:
         """Write down the deaths that could not be written before."""
-        for sandbox_id, reason in list(self._unrecorded.items()):
+        for sandbox_id, death in list(self._unrecorded.items()):
+            if not await self._is_recorded(sandbox_id, *death):
+                continue  # the next round looks at it again
+            if self._unrecorded.get(sandbox_id) == death:
+                del self._unrecorded[sandbox_id]
+
+    async def _is_recorded(self, sandbox_id: str, machine: str, reason: str) -> bool:
+        try:
             sandbox = await self._records.find(sandbox_id)
-            if (
-                sandbox is not None
-                and self._machines.get(sandbox_id) is None
-                and sandbox.state.may_become(State.KILLED)
-            ):
-                try:
-                    await self._records.save(sandbox.moved(State.KILLED, now_ms=self._clock(), reason=reason))
-                except Conflict:
-                    continue  # changed meanwhile: the next round looks at it again
-            self._unrecorded.pop(sandbox_id, None)
+        except Damaged:  # told elsewhere, and nothing can be written to it
+            return True
+        if sandbox is None or self._machines.get(sandbox_id) is not None:
+            return True
+        if sandbox.state is State.CREATING:
+            return False  # its record does not say yet which machine it gets
+        # What was put back to a snapshot meanwhile lives on another machine.
+        if sandbox.machine != machine or not sandbox.state.may_become(State.KILLED):
+            return True
+        try:
+            await self._records.save(sandbox.moved(State.KILLED, now_ms=self._clock(), reason=reason))
+        except Conflict:
+            return False  # changed meanwhile
+        return True
 
     async def _sleep(self, sandbox: Sandbox, *, wake_at_start: bool) -> Sandbox:
         if sandbox.state is not State.RUNNING:
@@ -296,8 +350,9 @@ class Lives:
             flight.sandbox = await self._wake(sandbox_id)
         except CasemateError as error:
             flight.error = error
-        except OSError as error:
-            flight.error = Unavailable(f"Sandbox {sandbox_id} cannot be woken: {error.strerror}")
+        except Exception as error:
+            log.exception("sandbox not woken", sandbox=sandbox_id)
+            flight.error = Unavailable(f"Sandbox {sandbox_id} cannot be woken: {type(error).__name__}")
         finally:
             del self._wakes[sandbox_id]
             flight.done.set()
@@ -311,7 +366,7 @@ class Lives:
             # A record that says "running" may be late: the store failed when its machine fell asleep.
             if sandbox.state not in {State.ASLEEP, State.RUNNING} or not sleeping.is_asleep(directory):
                 raise unreachable(sandbox)
-            await self._admission.readmit(sandbox)
+            await self._admission.readmit(sandbox, sandbox.machine)
             try:
                 machine = await sleeping.wake(self._driver, directory)
             except BaseException:
@@ -319,7 +374,7 @@ class Lives:
                     if sleeping.is_asleep(directory):
                         self._admission.release(sandbox_id)
                     else:
-                        await self.died(sandbox_id, "its virtual machine failed while it was woken")
+                        await self.died(sandbox_id, sandbox.machine, "its virtual machine failed while it was woken")
                 raise
             return await self._up(sandbox_id, machine)
 
@@ -367,22 +422,21 @@ class Lives:
             sandbox = await self._current(sandbox.id)
             if self._machines.get(sandbox.id) is not None:
                 return sandbox
+            _check_made(sandbox)
             directory = self._machines.directory(sandbox.machine)
-            record = MachineRecord.read(directory)
-            if record is None:
-                raise SandboxLost(
-                    f"Sandbox {sandbox.id} has no disk to start from", hint="Delete it and make a new one"
-                )
-            await self._admission.readmit(sandbox)
+            hardware, machine_id = await anyio.to_thread.run_sync(self._left, sandbox)
+            await self._admission.readmit(sandbox, sandbox.machine)
             try:
                 await self._machines.end_strays(sandbox.machine)
                 await anyio.to_thread.run_sync(sleeping.forget_sleep, directory)
                 emulated = self._driver.accelerator == "tcg"
-                tsc_khz = (record.hardware.tsc_khz or guess_tsc_khz()) if emulated else 0
-                machine = await booting.boot(self._driver, replace(record.hardware, tsc_khz=tsc_khz), directory)
+                tsc_khz = (hardware.tsc_khz or guess_tsc_khz()) if emulated else 0
+                with host_files("a machine that starts from its disk", directory):
+                    machine = await booting.boot(self._driver, replace(hardware, tsc_khz=tsc_khz), directory)
                 try:
-                    await reserve(machine.ram)
-                    await machine.become(sandbox.name, record.machine_id)
+                    with host_files("a machine's memory", directory):
+                        await reserve(machine.ram)
+                    await machine.become(sandbox.name, machine_id)
                     await machine.write_down()
                 except BaseException:
                     with anyio.CancelScope(shield=True):
@@ -393,8 +447,25 @@ class Lives:
                 raise
             return await self._up(sandbox.id, machine, reason=reason)
 
+    def _left(self, sandbox: Sandbox) -> tuple[Hardware, str]:
+        """What a sandbox's machine was made of, and what its guest called itself, if that is known."""
+        directory = self._machines.directory(sandbox.machine)
+        try:
+            record = MachineRecord.read(directory)
+        except Damaged as error:
+            log.warning("started without its record", sandbox=sandbox.id, reason=str(error))
+            record = None
+        if not (directory / DISK).exists():
+            raise SandboxLost(f"Sandbox {sandbox.id} has no disk to start from", hint="Delete it and make a new one")
+        if record is None:
+            return hardware_in(directory, cpu=sandbox.cpu, mem=sandbox.mem, tsc_khz=0), ""
+        return record.hardware, record.machine_id
+
     def _machine_id(self, sandbox: Sandbox) -> str:
-        record = MachineRecord.read(self._machines.directory(sandbox.machine))
+        try:
+            record = MachineRecord.read(self._machines.directory(sandbox.machine))
+        except Damaged:
+            return ""  # it is to be put back to a snapshot, which needs no record
         return record.machine_id if record is not None else ""
 
     async def _current(self, sandbox_id: str) -> Sandbox:
@@ -415,7 +486,31 @@ def unreachable(sandbox: Sandbox) -> CasemateError:
     """Why a sandbox cannot be used."""
     if sandbox.state in {State.KILLED, State.RUNNING}:
         return lost(sandbox, sandbox.reason or "its virtual machine ended")
-    return Conflict(f"Sandbox {sandbox.id} is {sandbox.state}", hint="Wait until it runs, or delete it")
+    match sandbox.state:
+        case State.CREATING:
+            return _unmade(sandbox)
+        case State.ASLEEP:
+            return Conflict(f"Sandbox {sandbox.id} is asleep", hint="Wake it: any command in it does")
+        case State.DELETED:
+            return NotFound(f"Sandbox {sandbox.id} is deleted", hint="List the sandboxes, or create one")
+        case _:
+            why = f": {sandbox.reason}" if sandbox.reason else ""
+            return Conflict(
+                f"Sandbox {sandbox.id} is in state {sandbox.state}{why}",
+                hint="Start it again, restore one of its snapshots, or delete it",
+            )
+
+
+def _unmade(sandbox: Sandbox) -> Conflict:
+    return Conflict(
+        f"Sandbox {sandbox.id} ({sandbox.name}) is still being created",
+        hint="Wait until it is running, then call again, or delete it",
+    )
+
+
+def _check_made(sandbox: Sandbox) -> None:
+    if sandbox.state is State.CREATING:
+        raise _unmade(sandbox)
 
 
 def lost(sandbox: Sandbox, reason: str) -> SandboxLost:

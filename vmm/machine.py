@@ -21,11 +21,15 @@ from .disks import copy_sparse
 from .errors import Unavailable
 from .guest.link import GuestLink
 from .guest.values import Identity
+from .host_files import host_files
 from .hypervisor.base import Hardware, Hypervisor, Memory, Ram, Running
 from .hypervisor.process import ProcessRef
-from .saved import DISK, RAM, Saved, hardware_in, link, link_parts, sizes, write_private
+from .saved import DISK, RAM, Saved, hardware_in, link, link_parts, sizes, sizes_of, write_private
+from .written import FORMAT, Written
 
 _RECORD = "machine.json"
+_FORMAT = 1
+_WAY_OUT = "Start the sandbox, from its disk or a snapshot, or delete it"
 _MAPPED = "mapped"
 _CLOCK_TOLERANCE_NS = 5 * 10**9
 _ENTROPY_BYTES = 64
@@ -43,6 +47,7 @@ class Machine:
         hardware: What it is made of.
         nonce: The agent's, which lives in the guest's memory alone: the same as long as that memory lasts.
         secret: What the agent and the host know.
+        fingerprint: Of the driver whose process holds the memory: an adopted machine's is that of an earlier server.
         machine_id, hostname: What the guest is called, 32 hex digits and a name.
     """
 
@@ -52,6 +57,7 @@ class Machine:
     hardware: Hardware
     nonce: str
     secret: bytes = field(repr=False)
+    fingerprint: str
     machine_id: str = ""
     hostname: str = ""
 
@@ -94,10 +100,17 @@ class Machine:
             own: Whether it gets a copy of the memory at once, rather than mapping it copy-on-write.
 
         Raises:
-            HostExhausted: The host's disk is full.
+            HostExhausted: The host's disk is full, or it lacks something else.
             Unavailable: The hypervisor failed, or the clone could not prove its new identity.
             LinkError: The guest does not answer.
         """
+        with host_files("a new machine", directory):
+            return await cls._clone(driver, saved, directory, hostname, machine_id, own)
+
+    @classmethod
+    async def _clone(
+        cls, driver: Hypervisor, saved: Saved, directory: Path, hostname: str, machine_id: str, own: bool
+    ) -> Self:
         machine: Self | None = None
         try:
             await anyio.Path(directory).mkdir(mode=0o700)
@@ -114,6 +127,7 @@ class Machine:
                 hardware=hardware,
                 nonce=saved.nonce,
                 secret=saved.secret,
+                fingerprint=driver.fingerprint,
             )
             await machine.become(hostname, machine_id)
             await machine.write_down()
@@ -127,8 +141,12 @@ class Machine:
 
     @classmethod
     async def adopt(cls, driver: Hypervisor, directory: Path) -> Self | None:
-        """Take over a machine that an earlier server started; None if it does not run any more."""
-        record = MachineRecord.read(directory)
+        """Take over a machine that an earlier server started; None if it does not run any more.
+
+        Raises:
+            Damaged: Its record cannot be read.
+        """
+        record = await anyio.to_thread.run_sync(MachineRecord.read, directory)
         if record is None or not record.process.alive():
             return None
         running = Running(directory=directory, process=record.process, port=record.port, memory=record.memory)
@@ -145,6 +163,7 @@ class Machine:
             hardware=record.hardware,
             nonce=record.nonce,
             secret=record.secret,
+            fingerprint=record.fingerprint,
             machine_id=record.machine_id,
             hostname=record.hostname,
         )
@@ -187,13 +206,24 @@ class Machine:
         self.secret, self.machine_id, self.hostname = identity.secret, identity.machine_id, identity.hostname
 
     async def write_down(self) -> None:
-        """Write into its directory what a later server needs to take it over."""
-        await anyio.to_thread.run_sync(MachineRecord.of(self).write, self.directory)
+        """Write into its directory what a later server needs to take it over.
+
+        Raises:
+            HostExhausted: The host's disk is full; what stood there stands.
+            Unavailable: The host refuses it, likewise.
+        """
+        with host_files("a machine's record", self.directory):
+            await anyio.to_thread.run_sync(MachineRecord.of(self).write, self.directory)
 
     async def stop(self) -> None:
-        """End the machine at once; its files stay. A no-op if it has ended."""
-        await self.link.aclose()
-        await self.driver.stop(self.running)
+        """End the machine at once; its files stay. A no-op if it has ended.
+
+        Raises:
+            Unavailable: The kernel does not end its process in time; call again.
+        """
+        with host_files("the end of a machine", self.directory):
+            await self.link.aclose()
+            await self.driver.stop(self.running)
 
     async def ended(self) -> str:
         """Wait for the machine's end and tell why it ended, in words for its owner."""
@@ -235,31 +265,38 @@ class MachineRecord:
             secret=machine.secret,
             machine_id=machine.machine_id,
             hostname=machine.hostname,
-            fingerprint=machine.driver.fingerprint,
+            fingerprint=machine.fingerprint,
         )
 
     @classmethod
     def read(cls, directory: Path) -> Self | None:
-        """The record in a directory; None if there is none."""
-        try:
-            values = json.loads((directory / _RECORD).read_text())
-        except (FileNotFoundError, json.JSONDecodeError):
+        """The record in a directory; None if there is none. Blocks for as long as a disk does.
+
+        Raises:
+            Damaged: It cannot be read.
+        """
+        written = Written.read(directory / _RECORD, newest=_FORMAT, way_out=_WAY_OUT)
+        if written is None:
             return None
+        memory = written.text("memory")
+        if memory not in set(Memory):
+            raise written.damaged("its memory is of a kind that this release does not know")
         return cls(
-            process=ProcessRef(values["pid"], values["started"]),
-            port=values["port"],
-            memory=Memory(values["memory"]),
-            hardware=hardware_in(directory, **values["hardware"]),
-            nonce=values["nonce"],
-            secret=bytes.fromhex(values["secret"]),
-            machine_id=values["machine_id"],
-            hostname=values["hostname"],
-            fingerprint=values["fingerprint"],
+            process=ProcessRef(written.number("pid"), written.number("started")),
+            port=written.number("port"),
+            memory=Memory(memory),
+            hardware=hardware_in(directory, **sizes_of(written)),
+            nonce=written.text("nonce"),
+            secret=written.secret("secret"),
+            machine_id=written.text("machine_id"),
+            hostname=written.text("hostname"),
+            fingerprint=written.text("fingerprint"),
         )
 
     def write(self, directory: Path) -> None:
         """Write it, all of it or nothing. Blocks for as long as a disk does."""
         values = {
+            FORMAT: _FORMAT,
             "pid": self.process.pid,
             "started": self.process.started,
             "port": self.port,
@@ -280,8 +317,13 @@ def linked(driver: Hypervisor, running: Running, secret: bytes) -> GuestLink:
 
 
 async def remove(directory: Path) -> None:
-    """Remove a machine's directory with everything in it; a no-op if there is none."""
-    await anyio.to_thread.run_sync(_remove, directory)
+    """Remove a machine's directory with everything in it; a no-op if there is none.
+
+    Raises:
+        Unavailable: The host refuses it; call again.
+    """
+    with host_files("the removal of a machine", directory):
+        await anyio.to_thread.run_sync(_remove, directory)
 
 
 async def _memory(saved: Saved, directory: Path, *, own: bool) -> Ram:

@@ -7,20 +7,19 @@ from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 
 import anyio
-import structlog
 from anyio.abc import TaskGroup
 
-from .errors import CasemateError
+from .complaints import Complaints
+from .host_files import host_files
 from .hypervisor.base import Hypervisor
 from .hypervisor.process import ProcessRef, strays
 from .machine import Machine, remove
-
-log = structlog.get_logger(__name__)
 
 _ID = re.compile(r"[0-9a-f]{24}")
 _STRAY_DEADLINE_S = 10
 _DYING_S = 1
 _DYING_POLL_S = 0.01
+_WATCH_AGAIN_S = 1
 
 
 class Machines:
@@ -30,7 +29,7 @@ class Machines:
         driver: Their hypervisor.
         root: Holds one directory per machine; it belongs to this object alone.
         tasks: Where machines are watched.
-        on_death: Told the id and the reason when a machine ends that nobody destroyed.
+        on_death: Told the id, the machine's name and the reason when a machine ends that nobody destroyed.
     """
 
     def __init__(
@@ -38,7 +37,7 @@ class Machines:
         driver: Hypervisor,
         root: Path,
         tasks: TaskGroup,
-        on_death: Callable[[str, str], Awaitable[None]],
+        on_death: Callable[[str, str, str], Awaitable[None]],
     ) -> None:
         self._driver = driver
         self._root = root
@@ -46,6 +45,7 @@ class Machines:
         self._on_death = on_death
         self._running: dict[str, Machine] = {}
         self._stalled: set[str] = set()
+        self._complaints = Complaints()
 
     def __len__(self) -> int:
         return len(self._running)
@@ -74,7 +74,11 @@ class Machines:
         return self._running.pop(sandbox_id, None)
 
     async def adopt(self, sandbox_id: str, name: str) -> Machine | None:
-        """Take over a sandbox's machine from an earlier server; None if it does not run any more."""
+        """Take over a sandbox's machine from an earlier server; None if it does not run any more.
+
+        Raises:
+            Damaged: Its record cannot be read.
+        """
         machine = await Machine.adopt(self._driver, self._root / name)
         if machine is not None:
             self.attach(sandbox_id, machine)
@@ -90,7 +94,7 @@ class Machines:
         """End a sandbox's machine and remove everything of it. Needs no guest, may be repeated, may find nothing.
 
         Raises:
-            TimeoutError: The kernel did not end a process in time; call again.
+            Unavailable: The kernel did not end a process in time, or the host refuses it; call again.
         """
         directory = self._root / name
         running = self._running.get(sandbox_id)
@@ -105,36 +109,52 @@ class Machines:
         """End the processes that still work in a machine's directory, though nobody knows them.
 
         Raises:
-            TimeoutError: The kernel did not end a process in time; call again.
+            Unavailable: The kernel did not end a process in time, or the host refuses it; call again.
         """
-        directory = (self._root / name).resolve()
-        await _end((await anyio.to_thread.run_sync(strays, self._root)).get(directory, []))
+        with host_files("the end of a machine's processes", self._root / name):
+            await _end(await self._working_in(name))
+
+    async def lingers(self, name: str) -> bool:
+        """Whether a process works in a machine's directory, whoever knows of it."""
+        return bool(await self._working_in(name))
 
     async def sweep(self, *, running: Collection[str], kept: Collection[str]) -> int:
         """Remove what belongs to nobody: processes of machines that should not run, directories of unknown ones.
 
-        What has another name than a machine has is somebody else's, and stays.
+        What has another name than a machine has is somebody else's, and stays. What does not go is told, and stays.
 
         Args:
             running: Machines whose processes stay.
             kept: Machines whose directories stay; those that run among them.
 
         Returns:
-            How many processes and directories were removed.
+            How many processes and directories were to be removed.
+
+        Raises:
+            HostExhausted: The directory cannot be made or read.
+            Unavailable: Likewise.
         """
-        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with host_files("the directory of machines", self._root):
+            self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            root = self._root.resolve()
+            directories = list(root.iterdir())
+            working = await anyio.to_thread.run_sync(strays, root)
         swept = 0
-        root = self._root.resolve()
-        for directory, processes in (await anyio.to_thread.run_sync(strays, root)).items():
+        stuck: set[str] = set()
+        for directory, processes in working.items():
             name, *below = directory.relative_to(root).parts
             # What works below a machine's directory helps an earlier server to save it.
             if _ID.fullmatch(name) and (below or name not in running):
-                await _end(processes)
                 swept += len(processes)
-        for directory in list(self._root.iterdir()):
-            if _ID.fullmatch(directory.name) and directory.name not in kept:
-                await remove(directory)
+                with self._complaints.about("process of an unknown machine not ended", directory=str(directory)):
+                    await _end(processes)
+                    continue
+                stuck.add(name)
+        for directory in directories:
+            if _ID.fullmatch(directory.name) and directory.name not in stuck.union(kept):
                 swept += 1
+                with self._complaints.about("unknown machine not removed", directory=str(directory)):
+                    await remove(directory)
         return swept
 
     async def gone(self, sandbox_id: str, machine: Machine) -> bool:
@@ -156,12 +176,10 @@ class Machines:
         """Let machines go on that were stopped for want of something the host may have again."""
         for sandbox_id in list(self._stalled):
             machine = self._running.get(sandbox_id)
-            try:
+            with self._complaints.about("machine not resumed", sandbox=sandbox_id):
                 if machine is not None:
                     await machine.driver.resume(machine.running)
                 self._stalled.discard(sandbox_id)
-            except CasemateError as error:
-                log.warning("machine not resumed", sandbox=sandbox_id, error=error.message)
 
     async def aclose(self) -> None:
         """Let go of all machines; they live on."""
@@ -169,14 +187,27 @@ class Machines:
             await machine.link.aclose()
         self._running.clear()
 
+    async def _working_in(self, name: str) -> list[ProcessRef]:
+        return (await anyio.to_thread.run_sync(strays, self._root)).get((self._root / name).resolve(), [])
+
     async def _report_end(self, sandbox_id: str, machine: Machine) -> None:
-        reason = await machine.ended()
+        reason = await self._end_of(sandbox_id, machine)
         if self._running.get(sandbox_id) is machine:
             # First, so that nobody starts another in its directory while its things are taken from there.
-            await machine.stop()
+            with self._complaints.about("dead machine not cleaned up", sandbox=sandbox_id):
+                await machine.stop()
         if self._running.get(sandbox_id) is machine:
             del self._running[sandbox_id]
-            await self._on_death(sandbox_id, reason)
+            with self._complaints.about("death not taken note of", sandbox=sandbox_id):
+                await self._on_death(sandbox_id, machine.directory.name, reason)
+
+    async def _end_of(self, sandbox_id: str, machine: Machine) -> str:
+        """Wait for a machine's end, however often that fails, as where the server has no file descriptor left."""
+        while self._running.get(sandbox_id) is machine:
+            with self._complaints.about("machine not watched", sandbox=sandbox_id):
+                return await machine.ended()
+            await anyio.sleep(_WATCH_AGAIN_S)
+        return ""
 
 
 async def _end(processes: Collection[ProcessRef]) -> None:

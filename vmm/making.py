@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
 
 import anyio
@@ -14,7 +15,7 @@ from storage.ids import new_id
 from . import lease
 from .admission import Admission
 from .cloning import Cloner, end
-from .errors import CasemateError
+from .errors import CasemateError, Conflict, NotFound, Unavailable
 from .forks import Fork, child_names
 from .machine import Machine
 from .machines import Machines
@@ -117,6 +118,9 @@ class Maker:
                     forks[number] = Fork(sandbox=await self.of(saved, parent.owner, spec, base=parent.base))
                 except CasemateError as error:
                     forks[number] = Fork(error=error)
+                except Exception as error:
+                    log.exception("child not made", parent=parent.id, name=name)
+                    forks[number] = Fork(error=Unavailable(f"The fork failed: {type(error).__name__}"))
 
         async with anyio.create_task_group() as tasks:
             for number, name in enumerate(child_names(parent.name, taken, count)):
@@ -152,12 +156,32 @@ class Maker:
                 machine=machine.directory.name,
                 memory=machine.running.memory.value,
             )
+            self._admission.running(running)
             saved = await self._records.save(running)
-        except BaseException:
+        except BaseException as error:
+            deleted = False
             with anyio.CancelScope(shield=True):
-                await self._machines.destroy(sandbox.id, machine.directory.name if machine else sandbox.machine)
-                self._admission.release(sandbox.id)
-                await self._records.remove(sandbox.id)
+                deleted = await self._undo(sandbox, machine)
+            if deleted and isinstance(error, CasemateError):
+                raise NotFound(f"Sandbox {sandbox.id} was deleted while it was created") from error
             raise
         self._started(saved.memory)
         return saved
+
+    async def _undo(self, sandbox: Sandbox, machine: Machine | None) -> bool:
+        """Leave nothing of a sandbox that did not come about, and say whether somebody deleted it meanwhile."""
+        name = machine.directory.name if machine else sandbox.machine
+        try:
+            await self._machines.destroy(sandbox.id, name)
+        except CasemateError as error:
+            log.warning("sandbox not removed yet", sandbox=sandbox.id, reason=str(error))
+            # The sweep goes on where this ends.
+            with suppress(NotFound, Conflict):
+                await self._records.change(
+                    sandbox.id, lambda found: replace(found.moved(State.DELETED, now_ms=self._clock()), machine=name)
+                )
+            return False
+        self._admission.release(sandbox.id)
+        found = await self._records.find(sandbox.id)
+        await self._records.remove(sandbox.id)
+        return found is None or found.state is State.DELETED

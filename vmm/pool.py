@@ -14,6 +14,7 @@ import anyio
 import structlog
 from anyio.abc import TaskGroup
 
+from .complaints import Complaints
 from .errors import CasemateError
 from .images.catalogue import ImageSet
 from .machine import Machine
@@ -81,6 +82,7 @@ class Pool:
         self._work = anyio.CancelScope()
         self._tending = False
         self._closed = False
+        self._complaints = Complaints()
 
     def __len__(self) -> int:
         """How many machines wait."""
@@ -175,7 +177,7 @@ class Pool:
             self._admit(key)
             self._making = key
             machine = await self._make(key)
-        except (CasemateError, OSError) as error:
+        except Exception as error:
             self._failed(key, error)
         else:
             self._failures.pop(key, None)
@@ -188,7 +190,15 @@ class Pool:
         pause = _FIRST_PAUSE_S if earlier is None else min(2 * earlier.pause_s, _LONGEST_PAUSE_S)
         self._failures[key] = _Failure(pause, self._clock() + pause)
         if earlier is None:
-            log.warning("no machine made ahead", image=key.images.name, cpu=key.cpu, mem=key.mem, error=str(error))
+            foreseen = isinstance(error, CasemateError | OSError)
+            log.warning(
+                "no machine made ahead",
+                image=key.images.name,
+                cpu=key.cpu,
+                mem=key.mem,
+                error=str(error),
+                exc_info=None if foreseen else error,
+            )
 
     def _first_ready(self) -> _Place | None:
         return next((place for place in self._places if place.stage is _Stage.READY), None)
@@ -227,8 +237,8 @@ class Pool:
                     if place in self._places:
                         await self._retire(place.machine)
                         self._places.remove(place)
-        except (CasemateError, OSError) as error:
-            log.warning("waiting machine not removed yet", directory=place.machine.directory.name, error=str(error))
+        except Exception as error:
+            self._complaints.raised(error, "waiting machine not removed yet", directory=place.machine.directory.name)
 
 
 class _Stage(Enum):

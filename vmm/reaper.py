@@ -13,10 +13,9 @@ from dataclasses import replace
 import anyio
 import structlog
 
-from storage.errors import StoreError
-
 from . import lease
 from .activity import Activity
+from .complaints import Complaints
 from .errors import CasemateError, Conflict
 from .records import Records
 from .sandbox import Sandbox, State
@@ -61,6 +60,7 @@ class Reaper:
         self._retention_s = retention_s
         self._now_ms = now_ms
         self._silent: dict[str, int] = {}
+        self._complaints = Complaints()
 
     async def sweep(self) -> None:
         """Look at every sandbox once. What fails for one is logged, and holds up no other.
@@ -81,11 +81,11 @@ class Reaper:
     async def record_uses(self) -> None:
         """Write down when each sandbox was used last, to be known after a restart. For the server's stop."""
         for sandbox in await self._records.in_state(State.RUNNING):
-            async with _told(sandbox):
+            async with self._told(sandbox):
                 await self._recorded(sandbox, older_ms=1)
 
     async def _look(self, sandbox: Sandbox, limit: anyio.CapacityLimiter) -> None:
-        async with limit, _told(sandbox):
+        async with limit, self._told(sandbox):
             now_ms = self._now_ms()
             if lease.expired(sandbox, now_ms) or lease.overslept(sandbox, self._retention_s, now_ms):
                 await self._delete(sandbox)
@@ -125,16 +125,14 @@ class Reaper:
             self._activity.touch(sandbox.id)
         return idle
 
-
-@asynccontextmanager
-async def _told(sandbox: Sandbox) -> AsyncGenerator[None]:
-    """Let nothing that goes wrong with one sandbox reach the others."""
-    try:
-        yield
-    except Conflict as error:
-        _log.debug("changed meanwhile", sandbox=sandbox.id, error=error.message)
-    except (CasemateError, StoreError, OSError) as error:
-        _log.warning("sandbox not looked after", sandbox=sandbox.id, error=str(error))
+    @asynccontextmanager
+    async def _told(self, sandbox: Sandbox) -> AsyncGenerator[None]:
+        """Let nothing that goes wrong with one sandbox reach the others."""
+        with self._complaints.about("sandbox not looked after", sandbox=sandbox.id):
+            try:
+                yield
+            except Conflict as error:
+                _log.debug("changed meanwhile", sandbox=sandbox.id, error=error.message)
 
 
 def _end_of(sandbox: Sandbox) -> str:

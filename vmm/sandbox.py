@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any, Self
 
-from .errors import Conflict
+from .errors import Conflict, Damaged
 from .spec import DISK, IDLE_S, SandboxSpec
 
 
@@ -141,7 +142,38 @@ class Sandbox:
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> Self:
-        """The record from what the store keeps."""
-        values: dict[str, Any] = {**document, "id": document["_id"], "state": State(document["state"])}
-        del values["_id"]
+        """The record from what the store keeps. Fields that a later release wrote are passed over.
+
+        Raises:
+            Damaged: What every record has is missing, or of another kind.
+        """
+        values: dict[str, Any] = {name: document[name] for name in _KINDS if name in document}
+        wrong = _wrong(values)
+        if wrong:
+            raise Damaged(
+                f"The record of sandbox {str(document['_id'])[:80]} is damaged: {wrong}",
+                hint="Tell the operator: the store holds it, and a later release may have written it",
+            )
+        values |= {"id": document["_id"], "state": State(values["state"])}
         return cls(**values)
+
+
+def _wrong(values: Mapping[str, Any]) -> str:
+    missing = sorted(_NEEDED - values.keys())
+    if missing:
+        return f"it has no {', '.join(missing)}"
+    others = sorted(name for name, value in values.items() if not isinstance(value, _KINDS[name]))
+    if others:
+        return f"its {', '.join(others)} is of another kind"
+    if values["state"] not in set(State):
+        return f"this release knows no state {values['state'][:80]!r}"
+    # It becomes a path: everything below it goes with the sandbox.
+    return "" if _MACHINE.fullmatch(values["machine"]) else "its machine is no directory's name"
+
+
+_MACHINE = re.compile(r"[\w-]+")
+_BY_TYPE: dict[str, type] = {"str": str, "int": int, "bool": bool, "State": str, "Mapping[str, str]": dict}
+_KINDS = {field.name: _BY_TYPE[str(field.type)] for field in fields(Sandbox) if field.name != "id"}
+_NEEDED = {field.name for field in fields(Sandbox) if field.default is MISSING and field.default_factory is MISSING} - {
+    "id"
+} | {"machine", "version"}

@@ -16,10 +16,13 @@ from typing import Self
 
 from .errors import Conflict
 from .hypervisor.base import Hardware, Hypervisor
+from .written import FORMAT, Written
 
 RAM, STATE, DISK = "ram", "state", "disk"
 
 _MANIFEST = "saved.json"
+_FORMAT = 1
+_WAY_OUT = "Use another one, and delete this one"
 _PARTS = "parts"
 _NO_LINK = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP}
 
@@ -57,24 +60,32 @@ class Saved:
         """The writable disk."""
         return self.directory / DISK
 
+    def files(self) -> tuple[Path, ...]:
+        """Its files, without what tells about them."""
+        return self.ram, self.state, self.disk, *(getattr(self.hardware, name) for name in _FILES)
+
     @classmethod
     def load(cls, directory: Path) -> Self | None:
-        """Read a saved moment back; None if there is none. Blocks for as long as a disk does."""
-        try:
-            values = json.loads((directory / _MANIFEST).read_text())
-        except (FileNotFoundError, json.JSONDecodeError):
+        """Read a saved moment back; None if there is none. Blocks for as long as a disk does.
+
+        Raises:
+            Damaged: Its manifest cannot be read.
+        """
+        written = Written.read(directory / _MANIFEST, newest=_FORMAT, way_out=_WAY_OUT)
+        if written is None:
             return None
         return cls(
             directory=directory,
-            hardware=hardware_in(directory, **values["hardware"]),
-            secret=bytes.fromhex(values["secret"]),
-            nonce=values["nonce"],
-            fingerprint=values["fingerprint"],
+            hardware=hardware_in(directory, **sizes_of(written)),
+            secret=written.secret("secret"),
+            nonce=written.text("nonce"),
+            fingerprint=written.text("fingerprint"),
         )
 
     def write(self) -> None:
         """Write the manifest, as the last of the files. Blocks for as long as a disk does."""
         values = {
+            FORMAT: _FORMAT,
             "hardware": sizes(self.hardware),
             "secret": self.secret.hex(),
             "nonce": self.nonce,
@@ -103,6 +114,16 @@ def check_driver(fingerprint: str, driver: Hypervisor) -> None:
 def sizes(hardware: Hardware) -> dict[str, int]:
     """What of a machine's hardware is not in its parts: the arguments of `hardware_in`."""
     return {"cpu": hardware.cpu, "mem": hardware.mem, "tsc_khz": hardware.tsc_khz}
+
+
+def sizes_of(written: Written) -> dict[str, int]:
+    """The same, out of a file that holds them as `hardware`.
+
+    Raises:
+        Damaged: They are not there.
+    """
+    hardware = written.part("hardware")
+    return {name: hardware.number(name) for name in ("cpu", "mem", "tsc_khz")}
 
 
 def hardware_in(directory: Path, *, cpu: int, mem: int, tsc_khz: int) -> Hardware:
@@ -138,9 +159,13 @@ def write_private(path: Path, text: str) -> None:
     """Write a file that is there as a whole or not at all, for the owner's eyes. Blocks for as long as a disk does."""
     draft = path.with_suffix(".draft")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-    draft.rename(path)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+        draft.rename(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
 
 
 _FILES = {

@@ -8,6 +8,7 @@ import anyio
 
 from .disks import copy_sparse
 from .errors import LinkError
+from .host_files import host_files
 from .machine import Machine
 from .saved import DISK, RAM, Saved, link_parts
 
@@ -18,9 +19,16 @@ async def save(machine: Machine, target: Path) -> Saved:
     """Save a running machine's moment into an existing empty directory. Its commands and open streams go on.
 
     Raises:
-        HostExhausted: The host's disk is full; the machine goes on.
+        HostExhausted: The host's disk is full, or it lacks something else; the machine goes on.
         Unavailable: The hypervisor could not save it; the machine goes on, if it lives.
     """
+    with host_files("a saved machine", target):
+        saved = await _save(machine, target)
+    await _set_clock(machine)
+    return saved
+
+
+async def _save(machine: Machine, target: Path) -> Saved:
     await machine.link.drop_connections()
     secret = machine.secret
     try:
@@ -38,10 +46,9 @@ async def save(machine: Machine, target: Path) -> Saved:
         hardware=hardware,
         secret=secret,
         nonce=machine.nonce,
-        fingerprint=machine.driver.fingerprint,
+        fingerprint=machine.fingerprint,
     )
     await anyio.to_thread.run_sync(saved.write)
-    await _set_clock(machine)
     return saved
 
 

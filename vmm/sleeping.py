@@ -7,12 +7,14 @@ name when it is whole and loses it before the guest runs again, so at any moment
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import anyio
 
 from .disks import copy_sparse, release, reserve
 from .errors import SandboxLost
+from .host_files import host_files
 from .hypervisor.base import Hypervisor, Ram
 from .machine import Machine, MachineRecord
 from .saved import DISK, RAM, STATE, Saved, check_driver, link_parts
@@ -28,28 +30,42 @@ def is_asleep(directory: Path) -> bool:
 
 
 def forget_sleep(directory: Path) -> None:
-    """Remove what a machine's sleep, or one that was broken off, left. Blocks for as long as a disk does."""
+    """Remove what a machine's sleep, or one that was broken off, left. Blocks for as long as a disk does.
+
+    Raises:
+        Unavailable: The host refuses it; the machine's sleep is as it was.
+    """
     tidy(directory)
-    if is_asleep(directory):
-        # In one step: half a sleep is none.
-        (directory / _ASLEEP).rename(directory / _DRAFT)
-        tidy(directory)
+    with host_files("the end of a sleep", directory):
+        if is_asleep(directory):
+            # In one step: half a sleep is none.
+            (directory / _ASLEEP).rename(directory / _DRAFT)
+    tidy(directory)
 
 
 def tidy(directory: Path) -> None:
-    """Remove what steps that were broken off left in a machine's directory. Blocks for as long as a disk does."""
+    """Remove what steps that were broken off left in a machine's directory. Blocks for as long as a disk does.
+
+    What does not go is in nobody's way but the next step's of its kind, which says so.
+    """
     shutil.rmtree(directory / _DRAFT, ignore_errors=True)
-    for draft in directory.glob("*.draft"):
-        draft.unlink()
+    with suppress(OSError):
+        for draft in directory.glob("*.draft"):
+            draft.unlink(missing_ok=True)
 
 
 async def fall_asleep(machine: Machine) -> None:
     """Save a running machine in its own directory and end it.
 
     Raises:
-        HostExhausted: The host's disk is full; the machine runs on.
+        HostExhausted: The host's disk is full, or it lacks something else; the machine runs on.
         Unavailable: The hypervisor could not save it; the machine runs on, if it lives.
     """
+    with host_files("a machine's memory", machine.directory):
+        await _fall_asleep(machine)
+
+
+async def _fall_asleep(machine: Machine) -> None:
     draft = machine.directory / _DRAFT
     await machine.link.drop_connections()
     try:
@@ -61,13 +77,16 @@ async def fall_asleep(machine: Machine) -> None:
         await anyio.Path(draft).rename(machine.directory / _ASLEEP)
     except BaseException:
         with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(forget_sleep, machine.directory)
-            await machine.driver.resume(machine.running)
+            try:
+                await anyio.to_thread.run_sync(forget_sleep, machine.directory)
+            finally:
+                await machine.driver.resume(machine.running)
         raise
     with anyio.CancelScope(shield=True):
         await machine.stop()
-        await anyio.Path(machine.directory / _MAPPED).unlink(missing_ok=True)
-        await release(machine.ram)
+        with suppress(OSError):  # it sleeps: what is left takes room, no more
+            await anyio.Path(machine.directory / _MAPPED).unlink(missing_ok=True)
+            await release(machine.ram)
 
 
 async def wake(driver: Hypervisor, directory: Path) -> Machine:
@@ -75,10 +94,16 @@ async def wake(driver: Hypervisor, directory: Path) -> Machine:
 
     Raises:
         Conflict: Another hypervisor put it to sleep; it still sleeps.
-        Unavailable: The hypervisor failed; it still sleeps.
+        HostExhausted: The host's disk is full, or it lacks something else; it still sleeps.
+        Unavailable: The hypervisor failed, or the record is damaged; it still sleeps.
         SandboxLost: Nothing sleeps here.
     """
-    record = MachineRecord.read(directory)
+    with host_files("the memory of a sandbox that wakes", directory):
+        return await _wake(driver, directory)
+
+
+async def _wake(driver: Hypervisor, directory: Path) -> Machine:
+    record = await anyio.to_thread.run_sync(MachineRecord.read, directory)
     if record is None or not is_asleep(directory):
         raise SandboxLost("Its saved memory is gone", hint="Start it from its disk, or delete it")
     asleep = directory / _ASLEEP
@@ -122,10 +147,16 @@ async def copy_sleeper(directory: Path, target: Path) -> Saved:
     """Make a saved moment of the machine that sleeps in a directory, in an existing empty one. It sleeps on.
 
     Raises:
-        HostExhausted: The host's disk is full.
+        HostExhausted: The host's disk is full, or it lacks something else.
+        Unavailable: The record is damaged, or the host refuses it.
         SandboxLost: Nothing sleeps here.
     """
-    record = MachineRecord.read(directory)
+    with host_files("a copy of a sandbox that sleeps", target):
+        return await _copy_sleeper(directory, target)
+
+
+async def _copy_sleeper(directory: Path, target: Path) -> Saved:
+    record = await anyio.to_thread.run_sync(MachineRecord.read, directory)
     if record is None or not is_asleep(directory):
         raise SandboxLost("Its saved memory is gone", hint="Start it from its disk, or delete it")
     asleep = directory / _ASLEEP

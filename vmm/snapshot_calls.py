@@ -13,7 +13,7 @@ from .cloning import silent
 from .errors import Conflict
 from .forks import Fork, check_count
 from .keeping import Keeper
-from .lives import Lives
+from .lives import Lives, unreachable
 from .making import Maker
 from .sandbox import Sandbox, State
 from .snapshots import Snapshot, Snapshots
@@ -111,7 +111,7 @@ class SnapshotCalls(ABC):
 
         Raises:
             InvalidInput: The count is not 1 to 100.
-            Conflict: It sleeps.
+            Conflict: It sleeps, or is being made.
             SandboxLost: Its machine has died.
             HostExhausted: The host's disk is full.
             Unavailable: The hypervisor could not save it.
@@ -122,6 +122,8 @@ class SnapshotCalls(ABC):
         try:
             async with self._lives.turn(parent.id):
                 parent = await self.get(owner, parent.id)
+                if parent.state is State.CREATING:
+                    raise unreachable(parent)
                 if parent.state is not State.RUNNING:
                     hint = "Wake it first" if parent.state is State.ASLEEP else "Start it first, or fork another one"
                     raise Conflict(

@@ -3,6 +3,8 @@
     snapshots/<id>/   snapshot.json  saved.json  ram  state  disk  parts/
 
 The manifest in the directory is the only record of a snapshot: there is none without its files, no files without it.
+One whose manifest cannot be read is nobody's until it is mended: it is told to the operator, and stays where it is. One
+whose manifest names its owner and lacks something else is shown to that owner, who can delete it.
 """
 
 from __future__ import annotations
@@ -12,18 +14,23 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import anyio
 
 from . import digests
+from .complaints import Complaints
 from .digests import FileDigest
 from .disks import sync_directory
-from .errors import Conflict, NotFound, Unavailable
+from .errors import Conflict, Damaged, NotFound, Unavailable
+from .host_files import host_files
 from .hypervisor.process import strays
 from .saved import Saved, write_private
+from .written import FORMAT, Written
 
 _MANIFEST = "snapshot.json"
+_FORMAT = 1
+_WAY_OUT = "Use another one, and delete this one"
 _DRAFT = ".draft-"
 _FORK = ".fork-"
 _BLOCK = 512
@@ -46,6 +53,7 @@ class Snapshot:
         driver: Fingerprint of the hypervisor that can load it.
         size: Bytes on the host's disk.
         files: What its files were when they were written.
+        damage: Why it cannot be used; empty for a sound one. Not part of the manifest.
     """
 
     id: str
@@ -66,15 +74,74 @@ class Snapshot:
     created_ms: int = 0
     created_by: str = ""
     files: Mapping[str, FileDigest] = field(default_factory=dict[str, FileDigest], repr=False)
+    damage: str = ""
 
     @classmethod
     def read(cls, directory: Path) -> Self | None:
-        """The snapshot in a directory; None if there is none. Blocks for as long as a disk does."""
-        try:
-            values: dict[str, Any] = json.loads((directory / _MANIFEST).read_text())
-        except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+        """The snapshot in a directory; None if there is none. Blocks for as long as a disk does.
+
+        Raises:
+            Damaged: It cannot be told whose it is.
+        """
+        written = Written.read(directory / _MANIFEST, newest=_FORMAT, way_out=_WAY_OUT)
+        if written is None:
             return None
-        return cls(**values)
+        owner = written.text("owner")
+        try:
+            return cls._whole(directory.name, owner, written)
+        except Damaged as error:
+            name = written.fields.get("name")
+            return cls._spoilt(directory.name, owner, name if isinstance(name, str) else directory.name, error.message)
+
+    @classmethod
+    def _whole(cls, snapshot_id: str, owner: str, written: Written) -> Self:
+        files = written.part("files")
+        return cls(
+            id=snapshot_id,
+            owner=owner,
+            sandbox=written.text("sandbox"),
+            sandbox_name=written.text("sandbox_name"),
+            name=written.text("name"),
+            parent=written.text("parent"),
+            image=written.text("image"),
+            cpu=written.number("cpu"),
+            mem=written.number("mem"),
+            disk=written.number("disk"),
+            driver=written.text("driver"),
+            labels=written.texts("labels"),
+            env=written.texts("env"),
+            machine_id=written.text("machine_id", ""),
+            size=written.number("size", 0),
+            created_ms=written.number("created_ms", 0),
+            created_by=written.text("created_by", ""),
+            files={name: digests.written(files.part(name)) for name in files.fields},
+        )
+
+    @classmethod
+    def _spoilt(cls, snapshot_id: str, owner: str, name: str, damage: str) -> Self:
+        return cls(
+            id=snapshot_id,
+            owner=owner,
+            sandbox="",
+            sandbox_name="",
+            name=name,
+            parent="",
+            image="",
+            cpu=0,
+            mem=0,
+            disk=0,
+            driver="",
+            damage=damage,
+        )
+
+    def check(self) -> None:
+        """Refuse a damaged one.
+
+        Raises:
+            Damaged: It is.
+        """
+        if self.damage:
+            raise Damaged(f"Snapshot {self.id}: {self.damage}", hint=_WAY_OUT)
 
 
 class Snapshots:
@@ -86,13 +153,29 @@ class Snapshots:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._complaints = Complaints()
 
     async def sweep(self) -> int:
-        """End and remove what broken-off saves and forks left, and say how many. Call before anything else."""
-        for processes in (await anyio.to_thread.run_sync(strays, self._root)).values():
+        """End and remove what broken-off saves and forks left, and say how many. Call before anything else.
+
+        What cannot be removed is told, and stays for the next start.
+
+        Raises:
+            HostExhausted: The directory cannot be made.
+            Unavailable: Likewise.
+        """
+        with host_files("the directory of snapshots", self._root):
+            self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            left = [*self._root.glob(f"{_DRAFT}*"), *self._root.glob(f"{_FORK}*")]
+            working = await anyio.to_thread.run_sync(strays, self._root)
+        for directory, processes in working.items():
             for process in processes:
-                await process.kill()
-        return await anyio.to_thread.run_sync(self._sweep)
+                with self._complaints.about("helper of a save not ended", directory=str(directory)):
+                    await process.kill()
+        for directory in left:
+            with self._complaints.about("remains of a save not removed", directory=str(directory)):
+                await anyio.to_thread.run_sync(shutil.rmtree, directory)
+        return len(left)
 
     async def draft(self, snapshot_id: str) -> Path:
         """An empty directory to save into, which nobody takes for a snapshot."""
@@ -103,16 +186,23 @@ class Snapshots:
         return await self._made(f"{_FORK}{fork_id}")
 
     async def publish(self, snapshot: Snapshot, draft: Path) -> Snapshot:
-        """Give what was saved in a draft its manifest and its name; from now on it is a snapshot, and on the disk."""
-        return await anyio.to_thread.run_sync(self._publish, snapshot, draft)
+        """Give what was saved in a draft its manifest and its name; from now on it is a snapshot, and on the disk.
+
+        Raises:
+            HostExhausted: The host's disk is full.
+            Unavailable: The host refuses it.
+        """
+        with host_files("a snapshot", self._root):
+            return await anyio.to_thread.run_sync(self._publish, snapshot, draft)
 
     async def discard(self, draft: Path) -> None:
         """Remove a draft, or the base of a fork; a no-op if there is none."""
         await anyio.to_thread.run_sync(lambda: shutil.rmtree(draft, ignore_errors=True))
 
     async def all(self) -> list[Snapshot]:
-        """Everybody's snapshots, newest first."""
-        return await anyio.to_thread.run_sync(self._all)
+        """Everybody's snapshots, newest first, without those whose owner cannot be told."""
+        with host_files("a list of snapshots", self._root):
+            return await anyio.to_thread.run_sync(self._all)
 
     async def owned(self, owner: str) -> list[Snapshot]:
         """The owner's snapshots, newest first."""
@@ -142,31 +232,39 @@ class Snapshots:
         """What machines are made of: the snapshot's files, seen to be what was saved.
 
         Raises:
-            Unavailable: A file is missing or is not what was saved.
+            Damaged: A file is missing or is not what was saved.
         """
-        return await anyio.to_thread.run_sync(self._saved, snapshot)
+        snapshot.check()
+        with host_files("a snapshot", self._root / snapshot.id):
+            return await anyio.to_thread.run_sync(self._saved, snapshot)
 
     async def rename(self, snapshot: Snapshot, name: str) -> Snapshot:
-        """Give a snapshot another name."""
+        """Give a snapshot another name.
+
+        Raises:
+            HostExhausted: The host's disk is full; it has its old name.
+            Unavailable: It is damaged, or the host refuses it.
+        """
+        snapshot.check()
         renamed = replace(snapshot, name=name)
-        await anyio.to_thread.run_sync(_write, renamed, self._root / snapshot.id)
+        with host_files("a snapshot's name", self._root):
+            await anyio.to_thread.run_sync(_write, renamed, self._root / snapshot.id)
         return renamed
 
     async def remove(self, snapshot: Snapshot) -> None:
-        """Remove a snapshot at once, as a whole; what maps its memory goes on."""
-        await anyio.to_thread.run_sync(self._remove, snapshot.id)
+        """Remove a snapshot at once, as a whole; what maps its memory goes on.
+
+        Raises:
+            Unavailable: The host refuses it.
+        """
+        with host_files("the removal of a snapshot", self._root):
+            await anyio.to_thread.run_sync(self._remove, snapshot.id)
 
     async def _made(self, name: str) -> Path:
         directory = self._root / name
-        await anyio.Path(directory).mkdir(mode=0o700)
+        with host_files("a saved machine", self._root):
+            await anyio.Path(directory).mkdir(mode=0o700)
         return directory
-
-    def _sweep(self) -> int:
-        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        left = [*self._root.glob(f"{_DRAFT}*"), *self._root.glob(f"{_FORK}*")]
-        for directory in left:
-            shutil.rmtree(directory)
-        return len(left)
 
     def _publish(self, snapshot: Snapshot, draft: Path) -> Snapshot:
         files = [path for path in sorted(draft.rglob("*")) if path.is_file() and path.parent.name != "parts"]
@@ -186,8 +284,17 @@ class Snapshots:
             names = [path for path in self._root.iterdir() if not path.name.startswith(".")]
         except FileNotFoundError:
             return []
-        found = [Snapshot.read(path) for path in sorted(names, reverse=True)]
+        found = [self._read(path) for path in sorted(names, reverse=True)]
         return [snapshot for snapshot in found if snapshot is not None]
+
+    def _read(self, directory: Path) -> Snapshot | None:
+        try:
+            snapshot = Snapshot.read(directory)
+        except Damaged as error:
+            self._complaints.raised(error, "snapshot cannot be read", path=str(directory))
+            return None
+        self._complaints.settled("snapshot cannot be read", path=str(directory))
+        return snapshot
 
     def _saved(self, snapshot: Snapshot) -> Saved:
         directory = self._root / snapshot.id
@@ -195,9 +302,7 @@ class Snapshots:
             for name, known in snapshot.files.items():
                 digests.check(directory / name, known)
         except Unavailable as error:
-            raise Unavailable(
-                f"Snapshot {snapshot.id} is damaged: {error.message}", hint="Use another one, and delete this one"
-            ) from error
+            raise Damaged(f"Snapshot {snapshot.id} is damaged: {error.message}", hint=_WAY_OUT) from error
         saved = Saved.load(directory)
         if saved is None:
             raise NotFound(f"There is no snapshot {snapshot.id} any more", hint="List the snapshots, or take one")
@@ -214,7 +319,9 @@ class Snapshots:
 
 
 def _write(snapshot: Snapshot, directory: Path) -> None:
-    write_private(directory / _MANIFEST, json.dumps(asdict(snapshot)))
+    values = {FORMAT: _FORMAT, **asdict(snapshot)}
+    del values["damage"]
+    write_private(directory / _MANIFEST, json.dumps(values))
     sync_directory(directory)
 
 

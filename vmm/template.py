@@ -127,7 +127,7 @@ async def _boot_and_save(
         hardware=machine.hardware,
         secret=machine.secret,
         nonce=machine.nonce,
-        fingerprint=driver.fingerprint,
+        fingerprint=machine.fingerprint,
     )
     await anyio.to_thread.run_sync(saved.write)
     return None

@@ -8,15 +8,20 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import anyio
+import structlog
 from anyio.abc import TaskGroup
 
 from . import template as building
-from .errors import CasemateError, Unavailable
+from .complaints import Complaints
+from .errors import CasemateError, Damaged, Unavailable
+from .host_files import host_files
 from .hypervisor.base import Hypervisor
 from .hypervisor.process import strays
 from .images.catalogue import ImageSet
 from .saved import Saved
 from .template import template_key
+
+log = structlog.get_logger(__name__)
 
 Report = Callable[[str], Awaitable[None]]
 """Told what is being done, in words for a user."""
@@ -44,6 +49,7 @@ class Templates:
         self._loaded: OrderedDict[str, Saved] = OrderedDict()
         self._builds: dict[str, _Build] = {}
         self._one_at_a_time = anyio.Lock()
+        self._complaints = Complaints()
 
     async def get(self, images: ImageSet, *, cpu: int, mem: int, report: Report) -> Saved:
         """The template for an image and a size; built first if need be, which takes several seconds.
@@ -52,7 +58,7 @@ class Templates:
             Unavailable: It could not be built.
         """
         key = template_key(self._driver, images, cpu, mem)
-        template = self._loaded.get(key) or Saved.load(self._root / key)
+        template = await anyio.to_thread.run_sync(self._load, key)
         if template is None:
             template = await self._built(key, images, cpu, mem, report)
         self._loaded[key] = template
@@ -60,13 +66,37 @@ class Templates:
         return template
 
     async def sweep(self) -> None:
-        """End and remove what an interrupted build left. Call before the first `get`."""
-        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for processes in (await anyio.to_thread.run_sync(strays, self._root)).values():
+        """End and remove what an interrupted build left. Call before the first `get`.
+
+        What cannot be removed is told, and stays for the next start.
+
+        Raises:
+            HostExhausted: The directory cannot be made or read.
+            Unavailable: Likewise.
+        """
+        with host_files("the directory of templates", self._root):
+            self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            left = list(self._root.glob(".build-*"))
+            working = await anyio.to_thread.run_sync(strays, self._root)
+        for directory, processes in working.items():
             for process in processes:
-                await process.kill()
-        for directory in self._root.glob(".build-*"):
-            shutil.rmtree(directory)
+                with self._complaints.about("template's process not ended", directory=str(directory)):
+                    await process.kill()
+        for directory in left:
+            with self._complaints.about("remains of a template not removed", directory=str(directory)):
+                await anyio.to_thread.run_sync(shutil.rmtree, directory)
+
+    def _load(self, key: str) -> Saved | None:
+        """A template that was made before; one that is damaged is made anew."""
+        try:
+            template = self._loaded.get(key) or Saved.load(self._root / key)
+        except Damaged as error:
+            log.warning("template is made anew", template=key, reason=error.message)
+            return None
+        lost = [] if template is None else [path.name for path in template.files() if not path.exists()]
+        if lost:
+            log.warning("template is made anew", template=key, reason=f"{', '.join(lost)} of it is missing")
+        return None if lost else template
 
     async def _built(self, key: str, images: ImageSet, cpu: int, mem: int, report: Report) -> Saved:
         build = self._builds.get(key)
@@ -83,16 +113,16 @@ class Templates:
         try:
             async with self._one_at_a_time:
                 await self._verify(images.name)
-                await anyio.to_thread.run_sync(self._make_room)
-                build.template = await building.build(
-                    self._driver, images, self._root, key, cpu=cpu, mem=mem, tsc_khz=self._known_rate()
-                )
+                with host_files("a template", self._root):
+                    await anyio.to_thread.run_sync(self._make_room)
+                    build.template = await building.build(
+                        self._driver, images, self._root, key, cpu=cpu, mem=mem, tsc_khz=self._known_rate()
+                    )
         except CasemateError as error:
             build.error = error
-        except OSError as error:
-            build.error = Unavailable(
-                f"The template could not be written: {error.strerror}", hint="Run casemate doctor"
-            )
+        except Exception as error:
+            log.exception("template not made", template=key)
+            build.error = Unavailable(f"The template could not be made: {type(error).__name__}")
         finally:
             del self._builds[key]
             build.done.set()
@@ -108,7 +138,8 @@ class Templates:
         kept.sort(key=lambda directory: order.index(directory.name) if directory.name in order else -1)
         for directory in kept[: max(0, len(kept) - _KEPT + 1)]:
             self._loaded.pop(directory.name, None)
-            shutil.rmtree(directory)
+            with self._complaints.about("template not removed", template=directory.name):
+                shutil.rmtree(directory)
 
 
 class _Build:

@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 
 import anyio
-import structlog
 from anyio.abc import TaskGroup
 
-from storage.errors import StoreError
-
 from .adoption import adopt
+from .complaints import Complaints
 from .deleting import Deleter
-from .errors import CasemateError
 from .images.catalogue import Catalogue
 from .lives import Lives
 from .machines import Machines
@@ -21,8 +18,6 @@ from .reaper import Reaper
 from .records import Records
 from .snapshots import Snapshots
 from .templates import Templates
-
-log = structlog.get_logger(__name__)
 
 _RECORD_S = 5
 
@@ -68,6 +63,7 @@ class Upkeep:
         self._reaper = reaper
         self._sweep_s = sweep_s
         self._prepared: tuple[str, int, int] | None = None
+        self._complaints = Complaints()
 
     async def begin(self, tasks: TaskGroup) -> None:
         """Adopt the machines that run and clean up the rest; from then on, sweep until the tasks end."""
@@ -86,26 +82,26 @@ class Upkeep:
 
     async def end(self) -> None:
         """Write down what is only in memory, and let go of the machines, which live on."""
-        try:
-            with anyio.move_on_after(_RECORD_S):
-                await self._reaper.record_uses()
-        except (CasemateError, StoreError) as error:
-            log.warning("uses not recorded", error=str(error))
-        await self._pool.aclose()
+        with self._complaints.about("uses not recorded"), anyio.move_on_after(_RECORD_S):
+            await self._reaper.record_uses()
+        with self._complaints.about("waiting machines not ended"):
+            await self._pool.aclose()
         await self._machines.aclose()
 
     async def _wake_again(self, sleepers: Sequence[str]) -> None:
         for sandbox_id in sleepers:  # one after the other, so that those that are called for are not held up
-            try:
+            with self._complaints.about("machine not woken", sandbox=sandbox_id):
                 await self._lives.wake(sandbox_id)
-            except CasemateError as error:
-                log.warning("machine not woken", sandbox=sandbox_id, error=error.message)
 
     async def _clean(self) -> None:
-        await self._machines.resume_stalled()
-        await self._lives.record_deaths()
-        await self._renew_ready()
-        await self._deleter.finish()
+        for what, step in (
+            ("machines not resumed", self._machines.resume_stalled),
+            ("deaths not recorded", self._lives.record_deaths),
+            ("no machines made ahead", self._renew_ready),
+            ("deletions not finished", self._deleter.finish),
+        ):
+            with self._complaints.about(what):
+                await step()
 
     async def _renew_ready(self) -> None:
         if self._prepared is not None:
@@ -117,7 +113,5 @@ class Upkeep:
     async def _again_and_again(self, work: Callable[[], Awaitable[None]]) -> None:
         while True:
             await anyio.sleep(self._sweep_s)
-            try:
+            with self._complaints.about("sweep failed", of=work.__qualname__):
                 await work()
-            except (CasemateError, StoreError, OSError) as error:
-                log.warning("sweep failed", error=str(error))

@@ -47,8 +47,9 @@ class Service:
             catalogue = open_catalogue(self._settings)
             with shown_progress() as progress:
                 await catalogue.ensure(self._settings.default_image, progress=progress)
-            await _forget_old_images(catalogue)
             async with open_parts(self._settings, patience_s=_PATIENCE_S) as parts:
+                # Not before: until then, the directory may be another server's, of another version.
+                await _forget_old_images(catalogue)
                 await self._serve(parts)
             tasks.cancel_scope.cancel()
         note(self._farewell)
@@ -85,7 +86,7 @@ async def _forget_old_images(catalogue: Catalogue) -> None:
     """Remove what earlier versions built; machines that still use it hold it open."""
     try:
         removed = await catalogue.prune()
-    except CasemateError as error:
+    except (CasemateError, OSError) as error:
         _log.warning("old images not removed", reason=str(error))
         return
     if removed:

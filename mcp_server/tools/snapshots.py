@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from vmm.snapshots import Snapshot
 
 _LISTED = 30
-_TOLD = ("id", "name", "sandboxId", "sandboxName", "parentId", "createdAt", "sizeBytes")
+_TOLD = ("id", "name", "sandboxId", "sandboxName", "parentId", "createdAt", "sizeBytes", "damage")
 _NAMED = ("id", "name", "error", "hint")
 
 SnapshotRef = Annotated[str, Field(description="Name, id, or the beginning of an id")]

@@ -12,9 +12,14 @@ import httpx
 import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from mcp_server.causes import cause_of
+from mcp_server.cli import service
 from mcp_server.occupancy import Occupied, holder_url, occupy
 from mcp_server.serve import PortRefused, WebServer, listen
+from mcp_server.settings import Settings
 from tests.mcp_server.edge import Edge, answer_of, initialize, rpc, serving
+from tests.vmm.images.tiny_recipes import tiny_catalogue
+from vmm.images.catalogue import Catalogue
 
 pytestmark = pytest.mark.anyio
 
@@ -35,6 +40,30 @@ async def test_one_server_at_a_time_works_on_a_directory(tmp_path: Path) -> None
         assert holder_url(tmp_path) == "http://127.0.0.1:1"
     assert holder_url(tmp_path) == ""
     assert holder_url(tmp_path / "missing") == ""
+
+
+async def test_a_second_server_removes_none_of_the_firsts_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(data=tmp_path, default_image="minimal")
+    images = tiny_catalogue(settings.images, tmp_path / "log")
+    firsts = await images.build("minimal")
+    # What the second would build, because it is another version.
+    seconds = tiny_catalogue(settings.images, tmp_path / "log", known={"recipe": "2"})
+
+    def second(_settings: Settings) -> Catalogue:
+        return seconds
+
+    monkeypatch.setattr(service, "open_catalogue", second)
+    with occupy(tmp_path) as occupancy:
+        for said in ("", "http://127.0.0.1:1"):  # as it starts, and once it serves
+            occupancy.announce(said)
+            with anyio.fail_after(30), pytest.raises(ExceptionGroup) as refused:
+                await service.Service(settings).run()
+            assert isinstance(cause_of(refused.value), Occupied)
+            assert await images.find("minimal") == firsts
+    removed = await seconds.prune()
+    assert {path.name.partition("-")[0] for path in removed} == {"kernel", "toolbox", "minimal"}
 
 
 async def test_an_open_stream_does_not_hold_up_the_stop(application: ASGIApp, keys: dict[str, str]) -> None:

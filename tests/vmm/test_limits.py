@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tests.vmm import still
 from vmm.errors import HostExhausted, LimitExceeded
+from vmm.hypervisor.detect import Choice
 from vmm.limits import HostReserve, OwnerLimits
 from vmm.sandbox import Sandbox, State
 from vmm.spec import SandboxSpec
@@ -56,10 +59,33 @@ def test_deleted_sandboxes_do_not_count() -> None:
 )
 def test_an_exhausted_host_says_what_is_short(tmp_path: Path, reserve: HostReserve, short: str) -> None:
     with pytest.raises(HostExhausted, match=short) as refused:
-        reserve.check(tmp_path, 0, WISH.mem)
+        reserve.check([tmp_path], 0, WISH.mem)
     assert refused.value.retryable
     assert refused.value.hint
 
 
 def test_a_host_with_room_is_not_exhausted(tmp_path: Path) -> None:
-    HostReserve(memory=1, machine=1, disk=1).check(tmp_path, 0, WISH.mem)
+    HostReserve(memory=1, machine=1, disk=1).check([tmp_path], 0, WISH.mem)
+
+
+@pytest.mark.anyio
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system for the host's disk")
+async def test_each_disk_that_is_written_has_its_reserve(tmp_path: Path, choice: Choice) -> None:
+    data, machines = tmp_path / "data", tmp_path / "machines"
+    reserve = HostReserve(memory=1, machine=1, disk=4, overcommit=1000)
+    async with still.stored(data) as collection:
+        sandbox = await still.kept(collection, State.ASLEEP)
+        await collection.delete(sandbox.id)
+    with still.mounted(machines, "size=2m"):
+        async with still.opened(data, choice.driver, reserve=reserve, instances=machines) as there:
+            with pytest.raises(HostExhausted, match=rf"disk has \d MiB free on {machines}; 4 MiB must stay free"):
+                await there.inner("admission").admit(sandbox)
+            assert await there.records.find(sandbox.id) is None
+    with still.mounted(data / "snapshots", "size=2m"):
+        async with still.opened(data, choice.driver, reserve=reserve) as there:
+            await there.inner("admission").admit(sandbox)
+            asleep = await still.kept(there.collection, State.ASLEEP)
+            still.asleep(there.instances / asleep.machine, fingerprint=choice.driver.fingerprint)
+            with pytest.raises(HostExhausted, match=f"free on {data / 'snapshots'}"):
+                await there.fleet.snapshot(asleep.owner, asleep.id)
+            assert list((data / "snapshots").iterdir()) == []

@@ -21,8 +21,8 @@ async def test_what_has_not_the_name_of_a_sandbox_is_somebody_elses_and_stays(tm
         (tmp_path / name / "file").touch()
     (tmp_path / "notes.txt").touch()
 
-    async def on_death(sandbox_id: str, reason: str) -> None:
-        raise AssertionError(f"{sandbox_id} {reason}")
+    async def on_death(sandbox_id: str, machine: str, reason: str) -> None:
+        raise AssertionError(f"{sandbox_id} {machine} {reason}")
 
     async with anyio.create_task_group() as tasks:
         machines = Machines(choice.driver, tmp_path, tasks, on_death)

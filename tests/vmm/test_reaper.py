@@ -338,7 +338,9 @@ async def test_a_guest_that_does_not_answer_holds_up_no_other(yard: Yard, monkey
     assert [await yard.state(each) for each in (stuck, broken)] == [State.ASLEEP] * 2
 
 
-@pytest.mark.parametrize("error", [Unavailable("no"), OSError("no"), TimeoutError("no"), NotFound("no")])
+@pytest.mark.parametrize(
+    "error", [Unavailable("no"), OSError("no"), TimeoutError("no"), NotFound("no"), KeyError("no")]
+)
 async def test_what_fails_for_one_holds_up_no_other(
     yard: Yard, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,6 +16,8 @@ import anyio
 import httpx2
 
 from ..errors import Unavailable
+from ..host_files import EXHAUSTED
+from ..host_files import told as told_of
 from .startup import START_S
 from .unix_socket import address
 
@@ -97,11 +99,14 @@ async def api(socket: Path, *, call_s: float = CALL_S) -> AsyncGenerator[Api]:
 
     Raises:
         ApiError: There is no such socket: the program has ended.
+        HostExhausted: The server has too many files open to ask.
     """
     with ExitStack() as stack:
         try:
             short = stack.enter_context(address(socket))
         except OSError as error:
+            if error.errno in EXHAUSTED:
+                raise told_of(error, "the hypervisor's control socket", socket) from error
             raise ApiError("The hypervisor has ended: its control socket is gone") from error
         transport = httpx2.AsyncHTTPTransport(uds=short, verify=_NO_CERTIFICATES)
         async with httpx2.AsyncClient(transport=transport, base_url="http://localhost", trust_env=False) as http:

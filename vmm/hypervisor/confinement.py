@@ -19,6 +19,7 @@ import anyio
 import structlog
 
 from ..errors import Unavailable
+from ..host_files import EXHAUSTED, told
 from . import cgroup, delegation, users
 from .cgroup import Cgroups, Limits, NoCgroups, name_of
 from .process import ProcessRef
@@ -172,6 +173,8 @@ class Confinement:
         except OSError as error:
             if isinstance(self.cgroups, Cgroups):
                 self._release(self.cgroups, directory)
+            if error.errno in EXHAUSTED:
+                raise told(error, "the hypervisor", directory) from error
             raise Unavailable(f"The hypervisor cannot be started: {error}", hint="Run casemate doctor") from error
         return process
 

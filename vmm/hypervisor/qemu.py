@@ -82,7 +82,7 @@ class Qemu:
         """Boot a machine from its kernel. Returns as soon as the hypervisor runs; the guest is still booting.
 
         Raises:
-            QmpError: QEMU did not start; the message holds the last line that it printed.
+            QmpError: QEMU did not start, or is another version by now; the message holds the last line that it printed.
         """
         process = await self._spawn(directory, hardware, ram, disk, BOOTING, writes=(directory / CONSOLE,))
         async with self._started(directory, process) as control:
@@ -253,6 +253,11 @@ class Qemu:
             ended_on_failure(process, directory, self._confinement),
             qmp(directory / QMP_SOCKET, deadline_s=self._start_s) as control,
         ):
+            if control.version not in {"", self.version}:
+                raise QmpError(
+                    f"The hypervisor is version {control.version}, but was {self.version} when this server started",
+                    hint="Restart the server, which then makes new templates",
+                )
             yield control
 
     def _limits(self, hardware: Hardware) -> Limits:

@@ -19,6 +19,7 @@ from anyio.abc import UNIXSocketStream
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from ..errors import Unavailable
+from ..host_files import EXHAUSTED, told
 from .startup import START_S
 from .unix_socket import connect_unix
 
@@ -37,6 +38,7 @@ class Qmp:
         self._stream = stream
         self._lines = BufferedByteReceiveStream(stream)
         self._sent = 0
+        self.version = ""
 
     @classmethod
     async def connect(cls, socket: Path, *, deadline_s: float = START_S) -> Self:
@@ -44,12 +46,13 @@ class Qmp:
 
         Raises:
             QmpError: It has ended, or does not answer within the deadline.
+            HostExhausted: The server has too many files open to ask.
         """
         try:
             with anyio.fail_after(deadline_s):
                 session = cls(await connect_unix(socket))
                 try:
-                    await session._line()
+                    session.version = _version(await session._line())
                     await session.run("qmp_capabilities")
                 except BaseException:
                     with anyio.CancelScope(shield=True):
@@ -58,6 +61,8 @@ class Qmp:
         except TimeoutError:
             raise QmpError(f"The hypervisor did not answer on its control socket within {deadline_s:g} s") from None
         except _GONE as error:
+            if isinstance(error, OSError) and error.errno in EXHAUSTED:
+                raise told(error, "the hypervisor's control socket", socket) from error
             raise QmpError("The hypervisor has ended") from error
         return session
 
@@ -128,3 +133,12 @@ async def qmp(socket: Path, *, deadline_s: float = START_S) -> AsyncGenerator[Qm
     session = await Qmp.connect(socket, deadline_s=deadline_s)
     async with session:
         yield session
+
+
+def _version(greeting: bytes) -> str:
+    """Which QEMU greets, such as `7.2.22`; empty if it does not say."""
+    try:
+        said = json.loads(greeting)["QMP"]["version"]["qemu"]
+        return f"{said['major']}.{said['minor']}.{said['micro']}"
+    except (ValueError, KeyError, TypeError):
+        return ""

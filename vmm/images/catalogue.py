@@ -11,6 +11,7 @@ from pathlib import Path
 import anyio
 
 from vmm.errors import CasemateError, Conflict, HostExhausted, InvalidInput, Unavailable
+from vmm.host_files import host_files
 
 from . import base, kernel, toolbox
 from .builds import Site
@@ -106,10 +107,12 @@ class Catalogue:
 
         Raises:
             InvalidInput: There is no such image.
-            Unavailable: A file is not what was built.
+            Unavailable: A file is not what was built, or the host fails.
+            HostExhausted: The server has too many files open.
         """
         recipes = self._recipes(name)
-        return await anyio.to_thread.run_sync(self._find, name, recipes)
+        with host_files("the images", self._root):
+            return await anyio.to_thread.run_sync(self._find, name, recipes)
 
     async def ensure(self, name: str = DEFAULT, *, progress: Progress = silent) -> ImageSet:
         """An image, verified as in `find`; what is missing of it is built first, which takes about a minute.

@@ -15,12 +15,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from vmm.complaints import Complaints
 from vmm.disks import sync_directory
-from vmm.errors import Unavailable
+from vmm.errors import Damaged, Unavailable
+from vmm.host_files import EXHAUSTED, told
 
 _MANIFEST = "manifest.json"
+_FORMAT = 1
 _CHECKED = "checked.json"
 _DIGITS = 12
 _BLOCK = 512
@@ -29,17 +32,18 @@ _BLOCK = 512
 class FileRecord(BaseModel):
     """What a file was when it was made: its digest (SHA-256, hex) and its size in bytes."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     sha256: str
     size: int
 
 
 class Manifest(BaseModel):
-    """What a part consists of, and what it was made from."""
+    """What a part consists of, and what it was made from. What a later release says beyond that is passed over."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
+    format: int = Field(default=_FORMAT, le=_FORMAT)
     part: str
     inputs: dict[str, str]
     facts: dict[str, str]
@@ -87,6 +91,7 @@ class Store:
         # Every create looks up an image: what was read or checked once is not read again while it looks the same.
         self._manifests: dict[Path, Manifest] = {}
         self._checked: dict[Path, dict[str, list[int]]] = {}
+        self._complaints = Complaints()
 
     def parts(self, name: str = "*") -> list[Part]:
         """All readable parts of a name, the newest first."""
@@ -172,15 +177,36 @@ class Store:
         if known := self._manifests.get(directory):
             return Part(directory=directory, manifest=known)
         try:
-            text = (directory / _MANIFEST).read_bytes()
-            manifest = Manifest.model_validate_json(text)
-        except (OSError, ValidationError):
+            manifest = _manifest(directory)
+        except Damaged as error:
+            # It is as if it had not been built: that is the way out, too, and the others are used meanwhile.
+            self._complaints.raised(error, "image part passed over", part=directory.name)
             return None
-        # The name says what the manifest was: a changed manifest is no manifest.
-        if directory.name != f"{manifest.part}-{hashlib.sha256(text).hexdigest()[:_DIGITS]}":
+        if manifest is None:
             return None
         self._manifests[directory] = manifest
         return Part(directory=directory, manifest=manifest)
+
+
+def _manifest(directory: Path) -> Manifest | None:
+    path = directory / _MANIFEST
+    try:
+        text = path.read_bytes()
+        manifest = Manifest.model_validate_json(text)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        if error.errno in EXHAUSTED:
+            raise told(error, "an image's manifest", path) from error
+        raise Damaged(f"{directory.name}/{_MANIFEST} cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        what = ".".join(str(part) for part in first["loc"])
+        raise Damaged(f"{directory.name}/{_MANIFEST} is damaged: {what}: {first['msg']}") from error
+    # The name says what the manifest was: a changed manifest is no manifest.
+    if directory.name != f"{manifest.part}-{hashlib.sha256(text).hexdigest()[:_DIGITS]}":
+        raise Damaged(f"{directory.name}/{_MANIFEST} was changed: it is not what its directory is named after")
+    return manifest
 
 
 def _spoilt(part: Part, what: str) -> Unavailable:

@@ -9,6 +9,9 @@ import pytest
 from anyio.abc import SocketListener
 from anyio.streams.buffered import BufferedByteReceiveStream
 
+from tests.vmm import still
+from vmm.errors import HostExhausted
+from vmm.hypervisor.ch_api import api
 from vmm.hypervisor.qmp import Qmp, QmpError
 
 pytestmark = pytest.mark.anyio
@@ -23,6 +26,17 @@ async def test_a_socket_that_breaks_before_the_greeting_is_a_hypervisor_that_end
         tasks.start_soon(_reset_soon, listener)
         with pytest.raises(QmpError, match="has ended"):
             await Qmp.connect(address)
+
+
+async def test_a_server_with_too_many_files_open_takes_no_hypervisor_for_dead(tmp_path: Path) -> None:
+    address = tmp_path / "control.sock"
+    async with await anyio.create_unix_listener(address):
+        with still.no_more_files():
+            with pytest.raises(HostExhausted, match="too many files open"):
+                await Qmp.connect(address)
+            with pytest.raises(HostExhausted, match="too many files open"):
+                async with api(address):
+                    pass
 
 
 async def _reset_soon(listener: socket.socket) -> None:

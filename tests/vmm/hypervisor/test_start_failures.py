@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import sys
 import textwrap
 from pathlib import Path
@@ -91,6 +93,15 @@ async def test_another_version_than_the_server_found_is_refused(tmp_path: Path) 
     assert "Restart the server" in error.hint
 
 
+async def test_another_qemu_than_the_server_found_is_refused(tmp_path: Path) -> None:
+    driver = made("qemu", listening(tmp_path, greeting("7.3.1")), start_s=_LATER_S)
+    for way in ("start", "restore"):
+        error = await refusal(driver, tmp_path, way)
+        assert error.message.startswith("The hypervisor is version 7.3.1, but was 7.2 when this server started")
+        assert "Restart the server" in error.hint
+        shutil.rmtree(tmp_path / "machine")
+
+
 async def test_an_answer_that_is_no_json_is_refused(tmp_path: Path) -> None:
     driver = made("cloud-hypervisor", listening(tmp_path, answering("53.0.0", then=b"<html>")), start_s=_LATER_S)
     error = await refusal(driver, tmp_path, "start")
@@ -144,6 +155,20 @@ def answering(version: str, *, then: bytes = b"") -> str:
                     time.sleep(60)
                 head = f"HTTP/1.1 200\\r\\nContent-Length: {{len(answer)}}\\r\\n\\r\\n".encode()
                 connection.sendall(head + answer)
+    """
+
+
+def greeting(version: str) -> str:
+    """Greets as QEMU does, and takes the first command."""
+    said = {"qemu": dict(zip(("major", "minor", "micro"), map(int, version.split(".")), strict=True))}
+    hello = json.dumps({"QMP": {"version": said}}).encode() + b"\n"
+    return f"""
+        while True:
+            connection, _ = listener.accept()
+            kept.append(connection)
+            connection.sendall({hello!r})
+            connection.recv(65536)
+            connection.sendall(b'{{"return": {{}}, "id": 1}}\\n')
     """
 
 

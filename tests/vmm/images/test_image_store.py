@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import time
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
-from vmm.errors import Unavailable
+from tests.vmm import still
+from vmm.errors import HostExhausted, Unavailable
+from vmm.host_files import host_files
 from vmm.images.store import Part, Store
 
 
@@ -111,6 +116,50 @@ def test_what_was_read_once_is_not_read_again(store: Store, part: Part) -> None:
 def test_a_changed_manifest_is_no_manifest(store: Store, part: Part, text: bytes) -> None:
     (part.directory / "manifest.json").write_bytes(text)
     assert store.parts() == []
+
+
+def _as_written_by(part: Part, **fields: object) -> Path:
+    """The same part with more in its manifest, under the name that follows from that."""
+    manifest = part.directory / "manifest.json"
+    text = json.dumps({**json.loads(manifest.read_text()), **fields}).encode()
+    manifest.write_bytes(text)
+    return part.directory.rename(part.directory.with_name(f"{part.name}-{hashlib.sha256(text).hexdigest()[:12]}"))
+
+
+def test_what_a_later_release_says_beyond_what_is_known_is_passed_over(store: Store, part: Part) -> None:
+    directory = _as_written_by(part, mood="good")
+    (found,) = store.parts()
+    assert (found.directory, found.manifest) == (directory, part.manifest)
+
+
+def test_a_part_of_a_later_format_is_passed_over_and_told_once(store: Store, part: Part) -> None:
+    directory = _as_written_by(part, format=2)
+    with capture_logs() as logs:
+        assert store.parts() == store.parts() == []
+    (line,) = logs
+    assert (line["event"], line["part"]) == ("image part passed over", directory.name)
+    assert "format" in line["reason"]
+
+
+def test_a_part_is_not_taken_for_unbuilt_because_the_server_has_too_many_files_open(store: Store, part: Part) -> None:
+    assert store.parts() == [part]
+    fresh = Store(part.directory.parent)
+    with (
+        still.no_more_files(),
+        pytest.raises(HostExhausted, match="too many files open"),
+        host_files("the images", part.directory),
+    ):
+        fresh.parts()
+
+
+def test_a_part_whose_manifest_cannot_be_read_hides_no_other(store: Store, part: Part, tmp_path: Path) -> None:
+    (part.directory / "manifest.json").unlink()
+    (part.directory / "manifest.json").mkdir()
+    made = tmp_path / "made"
+    made.mkdir()
+    (made / "vmlinuz").write_text("kernel")
+    other = Store(part.directory.parent).publish("kernel", made, {"recipe": "1"}, {})
+    assert [one.directory for one in Store(part.directory.parent).parts()] == [other.directory]
 
 
 def test_facts_cannot_be_changed_unnoticed(store: Store, part: Part) -> None:

@@ -50,11 +50,12 @@ class FailingRecipe(TinyRecipe):
         raise Unavailable(self.message)
 
 
-def tiny_catalogue(root: Path, log: Path, **changes: str) -> Catalogue:
+def tiny_catalogue(root: Path, log: Path, known: Mapping[str, str] | None = None, **changes: str) -> Catalogue:
     """A catalogue of tiny parts; `changes` are commands that parts run while they build."""
 
     def recipe(name: str, *files: str) -> TinyRecipe:
-        return TinyRecipe(name=name, files=files, log=log, command=changes.get(name, "true"))
+        inputs = known or {"recipe": "1"}
+        return TinyRecipe(name=name, files=files, log=log, known=inputs, command=changes.get(name, "true"))
 
     return Catalogue(
         root,
