@@ -23,7 +23,7 @@ from tests.mcp_server.edge import ACCEPT, initialize, rpc, text_of
 from tests.server_process import SMALL, Place, cli, cli_json, http, noted, places, refused, serving
 from vmm.hypervisor.process import strays
 
-pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.anyio, pytest.mark.vm]
 
 SEEN_ELSEWHERE_S = 5
 SLACK_S = 3

@@ -27,9 +27,10 @@ from storage.sqlite import APPLICATION, FORMAT, SqliteDatabase
 from tests.mcp_server.edge import text_of
 from tests.mongo_server.server import MongoServer, missing
 from tests.server_process import NAMESPACE, QUICK, SMALL, Place, cli, http, noted, places, refused, serving
+from tests.waiting import PATIENCE_S
 from vmm.hypervisor.process import strays
 
-pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.anyio, pytest.mark.vm]
 
 STORE = "casemate.db"
 FAST_S = 10
@@ -37,7 +38,7 @@ STOP_S = 12
 MAY_MOUNT = (
     shutil.which("unshare") is not None
     and subprocess.run(
-        [*NAMESPACE, "mount -t tmpfs none /mnt"], check=False, capture_output=True, timeout=10
+        [*NAMESPACE, "mount -t tmpfs none /mnt"], check=False, capture_output=True, timeout=PATIENCE_S
     ).returncode
     == 0
 )
@@ -94,7 +95,7 @@ async def test_when_the_database_goes_away_calls_fail_at_once_machines_go_on_and
 
             await anyio.to_thread.run_sync(mongo.start)
             down_s = time.monotonic() - killed
-            with anyio.fail_after(10):
+            with anyio.fail_after(PATIENCE_S):
                 while (await rest.get("/api/sandboxes")).status_code != 200:
                     await anyio.sleep(0.1)
                 assert (await rest.get("/ready")).status_code == 200
@@ -131,7 +132,7 @@ async def test_a_server_whose_database_is_gone_stops_as_fast_as_any_other(place:
             assert (await rest.get("/ready")).status_code == 503
             began = time.monotonic()
             os.kill(server.process.pid, signal.SIGTERM)
-            with anyio.fail_after(30):
+            with anyio.fail_after(PATIENCE_S):
                 await server.process.ended()
             assert time.monotonic() - began < STOP_S
 
@@ -313,11 +314,13 @@ async def on_a_small_disk(data: Path) -> AsyncGenerator[tuple[Path, Path, httpx.
     # The process is the shell's and then the server's own: its root leads into its namespace.
     disk = Path(f"/proc/{process.pid}/root", *data.parts[1:])
     try:
-        with anyio.fail_after(60):
+        with anyio.fail_after(PATIENCE_S):
             while not (url := read(disk / "server.lock")):
                 assert process.returncode is None, log.read_text()
                 await anyio.sleep(0.05)
-        async with httpx.AsyncClient(base_url=url, headers={"x-api-key": read(disk / "key")}, timeout=30) as rest:
+        async with httpx.AsyncClient(
+            base_url=url, headers={"x-api-key": read(disk / "key")}, timeout=PATIENCE_S
+        ) as rest:
             yield disk, log, rest
     finally:
         with anyio.CancelScope(shield=True), suppress(ProcessLookupError):

@@ -27,6 +27,7 @@ from storage.errors import StoreUnavailable
 from tests.auth.rig import Rig
 from tests.auth.tokens import SECRET, shared
 from tests.mcp_server.edge import serving
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
 
@@ -82,7 +83,7 @@ class Lasting:
             self.ended += 1
 
     def http(self, key: str) -> httpx.AsyncClient:
-        return httpx.AsyncClient(base_url=self.url, headers={"X-API-Key": key}, timeout=10)
+        return httpx.AsyncClient(base_url=self.url, headers={"X-API-Key": key}, timeout=PATIENCE_S)
 
 
 @asynccontextmanager
@@ -90,7 +91,7 @@ async def lasting(rig: Rig) -> AsyncGenerator[Lasting]:
     app = Lasting(rig)
     async with serving(rig.gate(app.app), beside=lambda: rig.watch.run(interval_s=0.01)) as edge:
         app.url = edge.url
-        with anyio.fail_after(20):
+        with anyio.fail_after(PATIENCE_S):
             yield app
 
 

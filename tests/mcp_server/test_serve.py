@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from mcp_server.occupancy import Occupied, holder_url, occupy
 from mcp_server.serve import PortRefused, WebServer, listen
 from tests.mcp_server.edge import Edge, answer_of, initialize, rpc, serving
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
 
@@ -38,7 +39,7 @@ async def test_one_server_at_a_time_works_on_a_directory(tmp_path: Path) -> None
 
 
 async def test_an_open_stream_does_not_hold_up_the_stop(application: ASGIApp, keys: dict[str, str]) -> None:
-    with anyio.fail_after(5):
+    with anyio.fail_after(PATIENCE_S):
         async with AsyncExitStack() as clients, serving(application, keys) as running:
             http = await clients.enter_async_context(running.http("alice"))
             session = (await http.post("/api/mcp", json=initialize())).headers["mcp-session-id"]
@@ -61,11 +62,11 @@ async def test_a_call_in_progress_does_not_hold_up_the_stop_for_long() -> None:
         await anyio.sleep_forever()
 
     async def call(url: str) -> None:
-        async with httpx.AsyncClient(timeout=30) as http:
+        async with httpx.AsyncClient(timeout=PATIENCE_S) as http:
             assert (await http.get(url)).status_code == 500
 
     async with anyio.create_task_group() as tasks:
-        with anyio.fail_after(5):
+        with anyio.fail_after(PATIENCE_S):
             async with serving(endless) as running:
                 tasks.start_soon(call, running.url)
                 await entered.wait()
@@ -83,7 +84,7 @@ async def test_a_signal_begins_the_stop() -> None:
         await send({"type": "lifespan.shutdown.complete"})
 
     server = WebServer(app, started.set)
-    with anyio.fail_after(5):
+    with anyio.fail_after(PATIENCE_S):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(server.serve, [listener])
             await started.wait()

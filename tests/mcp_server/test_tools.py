@@ -13,6 +13,7 @@ import pytest
 
 from tests.mcp_server.edge import ERAS, Edge, Era, Tools, text_of
 from tests.mcp_server.host import SANDBOX
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
 
@@ -61,7 +62,7 @@ async def test_a_long_command_returns_its_pid_and_can_be_read_to_its_end(box: To
     assert text.startswith("one\n")
     pid = int(match.group(1))
     read = ""
-    with anyio.fail_after(10):
+    with anyio.fail_after(PATIENCE_S):
         while "[exit" not in read:
             read = await box("read_process_output", pid=pid, stdout_offset=4, wait=5)
     assert re.fullmatch(r"two\n\[exit 4 \| \d+ ms \| all output read\]", read)
@@ -75,12 +76,12 @@ async def test_a_call_that_is_given_up_kills_its_command(host: Edge, tmp_path: P
             async with anyio.create_task_group() as tasks:
                 command = f"echo $$ > {marker}; exec sleep 1000"
                 tasks.start_soon(client.call_tool, "execute_command", {"id": "box", "command": command})
-                with anyio.fail_after(10):
+                with anyio.fail_after(PATIENCE_S):
                     while not marker.exists() or not marker.read_text().strip():
                         await anyio.sleep(0.02)
                 scope.cancel()
         pid = int(marker.read_text())
-        with anyio.fail_after(10):
+        with anyio.fail_after(PATIENCE_S):
             while Path(f"/proc/{pid}").exists():
                 await anyio.sleep(0.02)
         assert (await Tools(client)("execute_command", command="echo fine")).startswith("fine")
@@ -106,7 +107,7 @@ async def test_a_background_command_is_listed_read_and_killed(box: Tools) -> Non
     assert (await box("read_process_output", pid=pid, wait=5)).startswith("ready\n[still running")
     assert re.search(rf"^pid {pid} \| running \|.*echo ready", await box("list_processes"))
     assert await box("kill_process", pid=pid) == f"Sent SIGKILL to pid {pid} and all that it started."
-    with anyio.fail_after(10):
+    with anyio.fail_after(PATIENCE_S):
         while "running" in await box("list_processes"):
             await anyio.sleep(0.02)
     assert f"pid {pid} | killed by SIGKILL | exit {128 + signal.SIGKILL}" in await box("list_processes")

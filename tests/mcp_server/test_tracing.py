@@ -25,6 +25,7 @@ from starlette.routing import Route
 
 from mcp_server.tracing import Tracing, TracingRefused
 from tests.mcp_server.edge import ERAS, Era, serving
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
 
@@ -104,12 +105,12 @@ async def traced(directory: Path, endpoint: str, **variables: str) -> AsyncGener
         assert process.stdin is not None
         lines = BufferedByteReceiveStream(process.stdout)
         try:
-            with anyio.fail_after(30):
+            with anyio.fail_after(PATIENCE_S):
                 while not (url := (await lines.receive_until(b"\n", 4096)).decode()).startswith("http"):
                     pass
             yield url
             await process.stdin.aclose()
-            with anyio.fail_after(15):
+            with anyio.fail_after(PATIENCE_S):
                 await process.wait()
             assert process.returncode == 0
         finally:

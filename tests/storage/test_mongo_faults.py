@@ -13,6 +13,7 @@ from storage.collection import CollectionSpec, Document, Index, StoredCollection
 from storage.errors import DocumentMissing, DuplicateKey, StoreFull, StoreUnavailable, VersionConflict
 from storage.mongo import MongoDatabase
 from tests.mongo_server.proxy import NOT_PRIMARY, Fault, Proxy, proxied
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
 
@@ -129,7 +130,7 @@ async def test_an_answer_that_does_not_come_is_waited_for_no_longer_than_promise
     async with MongoDatabase(sides.proxy.uri, mongo_name, within_s=0.4) as database:
         things = await database.collection(THINGS)
         sides.proxy.plan(Fault(command=command, applied=applied, hold=True))
-        with anyio.fail_after(10), pytest.raises(StoreUnavailable):
+        with anyio.fail_after(PATIENCE_S), pytest.raises(StoreUnavailable):
             await call(things)
         assert sides.proxy.met == 1
         assert await things.count(BY_OWNER) <= 1
@@ -269,7 +270,7 @@ async def test_a_server_that_is_gone_fails_fast_and_is_used_again_when_it_is_bac
             except StoreUnavailable as error:
                 outcomes.append(error)
 
-        with anyio.fail_after(15):
+        with anyio.fail_after(PATIENCE_S):
             async with anyio.create_task_group() as tasks:
                 for made in calls:
                     tasks.start_soon(call, made)

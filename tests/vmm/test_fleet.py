@@ -12,6 +12,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from tests.waiting import PATIENCE_S
 from vmm.errors import Conflict, HostExhausted, InvalidInput, LimitExceeded, NotFound, SandboxLost, Unavailable
 from vmm.fleet import Fleet
 from vmm.guest.values import Command
@@ -21,7 +22,7 @@ from vmm.limits import HostReserve, OwnerLimits
 from vmm.sandbox import Sandbox, State
 from vmm.spec import SandboxSpec
 
-pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.anyio, pytest.mark.vm]
 
 ALICE, BOB = "a" * 24, "b" * 24
 SPEC = SandboxSpec(name="box", image="minimal", mem=512)
@@ -40,7 +41,7 @@ def hypervisor_of(data: Path, sandbox: Sandbox) -> int:
 
 
 async def until_killed(fleet: Fleet, sandbox: Sandbox) -> Sandbox:
-    with anyio.fail_after(20):
+    with anyio.fail_after(PATIENCE_S):
         while (found := await fleet.get(ALICE, sandbox.id)).state is not State.KILLED:
             await anyio.sleep(0.02)
     return found
@@ -94,7 +95,7 @@ async def test_a_deleted_sandbox_leaves_nothing(fleet: Fleet, data: Path) -> Non
 async def test_deleting_needs_no_guest(fleet: Fleet, data: Path) -> None:
     sandbox = await fleet.create(ALICE, SPEC)
     os.kill(hypervisor_of(data, sandbox), signal.SIGSTOP)
-    with anyio.fail_after(10):
+    with anyio.fail_after(PATIENCE_S):
         await fleet.delete(ALICE, sandbox.id)
     assert strays(data / "instances") == {}
 
@@ -266,7 +267,7 @@ async def test_a_sandbox_is_made_of_a_machine_that_waits_for_it(open_fleet: Open
 
 
 async def _another_waits(data: Path, known: set[str]) -> str:
-    with anyio.fail_after(60):
+    with anyio.fail_after(PATIENCE_S):
         while True:
             there = {path.parent.name for path in (data / "instances").glob("*/machine.json")}
             if new := there - known:

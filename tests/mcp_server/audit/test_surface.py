@@ -36,6 +36,7 @@ from mcp_server.rest.endpoint import Endpoint, routes
 from storage.collection import Collection
 from tests.mcp_server.edge import ERAS, Edge, Era, answer_of, initialize, rpc, serving
 from tests.mcp_server.people import ALICE
+from tests.waiting import PATIENCE_S
 from vmm.errors import NotFound
 
 pytestmark = pytest.mark.anyio
@@ -149,7 +150,7 @@ async def http(small: Edge) -> AsyncGenerator[httpx.AsyncClient]:
 
 async def recorded(records: Collection, count: int = 1, *, besides: str = "") -> list[AuditRecord]:
     """All records, oldest first, as soon as there are so many; without those of one action."""
-    with anyio.fail_after(10):
+    with anyio.fail_after(PATIENCE_S):
         while len(found := [it for it in await records.find(BY_TIME) if it["action"] != besides]) < count:
             await anyio.sleep(0.02)
     assert len(found) == count

@@ -23,6 +23,7 @@ from storage.errors import StoreUnavailable
 from tests.auth.clocks import Clocks
 from tests.mcp_server.audit.shaky import Shaky
 from tests.mcp_server.audit.test_floods import RECORD
+from tests.waiting import PATIENCE_S
 from vmm.errors import CasemateError, GuestError, InvalidInput, LinkError, NotFound
 
 pytestmark = pytest.mark.anyio
@@ -67,7 +68,7 @@ async def stored(records: Collection) -> list[AuditRecord]:
 
 async def stored_count(records: Collection, count: int) -> list[AuditRecord]:
     """All records as soon as there are so many."""
-    with anyio.fail_after(10):
+    with anyio.fail_after(PATIENCE_S):
         while len(found := await stored(records)) < count:
             await anyio.sleep(0.02)
     return found
@@ -192,7 +193,7 @@ async def test_a_thousand_refusals_of_nobody_are_one_record(trail: Trail, record
         (first,) = await stored_count(records, 1)
         assert first.count == 1
         clocks.advance(10)
-        with anyio.fail_after(10):
+        with anyio.fail_after(PATIENCE_S):
             while (await stored(records))[0].count == 1:
                 await anyio.sleep(0.05)
         (summed,) = await stored(records)
@@ -227,7 +228,7 @@ async def test_a_store_that_hangs_does_not_hold_up_the_stop(
 ) -> None:
     monkeypatch.setattr("mcp_server.audit.trail._FLUSH_S", 0.2)
     shaky.hangs = True
-    with anyio.fail_after(5):
+    with anyio.fail_after(PATIENCE_S):
         async with running(trail):
             with trail.call(surface="mcp", action="a", arguments={}):
                 pass
@@ -313,7 +314,7 @@ async def test_records_older_than_they_are_kept_are_purged(trail: Trail, records
 async def test_a_run_purges_by_itself(trail: Trail, records: Collection) -> None:
     await records.insert(replace(RECORD, at_ms=0).document())
     async with running(trail):
-        with anyio.fail_after(5):
+        with anyio.fail_after(PATIENCE_S):
             while await stored(records):
                 await anyio.sleep(0.02)
 

@@ -23,6 +23,7 @@ import pyte
 from anyio.abc import Process
 
 from tests.mcp_server.cli.forked import run_forked
+from tests.waiting import PATIENCE_S
 
 CASEMATE = Path(sys.executable).parent / "casemate"
 _LIMIT_S = 40
@@ -72,7 +73,7 @@ class Cli:
 
     def http(self) -> httpx.AsyncClient:
         """The same without the command line."""
-        return httpx.AsyncClient(base_url=self.url, headers={"x-api-key": self.key}, timeout=30)
+        return httpx.AsyncClient(base_url=self.url, headers={"x-api-key": self.key}, timeout=PATIENCE_S)
 
     def towards(self, url: str = "", key: str = "") -> Cli:
         return replace(self, url=url or self.url, key=key or self.key)

@@ -14,6 +14,7 @@ import pytest
 
 from tests.mcp_server.rest.conftest import BASE, Rest, data_of, events
 from tests.vmm.guest.agents import living
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
 
@@ -35,14 +36,14 @@ async def flat(answer: httpx.Response) -> dict[str, Any]:
 
 async def gone(marker: str) -> None:
     """Wait until no process has the marker among its arguments."""
-    with anyio.fail_after(10):
+    with anyio.fail_after(PATIENCE_S):
         while living(marker):
             await anyio.sleep(0.02)
 
 
 async def there(marker: str) -> None:
     """Wait until a process has the marker among its arguments."""
-    with anyio.fail_after(10):
+    with anyio.fail_after(PATIENCE_S):
         while not living(marker):
             await anyio.sleep(0.02)
 

@@ -13,7 +13,7 @@ from tests.vmm.guest.agents import Agent, agent, resident
 from vmm.guest.link import GuestLink
 from vmm.guest.values import MIB, Command
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.anyio]
 ALLOWED = 20 * MIB
 
 

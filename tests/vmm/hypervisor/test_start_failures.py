@@ -15,7 +15,7 @@ from vmm.hypervisor.process import strays
 from vmm.hypervisor.qemu import Qemu
 from vmm.hypervisor.spawn import CONTROL
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.anyio]
 
 _SOON_S = 0.5
 # Long enough for an interpreter to start on a busy machine.
