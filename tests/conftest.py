@@ -24,6 +24,8 @@ from vmm.limits import HostReserve, OwnerLimits
 from vmm.quotas import Quotas
 from vmm.records import SANDBOXES, Records
 
+pytest_plugins = ("tests.hanging",)
+
 HOST = "f" * 24
 Opener = Callable[..., AbstractAsyncContextManager[Fleet]]
 

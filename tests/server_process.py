@@ -28,8 +28,6 @@ QUICK = {"CASEMATE_WARM": "false", "CASEMATE_DEFAULT_IMAGE": "minimal"}
 NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c")
 """Runs a shell's script where it may mount; what it mounts is gone with it."""
 
-_CLI_S = 60
-
 
 def cli(data: Path, *arguments: str, expect: int = 0, **variables: str) -> str:
     """Run the command line on a data directory; what it said on both outputs."""
@@ -114,7 +112,7 @@ def _ran(data: Path, command: list[str], *, expect: int, **variables: str) -> su
         env=os.environ | {"CASEMATE_DATA": str(data)} | variables,
         capture_output=True,
         text=True,
-        timeout=_CLI_S,
+        timeout=PATIENCE_S,
         check=False,
     )
     assert done.returncode == expect, done.stdout + done.stderr

@@ -60,7 +60,7 @@ async def test_a_hundred_callers_cause_one_fetch(clocks: Clocks) -> None:
                 await anyio.sleep(0.001)
             for _ in range(50):  # who comes while it is under way waits for it, too
                 tasks.start_soon(ask)
-            await anyio.sleep(0.01)
+            await anyio.wait_all_tasks_blocked()
             assert not found
             made.slow.set()
         assert made.asked == 1

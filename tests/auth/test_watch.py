@@ -184,7 +184,7 @@ async def test_a_key_that_is_deleted_or_whose_maker_is_removed_ends_its_streams_
         await rig.accounts.organisations.remove(org_id, bob.id)
         while over != ["deleted", "bobs"]:
             await anyio.sleep(0.001)
-        await anyio.sleep(0.05)
+        await rig.watch.round()
         assert over == ["deleted", "bobs"]
         tasks.cancel_scope.cancel()
 
@@ -283,7 +283,7 @@ async def test_who_calls_without_a_credential_in_local_mode_is_never_ended(rig: 
         lines = answer.aiter_lines()
         assert await anext(lines) == "data: x"
         rig.clocks.advance(3600)
-        await anyio.sleep(0.05)
+        await rig.watch.round()
         assert server.ended == 0
 
 

@@ -122,16 +122,18 @@ async def test_answers_lost_twice_end_in_an_error_to_try_again(sides: Sides, nam
 @pytest.mark.parametrize("name", ["insert", "replace", "delete", "get"])
 @pytest.mark.parametrize("applied", [False, True], ids=["never", "late"])
 async def test_an_answer_that_does_not_come_is_waited_for_no_longer_than_promised(
-    sides: Sides, mongo_name: str, name: str, applied: bool
+    sides: Sides, mongo_name: str, name: str, applied: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command, before, call, _, _ = CALLS[name]
     for document in before:
         await sides.direct.insert(document)
-    async with MongoDatabase(sides.proxy.uri, mongo_name, within_s=0.4) as database:
+    async with MongoDatabase(sides.proxy.uri, mongo_name) as database:
         things = await database.collection(THINGS)
         sides.proxy.plan(Fault(command=command, applied=applied, hold=True))
+        monkeypatch.setattr(database._link, "_within_s", 1.0)  # pyright: ignore[reportPrivateUsage]
         with anyio.fail_after(PATIENCE_S), pytest.raises(StoreUnavailable):
             await call(things)
+        monkeypatch.undo()
         assert sides.proxy.met == 1
         assert await things.count(BY_OWNER) <= 1
 

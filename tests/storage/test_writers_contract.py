@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import count
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from storage.collection import Collection, Database
@@ -111,7 +112,7 @@ async def test_writes_under_way_are_done_before_it_closes(database: Database, th
         for _ in range(200):
             tasks.start_soon(insert)
         while not outcomes:
-            await anyio.sleep(0)
+            await anyio.lowlevel.checkpoint()
         await database.aclose()
     await database.open()
     assert len(outcomes) == 200

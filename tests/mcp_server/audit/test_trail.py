@@ -23,7 +23,7 @@ from storage.errors import StoreUnavailable
 from tests.auth.clocks import Clocks
 from tests.mcp_server.audit.shaky import Shaky
 from tests.mcp_server.audit.test_floods import RECORD
-from tests.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S, until
 from vmm.errors import CasemateError, GuestError, InvalidInput, LinkError, NotFound
 
 pytestmark = pytest.mark.anyio
@@ -210,7 +210,7 @@ async def test_refusals_of_somebody_known_are_recorded_each(trail: Trail, record
 
 async def test_what_waits_is_written_at_the_stop(trail: Trail, records: Collection) -> None:
     async with running(trail):
-        await anyio.sleep(0.01)
+        await anyio.wait_all_tasks_blocked()
         for number in range(300):
             with trail.call(surface="mcp", action=f"a{number}", arguments={}):
                 pass
@@ -232,7 +232,7 @@ async def test_a_store_that_hangs_does_not_hold_up_the_stop(
         async with running(trail):
             with trail.call(surface="mcp", action="a", arguments={}):
                 pass
-            await anyio.sleep(0.3)
+            await until(lambda: shaky.batches)
 
 
 async def test_while_the_store_is_away_records_wait_and_then_all_are_written_in_order(
@@ -243,7 +243,7 @@ async def test_while_the_store_is_away_records_wait_and_then_all_are_written_in_
         for number in range(100):
             with trail.call(surface="mcp", action=f"a{number}", arguments={}):
                 pass
-        await anyio.sleep(0.5)
+        await until(lambda: shaky.batches)
         assert await stored(records) == []
         assert b"casemate_audit_queue 100.0" in meters.text()
         shaky.down = False
@@ -261,8 +261,8 @@ async def test_a_write_whose_answer_was_lost_is_not_written_twice(
         with trail.call(surface="mcp", action="a", arguments={}):
             pass
         await stored_count(records, 1)
-        shaky.mute = False
-        await anyio.sleep(1.2)
+        shaky.mute, before = False, shaky.batches
+        await until(lambda: shaky.batches > before)
     assert len(await stored(records)) == 1
 
 

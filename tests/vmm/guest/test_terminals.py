@@ -7,6 +7,7 @@ import pytest
 
 from tests.vmm.guest.agents import Agent, living
 from tests.waiting import PATIENCE_S
+from tests.waiting import until as seen
 from vmm.errors import GuestError, InvalidInput, ProcessMissing
 from vmm.guest.link import GuestLink
 from vmm.guest.values import TerminalInfo
@@ -51,8 +52,9 @@ async def test_a_login_shell_answers_and_its_end_is_known(link: GuestLink, place
 
 
 async def test_job_control_works(link: GuestLink) -> None:
-    terminal = await link.terminal_open(command="trap 'echo caught' INT; sleep 30; echo after")
-    await anyio.sleep(0.3)
+    marker = f"21{secrets.randbelow(10**6)}"
+    terminal = await link.terminal_open(command=f"trap 'echo caught' INT; sleep {marker}; echo after")
+    await seen(lambda: living(marker))
     await link.terminal_input(terminal.terminal_id, b"\x03")
     await until(link, terminal, b"after")
     await link.terminal_close(terminal.terminal_id)

@@ -40,7 +40,7 @@ async def test_the_end_is_seen_with_its_signal(tmp_path: Path) -> None:
 
 
 async def _kill_soon(pid: int) -> None:
-    await anyio.sleep(0.05)
+    await anyio.wait_all_tasks_blocked()
     os.kill(pid, 9)
 
 
