@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from storage.ids import new_id
 from storage.sqlite import SqliteDatabase
 from tests.mongo_server.driver import close_what_is_left
 from tests.mongo_server.server import MongoServer, missing
+from vmm.errors import Conflict
 from vmm.fleet import Fleet
 from vmm.hypervisor.detect import Choice, choose
 from vmm.hypervisor.process import strays
@@ -28,6 +29,20 @@ pytest_plugins = ("tests.hanging",)
 
 HOST = "f" * 24
 Opener = Callable[..., AbstractAsyncContextManager[Fleet]]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Say what may run beside each other where `--dist loadgroup` asks.
+
+    Fleets in the tests' own process share nothing, module for module. Whole servers and the drivers' contract have the
+    host's cgroups in common, which each of them clears up when it starts: they run one after the other.
+    """
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            names = set(getattr(item, "fixturenames", ()))
+            group = item.path.name if "choice" in names and "served" not in names else "the host's"
+            item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture
@@ -50,7 +65,8 @@ def catalogue(image_root: Path) -> Catalogue:
     async def build() -> None:
         for name in catalogue.names():
             await catalogue.ensure(name)
-        await catalogue.prune()
+        with suppress(Conflict):  # another process of the tests does it, or builds
+            await catalogue.prune()
 
     anyio.run(build)
     return catalogue
