@@ -6,6 +6,8 @@ import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from itertools import count
+from types import SimpleNamespace
 
 import anyio
 import pytest
@@ -75,8 +77,9 @@ async def stored_count(records: Collection, count: int) -> list[AuditRecord]:
 
 
 async def test_a_call_is_recorded_with_everything_that_is_known_of_it(
-    trail: Trail, records: Collection, visit: Visit, clocks: Clocks
+    trail: Trail, records: Collection, visit: Visit, clocks: Clocks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("mcp_server.audit.trail.time", SimpleNamespace(perf_counter=count(7.0, 0.25).__next__))
     async with running(trail):
         with (
             visiting(visit),
@@ -84,10 +87,9 @@ async def test_a_call_is_recorded_with_everything_that_is_known_of_it(
                 surface="mcp", action="execute_command", arguments={"id": "box", "command": "ls"}, sandbox="box"
             ),
         ):
-            await anyio.sleep(0.02)
             noted(exit_code=3, sandbox="d" * 24)
         (record,) = await stored_count(records, 1)
-    assert record.duration_ms >= 20
+    assert record.duration_ms == 250
     assert record == AuditRecord(
         id=record.id,
         org_id=ORG,
