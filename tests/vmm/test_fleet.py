@@ -13,7 +13,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from tests.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S, until
 from vmm.errors import Conflict, HostExhausted, InvalidInput, LimitExceeded, NotFound, SandboxLost, Unavailable
 from vmm.fleet import Fleet
 from vmm.guest.values import Command
@@ -190,13 +190,13 @@ async def test_a_killed_machine_is_lost_with_its_reason(fleet: Fleet, data: Path
 async def test_a_machine_that_dies_under_a_command_says_so(fleet: Fleet, data: Path) -> None:
     sandbox = await fleet.create(ALICE, SPEC)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_kill_later, hypervisor_of(data, sandbox))
+        tasks.start_soon(_kill_under_a_command, fleet, hypervisor_of(data, sandbox))
         with pytest.raises(SandboxLost):
             await fleet.exec(ALICE, "box", Command(shell="sleep 30"), wait_ms=30_000)
 
 
-async def _kill_later(pid: int) -> None:
-    await anyio.sleep(0.5)
+async def _kill_under_a_command(fleet: Fleet, pid: int) -> None:
+    await until(lambda: fleet.processes(ALICE, "box"))
     os.kill(pid, signal.SIGKILL)
 
 

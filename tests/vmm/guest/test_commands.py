@@ -225,12 +225,13 @@ async def test_a_process_started_in_the_background_can_be_followed(link: GuestLi
         assert [(chunk.offset, chunk.data) async for chunk in chunks] == [(2, b"2\n3\n")]
 
 
-async def test_leaving_a_followed_process_leaves_it_alone(link: GuestLink) -> None:
-    info = await link.start(shell("echo a; sleep 1; echo b"))
+async def test_leaving_a_followed_process_leaves_it_alone(link: GuestLink, tmp_path: Path) -> None:
+    info = await link.start(shell(f"echo a; until test -e {tmp_path}/go; do sleep 0.02; done; echo b"))
     async with link.attach(info.pid) as chunks:
         async for chunk in chunks:
             assert chunk.data == b"a\n"
             break
+    (tmp_path / "go").touch()
     assert (await link.wait(info.pid, wait_ms=PATIENCE_MS)).stdout.data() == b"a\nb\n"
 
 
@@ -250,7 +251,7 @@ async def test_only_the_latest_hundred_stay(link: GuestLink) -> None:
 
 
 async def test_reading_waits_for_something_new(link: GuestLink) -> None:
-    info = await link.start(shell("sleep 0.3; echo x; sleep 30"))
+    info = await link.start(shell("sleep 0.3; echo x; sleep 1000"))
     output = await link.read_output(info.pid, wait_ms=PATIENCE_MS)
     assert output.stdout.data == b"x\n"
     nothing = await link.read_output(info.pid, stdout_offset=2, wait_ms=100)
@@ -272,7 +273,7 @@ async def test_input_can_be_sent_while_it_runs(link: GuestLink) -> None:
 
 
 async def test_input_that_is_not_read_is_refused_in_the_end(link: GuestLink) -> None:
-    info = await link.start(Command(argv=("sleep", "30")), open_stdin=True)
+    info = await link.start(Command(argv=("sleep", "1000")), open_stdin=True)
     with pytest.raises(GuestError, match="does not read"):
         for _ in range(10):
             await link.send_stdin(info.pid, b"x" * 1_000_000)
