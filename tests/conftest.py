@@ -40,7 +40,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     for item in items:
         if item.get_closest_marker("xdist_group") is None:
-            names = set(getattr(item, "fixturenames", ()))
+            names = item.fixturenames if isinstance(item, pytest.Function) else []
             group = item.path.name if "choice" in names and "served" not in names else "the host's"
             item.add_marker(pytest.mark.xdist_group(group))
 
