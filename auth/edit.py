@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from storage.collection import Collection, Document
 from storage.errors import DocumentMissing, VersionConflict
+from storage.rivals import step_aside
 
 _ATTEMPTS = 100
 
@@ -40,3 +41,4 @@ async def edit(collection: Collection, document_id: str, change: Callable[[Docum
             attempt += 1
             if attempt == _ATTEMPTS:
                 raise
+            await step_aside(attempt)

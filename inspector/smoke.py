@@ -17,7 +17,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 _LAUNCHER = HERE / "node_modules/.bin/mcp-inspector"
-_STEP_S = 120
+_STEP_S = 300
 
 OK, FAILED, AUTH, UNREACHABLE, TOOL_ERROR = 0, 1, 3, 4, 5
 """The Inspector's exit codes."""

@@ -16,7 +16,7 @@ from .documents import check_spec, shown
 from .errors import InvalidQuery, StoreCorrupt, StoreError, StoreNewer
 from .mongo_collection import MongoCollection
 from .mongo_errors import redacted
-from .mongo_link import Client, MongoLink
+from .mongo_link import AT_ONCE, Client, MongoLink
 from .mongo_query import index_hint, index_key, index_options
 
 FORMAT = 1
@@ -25,7 +25,6 @@ WITHIN_S = 4.5
 
 _SELECTION_MS = 3000
 _CONNECT_MS = 2000
-_CONNECTIONS = 32
 _INDEX_BUILD_S = 600.0
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,63}")
 # An @ or a slash in a password that is not encoded would move a part of it to where a host or a name is expected.
@@ -38,7 +37,8 @@ class MongoDatabase(Database):
     Args:
         uri: The server's address; user and password percent-encoded. It is in no message.
         name: The database, used by nothing else.
-        within_s: Seconds within which every call ends, with StoreUnavailable if need be.
+        within_s: Seconds within which every call ends, with StoreUnavailable if need be, once it is its turn: of many
+            at once each waits for its turn as long as others come through, and for as many seconds if none does.
 
     Raises:
         StoreError: The address or the name cannot be one.
@@ -111,7 +111,7 @@ class MongoDatabase(Database):
                     retryReads=True,
                     serverSelectionTimeoutMS=_SELECTION_MS,
                     connectTimeoutMS=_CONNECT_MS,
-                    maxPoolSize=_CONNECTIONS,
+                    maxPoolSize=AT_ONCE,
                 )
         except (PyMongoError, ValueError, TypeError, OSError, Warning):
             # Not chained: the driver's text may quote a part of the address.

@@ -21,6 +21,9 @@ T = TypeVar("T")
 Client: TypeAlias = AsyncMongoClient[Document]
 Raw: TypeAlias = AsyncCollection[Document]
 
+AT_ONCE = 32
+"""Operations that are under way together: one for each connection of the driver's."""
+
 _GRACE_S = 0.5
 
 
@@ -30,7 +33,8 @@ class MongoLink:
     Args:
         where: The server's address for messages, with nothing secret in it.
         name: The database.
-        within_s: Seconds within which an operation ends one way or the other.
+        within_s: Seconds within which an operation ends one way or the other, once it is its turn. Until then it
+            waits as long as others come through; for as many seconds at most if none does.
     """
 
     def __init__(self, where: str, name: str, *, within_s: float) -> None:
@@ -40,6 +44,8 @@ class MongoLink:
         self._client: Client | None = None
         self._under_way = 0
         self._none_under_way = anyio.Event()
+        self._places = anyio.Semaphore(AT_ONCE)
+        self._came_through = 0
 
     def start(self, client: Client) -> None:
         """Take the client, which is the link's from now on.
@@ -116,20 +122,46 @@ class MongoLink:
 
     @asynccontextmanager
     async def _using(self, limit_s: float, *, writing: bool) -> AsyncGenerator[AsyncDatabase[Document]]:
-        if self._client is None:
-            raise StoreUnavailable(f"The store at {self.where} is not open")
-        database = self._client[self._name]
-        self._under_way += 1
+        self._opened()
+        await self._turn()
+        try:
+            client = self._opened()
+            self._under_way += 1
+        except BaseException:
+            self._places.release()
+            raise
+        answered = True
         try:
             # One deadline for all that happens within, connecting and repeating included.
             with pymongo.timeout(limit_s):
-                yield database
+                yield client[self._name]
         except FAILURES as error:
-            raise translated(self.where, error, writing=writing) from error
+            failure = translated(self.where, error, writing=writing)
+            answered = not isinstance(failure, StoreUnavailable)
+            raise failure from error
+        except StoreUnavailable:
+            answered = False
+            raise
         finally:
+            self._came_through += answered
+            self._places.release()
             self._under_way -= 1
             if not self._under_way:
                 self._none_under_way.set()
+
+    async def _turn(self) -> None:
+        """Wait for a place. A busy server takes long for many, which is no failure; one that is gone takes nobody."""
+        while True:
+            before = self._came_through
+            with anyio.move_on_after(self._within_s):
+                return await self._places.acquire()
+            if self._came_through == before:
+                raise self._late()
+
+    def _opened(self) -> Client:
+        if self._client is None:
+            raise StoreUnavailable(f"The store at {self.where} is not open")
+        return self._client
 
     def _late(self) -> StoreUnavailable:
         return StoreUnavailable(f"The store at {self.where} did not answer in time; check that MongoDB can be reached")

@@ -43,6 +43,7 @@ class SqliteWriter:
         self._translate = translate
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._closed = False
+        self._done = 0
         self._thread = threading.Thread(target=self._work, name="store-writer", daemon=True)
         self._thread.start()
 
@@ -51,10 +52,10 @@ class SqliteWriter:
 
         Args:
             write: What to do; SQLite's errors in it become the store's.
-            within: Seconds to wait.
+            within: Seconds to wait while nothing is written at all; behind others that are, it waits for its turn.
 
         Raises:
-            StoreUnavailable: It was not done in time, and may be done later.
+            StoreUnavailable: It was not done in time; if it had been begun, it may be done later.
             StoreError: It failed and changed nothing.
         """
         await anyio.lowlevel.checkpoint_if_cancelled()
@@ -62,9 +63,15 @@ class SqliteWriter:
             raise StoreUnavailable("The store is closed")
         future: Future[T] = Future()
         self._jobs.put(_Job(write, future))
-        # Shielded, so that who is cancelled knows that nothing is written behind his back.
-        with anyio.move_on_after(within, shield=True):
-            return await asyncio.wrap_future(future)
+        outcome = asyncio.wrap_future(future)
+        before = -1
+        # Many may wait, and the disk may be slow: that is no failure as long as one after the other is done.
+        while self._done != before:
+            before = self._done
+            # Shielded, so that who is cancelled knows that nothing is written behind his back.
+            with anyio.move_on_after(within, shield=True):
+                return await asyncio.shield(outcome)
+        outcome.cancel()
         raise StoreUnavailable(f"The store did not write within {within:g} s; check the disk")
 
     async def aclose(self) -> None:
@@ -115,6 +122,7 @@ class SqliteWriter:
         try:
             for job in jobs:
                 outcomes.append(self._one(job))
+                self._done += 1
             connection.execute("COMMIT")
         finally:
             if connection.in_transaction:

@@ -15,6 +15,7 @@ import anyio.to_thread
 import httpx
 
 from bench.server import Server, casemate, running
+from tests.waiting import PATIENCE_S
 from vmm.hypervisor.process import strays
 
 SMALL = {"image": "minimal", "mem": 512}
@@ -26,8 +27,6 @@ Place = Callable[[str], Path]
 QUICK = {"CASEMATE_WARM": "false", "CASEMATE_DEFAULT_IMAGE": "minimal"}
 NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c")
 """Runs a shell's script where it may mount; what it mounts is gone with it."""
-
-_CLI_S = 60
 
 
 def cli(data: Path, *arguments: str, expect: int = 0, **variables: str) -> str:
@@ -93,12 +92,12 @@ async def serving(data: Path, **variables: str) -> AsyncGenerator[Server]:
 def http(server: Server, key: str = "", **headers: str) -> httpx.AsyncClient:
     """A client of its REST surface: with the local key, unless another one is given."""
     base = server.url.removesuffix("/api/mcp")
-    return httpx.AsyncClient(base_url=base, headers={"x-api-key": key or server.key} | headers, timeout=30)
+    return httpx.AsyncClient(base_url=base, headers={"x-api-key": key or server.key} | headers, timeout=PATIENCE_S)
 
 
 async def noted(client: httpx.AsyncClient, action: str, *, least: int = 1, **filters: str) -> list[dict[str, Any]]:
     """The audit's records of an action, newest first, once there are so many: they are written a moment later."""
-    with anyio.fail_after(15):
+    with anyio.fail_after(PATIENCE_S):
         while True:
             answer = await client.get("/api/audit", params={"action": action, **filters})
             assert answer.status_code == 200, answer.text
@@ -113,7 +112,7 @@ def _ran(data: Path, command: list[str], *, expect: int, **variables: str) -> su
         env=os.environ | {"CASEMATE_DATA": str(data)} | variables,
         capture_output=True,
         text=True,
-        timeout=_CLI_S,
+        timeout=PATIENCE_S,
         check=False,
     )
     assert done.returncode == expect, done.stdout + done.stderr

@@ -12,8 +12,9 @@ import pytest
 
 from bench.server import running
 from inspector import smoke
+from tests.waiting import PATIENCE_S
 
-pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.anyio, pytest.mark.vm]
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def node() -> Path:
     command = [binary, npm, "ci", "--ignore-scripts"]
     environment = os.environ | {"PATH": f"{binary.parent}:{os.environ['PATH']}"}
     done = subprocess.run(
-        command, cwd=smoke.HERE, env=environment, capture_output=True, text=True, timeout=300, check=False
+        command, cwd=smoke.HERE, env=environment, capture_output=True, text=True, timeout=PATIENCE_S, check=False
     )
     assert done.returncode == 0, done.stderr
     return binary

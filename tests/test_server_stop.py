@@ -18,11 +18,10 @@ from mcp import Client
 from bench.server import Server, call
 from tests.mcp_server.edge import ACCEPT, initialize, rpc
 from tests.server_process import SMALL, cli, serving
+from tests.waiting import PATIENCE_S
 from vmm.hypervisor.process import strays
 
-pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.timeout(300)]
-
-_STOP_S = 60
+pytestmark = [pytest.mark.anyio, pytest.mark.vm]
 
 
 @pytest.fixture
@@ -42,7 +41,7 @@ def said(data: Path) -> str:
 
 async def stop(server: Server, number: signal.Signals) -> None:
     os.kill(server.process.pid, number)
-    with anyio.fail_after(_STOP_S):
+    with anyio.fail_after(PATIENCE_S):
         await server.process.ended()
 
 
@@ -67,14 +66,14 @@ async def status(client: Client, box: str) -> str:
 
 async def runs(client: Client, box: str) -> None:
     """Return once a sandbox runs that nobody has called."""
-    with anyio.fail_after(30):
+    with anyio.fail_after(PATIENCE_S):
         while await status(client, box) != "running":
             await anyio.sleep(0.1)
 
 
 async def counts_on(client: Client, box: str, pid: int, seen: int) -> None:
     """Return once the counting has gone beyond a number, without having begun anew."""
-    with anyio.fail_after(30):
+    with anyio.fail_after(PATIENCE_S):
         while (now := await count(client, box, pid)) <= seen:
             assert now >= seen, "it began anew"
             await anyio.sleep(0.2)
@@ -139,7 +138,7 @@ async def test_a_second_ctrl_c_gives_up_waiting_and_loses_nothing(place: Path) -
                 box, pid = await counting(client, f"box-{number}")
                 counters[box] = pid, await count(client, box, pid)
         os.kill(server.process.pid, signal.SIGINT)
-        with anyio.fail_after(_STOP_S):
+        with anyio.fail_after(PATIENCE_S):
             while "Putting 4 machines to sleep" not in (place / "server.log").read_text():
                 await anyio.sleep(0.005)
         await stop(server, signal.SIGINT)
@@ -170,7 +169,7 @@ async def _call_that_ends_early(server: Server, box: str) -> None:
     wish = rpc(
         "tools/call", {"name": "execute_command", "arguments": {"id": box, "command": "sleep 99 # in flight"}}, 2
     )
-    async with httpx.AsyncClient(headers={"x-api-key": server.key, **ACCEPT}, timeout=60) as http:
+    async with httpx.AsyncClient(headers={"x-api-key": server.key, **ACCEPT}, timeout=PATIENCE_S) as http:
         session = {"mcp-session-id": (await http.post(server.url, json=initialize())).headers["mcp-session-id"]}
         await http.post(server.url, json=rpc("notifications/initialized", request_id=None), headers=session)
         with contextlib.suppress(httpx.TransportError):  # the server goes away meanwhile
@@ -179,6 +178,6 @@ async def _call_that_ends_early(server: Server, box: str) -> None:
 
 async def _until_it_runs(server: Server, box: str) -> None:
     async with server.client() as client:
-        with anyio.fail_after(20):
+        with anyio.fail_after(PATIENCE_S):
             while "# in flight" not in await call(client, "list_processes", id=box):
                 await anyio.sleep(0.1)

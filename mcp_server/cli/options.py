@@ -13,7 +13,7 @@ from .place import URL, Place, open_running
 from .remote import Remote
 from .values import Object, cell
 
-_COMPLETION_S = 1
+_COMPLETION_S = 5
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 UrlOption = Annotated[
@@ -39,7 +39,7 @@ def place_of(context: typer.Context) -> Place:
 
 
 def complete_sandbox(context: typer.Context, incomplete: str) -> list[str]:
-    """Names of sandboxes that begin so, from a server that runs; none if it does not answer at once."""
+    """Names of sandboxes that begin so, from a server that runs; none if it does not answer soon."""
     return _completed(context, incomplete, Remote.sandboxes)
 
 

@@ -153,7 +153,7 @@ class Remote:
             socket = await connect(
                 address,
                 additional_headers=headers,
-                open_timeout=CONNECT_S,
+                open_timeout=READ_S,  # before it answers, the server may have a machine to wake
                 close_timeout=CONNECT_S,
                 max_size=_MOST_MESSAGE,
                 proxy=proxy,
@@ -165,7 +165,9 @@ class Remote:
                 content=bytes(error.response.body),
             )
             raise await refusal(answer, server=self.url, key_origin=self._key_origin) from None
-        except (InvalidHandshake, OSError, TimeoutError) as error:
+        except TimeoutError as error:
+            raise failure(httpx2.ReadTimeout(str(error)), server=self.url) from None
+        except (InvalidHandshake, OSError) as error:
             raise failure(httpx2.ConnectError(str(error)), server=self.url) from None
         try:
             yield socket

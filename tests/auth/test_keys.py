@@ -21,6 +21,7 @@ from storage.collection import Collection
 from storage.errors import StoreUnavailable
 from tests.auth.clocks import Clocks
 from tests.auth.spies import SpyCollection
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
 
@@ -287,7 +288,7 @@ async def test_the_background_task_outlives_a_store_that_fails(
     made = await make(spied)
     await spied.verify(made.plain)
     spy.failure = StoreUnavailable("gone")
-    with anyio.fail_after(10):
+    with anyio.fail_after(PATIENCE_S):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(lambda: spied.run(interval_s=0.001))
             reads = spy.reads

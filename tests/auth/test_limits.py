@@ -24,6 +24,7 @@ from storage.errors import StoreUnavailable
 from tests.auth.clocks import Clocks
 from tests.auth.rig import Rig
 from tests.auth.spies import SpyCollection
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
 
@@ -291,7 +292,7 @@ async def test_the_exchange_outlives_a_store_that_fails(database: Database, cloc
     exchange = Exchange(spy, counts, clock=clocks.epoch)
     await counts.incr("k", 60)
     spy.failure = StoreUnavailable("gone")
-    with anyio.fail_after(10):
+    with anyio.fail_after(PATIENCE_S):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(lambda: exchange.run(interval_s=0.001))
             while spy.writes < 2:

@@ -27,6 +27,7 @@ from storage.errors import StoreUnavailable
 from tests.auth.rig import Rig
 from tests.auth.tokens import SECRET, shared
 from tests.mcp_server.edge import serving
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
 
@@ -82,7 +83,7 @@ class Lasting:
             self.ended += 1
 
     def http(self, key: str) -> httpx.AsyncClient:
-        return httpx.AsyncClient(base_url=self.url, headers={"X-API-Key": key}, timeout=10)
+        return httpx.AsyncClient(base_url=self.url, headers={"X-API-Key": key}, timeout=PATIENCE_S)
 
 
 @asynccontextmanager
@@ -90,7 +91,7 @@ async def lasting(rig: Rig) -> AsyncGenerator[Lasting]:
     app = Lasting(rig)
     async with serving(rig.gate(app.app), beside=lambda: rig.watch.run(interval_s=0.01)) as edge:
         app.url = edge.url
-        with anyio.fail_after(20):
+        with anyio.fail_after(PATIENCE_S):
             yield app
 
 
@@ -183,7 +184,7 @@ async def test_a_key_that_is_deleted_or_whose_maker_is_removed_ends_its_streams_
         await rig.accounts.organisations.remove(org_id, bob.id)
         while over != ["deleted", "bobs"]:
             await anyio.sleep(0.001)
-        await anyio.sleep(0.05)
+        await rig.watch.round()
         assert over == ["deleted", "bobs"]
         tasks.cancel_scope.cancel()
 
@@ -282,7 +283,7 @@ async def test_who_calls_without_a_credential_in_local_mode_is_never_ended(rig: 
         lines = answer.aiter_lines()
         assert await anext(lines) == "data: x"
         rig.clocks.advance(3600)
-        await anyio.sleep(0.05)
+        await rig.watch.round()
         assert server.ended == 0
 
 

@@ -11,6 +11,7 @@ import anyio
 from bench.fleet import OWNER, Host, opened, said
 from tests.crash.operations import SPEC
 from tests.crash.server import Fate, Nursery, Wish
+from tests.waiting import PATIENCE_S
 from vmm.fleet import Fleet
 from vmm.hypervisor.cgroup import Cgroups
 from vmm.hypervisor.process import strays
@@ -19,7 +20,6 @@ from vmm.sandbox import Sandbox, State
 # Every second step keeps the whole test-suite short; 1 is all of them, which takes about a minute more.
 _STRIDE = int(os.environ.get("CASEMATE_CRASH_STRIDE", "2"))
 _AT_REST = {State.RUNNING, State.ASLEEP, State.KILLED, State.ERROR}
-_ANSWER_S = 20
 _DRAFTS = {".draft", ".partial"}
 
 Subject = Callable[[Fleet], Awaitable[str]]
@@ -174,5 +174,5 @@ async def changed_since(fleet: Fleet, sandbox: Sandbox) -> bool:
 
 async def _told(fleet: Fleet, sandbox: Sandbox, line: str) -> list[str]:
     assert sandbox.state in {State.RUNNING, State.ASLEEP}, sandbox
-    with anyio.fail_after(_ANSWER_S):
+    with anyio.fail_after(PATIENCE_S):
         return (await said(fleet, sandbox.id, f"{line} 2>/dev/null || true")).splitlines()

@@ -18,7 +18,7 @@ from vmm.hypervisor.process import strays
 from vmm.images.catalogue import Catalogue
 from vmm.sandbox import State
 
-pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.anyio, pytest.mark.vm]
 
 
 @pytest.fixture(scope="module")

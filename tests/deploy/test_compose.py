@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from tests.waiting import PATIENCE_S
+
 ROOT = Path(__file__).parents[2]
 FILES = ("docker-compose.yml", "docker-compose.kvm.yml")
 SECRETS = {"mongo-uri", "mongo-password", "mongo-root-password", "metrics-token"}
@@ -30,7 +32,9 @@ def project(tmp_path: Path) -> Path:
 
 def run(project: Path, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
     env = {"PATH": os.environ["PATH"], "HOME": str(project)} | variables
-    return subprocess.run(command, cwd=project, env=env, capture_output=True, text=True, timeout=50, check=False)
+    return subprocess.run(
+        command, cwd=project, env=env, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
 
 
 def make_secrets(project: Path, *arguments: str) -> None:
@@ -47,7 +51,7 @@ def _compose() -> tuple[str, ...] | None:
     """Compose as a plug-in, as version 2 alone, or version 1."""
     for command in (("docker", "compose"), ("docker-compose",)):
         if shutil.which(command[0]):
-            asked = subprocess.run([*command, "version"], capture_output=True, timeout=20, check=False)
+            asked = subprocess.run([*command, "version"], capture_output=True, timeout=PATIENCE_S, check=False)
             if asked.returncode == 0:
                 return command
     return None

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from mcp_server.settings import Settings
+from tests.waiting import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]
 UNITS = ("casemate.service", "casemate-images.service")
@@ -81,7 +82,7 @@ def test_systemd_finds_nothing_wrong_with_the_units(tmp_path: Path) -> None:
         env={"PATH": os.environ["PATH"], "SYSTEMD_LOG_LEVEL": "warning"},
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=PATIENCE_S,
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")

@@ -25,7 +25,7 @@ SHORT = ("-m", "kvm", "tests/vmm")
 def main() -> None:
     parser = argparse.ArgumentParser(prog="tests.kvm_host", description=__doc__)
     parser.add_argument("--memory", type=int, default=6144, help="MiB of the host (%(default)s)")
-    parser.add_argument("--limit", type=float, default=1200, help="seconds until the host is ended (%(default)s)")
+    parser.add_argument("--limit", type=float, default=3600, help="seconds until the host is ended (%(default)s)")
     parser.add_argument("--kernel", type=Path, help="the kernel's package, a file (this Debian's own cloud kernel)")
     parser.add_argument("--junit", type=Path, help="where the report goes")
     parser.add_argument("--run", metavar="COMMAND", help="a shell command in place of the tests")
@@ -65,7 +65,7 @@ def pytest_job(arguments: list[str]) -> list[str]:
     """The test-suite's command inside the host; the report goes to the results."""
     python = PROJECT / ".venv/bin/python"
     # Everything takes thirty times as long there.
-    fixed = ["-p", "no:cacheprovider", "--timeout=600", "--junitxml=/run/share/results/junit.xml"]
+    fixed = ["-p", "no:cacheprovider", "--timeout=900", "--junitxml=/run/share/results/junit.xml"]
     return [str(python), "-m", "pytest", *fixed, *arguments]
 
 

@@ -17,6 +17,7 @@ from mcp.types import CallToolResult, TextContent
 from starlette.types import ASGIApp
 
 from mcp_server.serve import WebServer, listen
+from tests.waiting import PATIENCE_S
 
 Era = Literal["legacy", "2026-07-28"]
 ERAS: tuple[Era, ...] = ("legacy", "2026-07-28")
@@ -36,7 +37,7 @@ class Edge:
     def http(self, key: str | None = None, **headers: str) -> httpx.AsyncClient:
         """A plain HTTP client: an owner's, one with the given key, or one without any."""
         keyed = {"x-api-key": self.keys.get(key, key)} if key else {}
-        return httpx.AsyncClient(base_url=self.url, headers=ACCEPT | keyed | headers, timeout=30)
+        return httpx.AsyncClient(base_url=self.url, headers=ACCEPT | keyed | headers, timeout=PATIENCE_S)
 
     @asynccontextmanager
     async def client(self, owner: str, era: Era = "2026-07-28", path: str = "/api/mcp") -> AsyncGenerator[Client]:

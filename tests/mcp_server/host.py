@@ -20,6 +20,7 @@ import vmm.agent
 from storage.ids import new_id
 from storage.sqlite import SqliteDatabase
 from tests.vmm.guest.agents import users_at
+from tests.waiting import PATIENCE_S
 from vmm import lease
 from vmm.errors import Conflict, HostExhausted
 from vmm.forks import Fork, check_count, child_names
@@ -195,7 +196,7 @@ async def one_host(directory: Path) -> AsyncGenerator[OneHost]:
         stderr=None,
     )
     try:
-        with anyio.fail_after(10):
+        with anyio.fail_after(PATIENCE_S):
             while not port_file.exists():
                 await anyio.sleep(0.01)
         port = int(port_file.read_text())

@@ -23,6 +23,7 @@ from mcp.shared._httpx_utils import create_mcp_http_client
 
 from mcp_server.serve import listen
 from tests.mcp_server.edge import Tools, text_of
+from tests.waiting import PATIENCE_S
 from vmm.hypervisor.process import strays
 from vmm.images.catalogue import Catalogue
 
@@ -44,7 +45,7 @@ class Shell:
         return kept | {"CASEMATE_DATA": str(self.data), "CASEMATE_PORT": str(self.port), "CASEMATE_WARM": "false"}
 
     async def __call__(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[bytes]:
-        with anyio.fail_after(60):
+        with anyio.fail_after(PATIENCE_S):
             return await anyio.run_process([CASEMATE, *arguments], env=self.env | variables, check=False)
 
 
@@ -113,7 +114,7 @@ async def running(shell: Shell) -> AsyncGenerator[Process]:
     process = await anyio.open_process([CASEMATE, "serve"], env=shell.env, stdin=subprocess.DEVNULL)
     try:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{shell.port}") as http:
-            with anyio.fail_after(90):
+            with anyio.fail_after(PATIENCE_S):
                 while True:
                     assert process.returncode is None, await printed(process)
                     try:
@@ -141,7 +142,7 @@ async def printed(process: Process) -> tuple[str, str]:
 async def stopped(process: Process, number: signal.Signals) -> tuple[str, str]:
     """Stop the server by a signal, within five seconds."""
     process.send_signal(number)
-    with anyio.fail_after(5):
+    with anyio.fail_after(PATIENCE_S):
         assert await process.wait() == 0
     return await printed(process)
 
@@ -157,7 +158,6 @@ async def client_of(shell: Shell) -> AsyncGenerator[Client]:
 
 
 @pytest.mark.vm
-@pytest.mark.timeout(240)
 async def test_a_server_is_started_used_stopped_started_again_and_emptied(
     shell: Shell, catalogue: Catalogue, image_root: Path
 ) -> None:

@@ -14,9 +14,10 @@ import pytest
 from mcp import Client
 
 from tests.mcp_server.edge import ERAS, Edge, Era, Tools, answer_of, initialize, rpc, text_of
+from tests.waiting import PATIENCE_S
 from vmm.hypervisor.process import strays
 
-pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.anyio, pytest.mark.vm]
 
 SMALL = {"image": "minimal", "mem": 512}
 
@@ -71,7 +72,7 @@ async def test_plain_json_rpc_makes_a_sandbox_and_runs_a_command(server: Edge) -
 
         async def call(number: int, tool: str, **arguments: object) -> str:
             message = rpc("tools/call", {"name": tool, "arguments": arguments}, number)
-            result = answer_of(await http.post("/api/mcp", json=message, headers=session, timeout=120))["result"]
+            result = answer_of(await http.post("/api/mcp", json=message, headers=session, timeout=PATIENCE_S))["result"]
             assert not result.get("isError"), result
             return result["content"][0]["text"]
 
@@ -158,7 +159,7 @@ async def test_a_killed_machine_is_told_with_what_is_lost(server: Edge, data: Pa
         box = Tools(client, "doomed")
         (process,) = strays(data / "instances")[data / "instances" / made["id"]]
         os.kill(process.pid, signal.SIGKILL)
-        with anyio.fail_after(20):
+        with anyio.fail_after(PATIENCE_S):
             while json.loads(await box("get_sandbox"))["status"] != "killed":
                 await anyio.sleep(0.05)
         reason = await box.refused("execute_command", command="true")
@@ -265,7 +266,7 @@ async def test_a_sandbox_that_sleeps_is_woken_by_a_call_and_one_that_was_killed_
         box = Tools(client)
         await remember(box, "gamma")
         await box("snapshot_sandbox", name="safe")
-        assert (await http.post("/api/sandboxes/box/sleep", timeout=60)).status_code == 200
+        assert (await http.post("/api/sandboxes/box/sleep", timeout=PATIENCE_S)).status_code == 200
         asleep = json.loads(await box("get_sandbox"))
         assert asleep["status"] == "snapshotted"
         assert 0 < asleep["leftSeconds"] <= 3600
@@ -276,7 +277,7 @@ async def test_a_sandbox_that_sleeps_is_woken_by_a_call_and_one_that_was_killed_
 
         ((process,),) = strays(data / "instances").values()
         os.kill(process.pid, signal.SIGKILL)
-        with anyio.fail_after(20):
+        with anyio.fail_after(PATIENCE_S):
             while json.loads(await box("get_sandbox"))["status"] != "killed":
                 await anyio.sleep(0.05)
         assert "ttl" in await box.refused("update_sandbox", ttl=60)

@@ -15,6 +15,7 @@ from storage.collection import Collection, Document
 from tests.mcp_server.edge import ERAS, Edge, Era, text_of
 from tests.mcp_server.host import SANDBOX
 from tests.mcp_server.people import ALICE
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
 
@@ -79,7 +80,7 @@ async def test_a_refusal_for_want_of_a_scope_is_recorded(
     found: list[Document] = []
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(trail.run)
-        with anyio.fail_after(5):
+        with anyio.fail_after(PATIENCE_S):
             while not (found := await records.find(BY_ORG, {"org_id": ALICE})):
                 await anyio.sleep(0.02)
         tasks.cancel_scope.cancel()

@@ -20,6 +20,7 @@ from mcp_server.settings import Settings
 from tests.mcp_server.edge import Edge, answer_of, initialize, rpc, serving
 from tests.vmm.images.tiny_recipes import tiny_catalogue
 from vmm.images.catalogue import Catalogue
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
 
@@ -67,7 +68,7 @@ async def test_a_second_server_removes_none_of_the_firsts_images(
 
 
 async def test_an_open_stream_does_not_hold_up_the_stop(application: ASGIApp, keys: dict[str, str]) -> None:
-    with anyio.fail_after(5):
+    with anyio.fail_after(PATIENCE_S):
         async with AsyncExitStack() as clients, serving(application, keys) as running:
             http = await clients.enter_async_context(running.http("alice"))
             session = (await http.post("/api/mcp", json=initialize())).headers["mcp-session-id"]
@@ -90,11 +91,11 @@ async def test_a_call_in_progress_does_not_hold_up_the_stop_for_long() -> None:
         await anyio.sleep_forever()
 
     async def call(url: str) -> None:
-        async with httpx.AsyncClient(timeout=30) as http:
+        async with httpx.AsyncClient(timeout=PATIENCE_S) as http:
             assert (await http.get(url)).status_code == 500
 
     async with anyio.create_task_group() as tasks:
-        with anyio.fail_after(5):
+        with anyio.fail_after(PATIENCE_S):
             async with serving(endless) as running:
                 tasks.start_soon(call, running.url)
                 await entered.wait()
@@ -112,7 +113,7 @@ async def test_a_signal_begins_the_stop() -> None:
         await send({"type": "lifespan.shutdown.complete"})
 
     server = WebServer(app, started.set)
-    with anyio.fail_after(5):
+    with anyio.fail_after(PATIENCE_S):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(server.serve, [listener])
             await started.wait()

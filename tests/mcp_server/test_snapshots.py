@@ -16,6 +16,7 @@ from tests.mcp_server.conftest import Assemble
 from tests.mcp_server.edge import Edge, Tools, serving, text_of
 from tests.mcp_server.host import SANDBOX, one_host
 from tests.mcp_server.people import ALICE
+from tests.waiting import PATIENCE_S
 from vmm.errors import Conflict, HostExhausted
 from vmm.forks import Fork
 from vmm.sandbox import Sandbox
@@ -147,7 +148,7 @@ async def test_the_end_of_a_snapshot_is_recorded_with_its_sandbox(
     found: list[Document] = []
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(trail.run)
-        with anyio.fail_after(5):
+        with anyio.fail_after(PATIENCE_S):
             while len(found) < 4:
                 found = await records.find(BY_ORG, {"org_id": ALICE})
                 await anyio.sleep(0.02)

@@ -13,6 +13,7 @@ import pytest
 
 from tests.mcp_server.edge import ERAS, Edge, Era, Tools, text_of
 from tests.mcp_server.host import SANDBOX
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
 
@@ -50,22 +51,24 @@ async def test_a_commands_surroundings_can_be_set(box: Tools, tmp_path: Path) ->
 
 
 async def test_a_timeout_kills_the_tree_and_keeps_what_was_written(box: Tools) -> None:
-    text = await box("execute_command", command="echo started; sleep 60 & sleep 60", timeout=0.5)
-    assert text.startswith("started\n[killed by its timeout of 0.5 s | exit 137")
+    text = await box("execute_command", command="echo started; sleep 60 & sleep 60", timeout=2)
+    assert text.startswith("started\n[killed by its timeout of 2 s | exit 137")
 
 
 async def test_the_shortest_timeout_is_not_none_at_all(box: Tools) -> None:
     assert "[killed by its timeout" in await box("execute_command", command="sleep 60", timeout=0.0004)
 
 
-async def test_a_long_command_returns_its_pid_and_can_be_read_to_its_end(box: Tools) -> None:
-    text = await box("execute_command", command="echo one; sleep 0.6; echo two; exit 4", wait=0.2)
+async def test_a_long_command_returns_its_pid_and_can_be_read_to_its_end(box: Tools, tmp_path: Path) -> None:
+    command = f"echo one; until test -e {tmp_path}/go; do sleep 0.02; done; echo two; exit 4"
+    text = await box("execute_command", command=command, wait=2)
+    (tmp_path / "go").touch()
     match = re.search(r"still running after \d+ ms as pid (\d+)", text)
     assert match is not None, text
     assert text.startswith("one\n")
     pid = int(match.group(1))
     read = ""
-    with anyio.fail_after(10):
+    with anyio.fail_after(PATIENCE_S):
         while "[exit" not in read:
             read = await box("read_process_output", pid=pid, stdout_offset=4, wait=5)
     assert re.fullmatch(r"two\n\[exit 4 \| \d+ ms \| all output read\]", read)
@@ -79,29 +82,31 @@ async def test_a_call_that_is_given_up_kills_its_command(host: Edge, tmp_path: P
             async with anyio.create_task_group() as tasks:
                 command = f"echo $$ > {marker}; exec sleep 1000"
                 tasks.start_soon(client.call_tool, "execute_command", {"id": "box", "command": command})
-                with anyio.fail_after(10):
+                with anyio.fail_after(PATIENCE_S):
                     while not marker.exists() or not marker.read_text().strip():
                         await anyio.sleep(0.02)
                 scope.cancel()
         pid = int(marker.read_text())
-        with anyio.fail_after(10):
+        with anyio.fail_after(PATIENCE_S):
             while Path(f"/proc/{pid}").exists():
                 await anyio.sleep(0.02)
         assert (await Tools(client)("execute_command", command="echo fine")).startswith("fine")
 
 
-async def test_many_calls_run_side_by_side(box: Tools) -> None:
+async def test_many_calls_run_side_by_side(box: Tools, tmp_path: Path) -> None:
     texts: list[str] = []
+    here = tmp_path / "here"
+    here.mkdir()
 
     async def call(number: int) -> None:
-        texts.append(await box("execute_command", command=f"sleep 0.5; echo {number}"))
+        # Each waits for all others.
+        command = f"touch {here}/{number}; until test $(ls {here} | wc -l) = 16; do sleep 0.05; done; echo"
+        texts.append(await box("execute_command", command=f"{command} {number}", wait=50))
 
-    started = anyio.current_time()
     async with anyio.create_task_group() as tasks:
         for number in range(16):
             tasks.start_soon(call, number)
     assert sorted(int(text.splitlines()[0]) for text in texts) == list(range(16))
-    assert anyio.current_time() - started < 16 * 0.5
 
 
 async def test_a_background_command_is_listed_read_and_killed(box: Tools) -> None:
@@ -110,7 +115,7 @@ async def test_a_background_command_is_listed_read_and_killed(box: Tools) -> Non
     assert (await box("read_process_output", pid=pid, wait=5)).startswith("ready\n[still running")
     assert re.search(rf"^pid {pid} \| running \|.*echo ready", await box("list_processes"))
     assert await box("kill_process", pid=pid) == f"Sent SIGKILL to pid {pid} and all that it started."
-    with anyio.fail_after(10):
+    with anyio.fail_after(PATIENCE_S):
         while "running" in await box("list_processes"):
             await anyio.sleep(0.02)
     assert f"pid {pid} | killed by SIGKILL | exit {128 + signal.SIGKILL}" in await box("list_processes")

@@ -14,8 +14,8 @@ from typing import Self
 
 _HERE = Path(__file__).parent
 _MAVEN = ("mvn", "--quiet", "--batch-mode", "--strict-checksums", "dependency:copy-dependencies")
-_FETCH_S = 240
-_STOP_S = 10
+_FETCH_S = 600
+_STOP_S = 60
 
 
 def missing() -> str:

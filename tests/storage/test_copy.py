@@ -14,6 +14,7 @@ from storage.errors import InvalidQuery, StoreError, StoreFull, StoreUnavailable
 from storage.ids import new_id
 from storage.mongo import MongoDatabase
 from storage.sqlite import SqliteDatabase
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
 
@@ -196,5 +197,5 @@ async def test_ten_thousand_documents_take_seconds(tmp_path: Path, mongo: MongoD
         async with anyio.create_task_group() as tasks:
             for number in range(10_000):
                 tasks.start_soon(things.insert, thing(number))
-        with anyio.fail_after(45):
+        with anyio.fail_after(PATIENCE_S):
             assert (await copy_store(source, mongo, SPECS, tell=silent))["things"] == 10_000

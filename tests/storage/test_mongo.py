@@ -30,6 +30,7 @@ from storage.ids import new_id
 from storage.mongo import FORMAT, MARKER, MongoDatabase
 from storage.mongo_errors import redacted, translated
 from tests.mongo_server.proxy import Fault, proxied
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
 
@@ -336,7 +337,7 @@ def unused_port() -> Iterator[int]:
 
 async def test_a_server_that_is_not_there_is_told_within_seconds(unused_port: int) -> None:
     database = MongoDatabase(f"mongodb://127.0.0.1:{unused_port}", "casemate", within_s=0.5)
-    with anyio.fail_after(10), pytest.raises(StoreUnavailable, match=f"127.0.0.1:{unused_port}") as caught:
+    with anyio.fail_after(PATIENCE_S), pytest.raises(StoreUnavailable, match=f"127.0.0.1:{unused_port}") as caught:
         await database.open()
     assert caught.value.retryable
     assert len(str(caught.value)) < 300

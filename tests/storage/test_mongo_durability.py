@@ -14,6 +14,7 @@ from storage.errors import StoreUnavailable, VersionConflict
 from storage.ids import new_id
 from storage.mongo import MongoDatabase
 from tests.mongo_server.server import MongoServer, missing
+from tests.waiting import PATIENCE_S
 
 pytestmark = [pytest.mark.anyio, pytest.mark.skipif(bool(missing()), reason=f"No MongoDB server: {missing()}")]
 
@@ -53,7 +54,7 @@ async def test_kill_9_of_the_server_loses_no_acknowledged_write(server: MongoSer
                 tasks.start_soon(until_killed, notes, f"writer-{number}")
             await enough.wait()
             server.kill()
-        with anyio.fail_after(15), pytest.raises(StoreUnavailable):
+        with anyio.fail_after(PATIENCE_S), pytest.raises(StoreUnavailable):
             await database.ping()
         await anyio.to_thread.run_sync(server.start)
         await database.ping()

@@ -12,7 +12,9 @@ import pytest
 from storage.collection import CollectionSpec, Document, Index, StoredCollection
 from storage.errors import DocumentMissing, DuplicateKey, StoreFull, StoreUnavailable, VersionConflict
 from storage.mongo import MongoDatabase
+from storage.mongo_link import AT_ONCE
 from tests.mongo_server.proxy import NOT_PRIMARY, Fault, Proxy, proxied
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
 
@@ -121,18 +123,67 @@ async def test_answers_lost_twice_end_in_an_error_to_try_again(sides: Sides, nam
 @pytest.mark.parametrize("name", ["insert", "replace", "delete", "get"])
 @pytest.mark.parametrize("applied", [False, True], ids=["never", "late"])
 async def test_an_answer_that_does_not_come_is_waited_for_no_longer_than_promised(
-    sides: Sides, mongo_name: str, name: str, applied: bool
+    sides: Sides, mongo_name: str, name: str, applied: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command, before, call, _, _ = CALLS[name]
     for document in before:
         await sides.direct.insert(document)
-    async with MongoDatabase(sides.proxy.uri, mongo_name, within_s=0.4) as database:
+    async with MongoDatabase(sides.proxy.uri, mongo_name) as database:
         things = await database.collection(THINGS)
         sides.proxy.plan(Fault(command=command, applied=applied, hold=True))
-        with anyio.fail_after(10), pytest.raises(StoreUnavailable):
+        monkeypatch.setattr(database._link, "_within_s", 1.0)  # pyright: ignore[reportPrivateUsage]
+        with anyio.fail_after(PATIENCE_S), pytest.raises(StoreUnavailable):
             await call(things)
+        monkeypatch.undo()
         assert sides.proxy.met == 1
         assert await things.count(BY_OWNER) <= 1
+
+
+async def test_many_at_once_on_a_slow_server_wait_for_their_turn(
+    sides: Sides, mongo_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await sides.direct.insert(FIRST)
+    monkeypatch.setattr("storage.mongo_link.AT_ONCE", 2)
+    async with MongoDatabase(sides.proxy.uri, mongo_name) as database:
+        things = await database.collection(THINGS)
+        one_by_one = anyio.Lock()
+
+        async def slowly() -> None:
+            async with one_by_one:
+                await anyio.sleep(0.1)
+
+        # All of them take longer than one may, and two at once a tenth of that.
+        monkeypatch.setattr(database._link, "_within_s", 2.0)  # pyright: ignore[reportPrivateUsage]
+        sides.proxy.plan(Fault(command="find", applied=True, late=True, meanwhile=slowly, times=40))
+        found: list[Document | None] = []
+
+        async def get() -> None:
+            found.append(await things.get("a"))
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(40):
+                tasks.start_soon(get)
+        assert found == [STORED] * 40
+
+
+async def test_many_at_once_on_a_server_that_is_gone_all_end(mongo_uri: str, mongo_name: str) -> None:
+    async with proxied(mongo_uri) as proxy, MongoDatabase(proxy.uri, mongo_name) as database:
+        things = await database.collection(THINGS)
+        await proxy.stop()
+        failed: list[StoreUnavailable] = []
+
+        async def get() -> None:
+            try:
+                await things.get("a")
+            except StoreUnavailable as error:
+                failed.append(error)
+
+        with anyio.fail_after(PATIENCE_S):
+            async with anyio.create_task_group() as tasks:
+                for _ in range(5 * AT_ONCE):
+                    tasks.start_soon(get)
+        assert len(failed) == 5 * AT_ONCE
+        await proxy.start()
 
 
 @pytest.mark.parametrize("fault", [*FAULTS, "no majority"])
@@ -269,7 +320,7 @@ async def test_a_server_that_is_gone_fails_fast_and_is_used_again_when_it_is_bac
             except StoreUnavailable as error:
                 outcomes.append(error)
 
-        with anyio.fail_after(15):
+        with anyio.fail_after(PATIENCE_S):
             async with anyio.create_task_group() as tasks:
                 for made in calls:
                     tasks.start_soon(call, made)

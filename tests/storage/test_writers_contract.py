@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import count
+
 import anyio
+import anyio.lowlevel
 import pytest
 
 from storage.collection import Collection, Database
@@ -11,6 +14,7 @@ from storage.errors import (
     StoreUnavailable,
     VersionConflict,
 )
+from storage.rivals import step_aside
 from tests.storage.things import BY_OWNER, kept, thing
 
 pytestmark = pytest.mark.anyio
@@ -21,7 +25,7 @@ async def test_no_update_is_lost_among_fifty_writers(things: Collection) -> None
 
     async def add(writer: str) -> None:
         for _ in range(10):
-            while True:
+            for lost in count(1):
                 seen = await things.get(counter["_id"])
                 assert seen is not None
                 seen["rank"] += 1
@@ -29,6 +33,7 @@ async def test_no_update_is_lost_among_fifty_writers(things: Collection) -> None
                 try:
                     await things.replace(seen)
                 except VersionConflict:
+                    await step_aside(lost)
                     continue
                 break
 
@@ -106,7 +111,8 @@ async def test_writes_under_way_are_done_before_it_closes(database: Database, th
     async with anyio.create_task_group() as tasks:
         for _ in range(200):
             tasks.start_soon(insert)
-        await anyio.sleep(0.005)
+        while not outcomes:
+            await anyio.lowlevel.checkpoint()
         await database.aclose()
     await database.open()
     assert len(outcomes) == 200

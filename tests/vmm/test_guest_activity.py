@@ -7,12 +7,13 @@ from collections.abc import AsyncGenerator
 import anyio
 import pytest
 
+from tests.waiting import PATIENCE_S
 from vmm.fleet import Fleet
 from vmm.guest.link import GuestLink
 from vmm.guest.values import Command, GuestActivity
 from vmm.spec import SandboxSpec
 
-pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.anyio, pytest.mark.vm]
 
 ALICE = "a" * 24
 SERVE = """
@@ -32,7 +33,7 @@ async def link(fleet: Fleet) -> AsyncGenerator[GuestLink]:
 
 
 async def until(link: GuestLink, wanted: GuestActivity) -> None:
-    with anyio.fail_after(30):
+    with anyio.fail_after(PATIENCE_S):
         while await link.activity() != wanted:
             await anyio.sleep(0.1)
 

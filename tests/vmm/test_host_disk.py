@@ -11,6 +11,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from tests.waiting import PATIENCE_S
 from vmm.errors import HostExhausted
 from vmm.fleet import Fleet
 from vmm.guest.values import Command
@@ -18,7 +19,7 @@ from vmm.limits import HostReserve
 from vmm.sandbox import State
 from vmm.spec import SandboxSpec
 
-pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.anyio, pytest.mark.vm]
 
 OWNER = "a" * 24
 MIB = 1024 * 1024
@@ -65,7 +66,7 @@ async def test_a_full_host_disk_stops_a_machine_and_room_lets_it_go_on(
         ballast = await fill_up(small_disk, but=100 * MIB)
         fill = Command(shell="yes | head -c 260M > /root/big && sync && stat -c %s /root/big")
         started = await fleet.start(OWNER, "box", fill)
-        with anyio.fail_after(120):
+        with anyio.fail_after(PATIENCE_S):
             while True:
                 try:
                     await fleet.wait(OWNER, "box", started.pid, wait_ms=1000)
@@ -74,7 +75,7 @@ async def test_a_full_host_disk_stops_a_machine_and_room_lets_it_go_on(
                     assert error.retryable
                     break
         await anyio.to_thread.run_sync(ballast.unlink)
-        with anyio.fail_after(90):
+        with anyio.fail_after(PATIENCE_S):
             while True:
                 try:
                     done = await fleet.wait(OWNER, "box", started.pid, wait_ms=5000)

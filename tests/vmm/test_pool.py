@@ -13,6 +13,7 @@ import pytest
 from anyio.abc import TaskGroup
 
 from storage.ids import new_id
+from tests.waiting import PATIENCE_S
 from vmm.errors import HostExhausted, Unavailable
 from vmm.guest.values import Command
 from vmm.hypervisor.base import Hypervisor
@@ -24,7 +25,7 @@ from vmm.pool import Key, Pool
 from vmm.saved import Saved
 from vmm.templates import Templates
 
-pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.anyio, pytest.mark.vm]
 
 MAX_AGE_S = 600.0
 
@@ -122,7 +123,7 @@ async def host(choice: Choice, catalogue: Catalogue, data: Path, key: Key, tmp_p
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    with anyio.fail_after(60):
+    with anyio.fail_after(PATIENCE_S):
         while not holds():
             await anyio.sleep(0.01)
 

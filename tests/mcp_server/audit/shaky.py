@@ -19,6 +19,7 @@ class Shaky(ForwardingCollection):
         down: Every call fails.
         mute: Documents are stored, but the answer is lost.
         hangs: No call ever returns.
+        batches: How many were to be written.
     """
 
     def __init__(self, real: Collection) -> None:
@@ -26,6 +27,7 @@ class Shaky(ForwardingCollection):
         self.down = False
         self.mute = False
         self.hangs = False
+        self.batches = 0
 
     async def before(self, kind: Kind) -> None:
         if self.hangs:
@@ -39,6 +41,7 @@ class Shaky(ForwardingCollection):
         return stored
 
     async def insert_all(self, documents: Sequence[Mapping[str, Any]]) -> list[str]:
+        self.batches += 1
         there = await super().insert_all(documents)
         self._answer()
         return there

@@ -38,6 +38,7 @@ from storage.collection import Collection
 from tests.mcp_server.conftest import Assemble, NoSandboxes
 from tests.mcp_server.edge import ERAS, Edge, Era, answer_of, initialize, rpc, serving, text_of
 from tests.mcp_server.people import ALICE
+from tests.waiting import PATIENCE_S
 from vmm.errors import NotFound
 
 pytestmark = pytest.mark.anyio
@@ -170,7 +171,7 @@ async def http(small: Edge) -> AsyncGenerator[httpx.AsyncClient]:
 
 async def recorded(records: Collection, count: int = 1, *, besides: str = "") -> list[AuditRecord]:
     """All records, oldest first, as soon as there are so many; without those of one action."""
-    with anyio.fail_after(10):
+    with anyio.fail_after(PATIENCE_S):
         while len(found := [it for it in await records.find(BY_TIME) if it["action"] != besides]) < count:
             await anyio.sleep(0.02)
     assert len(found) == count

@@ -23,9 +23,9 @@ import pyte
 from anyio.abc import Process
 
 from tests.mcp_server.cli.forked import run_forked
+from tests.waiting import PATIENCE_S
 
 CASEMATE = Path(sys.executable).parent / "casemate"
-_LIMIT_S = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +72,7 @@ class Cli:
 
     def http(self) -> httpx.AsyncClient:
         """The same without the command line."""
-        return httpx.AsyncClient(base_url=self.url, headers={"x-api-key": self.key}, timeout=30)
+        return httpx.AsyncClient(base_url=self.url, headers={"x-api-key": self.key}, timeout=PATIENCE_S)
 
     def towards(self, url: str = "", key: str = "") -> Cli:
         return replace(self, url=url or self.url, key=key or self.key)
@@ -87,7 +87,7 @@ class Cli:
         self, *arguments: str | Path, stdin: bytes | None = None, env: Mapping[str, str] | None = None
     ) -> Done:
         """Run it to its end."""
-        with anyio.fail_after(_LIMIT_S):
+        with anyio.fail_after(PATIENCE_S):
             done = await run_forked(
                 [str(argument) for argument in arguments],
                 stdin=stdin or b"",
@@ -101,7 +101,7 @@ class Cli:
     async def piped(self, *arguments: str, into: str) -> Done:
         """Run it with its output piped into a shell line; the status is its own, the output the line's."""
         script = f'"$0" "$@" | {into}; exit "${{PIPESTATUS[0]}}"'
-        with anyio.fail_after(_LIMIT_S):
+        with anyio.fail_after(PATIENCE_S):
             done = await anyio.run_process(
                 ["bash", "-c", script, CASEMATE, *arguments],
                 stdin=subprocess.DEVNULL,
@@ -187,7 +187,7 @@ class Seat:
 
     async def sees(self, text: str) -> None:
         """Look at the screen until a text is on it."""
-        with anyio.move_on_after(_LIMIT_S) as limit:
+        with anyio.move_on_after(PATIENCE_S) as limit:
             while text not in self.shown:
                 await anyio.wait_readable(self._master)
                 self._look()
@@ -195,7 +195,7 @@ class Seat:
 
     async def ended(self) -> int:
         """Wait for the command's end; its status."""
-        with anyio.fail_after(_LIMIT_S):
+        with anyio.fail_after(PATIENCE_S):
             status = await self.process.wait()
         while True:
             with anyio.move_on_after(0.1) as quiet:

@@ -8,6 +8,7 @@ import anyio
 import pytest
 
 from tests.mcp_server.cli.rig import CASEMATE, Cli
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
 
@@ -22,7 +23,7 @@ printf '%s\\n' "${COMPREPLY[@]}"
 
 async def completed(cli: Cli, *words: str) -> list[str]:
     """What bash offers for the last of the words."""
-    with anyio.fail_after(30):
+    with anyio.fail_after(PATIENCE_S):
         done = await anyio.run_process(
             ["bash", "-c", TRY, "bash", "casemate", *words],
             env=cli.env | {"PATH": f"{CASEMATE.parent}:{cli.env['PATH']}"},
@@ -66,7 +67,7 @@ async def test_other_shells_take_their_scripts(cli: Cli, shell: str, words: str)
     if program is None:
         pytest.skip(f"{shell} is not installed")
     flags = ["-f"] if shell == "zsh" else ["--no-config"]
-    with anyio.fail_after(30):
+    with anyio.fail_after(PATIENCE_S):
         done = await anyio.run_process(
             [program, *flags, "-c", words],
             env=cli.env | {"PATH": f"{CASEMATE.parent}:{cli.env['PATH']}", "HOME": str(cli.here)},

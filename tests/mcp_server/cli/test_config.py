@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import PATIENCE_S
+
 CASEMATE = Path(sys.executable).parent / "casemate"
 Show = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -21,7 +23,7 @@ def show(tmp_path: Path) -> Show:
     def run(*options: str, **variables: str) -> subprocess.CompletedProcess[str]:
         env = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "CASEMATE_DATA": str(tmp_path)} | variables
         command = [CASEMATE, "config", "show", *options]
-        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=50, check=False)
+        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
 
     return run
 

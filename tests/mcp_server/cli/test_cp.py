@@ -10,6 +10,7 @@ import anyio
 import pytest
 
 from tests.mcp_server.cli.rig import Cli
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
 
@@ -144,7 +145,7 @@ async def test_an_interrupted_download_leaves_no_half_file(cli: Cli, guest: Path
         file.truncate(40 << 30)
     (cli.here / "huge").write_text("before")
     async with cli.started("cp", f"box:{guest}/huge", "huge") as process:
-        with anyio.fail_after(20):
+        with anyio.fail_after(PATIENCE_S):
             while not any(path.stat().st_size for path in cli.here.glob(".huge.*.part")):
                 await anyio.sleep(0.02)
             process.send_signal(number)
@@ -157,7 +158,7 @@ async def test_an_interrupted_upload_leaves_what_was_there(cli: Cli, guest: Path
     with (cli.here / "huge").open("wb") as file:
         file.truncate(40 << 30)
     async with cli.started("cp", "huge", f"box:{guest}/file") as process:
-        with anyio.fail_after(20):
+        with anyio.fail_after(PATIENCE_S):
             while len(list(guest.iterdir())) < 2:
                 await anyio.sleep(0.02)
             process.send_signal(signal.SIGINT)
@@ -170,12 +171,12 @@ async def test_an_interrupted_upload_leaves_what_was_there(cli: Cli, guest: Path
 async def test_a_wait_for_standard_input_can_be_given_up(cli: Cli, guest: Path) -> None:
     async with cli.on_terminal("cp", "-", f"box:{guest}/file") as seat:
         seat.type("line\n")
-        with anyio.fail_after(20):
+        with anyio.fail_after(PATIENCE_S):
             while not list(guest.iterdir()):
                 await anyio.sleep(0.02)
         seat.process.send_signal(signal.SIGINT)
         assert await seat.ended() == 128 + signal.SIGINT
-    with anyio.fail_after(20):
+    with anyio.fail_after(PATIENCE_S):
         while list(guest.iterdir()):
             await anyio.sleep(0.02)
 
@@ -185,7 +186,7 @@ async def test_large_files_pass_through_little_memory(cli: Cli, guest: Path) -> 
         file.truncate(600 << 20)
     async with cli.started("cp", f"box:{guest}/large", "large") as process:
         most = 0
-        with anyio.fail_after(30):
+        with anyio.fail_after(PATIENCE_S):
             while process.returncode is None:
                 with anyio.move_on_after(0.02):
                     await process.wait()

@@ -12,7 +12,7 @@ from bench.server import running
 from tests.mcp_server.cli.rig import Cli
 from vmm.hypervisor.process import strays
 
-pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.anyio, pytest.mark.vm]
 
 
 async def test_a_sandbox_is_created_used_and_ended_with_a_server_and_without_one(served: Path, tmp_path: Path) -> None:

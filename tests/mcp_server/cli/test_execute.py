@@ -9,6 +9,7 @@ import anyio
 import pytest
 
 from tests.mcp_server.cli.rig import Cli
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
 
@@ -61,7 +62,7 @@ async def test_all_of_it_comes_at_once_for_programs(cli: Cli) -> None:
 async def test_output_is_live_and_an_interrupt_ends_the_command(cli: Cli, guest: Path) -> None:
     async with cli.started(*EXEC, "--cwd", str(guest), "--shell", "echo $$; sleep 1000; touch survived") as process:
         assert process.stdout is not None
-        with anyio.fail_after(20):
+        with anyio.fail_after(PATIENCE_S):
             pid = int(await process.stdout.receive())
             assert Path(f"/proc/{pid}").exists()
             process.send_signal(signal.SIGINT)

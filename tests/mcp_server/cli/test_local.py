@@ -17,6 +17,7 @@ from mcp_server.occupancy import occupy
 from mcp_server.settings import Settings
 from tests.mcp_server.cli.rig import Cli
 from tests.mcp_server.edge import serving
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
 
@@ -122,7 +123,7 @@ async def test_every_call_is_in_the_audit_refused_ones_too(local: Cli) -> None:
     assert "no record" in (await local("audit", "--sandbox", "other")).err
     assert (await local("sandbox", "get", "nobody")).status == 2
     found: list[dict[str, Any]] = []
-    with anyio.fail_after(20):
+    with anyio.fail_after(PATIENCE_S):
         while not found:
             found = (await local("audit", "--action", "sandbox.get", "--since", "1h", "--json")).json
     assert [(one["sandbox"], one["decision"], one["status"]) for one in found] == [("nobody", "refused", 404)]
@@ -136,7 +137,7 @@ async def test_the_audit_is_followed_line_by_line(local: Cli) -> None:
     async with local.started("audit", "-f", "--json", "--action", "sandbox.get") as process:
         assert process.stdout is not None
         assert (await local("sandbox", "get", "nobody")).status == 2
-        with anyio.fail_after(20):
+        with anyio.fail_after(PATIENCE_S):
             record = json.loads(await process.stdout.receive())
         assert record["sandbox"] == "nobody"
 

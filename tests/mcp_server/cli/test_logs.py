@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import anyio
 import pytest
+from anyio.streams.buffered import BufferedByteReceiveStream
 
 from tests.mcp_server.cli.rig import Cli
+from tests.waiting import PATIENCE_S, until
 
 pytestmark = pytest.mark.anyio
 
@@ -14,6 +16,14 @@ async def started(cli: Cli, command: str) -> int:
     """Start a command in the background; its process id."""
     async with cli.http() as http:
         return (await http.post("/api/sandboxes/box/commands/run", json={"command": command})).json()["pid"]
+
+
+async def printed(cli: Cli, pid: int, what: str) -> bool:
+    """Whether a command has ended, or has printed something."""
+    async with cli.http() as http:
+        wish = {"pid": pid, "follow": False}
+        answer = (await http.post("/api/sandboxes/box/commands/attach", json=wish)).text
+    return ("event: exit" if what == "ended" else what) in answer.replace("event:exit", "event: exit")
 
 
 async def test_nothing_was_started_and_so_there_is_nothing_to_show(cli: Cli) -> None:
@@ -25,7 +35,8 @@ async def test_nothing_was_started_and_so_there_is_nothing_to_show(cli: Cli) -> 
 async def test_what_was_printed_is_shown_byte_for_byte_while_it_runs_and_after(cli: Cli) -> None:
     over = await started(cli, "printf 'no end\\n\\377'; echo err >&2; exit 3")
     on = await started(cli, "echo begun; sleep 1000")
-    await anyio.sleep(0.2)
+    await until(lambda: printed(cli, over, "ended"))
+    await until(lambda: printed(cli, on, "begun"))
     done = await cli("logs", "box", str(over))
     assert (done.status, done.out, done.err) == (0, b"no end\n\xff", "err\n")
     both = (await cli("logs", "box")).out
@@ -38,10 +49,17 @@ async def test_what_was_printed_is_shown_byte_for_byte_while_it_runs_and_after(c
 
 async def test_the_one_that_runs_is_followed_to_its_end(cli: Cli) -> None:
     await started(cli, "true")
-    on = await started(cli, "echo begun; sleep 1; echo over; exit 4")
-    done = await cli("logs", "box", "-f")
-    assert (done.status, done.out) == (0, b"begun\nover\n")
-    assert done.err == f"Command {on} ended with status 4.\n"
+    on = await started(cli, f"echo begun; until test -e {cli.here}/go; do sleep 0.02; done; echo over; exit 4")
+    async with cli.started("logs", "box", "-f") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        output = BufferedByteReceiveStream(process.stdout)
+        with anyio.fail_after(PATIENCE_S):
+            assert await output.receive_until(b"\n", 100) == b"begun"
+            (cli.here / "go").touch()
+            assert await output.receive_until(b"\n", 100) == b"over"
+            assert await process.wait() == 0
+        assert (await process.stderr.receive()).decode() == f"Command {on} ended with status 4.\n"
 
 
 async def test_of_several_one_must_be_named(cli: Cli) -> None:

@@ -8,6 +8,7 @@ import anyio
 import pytest
 
 from mcp_server.cli.stopping import OnStop, Stopping, farewell, promise
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
 
@@ -88,7 +89,7 @@ async def test_a_second_signal_waits_for_no_more_machines(second: int, capsys: p
     async def settle() -> None:
         said.append(await stopping.settle(machines))
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(PATIENCE_S):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(settle)
             await machines.one_sleeps.wait()
@@ -101,7 +102,7 @@ async def test_two_signals_before_it_begins_put_nothing_to_sleep() -> None:
     stopping, machines = Stopping(""), Machines(2)
     stopping.heed(signal.SIGINT)
     stopping.heed(signal.SIGINT)
-    with anyio.fail_after(5):
+    with anyio.fail_after(PATIENCE_S):
         said = await stopping.settle(machines)
     assert said.startswith(("2 machines live on", "1 machine sleeps, 1 lives on"))
 

@@ -11,6 +11,7 @@ import pytest
 from mcp_server.cli.top import usage
 from tests.mcp_server.cli.rig import Cli
 from tests.mcp_server.host import SANDBOX
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
 
@@ -67,7 +68,7 @@ async def test_one_that_sleeps_is_shown_as_such_and_left_asleep(cli: Cli) -> Non
 async def test_looks_for_programs_come_line_by_line_until_an_interrupt(cli: Cli) -> None:
     async with cli.started("top", "--json") as process:
         assert process.stdout is not None
-        with anyio.fail_after(20):
+        with anyio.fail_after(PATIENCE_S):
             (found,) = json.loads(await process.stdout.receive())
             assert found["name"] == "box"
             process.send_signal(signal.SIGINT)

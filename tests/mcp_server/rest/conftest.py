@@ -25,6 +25,7 @@ from tests.auth.clocks import Clocks
 from tests.auth.rig import Rig, open_rig
 from tests.mcp_server.edge import serving
 from tests.mcp_server.host import ALICE, SANDBOX, one_host
+from tests.waiting import PATIENCE_S
 from vmm.fleet import Fleet
 
 BOB = "b" * 24
@@ -46,7 +47,7 @@ class Rest:
 
     def http(self, who: str = "alice") -> httpx.AsyncClient:
         headers = {"x-who": who} if who else {}
-        return httpx.AsyncClient(base_url=self.url, headers=headers, timeout=30)
+        return httpx.AsyncClient(base_url=self.url, headers=headers, timeout=PATIENCE_S)
 
     def socket(self, path: str, who: str = "alice") -> connect:
         """A WebSocket to one of the sandbox's terminals."""

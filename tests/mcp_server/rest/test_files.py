@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from tests.mcp_server.rest.conftest import BASE, Rest, data_of
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
 
@@ -146,7 +147,7 @@ async def test_an_upload_that_breaks_off_leaves_the_old_content(rest: Rest, plac
     async with rest.http() as http:
         with pytest.raises(OSError, match="cable cut"):
             await http.post(f"{FILES}/upload", params={"path": str(target)}, content=endless())
-    with anyio.fail_after(10):
+    with anyio.fail_after(PATIENCE_S):
         while not any(state.get("action") == "file.upload" for state in rest.states):
             await anyio.sleep(0.02)
     assert target.read_text() == "old"
@@ -221,7 +222,7 @@ async def test_a_download_that_nobody_reads_to_its_end_is_given_up(rest: Rest, p
         file.truncate(50_000_000_000)
     async with rest.http() as http, http.stream("GET", f"{FILES}/download?path={place}/large") as answer:
         await anext(answer.aiter_raw())
-    with anyio.fail_after(10):
+    with anyio.fail_after(PATIENCE_S):
         while not any(state.get("action") == "file.download" for state in rest.states):
             await anyio.sleep(0.02)
 

@@ -13,10 +13,11 @@ import pytest
 from websockets.asyncio.client import connect
 
 from tests.mcp_server.rest.conftest import Rest, data_of, events, rest_server, shown_until
+from tests.waiting import PATIENCE_S
 from vmm.fleet import Fleet
 from vmm.hypervisor.process import strays
 
-pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.anyio, pytest.mark.vm]
 
 SMALL = {"image": "minimal", "mem": 512}
 
@@ -30,7 +31,7 @@ async def machines(fleet: Fleet) -> AsyncGenerator[Rest]:
 async def test_a_sandbox_lives_from_its_creation_to_its_end(machines: Rest) -> None:
     async with machines.http("alice") as http, machines.http("bob") as bob:
         wish = {"name": "box", "envVars": {"GREETING": "hello"}, "labels": {"team": "red"}, **SMALL}
-        made = await http.post("/api/sandboxes", json=wish, timeout=120)
+        made = await http.post("/api/sandboxes", json=wish, timeout=PATIENCE_S)
         assert made.status_code == 201, made.text
         sandbox = made.json()["data"]
         assert sandbox["status"] == "running"
@@ -68,7 +69,7 @@ async def test_a_sandbox_lives_from_its_creation_to_its_end(machines: Rest) -> N
 
         url = f"ws{machines.url.removeprefix('http')}{base}/pty?cols=100&rows=30"
         async with connect(url, additional_headers={"x-who": "alice"}, proxy=None) as socket:
-            with anyio.fail_after(30):
+            with anyio.fail_after(PATIENCE_S):
                 await shown_until(socket, "# ")
                 await socket.send("stty size; printf '%s-%s\\n' on line\n")
                 assert "30 100" in await shown_until(socket, "on-line")
@@ -82,7 +83,7 @@ async def test_a_client_that_goes_away_while_it_creates_leaves_a_whole_sandbox_o
     async with machines.http("alice") as http:
         with pytest.raises(httpx.ReadTimeout):
             await http.post("/api/sandboxes", json={"name": "orphan", **SMALL}, timeout=0.05)
-        with anyio.fail_after(60):
+        with anyio.fail_after(PATIENCE_S):
             while not any(state.get("action") == "sandbox.create" for state in machines.states):
                 await anyio.sleep(0.05)
         for sandbox in (await http.get("/api/sandboxes")).json()["data"]:
@@ -94,33 +95,33 @@ async def test_a_client_that_goes_away_while_it_creates_leaves_a_whole_sandbox_o
 async def nonce(http: httpx.AsyncClient, ref: str) -> str:
     """What a program of the sandbox holds in its memory alone."""
     command = "cat /proc/$(cat /run/holder)/environ | tr '\\0' '\\n' | grep ^NONCE="
-    ran = data_of(await http.post(f"/api/sandboxes/{ref}/exec", json={"command": command}, timeout=60))
+    ran = data_of(await http.post(f"/api/sandboxes/{ref}/exec", json={"command": command}, timeout=PATIENCE_S))
     return ran["stdout"].strip()
 
 
 async def test_a_sandbox_sleeps_wakes_is_forked_put_back_and_started_again(machines: Rest, data: Path) -> None:
     async with machines.http("alice") as http, machines.http("bob") as bob:
-        made = (await http.post("/api/sandboxes", json={"name": "box", **SMALL}, timeout=120)).json()["data"]
+        made = (await http.post("/api/sandboxes", json={"name": "box", **SMALL}, timeout=PATIENCE_S)).json()["data"]
         base = f"/api/sandboxes/{made['id']}"
         holder = {"command": "echo $$ > /run/holder; exec sleep 1000", "env": {"NONCE": "delta"}}
         assert (await http.post(f"{base}/commands/run", json=holder)).status_code == 200
         assert await nonce(http, "box") == "NONCE=delta"
 
         for verb, message in (("sleep", "Sandbox snapshotted"), ("sleep", "Sandbox snapshotted")):
-            answer = await http.post(f"{base}/{verb}", timeout=60)
+            answer = await http.post(f"{base}/{verb}", timeout=PATIENCE_S)
             assert (answer.status_code, answer.json()) == (200, {"status": "success", "message": message})
         assert data_of(await http.get(base))["status"] == "snapshotted"
         assert (await http.get(f"{base}/metrics")).status_code == 409
         for path in ("wake", "start", "sleep", "fork", "snapshots", "restore"):
             assert (await bob.post(f"{base}/{path}", json={"snapshot": "x"})).status_code == 404
         assert data_of(await http.get(base))["status"] == "snapshotted"
-        asleep = await http.post(f"{base}/snapshots", json={"name": "asleep"}, timeout=60)
+        asleep = await http.post(f"{base}/snapshots", json={"name": "asleep"}, timeout=PATIENCE_S)
         assert asleep.status_code == 201, asleep.text
         assert asleep.json()["data"]["sizeBytes"] > 0
-        assert (await http.post(f"{base}/wake", timeout=60)).json()["message"] == "Sandbox restored"
+        assert (await http.post(f"{base}/wake", timeout=PATIENCE_S)).json()["message"] == "Sandbox restored"
         assert await nonce(http, "box") == "NONCE=delta"
 
-        forked = await http.post(f"{base}/fork", json={"count": 2}, timeout=60)
+        forked = await http.post(f"{base}/fork", json={"count": 2}, timeout=PATIENCE_S)
         assert forked.status_code == 201, forked.text
         children = forked.json()["data"]
         assert [child["name"] for child in children] == ["box-1", "box-2"]
@@ -129,19 +130,19 @@ async def test_a_sandbox_sleeps_wakes_is_forked_put_back_and_started_again(machi
             assert (await http.delete(f"/api/sandboxes/{child['id']}")).status_code == 200
 
         await http.post(f"{base}/exec", json={"command": "kill $(cat /run/holder); touch /root/later"})
-        back = await http.post(f"{base}/restore", json={"snapshot": "asleep"}, timeout=60)
+        back = await http.post(f"{base}/restore", json={"snapshot": "asleep"}, timeout=PATIENCE_S)
         assert (back.status_code, data_of(back)["snapshot"]) == (200, asleep.json()["data"]["id"])
         assert await nonce(http, "box") == "NONCE=delta"
         assert (await http.post(f"{base}/exec", json={"command": "ls /root"})).json()["data"]["stdout"] == ""
 
         ((process,),) = strays(data / "instances").values()
         os.kill(process.pid, signal.SIGKILL)
-        with anyio.fail_after(30):
+        with anyio.fail_after(PATIENCE_S):
             while data_of(await http.get(base))["status"] != "killed":
                 await anyio.sleep(0.05)
         assert (await http.post(f"{base}/sleep")).status_code == 409
         assert (await http.post(f"{base}/fork", json={})).status_code == 409
-        assert (await http.post(f"{base}/start", timeout=60)).json()["message"] == "Sandbox started"
+        assert (await http.post(f"{base}/start", timeout=PATIENCE_S)).json()["message"] == "Sandbox started"
         started = data_of(await http.get(base))
         assert started["status"] == "running"
         assert "snapshot" in started["reason"]
@@ -152,7 +153,7 @@ async def test_a_sandbox_sleeps_wakes_is_forked_put_back_and_started_again(machi
 
 async def test_a_killed_sandbox_is_told_with_what_is_lost(machines: Rest, data: Path) -> None:
     async with machines.http("alice") as http:
-        made = (await http.post("/api/sandboxes", json={"name": "doomed", **SMALL}, timeout=120)).json()["data"]
+        made = (await http.post("/api/sandboxes", json={"name": "doomed", **SMALL}, timeout=PATIENCE_S)).json()["data"]
         base = f"/api/sandboxes/{made['id']}"
         async with http.stream("POST", f"{base}/exec-stream", json={"command": "echo on; sleep 60"}) as answer:
             lines = answer.aiter_lines()
@@ -161,7 +162,7 @@ async def test_a_killed_sandbox_is_told_with_what_is_lost(machines: Rest, data: 
                     break
             (process,) = strays(data / "instances")[data / "instances" / made["id"]]
             os.kill(process.pid, signal.SIGKILL)
-            with anyio.fail_after(60):
+            with anyio.fail_after(PATIENCE_S):
                 rest = [line async for line in lines]
         assert "event: exit" in rest
         assert any('"exitCode": -1' in line for line in rest)

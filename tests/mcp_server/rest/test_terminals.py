@@ -16,6 +16,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from mcp_server.rest.screen_text import from_offset
 from tests.mcp_server.rest.conftest import BASE, Rest, data_of, shown_until
 from tests.vmm.guest.agents import living
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
 
@@ -36,7 +37,7 @@ async def end_of(socket: ClientConnection) -> tuple[str, int, str]:
     """Everything that is still shown, and how the server closes."""
     shown = ""
     try:
-        with anyio.fail_after(15):
+        with anyio.fail_after(PATIENCE_S):
             while True:
                 frame = await socket.recv()
                 shown += frame if isinstance(frame, str) else frame.decode()
@@ -46,7 +47,7 @@ async def end_of(socket: ClientConnection) -> tuple[str, int, str]:
 
 
 async def gone(marker: str) -> None:
-    with anyio.fail_after(10):
+    with anyio.fail_after(PATIENCE_S):
         while living(marker):
             await anyio.sleep(0.02)
 
@@ -69,12 +70,12 @@ async def test_an_ephemeral_shell_dies_with_its_socket(rest: Rest) -> None:
     async with rest.http() as http:
         async with rest.socket("pty") as socket:
             await socket.send("sleep 87.101\n")
-            with anyio.fail_after(10):
+            with anyio.fail_after(PATIENCE_S):
                 while not living("87.101"):
                     await anyio.sleep(0.02)
             assert len(await sessions(http)) == 1
         await gone("87.101")
-        with anyio.fail_after(10):
+        with anyio.fail_after(PATIENCE_S):
             while await sessions(http):
                 await anyio.sleep(0.02)
 
@@ -87,7 +88,7 @@ async def test_a_session_survives_its_sockets_and_replays_its_output(rest: Rest,
         (listed,) = await sessions(http)
         assert listed["id"] == session
         assert (listed["alive"], listed["clients"], listed["cols"], listed["rows"]) == (True, 1, 100, 40)
-    with anyio.fail_after(10):
+    with anyio.fail_after(PATIENCE_S):
         while (await sessions(http))[0]["clients"]:
             await anyio.sleep(0.02)
     async with rest.socket(f"pty/sessions/{session}") as socket:
@@ -140,7 +141,7 @@ async def test_bytes_come_as_they_are_where_they_are_asked_for(rest: Rest, http:
     session = await opened(http, command=r"printf '\377\000\303'")
     received = b""
     async with rest.socket(f"pty/sessions/{session}?binary=true") as socket:
-        with anyio.fail_after(15), pytest.raises(ConnectionClosed):
+        with anyio.fail_after(PATIENCE_S), pytest.raises(ConnectionClosed):
             while True:
                 frame = await socket.recv()
                 assert isinstance(frame, bytes)
@@ -163,7 +164,7 @@ async def test_a_session_is_typed_into_read_resized_and_deleted(http: httpx.Asyn
     assert resized.json()["message"] == "Terminal resized"
     sent = await http.post(f"{SESSIONS}/{session}/execute", json={"command": "stty size"})
     assert sent.json()["message"] == "Command sent"
-    with anyio.fail_after(10):
+    with anyio.fail_after(PATIENCE_S):
         while "20 50" not in (data := data_of(await http.get(f"{SESSIONS}/{session}/buffer")))["output"]:
             await anyio.sleep(0.05)
     assert data["success"] is True
@@ -221,7 +222,7 @@ async def test_a_socket_leaves_its_facts_for_the_audit(rest: Rest) -> None:
     async with rest.socket("pty") as socket:
         await socket.send("exit\n")
         await end_of(socket)
-    with anyio.fail_after(10):
+    with anyio.fail_after(PATIENCE_S):
         while not any(state.get("action") == "terminal.shell" for state in rest.states):
             await anyio.sleep(0.02)
 

@@ -14,6 +14,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from tests.mcp_server.edge import Edge
 from tests.mcp_server.host import SANDBOX, one_host
 from tests.mcp_server.rest.conftest import BASE, Rest, rest_server, shown_until
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
 
@@ -44,7 +45,7 @@ async def test_a_socket_takes_its_key_from_a_header_or_the_query(host: Edge) -> 
     key = host.keys["alice"]
     for opening in (socket(host, key), socket(host, query=f"apiKey={key}")):
         async with opening as open_socket:
-            with anyio.fail_after(15):
+            with anyio.fail_after(PATIENCE_S):
                 await shown_until(open_socket, "# ")
     for who in ("", "cm_" + "x" * 43, host.keys["bob"]):
         with pytest.raises(InvalidStatus) as refused:
@@ -67,7 +68,7 @@ async def test_an_upload_may_be_larger_than_other_bodies(host: Edge, tmp_path: P
 
 async def test_a_server_stops_within_seconds_whatever_its_clients_hold_open(tmp_path: Path) -> None:
     async with one_host(tmp_path) as fleet:
-        with anyio.fail_after(15):
+        with anyio.fail_after(PATIENCE_S):
             async with anyio.create_task_group() as tasks, rest_server(fleet) as rest:
                 following, typing = anyio.Event(), anyio.Event()
                 tasks.start_soon(_follow, rest, following)

@@ -18,6 +18,7 @@ from pathlib import Path
 import anyio
 
 import vmm.agent
+from tests.waiting import PATIENCE_S
 from vmm.guest.link import GuestLink
 
 AGENT = Path(vmm.agent.__file__).parent
@@ -73,7 +74,7 @@ def agent(directory: Path, *options: str, alone: bool = False) -> Generator[Agen
         files += ["--users-file", str(users_at(directory))]
     with log.open("wb") as stderr, subprocess.Popen([*before, *command, *files, *options], stderr=stderr) as process:
         try:
-            end = time.monotonic() + 20
+            end = time.monotonic() + PATIENCE_S
             while not port_file.exists():
                 assert process.poll() is None, log.read_text()
                 assert time.monotonic() < end
@@ -82,7 +83,7 @@ def agent(directory: Path, *options: str, alone: bool = False) -> Generator[Agen
         finally:
             os.kill(_child(process.pid) if alone else process.pid, signal.SIGTERM)
             try:
-                status = process.wait(10)
+                status = process.wait(PATIENCE_S)
             except subprocess.TimeoutExpired:
                 process.kill()
                 raise

@@ -9,6 +9,7 @@ import anyio
 import pytest
 
 from tests.vmm.guest.agents import agent, can_be_alone
+from tests.waiting import PATIENCE_S
 from vmm.guest.link import GuestLink
 from vmm.guest.values import Command
 
@@ -28,7 +29,7 @@ async def link(tmp_path: Path) -> AsyncGenerator[GuestLink]:
 
 async def counted(link: GuestLink, processes: int, terminals: int) -> None:
     """Return once the agent counts so many; what ends is reaped a moment later."""
-    with anyio.fail_after(10):
+    with anyio.fail_after(PATIENCE_S):
         while True:
             activity = await link.activity()
             if (activity.processes, activity.terminals) == (processes, terminals):

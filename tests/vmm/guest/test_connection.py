@@ -11,6 +11,7 @@ import pytest
 from anyio.abc import SocketStream
 
 from tests.vmm.guest.agents import Agent
+from tests.waiting import PATIENCE_S
 from vmm.agent import frames
 from vmm.errors import GuestFileMissing, InvalidInput, LinkError, LinkTimeout
 from vmm.guest.connection import Connection
@@ -259,7 +260,7 @@ async def test_a_hundred_connections_at_once(guest: Agent) -> None:
             await barrier.wait()
             assert b"".join([piece async for piece in pieces])
 
-    with anyio.fail_after(30):
+    with anyio.fail_after(PATIENCE_S):
         async with anyio.create_task_group() as tasks:
             for _ in range(100):
                 tasks.start_soon(run)

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from tests.vmm.guest.agents import agent
+from tests.waiting import PATIENCE_S
 
 _SYS_TGKILL = 234  # of x86_64
-_PATIENCE_S = 10
 
 
 def eventually(true: Callable[[], bool]) -> None:
-    until = time.monotonic() + _PATIENCE_S
+    until = time.monotonic() + PATIENCE_S
     while not true():
         assert time.monotonic() < until
         time.sleep(0.01)

@@ -11,6 +11,7 @@ import pytest
 from anyio.abc import ByteStream
 
 from tests.vmm.guest.agents import Agent, agent
+from tests.waiting import until
 from vmm.errors import InvalidInput, LinkError
 from vmm.guest.link import GuestLink
 from vmm.guest.values import Command, Identity
@@ -83,19 +84,21 @@ async def test_the_secret_outlives_the_agent(tmp_path: Path) -> None:
     assert (tmp_path / "secret").stat().st_mode & 0o777 == 0o600
 
 
-async def test_what_ran_goes_on_under_the_new_identity(guest: Agent, link: GuestLink) -> None:
+async def test_what_ran_goes_on_under_the_new_identity(guest: Agent, link: GuestLink, tmp_path: Path) -> None:
     other = guest.link()
+    line = f"until test -e {tmp_path}/go; do sleep 0.02; done; echo done"
 
     async def run() -> None:
         with pytest.raises(LinkError):
-            await other.exec(Command(shell="sleep 1; echo done"), wait_ms=30_000)
+            await other.exec(Command(shell=line), wait_ms=300_000)
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(run)
-        await anyio.sleep(0.3)
+        await until(link.processes)
         await link.identify(identity())
     (info,) = await link.processes()
-    assert (await link.wait(info.pid, wait_ms=20_000)).stdout.data() == b"done\n"
+    (tmp_path / "go").touch()
+    assert (await link.wait(info.pid, wait_ms=300_000)).stdout.data() == b"done\n"
     await other.aclose()
 
 

@@ -7,6 +7,8 @@ import anyio
 import pytest
 
 from tests.vmm.guest.agents import Agent, living
+from tests.waiting import PATIENCE_S
+from tests.waiting import until as seen
 from vmm.errors import GuestError, InvalidInput, ProcessMissing
 from vmm.guest.link import GuestLink
 from vmm.guest.values import TerminalInfo
@@ -17,7 +19,7 @@ pytestmark = pytest.mark.anyio
 async def until(link: GuestLink, terminal: TerminalInfo, text: bytes, offset: int = 0) -> bytes:
     """The output from an offset on, once it holds a text."""
     seen = b""
-    with anyio.fail_after(20):
+    with anyio.fail_after(PATIENCE_S):
         while text not in seen:
             output = (await link.terminal_read(terminal.terminal_id, offset=offset, wait_ms=1000)).output
             seen += output.data
@@ -40,7 +42,7 @@ async def test_a_login_shell_answers_and_its_end_is_known(link: GuestLink, place
     terminal = await link.terminal_open(cwd=place, env={"HOME": place, "PS1": "$ ", "MARK": "x1"})
     await link.terminal_input(terminal.terminal_id, b"echo $MARK-$((6*7)); pwd; exit 5\n")
     await until(link, terminal, b"x1-42")
-    with anyio.fail_after(20):
+    with anyio.fail_after(PATIENCE_S):
         while (output := await link.terminal_read(terminal.terminal_id, wait_ms=100)).info.alive:
             pass
     assert output.info.exit_code == 5
@@ -65,8 +67,9 @@ async def test_a_login_shell_leaves_the_variables_that_were_asked_for(link: Gues
 
 
 async def test_job_control_works(link: GuestLink) -> None:
-    terminal = await link.terminal_open(command="trap 'echo caught' INT; sleep 30; echo after")
-    await anyio.sleep(0.3)
+    marker = f"21{secrets.randbelow(10**6)}"
+    terminal = await link.terminal_open(command=f"trap 'echo caught' INT; sleep {marker}; echo after")
+    await seen(lambda: living(marker))
     await link.terminal_input(terminal.terminal_id, b"\x03")
     await until(link, terminal, b"after")
     await link.terminal_close(terminal.terminal_id)
@@ -103,7 +106,7 @@ async def test_much_typing_goes_through_while_much_comes_back(link: GuestLink) -
     await until(link, terminal, b"READY")
     for _ in range(5):
         await link.terminal_input(terminal.terminal_id, b"z" * 100_000)
-    with anyio.fail_after(30):
+    with anyio.fail_after(PATIENCE_S):
         while (await link.terminals())[-1].output_total < 500_000:
             await anyio.sleep(0.05)
     await link.terminal_close(terminal.terminal_id)
@@ -112,11 +115,11 @@ async def test_much_typing_goes_through_while_much_comes_back(link: GuestLink) -
 async def test_closing_ends_everything_in_it(link: GuestLink) -> None:
     marker = f"20{secrets.randbelow(10**6)}"
     terminal = await link.terminal_open(command=f"trap '' HUP; sleep {marker} & sleep {marker}")
-    with anyio.fail_after(20):
+    with anyio.fail_after(PATIENCE_S):
         while len(living(marker)) < 2:
             await anyio.sleep(0.05)
     await link.terminal_close(terminal.terminal_id)
-    with anyio.fail_after(20):
+    with anyio.fail_after(PATIENCE_S):
         while living(marker):
             await anyio.sleep(0.05)
 

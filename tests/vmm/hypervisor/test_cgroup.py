@@ -11,6 +11,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from tests.waiting import PATIENCE_S
 from vmm.hypervisor.cgroup import Cgroups, Limits, NoCgroups
 from vmm.hypervisor.delegation import find
 from vmm.hypervisor.process import ProcessRef
@@ -88,7 +89,7 @@ async def test_a_machine_that_takes_too_much_memory_dies_alone_and_why_is_known(
     greedy = machine(tmp_path, sys.executable, "-c", "held = b''\nwhile True: held += bytes([1]) * 1000000")
     cgroups.put("modest", modest.pid)
     cgroups.put("greedy", greedy.pid)
-    with anyio.fail_after(60):
+    with anyio.fail_after(PATIENCE_S):
         assert await greedy.ended() == -9
     assert cgroups.why_killed("greedy") == (
         "its virtual machine needed more memory on the host than the 64 MiB that it may have"
@@ -107,7 +108,7 @@ async def test_a_machine_cannot_have_threads_without_end(cgroups: Cgroups, tmp_p
     start = "import threading, time\nwhile True: threading.Thread(target=time.sleep, args=[600], daemon=True).start()"
     process = machine(tmp_path, sys.executable, "-c", start)
     cgroups.put("forking", process.pid)
-    with anyio.fail_after(60):
+    with anyio.fail_after(PATIENCE_S):
         assert await process.ended() == 1
     assert "can't start new thread" in (tmp_path / "log").read_text()
     assert cgroups.remove("forking")
@@ -154,7 +155,7 @@ async def test_the_unit_makes_room_for_the_next_server(cgroups: Cgroups, tmp_pat
         script = command.partition("-c ")[2].strip("'").replace("$$", "$")
         (cgroups.base / ".control").mkdir()
         moved = f'echo 0 >"{cgroups.base}/.control/cgroup.procs"; {script}'
-        subprocess.run(["sh", "-c", moved], check=True, timeout=30)
+        subprocess.run(["sh", "-c", moved], check=True, timeout=PATIENCE_S)
         (cgroups.base / ".control").rmdir()
         (cgroups.base / "cgroup.procs").write_text(str(newcomer.pid))
         cgroups.open()

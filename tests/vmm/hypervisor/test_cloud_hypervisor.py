@@ -17,7 +17,6 @@ pytestmark = [
     pytest.mark.anyio,
     pytest.mark.vm,
     pytest.mark.kvm,
-    pytest.mark.timeout(300),
     pytest.mark.parametrize("driver", ["cloud-hypervisor"], indirect=True),
 ]
 

@@ -8,6 +8,7 @@ import anyio
 import pytest
 
 from tests.vmm.hypervisor.ladder import said
+from tests.waiting import PATIENCE_S
 from vmm.errors import CasemateError, LinkError
 from vmm.hypervisor.base import Hypervisor
 from vmm.hypervisor.cgroup import Cgroups, NoCgroups, name_of
@@ -16,7 +17,7 @@ from vmm.hypervisor.detect import kvm
 from vmm.hypervisor.users import NoUsers
 from vmm.machine import Machine
 
-pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.kvm, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.kvm]
 
 host = Confinement.find(kvm=kvm().usable)
 with_users = pytest.mark.skipif(
@@ -62,7 +63,7 @@ async def test_a_machine_has_a_cgroup_as_long_as_it_runs(driver: Hypervisor, mac
 async def test_a_machine_that_passes_its_limit_on_memory_says_so_when_it_ends(machine_cloned: Machine) -> None:
     (cgroup_of(machine_cloned) / "memory.max").write_text(str(8 * 1024 * 1024))
     reason = ""
-    with anyio.fail_after(120):
+    with anyio.fail_after(PATIENCE_S):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_work, machine_cloned)
             reason = await machine_cloned.ended()

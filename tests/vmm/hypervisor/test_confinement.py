@@ -11,6 +11,7 @@ import anyio
 import pytest
 from structlog.testing import capture_logs
 
+from tests.waiting import PATIENCE_S
 from vmm.errors import Unavailable
 from vmm.hypervisor.cgroup import Cgroups, Limits, NoCgroups
 from vmm.hypervisor.confinement import UNCONFINED, Confinement
@@ -49,7 +50,7 @@ async def run(
         reads=[place / name for name in reads],
         writes=[place / name for name in writes],
     )
-    with anyio.fail_after(20):
+    with anyio.fail_after(PATIENCE_S):
         status = await process.ended()
     await confinement.release(place)
     return status, (place / "log").read_text()

@@ -25,7 +25,7 @@ from vmm.machine import Machine, linked
 from vmm.saved import Saved
 
 # Marked `kvm` is what the emulated host has time for in every run; all of it runs there when it is asked for.
-pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.anyio, pytest.mark.vm]
 
 _COUNTS = (
     "i=0; while :; do i=$((i+1)); echo $i > /dev/shm/new; mv /dev/shm/new /dev/shm/count; echo $i; sleep 0.1; done"

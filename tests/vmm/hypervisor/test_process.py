@@ -6,6 +6,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from tests.waiting import PATIENCE_S
 from vmm.hypervisor.process import ProcessRef, strays
 from vmm.hypervisor.spawn import spawn
 
@@ -34,18 +35,18 @@ async def test_the_end_is_seen_with_its_signal(tmp_path: Path) -> None:
     process = sleeper(tmp_path)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_kill_soon, process.pid)
-        with anyio.fail_after(5):
+        with anyio.fail_after(PATIENCE_S):
             assert await process.ended() == -9
 
 
 async def _kill_soon(pid: int) -> None:
-    await anyio.sleep(0.05)
+    await anyio.wait_all_tasks_blocked()
     os.kill(pid, 9)
 
 
 async def test_the_exit_status_is_told(tmp_path: Path) -> None:
     process = spawn(["sh", "-c", "exit 3"], directory=tmp_path, log=tmp_path / "log")
-    with anyio.fail_after(5):
+    with anyio.fail_after(PATIENCE_S):
         assert await process.ended() == 3
 
 
@@ -54,7 +55,7 @@ async def test_strays_are_found_by_the_directory_they_work_in(tmp_path: Path) ->
     place.mkdir()
     process = sleeper(place)
     try:
-        with anyio.fail_after(5):
+        with anyio.fail_after(PATIENCE_S):
             while strays(tmp_path) != {place: [process]}:
                 await anyio.sleep(0.01)
         assert strays(place) == {}

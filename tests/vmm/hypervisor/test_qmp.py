@@ -41,29 +41,32 @@ async def test_a_server_with_too_many_files_open_takes_no_hypervisor_for_dead(tm
 
 async def _reset_soon(listener: socket.socket) -> None:
     # A connection that nobody accepted is reset when its listener goes: what a dying QEMU leaves behind.
-    await anyio.sleep(0.1)
+    await anyio.wait_all_tasks_blocked()
     listener.close()
 
 
 async def test_the_answer_to_a_command_that_was_given_up_is_not_taken_for_the_next_ones(tmp_path: Path) -> None:
     address = tmp_path / "qmp.sock"
-    asked = anyio.Event()
+    heard, asked = anyio.Event(), anyio.Event()
     async with await anyio.create_unix_listener(address) as listener, anyio.create_task_group() as tasks:
-        tasks.start_soon(_answer_late, listener, asked)
+        tasks.start_soon(_answer_late, listener, heard, asked)
         async with await Qmp.connect(address) as session:
-            with anyio.move_on_after(0.1):
-                await session.run("slow")
+            async with anyio.create_task_group() as given_up:
+                given_up.start_soon(session.run, "slow")
+                await heard.wait()
+                given_up.cancel_scope.cancel()
             asked.set()
             assert await session.run("quick") == "quick"
 
 
-async def _answer_late(listener: SocketListener, asked: anyio.Event) -> None:
+async def _answer_late(listener: SocketListener, heard: anyio.Event, asked: anyio.Event) -> None:
     async with await listener.accept() as stream:
         await stream.send(b'{"QMP": {}}\n')
         lines = BufferedByteReceiveStream(stream)
         for _ in ("qmp_capabilities", "slow", "quick"):
             command = json.loads(await lines.receive_until(b"\n", 1024))
             if command["execute"] == "slow":
+                heard.set()
                 await asked.wait()
                 await stream.send(b'{"event": "STOP", "data": {}}\n')
             await stream.send(json.dumps({"return": command["execute"], "id": command["id"]}).encode() + b"\n")

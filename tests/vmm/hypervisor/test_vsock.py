@@ -8,6 +8,7 @@ import anyio
 import pytest
 from anyio.abc import SocketStream
 
+from tests.waiting import PATIENCE_S, until
 from vmm.errors import LinkError
 from vmm.hypervisor import vsock
 from vmm.hypervisor.vsock import connect_vsock
@@ -64,10 +65,10 @@ async def test_the_first_call_that_is_accepted_is_taken(tmp_path: Path, before: 
         async with await connect_vsock(tmp_path / "vsock") as stream:
             assert await stream.receive() == b"hello"
             # The others are given up.
-            with anyio.fail_after(5):
+            with anyio.fail_after(PATIENCE_S):
                 while hypervisor.open > 1:
                     await anyio.sleep(0.01)
-        with anyio.fail_after(5):
+        with anyio.fail_after(PATIENCE_S):
             while hypervisor.open:
                 await anyio.sleep(0.01)
 
@@ -78,21 +79,22 @@ async def test_an_agent_that_does_not_listen_is_said(tmp_path: Path, way: str, m
     async with calls(tmp_path / "vsock", way) as hypervisor:
         with pytest.raises(LinkError, match="The guest's agent does not listen"):
             await connect_vsock(tmp_path / "vsock")
-        with anyio.fail_after(5):
+        with anyio.fail_after(PATIENCE_S):
             while hypervisor.open:
                 await anyio.sleep(0.01)
 
 
 async def test_a_hypervisor_that_has_ended_is_said_at_once(tmp_path: Path) -> None:
-    with anyio.fail_after(1), pytest.raises(LinkError, match="its virtual machine has ended"):
+    with anyio.fail_after(PATIENCE_S), pytest.raises(LinkError, match="its virtual machine has ended"):
         await connect_vsock(tmp_path / "nobody")
 
 
 async def test_a_call_that_is_cancelled_leaves_nothing_open(tmp_path: Path) -> None:
     async with calls(tmp_path / "vsock", SILENT) as hypervisor:
-        with anyio.move_on_after(2):
-            await connect_vsock(tmp_path / "vsock")
-        assert hypervisor.made > 1
-        with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(connect_vsock, tmp_path / "vsock")
+            await until(lambda: hypervisor.made > 1)
+            tasks.cancel_scope.cancel()
+        with anyio.fail_after(PATIENCE_S):
             while hypervisor.open:
                 await anyio.sleep(0.01)

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import PATIENCE_S
 from vmm.images.catalogue import Catalogue, ImageSet
 from vmm.images.tools import find_tool, is_static
 
-pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.timeout(3600), pytest.mark.xdist_group("images")]
 
 _MIB = 1024 * 1024
 
@@ -19,7 +20,7 @@ _MIB = 1024 * 1024
 def _debugfs(image: Path, command: str) -> str:
     tool = find_tool("debugfs")
     assert tool is not None
-    done = subprocess.run([tool, "-R", command, image], capture_output=True, text=True, check=True, timeout=20)
+    done = subprocess.run([tool, "-R", command, image], capture_output=True, text=True, check=True, timeout=PATIENCE_S)
     return done.stdout
 
 
@@ -44,7 +45,7 @@ async def test_a_base_image_is_sound_and_belongs_to_root(catalogue: Catalogue, n
     base = (await catalogue.ensure(name)).base
     check = find_tool("e2fsck")
     assert check is not None
-    subprocess.run([check, "-f", "-n", base], capture_output=True, check=True, timeout=60)
+    subprocess.run([check, "-f", "-n", base], capture_output=True, check=True, timeout=PATIENCE_S)
     stats = _debugfs(base, "stats")
     assert "Filesystem volume name:   cm-base" in stats
     assert "has_journal" not in stats

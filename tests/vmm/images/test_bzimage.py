@@ -9,6 +9,7 @@ import subprocess
 
 import pytest
 
+from tests.waiting import PATIENCE_S
 from vmm.errors import Unavailable
 from vmm.images import bzimage
 
@@ -29,7 +30,7 @@ def _sized(data: bytes) -> bytes:
 
 @pytest.mark.skipif(shutil.which("lz4") is None, reason="lz4 is not installed")
 def test_an_lz4_kernel_is_unpacked() -> None:
-    packed = subprocess.run(["lz4", "-l", "-c"], input=_ELF, capture_output=True, check=True, timeout=20).stdout
+    packed = subprocess.run(["lz4", "-l", "-c"], input=_ELF, capture_output=True, check=True, timeout=PATIENCE_S).stdout
     assert bzimage.unpack(_image(_sized(packed))) == _ELF
 
 

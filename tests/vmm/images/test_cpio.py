@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import PATIENCE_S
 from vmm.images import cpio
 
 _ENTRIES = (
@@ -18,7 +19,9 @@ _ENTRIES = (
 
 @pytest.mark.skipif(shutil.which("cpio") is None, reason="cpio is not installed")
 def test_the_ordinary_cpio_unpacks_an_archive(tmp_path: Path) -> None:
-    subprocess.run(["cpio", "-i", "--quiet"], input=cpio.archive(_ENTRIES), cwd=tmp_path, check=True, timeout=20)
+    subprocess.run(
+        ["cpio", "-i", "--quiet"], input=cpio.archive(_ENTRIES), cwd=tmp_path, check=True, timeout=PATIENCE_S
+    )
     assert (tmp_path / "etc/odd").read_bytes() == b"12345"
     assert (tmp_path / "etc/odd").stat().st_mode & 0o777 == 0o640
     assert (tmp_path / "etc/empty").read_bytes() == b""

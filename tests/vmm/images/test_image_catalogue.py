@@ -11,6 +11,7 @@ import anyio
 import pytest
 
 from tests.vmm.images.tiny_recipes import FailingRecipe, TinyRecipe, tiny_catalogue
+from tests.waiting import PATIENCE_S
 from vmm.errors import Conflict, HostExhausted, InvalidInput, Unavailable
 from vmm.images import catalogue as catalogue_module
 from vmm.images.catalogue import Catalogue
@@ -86,7 +87,7 @@ async def test_a_changed_agent_rebuilds_the_toolbox_alone(root: Path, log: Path)
 
 async def test_concurrent_calls_share_one_build(root: Path, log: Path) -> None:
     catalogue = tiny_catalogue(root, log, toolbox="sleep 0.3")
-    with anyio.fail_after(30):
+    with anyio.fail_after(PATIENCE_S):
         async with anyio.create_task_group() as tasks:
             for _ in range(5):
                 tasks.start_soon(catalogue.ensure, "code")
@@ -104,7 +105,7 @@ async def test_a_cancelled_build_leaves_no_half_made_part(root: Path, log: Path)
     catalogue = tiny_catalogue(root, log, code="sleep 600")
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(catalogue.ensure, "code")
-        with anyio.fail_after(30):
+        with anyio.fail_after(PATIENCE_S):
             while not log.exists() or "code" not in log.read_text():
                 await anyio.sleep(0.02)
         tasks.cancel_scope.cancel()
@@ -114,7 +115,7 @@ async def test_a_cancelled_build_leaves_no_half_made_part(root: Path, log: Path)
 
 async def test_after_a_killed_build_the_next_waits_for_its_programs_and_clears_up(root: Path, log: Path) -> None:
     builder = _builder(root, log, "echo $$ > pid; sleep 600")
-    with anyio.fail_after(30):
+    with anyio.fail_after(PATIENCE_S):
         while not (started := list(root.glob(".build-*/scratch/pid"))) or not started[0].read_text():
             await anyio.sleep(0.02)
     program = int(started[0].read_text())
@@ -232,7 +233,7 @@ async def test_nothing_is_removed_during_a_build(root: Path, log: Path) -> None:
     catalogue = tiny_catalogue(root, log, code="sleep 600")
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(catalogue.ensure, "code")
-        with anyio.fail_after(30):
+        with anyio.fail_after(PATIENCE_S):
             while not log.exists():
                 await anyio.sleep(0.02)
             with pytest.raises(Conflict):

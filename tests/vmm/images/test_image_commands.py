@@ -6,6 +6,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from tests.waiting import PATIENCE_S
 from vmm.errors import Unavailable
 from vmm.images.commands import run
 
@@ -88,7 +89,7 @@ def _is_pipe(descriptor: Path) -> bool:
 
 async def _assert_ended(directory: Path) -> None:
     pid = (directory / "pids").read_text().strip()
-    with anyio.fail_after(10):
+    with anyio.fail_after(PATIENCE_S):
         while _alive(pid):
             await anyio.sleep(0.01)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import PATIENCE_S
 from vmm.errors import Conflict, HostExhausted, InvalidInput
 from vmm.images.disk import make_disk
 from vmm.images.tools import find_tool
@@ -17,7 +18,7 @@ _MIB = 1024 * 1024
 def _debugfs(disk: Path, command: str) -> str:
     tool = find_tool("debugfs")
     assert tool is not None
-    done = subprocess.run([tool, "-R", command, disk], capture_output=True, text=True, check=True, timeout=20)
+    done = subprocess.run([tool, "-R", command, disk], capture_output=True, text=True, check=True, timeout=PATIENCE_S)
     return done.stdout
 
 
@@ -36,7 +37,7 @@ async def test_a_disk_is_sound_and_holds_what_an_overlay_needs(tmp_path: Path) -
     await make_disk(disk, 10 * 1024)
     check = find_tool("e2fsck")
     assert check is not None
-    subprocess.run([check, "-f", "-n", disk], capture_output=True, check=True, timeout=30)
+    subprocess.run([check, "-f", "-n", disk], capture_output=True, check=True, timeout=PATIENCE_S)
     for name in ("upper", "work"):
         inode = _debugfs(disk, f"stat {name}")
         assert "Type: directory" in inode
