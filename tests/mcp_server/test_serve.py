@@ -19,8 +19,8 @@ from mcp_server.serve import PortRefused, WebServer, listen
 from mcp_server.settings import Settings
 from tests.mcp_server.edge import Edge, answer_of, initialize, rpc, serving
 from tests.vmm.images.tiny_recipes import tiny_catalogue
-from vmm.images.catalogue import Catalogue
 from tests.waiting import PATIENCE_S
+from vmm.images.catalogue import Catalogue
 
 pytestmark = pytest.mark.anyio
 
