@@ -23,6 +23,11 @@ def width(cell: str) -> int:
     return min(_WIDEST, _columns(cell))
 
 
+def grown(cell: str) -> bool:
+    """Whether a wide cell begins with a narrow letter: what follows the letter makes it wide."""
+    return wcwidth(_from_letter(cell)[:1]) == 1
+
+
 @functools.lru_cache(maxsize=4096)
 def shows(letter: str) -> bool:
     """Whether a character belongs on a screen at all: controls and separators of lines have no place there."""

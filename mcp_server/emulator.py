@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import unicodedata
+from typing import Any
 
 from pyte import modes
 
@@ -16,6 +17,8 @@ _WITH_CURSOR = 1049
 _CURSOR = 1048
 # 132 columns, and reversed colours: a terminal's size is its owner's, and there are no colours.
 _WITHOUT_EFFECT = frozenset({3, 5})
+# Pyte keeps private modes beside these under numbers that a program must not reach without saying `private`.
+_PUBLIC = frozenset({modes.IRM, modes.LNM})
 _APPLICATION_CURSOR = 1 << 5
 _TAB = 8
 _STATUS = 5
@@ -122,6 +125,12 @@ class _Screen(Moving):
                 self.restore_cursor()
             elif number not in _WITHOUT_EFFECT:
                 self.reset_mode(number, private=True)
+
+    def set_mode(self, *modes: int, **kwargs: Any) -> None:
+        super().set_mode(*(modes if kwargs.get("private") else _PUBLIC.intersection(modes)), **kwargs)
+
+    def reset_mode(self, *modes: int, **kwargs: Any) -> None:
+        super().reset_mode(*(modes if kwargs.get("private") else _PUBLIC.intersection(modes)), **kwargs)
 
     def soft_reset(self) -> None:
         """Modes and places as they were at first; what is shown stays."""

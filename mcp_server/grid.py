@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import functools
 import re
 from collections import defaultdict
 from typing import Any
 
 import pyte
 from pyte import modes
-from pyte.screens import Char, Margins, StaticDefaultDict
+from pyte.screens import Margins
 
 from .characters import joined, joins, shows, width
+from .row import BLANK, STUB, Row, cell, cut, erase, new_row, part, shift
 
-Line = StaticDefaultDict[int, Char]
-Rows = dict[int, Line]
-_BLANK = Char(" ")
-# The second column of a wide letter; alone in the last column, where a wide one did not fit any more.
-_STUB = Char("")
+Rows = dict[int, Row]
 _RUNS = re.compile(r"[ -~]+|[^ -~]")
 
 
 def new_rows() -> Rows:
     """Rows of a screen, all blank."""
-    return defaultdict(lambda: StaticDefaultDict[int, Char](_BLANK))
+    return defaultdict(new_row)
 
 
 class Grid(pyte.Screen):
@@ -38,8 +34,7 @@ class Grid(pyte.Screen):
     @property
     def display(self) -> list[str]:
         """The rows as they read; a wide letter's second column is empty."""
-        columns = range(self.columns)
-        return ["".join([line[x].data for x in columns]) for line in map(self.buffer.__getitem__, range(self.lines))]
+        return [self._row(self.buffer.get(y)) for y in range(self.lines)]
 
     def interrupt(self) -> None:
         """Something else than text came: nothing is to be repeated, and marks wait for no letter any more."""
@@ -63,23 +58,23 @@ class Grid(pyte.Screen):
     def insert_characters(self, count: int = 1) -> None:
         """Push what stands from the cursor on to the right."""
         line, x = self._edited()
-        self._shift_cells(line, x, count or 1)
+        shift(line, x, count or 1, self.columns)
 
     def delete_characters(self, count: int = 1) -> None:
         """Take letters away from the cursor on; what follows moves up."""
         line, x = self._edited()
-        self._shift_cells(line, x, -(count or 1))
+        shift(line, x, -(count or 1), self.columns)
 
     def erase_characters(self, count: int = 1) -> None:
         """Blank letters from the cursor on."""
         line, x = self._edited()
-        self._erase(line, x, x + (count or 1))
+        erase(line, x, x + (count or 1))
 
     def erase_in_line(self, how: int = 0, private: bool = False) -> None:
         """Blank the row from the cursor on (0), up to it (1) or whole (2)."""
         line, x = self.buffer[self.cursor.y], self.cursor.x
         if how in {0, 1, 2}:
-            self._erase(line, 0 if how else x, self.columns if how != 1 else x + 1)
+            erase(line, 0 if how else x, self.columns if how != 1 else x + 1)
 
     def erase_in_display(self, how: int = 0, *args: Any, **kwargs: Any) -> None:
         """Blank the screen from the cursor on (0), up to it (1) or whole (2). What scrolled off (3) is not here."""
@@ -92,7 +87,7 @@ class Grid(pyte.Screen):
     def alignment_display(self) -> None:
         """Fill the screen with the letter E."""
         self.set_margins()
-        full = dict.fromkeys(range(self.columns), _cell("E"))
+        full = dict.fromkeys(range(self.columns), cell("E"))
         for y in range(self.lines):
             self.buffer[y].update(full)
 
@@ -136,14 +131,14 @@ class Grid(pyte.Screen):
         """
         dropped = max(0, y - lines + 1)
         for line in rows.values():
-            self._forget_gap(line)
-            self._part(line, columns)
-            for x in range(columns, self.columns):
-                line.pop(x, None)
+            cut(line, columns, before=self.columns)
         kept = {number - dropped: line for number, line in rows.items() if 0 <= number - dropped < lines}
         rows.clear()
         rows.update(kept)
         return dropped
+
+    def _row(self, line: Row | None) -> str:
+        return "".join([line[x].data for x in range(self.columns)]) if line else " " * self.columns
 
     @property
     def _region(self) -> Margins:
@@ -172,7 +167,7 @@ class Grid(pyte.Screen):
                 # Without wrapping, the last column takes whatever comes last.
                 piece, position = piece[:-1] + text[-1], len(text)
             self._make_room(line, x, len(piece))
-            line.update(zip(range(x, x + len(piece)), map(_cell, piece), strict=True))
+            line.update(zip(range(x, x + len(piece)), map(cell, piece), strict=True))
             self.cursor.x = x + len(piece)
             position += len(piece)
         self._last = text[-1]
@@ -190,8 +185,8 @@ class Grid(pyte.Screen):
         elif x == 0:
             # Marks without a letter before them go before the next one.
             self._leading = joined(self._leading, letter)
-            if line[0] == _BLANK:
-                line[0] = _cell(" " + self._leading)
+            if line[0] == BLANK:
+                line[0] = cell(" " + self._leading)
 
     def _place(self, text: str) -> None:
         columns = min(width(text), self.columns)
@@ -203,7 +198,7 @@ class Grid(pyte.Screen):
                 self.cursor.x = self.columns - columns
         line, x = self.buffer[self.cursor.y], self.cursor.x
         self._make_room(line, x, columns)
-        line.update(zip(range(x, x + columns), (_cell(text), _STUB), strict=False))
+        line.update(zip(range(x, x + columns), (cell(text), STUB), strict=False))
         self.cursor.x = x + columns
         self._last = text
 
@@ -212,7 +207,7 @@ class Grid(pyte.Screen):
         old, new = width(line[x].data), width(text)
         if new > old and x + new <= self.columns:
             self._make_room(line, x + old, new - old)
-            line[x + old] = _STUB
+            line[x + old] = STUB
             self.cursor.x = x + new
         elif new > old and modes.DECAWM in self.mode and self.columns >= new:
             self._leave_last_column()
@@ -221,12 +216,12 @@ class Grid(pyte.Screen):
         elif new < old:
             line.pop(x + new, None)
             self.cursor.x = x + new
-        line[x] = _cell(text)
+        line[x] = cell(text)
 
     def _leave_last_column(self) -> None:
         line, x = self.buffer[self.cursor.y], self.columns - 1
-        self._part(line, x)
-        line[x] = _STUB
+        part(line, x)
+        line[x] = STUB
         self._wrap()
 
     def _wrap_if_full(self) -> None:
@@ -240,45 +235,12 @@ class Grid(pyte.Screen):
         self.carriage_return()
         self.index()
 
-    def _make_room(self, line: Line, x: int, count: int) -> None:
+    def _make_room(self, line: Row, x: int, count: int) -> None:
         if modes.IRM in self.mode:
-            self._shift_cells(line, x, count)
+            shift(line, x, count, self.columns)
         else:
-            self._part(line, x)
-            self._part(line, x + count)
+            part(line, x)
+            part(line, x + count)
 
-    def _edited(self) -> tuple[Line, int]:
+    def _edited(self) -> tuple[Row, int]:
         return self.buffer[self.cursor.y], self.cursor.x
-
-    def _erase(self, line: Line, start: int, end: int) -> None:
-        self._part(line, start)
-        self._part(line, end)
-        for x in range(start, min(end, self.columns)):
-            line.pop(x, None)
-
-    def _shift_cells(self, line: Line, start: int, right: int) -> None:
-        """Move a row's cells from a column on; those that leave it, at either end, are gone."""
-        self._part(line, start)
-        self._part(line, max(start, start - right))
-        last = self.columns - 1
-        self._forget_gap(line)
-        moved = {x + right: line.pop(x) for x in range(start, self.columns) if x in line}
-        line.update({x: cell for x, cell in moved.items() if start <= x <= last})
-        if width(line[last].data) == 2:
-            line.pop(last)
-
-    def _forget_gap(self, line: Line) -> None:
-        last = self.columns - 1
-        if not line[last].data and width(line[last - 1].data) < 2:
-            line.pop(last)
-
-    def _part(self, line: Line, x: int) -> None:
-        """Make sure that a column begins a letter: a wide one that lies across its edge leaves blanks."""
-        if 0 < x < self.columns and not line[x].data and width(line[x - 1].data) == 2:
-            line.pop(x - 1)
-            line.pop(x)
-
-
-@functools.lru_cache(maxsize=4096)
-def _cell(text: str) -> Char:
-    return Char(text)

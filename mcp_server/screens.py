@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 _BACKLOG = 256 * 1024
 _CHUNK = 32 * 1024
 _GRACE_MS = 2_000
+# A cell takes about a hundred bytes, and a terminal may have a million of them.
+_MOST_CELLS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,9 +62,18 @@ class _Picture:
     live: bool = False
     lock: anyio.Lock = field(default_factory=anyio.Lock)
 
+    @property
+    def cells(self) -> int:
+        cols, rows = self.emulator.size
+        return cols * rows
+
 
 class Screens:
-    """Looks at terminals through a fleet. At most `capacity` pictures are kept, the least recently seen goes first."""
+    """Looks at terminals through a fleet.
+
+    At most `capacity` pictures of a million cells together are kept, and the one just looked at whatever its size: the
+    least recently seen goes first.
+    """
 
     def __init__(self, fleet: Fleet, *, capacity: int = 64) -> None:
         self._fleet = fleet
@@ -87,11 +98,13 @@ class Screens:
         terminal = (sandbox.owner, sandbox.id, terminal_id)
         try:
             async with picture.lock:
-                return await self._look(terminal, picture, wait_ms=wait_ms, settle_ms=settle_ms, text=text)
+                view = await self._look(terminal, picture, wait_ms=wait_ms, settle_ms=settle_ms, text=text)
         except BaseException:
             # Half-fed pictures would show a screen that never was: the next look draws it anew.
             self.forget(sandbox, terminal_id)
             raise
+        self._forget_unseen()
+        return view
 
     def application_cursor(self, sandbox: Sandbox, terminal_id: str) -> bool:
         """Whether the terminal wants arrow keys in application form, as far as its last picture tells."""
@@ -105,9 +118,13 @@ class Screens:
     def _picture(self, key: tuple[str, str, str]) -> _Picture:
         picture = self._pictures.setdefault(key, _Picture(Emulator(80, 24)))
         self._pictures.move_to_end(key)
-        while len(self._pictures) > self._capacity:
-            self._pictures.popitem(last=False)
+        self._forget_unseen()
         return picture
+
+    def _forget_unseen(self) -> None:
+        cells = sum(picture.cells for picture in self._pictures.values())
+        while len(self._pictures) > self._capacity or (cells > _MOST_CELLS and len(self._pictures) > 1):
+            cells -= self._pictures.popitem(last=False)[1].cells
 
     async def _look(
         self, terminal: tuple[str, str, str], picture: _Picture, *, wait_ms: int, settle_ms: int, text: str
@@ -120,12 +137,12 @@ class Screens:
             skipped += await self._feed(terminal, picture, output)
             behind = picture.offset < output.info.output_total
             settled = pause > 0 and not output.output.data
-            found = bool(text) and picture.emulator.shows(text)
+            found = bool(text) and await to_thread.run_sync(picture.emulator.shows, text)
             left_ms = int((deadline - anyio.current_time()) * 1000)
             resting = not behind and (not output.info.alive or (settled and not text))
             if found or resting or left_ms <= (-_GRACE_MS if behind else 0):
                 return View(
-                    rows=picture.emulator.text(),
+                    rows=await to_thread.run_sync(picture.emulator.text),
                     cursor=picture.emulator.cursor,
                     size=picture.emulator.size,
                     title=picture.emulator.title,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -18,6 +19,11 @@ printf '\030\033[5n'
 head -c 4 >{file}.answer
 tmux wait-for -S shown
 exec sleep 1000"""
+
+# Tmux tells apart letters and what they draw by attributes, which it gives with the others.
+_ATTRIBUTES = re.compile(r"\x1b\[[0-9;:]*m|\x1b\]8;.*?\x1b\\\\")
+_LINES = re.compile(r"\x0e(.*?)(?:\x0f|\Z)|\x0f", re.DOTALL)
+_DRAWING = str.maketrans("jklmnqtuvwx", "┘┐┌└┼─├┤┴┬│")
 
 
 def missing() -> str:
@@ -40,8 +46,9 @@ class SecondTerminal:
         shown = self._run(
             *("resize-window", "-x", str(cols), "-y", str(rows), ";"),
             *("respawn-pane", "-k", _SHOW.format(file=shlex.quote(str(self._file))), ";"),
-            *("wait-for", "shown", ";", "capture-pane", "-p"),
+            *("wait-for", "shown", ";", "capture-pane", "-p", "-e"),
         )
+        shown = _LINES.sub(lambda drawn: (drawn.group(1) or "").translate(_DRAWING), _ATTRIBUTES.sub("", shown))
         return tuple(row.rstrip(" ") for row in shown.removesuffix("\n").split("\n"))
 
     def _run(self, *arguments: str) -> str:
