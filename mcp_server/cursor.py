@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from pyte import modes
 from pyte.screens import Margins
 
-from .grid import Grid
-
-_TAB = 8
+from .drawing import Drawing
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +22,7 @@ class Place:
     drawing: tuple[bool, bool] = (False, False)
 
 
-class Moving(Grid):
+class Moving(Drawing):
     """A grid whose cursor stops where those of terminals do."""
 
     def __init__(self, columns: int, lines: int) -> None:
