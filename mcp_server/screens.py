@@ -56,7 +56,14 @@ class View:
 
 
 @dataclass(slots=True)
-class _Picture:
+class Picture:
+    """A terminal's screen as far as its output was read.
+
+    Attributes:
+        offset: Up to where it was read.
+        live: Whether what comes now is as new as the terminal, so that its questions are to be answered.
+    """
+
     emulator: Emulator
     offset: int = 0
     live: bool = False
@@ -64,21 +71,46 @@ class _Picture:
 
     @property
     def cells(self) -> int:
+        """How many letters it has room for."""
         cols, rows = self.emulator.size
         return cols * rows
 
 
-class Screens:
-    """Looks at terminals through a fleet.
+class Pictures:
+    """Those of terminals seen last: at most `capacity`, of a million cells together, and the last in any case."""
 
-    At most `capacity` pictures of a million cells together are kept, and the one just looked at whatever its size: the
-    least recently seen goes first.
-    """
-
-    def __init__(self, fleet: Fleet, *, capacity: int = 64) -> None:
-        self._fleet = fleet
+    def __init__(self, *, capacity: int = 64) -> None:
         self._capacity = capacity
-        self._pictures: OrderedDict[tuple[str, str, str], _Picture] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, str, str], Picture] = OrderedDict()
+
+    def see(self, key: tuple[str, str, str]) -> Picture:
+        """The picture of a terminal, a new one if need be; it is the last that goes now."""
+        picture = self._kept.setdefault(key, Picture(Emulator(80, 24)))
+        self._kept.move_to_end(key)
+        self.trim()
+        return picture
+
+    def get(self, key: tuple[str, str, str]) -> Picture | None:
+        """The picture of a terminal, if it is kept."""
+        return self._kept.get(key)
+
+    def trim(self) -> None:
+        """Forget what is too much, since pictures grow with their terminals."""
+        cells = sum(picture.cells for picture in self._kept.values())
+        while len(self._kept) > self._capacity or (cells > _MOST_CELLS and len(self._kept) > 1):
+            cells -= self._kept.popitem(last=False)[1].cells
+
+    def forget(self, key: tuple[str, str, str]) -> None:
+        """Drop a picture, if there is one."""
+        self._kept.pop(key, None)
+
+
+class Screens:
+    """Looks at terminals through a fleet, and keeps pictures of those seen last."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self._pictures = Pictures()
 
     async def look(self, sandbox: Sandbox, terminal_id: str, *, wait_ms: int, settle_ms: int, text: str = "") -> View:
         """Render a terminal's screen, once it has come to rest.
@@ -94,7 +126,7 @@ class Screens:
             ProcessMissing: There is no such terminal.
             CasemateError: Whatever else the fleet raises.
         """
-        picture = self._picture(_key(sandbox, terminal_id))
+        picture = self._pictures.see(_key(sandbox, terminal_id))
         terminal = (sandbox.owner, sandbox.id, terminal_id)
         try:
             async with picture.lock:
@@ -103,7 +135,7 @@ class Screens:
             # Half-fed pictures would show a screen that never was: the next look draws it anew.
             self.forget(sandbox, terminal_id)
             raise
-        self._forget_unseen()
+        self._pictures.trim()
         return view
 
     def application_cursor(self, sandbox: Sandbox, terminal_id: str) -> bool:
@@ -113,21 +145,10 @@ class Screens:
 
     def forget(self, sandbox: Sandbox, terminal_id: str) -> None:
         """Drop a picture, if there is one."""
-        self._pictures.pop(_key(sandbox, terminal_id), None)
-
-    def _picture(self, key: tuple[str, str, str]) -> _Picture:
-        picture = self._pictures.setdefault(key, _Picture(Emulator(80, 24)))
-        self._pictures.move_to_end(key)
-        self._forget_unseen()
-        return picture
-
-    def _forget_unseen(self) -> None:
-        cells = sum(picture.cells for picture in self._pictures.values())
-        while len(self._pictures) > self._capacity or (cells > _MOST_CELLS and len(self._pictures) > 1):
-            cells -= self._pictures.popitem(last=False)[1].cells
+        self._pictures.forget(_key(sandbox, terminal_id))
 
     async def _look(
-        self, terminal: tuple[str, str, str], picture: _Picture, *, wait_ms: int, settle_ms: int, text: str
+        self, terminal: tuple[str, str, str], picture: Picture, *, wait_ms: int, settle_ms: int, text: str
     ) -> View:
         deadline = anyio.current_time() + wait_ms / 1000
         skipped = 0
@@ -153,7 +174,7 @@ class Screens:
                 )
             pause = 0 if behind else max(min(settle_ms, left_ms), 1)
 
-    async def _feed(self, terminal: tuple[str, str, str], picture: _Picture, output: TerminalOutput) -> int:
+    async def _feed(self, terminal: tuple[str, str, str], picture: Picture, output: TerminalOutput) -> int:
         """Bring the picture up to date with what was read, and pass over what is too much to draw.
 
         Returns:
