@@ -1,27 +1,29 @@
-"""A terminal's screen as a person would see it: pyte, made safe against whatever a guest may write."""
+"""A terminal's screen as a person would see it, safe against whatever a guest may write."""
 
 from __future__ import annotations
 
 import codecs
-import contextlib
-import functools
-import itertools
-from typing import TYPE_CHECKING, Any
+import unicodedata
+from typing import Any
 
-import pyte
-from wcwidth import wcwidth
+from pyte import modes
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from .cursor import Moving, Place
+from .grid import Rows, new_rows
+from .sequences import Parser
 
 _ALTERNATE = frozenset({47, 1047, 1049})
-_COLUMN_SWITCH = 3
+_WITH_CURSOR = 1049
+_CURSOR = 1048
+# 132 columns, and reversed colours: a terminal's size is its owner's, and there are no colours.
+_WITHOUT_EFFECT = frozenset({3, 5})
+# Pyte keeps private modes beside these under numbers that a program must not reach without saying `private`.
+_PUBLIC = frozenset({modes.IRM, modes.LNM})
 _APPLICATION_CURSOR = 1 << 5
-_MARKS = 8
-_CANCEL = "\x18"
-_WITH_PRIVATE = frozenset(
-    {"set_mode", "reset_mode", "erase_in_line", "erase_in_display", "report_device_attributes", "debug", "draw"}
-)
+_TAB = 8
+_STATUS = 5
+_PLACE = 6
+_DRAWING = str.maketrans("_`abcdefghijklmnopqrstuvwxyz{|}~", " ◆▒␉␌␍␊°±␤␋┘┐┌└┼⎺⎻─⎼⎽├┤┴┬│≤≥π≠£·")
 
 
 class Emulator:
@@ -29,7 +31,7 @@ class Emulator:
 
     def __init__(self, cols: int, rows: int) -> None:
         self._screen = _Screen(cols, rows)
-        self._stream = _Stream(self._screen, strict=False)
+        self._parser = Parser(self._screen)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def feed(self, data: bytes) -> bytes:
@@ -38,7 +40,7 @@ class Emulator:
         Returns:
             What a real terminal would answer, for programs that ask it for the cursor's place or its kind.
         """
-        self._stream.take(self._decoder.decode(data))
+        self._parser.feed(self._decoder.decode(data))
         answer = self._screen.answers
         self._screen.answers = ""
         return answer.encode()
@@ -49,11 +51,12 @@ class Emulator:
 
     def text(self) -> tuple[str, ...]:
         """The screen's rows from the top, without the blanks at their ends."""
-        return tuple(row.rstrip() for row in self._screen.display)
+        return tuple(row.rstrip(" ") for row in self._screen.display)
 
     def shows(self, needle: str) -> bool:
         """Whether a text stands on the screen: in a row, over several, or wrapped from one into the next."""
-        rows = self._screen.display
+        rows = [unicodedata.normalize("NFC", row) for row in self._screen.display]
+        needle = unicodedata.normalize("NFC", needle)
         return needle in "\n".join(row.rstrip() for row in rows) or needle in "".join(rows)
 
     @property
@@ -77,105 +80,91 @@ class Emulator:
         return _APPLICATION_CURSOR in self._screen.mode
 
 
-class _Stream(pyte.Stream):
-    """Pyte's parser, which takes every digit of Unicode for a number: some, such as ¹, are none and would end it."""
-
-    def take(self, text: str) -> None:
-        """Parse; a digit without a numeric value inside a sequence cancels it, elsewhere it is a letter like others."""
-        if text.isascii():
-            self._parse(text)
-            return
-        for strange, letters in itertools.groupby(text, _is_strange_digit):
-            in_sequence = strange and not self._taking_plain_text
-            self._parse(_CANCEL if in_sequence else "".join(letters))
-
-    def _parse(self, text: str) -> None:
-        # A number of thousands of digits is refused by Python; pyte has begun afresh when it says so.
-        with contextlib.suppress(ValueError):
-            self.feed(text)
-
-
-class _Screen(pyte.Screen):
-    """Pyte's screen with an alternate buffer, answers that can be fetched, and handlers that never raise."""
+class _Screen(Moving):
+    """A screen with modes, an alternate buffer, and answers that can be fetched."""
 
     def __init__(self, columns: int, lines: int) -> None:
         self.answers = ""
-        self._main: tuple[dict[int, dict[int, pyte.screens.Char]], int, int] | None = None
+        self._main: tuple[Rows, int, int, Place] | None = None
         super().__init__(columns, lines)
 
     def write_process_input(self, data: str) -> None:
         self.answers += data
 
+    def report_version(self) -> None:
+        self.write_process_input("\x1b[>0;0;0c")
+
+    def report_device_status(self, mode: int) -> None:
+        if mode == _STATUS:
+            self.write_process_input("\x1b[0n")
+        elif mode == _PLACE:
+            top = self._region.top if modes.DECOM in self.mode else 0
+            self.write_process_input(f"\x1b[{self.cursor.y - top + 1};{self.column + 1}R")
+
     def draw(self, data: str) -> None:
-        super().draw(data if data.isascii() else _few_marks(data))
+        super().draw(data.translate(_DRAWING) if self.drawing[self.charset] else data)
+
+    def define_charset(self, code: str, mode: str) -> None:
+        first, second = self.drawing
+        self.drawing = (code == "0", second) if mode == "(" else (first, code == "0")
+
+    def set_private_mode(self, *numbers: int) -> None:
+        for number in numbers:
+            if number in _ALTERNATE:
+                self._leave_main()
+            elif number == _CURSOR:
+                self.save_cursor()
+            elif number not in _WITHOUT_EFFECT:
+                self.set_mode(number, private=True)
+
+    def reset_private_mode(self, *numbers: int) -> None:
+        for number in numbers:
+            if number in _ALTERNATE:
+                self._return_to_main(with_cursor=number == _WITH_CURSOR)
+            elif number == _CURSOR:
+                self.restore_cursor()
+            elif number not in _WITHOUT_EFFECT:
+                self.reset_mode(number, private=True)
 
     def set_mode(self, *modes: int, **kwargs: Any) -> None:
-        if kwargs.get("private"):
-            if _ALTERNATE.intersection(modes):
-                self._leave_main()
-            modes = tuple(mode for mode in modes if mode != _COLUMN_SWITCH)
-        super().set_mode(*modes, **kwargs)
+        super().set_mode(*(modes if kwargs.get("private") else _PUBLIC.intersection(modes)), **kwargs)
 
     def reset_mode(self, *modes: int, **kwargs: Any) -> None:
-        if kwargs.get("private"):
-            if _ALTERNATE.intersection(modes):
-                self._return_to_main()
-            modes = tuple(mode for mode in modes if mode != _COLUMN_SWITCH)
-        super().reset_mode(*modes, **kwargs)
+        super().reset_mode(*(modes if kwargs.get("private") else _PUBLIC.intersection(modes)), **kwargs)
+
+    def soft_reset(self) -> None:
+        """Modes and places as they were at first; what is shown stays."""
+        self.reset_mode(modes.IRM)
+        self.mode.difference_update({modes.DECOM, _APPLICATION_CURSOR})
+        self.mode.add(modes.DECAWM)
+        self.margins, self.saved, self.charset, self.drawing = None, Place(), 0, (False, False)
 
     def reset(self) -> None:
-        self._main = None
+        self._main, self.saved, self.drawing = None, Place(), (False, False)
         super().reset()
+
+    def resize(self, lines: int | None = None, columns: int | None = None) -> None:
+        lines, columns = lines or self.lines, columns or self.columns
+        if (lines, columns) == (self.lines, self.columns):
+            return
+        self.cursor.y -= self.fit(self.buffer, self.cursor.y, lines=lines, columns=columns)
+        if self._main:
+            rows, x, y, saved = self._main
+            y -= self.fit(rows, y, lines=lines, columns=columns)
+            self._main = (rows, x, y, saved)
+        self.tabstops.update(range(self.columns + -self.columns % _TAB, columns, _TAB))
+        self.lines, self.columns, self.margins = lines, columns, None
+        self.cursor.x = min(self.cursor.x, columns)
 
     def _leave_main(self) -> None:
         if self._main is None:
-            cells = {y: dict(line) for y, line in self.buffer.items()}
-            self._main = (cells, self.cursor.x, self.cursor.y)
-            self.erase_in_display(2)
+            self._main = (self.buffer, self.cursor.x, self.cursor.y, self.saved)
+            self.buffer = new_rows()
 
-    def _return_to_main(self) -> None:
+    def _return_to_main(self, *, with_cursor: bool) -> None:
         if self._main is None:
             return
-        cells, x, y = self._main
+        self.buffer, x, y, self.saved = self._main
         self._main = None
-        self.buffer.clear()
-        for number, line in cells.items():
-            if number < self.lines:
-                self.buffer[number].update({column: cell for column, cell in line.items() if column < self.columns})
-        self.cursor.x, self.cursor.y = min(x, self.columns - 1), min(y, self.lines - 1)
-        self.set_margins()
-
-
-def _tolerant(method: Callable[..., Any], *, keep: bool) -> Callable[..., Any]:
-    """The handler without the arguments that it does not know, deaf to sequences that it cannot take."""
-
-    @functools.wraps(method)
-    def handle(*args: Any, **kwargs: Any) -> Any:
-        if kwargs.get("private") and not keep:
-            return None
-        try:
-            return method(*args, **kwargs)
-        except Exception:
-            # A malformed sequence, of which pyte trips over many: a real terminal ignores them, and so does this one.
-            return None
-
-    return handle
-
-
-for _event in pyte.Stream.events:
-    setattr(_Screen, _event, _tolerant(getattr(_Screen, _event), keep=_event in _WITH_PRIVATE))
-
-
-def _is_strange_digit(letter: str) -> bool:
-    return letter.isdigit() and not letter.isdecimal()
-
-
-def _few_marks(data: str) -> str:
-    """At most eight combining marks on a letter: pyte's time grows with the square of their number."""
-    kept: list[str] = []
-    marks = 0
-    for letter in data:
-        marks = marks + 1 if wcwidth(letter) == 0 else 0
-        if marks <= _MARKS:
-            kept.append(letter)
-    return "".join(kept)
+        if with_cursor:
+            self.cursor.x, self.cursor.y = min(x, self.columns), y

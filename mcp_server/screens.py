@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 _BACKLOG = 256 * 1024
 _CHUNK = 32 * 1024
 _GRACE_MS = 2_000
+# A cell takes about a hundred bytes, and a terminal may have a million of them.
+_MOST_CELLS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,20 +56,61 @@ class View:
 
 
 @dataclass(slots=True)
-class _Picture:
+class Picture:
+    """A terminal's screen as far as its output was read.
+
+    Attributes:
+        offset: Up to where it was read.
+        live: Whether what comes now is as new as the terminal, so that its questions are to be answered.
+    """
+
     emulator: Emulator
     offset: int = 0
     live: bool = False
     lock: anyio.Lock = field(default_factory=anyio.Lock)
 
+    @property
+    def cells(self) -> int:
+        """How many letters it has room for."""
+        cols, rows = self.emulator.size
+        return cols * rows
+
+
+class Pictures:
+    """Those of terminals seen last: at most `capacity`, of a million cells together, and the last in any case."""
+
+    def __init__(self, *, capacity: int = 64) -> None:
+        self._capacity = capacity
+        self._kept: OrderedDict[tuple[str, str, str], Picture] = OrderedDict()
+
+    def see(self, key: tuple[str, str, str]) -> Picture:
+        """The picture of a terminal, a new one if need be; it is the last that goes now."""
+        picture = self._kept.setdefault(key, Picture(Emulator(80, 24)))
+        self._kept.move_to_end(key)
+        self.trim()
+        return picture
+
+    def get(self, key: tuple[str, str, str]) -> Picture | None:
+        """The picture of a terminal, if it is kept."""
+        return self._kept.get(key)
+
+    def trim(self) -> None:
+        """Forget what is too much, since pictures grow with their terminals."""
+        cells = sum(picture.cells for picture in self._kept.values())
+        while len(self._kept) > self._capacity or (cells > _MOST_CELLS and len(self._kept) > 1):
+            cells -= self._kept.popitem(last=False)[1].cells
+
+    def forget(self, key: tuple[str, str, str]) -> None:
+        """Drop a picture, if there is one."""
+        self._kept.pop(key, None)
+
 
 class Screens:
-    """Looks at terminals through a fleet. At most `capacity` pictures are kept, the least recently seen goes first."""
+    """Looks at terminals through a fleet, and keeps pictures of those seen last."""
 
-    def __init__(self, fleet: Fleet, *, capacity: int = 64) -> None:
+    def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
-        self._capacity = capacity
-        self._pictures: OrderedDict[tuple[str, str, str], _Picture] = OrderedDict()
+        self._pictures = Pictures()
 
     async def look(self, sandbox: Sandbox, terminal_id: str, *, wait_ms: int, settle_ms: int, text: str = "") -> View:
         """Render a terminal's screen, once it has come to rest.
@@ -83,15 +126,17 @@ class Screens:
             ProcessMissing: There is no such terminal.
             CasemateError: Whatever else the fleet raises.
         """
-        picture = self._picture(_key(sandbox, terminal_id))
+        picture = self._pictures.see(_key(sandbox, terminal_id))
         terminal = (sandbox.owner, sandbox.id, terminal_id)
         try:
             async with picture.lock:
-                return await self._look(terminal, picture, wait_ms=wait_ms, settle_ms=settle_ms, text=text)
+                view = await self._look(terminal, picture, wait_ms=wait_ms, settle_ms=settle_ms, text=text)
         except BaseException:
             # Half-fed pictures would show a screen that never was: the next look draws it anew.
             self.forget(sandbox, terminal_id)
             raise
+        self._pictures.trim()
+        return view
 
     def application_cursor(self, sandbox: Sandbox, terminal_id: str) -> bool:
         """Whether the terminal wants arrow keys in application form, as far as its last picture tells."""
@@ -100,17 +145,10 @@ class Screens:
 
     def forget(self, sandbox: Sandbox, terminal_id: str) -> None:
         """Drop a picture, if there is one."""
-        self._pictures.pop(_key(sandbox, terminal_id), None)
-
-    def _picture(self, key: tuple[str, str, str]) -> _Picture:
-        picture = self._pictures.setdefault(key, _Picture(Emulator(80, 24)))
-        self._pictures.move_to_end(key)
-        while len(self._pictures) > self._capacity:
-            self._pictures.popitem(last=False)
-        return picture
+        self._pictures.forget(_key(sandbox, terminal_id))
 
     async def _look(
-        self, terminal: tuple[str, str, str], picture: _Picture, *, wait_ms: int, settle_ms: int, text: str
+        self, terminal: tuple[str, str, str], picture: Picture, *, wait_ms: int, settle_ms: int, text: str
     ) -> View:
         deadline = anyio.current_time() + wait_ms / 1000
         skipped = 0
@@ -120,12 +158,12 @@ class Screens:
             skipped += await self._feed(terminal, picture, output)
             behind = picture.offset < output.info.output_total
             settled = pause > 0 and not output.output.data
-            found = bool(text) and picture.emulator.shows(text)
+            found = bool(text) and await to_thread.run_sync(picture.emulator.shows, text)
             left_ms = int((deadline - anyio.current_time()) * 1000)
             resting = not behind and (not output.info.alive or (settled and not text))
             if found or resting or left_ms <= (-_GRACE_MS if behind else 0):
                 return View(
-                    rows=picture.emulator.text(),
+                    rows=await to_thread.run_sync(picture.emulator.text),
                     cursor=picture.emulator.cursor,
                     size=picture.emulator.size,
                     title=picture.emulator.title,
@@ -136,7 +174,7 @@ class Screens:
                 )
             pause = 0 if behind else max(min(settle_ms, left_ms), 1)
 
-    async def _feed(self, terminal: tuple[str, str, str], picture: _Picture, output: TerminalOutput) -> int:
+    async def _feed(self, terminal: tuple[str, str, str], picture: Picture, output: TerminalOutput) -> int:
         """Bring the picture up to date with what was read, and pass over what is too much to draw.
 
         Returns:
