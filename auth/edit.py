@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from storage.collection import Collection, Document
 from storage.errors import DocumentMissing, VersionConflict
-from storage.rivals import step_aside
+from storage.rivals import Contest
 
 _ATTEMPTS = 100
 
@@ -25,7 +25,7 @@ async def edit(collection: Collection, document_id: str, change: Callable[[Docum
     Raises:
         StoreError: The store failed, or the document was changed a hundred times in between.
     """
-    attempt = 0
+    contest = Contest()
     while True:
         before = await collection.get(document_id)
         if before is None:
@@ -38,7 +38,6 @@ async def edit(collection: Collection, document_id: str, change: Callable[[Docum
         except DocumentMissing:
             return None
         except VersionConflict:
-            attempt += 1
-            if attempt == _ATTEMPTS:
+            if contest.lost + 1 == _ATTEMPTS:
                 raise
-            await step_aside(attempt)
+            await contest.again()

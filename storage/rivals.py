@@ -7,18 +7,29 @@ from random import SystemRandom
 import anyio
 
 _LEAST_S = 0.002
-_MOST_S = 1.0
+_MOST_S = 30.0
 _random = SystemRandom()
 
 
-async def step_aside(lost: int) -> None:
-    """Pause before the next attempt, so that rivals come one after the other instead of all at once again.
+class Contest:
+    """One change that is tried until it gets through; to be made right before the first attempt.
 
-    The pause is random and grows with the number of lost attempts: however many there are, and however slow the
-    store is, it comes to where most attempts succeed. Without it, each write costs as many attempts as there are
-    rivals, and the unlucky never get through.
+    Between attempts is a pause, so that rivals come one after the other instead of all at once again. It is random,
+    and grows with the time that an attempt takes and with the number of those that were lost: however many rivals there
+    are, and however slow the store is, it comes to where most attempts succeed. Without it, each change costs as many
+    attempts as there are rivals, and the unlucky never get through.
 
-    Args:
-        lost: Attempts that were lost so far, 1 or more.
+    Attributes:
+        lost: Attempts that somebody else was faster than.
     """
-    await anyio.sleep(_random.uniform(0, min(_MOST_S, _LEAST_S * 2**lost)))
+
+    def __init__(self) -> None:
+        self.lost = 0
+        self._began = anyio.current_time()
+
+    async def again(self) -> None:
+        """Count an attempt as lost and return when it is time for the next one."""
+        self.lost += 1
+        took_s = max(_LEAST_S, anyio.current_time() - self._began)
+        await anyio.sleep(_random.uniform(0, min(_MOST_S, took_s * 2 * self.lost)))
+        self._began = anyio.current_time()

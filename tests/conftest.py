@@ -28,25 +28,10 @@ from vmm.limits import HostReserve, OwnerLimits
 from vmm.quotas import Quotas
 from vmm.records import SANDBOXES, Records
 
-pytest_plugins = ("tests.hanging",)
+pytest_plugins = ("tests.beside", "tests.hanging")
 
 HOST = "f" * 24
 Opener = Callable[..., AbstractAsyncContextManager[Fleet]]
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say what may run beside each other where `--dist loadgroup` asks: what is in different files.
-
-    But whole servers and the drivers' contract have the host's cgroups in common where it gives any, and tests look for
-    what is left there: they run one after the other then. Fleets in the tests' own process have none.
-    """
-    shared = isinstance(delegation.find(), Cgroups)
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            names = item.fixturenames if isinstance(item, pytest.Function) else []
-            alone = shared and ("choice" not in names or "served" in names)
-            item.add_marker(pytest.mark.xdist_group("the host's" if alone else str(item.path)))
 
 
 @pytest.fixture

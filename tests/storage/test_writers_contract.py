@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import count
-
 import anyio
 import anyio.lowlevel
 import pytest
@@ -14,7 +12,7 @@ from storage.errors import (
     StoreUnavailable,
     VersionConflict,
 )
-from storage.rivals import step_aside
+from storage.rivals import Contest
 from tests.storage.things import BY_OWNER, kept, thing
 
 pytestmark = pytest.mark.anyio
@@ -25,7 +23,8 @@ async def test_no_update_is_lost_among_fifty_writers(things: Collection) -> None
 
     async def add(writer: str) -> None:
         for _ in range(10):
-            for lost in count(1):
+            contest = Contest()
+            while True:
                 seen = await things.get(counter["_id"])
                 assert seen is not None
                 seen["rank"] += 1
@@ -33,7 +32,7 @@ async def test_no_update_is_lost_among_fifty_writers(things: Collection) -> None
                 try:
                     await things.replace(seen)
                 except VersionConflict:
-                    await step_aside(lost)
+                    await contest.again()
                     continue
                 break
 

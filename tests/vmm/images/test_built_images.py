@@ -12,7 +12,7 @@ from tests.waiting import PATIENCE_S
 from vmm.images.catalogue import Catalogue, ImageSet
 from vmm.images.tools import find_tool, is_static
 
-pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.timeout(3600), pytest.mark.xdist_group("images")]
+pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.timeout(3600)]
 
 _MIB = 1024 * 1024
 
