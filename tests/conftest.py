@@ -18,9 +18,7 @@ from tests.mongo_server.driver import close_what_is_left
 from tests.mongo_server.server import MongoServer, missing
 from vmm.errors import Conflict
 from vmm.fleet import Fleet
-from vmm.hypervisor import delegation
 from vmm.hypervisor.base import Hypervisor
-from vmm.hypervisor.cgroup import Cgroups
 from vmm.hypervisor.detect import Choice, choose
 from vmm.hypervisor.process import strays
 from vmm.images.catalogue import Catalogue
