@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 
 from storage.collection import Collection, CollectionSpec, Document
 from storage.errors import DocumentMissing, DuplicateKey, VersionConflict
+from storage.rivals import Contest
 
 from .errors import Conflict, InvalidInput
 from .limits import OwnerLimits
@@ -15,7 +16,7 @@ from .records import told
 QUOTAS = CollectionSpec(name="quotas")
 
 _MOST = 2**40
-_TRIES = 10
+_TRIES = 100
 
 
 class Quotas:
@@ -56,7 +57,8 @@ class Quotas:
                 raise InvalidInput(
                     f"{name}: {value} is out of range", hint=f"Use 0 to {_MOST}, or null for the default"
                 )
-        for _ in range(_TRIES):
+        contest = Contest()
+        while contest.lost < _TRIES:
             before = await self._document(owner)
             own = {**_own(before or {}), **changes}
             document: Document = {"_id": owner, **{name: value for name, value in own.items() if value is not None}}
@@ -67,6 +69,7 @@ class Quotas:
                     else:
                         await self._collection.replace({**document, "version": before["version"]})
             except (DuplicateKey, VersionConflict, DocumentMissing):
+                await contest.again()
                 continue
             return await self.of(owner)
         raise Conflict(f"The quota of {owner} is being changed by many at once", hint="Try again")

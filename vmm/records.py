@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from storage.collection import Collection, CollectionSpec, Document, Index
 from storage.documents import is_value
 from storage.errors import DocumentMissing, DuplicateKey, StoreError, StoreFull, StoreUnavailable, VersionConflict
+from storage.rivals import Contest
 
 from .complaints import Complaints
 from .errors import Conflict, Damaged, HostExhausted, NotFound, Unavailable
@@ -18,7 +19,7 @@ _BY_OWNER = Index(name="by_owner", fields=("host", "owner", "_id"))
 _BY_NAME = Index(name="by_name", fields=("host", "owner", "name", "_id"))
 _BY_STATE = Index(name="by_state", fields=("host", "state", "_id"))
 _BATCH = 500
-_TRIES = 10
+_TRIES = 100
 
 SANDBOXES = CollectionSpec(name="sandboxes", indexes=(_BY_OWNER, _BY_NAME, _BY_STATE))
 
@@ -126,7 +127,8 @@ class Records:
             NotFound: It is gone.
             Conflict: Many change it at once.
         """
-        for _ in range(_TRIES):
+        contest = Contest()
+        while contest.lost < _TRIES:
             found = await self.find(sandbox_id)
             if found is None:
                 raise NotFound(f"There is no sandbox {sandbox_id} any more", hint="List the sandboxes, or create one")
@@ -134,7 +136,7 @@ class Records:
             try:
                 return await self.save(wanted)
             except Conflict:
-                continue
+                await contest.again()
         raise Conflict(f"Sandbox {sandbox_id} is being changed by many at once", hint="Try again")
 
     async def remove(self, sandbox_id: str) -> None:

@@ -13,6 +13,7 @@ from vmm.quotas import QUOTAS, Quotas
 
 pytestmark = pytest.mark.anyio
 
+RIVALS = 60
 DEFAULTS = OwnerLimits(sandboxes=5, cpus=10, mem=4096, disk=51200)
 
 
@@ -63,6 +64,13 @@ async def test_changes_at_once_lose_nothing(quotas: Quotas) -> None:
         for name in names:
             tasks.start_soon(quotas.put, "alice", {name: 7})
     assert await quotas.of("alice") == OwnerLimits(sandboxes=7, cpus=7, mem=7, disk=7)
+
+
+async def test_each_of_many_rivals_gets_through(quotas: Quotas) -> None:
+    async with anyio.create_task_group() as tasks:
+        for number in range(RIVALS):
+            tasks.start_soon(quotas.put, "alice", {"sandboxes": number})
+    assert (await quotas.of("alice")).sandboxes in range(RIVALS)
 
 
 async def test_without_a_store_there_is_no_answer(quotas: Quotas, database: SqliteDatabase) -> None:

@@ -17,6 +17,8 @@ from vmm.spec import SandboxSpec
 
 pytestmark = pytest.mark.anyio
 
+RIVALS = 60
+
 
 @pytest.fixture
 async def database(tmp_path: Path) -> AsyncGenerator[SqliteDatabase]:
@@ -129,6 +131,18 @@ async def test_concurrent_changes_are_never_lost(records: Records) -> None:
             tasks.start_soon(relabel, f"l{number}")
     found = await records.find(sandbox.id)
     assert found is not None and set(found.labels) == {"a", *(f"l{number}" for number in range(20))}
+
+
+async def test_each_of_many_rivals_gets_through(records: Records) -> None:
+    sandbox = await kept(records, new())
+
+    async def count(number: int) -> None:
+        await records.change(sandbox.id, lambda found: replace(found, labels={**found.labels, f"l{number}": "x"}))
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(RIVALS):
+            tasks.start_soon(count, number)
+    assert len((await records.find(sandbox.id) or sandbox).labels) == len(sandbox.labels) + RIVALS
 
 
 async def test_a_closed_store_makes_everything_unavailable(records: Records, database: SqliteDatabase) -> None:
