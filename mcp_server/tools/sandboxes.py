@@ -151,7 +151,7 @@ class SandboxTools:
         ref: SandboxRef,
         from_snapshot: Annotated[bool, Field(description="Go back to its newest snapshot instead")] = False,
     ) -> str:
-        """Start a sandbox, such as an unresponsive one, again from its disk: files stay, programs and memory are lost."""
+        """Start an unresponsive sandbox, or any other, again from its disk: programs and memory are lost."""
         owner = caller().org_id
         sandbox = await Patience(ctx).during(
             lambda: self._fleet.restart(owner, ref, from_snapshot=from_snapshot), "restarting the sandbox"

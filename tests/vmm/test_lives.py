@@ -161,6 +161,20 @@ async def test_a_killed_sandbox_starts_from_its_newest_snapshot(fleet: Fleet, da
         await fleet.delete_snapshot(ALICE, snapshot.id)
 
 
+async def test_what_a_server_began_to_start_and_did_not_write_down_is_ended_by_the_next(
+    open_fleet: Opener, data: Path
+) -> None:
+    async with open_fleet() as fleet:
+        sandbox = await fleet.create(ALICE, SPEC)
+    directory = data / "instances" / sandbox.machine
+    await strays(data / "instances")[directory][0].kill()
+    begun = await anyio.open_process(["sleep", "1000"], cwd=directory)
+    async with begun, open_fleet() as fleet:
+        assert (await fleet.get(ALICE, sandbox.id)).state is State.KILLED
+        assert await begun.wait() == -signal.SIGKILL
+        await fleet.delete(ALICE, sandbox.id)
+
+
 @pytest.mark.parametrize("asleep", [False, True])
 async def test_a_restart_of_the_server_changes_no_sandboxs_state(open_fleet: Opener, asleep: bool) -> None:
     async with open_fleet() as fleet:

@@ -53,12 +53,12 @@ async def test_a_sandbox_that_does_not_answer_is_shown_so_and_restarts_from_its_
 
     async def under_way() -> None:
         with pytest.raises(CasemateError) as broken:
-            await fleet.exec(ALICE, "box", Command(shell="sleep 1000"), wait_ms=1_000_000)
+            await fleet.exec(ALICE, "box", Command(shell="touch /root/begun; sleep 1000"), wait_ms=1_000_000)
         ended.append(str(broken.value))
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(under_way)
-        await run(fleet, "box", "until pgrep -f 'sleep 1000'; do :; done")
+        await run(fleet, "box", "until test -e /root/begun; do sleep 0.05; done")
         with frozen(data, sandbox):
             with pytest.raises(LinkTimeout, match="restart_sandbox"):
                 await fleet.exec(ALICE, "box", Command(shell="true"), wait_ms=0)
@@ -72,7 +72,7 @@ async def test_a_sandbox_that_does_not_answer_is_shown_so_and_restarts_from_its_
             with pytest.raises(Conflict, match="is unresponsive"):
                 await fleet.fork(ALICE, "box")
             for call in (fleet.revive, fleet.wake):
-                with pytest.raises(Conflict, match=r"running already, but .* restart_sandbox"):
+                with pytest.raises(Conflict, match=r"running already, but .*restart_sandbox"):
                     await call(ALICE, "box")
             restarted.append(await fleet.restart(ALICE, "box"))
     assert len(ended) == 1
