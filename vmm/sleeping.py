@@ -39,7 +39,7 @@ def forget_sleep(directory: Path) -> None:
 def tidy(directory: Path) -> None:
     """Remove what steps that were broken off left in a machine's directory. Blocks for as long as a disk does."""
     shutil.rmtree(directory / _DRAFT, ignore_errors=True)
-    for draft in directory.glob("*.draft"):
+    for draft in directory.rglob("*.draft"):
         draft.unlink()
 
 
