@@ -71,7 +71,7 @@ class Reach:
         except LinkError as error:
             if not isinstance(error, LinkTimeout) and await self._machines.gone(sandbox.id, machine):
                 raise await self._gone(sandbox) from error
-            ailment = await self._ailment(sandbox, machine, error)
+            ailment = await self._ailment(sandbox, machine)
             if ailment:
                 raise HostExhausted(
                     f"Sandbox {sandbox.id} does not run: {ailment}",
@@ -81,11 +81,11 @@ class Reach:
                 raise LinkTimeout(f"{error.message}: sandbox {sandbox.id} does not respond", hint=_RESTART) from error
             raise
 
-    async def _ailment(self, sandbox: Sandbox, machine: Machine, error: LinkError) -> str:
+    async def _ailment(self, sandbox: Sandbox, machine: Machine) -> str:
         """Why the machine does not run; empty if it does. Whether its guest still answers is known afterwards."""
         async with anyio.create_task_group() as tasks:
-            if not isinstance(error, LinkTimeout):
-                # Who closes connections may have no agent any more, or have lost this one only.
+            if not machine.link.silent_s:
+                # One that closes connections, or opens none, may have no agent any more; or it has lost this one only.
                 tasks.start_soon(machine.link.answers)
             return await self._machines.ailment(sandbox.id)
         raise AssertionError  # Not reached: the block either returns or raises.
