@@ -37,6 +37,11 @@ def frozen(data: Path, sandbox: Sandbox) -> Generator[None]:
             os.kill(process.pid, signal.SIGCONT)
 
 
+def damage(saved: Path) -> None:
+    for file in saved.iterdir() if saved.is_dir() else (saved,):
+        file.write_bytes(b"damaged")
+
+
 async def until(fleet: Fleet, ref: str, state: State) -> Sandbox:
     with anyio.fail_after(60):
         while (found := await fleet.get(ALICE, ref)).state is not state:
@@ -121,6 +126,9 @@ async def test_one_that_sleeps_or_is_killed_restarts_from_its_disk(fleet: Fleet,
     await fleet.sleep(ALICE, "box")
     assert (await fleet.restart(ALICE, "box")).state is State.RUNNING
     assert await run(fleet, "box", "cat /root/file; ls /dev/shm") == "kept"
+    asleep = await fleet.sleep(ALICE, "box")
+    damage(data / "instances" / asleep.machine / "asleep" / "state")
+    assert (await fleet.restart(ALICE, "box")).state is State.RUNNING
     await kill(fleet, data, await fleet.get(ALICE, "box"))
     assert (await fleet.restart(ALICE, "box")).state is State.RUNNING
     assert await run(fleet, "box", "cat /root/file") == "kept"
