@@ -20,6 +20,8 @@ _STATUS = {
     # Clients accept five words only. A machine in the making is not running yet and will be: that is "snapshotted".
     State.CREATING: "snapshotted",
     State.RUNNING: "running",
+    # Clients run nothing in "error", which is right for as long as it lasts; the field of this name says what it is.
+    State.UNRESPONSIVE: "error",
     State.ASLEEP: "snapshotted",
     State.ERROR: "error",
     State.KILLED: "killed",
@@ -40,7 +42,8 @@ def sandbox_object(sandbox: Sandbox) -> dict[str, Any]:
         # Asleep no life is used up: there is no moment yet at which it ends, only what is left of it.
         "expiresAt": _moment(sandbox.expires_ms),
         "leftSeconds": -(-sandbox.left_ms // 1000),
-        "asleepSince": _moment(sandbox.slept_ms),
+        "asleepSince": _moment(sandbox.slept_ms) if sandbox.state is State.ASLEEP else "",
+        "unresponsive": sandbox.state is State.UNRESPONSIVE,
         "snapshot": sandbox.base,
         "memory": sandbox.memory,
         "labels": dict(sandbox.labels),
@@ -62,6 +65,14 @@ def sandbox_object(sandbox: Sandbox) -> dict[str, Any]:
         "orgId": sandbox.owner,
         **{name: value for name, value in optional.items() if value},
     }
+
+
+def sandbox_shown(sandbox: Sandbox) -> dict[str, Any]:
+    """A sandbox as models see it, who know more words than clients: one that does not answer is `unresponsive`."""
+    shown = sandbox_object(sandbox)
+    if shown.pop("unresponsive", False):
+        shown["status"] = State.UNRESPONSIVE.value
+    return shown
 
 
 def snapshot_object(snapshot: Snapshot) -> dict[str, Any]:

@@ -107,6 +107,7 @@ async def _take_over(sandbox: Sandbox, machines: Machines, lives: Lives) -> bool
         if sleeping.is_asleep(directory):
             await lives.slept(sandbox.id)
             return True
+        await _end_what_was_begun(sandbox, machines)
         await lives.died(sandbox.id, sandbox.machine, _ENDED)
         return False
     lives.runs(sandbox)
@@ -123,6 +124,7 @@ async def _take_over(sandbox: Sandbox, machines: Machines, lives: Lives) -> bool
 async def _finish_wake(sandbox: Sandbox, machines: Machines, lives: Lives) -> bool:
     machine = await machines.adopt(sandbox.id, sandbox.machine)
     if machine is None:
+        await _end_what_was_begun(sandbox, machines)
         await lives.died(sandbox.id, sandbox.machine, _BROKEN_WAKE)
         return False
     try:
@@ -144,3 +146,11 @@ async def _look_again(sandbox: Sandbox, machines: Machines, lives: Lives) -> boo
     if machine is not None:
         await lives.woke(sandbox.id, machine)
     return machine is not None
+
+
+async def _end_what_was_begun(sandbox: Sandbox, machines: Machines) -> None:
+    """End a machine that a server began to start and did not live to write down."""
+    try:
+        await machines.end_strays(sandbox.machine)
+    except TimeoutError:
+        log.warning("process not ended", sandbox=sandbox.id, machine=sandbox.machine)

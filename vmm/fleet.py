@@ -19,7 +19,7 @@ from .activity import Activity
 from .admission import Admission
 from .cloning import Cloner, end, silent
 from .deleting import Deleter
-from .errors import CasemateError, Unavailable
+from .errors import CasemateError, LinkTimeout, Unavailable
 from .guest.link import GuestLink
 from .guest_calls import GuestCalls
 from .hypervisor.base import Hypervisor
@@ -107,6 +107,7 @@ class Fleet(RecordCalls, GuestCalls, LifeCalls, SnapshotCalls, AsyncContextManag
         self._activity = Activity(clock)
         instances = instances or data / "instances"
         self._machines = Machines(driver, instances, tasks, self._died)
+        self._silence = self._machines.silence
         cloner = Cloner(
             driver, self._machines, self._templates, own_memory=driver.own_memory if own_memory is None else own_memory
         )
@@ -269,6 +270,8 @@ class Fleet(RecordCalls, GuestCalls, LifeCalls, SnapshotCalls, AsyncContextManag
         machine = self._machines.get(sandbox.id)
         if machine is None:
             return False
+        if machine.link.silent_s:
+            raise LinkTimeout(self._machines.silence(sandbox.id))
         going_on = await machine.link.activity()
         return not (going_on.processes or going_on.terminals or going_on.connections)
 

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 import anyio
 import structlog
 
-from .errors import CasemateError
+from .errors import CasemateError, Conflict
 from .lives import Lives
 from .machines import Machines
 from .sandbox import Sandbox
@@ -70,13 +70,13 @@ class LifeCalls(ABC):
         """Wake a sandbox; one that runs goes on. Any other call in it does the same by itself.
 
         Raises:
-            Conflict: Another hypervisor put it to sleep, or it cannot wake from its state.
+            Conflict: Another hypervisor put it to sleep, it cannot wake from its state, or its guest does not answer.
             SandboxLost: Its machine has died.
             LimitExceeded: The owner's other sandboxes take what they may.
             HostExhausted: The host lacks memory.
             Unavailable: The hypervisor failed.
         """
-        return await self._lives.wake((await self.get(owner, ref)).id)
+        return await self._answering(await self._lives.wake((await self.get(owner, ref)).id))
 
     async def revive(self, owner: str, ref: str) -> Sandbox:
         """Let a sandbox run again, whatever has become of it: from its sleep, its newest snapshot, or its disk.
@@ -84,12 +84,28 @@ class LifeCalls(ABC):
         `reason` of the result says what it was started from and what is lost; it is empty if nothing is.
 
         Raises:
+            Conflict: It runs, and its guest does not answer: it must be restarted.
             SandboxLost: Nothing is left to start from.
             LimitExceeded: The owner's other sandboxes take what they may.
             HostExhausted: The host lacks memory or disk.
             Unavailable: The hypervisor failed.
         """
-        return await self._lives.revive((await self.get(owner, ref)).id)
+        return await self._answering(await self._lives.revive((await self.get(owner, ref)).id))
+
+    async def restart(self, owner: str, ref: str, *, from_snapshot: bool = False) -> Sandbox:
+        """Start a sandbox again from its disk, or from its newest snapshot, whatever its guest does.
+
+        Works in any state, and asks the guest for nothing. Calls in it are broken off. `reason` of the result says what
+        it was started from and what is lost: memory and programs, and with a snapshot all that came after it.
+
+        Raises:
+            Conflict: It is still being made, or no snapshot of it can be restored here.
+            SandboxLost: It has no disk.
+            LimitExceeded: The owner's other sandboxes take what they may.
+            HostExhausted: The host lacks memory or disk.
+            Unavailable: It did not come up: from a snapshot it is as it was, from its disk it is killed.
+        """
+        return await self._lives.restart((await self.get(owner, ref)).id, from_snapshot=from_snapshot)
 
     async def restore(self, owner: str, ref: str, snapshot: str) -> Sandbox:
         """Put a sandbox back to a snapshot in place, whatever state it is in. If that fails, it is as it was.
@@ -102,3 +118,12 @@ class LifeCalls(ABC):
         """
         sandbox = await self.get(owner, ref)
         return await self._lives.restore(sandbox, await self._snapshots.find(owner, snapshot))
+
+    async def _answering(self, sandbox: Sandbox) -> Sandbox:
+        """A sandbox that is said to run, if its guest says so, too."""
+        machine = self._machines.get(sandbox.id)
+        if machine is not None and not await machine.link.answers():
+            raise Conflict(
+                f"Sandbox {sandbox.id} ({sandbox.name}) is running already, but {self._machines.silence(sandbox.id)}"
+            )
+        return sandbox

@@ -6,7 +6,7 @@ start of the server brings records and machines together again.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -17,28 +17,28 @@ from anyio.abc import TaskGroup
 
 from storage.ids import new_id
 
-from . import booting, lease, sleeping
+from . import lease, sleeping
 from .activity import Activity
 from .admission import Admission
 from .cloning import Cloner, end
-from .disks import reserve
-from .errors import CasemateError, Conflict, Damaged, NotFound, SandboxLost, Unavailable
-from .host_files import host_files
+from .errors import CasemateError, Conflict, Damaged, LinkError, NotFound, SandboxLost, Unavailable
 from .hypervisor.base import Hardware, Hypervisor
 from .machine import Machine, MachineRecord, remove
 from .machines import Machines
 from .records import Records
+from .restarting import boot_again, flush, flush_sleeper
 from .sandbox import Sandbox, State
 from .saved import DISK, Saved, check_driver, hardware_in
 from .saving import save
 from .snapshots import Snapshot, Snapshots
-from .template import guess_tsc_khz
 from .turns import Turns
 
 log = structlog.get_logger(__name__)
 
 LOST = "its memory and running processes are lost"
 _WAKE_S = 120
+_RESTART_S = 300
+_AGAIN = "Restore one of its snapshots, try again, or delete it"
 
 
 class Lives:
@@ -82,7 +82,7 @@ class Lives:
         self._tasks = tasks
         self._started = started
         self._turns = Turns()
-        self._wakes: dict[str, _Wake] = {}
+        self._flights: dict[tuple[str, str], _Flight] = {}
         self._unrecorded: dict[str, tuple[str, str]] = {}
 
     def turn(self, sandbox_id: str) -> AbstractAsyncContextManager[None]:
@@ -131,15 +131,27 @@ class Lives:
             HostExhausted: The host lacks memory.
             Unavailable: The hypervisor failed, or it takes too long.
         """
-        flight = self._wakes.get(sandbox_id)
-        if flight is None:
-            flight = self._wakes[sandbox_id] = _Wake()
-            self._tasks.start_soon(self._fly, sandbox_id, flight)
-        with anyio.move_on_after(_WAKE_S):
-            await flight.done.wait()
-        if flight.sandbox is None:
-            raise flight.error or Unavailable(f"Sandbox {sandbox_id} does not wake in time", hint="Try again")
-        return flight.sandbox
+        return await self._flown("wake", sandbox_id, self._wake, _WAKE_S)
+
+    async def restart(self, sandbox_id: str, *, from_snapshot: bool = False) -> Sandbox:
+        """Start a sandbox again whatever its guest does, once however many ask; `reason` says what is lost.
+
+        Calls in it are broken off. Its machine is ended without being asked, and what sleeps is not woken before.
+
+        Args:
+            sandbox_id: Which.
+            from_snapshot: Whether it goes back to the last moment that was kept of it, rather than to its disk.
+
+        Raises:
+            Conflict: It is still being made, or no snapshot of it can be restored here.
+            SandboxLost: It has no disk.
+            LimitExceeded: Its owner's other sandboxes take what it may have.
+            HostExhausted: The host lacks memory or disk.
+            Unavailable: It did not come up: from a snapshot it is as it was, from its disk it is killed.
+        """
+        if from_snapshot:
+            return await self._flown("restart from a snapshot", sandbox_id, self._restart_from_snapshot, _RESTART_S)
+        return await self._flown("restart", sandbox_id, self._restart, _RESTART_S)
 
     async def moment(self, sandbox: Sandbox, target: Path) -> Saved:
         """Save what a running or sleeping sandbox is now into an existing empty directory. To be called in its turn.
@@ -154,7 +166,8 @@ class Lives:
         self._admission.check_disk(target)
         machine = self._machines.get(sandbox.id)
         if machine is not None:
-            return await save(machine, target)
+            with machine.link.held():
+                return await save(machine, target)
         if sandbox.state is not State.ASLEEP:
             raise unreachable(await self._current(sandbox.id))
         return await sleeping.copy_sleeper(self._machines.directory(sandbox.machine), target)
@@ -246,15 +259,20 @@ class Lives:
             except Damaged as error:
                 return await self._boot(sandbox, f"started from its disk, for {error.message}: {LOST}")
             if record is not None and record.fingerprint == self._driver.fingerprint:
-                return await self.wake(sandbox_id)
-            return await self._boot(sandbox, f"started from its disk, for another hypervisor put it to sleep: {LOST}")
-        for snapshot in await self._snapshots.owned(sandbox.owner):
-            if snapshot.sandbox == sandbox_id and snapshot.driver == self._driver.fingerprint:
-                what = f"started from its newest snapshot, {snapshot.name} ({snapshot.id}): what came after it is lost"
                 try:
-                    return await self.restore(sandbox, snapshot, reason=what)
-                except Damaged as error:
-                    log.warning("snapshot passed over", sandbox=sandbox_id, reason=str(error))
+                    return await self.wake(sandbox_id)
+                except (Unavailable, LinkError):
+                    sandbox = await self._current(sandbox_id)
+                    if sandbox.state is not State.KILLED:
+                        raise
+        if sandbox.state is State.ASLEEP:
+            return await self._boot(sandbox, f"started from its disk, for another hypervisor put it to sleep: {LOST}")
+        for snapshot in await self._loadable(sandbox):
+            what = f"started from its newest snapshot, {snapshot.name} ({snapshot.id}): what came after it is lost"
+            try:
+                return await self.restore(sandbox, snapshot, reason=what)
+            except Damaged as error:
+                log.warning("snapshot passed over", sandbox=sandbox_id, reason=str(error))
         return await self._boot(sandbox, f"started from its disk, for it has no snapshot that loads here: {LOST}")
 
     def runs(self, sandbox: Sandbox) -> None:
@@ -333,7 +351,8 @@ class Lives:
             raise unreachable(sandbox)
         self._machines.detach(sandbox.id)
         try:
-            await sleeping.fall_asleep(machine)
+            with machine.link.held():
+                await sleeping.fall_asleep(machine)
         except BaseException:
             self._machines.attach(sandbox.id, machine)
             raise
@@ -345,16 +364,32 @@ class Lives:
         log.info("asleep", sandbox=sandbox.id)
         return sandbox
 
-    async def _fly(self, sandbox_id: str, flight: _Wake) -> None:
+    async def _flown(
+        self, what: str, sandbox_id: str, work: Callable[[str], Awaitable[Sandbox]], within_s: float
+    ) -> Sandbox:
+        """Have something done once, however many ask for it at the same time, and whoever loses patience."""
+        flight = self._flights.get((what, sandbox_id))
+        if flight is None:
+            flight = self._flights[what, sandbox_id] = _Flight()
+            self._tasks.start_soon(self._fly, what, sandbox_id, work, flight)
+        with anyio.move_on_after(within_s):
+            await flight.done.wait()
+        if flight.sandbox is None:
+            raise flight.error or Unavailable(f"Sandbox {sandbox_id}: its {what} takes too long", hint="Try again")
+        return flight.sandbox
+
+    async def _fly(
+        self, what: str, sandbox_id: str, work: Callable[[str], Awaitable[Sandbox]], flight: _Flight
+    ) -> None:
         try:
-            flight.sandbox = await self._wake(sandbox_id)
+            flight.sandbox = await work(sandbox_id)
         except CasemateError as error:
             flight.error = error
         except Exception as error:
-            log.exception("sandbox not woken", sandbox=sandbox_id)
-            flight.error = Unavailable(f"Sandbox {sandbox_id} cannot be woken: {type(error).__name__}")
+            log.exception(f"{what} failed", sandbox=sandbox_id)
+            flight.error = Unavailable(f"Sandbox {sandbox_id}: its {what} failed: {type(error).__name__}")
         finally:
-            del self._wakes[sandbox_id]
+            del self._flights[what, sandbox_id]
             flight.done.set()
 
     async def _wake(self, sandbox_id: str) -> Sandbox:
@@ -417,35 +452,103 @@ class Lives:
             updated_ms=now,
         )
 
+    async def _loadable(self, sandbox: Sandbox) -> list[Snapshot]:
+        """The moments that were kept of a sandbox and that this host can go back to, the last one first."""
+        return [
+            snapshot
+            for snapshot in await self._snapshots.owned(sandbox.owner)
+            if snapshot.sandbox == sandbox.id and snapshot.driver == self._driver.fingerprint
+        ]
+
+    async def _restart_from_snapshot(self, sandbox_id: str) -> Sandbox:
+        sandbox = await self._current(sandbox_id)
+        _check_made(sandbox)
+        damage = ""
+        for snapshot in await self._loadable(sandbox):
+            what = f"restarted from its newest snapshot, {snapshot.name} ({snapshot.id}): what came after it is lost"
+            try:
+                return await self.restore(sandbox, snapshot, reason=what)
+            except Damaged as error:
+                log.warning("snapshot passed over", sandbox=sandbox_id, reason=str(error))
+                damage = f": {error.message}"
+        raise Conflict(
+            f"Sandbox {sandbox_id} has no snapshot that can be restored here{damage}", hint="Restart it from its disk"
+        )
+
     async def _boot(self, sandbox: Sandbox, reason: str) -> Sandbox:
         async with self._turns.of(sandbox.id), self._activity.closed(sandbox.id):
             sandbox = await self._current(sandbox.id)
             if self._machines.get(sandbox.id) is not None:
                 return sandbox
             _check_made(sandbox)
-            directory = self._machines.directory(sandbox.machine)
             hardware, machine_id = await anyio.to_thread.run_sync(self._left, sandbox)
             await self._admission.readmit(sandbox, sandbox.machine)
             try:
-                await self._machines.end_strays(sandbox.machine)
-                await anyio.to_thread.run_sync(sleeping.forget_sleep, directory)
-                emulated = self._driver.accelerator == "tcg"
-                tsc_khz = (hardware.tsc_khz or guess_tsc_khz()) if emulated else 0
-                with host_files("a machine that starts from its disk", directory):
-                    machine = await booting.boot(self._driver, replace(hardware, tsc_khz=tsc_khz), directory)
-                try:
-                    with host_files("a machine's memory", directory):
-                        await reserve(machine.ram)
-                    await machine.become(sandbox.name, machine_id)
-                    await machine.write_down()
-                except BaseException:
-                    with anyio.CancelScope(shield=True):
-                        await machine.stop()
-                    raise
+                machine = await boot_again(
+                    self._driver, self._machines, sandbox.machine, hardware, machine_id, hostname=sandbox.name
+                )
             except BaseException:
                 self._admission.release(sandbox.id)
                 raise
             return await self._up(sandbox.id, machine, reason=reason)
+
+    async def _restart(self, sandbox_id: str) -> Sandbox:
+        async with self._turns.of(sandbox_id), self._activity.closed(sandbox_id):
+            sandbox = await self._current(sandbox_id)
+            _check_made(sandbox)
+            machine = self._machines.get(sandbox_id)
+            if machine is not None:
+                hardware, machine_id = machine.hardware, machine.machine_id
+            else:
+                hardware, machine_id = await anyio.to_thread.run_sync(self._left, sandbox)
+            await self._admission.readmit(sandbox, sandbox.machine)
+            if machine is not None:
+                await flush(machine)
+            # Before anything is lost: whatever breaks this off leaves a sandbox that is known to have no machine.
+            await self._records.change(sandbox_id, lambda found: self._ended(found, "its restart had begun"))
+            try:
+                await self._machines.end(sandbox_id)
+                await flush_sleeper(self._driver, self._machines.directory(sandbox.machine))
+                self._admission.running(sandbox)  # also if its machine died just now, and took the promise along
+                booted = await boot_again(
+                    self._driver, self._machines, sandbox.machine, hardware, machine_id, hostname=sandbox.name
+                )
+                return await self._up(sandbox_id, booted, reason=f"restarted from its disk: {LOST}")
+            except BaseException as error:
+                with anyio.CancelScope(shield=True):
+                    self._admission.release(sandbox_id)
+                    await self._not_restarted(sandbox, error)
+                raise
+
+    async def _not_restarted(self, sandbox: Sandbox, error: BaseException) -> None:
+        """Write down why a sandbox has not come up again.
+
+        Raises:
+            Unavailable: The same, with what its owner may do, unless the server ends.
+            NotFound: It was deleted meanwhile.
+        """
+        if isinstance(error, NotFound):
+            return
+        known = isinstance(error, CasemateError | OSError)
+        why = str(error).rstrip(".") if known else "the server ended meanwhile"
+        why = f"it could not be restarted from its disk: {why or 'its hypervisor cannot be ended'}"
+        try:
+            await self._records.change(sandbox.id, lambda found: self._ended(found, why))
+        except NotFound:
+            raise
+        except CasemateError as failure:
+            log.warning("failed restart not recorded", sandbox=sandbox.id, error=failure.message)
+        if known:
+            raise Unavailable(f"Sandbox {sandbox.id} ({sandbox.name}) is killed: {why}", hint=_AGAIN) from error
+
+    def _ended(self, found: Sandbox, reason: str) -> Sandbox:
+        """A sandbox without a machine, if it is not deleted and has not got another one meanwhile."""
+        if found.state is State.DELETED:
+            raise NotFound(f"There is no sandbox {found.id} any more", hint="List the sandboxes, or create one")
+        now = self._clock()
+        if found.state.may_become(State.KILLED):
+            return found.moved(State.KILLED, now_ms=now, reason=reason)
+        return replace(found, reason=reason, updated_ms=now)
 
     def _left(self, sandbox: Sandbox) -> tuple[Hardware, str]:
         """What a sandbox's machine was made of, and what its guest called itself, if that is known."""
@@ -475,7 +578,7 @@ class Lives:
         return sandbox
 
 
-class _Wake:
+class _Flight:
     def __init__(self) -> None:
         self.done = anyio.Event()
         self.sandbox: Sandbox | None = None

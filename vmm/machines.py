@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 
 import anyio
+import structlog
 from anyio.abc import TaskGroup
 
 from .complaints import Complaints
@@ -15,11 +17,20 @@ from .hypervisor.base import Hypervisor
 from .hypervisor.process import ProcessRef, strays
 from .machine import Machine, remove
 
+log = structlog.get_logger(__name__)
+
 _ID = re.compile(r"[0-9a-f]{24}")
 _STRAY_DEADLINE_S = 10
 _DYING_S = 1
 _DYING_POLL_S = 0.01
 _WATCH_AGAIN_S = 1
+_AILMENT_S = 0.8
+
+RESTART = (
+    "restart it (restart_sandbox), which starts it again from its disk: files stay, programs and memory are lost; "
+    "or put it back to a snapshot (restore_snapshot)"
+)
+"""What to do about a guest that does not answer."""
 
 
 class Machines:
@@ -44,7 +55,7 @@ class Machines:
         self._tasks = tasks
         self._on_death = on_death
         self._running: dict[str, Machine] = {}
-        self._stalled: set[str] = set()
+        self._stalled: dict[str, str] = {}
         self._complaints = Complaints()
 
     def __len__(self) -> int:
@@ -65,12 +76,12 @@ class Machines:
     def attach(self, sandbox_id: str, machine: Machine) -> None:
         """Let a machine be a sandbox's from now on, and watch it. One that it had before is the caller's."""
         self._running[sandbox_id] = machine
-        self._stalled.discard(sandbox_id)
+        self._stalled.pop(sandbox_id, None)
         self._tasks.start_soon(self._report_end, sandbox_id, machine)
 
     def detach(self, sandbox_id: str) -> Machine | None:
         """Let go of a sandbox's machine, whose end is no death from now on; None if none runs."""
-        self._stalled.discard(sandbox_id)
+        self._stalled.pop(sandbox_id, None)
         return self._running.pop(sandbox_id, None)
 
     async def adopt(self, sandbox_id: str, name: str) -> Machine | None:
@@ -165,12 +176,41 @@ class Machines:
         return self._running.get(sandbox_id) is not machine
 
     async def ailment(self, sandbox_id: str) -> str:
-        """Why a sandbox's living machine does not run; empty if it runs. `resume_stalled` will see to it."""
+        """Why a sandbox's living machine does not run; empty if it runs. `resume_stalled` will see to it.
+
+        A hypervisor that does not say so within a second says nothing: it may be what is wedged.
+        """
         machine = self._running.get(sandbox_id)
-        ailment = await machine.driver.ailment(machine.running) if machine is not None else ""
+        ailment = ""
+        if machine is not None:
+            with anyio.move_on_after(_AILMENT_S):
+                ailment = await machine.driver.ailment(machine.running)
         if ailment:
-            self._stalled.add(sandbox_id)
+            self._stalled[sandbox_id] = ailment
         return ailment
+
+    def silence(self, sandbox_id: str) -> str:
+        """Why a sandbox's guest does not answer, in words for its owner; empty if it does, as far as is known."""
+        machine = self._running.get(sandbox_id)
+        if machine is None or not machine.link.silent_s:
+            return ""
+        if ailment := self._stalled.get(sandbox_id):
+            return f"its machine stands still: {ailment}; it goes on by itself once the host has room again"
+        silent_s = math.ceil(machine.link.silent_s)
+        return f"its guest has not answered for {silent_s} s; if it does not come back by itself, {RESTART}"
+
+    async def ask_silent(self) -> None:
+        """Ask the guests that do not answer once more, and learn what keeps their machines from running."""
+        async with anyio.create_task_group() as tasks:
+            for sandbox_id, machine in list(self._running.items()):
+                if machine.link.silent_s:
+                    tasks.start_soon(self._ask_again, sandbox_id, machine)
+
+    async def _ask_again(self, sandbox_id: str, machine: Machine) -> None:
+        if await machine.link.answers():
+            log.info("guest answers again", sandbox=sandbox_id)
+        else:
+            await self.ailment(sandbox_id)
 
     async def resume_stalled(self) -> None:
         """Let machines go on that were stopped for want of something the host may have again."""
@@ -179,7 +219,7 @@ class Machines:
             with self._complaints.about("machine not resumed", sandbox=sandbox_id):
                 if machine is not None:
                     await machine.driver.resume(machine.running)
-                self._stalled.discard(sandbox_id)
+                self._stalled.pop(sandbox_id, None)
 
     async def aclose(self) -> None:
         """Let go of all machines; they live on."""

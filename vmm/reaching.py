@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
+import anyio
+
 from .activity import Activity
 from .errors import CasemateError, Conflict, HostExhausted, LinkError, LinkTimeout, NotFound
 from .guest.link import GuestLink
 from .lives import Lives, lost, unreachable
-from .machines import Machines
+from .machine import Machine
+from .machines import RESTART, Machines
 from .records import Records
 from .sandbox import Sandbox, State
+
+_SETTLE_S = 4
+_RESTART = f"If it does not come back by itself, {RESTART}"
 
 
 class Reach:
@@ -65,13 +71,24 @@ class Reach:
         except LinkError as error:
             if not isinstance(error, LinkTimeout) and await self._machines.gone(sandbox.id, machine):
                 raise await self._gone(sandbox) from error
-            ailment = await self._machines.ailment(sandbox.id)
+            ailment = await self._ailment(sandbox, machine)
             if ailment:
                 raise HostExhausted(
                     f"Sandbox {sandbox.id} does not run: {ailment}",
                     hint="It goes on by itself, with nothing lost, once the host has room again",
                 ) from error
+            if machine.link.silent_s:
+                raise LinkTimeout(f"{error.message}: sandbox {sandbox.id} does not respond", hint=_RESTART) from error
             raise
+
+    async def _ailment(self, sandbox: Sandbox, machine: Machine) -> str:
+        """Why the machine does not run; empty if it does. Whether its guest still answers is known afterwards."""
+        async with anyio.create_task_group() as tasks:
+            if not machine.link.silent_s:
+                # One that closes connections, or opens none, may have no agent any more; or it has lost this one only.
+                tasks.start_soon(machine.link.answers)
+            return await self._machines.ailment(sandbox.id)
+        raise AssertionError  # Not reached: the block either returns or raises.
 
     async def _awake(self, sandbox: Sandbox) -> Sandbox:
         found = await self._records.get(sandbox.owner, sandbox.id)
@@ -84,7 +101,7 @@ class Reach:
         if found is None or found.state is State.DELETED:
             return _deleted(sandbox)
         if found.state is State.ASLEEP or self._machines.get(sandbox.id) is not None:
-            did = "put to sleep" if found.state is State.ASLEEP else "put back to a snapshot"
+            did = "put to sleep" if found.state is State.ASLEEP else "restarted or put back to a snapshot"
             return Conflict(
                 f"Sandbox {sandbox.id} was {did} during the call; whether it took effect is not known",
                 hint="Look, then call again",
@@ -92,9 +109,18 @@ class Reach:
         return lost(sandbox, found.reason or "its virtual machine ended")
 
     async def _settled(self, sandbox: Sandbox) -> Sandbox | None:
-        """The record as it is when nothing changes the sandbox's life: what did may still be on its way there."""
-        async with self._lives.turn(sandbox.id):
-            return await self._records.find(sandbox.id)
+        """The record as it is when nothing changes the sandbox's life: what did may still be on its way there.
+
+        Raises:
+            Conflict: It takes longer than a call should.
+        """
+        with anyio.move_on_after(_SETTLE_S):
+            async with self._lives.turn(sandbox.id):
+                return await self._records.find(sandbox.id)
+        raise Conflict(
+            f"Sandbox {sandbox.id} is being started or changed; whether a call under way took effect is not known",
+            hint="Wait until it runs, look, then call again",
+        )
 
 
 def _deleted(sandbox: Sandbox) -> NotFound:

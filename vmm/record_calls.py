@@ -41,6 +41,8 @@ class RecordCalls:
     _records: Records
     _clock: Callable[[], int]
     _found: Callable[[str], None]
+    _silence: Callable[[str], str]
+    """Why the guest of a sandbox that runs does not answer; empty if it does, as far as is known."""
 
     async def get(self, owner: str, ref: str) -> Sandbox:
         """One sandbox, by id or name.
@@ -53,13 +55,14 @@ class RecordCalls:
         if sandbox is None or sandbox.state is State.DELETED:
             sandbox = await self._only(owner, ref)
         self._found(sandbox.id)
-        return sandbox
+        return self._shown(sandbox)
 
     async def list(
         self, owner: str, *, labels: Mapping[str, str] | None = None, page: int = 1, limit: int = 20
     ) -> Page:
         """The owner's sandboxes, newest first; with labels, those that have all of them."""
-        return Page.of(await self._records.owned(owner), labels=labels, page=page, limit=limit)
+        found = Page.of(await self._records.owned(owner), labels=labels, page=page, limit=limit)
+        return replace(found, items=tuple(self._shown(sandbox) for sandbox in found.items))
 
     async def usage(self, owner: str) -> Usage:
         """What the owner's sandboxes take, as quotas count it."""
@@ -67,7 +70,11 @@ class RecordCalls:
 
     async def survey(self) -> dict[State, Usage]:
         """What all sandboxes of this host take, whoever owns them, by state."""
-        return {state: Usage.of(await self._records.in_state(state)) for state in State}
+        seen: dict[State, list[Sandbox]] = {state: [] for state in State}
+        for state in State:
+            for sandbox in map(self._shown, await self._records.in_state(state)):
+                seen[sandbox.state].append(sandbox)
+        return {state: Usage.of(sandboxes) for state, sandboxes in seen.items()}
 
     async def update(
         self,
@@ -114,7 +121,12 @@ class RecordCalls:
                 updated_ms=now,
             )
 
-        return await self._records.change((await self.get(owner, ref)).id, changed)
+        return self._shown(await self._records.change((await self.get(owner, ref)).id, changed))
+
+    def _shown(self, sandbox: Sandbox) -> Sandbox:
+        """A record as its owner sees it: one that runs and whose guest does not answer is unresponsive."""
+        why = self._silence(sandbox.id) if sandbox.state is State.RUNNING else ""
+        return sandbox.silent(why) if why else sandbox
 
     async def _only(self, owner: str, ref: str) -> Sandbox:
         named = await self._records.named(owner, ref)

@@ -17,6 +17,8 @@ class State(StrEnum):
 
     CREATING = "creating"
     RUNNING = "running"
+    UNRESPONSIVE = "unresponsive"
+    """It runs, and its guest does not answer. Shown in place of running, never stored: it may pass by itself."""
     ASLEEP = "asleep"
     ERROR = "error"
     KILLED = "killed"
@@ -25,7 +27,7 @@ class State(StrEnum):
     @property
     def holds_memory(self) -> bool:
         """Whether a virtual machine of this state takes memory of the host."""
-        return self in {State.CREATING, State.RUNNING}
+        return self in {State.CREATING, State.RUNNING, State.UNRESPONSIVE}
 
     def may_become(self, other: State) -> bool:
         """Whether the state machine has this step."""
@@ -35,6 +37,7 @@ class State(StrEnum):
 _STEPS: dict[State, frozenset[State]] = {
     State.CREATING: frozenset({State.RUNNING, State.ERROR, State.DELETED}),
     State.RUNNING: frozenset({State.ASLEEP, State.ERROR, State.KILLED, State.DELETED}),
+    State.UNRESPONSIVE: frozenset(),
     State.ASLEEP: frozenset({State.RUNNING, State.ERROR, State.KILLED, State.DELETED}),
     State.ERROR: frozenset({State.RUNNING, State.DELETED}),
     State.KILLED: frozenset({State.RUNNING, State.DELETED}),
@@ -127,6 +130,10 @@ class Sandbox:
         if not self.state.may_become(to):
             raise Conflict(f"Sandbox {self.id} is {self.state}, it cannot become {to}")
         return replace(self, state=to, reason=reason, updated_ms=now_ms)
+
+    def silent(self, why: str) -> Self:
+        """The same sandbox as it is shown while its guest does not answer."""
+        return replace(self, state=State.UNRESPONSIVE, reason=why)
 
     def document(self) -> dict[str, Any]:
         """The record as the store keeps it."""

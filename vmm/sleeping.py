@@ -50,7 +50,7 @@ def tidy(directory: Path) -> None:
     """
     shutil.rmtree(directory / _DRAFT, ignore_errors=True)
     with suppress(OSError):
-        for draft in directory.glob("*.draft"):
+        for draft in directory.rglob("*.draft"):
             draft.unlink(missing_ok=True)
 
 

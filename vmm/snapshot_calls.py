@@ -125,7 +125,9 @@ class SnapshotCalls(ABC):
                 if parent.state is State.CREATING:
                     raise unreachable(parent)
                 if parent.state is not State.RUNNING:
-                    hint = "Wake it first" if parent.state is State.ASLEEP else "Start it first, or fork another one"
+                    hint = {State.ASLEEP: "Wake it first", State.UNRESPONSIVE: "Restart it first"}.get(
+                        parent.state, "Start it first, or fork another one"
+                    )
                     raise Conflict(
                         f"Sandbox {parent.id} is {parent.state}, only a running one can be forked", hint=hint
                     )

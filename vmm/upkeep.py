@@ -74,6 +74,7 @@ class Upkeep:
         tasks.start_soon(self._again_and_again, self._clean)
         # For itself, since it waits for what it puts to sleep.
         tasks.start_soon(self._again_and_again, self._reaper.sweep)
+        tasks.start_soon(self._again_and_again, self._machines.ask_silent)
 
     def keep_ready(self, key: Key) -> None:
         """Have machines of this image and size wait, from now on those of the image as it is at each sweep."""

@@ -1,4 +1,4 @@
-"""`casemate sandbox update`, `sleep`, `wake` and `start`: what a sandbox is called, how long it lives, if it runs."""
+"""`casemate sandbox update`, `sleep`, `wake`, `start` and `restart`: its name, how long it lives, if it runs."""
 
 from __future__ import annotations
 
@@ -77,6 +77,18 @@ def start(context: typer.Context, refs: Refs, as_json: AsJson = False) -> None:
     _each(context, refs, "start", "runs", as_json=as_json)
 
 
+def restart(
+    context: typer.Context,
+    refs: Refs,
+    from_snapshot: Annotated[
+        bool, typer.Option("--from-snapshot", help="Go back to the newest snapshot instead of booting from the disk.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Start sandboxes again whatever they do, above all unresponsive ones. Files stay; programs and memory are lost."""
+    _each(context, refs, "restart", "runs", wish={"fromSnapshot": from_snapshot}, as_json=as_json)
+
+
 def limits(ttl: str, idle: str) -> Object:
     """The limits that were named, in the server's words.
 
@@ -87,7 +99,9 @@ def limits(ttl: str, idle: str) -> Object:
     return {name: parse_limit(text, f"--{name}") for name, text in given.items() if text}
 
 
-def _each(context: typer.Context, refs: list[str], verb: str, done: str, *, as_json: bool) -> None:
+def _each(
+    context: typer.Context, refs: list[str], verb: str, done: str, *, wish: Object | None = None, as_json: bool
+) -> None:
     for ref in refs:
         check_ref(ref)
     seen: list[Object] = []
@@ -95,7 +109,7 @@ def _each(context: typer.Context, refs: list[str], verb: str, done: str, *, as_j
     async def work() -> None:
         async with open_remote(place_of(context)) as remote:
             for ref in refs:
-                await remote.call("POST", route("sandboxes", ref, verb), read_s=_LONG_S)
+                await remote.call("POST", route("sandboxes", ref, verb), body=wish, read_s=_LONG_S)
                 seen.append(as_object(await remote.data("GET", route("sandboxes", ref))))
                 if not as_json:
                     reason = cell(seen[-1].get("reason") or "")

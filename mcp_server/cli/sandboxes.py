@@ -8,7 +8,7 @@ import typer
 
 from .console import Trouble, complain, note, run, show_json, show_table
 from .execute import execute
-from .lifecycle import Idle, Ttl, limits, sleep, start, update, wake
+from .lifecycle import Idle, Ttl, limits, restart, sleep, start, update, wake
 from .options import AsJson, Ref, complete_sandbox, complete_snapshot, place_of
 from .place import open_remote
 from .records import show_records
@@ -22,6 +22,7 @@ app.command("update")(update)
 app.command("sleep")(sleep)
 app.command("wake")(wake)
 app.command("start")(start)
+app.command("restart")(restart)
 
 _CREATE_S = 900
 _DELETE_S = 120

@@ -97,7 +97,9 @@ def check_ref(ref: str, what: str = "sandbox") -> str:
 
 
 def status_of(sandbox: Object) -> str:
-    """A sandbox's status in a table: one that sleeps bears VoidRun's word for it on the wire."""
+    """A sandbox's status in a table: on the wire, one that sleeps or is unresponsive bears VoidRun's word for it."""
+    if sandbox.get("unresponsive"):
+        return "unresponsive"
     return "asleep" if sandbox.get("asleepSince") else cell(sandbox.get("status"))
 
 

@@ -93,6 +93,12 @@ class UpdateWish(WireModel):
     idle: Amount | None = None
 
 
+class RestartWish(WireModel):
+    """What to restart from: the disk, or the newest snapshot."""
+
+    from_snapshot: bool = False
+
+
 class SandboxRoutes:
     """The routes about sandboxes themselves."""
 
@@ -113,6 +119,7 @@ class SandboxRoutes:
             Endpoint(method="POST", path=f"{one}/sleep", handler=self.sleep, scope=run, action="sandbox.sleep"),
             Endpoint(method="POST", path=f"{one}/wake", handler=self.wake, scope=run, action="sandbox.wake"),
             Endpoint(method="POST", path=f"{one}/start", handler=self.start, scope=run, action="sandbox.start"),
+            Endpoint(method="POST", path=f"{one}/restart", handler=self.restart, scope=run, action="sandbox.restart"),
             Endpoint(method="GET", path=f"{one}/metrics", handler=self.metrics, scope=read, action="sandbox.metrics"),
         ]
 
@@ -173,6 +180,12 @@ class SandboxRoutes:
         """Have a sandbox run again, also one that was killed; its `reason` says then what is lost."""
         await self._fleet.revive(who.org_id, request.path_params["id"])
         return success("Sandbox started")
+
+    async def restart(self, request: Request, who: Principal) -> Response:
+        """Start a sandbox again, whatever its guest does; its `reason` says what is lost."""
+        wish = await parse_body(request, RestartWish)
+        sandbox = await self._fleet.restart(who.org_id, request.path_params["id"], from_snapshot=wish.from_snapshot)
+        return success("Sandbox restarted", sandbox_object(sandbox))
 
     async def metrics(self, request: Request, who: Principal) -> Response:
         """What a sandbox uses, as its own kernel sees it."""

@@ -10,7 +10,7 @@ from pydantic import Field
 from mcp_server.audit.entry import noted
 from mcp_server.caller import caller
 from mcp_server.patience import Patience
-from mcp_server.wire import compact, parse_selector, sandbox_object
+from mcp_server.wire import compact, parse_selector, sandbox_shown
 from vmm.errors import InvalidInput
 from vmm.sandbox import State
 from vmm.spec import SandboxSpec
@@ -48,6 +48,7 @@ class SandboxTools:
             Offer(function=self.get_sandbox, hints=READS),
             Offer(function=self.update_sandbox, hints=SETS, renamed=_VOIDRUN_NAMES),
             Offer(function=self.start_sandbox, hints=REPLACES),
+            Offer(function=self.restart_sandbox, hints=REPLACES),
             Offer(function=self.delete_sandbox, hints=REPLACES, core=True),
         ]
 
@@ -93,7 +94,7 @@ class SandboxTools:
             lambda: self._fleet.create(who.org_id, spec, on_progress=patience.tell), f"creating {spec.name[:60]}"
         )
         noted(sandbox=sandbox.id)
-        return compact(sandbox_object(sandbox))
+        return compact(sandbox_shown(sandbox))
 
     async def list_sandboxes(
         self,
@@ -108,12 +109,12 @@ class SandboxTools:
             page=max(page, 1),
             limit=_PAGE if limit <= 0 else min(limit, _PAGE_MOST),
         )
-        sandboxes = [sandbox_object(item) for item in found.items if item.state is not State.CREATING]
+        sandboxes = [sandbox_shown(item) for item in found.items if item.state is not State.CREATING]
         return compact({"sandboxes": sandboxes, "total": found.total, "page": found.page})
 
     async def get_sandbox(self, ref: SandboxRef) -> str:
-        """Show one sandbox; snapshotted means asleep. In error or killed, `reason` says why and what is lost."""
-        return compact(sandbox_object(await self._fleet.get(caller().org_id, ref)))
+        """Show one sandbox; snapshotted means asleep. If unresponsive, in error or killed, `reason` says why."""
+        return compact(sandbox_shown(await self._fleet.get(caller().org_id, ref)))
 
     async def update_sandbox(
         self,
@@ -136,13 +137,26 @@ class SandboxTools:
             ttl_s=ttl,
             idle_s=idle,
         )
-        return compact(sandbox_object(sandbox))
+        return compact(sandbox_shown(sandbox))
 
     async def start_sandbox(self, ctx: Context, ref: SandboxRef) -> str:
         """Run a killed sandbox again, from its newest snapshot or else its disk; `reason` says what is lost."""
         owner = caller().org_id
         sandbox = await Patience(ctx).during(lambda: self._fleet.revive(owner, ref), "starting the sandbox")
-        return compact(sandbox_object(sandbox))
+        return compact(sandbox_shown(sandbox))
+
+    async def restart_sandbox(
+        self,
+        ctx: Context,
+        ref: SandboxRef,
+        from_snapshot: Annotated[bool, Field(description="Go back to its newest snapshot instead")] = False,
+    ) -> str:
+        """Start an unresponsive sandbox, or any other, again from its disk: programs and memory are lost."""
+        owner = caller().org_id
+        sandbox = await Patience(ctx).during(
+            lambda: self._fleet.restart(owner, ref, from_snapshot=from_snapshot), "restarting the sandbox"
+        )
+        return compact(sandbox_shown(sandbox))
 
     async def delete_sandbox(self, ref: SandboxRef) -> str:
         """Delete a sandbox with its files and everything that runs in it. Cannot be undone; its snapshots stay."""

@@ -10,7 +10,7 @@ from pydantic import Field
 from mcp_server.audit.entry import noted
 from mcp_server.caller import caller
 from mcp_server.patience import Patience
-from mcp_server.wire import compact, fork_objects, sandbox_object, snapshot_object, timestamp
+from mcp_server.wire import compact, fork_objects, sandbox_shown, snapshot_object, timestamp
 
 from .offer import ADDS, READS, REPLACES, Offer, SandboxRef
 
@@ -78,7 +78,7 @@ class SnapshotTools:
             lambda: self._fleet.restore(owner, ref, target.id), "restoring the sandbox"
         )
         undone = f"All changes since {target.name} was taken, {timestamp(target.created_ms)}: files, memory, programs"
-        return compact({**sandbox_object(sandbox), "undone": undone})
+        return compact({**sandbox_shown(sandbox), "undone": undone})
 
     async def delete_snapshot(self, snapshot: SnapshotRef) -> str:
         """Delete a snapshot. Refused while there are other snapshots or sandboxes that were made from it."""

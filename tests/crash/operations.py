@@ -51,6 +51,11 @@ async def wake(fleet: Fleet, sandbox: str) -> None:
     await fleet.wake(OWNER, sandbox)
 
 
+async def restart(fleet: Fleet, sandbox: str) -> None:
+    await fleet.restart(OWNER, sandbox)
+
+
 OPERATIONS: dict[str, Callable[..., Awaitable[None]]] = {
-    work.__name__: work for work in (create, create_from, delete, snapshot, delete_snapshot, restore, fork, sleep, wake)
+    work.__name__: work
+    for work in (create, create_from, delete, snapshot, delete_snapshot, restore, fork, sleep, wake, restart)
 }

@@ -165,6 +165,11 @@ async def is_whole(fleet: Fleet, sandbox: Sandbox) -> None:
     assert await _told(fleet, sandbox, line) == [sandbox.name, "memory", "disk"]
 
 
+async def has_its_files(fleet: Fleet, sandbox: Sandbox) -> None:
+    """Whether a sandbox has what its owner needs on disk."""
+    assert await _told(fleet, sandbox, "hostname; cat /root/kept") == [sandbox.name, "disk"]
+
+
 async def changed_since(fleet: Fleet, sandbox: Sandbox) -> bool:
     """Whether a sandbox is what it was after `Rig.kept`, rather than what was kept then; never a mixture."""
     later = await _told(fleet, sandbox, "cat /dev/shm/later /root/later")

@@ -11,7 +11,7 @@ import pytest
 
 from bench.fleet import OWNER, Host, this_host
 from tests.crash.operations import FORKS, NEW, SPEC
-from tests.crash.rig import Rig, changed_since, is_whole, works
+from tests.crash.rig import Rig, changed_since, has_its_files, is_whole, works
 from tests.crash.server import Fate, Nursery
 from vmm.fleet import Fleet
 from vmm.hypervisor.process import strays
@@ -153,3 +153,17 @@ async def test_a_sandbox_that_was_waking_sleeps_or_runs(rig: Rig, mapped: bool) 
 
     subject = rig.fresh_sleeper if mapped else rig.sleeper
     assert await rig.kill_at_each_step("wake", look, mapped=mapped, sandbox=subject) > 5
+
+
+async def test_a_sandbox_that_was_being_restarted_runs_or_is_known_to_be_killed(rig: Rig) -> None:
+    async def look(fleet: Fleet, fate: Fate) -> None:
+        (box,) = (await fleet.list(OWNER)).items
+        assert box.state is State.RUNNING if fate.survived else box.state in {State.RUNNING, State.KILLED}
+        assert (box.state is State.RUNNING) == ("restart had begun" not in box.reason)
+        if box.state is State.KILLED and len(fate.steps) % 4 == 1:  # a boot takes seconds
+            box = await fleet.restart(OWNER, box.id)
+        if box.state is State.RUNNING:
+            await has_its_files(fleet, box)
+        await fleet.delete(OWNER, box.id)
+
+    assert await rig.kill_at_each_step("restart", look, sandbox=rig.box) > 8

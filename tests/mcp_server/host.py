@@ -6,15 +6,17 @@ What the tools make of a guest is tested on it in seconds; that the fleet brings
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import anyio
+from anyio.abc import Process
 
 import vmm.agent
 from storage.ids import new_id
@@ -25,6 +27,7 @@ from vmm import lease
 from vmm.errors import Conflict, HostExhausted
 from vmm.forks import Fork, check_count, child_names
 from vmm.guest.link import GuestLink
+from vmm.guest.vitality import GRACE, Grace
 from vmm.guest_calls import GuestCalls
 from vmm.record_calls import RecordCalls
 from vmm.records import SANDBOXES, Records
@@ -40,8 +43,10 @@ ALICE = "a" * 24
 class OneHost(RecordCalls, GuestCalls):
     """Alice has one sandbox, `box`: this host. Nobody else has any. Snapshots of it have names, and hold nothing."""
 
-    def __init__(self, link: GuestLink, records: Records, snapshots: Snapshots) -> None:
+    def __init__(self, link: GuestLink, records: Records, snapshots: Snapshots, agent: Process) -> None:
         self._link = link
+        self._agent = agent
+        self._silence = self._why_silent
         self._records = records
         self._kept = snapshots
         self._clock = lambda: 0
@@ -78,6 +83,29 @@ class OneHost(RecordCalls, GuestCalls):
             return replace(_awake(old), reason=reason)
 
         return await self._changed(owner, ref, revived)
+
+    async def restart(self, owner: str, ref: str, *, from_snapshot: bool = False) -> Sandbox:
+        """Ends nothing, and says what is lost all the same."""
+        what = "newest snapshot" if from_snapshot else "disk"
+        return await self._changed(
+            owner, ref, lambda old: replace(_awake(old), reason=f"restarted from its {what}: its memory is lost")
+        )
+
+    @contextmanager
+    def stopped(self) -> Generator[None]:
+        """For the length of a block the guest does not answer, which calls have to find out."""
+        self._agent.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._agent.send_signal(signal.SIGCONT)
+
+    async def look(self) -> bool:
+        """Whether the guest answers, asked as a call or the fleet's sweep would."""
+        return await self._link.answers()
+
+    def _why_silent(self, _sandbox: str) -> str:
+        return "its guest has not answered for 5 s; restart it (restart_sandbox)" if self._link.silent_s else ""
 
     async def kill(self, owner: str, ref: str) -> None:
         """What a hypervisor that ends does to a record."""
@@ -181,8 +209,13 @@ def _awake(old: Sandbox) -> Sandbox:
 
 
 @asynccontextmanager
-async def one_host(directory: Path) -> AsyncGenerator[OneHost]:
-    """Run the agent for the length of a block."""
+async def one_host(directory: Path, *, grace: Grace = GRACE) -> AsyncGenerator[OneHost]:
+    """Run the agent for the length of a block.
+
+    Args:
+        directory: Where its files are.
+        grace: How long calls wait for it.
+    """
     secret = os.urandom(32)
     port_file = directory / "port"
     agent = Path(vmm.agent.__file__).parent
@@ -204,7 +237,7 @@ async def one_host(directory: Path) -> AsyncGenerator[OneHost]:
         async def dial() -> Any:
             return await anyio.connect_tcp("127.0.0.1", port)
 
-        link = GuestLink(dial, secret)
+        link = GuestLink(dial, secret, grace=grace)
         snapshots = Snapshots(directory / "snapshots")
         await snapshots.sweep()
         try:
@@ -212,7 +245,7 @@ async def one_host(directory: Path) -> AsyncGenerator[OneHost]:
                 records = Records(await database.collection(SANDBOXES), host="f" * 24)
                 spec = SandboxSpec(name=NAME, env={"FROM_SANDBOX": "yes"})
                 await records.insert(Sandbox.new(SANDBOX, ALICE, spec, now_ms=0).moved(State.RUNNING, now_ms=0))
-                yield OneHost(link, records, snapshots)
+                yield OneHost(link, records, snapshots, process)
         finally:
             await link.aclose()
     finally:

@@ -20,6 +20,7 @@ TOOLS = {
     "update_sandbox",
     "delete_sandbox",
     "start_sandbox",
+    "restart_sandbox",
     "snapshot_sandbox",
     "list_snapshots",
     "restore_snapshot",
@@ -102,6 +103,7 @@ async def test_arguments_bear_the_names_that_voidrun_gave_them(edge: Edge) -> No
     assert required["kill_process"] == {"id", "pid"}
     assert required["list_sandboxes"] == required["list_snapshots"] == set()
     assert required["snapshot_sandbox"] == required["fork_sandbox"] == required["start_sandbox"] == {"id"}
+    assert required["restart_sandbox"] == {"id"}
     assert required["restore_snapshot"] == {"id", "snapshot"}
     assert required["delete_snapshot"] == {"snapshot"}
     assert {"ttl", "snapshot"} <= set(schemas["create_sandbox"]["properties"])
@@ -112,7 +114,7 @@ async def test_tools_that_destroy_say_so_and_those_that_add_do_not(edge: Edge) -
     async with edge.client("alice") as client:
         hints = {tool.name: tool.annotations for tool in (await client.list_tools()).tools}
     destroys = {name for name, hint in hints.items() if hint and hint.destructive_hint}
-    assert {"delete_sandbox", "start_sandbox", "restore_snapshot", "delete_snapshot"} <= destroys
+    assert {"delete_sandbox", "start_sandbox", "restart_sandbox", "restore_snapshot", "delete_snapshot"} <= destroys
     assert not {"create_sandbox", "snapshot_sandbox", "fork_sandbox", "update_sandbox"} & destroys
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -161,6 +162,32 @@ async def test_a_killed_sandbox_starts_from_its_newest_snapshot(fleet: Fleet, da
     assert await run(fleet, "box", "cat /dev/shm/nonce") == "second"
     for snapshot in await fleet.snapshots(ALICE):
         await fleet.delete_snapshot(ALICE, snapshot.id)
+
+
+async def test_a_sleeper_that_cannot_be_woken_starts_from_its_disk_at_once(fleet: Fleet, data: Path) -> None:
+    await fleet.create(ALICE, SPEC)
+    await run(fleet, "box", "echo kept > /root/file; sync")
+    asleep = await fleet.sleep(ALICE, "box")
+    record = data / "instances" / asleep.machine / "machine.json"
+    values = json.loads(record.read_text())
+    record.write_text(json.dumps({**values, "secret": "00" * 32}))  # the agent that wakes knows another one
+    revived = await fleet.revive(ALICE, "box")
+    assert "started from its disk" in revived.reason
+    assert await run(fleet, "box", "cat /root/file") == "kept"
+
+
+async def test_what_a_server_began_to_start_and_did_not_write_down_is_ended_by_the_next(
+    open_fleet: Opener, data: Path
+) -> None:
+    async with open_fleet() as fleet:
+        sandbox = await fleet.create(ALICE, SPEC)
+    directory = data / "instances" / sandbox.machine
+    await strays(data / "instances")[directory][0].kill()
+    begun = await anyio.open_process(["sleep", "1000"], cwd=directory)
+    async with begun, open_fleet() as fleet:
+        assert (await fleet.get(ALICE, sandbox.id)).state is State.KILLED
+        assert await begun.wait() == -signal.SIGKILL
+        await fleet.delete(ALICE, sandbox.id)
 
 
 @pytest.mark.parametrize("asleep", [False, True])

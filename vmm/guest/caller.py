@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Generator
+import math
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +15,7 @@ from vmm.errors import CasemateError, LinkError, LinkTimeout
 
 from .connection import Connection, refusal, unpack
 from .pool import Pool
-
-ANSWER_SECONDS = 30.0
-"""How long a guest may take beyond what the call itself asks for; an emulated one is thirty times slower than metal."""
+from .vitality import GRACE, Grace, Vitality
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +29,9 @@ class Reply:
 class Caller:
     """Sends requests over pooled connections. The base of the link's families of calls."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, grace: Grace = GRACE) -> None:
         self._pool = pool
+        self._vitality = Vitality(lambda: self._exchange(pack_request("ping", {}, with_body=False)), grace)
 
     async def _call(
         self,
@@ -39,7 +39,8 @@ class Caller:
         /,
         *,
         body: bytes | None = None,
-        seconds: float = ANSWER_SECONDS,
+        own_s: float = 0.0,
+        more_s: float | None = None,
         most_data: int = 0,
         more: dict[str, object] | None = None,
         **arguments: object,
@@ -49,7 +50,8 @@ class Caller:
         Args:
             name: The operation.
             body: Data that goes with the request, if it takes any.
-            seconds: Deadline of the whole call.
+            own_s: How long it is asked to take.
+            more_s: How much longer it may take while the guest lives; None for what the link's grace says.
             most_data: Bytes of data that the answer may have.
             more: Arguments of the operation that were put together elsewhere.
             arguments: The operation's arguments.
@@ -57,23 +59,32 @@ class Caller:
         Raises:
             CasemateError: What the guest refused.
             LinkError: The connection broke, or the answer is none.
-            LinkTimeout: The deadline passed.
+            LinkTimeout: The guest fell silent, or the time passed.
         """
         arguments |= more or {}
         if body is not None and len(body) > frames.MAX_DATA:
-            with deadline(name, seconds):
+            with deadline(name, own_s + (self._vitality.grace.living_s if more_s is None else more_s)):
                 return await self._upload(name, _pieces(body), most_data=most_data, **arguments)
         request = pack_request(name, arguments, with_body=body is not None)
         if body is not None:
             request += (frames.pack(frames.DATA, body) if body else b"") + frames.pack(frames.END)
-        with deadline(name, seconds):
-            async with self._pool.connection() as connection:
-                await connection.send(request)
-                try:
-                    return await read_answer(connection, most_data)
-                except GuestRefusalError as refused:
-                    await self._pool.keep(connection)
-                    raise refused.error from None
+        async with self._vitality.watch(name, own_s, more_s=more_s):
+            return await self._exchange(request, most_data)
+        raise AssertionError  # Not reached: the block either returns or raises.
+
+    async def _exchange(self, request: bytes, most_data: int = 0) -> Reply:
+        """One request and its answer, for as long as that takes."""
+        async with self._pool.connection() as connection:
+            await connection.send(request)
+            try:
+                return await self._answer(connection, most_data)
+            except GuestRefusalError as refused:
+                await self._pool.keep(connection)
+                raise refused.error from None
+        raise AssertionError  # Not reached: the block either returns or raises.
+
+    async def _answer(self, connection: Connection, most_data: int = 0) -> Reply:
+        return await read_answer(connection, most_data, self._vitality.heard)
 
     async def _upload(
         self, name: str, /, chunks: AsyncIterable[bytes], *, most_data: int = 0, **arguments: object
@@ -84,8 +95,8 @@ class Caller:
             CasemateError: As `_call`; and whatever `chunks` raises.
         """
         request = pack_request(name, arguments, with_body=True)
-        async with self._pool.connection() as connection:
-            upload = _Upload(connection)
+        async with self._vitality.watch(name, more_s=math.inf), self._pool.connection() as connection:
+            upload = _Upload(connection, self._vitality)
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(upload.send, request, chunks)
                 await upload.listen(most_data)
@@ -94,13 +105,24 @@ class Caller:
         raise AssertionError  # Not reached: the block either returns or raises.
 
     @asynccontextmanager
-    async def _stream(self, name: str, /, **arguments: object) -> AsyncGenerator[Stream]:
-        """One operation whose answer comes piece by piece; leaving the block before its end closes the connection."""
-        with deadline(name, ANSWER_SECONDS):
+    async def _stream(self, name: str, /, *, own_s: float = 0.0, **arguments: object) -> AsyncGenerator[Stream]:
+        """One operation whose answer comes piece by piece; leaving the block before its end closes the connection.
+
+        Args:
+            name: The operation.
+            own_s: How far apart its pieces may be.
+            arguments: The operation's arguments.
+        """
+        request = pack_request(name, arguments, with_body=False)
+        async with self._vitality.watch(name):
             connection = await self._pool.take()
-        stream = Stream(connection, name)
+            try:
+                await connection.send(request)
+            except BaseException:
+                await connection.aclose()
+                raise
+        stream = Stream(connection, name, own_s, self._vitality)
         try:
-            await connection.send(pack_request(name, arguments, with_body=False))
             yield stream
         finally:
             if stream.finished:
@@ -116,10 +138,12 @@ class Stream:
         finished: Whether all of it has come, so that the connection is free again.
     """
 
-    def __init__(self, connection: Connection, name: str) -> None:
+    def __init__(self, connection: Connection, name: str, own_s: float, vitality: Vitality) -> None:
         self.finished = False
         self._connection = connection
         self._name = name
+        self._own_s = own_s
+        self._vitality = vitality
 
     async def receive(self) -> tuple[int, bytes] | None:
         """The next frame before the final one, or None at the end.
@@ -131,8 +155,8 @@ class Stream:
         """
         if self.finished:
             return None
-        with deadline(self._name, ANSWER_SECONDS):
-            kind, payload = await self._connection.receive()
+        kind, payload = await self._frame()
+        self._vitality.heard()
         if kind == frames.ERROR:
             self.finished = True
             raise refusal(payload)
@@ -141,12 +165,23 @@ class Stream:
             return None
         return kind, payload
 
+    async def _frame(self) -> tuple[int, bytes]:
+        patience_s = self._vitality.patience_s(self._own_s)
+        # Most frames come at once, and a watch costs more than a frame. What has come of one is kept for the next try.
+        with anyio.move_on_after(patience_s):
+            return await self._connection.receive()
+        async with self._vitality.watch(self._name, self._own_s, waited_s=patience_s):
+            return await self._connection.receive()
+        raise AssertionError  # Not reached: the block either returns or raises.
+
 
 class _Upload:
     """Sending and listening at once: the answer may come before all is sent, when the disk is full for example."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, vitality: Vitality) -> None:
         self._connection = connection
+        self._vitality = vitality
+        self._living_s = vitality.grace.living_s
         self._patience = anyio.CancelScope()
         self._failure: Exception | None = None
         self._reply: Reply | None = None
@@ -165,12 +200,12 @@ class _Upload:
             self._failure = error
             self._patience.cancel()
         else:
-            self._patience.deadline = anyio.current_time() + ANSWER_SECONDS
+            self._patience.deadline = anyio.current_time() + self._living_s
 
     async def listen(self, most_data: int) -> None:
         with self._patience:
             try:
-                self._reply = await read_answer(self._connection, most_data)
+                self._reply = await read_answer(self._connection, most_data, self._vitality.heard)
             except GuestRefusalError as refused:
                 self._failure = refused.error
             except LinkError as error:
@@ -180,16 +215,16 @@ class _Upload:
         if self._failure is not None:
             raise self._failure
         if self._reply is None:
-            raise LinkTimeout(f"The guest did not answer {name!r} within {ANSWER_SECONDS:g} s")
+            raise LinkTimeout(f"The guest did not answer {name!r} within {self._living_s:g} s")
         return self._reply
 
     async def _step(self, data: bytes) -> None:
-        with deadline("write", ANSWER_SECONDS):
+        with deadline("write", self._living_s):
             await self._connection.send(data)
 
 
-async def read_answer(connection: Connection, most_data: int = 0) -> Reply:
-    """The frames up to RESULT.
+async def read_answer(connection: Connection, most_data: int, heard: Callable[[], None]) -> Reply:
+    """The frames up to RESULT; `heard` is told of each.
 
     Raises:
         GuestRefusalError: The guest refused; the connection is in order if all data was sent.
@@ -198,6 +233,7 @@ async def read_answer(connection: Connection, most_data: int = 0) -> Reply:
     data = bytearray()
     while True:
         kind, payload = await connection.receive()
+        heard()
         if kind == frames.RESULT:
             return Reply(value=unpack(payload), data=bytes(data))
         if kind == frames.ERROR:

@@ -9,13 +9,13 @@ from vmm.agent import frames
 from vmm.errors import InvalidInput, LinkError
 
 from . import checks
-from .caller import ANSWER_SECONDS, Caller, Stream
+from .caller import Caller, Stream
 from .connection import unpack
 from .decoding import plain
 from .values import FileInfo, FileSlice, Listing, Match, SearchResult
 
 _TREE_SECONDS = 600.0
-"""Deadline of what may go through a whole tree."""
+"""Deadline of what may go through a whole tree, as long as the guest lives."""
 
 
 class FileCalls(Caller):
@@ -85,7 +85,7 @@ class FileCalls(Caller):
         reply = await self._call(
             "write",
             body=data,
-            seconds=_TREE_SECONDS,
+            more_s=_TREE_SECONDS,
             path=checks.path(path),
             append=append,
             mode=mode,
@@ -108,13 +108,13 @@ class FileCalls(Caller):
 
     async def delete(self, path: str, *, recursive: bool = False) -> None:
         """Delete a file, a link or an empty directory; with `recursive` a directory with all that is in it."""
-        await self._call("delete", seconds=_TREE_SECONDS, path=checks.path(path), recursive=recursive)
+        await self._call("delete", more_s=_TREE_SECONDS, path=checks.path(path), recursive=recursive)
 
     async def move(self, source: str, target: str, *, overwrite: bool = True) -> FileInfo:
         """Rename a file or directory; `target` is its new full name, whose directory must exist."""
         reply = await self._call(
             "move",
-            seconds=_TREE_SECONDS,
+            more_s=_TREE_SECONDS,
             source=checks.path(source, "source"),
             target=checks.path(target, "target"),
             overwrite=overwrite,
@@ -125,7 +125,7 @@ class FileCalls(Caller):
         """Copy a file, a link or a tree with modes, owners and times; `target` is the copy's full name."""
         reply = await self._call(
             "copy",
-            seconds=_TREE_SECONDS,
+            more_s=_TREE_SECONDS,
             source=checks.path(source, "source"),
             target=checks.path(target, "target"),
         )
@@ -150,7 +150,7 @@ class FileCalls(Caller):
             raise InvalidInput("search: neither name nor content", hint="Give a glob for the name or a text, or both")
         reply = await self._call(
             "search",
-            seconds=checks.count(timeout_ms, "timeout_ms") / 1000 + ANSWER_SECONDS,
+            own_s=checks.count(timeout_ms, "timeout_ms") / 1000,
             path=checks.path(path),
             name=checks.text(name, "name"),
             content=checks.text(content, "content"),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from contextlib import AbstractContextManager
 
-from .caller import ANSWER_SECONDS, GuestRefusalError, deadline, pack_request, read_answer
+from .caller import GuestRefusalError, deadline, pack_request
 from .connection import Dial
 from .decoding import plain
 from .files import FileCalls
@@ -12,22 +13,41 @@ from .pool import Pool
 from .processes import ProcessCalls
 from .terminals import TerminalCalls
 from .values import Certificate, GuestActivity, GuestMetrics, Identity, Ping
+from .vitality import GRACE, Grace
+
+_IDENTIFY_S = 30.0
+"""Deadline of a guest's first call after it was restored: on a busy host it may say nothing else for a while."""
 
 
 class GuestLink(ProcessCalls, FileCalls, TerminalCalls):
     """Calls into one guest, over connections that are kept for the next call. For many tasks at once.
 
-    Every call has a deadline (LinkTimeout) and none is repeated by itself once it may have had an effect (LinkError). A
-    kept connection that has died meanwhile is noticed before anything is sent on it, and redialled.
+    Every call has a deadline, far off while the guest lives and near when it falls silent (LinkTimeout). None is
+    repeated by itself once it may have had an effect (LinkError). A kept connection that has died meanwhile is noticed
+    before anything is sent on it, and redialled.
 
     Args:
         dial: Makes a fresh connection to the agent.
         secret: What the agent and the host know; at least 16 bytes.
         max_idle: Connections kept for the next calls.
+        grace: How long calls wait beyond their own time, for a guest that lives and for one that is silent.
     """
 
-    def __init__(self, dial: Dial, secret: bytes, *, max_idle: int = 4) -> None:
-        super().__init__(Pool(dial, secret, max_idle))
+    def __init__(self, dial: Dial, secret: bytes, *, max_idle: int = 4, grace: Grace = GRACE) -> None:
+        super().__init__(Pool(dial, secret, max_idle), grace)
+
+    @property
+    def silent_s(self) -> float:
+        """For how many seconds the guest has not answered, as far as calls have found out; 0 while it does."""
+        return self._vitality.silent_s
+
+    async def answers(self) -> bool:
+        """Whether the guest gives any sign of life, asked now and waited for as long as for one that is silent."""
+        return await self._vitality.answers()
+
+    def held(self) -> AbstractContextManager[None]:
+        """For the length of a block the guest stands still because the host wants it: its silence means nothing."""
+        return self._vitality.held()
 
     async def aclose(self) -> None:
         """Close the kept connections; the link is of no more use."""
@@ -39,7 +59,9 @@ class GuestLink(ProcessCalls, FileCalls, TerminalCalls):
 
     async def ping(self, *, timeout_ms: int = 5000) -> Ping:
         """Whether the agent answers, and what it says of itself."""
-        return plain(Ping, (await self._call("ping", seconds=timeout_ms / 1000)).value)
+        with deadline("ping", timeout_ms / 1000):
+            reply = await self._exchange(pack_request("ping", {}, with_body=False))
+        return plain(Ping, reply.value)
 
     async def identify(self, identity: Identity) -> Certificate:
         """Give the guest its new identity and the host's time.
@@ -49,7 +71,7 @@ class GuestLink(ProcessCalls, FileCalls, TerminalCalls):
         Raises:
             GuestError: A step failed: this machine must not be used.
         """
-        with deadline("identify", ANSWER_SECONDS):
+        with deadline("identify", _IDENTIFY_S):
             async with self._pool.connection() as connection:
                 values: dict[str, object] = {
                     "entropy": identity.entropy.hex(),
@@ -60,7 +82,7 @@ class GuestLink(ProcessCalls, FileCalls, TerminalCalls):
                 }
                 await connection.send(pack_request("identify", values, with_body=False))
                 try:
-                    reply = await read_answer(connection)
+                    reply = await self._answer(connection)
                 except GuestRefusalError as refused:
                     raise refused.error from None
                 await self._pool.renew(identity.secret, connection)
@@ -72,7 +94,7 @@ class GuestLink(ProcessCalls, FileCalls, TerminalCalls):
 
     async def activity(self, *, timeout_ms: int = 5000) -> GuestActivity:
         """What goes on in the guest by itself: whether anything would miss it if it slept."""
-        return plain(GuestActivity, (await self._call("activity", seconds=timeout_ms / 1000)).value)
+        return plain(GuestActivity, (await self._call("activity", more_s=timeout_ms / 1000)).value)
 
     async def set_clock(self) -> None:
         """Set the guest's clock by the host's."""

@@ -8,9 +8,12 @@ from contextlib import asynccontextmanager
 from vmm.agent import frames
 
 from . import checks
-from .caller import ANSWER_SECONDS, Caller, Stream
+from .caller import Caller, Stream
 from .decoding import outcome, plain, slices
 from .values import KIB, Chunk, Command, Outcome, ProcessInfo, ProcessOutput
+
+_BEAT_S = 5.0
+"""How often the agent gives a sign of life to who follows a process that prints nothing."""
 
 
 class ProcessCalls(Caller):
@@ -44,7 +47,7 @@ class ProcessCalls(Caller):
         reply = await self._call(
             "exec",
             body=command.stdin or None,
-            seconds=checks.count(wait_ms, "wait_ms") / 1000 + ANSWER_SECONDS,
+            own_s=checks.count(wait_ms, "wait_ms") / 1000,
             most_data=2 * (keep_head + keep_tail),
             wait_ms=wait_ms,
             detach=detach,
@@ -85,7 +88,7 @@ class ProcessCalls(Caller):
         """
         reply = await self._call(
             "wait",
-            seconds=checks.count(wait_ms, "wait_ms") / 1000 + ANSWER_SECONDS,
+            own_s=checks.count(wait_ms, "wait_ms") / 1000,
             most_data=2 * (keep_head + keep_tail),
             pid=pid,
             wait_ms=wait_ms,
@@ -117,7 +120,7 @@ class ProcessCalls(Caller):
         """
         reply = await self._call(
             "read_output",
-            seconds=checks.count(wait_ms, "wait_ms") / 1000 + ANSWER_SECONDS,
+            own_s=checks.count(wait_ms, "wait_ms") / 1000,
             most_data=2 * max_bytes,
             pid=pid,
             stdout_offset=checks.count(stdout_offset, "stdout_offset"),
@@ -141,6 +144,7 @@ class ProcessCalls(Caller):
         """
         stream = self._stream(
             "attach",
+            own_s=_BEAT_S,
             pid=pid,
             stdout_offset=checks.count(stdout_offset, "stdout_offset"),
             stderr_offset=checks.count(stderr_offset, "stderr_offset"),

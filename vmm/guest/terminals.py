@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import checks
-from .caller import ANSWER_SECONDS, Caller
+from .caller import Caller
 from .decoding import plain, slices
 from .values import KIB, TerminalInfo, TerminalOutput
 
@@ -68,7 +68,7 @@ class TerminalCalls(Caller):
         """
         reply = await self._call(
             "terminal_read",
-            seconds=checks.count(wait_ms, "wait_ms") / 1000 + ANSWER_SECONDS,
+            own_s=checks.count(wait_ms, "wait_ms") / 1000,
             most_data=max_bytes,
             terminal_id=terminal_id,
             offset=checks.count(offset, "offset"),

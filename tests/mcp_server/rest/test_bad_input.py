@@ -28,6 +28,7 @@ ROUTES: list[tuple[str, str, dict[str, str], dict[str, Any] | None]] = [
     ("POST", "/sleep", {}, None),
     ("POST", "/wake", {}, None),
     ("POST", "/start", {}, None),
+    ("POST", "/restart", {}, {"fromSnapshot": False}),
     ("GET", "/snapshots", {}, None),
     ("POST", "/snapshots", {}, {"name": "before"}),
     ("POST", "/restore", {}, {"snapshot": "before"}),

@@ -112,7 +112,7 @@ async def test_a_sandbox_sleeps_wakes_is_forked_put_back_and_started_again(machi
             assert (answer.status_code, answer.json()) == (200, {"status": "success", "message": message})
         assert data_of(await http.get(base))["status"] == "snapshotted"
         assert (await http.get(f"{base}/metrics")).status_code == 409
-        for path in ("wake", "start", "sleep", "fork", "snapshots", "restore"):
+        for path in ("wake", "start", "restart", "sleep", "fork", "snapshots", "restore"):
             assert (await bob.post(f"{base}/{path}", json={"snapshot": "x"})).status_code == 404
         assert data_of(await http.get(base))["status"] == "snapshotted"
         asleep = await http.post(f"{base}/snapshots", json={"name": "asleep"}, timeout=PATIENCE_S)

@@ -164,9 +164,10 @@ async def test_each_call_has_a_name_for_audit_and_metrics(rest: Rest) -> None:
             ("POST", f"{BASE}/sleep", None),
             ("POST", f"{BASE}/wake", None),
             ("POST", f"{BASE}/start", None),
+            ("POST", f"{BASE}/restart", None),
         ):
             assert (await http.request(method, path, json=body)).is_success
     assert [state["action"] for state in rest.states] == [
         *("snapshot.create", "snapshot.list", "snapshot.get", "snapshot.rename", "snapshot.restore", "sandbox.fork"),
-        *("snapshot.delete", "sandbox.sleep", "sandbox.wake", "sandbox.start"),
+        *("snapshot.delete", "sandbox.sleep", "sandbox.wake", "sandbox.start", "sandbox.restart"),
     ]

@@ -20,6 +20,7 @@ import anyio
 import vmm.agent
 from tests.waiting import PATIENCE_S
 from vmm.guest.link import GuestLink
+from vmm.guest.vitality import GRACE, Grace
 
 AGENT = Path(vmm.agent.__file__).parent
 _ALONE = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child", "--")
@@ -34,8 +35,17 @@ class Agent:
     secret: bytes
     log: Path
 
-    def link(self, secret: bytes | None = None) -> GuestLink:
-        return GuestLink(partial(anyio.connect_tcp, "127.0.0.1", self.port), secret or self.secret)
+    def link(self, secret: bytes | None = None, *, grace: Grace = GRACE) -> GuestLink:
+        return GuestLink(partial(anyio.connect_tcp, "127.0.0.1", self.port), secret or self.secret, grace=grace)
+
+    @contextmanager
+    def stopped(self) -> Generator[None]:
+        """For the length of a block the agent does nothing, and everything that reaches it waits."""
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
 
     def resident(self) -> int:
         """Bytes of memory."""

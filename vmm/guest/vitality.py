@@ -1,0 +1,181 @@
+"""Whether a guest lives, told by what it says: a call that waits too long has it asked for a sign of life beside it.
+
+A fixed deadline is wrong twice. On a busy host, a slow answer is broken off; and a guest that has died of a fork bomb
+keeps every call until the last second. So a call that is over its own time goes on for as long as the guest says
+anything at all, up to a bound, and ends soon after it has fallen silent.
+
+Silence is counted in beats, not in seconds: a server that gets no processor for a while hears nothing in that time, and
+must not take that for the guest's doing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+
+import anyio
+
+from vmm.errors import CasemateError, LinkTimeout
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grace:
+    """How long calls wait beyond their own time. With these values, one to a dead guest ends 4 s after it.
+
+    Attributes:
+        ask_s: After so many seconds the guest is asked for a sign of life.
+        beat_s: How often it is asked from then on.
+        beats: After so many beats without any sign the guest counts as silent.
+        living_s: What a call may take of a guest that lives; an emulated one is thirty times slower than metal.
+    """
+
+    ask_s: float = 1.0
+    beat_s: float = 1.0
+    beats: int = 3
+    living_s: float = 30.0
+
+    @property
+    def silence_s(self) -> float:
+        """How long silence lasts before it is taken for one."""
+        return self.beats * self.beat_s
+
+
+GRACE = Grace()
+
+
+class Vitality:
+    """What is known of one guest's life. For all calls of a link at once.
+
+    Attributes:
+        grace: How long calls wait.
+
+    Args:
+        ping: Has the agent answer, on a connection of its own; what is heard of it counts like any other sign.
+        grace: See above.
+    """
+
+    def __init__(self, ping: Callable[[], Awaitable[object]], grace: Grace = GRACE) -> None:
+        self.grace = grace
+        self._ping = ping
+        self._signs = 0
+        self._holds = 0
+        self._asked: float | None = None
+        self._since: float | None = None
+        self._silent = False
+
+    @property
+    def silent_s(self) -> float:
+        """For how many seconds the guest has left questions unanswered; 0 unless it counts as silent."""
+        return max(anyio.current_time() - self._since, 0.001) if self._silent and self._since is not None else 0.0
+
+    def heard(self) -> None:
+        """Take note of a sign of life: anything that the agent has sent."""
+        self._signs += 1
+        self._since = None
+        self._silent = False
+
+    @contextmanager
+    def held(self) -> Generator[None]:
+        """For the length of a block the host itself holds the guest still, so that its silence means nothing."""
+        self._holds += 1
+        try:
+            yield
+        finally:
+            self._holds -= 1
+
+    def patience_s(self, own_s: float) -> float:
+        """How long a call waits before the guest is asked; no time at all where it is silent already."""
+        return 0.0 if self._silent else own_s + self.grace.ask_s
+
+    @asynccontextmanager
+    async def watch(
+        self, name: str, own_s: float = 0.0, *, more_s: float | None = None, waited_s: float = 0.0
+    ) -> AsyncGenerator[None]:
+        """Break the block off when the guest has fallen silent, or when it has taken too long altogether.
+
+        Args:
+            name: The call, for the error.
+            own_s: How long it was asked to take.
+            more_s: How much longer it may take while the guest lives; the grace's `living_s` if None.
+            waited_s: How much of this time is over.
+
+        Raises:
+            LinkTimeout: It was broken off.
+        """
+        begun = anyio.current_time() - waited_s
+        bound_s = own_s + (self.grace.living_s if more_s is None else more_s)
+        before = self._signs
+        silent = anyio.Event()
+        failure: Exception | None = None
+        done = False
+        async with anyio.create_task_group() as tasks:
+            tasks.cancel_scope.deadline = begun + bound_s
+            tasks.start_soon(self._listen, max(self.patience_s(own_s) - waited_s, 0.0), silent, tasks.cancel_scope)
+            try:
+                yield
+                done = True
+            except Exception as error:  # Raised below: a group of tasks would wrap it.
+                failure = error
+            tasks.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+        if not done:
+            how = (
+                " and gives no sign of life"
+                if silent.is_set()
+                else ", though it lives"
+                if self._signs != before
+                else ""
+            )
+            raise LinkTimeout(f"The guest did not answer {name!r} within {anyio.current_time() - begun:.3g} s{how}")
+
+    async def answers(self) -> bool:
+        """Ask the guest for a sign of life and wait for it, as long as it takes to count as silent."""
+        before = self._signs
+        async with anyio.create_task_group() as tasks:
+            for _ in range(self.grace.beats):
+                tasks.start_soon(self._ask, tasks.cancel_scope)
+                await anyio.sleep(self.grace.beat_s)
+            tasks.cancel_scope.cancel()
+        if self._signs == before and not self._holds:
+            self._fall_silent()
+        return not self._silent
+
+    async def _listen(self, patience_s: float, silent: anyio.Event, scope: anyio.CancelScope) -> None:
+        await anyio.sleep(patience_s)
+        unheard = 0
+        async with anyio.create_task_group() as tasks:
+            while unheard < self.grace.beats:
+                before = self._signs
+                if self._to_be_asked():
+                    tasks.start_soon(self._ask)
+                await anyio.sleep(self.grace.beat_s)
+                unheard = 0 if self._signs != before or self._holds else unheard + 1
+            self._fall_silent()
+            silent.set()
+            scope.cancel()
+
+    def _fall_silent(self) -> None:
+        self._silent = True
+        if self._since is None:
+            self._since = anyio.current_time()
+
+    def _to_be_asked(self) -> bool:
+        """Whether it is time for a question: one a beat is enough, however many calls wait."""
+        now = anyio.current_time()
+        if self._holds or (self._asked is not None and now - self._asked < self.grace.beat_s / 2):
+            return False
+        self._asked = now
+        return True
+
+    async def _ask(self, heard: anyio.CancelScope | None = None) -> None:
+        if self._since is None:
+            self._since = anyio.current_time()
+        try:
+            with anyio.move_on_after(self.grace.silence_s):
+                await self._ping()
+                if heard is not None:
+                    heard.cancel()
+        except CasemateError:
+            return  # A refusal was heard, like everything that it says; a broken connection says nothing.
