@@ -11,6 +11,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from typing import TypeVar
 
+from .guest.files import Pieces
 from .guest.link import GuestLink
 from .guest.values import (
     KIB,
@@ -137,7 +138,7 @@ class GuestCalls(ABC):
     @asynccontextmanager
     async def open_read(
         self, owner: str, ref: str, path: str, *, offset: int = 0, length: int | None = None
-    ) -> AsyncGenerator[tuple[FileInfo, AsyncIterator[bytes]]]:
+    ) -> AsyncGenerator[tuple[FileInfo, Pieces]]:
         """Stream a file out, however large."""
         async with (
             self.reach(owner, ref) as (_, link),

@@ -114,10 +114,12 @@ class Stream:
 
     Attributes:
         finished: Whether all of it has come, so that the connection is free again.
+        result: What the guest said at the end.
     """
 
     def __init__(self, connection: Connection, name: str) -> None:
         self.finished = False
+        self.result: dict[str, Any] = {}
         self._connection = connection
         self._name = name
 
@@ -138,6 +140,7 @@ class Stream:
             raise refusal(payload)
         if kind == frames.RESULT:
             self.finished = True
+            self.result = unpack(payload)
             return None
         return kind, payload
 

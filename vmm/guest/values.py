@@ -167,11 +167,32 @@ class Listing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileSlice:
-    """A range of a file's bytes; `size` is the whole file's."""
+    """A range of a file's bytes.
+
+    Attributes:
+        more: Whether the file went on after it.
+        stated: What the guest's kernel says of the whole file's size: of files that it makes up, such as those of
+            /proc, it is wrong.
+    """
 
     offset: int
     data: bytes
-    size: int
+    more: bool
+    stated: int
+
+    @property
+    def end(self) -> int:
+        """Where it ends."""
+        return self.offset + len(self.data)
+
+    @property
+    def size(self) -> int | None:
+        """Bytes of the whole file; None where nobody knows."""
+        if self.more:
+            return self.stated if self.stated > self.end else None
+        if self.data or not self.offset:
+            return self.end
+        return self.stated if 0 < self.stated <= self.offset else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
