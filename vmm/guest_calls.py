@@ -11,10 +11,12 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from typing import TypeVar
 
+from .guest.archives import Archive
 from .guest.files import Pieces
 from .guest.link import GuestLink
 from .guest.values import (
     KIB,
+    ArchiveReport,
     Chunk,
     Command,
     FileInfo,
@@ -178,6 +180,18 @@ class GuestCalls(ABC):
         return await self._run(
             owner, ref, lambda link: link.write_stream(path, chunks, mode=mode, make_parents=make_parents)
         )
+
+    @asynccontextmanager
+    async def pack(self, owner: str, ref: str, path: str) -> AsyncGenerator[Archive]:
+        """Stream a directory out as a tar archive."""
+        async with self.reach(owner, ref) as (_, link), link.pack(path) as archive:
+            yield archive
+
+    async def unpack(
+        self, owner: str, ref: str, path: str, chunks: AsyncIterable[bytes], *, owners: bool = False
+    ) -> ArchiveReport:
+        """Unpack a tar archive into a directory; what was unpacked stays, whatever ends it."""
+        return await self._run(owner, ref, lambda link: link.unpack(path, chunks, owners=owners))
 
     async def make_directory(self, owner: str, ref: str, path: str, *, parents: bool = True) -> FileInfo:
         """Make a directory."""

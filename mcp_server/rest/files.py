@@ -6,9 +6,7 @@ import stat
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
 
-import anyio
 from pydantic import AfterValidator
-from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
 from auth.roles import Scope
@@ -22,11 +20,9 @@ from .endpoint import Endpoint
 from .envelope import success
 from .multipart import MAX_FORM, file_of
 from .paths import GuestPath
-from .streaming import Streamed, while_connected
+from .streaming import Streamed, incoming, while_connected
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
-
     from starlette.requests import Request
     from starlette.types import Receive
 
@@ -37,7 +33,6 @@ if TYPE_CHECKING:
     from .streaming import Answer
 
 _LISTED = 10_000
-_STALL_S = 60
 _BYTES = "application/octet-stream"
 _SMALL = 256 * 1024
 """Bytes of a file that is read before the answer begins, so that its size is known rather than believed."""
@@ -142,7 +137,7 @@ class FileRoutes:
             data = file_of(await read_body(request, most=MAX_FORM), content_type)
             info = await self._fleet.write_file(owner, ref, wish.path, data, mode=mode)
         else:
-            info = await self._fleet.write_stream(owner, ref, wish.path, _pieces(request.receive), mode=mode)
+            info = await self._fleet.write_stream(owner, ref, wish.path, incoming(request.receive), mode=mode)
         return JSONResponse({"success": True, "path": info.path, "size": info.size})
 
 
@@ -158,24 +153,6 @@ def entry_object(info: FileInfo) -> dict[str, Any]:
         "type": info.kind,
         **({"target": info.target} if info.target else {}),
     }
-
-
-async def _pieces(receive: Receive) -> AsyncGenerator[bytes]:
-    """A request's body as it comes.
-
-    Raises:
-        ClientDisconnect: The client went away before its end.
-        TimeoutError: It has not sent anything for a minute.
-    """
-    more = True
-    while more:
-        with anyio.fail_after(_STALL_S):
-            message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        more = message.get("more_body", False)
-        if message.get("body"):
-            yield message["body"]
 
 
 def _whole(info: FileInfo, data: bytes, asked: str, *, head: bool) -> Response:

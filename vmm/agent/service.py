@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from . import frames
 from .activity import Activity
+from .archives import Archives
 from .arguments import Arguments
 from .channel import Channel, ClosedError
 from .files import Files
@@ -42,6 +43,7 @@ class Service:
         self._identity = identity
         self._lock = _thread.allocate_lock()
         self._channels: set[Channel] = set()
+        archives = Archives()
         self._handlers: dict[str, Handler] = {
             "ping": identity.ping,
             "identify": self._identify,
@@ -64,6 +66,8 @@ class Service:
             "move": files.move,
             "copy": files.copy,
             "search": Search().find,
+            "pack": archives.pack,
+            "unpack": archives.unpack,
             "terminal_open": terminals.open,
             "terminals": terminals.list,
             "terminal_input": terminals.input,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from .archives import ArchiveCalls
 from .caller import ANSWER_SECONDS, GuestRefusalError, deadline, pack_request, read_answer
 from .connection import Dial
 from .decoding import plain
@@ -14,7 +15,7 @@ from .terminals import TerminalCalls
 from .values import Certificate, GuestActivity, GuestMetrics, Identity, Ping
 
 
-class GuestLink(ProcessCalls, FileCalls, TerminalCalls):
+class GuestLink(ProcessCalls, FileCalls, ArchiveCalls, TerminalCalls):
     """Calls into one guest, over connections that are kept for the next call. For many tasks at once.
 
     Every call has a deadline (LinkTimeout) and none is repeated by itself once it may have had an effect (LinkError). A

@@ -196,6 +196,23 @@ class FileSlice:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ArchiveReport:
+    """What was packed or unpacked.
+
+    Attributes:
+        files: All but directories.
+        size: Bytes of content.
+        skipped: How many were left out.
+        listed: Path and reason of the first thousand of these.
+    """
+
+    files: int
+    size: int
+    skipped: int
+    listed: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Match:
     """A search hit: a file, and for a content search the first matching line.
 
