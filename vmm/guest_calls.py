@@ -19,6 +19,7 @@ from .guest.values import (
     ArchiveReport,
     Chunk,
     Command,
+    Fed,
     FileInfo,
     FileSlice,
     GuestMetrics,
@@ -118,6 +119,10 @@ class GuestCalls(ABC):
     async def send_stdin(self, owner: str, ref: str, pid: int, data: bytes, *, eof: bool = False) -> None:
         """Feed a command that was started with open standard input."""
         await self._run(owner, ref, lambda link: link.send_stdin(pid, data, eof=eof))
+
+    async def feed(self, owner: str, ref: str, pid: int, data: bytes, *, eof: bool = False, wait_ms: int = 0) -> Fed:
+        """Feed a command that was started with open standard input, with patience; what became of it."""
+        return await self._run(owner, ref, lambda link: link.feed(pid, data, eof=eof, wait_ms=wait_ms))
 
     async def signal(self, owner: str, ref: str, pid: int, signal: int = 15) -> None:
         """Signal a command's whole process tree."""

@@ -44,7 +44,8 @@ _log = structlog.stdlib.get_logger("casemate.rest")
 class CommandWish(WireModel):
     """A command to run. With `args` it is a program that gets them, without a shell line.
 
-    `binary` asks for events with bytes in place of lines.
+    `binary` asks for events with bytes in place of lines. `open_stdin` keeps its standard input open for
+    `commands/stdin`.
     """
 
     command: str
@@ -53,6 +54,7 @@ class CommandWish(WireModel):
     env: dict[str, str] = Field(default_factory=dict[str, str])
     cwd: str = ""
     binary: bool = False
+    open_stdin: bool = False
 
     def program(self, timeout_s: float) -> Command:
         """The command for the guest.
@@ -96,6 +98,8 @@ class CommandRoutes:
     async def exec(self, request: Request, who: Principal) -> Response:
         """Run a command and answer with what it wrote; a client that goes away ends it."""
         wish = await parse_body(request, CommandWish)
+        if wish.open_stdin:
+            raise InvalidInput("openStdin=True: exec answers at the end", hint="Use exec-stream or commands/run")
         timeout_s = _foreground(wish.timeout)
         program = wish.program(timeout_s)
         async with while_connected(request.receive):
@@ -119,12 +123,12 @@ class CommandRoutes:
         sandbox = await self._fleet.get(owner, request.path_params["id"])
 
         async def serve(receive: Receive, answer: Answer) -> None:
-            pid = (await self._fleet.start(owner, sandbox.id, program)).pid
+            pid = (await self._fleet.start(owner, sandbox.id, program, open_stdin=wish.open_stdin)).pid
             followed = False
             try:
                 async with while_connected(receive):
                     events = EventStream(self._fleet, owner, sandbox.id, pid, answer, binary=wish.binary)
-                    noted(exit_code=await events.send(timeout_s=timeout_s))
+                    noted(exit_code=await events.send(timeout_s=timeout_s, tell_pid=wish.open_stdin))
                     followed = True
             finally:
                 if not followed:

@@ -56,6 +56,7 @@ class Service:
             "read_output": processes.read_output,
             "attach": processes.attach,
             "send_stdin": processes.send_stdin,
+            "feed": processes.feed,
             "signal": processes.signal,
             "list": files.list,
             "stat": files.stat,

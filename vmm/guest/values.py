@@ -165,6 +165,10 @@ class Listing:
     truncated: bool
 
 
+Fed = Literal["taken", "full", "closed"]
+"""What became of input for a process: `full` if it does not read what it has, `closed` if it reads no more."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileSlice:
     """A range of a file's bytes.
