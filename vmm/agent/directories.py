@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from .tar import DIRECTORY, Member
 
@@ -23,7 +22,6 @@ class Refusal(Exception):
     """A member is not made; the message says why."""
 
 
-@dataclass(slots=True, kw_only=True)
 class _Level:
     """A directory that is open.
 
@@ -31,9 +29,10 @@ class _Level:
         look: What it gets when it is left; None for one that was there before and stays as it was.
     """
 
-    name: bytes
-    descriptor: int
-    look: Member | None
+    def __init__(self, name: bytes, descriptor: int, look: Member | None) -> None:
+        self.name = name
+        self.descriptor = descriptor
+        self.look = look
 
 
 class Directories:
@@ -50,7 +49,7 @@ class Directories:
         self._dress = dress
         self._mode = mode
         self._fresh = fresh
-        self._levels = [_Level(name=b"", descriptor=root, look=None)]
+        self._levels = [_Level(b"", root, None)]
 
     def enter(self, names: list[bytes]) -> int:
         """The descriptor of a directory, which is made if it is not there; good until the next call.
@@ -129,7 +128,7 @@ class Directories:
             descriptor = _open(name, parent)
             look = Member(path=name, kind=DIRECTORY, mode=self._mode, uid=os.geteuid(), gid=os.getegid())
             look.mtime_ns = os.fstat(descriptor).st_mtime_ns
-        return _Level(name=name, descriptor=descriptor, look=look)
+        return _Level(name, descriptor, look)
 
 
 def split(path: bytes) -> list[bytes]:

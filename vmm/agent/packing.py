@@ -9,7 +9,6 @@ import os
 import stat
 import time
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
 
 from . import tar
 from .contents import member_of, pack_content
@@ -26,13 +25,13 @@ _LOOK = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _KINDS = {stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 
 
-@dataclass(slots=True, kw_only=True)
 class _Level:
     """A directory that is being walked."""
 
-    descriptor: int
-    before: bytes
-    names: Generator[bytes]
+    def __init__(self, descriptor: int, before: bytes) -> None:
+        self.descriptor = descriptor
+        self.before = before
+        self.names = _names(descriptor)
 
 
 class Packer:
@@ -115,7 +114,7 @@ class Packer:
             return None
 
     def _enter(self, descriptor: int, before: bytes) -> None:
-        self._levels.append(_Level(descriptor=descriptor, before=before, names=_names(descriptor)))
+        self._levels.append(_Level(descriptor, before))
 
     def _entry(self, level: _Level, name: bytes, path: bytes) -> Iterator[bytes]:
         status = os.stat(name, dir_fd=level.descriptor, follow_symlinks=False)

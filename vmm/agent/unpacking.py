@@ -10,7 +10,6 @@ import contextlib
 import os
 import stat
 from collections.abc import Generator
-from dataclasses import dataclass
 
 from . import tar
 from .directories import FATAL, Directories, Refusal, split
@@ -21,11 +20,11 @@ _DEVICES = {tar.CHARACTER, tar.BLOCKS}
 _PERMISSIONS = 0o777
 
 
-@dataclass(slots=True)
 class _Left:
-    """Bytes of a member's content that have not been read."""
+    """What has not been read of a member's content."""
 
-    bytes: int
+    def __init__(self, count: int) -> None:
+        self.bytes = count
 
 
 class Unpacker:

@@ -69,6 +69,7 @@ class Cli:
     key: str
     keys: Mapping[str, str]
     here: Path
+    limit_s: float = _LIMIT_S
 
     def http(self) -> httpx.AsyncClient:
         """The same without the command line."""
@@ -87,7 +88,7 @@ class Cli:
         self, *arguments: str | Path, stdin: bytes | None = None, env: Mapping[str, str] | None = None
     ) -> Done:
         """Run it to its end."""
-        with anyio.fail_after(_LIMIT_S):
+        with anyio.fail_after(self.limit_s):
             done = await run_forked(
                 [str(argument) for argument in arguments],
                 stdin=stdin or b"",

@@ -8,6 +8,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from tests.vmm.agent.trees import look, socket_at
 from vmm.errors import GuestDiskFull, GuestError, GuestFileMissing, GuestFileRefused, InvalidInput
 from vmm.guest.link import GuestLink
 from vmm.guest.values import MIB
@@ -322,9 +323,22 @@ async def test_a_special_file_is_not_opened(link: GuestLink, place: str) -> None
             await link.read_file(path)
         with pytest.raises(GuestFileRefused, match="not a regular file"):
             await link.write_file(path, b"x")
-    with pytest.raises(GuestFileRefused, match="neither file"):
-        await link.copy(f"{place}/pipe", f"{place}/copy")
     assert names(place) == ["pipe"]
+
+
+async def test_a_copy_takes_what_is_no_file_along_and_leaves_holes_empty(link: GuestLink, place: str) -> None:
+    source = Path(place, "source")
+    source.mkdir()
+    os.mkfifo(source / "pipe", 0o640)
+    socket_at(source / "socket")
+    with (source / "holes").open("wb") as file:
+        file.seek(2**30)
+        file.write(b"after the hole")
+        file.truncate(2**40)
+    await link.copy(str(source), f"{place}/copy")
+    assert look(Path(place, "copy")) == look(source)
+    assert Path(place, "copy", "holes").stat().st_blocks * 512 < MIB
+    assert (await link.copy(f"{place}/source/pipe", f"{place}/other")).kind == "other"
 
 
 @pytest.mark.parametrize(("path", "reason"), BAD_PATHS)
