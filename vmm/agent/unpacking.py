@@ -187,14 +187,17 @@ class Unpacker:
         parent = self._directories.enter(above)
         self._drafts += 1
         draft = b".casemate-%s-%d" % (self._token, self._drafts)
+        named = False
         try:
             yield parent, draft
             os.rename(draft, last, src_dir_fd=parent, dst_dir_fd=parent)
+            # To put a link in the place of another one to the same file does nothing, and leaves both.
+            named = member.kind != tar.HARD
             self.tally.files += 1
         finally:
-            # Renamed away, most often; but a link to the very file that bears the name already is left by that.
-            with contextlib.suppress(OSError):
-                os.unlink(draft, dir_fd=parent)
+            if not named:
+                with contextlib.suppress(OSError):
+                    os.unlink(draft, dir_fd=parent)
 
     def _dress_directory(self, descriptor: int, member: tar.Member) -> None:
         try:
