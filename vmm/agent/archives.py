@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 from . import frames
 from .arguments import Arguments
@@ -13,6 +14,8 @@ from .refusals import RefusalError, from_os_error, invalid, shown
 from .tally import Tally
 from .tar import TarError
 from .unpacking import Unpacker
+
+_BEAT = 1.0
 
 
 class Archives:
@@ -46,8 +49,12 @@ class Archives:
             raise from_os_error(error, path) from error
         unpacker = Unpacker(root, fresh=fresh, owners=owners)
         try:
+            beat = time.monotonic() + _BEAT
             for piece in channel.body():
                 unpacker.feed(piece)
+                if time.monotonic() > beat:
+                    channel.send(frames.DATA, b"")  # What was sent already may take minutes.
+                    beat = time.monotonic() + _BEAT
             unpacker.finish()
         except TarError as error:
             raise invalid(f"{shown(path)}: {error}{_before(unpacker.tally)}") from error

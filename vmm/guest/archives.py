@@ -10,9 +10,10 @@ from vmm.agent import frames
 from vmm.errors import LinkError
 
 from . import checks
-from .caller import Caller, Stream
+from .caller import Caller, Stream, pack_request
 from .connection import unpack
 from .decoding import plain
+from .uploading import Upload
 from .values import ArchiveReport, FileInfo
 
 
@@ -54,7 +55,9 @@ class ArchiveCalls(Caller):
             GuestFileRefused: It is no directory.
             GuestDiskFull: The disk is full; the message tells how much was unpacked.
         """
-        reply = await self._upload("unpack", chunks, path=checks.path(path), owners=owners)
+        request = pack_request("unpack", {"path": checks.path(path), "owners": owners}, with_body=True)
+        async with self._pool.connection() as connection:
+            reply = await Upload(connection, "unpack").run(request, chunks)
         return _report(reply.value)
 
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import io
 import os
+import socket
 import tarfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import anyio
 import pytest
+from anyio.abc import SocketStream
 
 from tests.vmm.agent.trees import MIB, grow, look, socket_at
 from tests.vmm.guest.agents import Agent
-from vmm.agent import tar
-from vmm.errors import GuestDiskFull, GuestFileMissing, GuestFileRefused, InvalidInput
+from vmm.agent import frames, tar
+from vmm.errors import GuestDiskFull, GuestFileMissing, GuestFileRefused, InvalidInput, LinkTimeout
+from vmm.guest import uploading
+from vmm.guest.connection import Connection
 from vmm.guest.link import GuestLink
 
 pytestmark = pytest.mark.anyio
@@ -152,6 +156,36 @@ async def test_large_trees_pass_through_little_memory(guest: Agent, link: GuestL
         report = await link.unpack(f"{place}/back", archive)
     assert (report.files, report.size) == (2001, 100 * MIB + 2000 * 5000)
     assert guest.resident() - before < 12 * MIB
+
+
+@pytest.mark.parametrize("beats", [5, 2])
+async def test_an_upload_may_take_long_while_the_guest_gives_signs_of_life_and_no_longer(
+    monkeypatch: pytest.MonkeyPatch, beats: int
+) -> None:
+    monkeypatch.setattr(uploading, "ANSWER_SECONDS", 2.0)
+    ours, theirs = socket.socketpair()
+
+    async def guest() -> None:
+        stream = await SocketStream.from_socket(theirs)
+        async with stream:
+            for _ in range(beats):
+                await anyio.sleep(0.6)
+                await stream.send(frames.pack(frames.DATA))
+            if beats == 5:
+                await stream.send(frames.pack_json(frames.RESULT, {"done": True}))
+            await anyio.sleep_forever()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(guest)
+        connection = Connection(await SocketStream.from_socket(ours), 0)
+        upload = uploading.Upload(connection, "unpack").run(b"", several(b"x"))
+        if beats == 5:
+            assert (await upload).value == {"done": True}
+        else:
+            with pytest.raises(LinkTimeout, match="no sign of life"):
+                await upload
+        await connection.aclose()
+        tasks.cancel_scope.cancel()
 
 
 @pytest.mark.skipif(not ROOT, reason="needs root to mount")
