@@ -181,7 +181,7 @@ async def test_a_background_command_is_fed_until_its_input_ends(rest: Rest, plac
         wish = {"command": f"sleep 1; cat > {place}/got", "openStdin": True}
         pid = (await flat(await http.post(f"{BASE}/commands/run", json=wish)))["pid"]
 
-        async def feed(content: bytes, **query: object) -> dict[str, Any]:
+        async def feed(content: bytes, **query: bool) -> dict[str, Any]:
             return await flat(await http.post(f"{BASE}/commands/stdin", params={"pid": pid, **query}, content=content))
 
         assert await feed(data[:8_000_000]) == {"success": True, "bytes": 8_000_000, "open": True}
