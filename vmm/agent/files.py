@@ -216,6 +216,8 @@ def _replace(channel: Channel, path: bytes, mode: int | None, status: os.stat_re
 def _overwrite(channel: Channel, path: bytes, mode: int | None) -> int:
     descriptor = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_NONBLOCK | os.O_NOCTTY)
     try:
+        if mode is not None and mode & 0o7777 != stat.S_IMODE(os.fstat(descriptor).st_mode):
+            os.fchmod(descriptor, mode & 0o7777)
         count = 0
         whole = bytearray()
         for piece in channel.body():
@@ -226,8 +228,6 @@ def _overwrite(channel: Channel, path: bytes, mode: int | None) -> int:
                 whole = bytearray()
         if whole or not count:
             write_all(descriptor, whole)
-        if mode is not None:
-            os.fchmod(descriptor, mode & 0o7777)
         _sync(descriptor)
         return count + len(whole)
     finally:

@@ -423,6 +423,10 @@ async def test_a_value_of_the_kernel_is_written_in_place_and_its_reason_against_
         info = await link.write_file(path, value, append=append)
         assert append or info.size == len(value)
         assert (await link.read_file(path)).data.strip() == value.strip()
+    assert (await link.write_file(path, b"104", mode=0o644)).size == 3
+    with pytest.raises(GuestFileRefused, match="Operation not permitted"):
+        await link.write_file(path, b"105", mode=0o600)
+    assert (await link.read_file(path)).data == b"104\n"
     with pytest.raises(GuestError, match=r"Permission denied|Operation not permitted|Input/output error"):
         await link.write_file("/proc/version", b"mine")
 
