@@ -37,9 +37,9 @@ def add_resources(server: MCPServer[None], fleet: Fleet) -> None:
     async def sandbox_file(id: str, path: str) -> str | bytes:  # noqa: A002 - named as in the template
         """A file in a sandbox: text, or a blob if it is none. The path is absolute, its first slash may be left out."""
         part = await fleet.read_file(caller().org_id, id, "/" + path.lstrip("/"), length=_FILE_MOST)
-        if part.size > _FILE_MOST:
+        if part.more:
             raise InvalidInput(
-                f"The file has {part.size} bytes, a resource at most {_FILE_MOST}",
+                f"The file has {part.size or f'more than {part.end}'} bytes, a resource at most {_FILE_MOST}",
                 hint="Read it in parts with the tool read_file",
             )
         try:

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from .settings import Settings
 
 _PATHS: dict[Toolset, str] = {"all": ENDPOINT, "core": f"{ENDPOINT}/core", "readonly": f"{ENDPOINT}/readonly"}
-_UPLOADS = re.compile(r"/api/sandboxes/[^/]+/files/upload")
+_UPLOADS = re.compile(r"/api/sandboxes/[^/]+/(?:files/(?:upload|archive)|commands/stdin)")
 _MIB = 1024 * 1024
 
 

@@ -11,11 +11,15 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from typing import TypeVar
 
+from .guest.archives import Archive
+from .guest.files import Pieces
 from .guest.link import GuestLink
 from .guest.values import (
     KIB,
+    ArchiveReport,
     Chunk,
     Command,
+    Fed,
     FileInfo,
     FileSlice,
     GuestMetrics,
@@ -116,6 +120,10 @@ class GuestCalls(ABC):
         """Feed a command that was started with open standard input."""
         await self._run(owner, ref, lambda link: link.send_stdin(pid, data, eof=eof))
 
+    async def feed(self, owner: str, ref: str, pid: int, data: bytes, *, eof: bool = False, wait_ms: int = 0) -> Fed:
+        """Feed a command that was started with open standard input, with patience; what became of it."""
+        return await self._run(owner, ref, lambda link: link.feed(pid, data, eof=eof, wait_ms=wait_ms))
+
     async def signal(self, owner: str, ref: str, pid: int, signal: int = 15) -> None:
         """Signal a command's whole process tree."""
         await self._run(owner, ref, lambda link: link.signal(pid, signal))
@@ -137,7 +145,7 @@ class GuestCalls(ABC):
     @asynccontextmanager
     async def open_read(
         self, owner: str, ref: str, path: str, *, offset: int = 0, length: int | None = None
-    ) -> AsyncGenerator[tuple[FileInfo, AsyncIterator[bytes]]]:
+    ) -> AsyncGenerator[tuple[FileInfo, Pieces]]:
         """Stream a file out, however large."""
         async with (
             self.reach(owner, ref) as (_, link),
@@ -177,6 +185,18 @@ class GuestCalls(ABC):
         return await self._run(
             owner, ref, lambda link: link.write_stream(path, chunks, mode=mode, make_parents=make_parents)
         )
+
+    @asynccontextmanager
+    async def pack(self, owner: str, ref: str, path: str) -> AsyncGenerator[Archive]:
+        """Stream a directory out as a tar archive."""
+        async with self.reach(owner, ref) as (_, link), link.pack(path) as archive:
+            yield archive
+
+    async def unpack(
+        self, owner: str, ref: str, path: str, chunks: AsyncIterable[bytes], *, owners: bool = False
+    ) -> ArchiveReport:
+        """Unpack a tar archive into a directory; what was unpacked stays, whatever ends it."""
+        return await self._run(owner, ref, lambda link: link.unpack(path, chunks, owners=owners))
 
     async def make_directory(self, owner: str, ref: str, path: str, *, parents: bool = True) -> FileInfo:
         """Make a directory."""

@@ -18,15 +18,19 @@ class Watcher(Protocol):
     """Who is told how a copy goes on."""
 
     def begin(self, name: str, size: int) -> None:
-        """A file of so many bytes is copied next."""
+        """So many bytes are copied next, about; 0 where nobody knows."""
         ...
 
     def advance(self, count: int) -> None:
-        """So many bytes more are copied."""
+        """So many bytes more have gone over."""
         ...
 
-    def skip(self, name: str, why: str) -> None:
-        """Something is left out."""
+    def done(self, files: int, size: int) -> None:
+        """So many files with so many bytes are there."""
+        ...
+
+    def skip(self, names: list[tuple[str, str]], count: int) -> None:
+        """So many were left out; of some the names and why."""
         ...
 
 
@@ -53,13 +57,14 @@ class Spot:
         return Spot(tree=self.tree, path=join(self.path, name))
 
 
-async def copy(source: Spot, target: Spot, watcher: Watcher) -> int:
-    """Copy a file or a whole directory, as `cp -r` names things; how many files were copied.
+async def copy(source: Spot, target: Spot, watcher: Watcher) -> None:
+    """Copy a file or a whole directory, named as `cp -r` names things.
 
-    Links to files are copied as files; links to directories, sockets and the like are left out, and said so.
+    A directory goes as one stream and takes what tar takes: links stay links. What cannot be read or made is left out,
+    and said so.
 
     Raises:
-        Trouble: There is nothing at the source, or something cannot be read or written.
+        Trouble: There is nothing at the source, or nothing can be read or written.
     """
     found = await source.tree.look(source.path)
     if found is None:
@@ -74,12 +79,13 @@ async def copy(source: Spot, target: Spot, watcher: Watcher) -> int:
     if found.kind == "directory":
         if there is not None and there.kind != "directory":
             raise Trouble(f"{target.name} is a file: a directory cannot be put in its place")
-        return await _directory(source, target, watcher)
+        await _directory(source, target, watcher)
+        return
     if not into and target.path.endswith("/"):
         raise Trouble(f"{target.name}: there is no such directory")
     if there is not None and there.kind == "directory":
         raise Trouble(f"{target.name} is a directory: a file cannot be put in its place")
-    return await _file(source, target, found, watcher)
+    await _file(source, target, found, watcher)
 
 
 def _within(source: Spot, target: Spot) -> bool:
@@ -87,35 +93,30 @@ def _within(source: Spot, target: Spot) -> bool:
     return inner.startswith(outer)
 
 
-async def _directory(source: Spot, target: Spot, watcher: Watcher) -> int:
-    await target.tree.make_directory(target.path)
-    count = 0
-    for entry in await source.tree.entries(source.path):
-        inner, outer = source.below(entry.name), target.below(entry.name)
-        found: Entry | None = entry
-        if entry.kind == "link":
-            found = await source.tree.look(inner.path)
-            if found is None:
-                watcher.skip(inner.name, "a link to nothing")
-                continue
-            if found.kind == "directory":
-                watcher.skip(inner.name, "a link to a directory")
-                continue
-        match found.kind:
-            case "directory":
-                count += await _directory(inner, outer, watcher)
-            case "file":
-                count += await _file(inner, outer, found, watcher)
-            case _:
-                watcher.skip(inner.name, "neither file nor directory")
-    return count
+async def _directory(source: Spot, target: Spot, watcher: Watcher) -> None:
+    watcher.begin(source.name, await source.tree.weigh(source.path))
+    owners = source.tree.sandbox and target.tree.sandbox
+    async with source.tree.pack(source.path) as content:
+        report = await target.tree.unpack(target.path, _counted(content, watcher), owners=owners)
+    watcher.done(report.files, report.size)
+    if report.skipped:
+        names = [(source.below(path).name, why) for path, why in report.listed]
+        watcher.skip(names, report.skipped)
 
 
-async def _file(source: Spot, target: Spot, found: Entry, watcher: Watcher) -> int:
+async def _file(source: Spot, target: Spot, found: Entry, watcher: Watcher) -> None:
     watcher.begin(source.name, found.size)
+    count = 0
+
+    async def counted(content: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+        nonlocal count
+        async for piece in _counted(content, watcher):
+            count += len(piece)
+            yield piece
+
     async with source.tree.open(source.path) as content:
-        await target.tree.write(target.path, _counted(content, watcher), found.mode)
-    return 1
+        await target.tree.write(target.path, counted(content), found.mode)
+    watcher.done(1, count)
 
 
 async def _counted(content: AsyncIterable[bytes], watcher: Watcher) -> AsyncIterator[bytes]:

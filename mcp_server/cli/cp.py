@@ -19,13 +19,14 @@ from .place import open_remote
 from .values import amount, check_ref
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Generator
+    from collections.abc import AsyncGenerator, AsyncIterable, Generator
 
     from .remote import Remote
 
 _STANDARD = "-"
 _IN_BOX = re.compile(r"([^/:]+):(.*)", re.DOTALL)
 _NEW = 0o644
+_INCOMPLETE = 1
 
 
 def cp(
@@ -35,12 +36,16 @@ def cp(
     recursive: Annotated[
         bool, typer.Option("-r", "--recursive", help="Directories are copied whole anyway; for the fingers.")
     ] = False,
+    outward: Annotated[
+        bool, typer.Option("--outward-links", help="Make links here that lead out of the directory from a sandbox.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Copy a file or a directory: into a sandbox, out of one, or from one to another.
 
     Names are given as cp gives them: into TARGET if that is a directory, under its name else. A local path with a colon
-    is written ./so. Files are replaced whole or not at all; executable ones stay so.
+    is written ./so. Files are replaced whole or not at all. A directory goes with modes, times and links; what cannot
+    go is named, and the status is 1.
     """
     del recursive
     ends = (_End.parse(source), _End.parse(target))
@@ -50,14 +55,19 @@ def cp(
     async def work() -> _Tally:
         async with open_remote(place_of(context)) as remote:
             with _shown() as tally:
-                await _transfer(remote, *ends, tally)
+                origin, goal = (end.spot(remote, outward=outward) for end in ends)
+                await _transfer(origin, goal, tally)
                 return tally
 
     tally = run(work)
     if as_json and target != _STANDARD:
-        show_json({"files": tally.files, "bytes": tally.size, "skipped": tally.skipped})
+        show_json(
+            {"files": tally.files, "bytes": tally.size, "skipped": tally.skipped, "skippedCount": tally.skipped_count}
+        )
     elif tally.files != 1:
         note(f"Copied {tally.files} files, {amount(tally.size)}.")
+    if tally.skipped_count:
+        raise typer.Exit(_INCOMPLETE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,8 +90,8 @@ class _End:
             )
         return cls(ref=check_ref(found[1]), path=found[2])
 
-    def spot(self, remote: Remote) -> Spot:
-        return Spot(tree=Box(remote, self.ref) if self.ref else Here(), path=self.path)
+    def spot(self, remote: Remote, *, outward: bool) -> Spot:
+        return Spot(tree=Box(remote, self.ref) if self.ref else Here(outward=outward), path=self.path)
 
 
 class _Tally:
@@ -91,22 +101,29 @@ class _Tally:
         self.files = 0
         self.size = 0
         self.skipped: list[str] = []
+        self.skipped_count = 0
         self._bars = bars
         self._task = bars.add_task("", total=None) if bars else None
 
     def begin(self, name: str, size: int) -> None:
-        self.files += 1
         if self._bars is not None and self._task is not None:
             self._bars.reset(self._task, description=plain(name)[-60:], total=size or None)
 
     def advance(self, count: int) -> None:
-        self.size += count
         if self._bars is not None and self._task is not None:
             self._bars.advance(self._task, count)
 
-    def skip(self, name: str, why: str) -> None:
-        self.skipped.append(name)
-        note(f"Left out {name}: {why}.")
+    def done(self, files: int, size: int) -> None:
+        self.files += files
+        self.size += size
+
+    def skip(self, names: list[tuple[str, str]], count: int) -> None:
+        self.skipped += [name for name, _ in names]
+        self.skipped_count += count
+        for name, why in names:
+            note(f"Left out {name}: {why}.")
+        if count > len(names):
+            note(f"Left out {count - len(names)} more.")
 
 
 @contextmanager
@@ -120,26 +137,26 @@ def _shown() -> Generator[_Tally]:
         yield _Tally(bars)
 
 
-async def _transfer(remote: Remote, source: _End, target: _End, tally: _Tally) -> None:
-    if source.path == _STANDARD and not source.ref:
+async def _transfer(source: Spot, target: Spot, tally: _Tally) -> None:
+    if source.path == _STANDARD and not source.tree.sandbox:
         tally.begin("standard input", 0)
-        spot = target.spot(remote)
-        there = await spot.tree.look(spot.path)
+        there = await target.tree.look(target.path)
         if there is not None and there.kind == "directory":
-            raise Trouble(f"{spot.name} is a directory: name the file that standard input goes into")
-        await spot.tree.write(spot.path, _counted_input(tally), _NEW if there is None else there.mode)
-    elif target.path == _STANDARD and not target.ref:
-        spot = source.spot(remote)
-        tally.begin(spot.name, 0)
-        async with spot.tree.open(spot.path) as content:
-            async for piece in content:
+            raise Trouble(f"{target.name} is a directory: name the file that standard input goes into")
+        await target.tree.write(target.path, _counted(standard_input(), tally), _NEW if there is None else there.mode)
+    elif target.path == _STANDARD and not target.tree.sandbox:
+        tally.begin(source.name, 0)
+        async with source.tree.open(source.path) as content:
+            async for piece in _counted(content, tally):
                 await write_raw("stdout", piece)
-                tally.advance(len(piece))
     else:
-        await copy(source.spot(remote), target.spot(remote), tally)
+        await copy(source, target, tally)
 
 
-async def _counted_input(tally: _Tally) -> AsyncGenerator[bytes]:
-    async for piece in standard_input():
+async def _counted(content: AsyncIterable[bytes], tally: _Tally) -> AsyncGenerator[bytes]:
+    size = 0
+    async for piece in content:
         yield piece
+        size += len(piece)
         tally.advance(len(piece))
+    tally.done(1, size)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import shlex
 from typing import Annotated
 
+import anyio
 import typer
 
 from .console import Trouble, note, run, show_json, write_raw
-from .following import BINARY, follow
+from .feeding import feed_input
+from .following import BINARY, Ended, follow
 from .options import AsJson, Ref, place_of
 from .place import open_remote
 from .remote import Remote, route
@@ -32,12 +34,13 @@ def execute(
     timeout: Annotated[
         int, typer.Option("--timeout", metavar="SECONDS", min=1, max=_MOST_S, help="It is killed then; default: a day.")
     ] = _MOST_S,
+    stdin: Annotated[bool, typer.Option("-i", "--stdin", help="It reads what comes in here, up to its end.")] = False,
     shell: Annotated[bool, typer.Option("--shell", help="The command is one line for the sandbox's shell.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Run a command in a sandbox and end with its exit status, or with 2 in trouble.
 
-    Its output comes as it is printed. It reads nothing: copy in what it needs with `casemate cp`. An interrupt ends it.
+    Its output comes as it is printed. With -i it reads standard input; else it has none. An interrupt ends it.
     """
     check_ref(ref)
     if shell and len(command) != 1:
@@ -50,6 +53,8 @@ def execute(
 
     async def work() -> int:
         async with open_remote(place_of(context)) as remote:
+            if stdin:
+                return await _fed(remote, ref, wish, as_json=as_json)
             return await (_captured if as_json else _live)(remote, ref, wish)
 
     raise typer.Exit(run(work))
@@ -57,7 +62,47 @@ def execute(
 
 async def _live(remote: Remote, ref: str, wish: Object) -> int:
     async with remote.events(route("sandboxes", ref, "exec-stream"), wish | BINARY) as output:
-        ended = await follow(output, write_raw)
+        return _status(remote, await follow(output, write_raw))
+
+
+async def _fed(remote: Remote, ref: str, wish: Object, *, as_json: bool) -> int:
+    """As `_live`, with what comes in here for its input."""
+    kept = {"stdout": bytearray(), "stderr": bytearray()}
+
+    async def keep(name: str, data: bytes) -> None:
+        kept[name] += data
+
+    ended: Ended | None = None
+    failures: list[Exception] = []
+    async with (
+        remote.events(route("sandboxes", ref, "exec-stream"), wish | BINARY | {"openStdin": True}) as output,
+        anyio.create_task_group() as tasks,
+    ):
+
+        async def feed(pid: int) -> None:
+            try:
+                await feed_input(remote, ref, pid)
+            except Trouble as trouble:
+                failures.append(trouble)
+                tasks.cancel_scope.cancel()
+
+        def started(pid: int) -> None:
+            tasks.start_soon(feed, pid)
+
+        try:
+            ended = await follow(output, keep if as_json else write_raw, started)
+        except (Trouble, typer.Exit) as error:  # Raised again outside of the group that would wrap it.
+            failures.append(error)
+        tasks.cancel_scope.cancel()
+    if failures:
+        raise failures[0]
+    code = _status(remote, ended)
+    if as_json:
+        show_json({name: data.decode("utf-8", "replace") for name, data in kept.items()} | {"exitCode": code})
+    return code
+
+
+def _status(remote: Remote, ended: Ended | None) -> int:
     if ended is None:
         raise Trouble(
             f"{remote.url} ended the output before the command's status came: whether it goes on is not known"

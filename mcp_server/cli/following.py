@@ -32,8 +32,13 @@ class Ended:
     reason: str
 
 
-async def follow(output: Output, sink: Sink) -> Ended | None:
+async def follow(output: Output, sink: Sink, started: Callable[[int], None] | None = None) -> Ended | None:
     """Hand on what comes until the command ends; None if the stream ended before.
+
+    Args:
+        output: The stream.
+        sink: Takes the command's output.
+        started: Is told the pid to which input may be sent.
 
     Raises:
         Trouble: The server lost the command.
@@ -42,6 +47,9 @@ async def follow(output: Output, sink: Sink) -> Ended | None:
     raw = response.headers.get(_ENCODING) == "base64"
     ailment = ""
     async for event in events:
+        if started is not None:
+            started(_pid(event))
+            started = None
         if event.event == "exit":
             ended = _ended(event.data)
             _tell(ailment if ailment != ended.reason else "")
@@ -58,6 +66,16 @@ def _tell(ailment: str) -> None:
     """Say what was lost on the way; what ended the stream is said again with its end."""
     if ailment:
         note(f"casemate: {ailment}")
+
+
+def _pid(event: ServerSentEvent) -> int:
+    try:
+        pid = as_object(json.loads(event.data)).get("pid") if event.event == "start" else None
+    except ValueError:
+        pid = None
+    if not isinstance(pid, int):
+        raise Trouble("The server does not say how the command takes input: is it of an older version?")
+    return pid
 
 
 def _ended(text: str) -> Ended:

@@ -6,6 +6,7 @@ import os
 import secrets
 import stat
 import sys
+import time
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,20 +14,35 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.to_thread
 
+from vmm.agent.packing import Packer
+from vmm.agent.tar import TarError
+from vmm.agent.unpacking import Unpacker
+
 from .console import Trouble, plain
-from .trees import Entry, Tree, kind_of
+from .trees import Entry, Report, Tree, kind_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Generator
+    from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Generator, Iterator
 
     from anyio import AsyncFile
 
 _PIECE = 256 * 1024
 _OWN = 0o600
+_WEIGHING_S = 2
+_SECTOR = 512
 
 
 class Here(Tree):
-    """This machine."""
+    """This machine.
+
+    Args:
+        outward: Whether links that lead out of what a sandbox sent are made.
+    """
+
+    sandbox = False
+
+    def __init__(self, *, outward: bool = False) -> None:
+        self._outward = outward
 
     def name(self, path: str) -> str:
         """What a path is called in messages."""
@@ -43,18 +59,6 @@ class Here(Tree):
 
         with _told(path):
             return await anyio.to_thread.run_sync(look)
-
-    async def entries(self, path: str) -> list[Entry]:
-        """What is in a directory."""
-
-        def entries() -> list[Entry]:
-            with os.scandir(path) as found:
-                return sorted(
-                    (_entry(one.name, one.stat(follow_symlinks=False)) for one in found), key=lambda one: one.name
-                )
-
-        with _told(path):
-            return await anyio.to_thread.run_sync(entries)
 
     @asynccontextmanager
     async def open(self, path: str) -> AsyncGenerator[AsyncIterator[bytes]]:
@@ -85,10 +89,37 @@ class Here(Tree):
                     new.unlink()
                 raise
 
-    async def make_directory(self, path: str) -> None:
-        """Make a directory."""
+    async def weigh(self, path: str) -> int:
+        """About how many bytes a directory holds."""
+        return await anyio.to_thread.run_sync(_weight, path)
+
+    @asynccontextmanager
+    async def pack(self, path: str) -> AsyncGenerator[AsyncIterator[bytes]]:
+        """A directory as a tar stream."""
         with _told(path):
-            await anyio.to_thread.run_sync(lambda: Path(path).mkdir(parents=True, exist_ok=True))
+            packer = await anyio.to_thread.run_sync(lambda: Packer(os.fsencode(Path(path).absolute())))
+        try:
+            yield _stepped(packer.pieces())
+        finally:
+            packer.close()
+
+    async def unpack(self, path: str, content: AsyncIterable[bytes], *, owners: bool) -> Report:
+        """Unpack a tar stream that a sandbox made, and that is not trusted for it; owners are this user."""
+        del owners
+        with _told(path):
+            root, fresh = await anyio.to_thread.run_sync(_directory, path)
+        unpacker = Unpacker(root, fresh=fresh, umask=_umask(), inward=not self._outward)
+        try:
+            async for piece in content:
+                with _told(path):
+                    await anyio.to_thread.run_sync(unpacker.feed, piece)
+            unpacker.finish()
+        except TarError as error:
+            raise Trouble(f"{plain(path)}: in what came from the sandbox {error}") from None
+        finally:
+            unpacker.close()
+        tally = unpacker.tally
+        return Report(files=tally.files, size=tally.size, skipped=tally.skipped, listed=tally.listed)
 
 
 async def standard_input() -> AsyncGenerator[bytes]:
@@ -109,6 +140,43 @@ async def standard_input() -> AsyncGenerator[bytes]:
 async def _pieces(file: AsyncFile[bytes]) -> AsyncGenerator[bytes]:
     while piece := await file.read(_PIECE):
         yield piece
+
+
+async def _stepped(pieces: Iterator[bytes]) -> AsyncGenerator[bytes]:
+    while (piece := await anyio.to_thread.run_sync(next, pieces, None)) is not None:
+        if piece:
+            yield piece
+
+
+def _directory(path: str) -> tuple[int, bool]:
+    """A directory's descriptor, and whether it was made for this."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        Path(path).mkdir()
+        fresh = True
+    except FileExistsError:
+        fresh = False
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), fresh
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def _weight(path: str) -> int:
+    """Bytes below a directory; 0 if there are so many files that the count would be waited for."""
+    end = time.monotonic() + _WEIGHING_S
+    total = 0
+    for directory, _, names in os.walk(path):
+        if time.monotonic() > end:
+            return 0
+        for name in names:
+            with suppress(OSError):
+                found = Path(directory, name).lstat()
+                total += min(found.st_size, found.st_blocks * _SECTOR)
+    return total
 
 
 async def _fill(file: AsyncFile[bytes], content: AsyncIterable[bytes]) -> None:

@@ -6,7 +6,7 @@ import stat
 from abc import ABC, abstractmethod
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator
@@ -29,8 +29,31 @@ class Entry:
     mode: int = 0o644
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What was unpacked.
+
+    Attributes:
+        files: All but directories.
+        size: Bytes of content.
+        skipped: How many were left out, at either end.
+        listed: Path and reason of these, if they are not too many.
+    """
+
+    files: int
+    size: int
+    skipped: int
+    listed: list[tuple[str, str]]
+
+
 class Tree(ABC):
-    """Where files are; paths are texts with slashes."""
+    """Where files are; paths are texts with slashes.
+
+    Attributes:
+        sandbox: Whether it is a sandbox: between two of them owners are kept.
+    """
+
+    sandbox: ClassVar[bool]
 
     @abstractmethod
     def name(self, path: str) -> str:
@@ -41,10 +64,6 @@ class Tree(ABC):
         """What is there, links followed; None if there is nothing."""
 
     @abstractmethod
-    async def entries(self, path: str) -> list[Entry]:
-        """What is in a directory; links are links."""
-
-    @abstractmethod
     def open(self, path: str) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         """A file's content, in pieces."""
 
@@ -53,8 +72,22 @@ class Tree(ABC):
         """Make or replace a file: all of it, or nothing."""
 
     @abstractmethod
-    async def make_directory(self, path: str) -> None:
-        """Make a directory; one that is there is fine."""
+    async def weigh(self, path: str) -> int:
+        """About how many bytes a directory holds; 0 where that takes longer to learn than it is worth."""
+
+    @abstractmethod
+    def pack(self, path: str) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        """A directory as a tar stream, which tells itself what was left out."""
+
+    @abstractmethod
+    async def unpack(self, path: str, content: AsyncIterable[bytes], *, owners: bool) -> Report:
+        """Unpack a tar stream into a directory, which is made if it is not there.
+
+        Args:
+            path: The directory.
+            content: The stream.
+            owners: Whether everything keeps its owners, where this place has them.
+        """
 
 
 def kind_of(mode: int) -> Kind:

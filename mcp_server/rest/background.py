@@ -11,12 +11,13 @@ from auth.roles import Scope
 from mcp_server.audit.entry import noted
 from mcp_server.endings import why_killed
 from mcp_server.wire import timestamp
+from vmm.agent.frames import MAX_INPUT
 
-from .body import WireModel, parse_body
+from .body import WireModel, parse_body, parse_query
 from .commands import MOST_BODY, CommandWish, seconds
 from .endpoint import Endpoint
 from .event_stream import EventStream
-from .streaming import Streamed, while_connected
+from .streaming import Streamed, incoming, while_connected
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 _MOST_S = 7 * 86_400
 _ROUND_MS = 300_000
 _KILL = 9
+_PATIENCE_MS = 5_000
 
 
 class ProcessWish(WireModel):
@@ -41,6 +43,13 @@ class ProcessWish(WireModel):
     signal: int = Field(default=_KILL, ge=1, le=64)
     binary: bool = False
     follow: bool = True
+
+
+class InputWish(WireModel):
+    """A background command that the body is input for, and whether its input ends with that."""
+
+    pid: int = Field(ge=1, le=2**31 - 1)
+    eof: bool = False
 
 
 class BackgroundRoutes:
@@ -56,6 +65,9 @@ class BackgroundRoutes:
         return [
             Endpoint(method="POST", path=f"{base}/commands/run", handler=self.run, scope=run, action="command.run"),
             Endpoint(method="GET", path=f"{base}/commands/list", handler=self.list, scope=read, action="command.list"),
+            Endpoint(
+                method="POST", path=f"{base}/commands/stdin", handler=self.stdin, scope=run, action="command.stdin"
+            ),
             Endpoint(method="POST", path=f"{base}/commands/kill", handler=self.kill, scope=run, action="command.kill"),
             Endpoint(
                 method="POST", path=f"{base}/commands/attach", handler=self.attach, scope=read, action="command.attach"
@@ -67,13 +79,37 @@ class BackgroundRoutes:
         """Start a command in the background."""
         wish = await parse_body(request, CommandWish, most=MOST_BODY)
         program = wish.program(seconds(wish.timeout, _MOST_S))
-        info = await self._fleet.start(who.org_id, request.path_params["id"], program)
+        info = await self._fleet.start(who.org_id, request.path_params["id"], program, open_stdin=wish.open_stdin)
         return JSONResponse({"success": True, "pid": info.pid, "command": info.command})
 
     async def list(self, request: Request, who: Principal) -> Response:
         """The background commands, oldest first, finished ones included."""
         found = await self._fleet.processes(who.org_id, request.path_params["id"])
         return JSONResponse({"success": True, "processes": [process_object(info) for info in found]})
+
+    async def stdin(self, request: Request, who: Principal) -> Response:
+        """Feed the body, byte for byte, to a command that was started with `openStdin`, as fast as it reads.
+
+        `open` in the answer says whether it would read more.
+        """
+        wish = parse_query(request, InputWish)
+        ref = request.path_params["id"]
+        count, is_open = 0, True
+
+        async def feed(data: bytes, *, eof: bool = False) -> bool:
+            while True:
+                state = await self._fleet.feed(who.org_id, ref, wish.pid, data, eof=eof, wait_ms=_PATIENCE_MS)
+                if state != "full":
+                    return state == "taken"
+
+        async for piece in incoming(request.receive):
+            for start in range(0, len(piece), MAX_INPUT):
+                part = piece[start : start + MAX_INPUT]
+                # What comes for one that reads no more is read and forgotten, so that the answer can be heard.
+                is_open = is_open and await feed(part)
+                count += len(part) if is_open else 0
+        is_open = is_open and await feed(b"", eof=wish.eof) and not wish.eof
+        return JSONResponse({"success": True, "bytes": count, "open": is_open})
 
     async def kill(self, request: Request, who: Principal) -> Response:
         """Kill a background command and all that it started."""

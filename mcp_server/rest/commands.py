@@ -50,7 +50,7 @@ class CommandWish(WireModel):
     """A command to run. With `args` it is a program that gets them, without a shell line.
 
     `stdin` is what it reads from its standard input, which ends after that; without it there is nothing to read.
-    `binary` asks for events with bytes in place of lines.
+    `open_stdin` keeps that open for `commands/stdin`. `binary` asks for events with bytes in place of lines.
     """
 
     command: str
@@ -60,6 +60,7 @@ class CommandWish(WireModel):
     cwd: str = ""
     stdin: str = ""
     binary: bool = False
+    open_stdin: bool = False
 
     def program(self, timeout_s: float) -> Command:
         """The command for the guest.
@@ -104,6 +105,8 @@ class CommandRoutes:
     async def exec(self, request: Request, who: Principal) -> Response:
         """Run a command and answer with what it wrote; a client that goes away ends it."""
         wish = await parse_body(request, CommandWish, most=MOST_BODY)
+        if wish.open_stdin:
+            raise InvalidInput("openStdin=True: exec answers at the end", hint="Use exec-stream or commands/run")
         timeout_s = _foreground(wish.timeout)
         program = wish.program(timeout_s)
         async with while_connected(request.receive):
@@ -127,12 +130,12 @@ class CommandRoutes:
         sandbox = await self._fleet.get(owner, request.path_params["id"])
 
         async def serve(receive: Receive, answer: Answer) -> None:
-            pid = (await self._fleet.start(owner, sandbox.id, program)).pid
+            pid = (await self._fleet.start(owner, sandbox.id, program, open_stdin=wish.open_stdin)).pid
             followed = False
             try:
                 async with while_connected(receive):
                     events = EventStream(self._fleet, owner, sandbox.id, pid, answer, binary=wish.binary)
-                    noted(exit_code=await events.send(timeout_s=timeout_s))
+                    noted(exit_code=await events.send(timeout_s=timeout_s, tell_pid=wish.open_stdin))
                     followed = True
             finally:
                 if not followed:

@@ -66,17 +66,20 @@ class EventStream:
         self._lines = {"stdout": Lines(), "stderr": Lines()}
         self._seen = {"stdout": 0, "stderr": 0}
 
-    async def send(self, *, follow: bool = True, timeout_s: float = 0) -> int:
+    async def send(self, *, follow: bool = True, timeout_s: float = 0, tell_pid: bool = False) -> int:
         """Send what the command wrote, from its beginning.
 
         Args:
             follow: Whether to go on until it ends. Otherwise only what is kept is sent, and `exit` if it has ended.
             timeout_s: The limit that it has, for the words about one that passed it.
+            tell_pid: Whether the first event is `start`, with the pid to which input may be sent.
 
         Returns:
             Its exit code, or -1 if it runs on or the sandbox was lost meanwhile.
         """
         await self._answer.begin(200, _BINARY_HEADERS if self._binary else _HEADERS)
+        if tell_pid:
+            await self._answer.write(event("start", json.dumps({"pid": self._process[2]})).encode())
         code, error = _UNKNOWN, ""
         try:
             await self._output(self._live if follow else self._kept)

@@ -6,9 +6,7 @@ import stat
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
 
-import anyio
 from pydantic import AfterValidator
-from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
 from auth.roles import Scope
@@ -17,16 +15,14 @@ from mcp_server.wire import timestamp
 from vmm.errors import GuestFileRefused
 
 from .body import WireModel, parse_query, read_body
-from .byte_range import parse_range
+from .byte_range import ByteRange, parse_range
 from .endpoint import Endpoint
 from .envelope import success
 from .multipart import MAX_FORM, file_of
 from .paths import GuestPath
-from .streaming import Streamed, while_connected
+from .streaming import Streamed, incoming, while_connected
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
-
     from starlette.requests import Request
     from starlette.types import Receive
 
@@ -37,8 +33,9 @@ if TYPE_CHECKING:
     from .streaming import Answer
 
 _LISTED = 10_000
-_STALL_S = 60
 _BYTES = "application/octet-stream"
+_SMALL = 256 * 1024
+"""Bytes of a file that is read before the answer begins, so that its size is known rather than believed."""
 
 
 def _octal(text: str) -> str:
@@ -94,29 +91,31 @@ class FileRoutes:
         """A file's bytes, or one range of them, streamed."""
         wish = parse_query(request, Download)
         owner, ref = who.org_id, request.path_params["id"]
-        async with self._fleet.open_read(owner, ref, wish.path, length=0) as (info, _):
-            pass
         # A condition on the file's version cannot be met, for versions are not told: then the whole is sent.
         asked = "" if "if-range" in request.headers else request.headers.get("range", "")
-        part = parse_range(asked, info.size)
-        headers = _headers(info)
+        async with self._fleet.open_read(owner, ref, wish.path, length=0) as (info, _):
+            size = info.size
+        if size <= _SMALL:
+            # What the kernel says of its size is not needed, and of a file that it makes up is wrong.
+            found = await self._fleet.read_file(owner, ref, wish.path, length=_SMALL)
+            if not found.more:
+                return _whole(info, found.data, asked, head=request.method == "HEAD")
+            size = 0
+        part = parse_range(asked, size) if size else None
         if part is not None and not part.length:
-            return _unsatisfiable(info)
-        if part is not None:
-            headers["content-range"] = f"bytes {part.start}-{part.start + part.length - 1}/{info.size}"
-        start, length = (part.start, part.length) if part else (0, info.size)
-        if info.size:
+            return _unsatisfiable(size)
+        start, length = (part.start, part.length) if part else (0, size)
+        status, headers = _head(info, part, size)
+        if length:
             headers["content-length"] = str(length)
-        status = 206 if part else 200
         if request.method == "HEAD":
             return Response(status_code=status, headers=headers)
 
         async def serve(receive: Receive, answer: Answer) -> None:
-            # A file that the kernel makes up says that it is empty: it is read to its end.
-            most = length if info.size else None
+            # One whose size nobody knows is read to its end.
             async with (
                 while_connected(receive),
-                self._fleet.open_read(owner, ref, wish.path, offset=start, length=most) as (_, pieces),
+                self._fleet.open_read(owner, ref, wish.path, offset=start, length=length or None) as (_, pieces),
             ):
                 await answer.begin(status, headers)
                 sent = 0
@@ -138,7 +137,7 @@ class FileRoutes:
             data = file_of(await read_body(request, most=MAX_FORM), content_type)
             info = await self._fleet.write_file(owner, ref, wish.path, data, mode=mode)
         else:
-            info = await self._fleet.write_stream(owner, ref, wish.path, _pieces(request.receive), mode=mode)
+            info = await self._fleet.write_stream(owner, ref, wish.path, incoming(request.receive), mode=mode)
         return JSONResponse({"success": True, "path": info.path, "size": info.size})
 
 
@@ -156,36 +155,34 @@ def entry_object(info: FileInfo) -> dict[str, Any]:
     }
 
 
-async def _pieces(receive: Receive) -> AsyncGenerator[bytes]:
-    """A request's body as it comes.
-
-    Raises:
-        ClientDisconnect: The client went away before its end.
-        TimeoutError: It has not sent anything for a minute.
-    """
-    more = True
-    while more:
-        with anyio.fail_after(_STALL_S):
-            message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        more = message.get("more_body", False)
-        if message.get("body"):
-            yield message["body"]
+def _whole(info: FileInfo, data: bytes, asked: str, *, head: bool) -> Response:
+    """The answer that sends a file which is here already, or a range of it."""
+    part = parse_range(asked, len(data))
+    if part is not None and not part.length:
+        return _unsatisfiable(len(data))
+    status, headers = _head(info, part, len(data))
+    content = data[part.start : part.start + part.length] if part else data
+    headers["content-length"] = str(len(content))
+    return Response(b"" if head else content, status_code=status, headers=headers)
 
 
-def _headers(info: FileInfo) -> dict[str, str]:
+def _head(info: FileInfo, part: ByteRange | None, size: int) -> tuple[int, dict[str, str]]:
+    """Status and headers of an answer with a file, or a range of it."""
     name = info.path.rstrip("/").rsplit("/", 1)[-1]
+    headers = {"content-type": _BYTES, "content-disposition": attachment(name), "accept-ranges": "bytes"}
+    if part is None:
+        return 200, headers
+    return 206, headers | {"content-range": f"bytes {part.start}-{part.start + part.length - 1}/{size}"}
+
+
+def attachment(name: str) -> str:
+    """The Content-Disposition under which something is saved, whatever letters its name has."""
     plain = "".join(letter if " " <= letter <= "~" and letter not in '"\\' else "_" for letter in name)
     exact = "" if plain == name else f"; filename*=UTF-8''{quote(name, safe='')}"
-    return {
-        "content-type": _BYTES,
-        "content-disposition": f'attachment; filename="{plain}"{exact}',
-        "accept-ranges": "bytes",
-    }
+    return f'attachment; filename="{plain}"{exact}'
 
 
-def _unsatisfiable(info: FileInfo) -> Response:
-    answer = problem(416, f"The range lies beyond the file's {info.size} bytes", "Ask for one within it")
-    answer.headers["content-range"] = f"bytes */{info.size}"
+def _unsatisfiable(size: int) -> Response:
+    answer = problem(416, f"The range lies beyond the file's {size} bytes", "Ask for one within it")
+    answer.headers["content-range"] = f"bytes */{size}"
     return answer

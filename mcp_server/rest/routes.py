@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from starlette.responses import JSONResponse
 
+from .archives import ArchiveRoutes
 from .background import BackgroundRoutes
 from .commands import CommandRoutes
 from .endpoint import Endpoint, routes
@@ -42,6 +43,7 @@ def rest_routes(fleet: Fleet, defaults: Defaults) -> list[BaseRoute]:
         CommandRoutes(fleet),
         BackgroundRoutes(fleet),
         FileRoutes(fleet),
+        ArchiveRoutes(fleet),
         ShellRoutes(fleet),
         TerminalRoutes(fleet, attendance),
     )

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
 _STALL_S = 60
-"""How long a client may leave what it was sent unread."""
+"""How long a client may leave what it was sent unread, or send nothing in the middle of what it sends."""
 
 
 class Answer:
@@ -86,3 +86,21 @@ async def while_connected(receive: Receive) -> AsyncGenerator[None]:
         tasks.cancel_scope.cancel()
     if gone:
         raise ClientDisconnect
+
+
+async def incoming(receive: Receive) -> AsyncGenerator[bytes]:
+    """A request's body as it comes.
+
+    Raises:
+        ClientDisconnect: The client went away before its end.
+        TimeoutError: It has not sent anything for a minute.
+    """
+    more = True
+    while more:
+        with anyio.fail_after(_STALL_S):
+            message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        more = message.get("more_body", False)
+        if message.get("body"):
+            yield message["body"]

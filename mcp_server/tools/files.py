@@ -76,7 +76,9 @@ class FileTools:
         data = _decoded(content) if _is_base64(encoding) else _encoded(content)
         info = await self._fleet.write_file(caller().org_id, ref, path, data, append=append)
         done = "Appended" if append else "Wrote"
-        return f"{done} {len(data)} bytes; {info.path} has {info.size}."
+        # Of a file that the kernel makes up the size says nothing.
+        size = f"; {info.path} has {info.size}" if info.size >= len(data) else f" to {info.path}"
+        return f"{done} {len(data)} bytes{size}."
 
     async def list_files(self, ref: SandboxRef, path: Path = "/root") -> str:
         """List a directory."""
@@ -149,11 +151,10 @@ def _encoded(content: str) -> bytes:
 
 
 def _as_base64(part: FileSlice) -> str:
-    end = part.offset + len(part.data)
     text = base64.b64encode(part.data).decode()
-    if part.offset == 0 and end >= part.size:
+    if part.offset == 0 and not part.more:
         return text
-    return f"{text}\n[base64 of bytes {part.offset} to {end} of {part.size}{_go_on(end, part.size)}]"
+    return f"{text}\n[base64 of bytes {part.offset} to {part.end}{_rest(part, part.end)}]"
 
 
 def _as_text(part: FileSlice, path: str) -> str:
@@ -162,9 +163,7 @@ def _as_text(part: FileSlice, path: str) -> str:
     Raises:
         InvalidInput: It is no text.
     """
-    end = part.offset + len(part.data)
-    last = end >= part.size
-    data = part.data if last else part.data[: whole_characters(part.data)]
+    data = part.data[: whole_characters(part.data)] if part.more else part.data
     skipped = 0
     while part.offset and skipped < min(3, len(data)) and data[skipped] & 0xC0 == 0x80:
         skipped += 1
@@ -174,21 +173,27 @@ def _as_text(part: FileSlice, path: str) -> str:
     except UnicodeDecodeError:
         text = "\0"
     if "\0" in text:
+        size = "" if part.size is None else f" ({part.size} bytes)"
         raise InvalidInput(
-            f"{path[:80]} holds binary data ({part.size} bytes)",
+            f"{path[:80]} holds binary data{size}",
             hint='Read it with encoding="base64", or look at it with execute_command (file, xxd)',
         )
     start = part.offset + skipped
     end = start + len(data)
-    if not part.size:
+    if part.size == 0:
         return "[the file is empty]"
-    if start == 0 and last:
+    if start == 0 and not part.more:
         return text
     if not data:
-        return f"[nothing from byte {part.offset} on: the file has {part.size}]"
+        size = "it ends before" if part.size is None else f"the file has {part.size}"
+        return f"[nothing from byte {part.offset} on: {size}]"
     newline = "" if text.endswith("\n") else "\n"
-    return f"{text}{newline}[bytes {start} to {end} of {part.size}{_go_on(end, part.size)}]"
+    return f"{text}{newline}[bytes {start} to {end}{_rest(part, end)}]"
 
 
-def _go_on(end: int, size: int) -> str:
-    return f"; go on with offset={end}" if end < size else ""
+def _rest(part: FileSlice, end: int) -> str:
+    """Of how many bytes these are, and where to go on."""
+    size = "" if part.size is None else f" of {part.size}"
+    if not part.more:
+        return size
+    return f"{size}; go on with offset={end}" if size else f", and there is more; go on with offset={end}"

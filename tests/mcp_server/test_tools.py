@@ -261,6 +261,20 @@ async def test_an_empty_file_says_that_it_is(box: Tools, tmp_path: Path) -> None
     assert await box("read_file", path=str(tmp_path / "empty")) == "[the file is empty]"
 
 
+async def test_files_that_the_kernel_makes_up_are_neither_cut_silently_nor_made_longer(box: Tools) -> None:
+    symbols = Path("/proc/kallsyms").read_text()
+    first = await box("read_file", path="/proc/kallsyms", length=1000)
+    assert first == f"{symbols[:1000]}\n[bytes 0 to 1000, and there is more; go on with offset=1000]"
+    assert (await box("read_file", path="/proc/kallsyms", offset=1000, length=500)).startswith(symbols[1000:1500])
+    mtu = next(Path("/sys/class/net").glob("*/mtu"))
+    assert await box("read_file", path=str(mtu)) == mtu.read_text()
+    nothing = await box("read_file", path=str(mtu), offset=1000)
+    assert nothing == "[nothing from byte 1000 on: it ends before]"
+    wrote = await box("write_file", path="/proc/self/oom_score_adj", content="100\n")
+    assert wrote == "Wrote 4 bytes; /proc/self/oom_score_adj has 4."
+    assert "Invalid argument" in await box.refused("write_file", path="/proc/self/oom_score_adj", content="none")
+
+
 async def test_directories_are_made_listed_moved_and_deleted(box: Tools, tmp_path: Path) -> None:
     top = tmp_path / "top"
     assert await box("create_directory", path=str(top / "sub")) == f"{top}/sub is there."

@@ -6,7 +6,8 @@ import contextlib
 import os
 import stat
 
-from .entries import open_regular, parent_of, status_of, temporary
+from .entries import open_regular, parent_of, status_of, temporary, write_all
+from .holes import sparse_map
 from .refusals import REFUSED, RefusalError, from_os_error, shown
 
 _PIECE = 1024 * 1024
@@ -89,13 +90,13 @@ def _copy_tree(source: bytes, target: bytes) -> None:
 
 def _copy_one(source: bytes, target: bytes, status: os.stat_result) -> None:
     draft = temporary(target)
-    if stat.S_ISLNK(status.st_mode):
-        os.symlink(os.readlink(source), draft)
-    elif not stat.S_ISREG(status.st_mode):
-        raise RefusalError(REFUSED, f"{shown(source)}: neither file, directory nor link")
     try:
-        if stat.S_ISREG(status.st_mode):
+        if stat.S_ISLNK(status.st_mode):
+            os.symlink(os.readlink(source), draft)
+        elif stat.S_ISREG(status.st_mode):
             _copy_bytes(source, draft)
+        else:  # A FIFO, a socket or a device: a name for something that is elsewhere.
+            os.mknod(draft, status.st_mode, status.st_rdev)
         _dress(draft, status)
         os.rename(draft, target)
     except BaseException:
@@ -107,13 +108,20 @@ def _copy_one(source: bytes, target: bytes, status: os.stat_result) -> None:
 def _copy_bytes(source: bytes, draft: bytes) -> None:
     writer = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
-        reader, _ = open_regular(source)
+        reader, status = open_regular(source)
         try:
             buffer = memoryview(bytearray(_PIECE))
-            while count := os.readv(reader, [buffer]):
-                view = buffer[:count]
-                while view:
-                    view = view[os.write(writer, view) :]
+            parts = sparse_map(reader, status)
+            if parts is None:  # To its end, wherever that is in truth.
+                while count := os.readv(reader, [buffer]):
+                    write_all(writer, buffer[:count])
+                return
+            for start, length in parts:
+                at, end = os.lseek(writer, start, os.SEEK_SET), start + length
+                while at < end and (count := os.preadv(reader, [buffer[: end - at]], at)):
+                    write_all(writer, buffer[:count])
+                    at += count
+            os.ftruncate(writer, status.st_size)
         finally:
             os.close(reader)
     finally:

@@ -86,18 +86,27 @@ def open_regular(path: bytes) -> tuple[int, os.stat_result]:
         RefusalError: Missing, or not a regular file.
     """
     try:
+        # Looked at first: to open a device may already do something, as a watchdog's begins to count down.
+        _check_regular(path, os.stat(path))
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError as error:
         raise from_os_error(error, path) from error
-    status = os.fstat(descriptor)
-    if stat.S_ISREG(status.st_mode):
-        return descriptor, status
-    os.close(descriptor)
-    kind = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
-    raise RefusalError(REFUSED, f"{shown(path)}: {kind}")
+    try:
+        status = os.fstat(descriptor)
+        _check_regular(path, status)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor, status
 
 
-def write_all(descriptor: int, data: bytes | memoryview) -> None:
+def _check_regular(path: bytes, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+        raise RefusalError(REFUSED, f"{shown(path)}: {kind}")
+
+
+def write_all(descriptor: int, data: bytes | bytearray | memoryview) -> None:
     """Write every byte.
 
     Raises:

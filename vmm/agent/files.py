@@ -14,11 +14,17 @@ from .arguments import Arguments
 from .channel import Channel
 from .copying import copy_entry, remove_tree
 from .entries import describe, final, make_parents, open_regular, parent_of, status_of, temporary, write_all
+from .reading import Source
 from .refusals import MISSING, REFUSED, RefusalError, from_os_error, invalid, shown
 
 _MAX_LIST = 20_000
+_PAGE = 4096
 _TOGETHER = 64 * 1024
 """Bytes of small pieces that are sent at once."""
+_AT_ONCE = 1024 * 1024
+"""Bytes that are written at once into a file that the kernel makes up: it takes a value whole, in one write."""
+_NO_DRAFT = frozenset((errno.ENOENT, errno.EACCES))
+_NO_SYNC = frozenset((errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP))
 
 
 class Files:
@@ -50,32 +56,33 @@ class Files:
         channel.send_result(describe(arguments.path()))
 
     def read(self, channel: Channel, arguments: Arguments) -> None:
-        """Stream a range of a file."""
+        """Stream a range of a file; the result says whether the file goes on after it."""
         path = arguments.path()
         offset = arguments.integer("offset", 0)
         left = arguments.optional_integer("length")
         descriptor, status = open_regular(path)
         try:
             ready = bytearray(frames.pack_json(frames.HEAD, describe(path, status)))
-            size = max(status.st_size - offset, 0) if left is None else min(left, max(status.st_size - offset, 0))
-            # Files that the kernel makes up say that they are empty; one byte more finds the end in the same read.
-            frame = memoryview(bytearray(frames.HEADER.size + min(frames.MAX_DATA, max(size + 1, 4096))))
-            os.lseek(descriptor, offset, os.SEEK_SET)
-            while left is None or left > 0:
-                room = frame[frames.HEADER.size :] if left is None else frame[frames.HEADER.size :][:left]
-                count = os.readv(descriptor, [room])
-                if not count:
-                    break
+            wanted = max(status.st_size - offset, 0) if left is None else left
+            # One byte more finds the end in the same read. Never less than a page: of some files that the kernel makes
+            # up, what does not fit at once is lost.
+            frame = memoryview(bytearray(frames.HEADER.size + min(frames.MAX_DATA, max(wanted + 1, _PAGE))))
+            room = frame[frames.HEADER.size :]
+            source = Source(descriptor, status.st_size, offset)
+            more = False
+            while not more and (count := source.fill(room)):
                 if left is not None:
+                    more = count > left
+                    count = min(count, left)
                     left -= count
                 if count + len(ready) < _TOGETHER:
-                    ready += frames.pack(frames.DATA, bytes(room[:count]))
+                    ready += frames.pack(frames.DATA, bytes(room[:count])) if count else b""
                     continue
                 if ready:
                     channel.send_raw(ready)
                     ready = bytearray()
                 channel.send_in_place(frames.DATA, frame[: frames.HEADER.size + count])
-            channel.send_raw(ready + frames.pack_json(frames.RESULT, {}))
+            channel.send_raw(ready + frames.pack_json(frames.RESULT, {"more": more}))
         except OSError as error:
             raise from_os_error(error, path) from error
         finally:
@@ -97,11 +104,13 @@ class Files:
         try:
             if arguments.flag("append"):
                 _append(channel, path, mode)
+                written = None
             else:
-                _replace(channel, path, mode, status)
+                written = _replace(channel, path, mode, status)
         except OSError as error:
             raise from_os_error(error, path) from error
-        channel.send_result(describe(path))
+        info = describe(path)
+        channel.send_result(info if written is None else info | {"size": written})
 
     def make_directory(self, channel: Channel, arguments: Arguments) -> None:
         """Make a directory, with those above it if wanted; one that exists is fine then."""
@@ -166,14 +175,25 @@ def _append(channel: Channel, path: bytes, mode: int | None) -> None:
             write_all(descriptor, piece)
         if mode is not None:
             os.fchmod(descriptor, mode & 0o7777)
-        os.fsync(descriptor)
+        _sync(descriptor)
     finally:
         os.close(descriptor)
 
 
-def _replace(channel: Channel, path: bytes, mode: int | None, status: os.stat_result | None) -> None:
+def _replace(channel: Channel, path: bytes, mode: int | None, status: os.stat_result | None) -> int | None:
+    """Write a draft and put it in the file's place. Where no draft can be, the file is written as it is.
+
+    Returns:
+        How many bytes were written into a file that stayed where it was; what the kernel says of its size is no help.
+    """
     draft = temporary(path)
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as error:
+        # Among the files that the kernel makes up there can be no others; those that are there may well be written.
+        if status is None or error.errno not in _NO_DRAFT:
+            raise
+        return _overwrite(channel, path, mode)
     try:
         try:
             for piece in channel.body():
@@ -190,6 +210,37 @@ def _replace(channel: Channel, path: bytes, mode: int | None, status: os.stat_re
         with contextlib.suppress(OSError):  # Why the write failed matters more.
             os.unlink(draft)
         raise
+    return None
+
+
+def _overwrite(channel: Channel, path: bytes, mode: int | None) -> int:
+    descriptor = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_NONBLOCK | os.O_NOCTTY)
+    try:
+        if mode is not None and mode & 0o7777 != stat.S_IMODE(os.fstat(descriptor).st_mode):
+            os.fchmod(descriptor, mode & 0o7777)
+        count = 0
+        whole = bytearray()
+        for piece in channel.body():
+            whole += piece
+            if len(whole) >= _AT_ONCE:
+                write_all(descriptor, whole)
+                count += len(whole)
+                whole = bytearray()
+        if whole or not count:
+            write_all(descriptor, whole)
+        _sync(descriptor)
+        return count + len(whole)
+    finally:
+        os.close(descriptor)
+
+
+def _sync(descriptor: int) -> None:
+    """Wait until the file is on its disk; one that the kernel makes up is on none."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
 
 
 def _present(path: bytes) -> os.stat_result:

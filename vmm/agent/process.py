@@ -152,6 +152,13 @@ class Process:
             finally:
                 self._waiters -= 1
 
+    def room(self) -> int | None:
+        """Bytes of input that it takes at this moment; None if its input is closed."""
+        with self.changed:
+            if self._wake < 0 or self._streams.stdin < 0 or not self._streams.keep_stdin:
+                return None
+            return _MAX_PENDING - len(self._streams.pending)
+
     def feed(self, data: bytes, *, eof: bool) -> None:
         """Give the process input; what its pipe does not take at once follows as it reads.
 

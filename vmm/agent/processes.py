@@ -24,6 +24,7 @@ _MAX_RUNNING = 500
 _MAX_KEPT = 16 * 1024 * 1024
 _MAX_KEEP = 4 * 1024 * 1024
 _BEAT = 5.0
+_BREATH = 0.01
 _MAX_SIGNAL = 64
 
 
@@ -132,6 +133,20 @@ class Processes:
         data = channel.whole_body(frames.MAX_INPUT)
         process.feed(data, eof=arguments.flag("eof"))
         channel.send_result({})
+
+    def feed(self, channel: Channel, arguments: Arguments) -> None:
+        """As `send_stdin`, but wait up to `wait_ms` for a process that does not read; how it went is no error."""
+        process = self._find(arguments)
+        data = channel.whole_body(frames.MAX_INPUT)
+        end = time.monotonic() + arguments.integer("wait_ms", 0) / 1000
+        while (room := process.room()) is not None and room < len(data):
+            if time.monotonic() >= end or channel.gone():
+                channel.send_result({"state": "full"})
+                return
+            time.sleep(_BREATH)
+        if room is not None:
+            process.feed(data, eof=arguments.flag("eof"))
+        channel.send_result({"state": "closed" if room is None else "taken"})
 
     def signal(self, channel: Channel, arguments: Arguments) -> None:
         """Signal a process's whole tree."""

@@ -52,6 +52,8 @@ class Search:
                     truncated = True
                     break
                 found.append(hit)
+            else:
+                truncated = time.monotonic() > deadline  # The last file may not have been looked through.
         except OSError as error:
             raise from_os_error(error, path) from error
         channel.send_result({"matches": found, "truncated": truncated})

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from . import frames
 from .activity import Activity
+from .archives import Archives
 from .arguments import Arguments, Paths
 from .channel import Channel, ClosedError
 from .files import Files
@@ -44,6 +45,7 @@ class Service:
         self._paths = paths
         self._lock = _thread.allocate_lock()
         self._channels: set[Channel] = set()
+        archives = Archives()
         self._handlers: dict[str, Handler] = {
             "ping": identity.ping,
             "identify": self._identify,
@@ -56,6 +58,7 @@ class Service:
             "read_output": processes.read_output,
             "attach": processes.attach,
             "send_stdin": processes.send_stdin,
+            "feed": processes.feed,
             "signal": processes.signal,
             "list": files.list,
             "stat": files.stat,
@@ -66,6 +69,8 @@ class Service:
             "move": files.move,
             "copy": files.copy,
             "search": Search().find,
+            "pack": archives.pack,
+            "unpack": archives.unpack,
             "terminal_open": terminals.open,
             "terminals": terminals.list,
             "terminal_input": terminals.input,

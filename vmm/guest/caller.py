@@ -136,10 +136,12 @@ class Stream:
 
     Attributes:
         finished: Whether all of it has come, so that the connection is free again.
+        result: What the guest said at the end.
     """
 
     def __init__(self, connection: Connection, name: str, own_s: float, vitality: Vitality) -> None:
         self.finished = False
+        self.result: dict[str, Any] = {}
         self._connection = connection
         self._name = name
         self._own_s = own_s
@@ -162,6 +164,7 @@ class Stream:
             raise refusal(payload)
         if kind == frames.RESULT:
             self.finished = True
+            self.result = unpack(payload)
             return None
         return kind, payload
 

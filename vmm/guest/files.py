@@ -53,13 +53,13 @@ class FileCalls(Caller):
                         f"length: {checks.shown(path)} has more than the {most} bytes that come at once",
                         hint="Read it by ranges of offset and length",
                     )
-        return FileSlice(offset=offset, data=bytes(data), size=max(info.size, offset + len(data) if data else 0))
+        return FileSlice(offset=offset, data=bytes(data), more=pieces.more, stated=info.size)
 
     @asynccontextmanager
     async def open_read(
         self, path: str, *, offset: int = 0, length: int | None = None
-    ) -> AsyncGenerator[tuple[FileInfo, AsyncIterator[bytes]]]:
-        """Stream a range of a file in pieces of at most 256 KiB."""
+    ) -> AsyncGenerator[tuple[FileInfo, Pieces]]:
+        """Stream a range of a file in pieces of at most 256 KiB, to its real end if no length is given."""
         stream = self._stream(
             "read",
             path=checks.path(path),
@@ -70,7 +70,7 @@ class FileCalls(Caller):
             frame = await answer.receive()
             if frame is None or frame[0] != frames.HEAD:
                 raise LinkError("The guest did not say what it reads")
-            yield plain(FileInfo, unpack(frame[1])), _Pieces(answer)
+            yield plain(FileInfo, unpack(frame[1])), Pieces(answer)
 
     async def write_file(
         self, path: str, data: bytes, *, append: bool = False, mode: int | None = None, make_parents: bool = True
@@ -161,16 +161,27 @@ class FileCalls(Caller):
         return SearchResult(matches=matches, truncated=bool(reply.value["truncated"]))
 
 
-class _Pieces:
+class Pieces:
     """A file's bytes as they come."""
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
 
+    @property
+    def more(self) -> bool:
+        """Whether the file goes on after the range; known once all of it has come."""
+        return bool(self._stream.result.get("more"))
+
     def __aiter__(self) -> AsyncIterator[bytes]:
+        """The pieces that have not come yet."""
         return self
 
     async def __anext__(self) -> bytes:
+        """The next piece.
+
+        Raises:
+            CasemateError: What the guest said against it.
+        """
         frame = await self._stream.receive()
         if frame is None:
             raise StopAsyncIteration

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import AbstractContextManager
 
+from .archives import ArchiveCalls
 from .caller import GuestRefusalError, deadline, pack_request
 from .connection import Dial
 from .decoding import plain
@@ -19,7 +20,7 @@ _IDENTIFY_S = 30.0
 """Deadline of a guest's first call after it was restored: on a busy host it may say nothing else for a while."""
 
 
-class GuestLink(ProcessCalls, FileCalls, TerminalCalls):
+class GuestLink(ProcessCalls, FileCalls, ArchiveCalls, TerminalCalls):
     """Calls into one guest, over connections that are kept for the next call. For many tasks at once.
 
     Every call has a deadline, far off while the guest lives and near when it falls silent (LinkTimeout). None is

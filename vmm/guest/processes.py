@@ -6,11 +6,12 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 
 from vmm.agent import frames
+from vmm.errors import LinkError
 
 from . import checks
 from .caller import Caller, Stream
 from .decoding import outcome, plain, slices
-from .values import KIB, Chunk, Command, Outcome, ProcessInfo, ProcessOutput
+from .values import KIB, Chunk, Command, Fed, Outcome, ProcessInfo, ProcessOutput
 
 _BEAT_S = 5.0
 """How often the agent gives a sign of life to who follows a process that prints nothing."""
@@ -160,6 +161,32 @@ class ProcessCalls(Caller):
             GuestError: Its input is closed, or it has megabytes waiting that it does not read.
         """
         await self._call("send_stdin", body=checks.typed(data), pid=pid, eof=eof)
+
+    async def feed(self, pid: int, data: bytes, *, eof: bool = False, wait_ms: int = 0) -> Fed:
+        """Feed a process as `send_stdin` does, with patience and without a fuss.
+
+        Args:
+            pid: The process.
+            data: At most 1 MiB; all of it is taken, or nothing.
+            eof: Whether its input ends after that.
+            wait_ms: How long to wait for one that does not read what it has.
+
+        Raises:
+            ProcessMissing: No such process was started here.
+        """
+        reply = await self._call(
+            "feed",
+            body=checks.typed(data),
+            own_s=checks.count(wait_ms, "wait_ms") / 1000,
+            pid=pid,
+            eof=eof,
+            wait_ms=wait_ms,
+        )
+        match reply.value.get("state"):
+            case "taken" | "full" | "closed" as state:
+                return state
+            case _:
+                raise LinkError("The guest does not say what became of a process's input")
 
     async def signal(self, pid: int, signal: int = 15) -> None:
         """Send a signal to a process's whole tree.

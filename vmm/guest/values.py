@@ -169,13 +169,55 @@ class Listing:
     truncated: bool
 
 
+Fed = Literal["taken", "full", "closed"]
+"""What became of input for a process: `full` if it does not read what it has, `closed` if it reads no more."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileSlice:
-    """A range of a file's bytes; `size` is the whole file's."""
+    """A range of a file's bytes.
+
+    Attributes:
+        more: Whether the file went on after it.
+        stated: What the guest's kernel says of the whole file's size: of files that it makes up, such as those of
+            /proc, it is wrong.
+    """
 
     offset: int
     data: bytes
+    more: bool
+    stated: int
+
+    @property
+    def end(self) -> int:
+        """Where it ends."""
+        return self.offset + len(self.data)
+
+    @property
+    def size(self) -> int | None:
+        """Bytes of the whole file; None where nobody knows."""
+        if self.more:
+            return self.stated if self.stated > self.end else None
+        if self.data or not self.offset:
+            return self.end
+        return self.stated if 0 < self.stated <= self.offset else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArchiveReport:
+    """What was packed or unpacked.
+
+    Attributes:
+        files: All but directories.
+        size: Bytes of content.
+        skipped: How many were left out.
+        listed: Path and reason of the first thousand of these.
+    """
+
+    files: int
     size: int
+    skipped: int
+    listed: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

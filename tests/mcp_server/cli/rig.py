@@ -98,9 +98,10 @@ class Cli:
         assert self.key == "" or self.key.encode() not in done.stderr
         return Done(status=done.returncode, out=done.stdout, err=done.stderr.decode())
 
-    async def piped(self, *arguments: str, into: str) -> Done:
-        """Run it with its output piped into a shell line; the status is its own, the output the line's."""
-        script = f'"$0" "$@" | {into}; exit "${{PIPESTATUS[0]}}"'
+    async def piped(self, *arguments: str, into: str = "cat", source: str = "") -> Done:
+        """Run it in a pipe between shell lines; the status is its own, the output that of the last."""
+        before = f"{source} | " if source else ""
+        script = f'{before}"$0" "$@" | {into}; exit "${{PIPESTATUS[{int(bool(source))}]}}"'
         with anyio.fail_after(PATIENCE_S):
             done = await anyio.run_process(
                 ["bash", "-c", script, CASEMATE, *arguments],

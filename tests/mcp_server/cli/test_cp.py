@@ -10,6 +10,7 @@ import anyio
 import pytest
 
 from tests.mcp_server.cli.rig import Cli
+from tests.vmm.agent.trees import grow, look, socket_at
 from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
@@ -48,9 +49,40 @@ async def test_a_directory_goes_in_out_and_across_as_it_was(cli: Cli, guest: Pat
     assert os.access(guest / "copy" / "run", os.X_OK)
 
     told = (await cli("cp", f"box:{guest}/tree", "back", "--json")).json
-    assert told == {"files": 4, "bytes": sum(len(text or b"") for text in content(tree).values()), "skipped": []}
+    size = sum(len(text or b"") for text in content(tree).values())
+    assert told == {"files": 4, "bytes": size, "skipped": [], "skippedCount": 0}
     assert content(cli.here / "back") == content(tree)
     assert os.access(cli.here / "back" / "run", os.X_OK)
+
+
+async def test_a_tree_of_everything_goes_in_across_and_out_as_it_was(cli: Cli, guest: Path) -> None:
+    tree = cli.here / "tree"
+    tree.mkdir()
+    grow(tree)
+    await cli("sandbox", "create", "twin")
+    for source, target in (
+        ("tree", f"box:{guest}/in"),
+        (f"box:{guest}/in", f"twin:{guest}/across"),
+        (f"twin:{guest}/across", "back"),
+    ):
+        done = await cli("cp", source, target)
+        assert (done.status, done.out) == (0, b""), done
+    for place in (guest / "in", guest / "across", cli.here / "back"):
+        assert look(place) == look(tree)
+        assert (place / "one").samefile(place / "sub" / "same")
+
+
+async def test_a_tree_takes_one_call_each_way(cli: Cli, guest: Path) -> None:
+    for number in range(300):
+        (cli.here / "tree" / str(number % 7)).mkdir(parents=True, exist_ok=True)
+        (cli.here / "tree" / str(number % 7) / str(number)).write_text(str(number))
+    async with cli.http() as http:
+        before = int((await http.get("/api/sandboxes")).headers["ratelimit-remaining"])
+        assert (await cli("cp", "tree", f"box:{guest}/in")).status == 0
+        assert (await cli("cp", f"box:{guest}/in", "back")).status == 0
+        after = int((await http.get("/api/sandboxes")).headers["ratelimit-remaining"])
+    assert before - after < 10
+    assert content(cli.here / "back") == content(cli.here / "tree")
 
 
 async def test_names_are_given_as_cp_gives_them(cli: Cli, guest: Path, tree: Path) -> None:
@@ -86,10 +118,11 @@ async def test_a_file_is_replaced_whole_and_keeps_a_link_to_it(cli: Cli, guest: 
     assert (cli.here / "old").read_text() == "new"
 
 
-async def test_links_to_files_become_files_and_the_rest_is_left_out_and_said_so(cli: Cli, guest: Path) -> None:
+async def test_what_cannot_go_is_named_and_the_rest_goes_and_the_status_says_so(cli: Cli, guest: Path) -> None:
     for place, source, target in (
         (cli.here / "odd", "odd", f"box:{guest}/in"),
         (guest / "odd", f"box:{guest}/odd", "out"),
+        (guest / "more", f"box:{guest}/more", f"box:{guest}/across"),
     ):
         place.mkdir()
         (place / "file").write_text("text")
@@ -97,14 +130,60 @@ async def test_links_to_files_become_files_and_the_rest_is_left_out_and_said_so(
         (place / "loop").symlink_to(".")
         (place / "lost").symlink_to("nowhere")
         os.mkfifo(place / "pipe")
+        socket_at(place / "socket")
         done = await cli("cp", source, target)
-        assert done.status == 0
-        assert sorted(line.rpartition("/")[2] for line in done.err.splitlines() if "Left out" in line) == [
-            "loop: a link to a directory.",
-            "lost: a link to nothing.",
-            "pipe: neither file nor directory.",
-        ]
-    assert content(guest / "in") == content(cli.here / "out") == {"file": b"text", "link": b"text"}
+        assert (done.status, done.err) == (1, f"Left out {source}/socket: a socket.\nCopied 5 files, 4 B.\n")
+        found = look((cli.here if target == "out" else guest) / target.rpartition("/")[2])
+        assert found == {name: facts for name, facts in look(place).items() if name != "socket"}
+    told = await cli("cp", "odd", f"box:{guest}/again", "--json")
+    assert (told.status, told.object) == (1, {"files": 5, "bytes": 4, "skipped": ["odd/socket"], "skippedCount": 1})
+
+
+async def test_links_that_lead_out_of_a_sandboxs_directory_are_made_here_only_if_wished(cli: Cli, guest: Path) -> None:
+    (guest / "tree" / "bin").mkdir(parents=True)
+    (guest / "tree" / "bin" / "python").symlink_to("/usr/bin/python3")
+    (guest / "tree" / "up").symlink_to("../..")
+    (guest / "tree" / "in").symlink_to("bin/python")
+    done = await cli("cp", f"box:{guest}/tree", "out")
+    assert done.status == 1
+    assert sorted(done.err.splitlines()[:2]) == [
+        f"Left out box:{guest}/tree/bin/python: a link that leads out of the directory.",
+        f"Left out box:{guest}/tree/up: a link that leads out of the directory.",
+    ]
+    assert (cli.here / "out" / "in").is_symlink()
+    assert not (cli.here / "out" / "up").is_symlink()
+    assert (await cli("cp", f"box:{guest}/tree", "all", "--outward-links")).status == 0
+    assert look(cli.here / "all") == look(guest / "tree")
+    assert (await cli("cp", "all", f"box:{guest}/back")).status == 0
+    assert look(guest / "back") == look(guest / "tree")
+
+
+async def test_what_lies_here_is_not_reached_through_links(cli: Cli, guest: Path) -> None:
+    (cli.here / "own").mkdir()
+    (cli.here / "own" / "file").write_text("own")
+    (cli.here / "out").mkdir()
+    (cli.here / "out" / "door").symlink_to("../own")
+    (guest / "tree" / "door").mkdir(parents=True)
+    (guest / "tree" / "door" / "file").write_text("mine")
+    done = await cli("cp", f"box:{guest}/tree/.", "out")
+    assert done.status == 1
+    assert "Left out" in done.err
+    assert (cli.here / "own" / "file").read_text() == "own"
+
+
+async def test_an_interrupted_download_of_a_tree_leaves_no_half_file(cli: Cli, guest: Path) -> None:
+    (guest / "tree").mkdir()
+    with (guest / "tree" / "huge").open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, 1 << 30)
+    (cli.here / "out").mkdir()
+    (cli.here / "out" / "huge").write_text("before")
+    async with cli.started("cp", f"box:{guest}/tree/.", "out") as process:
+        with anyio.fail_after(20):
+            while len(list((cli.here / "out").iterdir())) < 2:
+                await anyio.sleep(0.002)
+            process.send_signal(signal.SIGINT)
+            assert await process.wait() == 128 + signal.SIGINT
+    assert content(cli.here / "out") == {"huge": b"before"}
 
 
 async def test_what_cannot_be_copied_is_refused_in_one_line_and_nothing_is_left(
@@ -126,6 +205,8 @@ async def test_what_cannot_be_copied_is_refused_in_one_line_and_nothing_is_left(
         (f"box:{guest}", f"box:{guest}/dir/x"): "cannot hold its copy",
         (f"box:{guest}/file", "none/x"): "No such file or directory",
         (f"box:{guest}/file", f"box:{guest}/file/x"): "",
+        ("tree", f"box:{guest}/file/x"): "",
+        (f"box:{guest}/dir", "tree/run/x"): "",
         ("", f"box:{guest}/x"): "no path",
     }
     before = content(guest), content(cli.here)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
 from pathlib import Path
 
+import anyio
 import httpx
 import pytest
 
 from bench.server import running
 from tests.mcp_server.cli.rig import Cli
+from tests.vmm.agent.trees import grow, look
 from vmm.hypervisor.process import strays
 
 pytestmark = [pytest.mark.anyio, pytest.mark.vm]
@@ -48,6 +52,56 @@ async def test_a_sandbox_is_created_used_and_ended_with_a_server_and_without_one
             await seat.sees("~#")
             seat.type("exit 8\r")
             assert await seat.ended() == 8
+    finally:
+        await cli("sandbox", "rm", "--all")
+    assert strays(served / "instances") == {}
+
+
+@pytest.mark.timeout(600)
+async def test_trees_pipes_and_the_kernels_files_go_through_a_real_machine(served: Path, tmp_path: Path) -> None:
+    cli = Cli(url="", key="", keys={}, here=tmp_path)
+    (tmp_path / "data").symlink_to(served)
+    tree, many = tmp_path / "tree", tmp_path / "many"
+    tree.mkdir()
+    grow(tree)
+    for number in range(5000):
+        (many / str(number % 50)).mkdir(parents=True, exist_ok=True)
+        (many / str(number % 50) / str(number)).write_bytes(os.urandom(500))
+    blob = os.urandom(20_000_000)
+    try:
+        async with running(served):
+            await cli("sandbox", "create", "box", "--image", "minimal", "--mem", "512")
+            await cli("sandbox", "create", "twin", "--image", "minimal", "--mem", "512")
+            for source, target in (
+                ("tree", "box:/root"),
+                ("box:/root/tree", "twin:/root/across"),
+                ("twin:/root/across", "back"),
+                ("many", "box:/root/many"),
+                ("box:/root/many", "many-back"),
+            ):
+                done = await cli("cp", source, target)
+                assert done.status == 0, done
+            assert look(tmp_path / "back") == look(tree)
+            assert look(tmp_path / "many-back") == look(many)
+            facts = "stat -c '%n %a %h %U' tree/one tree/run; readlink tree/link"
+            told = await cli("sandbox", "exec", "box", "--cwd", "/root", "--shell", facts)
+            assert told.text.splitlines() == ["tree/one 644 2 root", "tree/run 755 1 root", "sub/size-511"]
+
+            fed = ("sandbox", "exec", "-i", "box")
+            packed = await anyio.run_process(["tar", "c", "-C", str(many), "."])
+            line = "mkdir /tmp/x && tar x -C /tmp/x && find /tmp/x -type f | wc -l"
+            assert (await cli(*fed, "--shell", line, stdin=packed.stdout)).text == "5000\n"
+            digest = hashlib.sha256(blob).hexdigest()
+            assert (await cli(*fed, "--", "sha256sum", stdin=blob)).text == f"{digest}  -\n"
+
+            # Whose size is a lie, in either direction.
+            whole = (await cli("sandbox", "exec", "box", "--", "cat", "/proc/cpuinfo")).out
+            assert (await cli("cp", "box:/proc/cpuinfo", "-")).out[:50] == whole[:50]
+            assert (await cli("cp", "box:/sys/class/net/lo/mtu", "-")).out == b"65536\n"
+            assert (await cli("cp", "-", "box:/proc/sys/kernel/threads-max", stdin=b"4321\n")).status == 0
+            assert (await cli("cp", "box:/proc/sys/kernel/threads-max", "-")).out == b"4321\n"
+            refused = await cli("cp", "-", "box:/proc/sys/kernel/threads-max", stdin=b"many\n")
+            assert "Invalid argument" in refused.refusal
     finally:
         await cli("sandbox", "rm", "--all")
     assert strays(served / "instances") == {}

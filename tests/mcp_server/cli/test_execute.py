@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import signal
 from pathlib import Path
 
@@ -9,11 +11,13 @@ import anyio
 import pytest
 
 from tests.mcp_server.cli.rig import Cli
+from tests.vmm.agent.trees import grow, look
 from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
 
 EXEC = ("sandbox", "exec", "box")
+FED = ("sandbox", "exec", "-i", "box")
 
 
 async def test_output_goes_where_it_belongs_and_the_status_is_the_commands(cli: Cli) -> None:
@@ -82,3 +86,72 @@ async def test_a_reader_that_goes_away_ends_the_command_without_a_word(cli: Cli)
 async def test_output_is_what_the_command_wrote_byte_for_byte(cli: Cli) -> None:
     done = await cli(*EXEC, "--shell", "printf 'a\\r\\n\\n\\0\\377 no end'; head -c 100000 /dev/zero")
     assert done.out == b"a\r\n\n\0\xff no end" + bytes(100_000)
+
+
+async def test_what_comes_in_reaches_a_command_that_is_to_read_it_and_no_other(cli: Cli) -> None:
+    assert (await cli(*FED, "--", "cat", stdin=b"in\0\xff\r\n")).out == b"in\0\xff\r\n"
+    assert (await cli(*EXEC, "--", "cat", stdin=b"in")).out == b""
+    assert (await cli(*FED, "--", "cat", stdin=b"")).out == b""
+    done = await cli(*FED, "--json", "--shell", "cat; exit 5", stdin=b"in\n")
+    assert (done.status, done.object) == (5, {"stdout": "in\n", "stderr": "", "exitCode": 5})
+
+
+async def test_twenty_megabytes_arrive_as_they_are_also_at_a_slow_reader(cli: Cli) -> None:
+    data = os.urandom(20_000_000)
+    digest = hashlib.sha256(data).hexdigest()
+    async with anyio.create_task_group() as tasks:
+        for line in ("sha256sum", "sleep 2; sha256sum"):
+
+            async def fed(line: str = line) -> None:
+                assert (await cli(*FED, "--shell", line, stdin=data)).text == f"{digest}  -\n"
+
+            tasks.start_soon(fed)
+
+
+async def test_a_tree_goes_through_a_pipe_of_tars(cli: Cli, guest: Path) -> None:
+    tree = cli.here / "tree"
+    tree.mkdir()
+    grow(tree)
+    (tree / "holes").unlink()
+    source = "tar c --format=pax -C tree ."
+    done = await cli.piped(*FED, "--", "tar", "xp", "-C", str(guest), source=source)
+    assert (done.status, done.out) == (0, b""), done
+    assert {**look(guest), ".": None} == {**look(tree), ".": None}
+
+
+async def test_a_command_that_reads_no_more_ends_a_source_without_end(cli: Cli) -> None:
+    done = await cli.piped(*FED, "--", "head", "-n", "1", source="yes")
+    assert (done.status, done.out, done.err) == (0, b"y\n", "")
+    done = await cli.piped(*FED, "--shell", "exec <&-; sleep 1; echo on; exit 3", source="yes")
+    assert (done.status, done.out, done.err) == (3, b"on\n", "")
+
+
+async def test_a_command_may_end_while_its_input_is_waited_for(cli: Cli) -> None:
+    done = await cli.piped(*FED, "--shell", "read word; echo $word; exit 4", source="(echo first; sleep 30)")
+    assert (done.status, done.out) == (4, b"first\n")
+
+
+async def test_input_arrives_as_it_comes_however_long_the_pauses(cli: Cli) -> None:
+    # Longer than one request waits for more.
+    done = await cli.piped(
+        *FED, "--shell", "while read word; do echo got $word; done", source="(echo 1; sleep 2; echo 2)"
+    )
+    assert (done.status, done.out) == (0, b"got 1\ngot 2\n")
+    async with cli.on_terminal(*FED, "--shell", "while read word; do echo got $word; done; echo end") as seat:
+        for number in range(2):
+            seat.type(f"word{number}\n")
+            await seat.sees(f"got word{number}")
+        seat.type("\x04")
+        await seat.sees("end")
+        assert await seat.ended() == 0
+
+
+async def test_an_interrupt_ends_a_command_that_waits_for_input(cli: Cli) -> None:
+    async with cli.on_terminal(*FED, "--shell", "echo pid $$ .; cat") as seat:
+        with anyio.fail_after(20):
+            await seat.sees(" .")
+            seat.process.send_signal(signal.SIGINT)
+            assert await seat.ended() == 128 + signal.SIGINT
+            pid = int(seat.written.split()[1])
+            while Path(f"/proc/{pid}").exists():
+                await anyio.sleep(0.02)

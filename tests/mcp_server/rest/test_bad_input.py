@@ -38,11 +38,14 @@ ROUTES: list[tuple[str, str, dict[str, str], dict[str, Any] | None]] = [
     ("POST", "/commands/run", {}, {"command": "true"}),
     ("GET", "/commands/list", {}, None),
     ("POST", "/commands/kill", {}, {"pid": 1}),
+    ("POST", "/commands/stdin", {"pid": "1"}, None),
     ("POST", "/commands/attach", {}, {"pid": 1}),
     ("POST", "/commands/wait", {}, {"pid": 1}),
     ("GET", "/files", {}, None),
     ("GET", "/files/download", {"path": "/etc/hostname"}, None),
     ("POST", "/files/upload", {"path": "/tmp/x"}, None),
+    ("GET", "/files/archive", {"path": "/tmp/none"}, None),
+    ("PUT", "/files/archive", {"path": "/tmp/x"}, None),
     ("DELETE", "/files", {"path": "/tmp/none"}, None),
     ("POST", "/files/mkdir", {"path": "/tmp"}, None),
     ("POST", "/files/create", {"path": "/tmp/x"}, None),
@@ -168,7 +171,11 @@ BODIES: dict[tuple[str, str], Fields] = {
         "count": [(0, "count: 0"), (101, "count: 101"), (-1, "count: -1"), ("2", "count='2'"), (HUGE, "count")]
     },
     ("POST", f"/{SANDBOX}/exec"): COMMAND_FIELDS,
-    ("POST", f"/{SANDBOX}/exec-stream"): {**COMMAND_FIELDS, "binary": [("yes", "binary='yes'")]},
+    ("POST", f"/{SANDBOX}/exec-stream"): {
+        **COMMAND_FIELDS,
+        "binary": [("yes", "binary='yes'")],
+        "openStdin": [("yes", "openStdin='yes'")],
+    },
     ("POST", f"/{SANDBOX}/commands/run"): {**COMMAND_FIELDS, "timeout": [*NO_TIMEOUT, (-1, "timeout: -1")]},
     ("POST", f"/{SANDBOX}/commands/kill"): {"pid": NO_PID, "signal": [(0, "=0"), (65, "=65"), ("KILL", "='KILL'")]},
     ("POST", f"/{SANDBOX}/commands/attach"): {"pid": NO_PID, "follow": [("no", "follow='no'")]},
@@ -200,6 +207,12 @@ QUERIES: dict[tuple[str, str], Mapping[str, Sequence[tuple[str | None, str]]]] =
         "path": [*MUST, *NO_PATH],
         "mode": [("888", "mode='888'"), ("12345", "mode='12345'"), ("rw", "mode='rw'")],
     },
+    ("GET", "/files/archive"): {"path": [*MUST, *NO_PATH]},
+    ("PUT", "/files/archive"): {"path": [*MUST, *NO_PATH], "owners": [("maybe", "owners='maybe'")]},
+    ("POST", "/commands/stdin"): {
+        "pid": [*MUST[:1], ("0", "pid='0'"), ("x", "pid='x'"), ("9" * 500, "pid=")],
+        "eof": [("maybe", "eof='maybe'")],
+    },
     ("DELETE", "/files"): {"path": [*MUST, *NO_PATH]},
     ("POST", "/files/mkdir"): {"path": [*MUST, *NO_PATH]},
     ("POST", "/files/create"): {"path": [*MUST, *NO_PATH]},
@@ -217,7 +230,7 @@ QUERIES: dict[tuple[str, str], Mapping[str, Sequence[tuple[str | None, str]]]] =
     ("GET", "/files/search"): {"path": [*NO_PATH], "pattern": [*MUST, ("x" * 1025, "pattern="), ("a\0", "NUL")]},
     ("GET", "/files/stat"): {"path": [*MUST, *NO_PATH]},
 }
-QUERY_RIGHT = {"path": "/tmp/none", "from": "/tmp/none", "to": "/tmp/none2", "mode": "600", "pattern": "x"}
+QUERY_RIGHT = {"pid": "1", "path": "/tmp/none", "from": "/tmp/none", "to": "/tmp/none2", "mode": "600", "pattern": "x"}
 
 
 def refused(answer: httpx.Response, says: str) -> None:
@@ -311,7 +324,7 @@ async def test_other_methods_are_answered_with_those_that_a_path_has(rest: Rest)
         methods.setdefault(path, set()).add(method)
     async with rest.http() as http:
         for path, known in methods.items():
-            answer = await http.put(f"{BASE}{path}")
+            answer = await http.request("POST" if "PUT" in known else "PUT", f"{BASE}{path}")
             assert answer.status_code == 405, path
             allowed = known | {"OPTIONS"} | ({"HEAD"} if "GET" in known else set[str]())
             assert set(answer.headers["allow"].split(", ")) == allowed

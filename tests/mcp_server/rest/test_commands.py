@@ -212,6 +212,40 @@ async def test_a_background_command_outlives_its_watchers_until_it_is_killed(htt
     await gone("87.004")
 
 
+async def test_a_background_command_is_fed_until_its_input_ends(rest: Rest, place: Path) -> None:
+    data = os.urandom(9_000_000)
+    async with rest.http() as http, rest.http("reader") as reader:
+        wish = {"command": f"sleep 1; cat > {place}/got", "openStdin": True}
+        pid = (await flat(await http.post(f"{BASE}/commands/run", json=wish)))["pid"]
+
+        async def feed(content: bytes, **query: bool) -> dict[str, Any]:
+            return await flat(await http.post(f"{BASE}/commands/stdin", params={"pid": pid, **query}, content=content))
+
+        assert await feed(data[:8_000_000]) == {"success": True, "bytes": 8_000_000, "open": True}
+        refused = await reader.post(f"{BASE}/commands/stdin", params={"pid": pid}, content=b"x")
+        assert refused.status_code == 403
+        assert await feed(data[8_000_000:], eof=True) == {"success": True, "bytes": 1_000_000, "open": False}
+        assert (await flat(await http.post(f"{BASE}/commands/wait", json={"pid": pid})))["exitCode"] == 0
+        assert (place / "got").read_bytes() == data
+        assert await feed(b"late") == {"success": True, "bytes": 0, "open": False}
+        pid = (await flat(await http.post(f"{BASE}/commands/run", json={"command": "sleep 60"})))["pid"]
+        assert await feed(b"closed") == {"success": True, "bytes": 0, "open": False}
+        await http.post(f"{BASE}/commands/kill", json={"pid": pid})
+
+
+async def test_a_stream_tells_first_whom_to_feed_if_that_is_wished(http: httpx.AsyncClient) -> None:
+    wish = {"command": "read word; echo got $word", "openStdin": True}
+    async with http.stream("POST", f"{BASE}/exec-stream", json=wish) as answer:
+        lines = answer.aiter_lines()
+        assert await anext(lines) == "event: start"
+        pid = json.loads((await anext(lines)).removeprefix("data:"))["pid"]
+        await flat(await http.post(f"{BASE}/commands/stdin", params={"pid": pid}, content=b"word\n"))
+        assert await anext(lines) == ""
+        assert await events(lines) == [("stdout", "got word"), ("exit", '{"exitCode": 0}')]
+    refused = await http.post(f"{BASE}/exec", json=wish)
+    assert (refused.status_code, "openStdin" in refused.json()["error"]) == (400, True)
+
+
 async def test_a_sandbox_without_commands_has_an_empty_list(http: httpx.AsyncClient) -> None:
     assert await flat(await http.get(f"{BASE}/commands/list")) == {"success": True, "processes": []}
 

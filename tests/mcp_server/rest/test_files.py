@@ -196,6 +196,36 @@ async def test_empty_files_and_those_that_the_kernel_makes_up_come_down_whole(
     assert version.content == Path("/proc/version").read_bytes()
 
 
+async def test_a_file_whose_stated_size_is_wrong_comes_down_as_it_is(http: httpx.AsyncClient) -> None:
+    thp = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    path = thp if thp.exists() else next(Path("/sys/class/net").glob("*/mtu"))
+    value = path.read_bytes()
+    assert path.stat().st_size > len(value)
+    whole = await http.get(f"{FILES}/download", params={"path": str(path)})
+    assert (whole.content, whole.headers["content-length"]) == (value, str(len(value)))
+    head = await http.head(f"{FILES}/download", params={"path": str(path)})
+    assert (head.content, head.headers["content-length"]) == (b"", str(len(value)))
+    part = await http.get(f"{FILES}/download", params={"path": str(path)}, headers={"range": "bytes=1-3"})
+    assert (part.status_code, part.content) == (206, value[1:4])
+    assert part.headers["content-range"] == f"bytes 1-3/{len(value)}"
+    beyond = await http.get(f"{FILES}/download", params={"path": str(path)}, headers={"range": "bytes=4000-"})
+    assert (beyond.status_code, beyond.headers["content-range"]) == (416, f"bytes */{len(value)}")
+
+
+async def test_a_long_file_whose_size_nobody_states_comes_down_to_its_end(http: httpx.AsyncClient) -> None:
+    path = Path("/proc/kallsyms")
+    if len(path.read_bytes()) < 300_000:
+        pytest.skip("this kernel has no long file without a size")
+    answer = await http.get(f"{FILES}/download", params={"path": str(path)}, headers={"range": "bytes=0-9"})
+    assert (answer.status_code, answer.content) == (200, path.read_bytes())
+    assert "content-length" not in answer.headers
+
+
+async def test_what_the_kernel_says_against_a_read_is_the_answer(http: httpx.AsyncClient) -> None:
+    answer = await http.get(f"{FILES}/download", params={"path": "/proc/self/mem"})
+    assert (answer.status_code, answer.json()["error"]) == (409, "/proc/self/mem: Input/output error")
+
+
 async def test_a_file_that_is_not_there_is_a_404_in_json(http: httpx.AsyncClient, place: Path) -> None:
     for path, query in (("/download", f"{place}/no"), ("", f"{place}/no")):
         answer = await http.get(FILES + path, params={"path": query})

@@ -8,6 +8,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from tests.vmm.agent.trees import look, socket_at
 from tests.waiting import PATIENCE_S, until
 from vmm.errors import GuestDiskFull, GuestError, GuestFileMissing, GuestFileRefused, InvalidInput
 from vmm.guest.link import GuestLink
@@ -52,6 +53,74 @@ async def test_a_file_that_the_kernel_makes_up_is_read_to_its_end(link: GuestLin
     read = await link.read_file("/proc/self/status")
     assert read.data.startswith(b"Name:")
     assert read.size == len(read.data)
+
+
+async def test_parts_of_a_file_that_the_kernel_makes_up_say_that_there_is_more(link: GuestLink) -> None:
+    path = next(path for path in ("/proc/kallsyms", "/proc/self/maps") if len(Path(path).read_bytes()) > 1000)
+    part = await link.read_file(path, length=500)
+    assert (len(part.data), part.more, part.size) == (500, True, None)
+    beyond = await link.read_file(path, offset=2**40)
+    assert (beyond.data, beyond.more, beyond.size) == (b"", False, None)
+
+
+async def test_a_value_of_the_kernel_comes_whole_from_any_offset_and_in_any_pieces(link: GuestLink) -> None:
+    # The kernel gives such a value at the beginning only, and loses what does not fit into the first read.
+    path = "/proc/sys/kernel/pid_max"
+    value = Path(path).read_bytes()
+    pieces = [await link.read_file(path, offset=offset, length=2) for offset in range(0, len(value) + 2, 2)]
+    assert b"".join(piece.data for piece in pieces) == value
+    assert [piece.more for piece in pieces] == [piece.offset + 2 < len(value) for piece in pieces]
+
+
+async def test_a_file_whose_stated_size_is_too_large_is_read_to_its_end(link: GuestLink) -> None:
+    path = "/sys/kernel/mm/transparent_hugepage/enabled"
+    if not Path(path).exists():
+        path = next(str(path) for path in Path("/sys/class/net").glob("*/mtu"))
+    value = Path(path).read_bytes()
+    read = await link.read_file(path)
+    assert (read.data, read.size, read.more) == (value, len(value), False)
+    assert (await link.stat(path)).size > len(value)
+    for offset in (1, len(value), 5000):
+        assert (await link.read_file(path, offset=offset)).data == value[offset:]
+
+
+async def test_what_the_kernel_says_against_a_read_is_said(link: GuestLink) -> None:
+    with pytest.raises(GuestError, match="Input/output error"):
+        await link.read_file("/proc/self/mem", length=10)
+
+
+async def test_a_file_that_grows_while_it_is_read_is_read_to_its_new_end(link: GuestLink, place: str) -> None:
+    path = Path(place, "log")
+    path.write_bytes(b"x" * 30 * MIB)
+    async with link.open_read(str(path)) as (info, pieces):
+        with path.open("ab") as file:
+            file.write(b"y" * 3 * MIB)
+        got = b"".join([piece async for piece in pieces])
+    assert info.size == 30 * MIB
+    assert got == b"x" * 30 * MIB + b"y" * 3 * MIB
+    assert not pieces.more
+
+
+async def test_a_file_that_shrinks_while_it_is_read_ends_where_it_ends(link: GuestLink, place: str) -> None:
+    path = Path(place, "log")
+    path.write_bytes(b"x" * 30 * MIB)
+    async with link.open_read(str(path)) as (_, pieces):
+        first = await anext(pieces)
+        os.truncate(path, 10)
+        rest = b"".join([piece async for piece in pieces])
+    assert len(first) + len(rest) < 30 * MIB
+
+
+async def test_offsets_beyond_four_gib_and_beyond_all_files(link: GuestLink, place: str) -> None:
+    path = Path(place, "huge")
+    with path.open("wb") as file:
+        file.truncate(9 * 2**30)
+        file.seek(5 * 2**30 + 7)
+        file.write(b"here")
+    read = await link.read_file(str(path), offset=5 * 2**30 + 6, length=6)
+    assert (read.data, read.more, read.size) == (b"\0here\0", True, 9 * 2**30)
+    beyond = await link.read_file(str(path), offset=2**62)
+    assert (beyond.data, beyond.more, beyond.size) == (b"", False, 9 * 2**30)
 
 
 async def test_names_of_any_script_and_ones_that_are_no_text(link: GuestLink, place: str) -> None:
@@ -257,9 +326,22 @@ async def test_a_special_file_is_not_opened(link: GuestLink, place: str) -> None
             await link.read_file(path)
         with pytest.raises(GuestFileRefused, match="not a regular file"):
             await link.write_file(path, b"x")
-    with pytest.raises(GuestFileRefused, match="neither file"):
-        await link.copy(f"{place}/pipe", f"{place}/copy")
     assert names(place) == ["pipe"]
+
+
+async def test_a_copy_takes_what_is_no_file_along_and_leaves_holes_empty(link: GuestLink, place: str) -> None:
+    source = Path(place, "source")
+    source.mkdir()
+    os.mkfifo(source / "pipe", 0o640)
+    socket_at(source / "socket")
+    with (source / "holes").open("wb") as file:
+        file.seek(2**30)
+        file.write(b"after the hole")
+        file.truncate(2**40)
+    await link.copy(str(source), f"{place}/copy")
+    assert look(Path(place, "copy")) == look(source)
+    assert Path(place, "copy", "holes").stat().st_blocks * 512 < MIB
+    assert (await link.copy(f"{place}/source/pipe", f"{place}/other")).kind == "other"
 
 
 @pytest.mark.parametrize(("path", "reason"), BAD_PATHS)
@@ -333,6 +415,23 @@ async def test_a_read_only_place_is_said_to_be_one(link: GuestLink) -> None:
         await link.write_file("/proc/new", b"x", make_parents=False)
     with pytest.raises(GuestFileRefused):
         await link.write_file("/sys/kernel/new", b"x")
+
+
+async def test_a_value_of_the_kernel_is_written_in_place_and_its_reason_against_it_told(link: GuestLink) -> None:
+    path = "/proc/self/oom_score_adj"
+    for append in (False, True):
+        with pytest.raises(GuestFileRefused, match="Invalid argument"):
+            await link.write_file(path, b"no number", append=append)
+    for value, append in ((b"101", False), (b"102", True), (b"103\n", False)):
+        info = await link.write_file(path, value, append=append)
+        assert append or info.size == len(value)
+        assert (await link.read_file(path)).data.strip() == value.strip()
+    assert (await link.write_file(path, b"104", mode=0o644)).size == 3
+    with pytest.raises(GuestFileRefused, match="Operation not permitted"):
+        await link.write_file(path, b"105", mode=0o600)
+    assert (await link.read_file(path)).data == b"104\n"
+    with pytest.raises(GuestError, match=r"Permission denied|Operation not permitted|Input/output error"):
+        await link.write_file("/proc/version", b"mine")
 
 
 @pytest.mark.skipif(not ROOT, reason="needs root to mount")

@@ -1,0 +1,229 @@
+"""The tar format: members to headers and back. POSIX's with its extended records, and what GNU tar adds of old.
+
+Names are bytes and may hold anything; times are in nanoseconds; files with holes are written as GNU tar 1.0 does.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+
+BLOCK = 512
+END = bytes(2 * BLOCK)
+
+REGULAR, HARD, SYMBOLIC, CHARACTER, BLOCKS, DIRECTORY, FIFO, SOLID = (b"%d" % number for number in range(8))
+RECORDS, RECORDS_FOR_ALL, LONG_NAME, LONG_LINK = b"x", b"g", b"L", b"K"
+KINDS = frozenset((REGULAR, HARD, SYMBOLIC, CHARACTER, BLOCKS, DIRECTORY, FIFO))
+
+_HEADER = struct.Struct("100s8s8s8s12s12s8sc100s8s32s32s8s8s155s12x")
+_PARTS = struct.Struct("100s8s8s8s12s12s8sc100s8s32s32s8s8s155s")
+_LONGEST_NAME = 100
+_MOST_ID = 0o7777777
+_MOST_SIZE = 0o77777777777
+_NS = 10**9
+_NO_ID = 2**32 - 1
+
+
+class TarError(Exception):
+    """What came is no tar archive, or not a whole one."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Member:
+    """Something in an archive.
+
+    Attributes:
+        path: Relative to where it is unpacked.
+        kind: One of KINDS, or one that nobody here knows.
+        mode: Permission bits.
+        size: Bytes of content that follow the header.
+        link: What a link leads to: of a hard link another member's path.
+        whole: Of a file with holes its size with them; its content begins with a map.
+        records: Extended records beside those that the other attributes stand for.
+    """
+
+    path: bytes
+    kind: bytes = REGULAR
+    mode: int = 0
+    uid: int = 0
+    gid: int = 0
+    size: int = 0
+    mtime_ns: int = 0
+    link: bytes = b""
+    whole: int | None = None
+    records: dict[bytes, bytes] = field(default_factory=dict[bytes, bytes])
+
+
+def pack(member: Member) -> bytes:
+    """A member's header, with extended records before it where the old fields do not hold it all."""
+    records = dict(member.records)
+    path, link = member.path, member.link
+    if member.whole is not None:
+        records |= {b"GNU.sparse.major": b"1", b"GNU.sparse.minor": b"0", b"GNU.sparse.name": path}
+        records[b"GNU.sparse.realsize"] = b"%d" % member.whole
+        path = b"GNUSparseFile.0/" + path.rpartition(b"/")[2]
+    if len(path) > _LONGEST_NAME or not path.isascii():
+        records[b"path"] = path
+    if len(link) > _LONGEST_NAME or not link.isascii():
+        records[b"linkpath"] = link
+    seconds, fraction = divmod(member.mtime_ns, _NS)
+    if fraction or not 0 <= seconds <= _MOST_SIZE:
+        records[b"mtime"] = _decimal(member.mtime_ns)
+    for name, value, most in ((b"uid", member.uid, _MOST_ID), (b"gid", member.gid, _MOST_ID)):
+        if value > most:
+            records[name] = b"%d" % value
+    if member.size > _MOST_SIZE:
+        records[b"size"] = b"%d" % member.size
+    before = b""
+    if records:
+        content = b"".join(_record(name, value) for name, value in records.items())
+        extended = Member(path=b"PaxHeaders/" + path[-60:], kind=RECORDS, mode=0o644, size=len(content))
+        before = _header(extended, 0) + content + padding(len(content))
+    return before + _header(member, seconds, path=path)
+
+
+def padding(size: int) -> bytes:
+    """What follows content up to the end of its last block."""
+    return bytes(-size % BLOCK)
+
+
+def unpack(block: bytes) -> Member | None:
+    """The member that a header's block tells of; None for the end's empty block.
+
+    Raises:
+        TarError: It is no header.
+    """
+    if not any(block):
+        return None
+    name, mode, uid, gid, size, mtime, check, kind, link, magic, *_, prefix = _PARTS.unpack_from(block)
+    digits = check.strip(b" \0")
+    if not digits.isdigit() or sum(block) - sum(check) + 8 * 32 != _number(check):
+        raise TarError("what should be a tar header has another checksum")
+    if _number(size) < 0:
+        raise TarError("a member has less than no content")
+    path, before = name.partition(b"\0")[0], prefix.partition(b"\0")[0]
+    if magic.startswith(b"ustar\0") and before:
+        path = before + b"/" + path
+    if kind in {b"\0", SOLID}:
+        kind = REGULAR
+    if kind == REGULAR and path.endswith(b"/"):
+        kind = DIRECTORY
+    return Member(
+        path=path,
+        kind=kind,
+        mode=_number(mode) & 0o7777,
+        uid=_number(uid),
+        gid=_number(gid),
+        size=_number(size),
+        mtime_ns=_number(mtime) * _NS,
+        link=link.partition(b"\0")[0],
+    )
+
+
+def read_records(content: bytes) -> dict[bytes, bytes]:
+    """Extended records.
+
+    Raises:
+        TarError: They are none.
+    """
+    records: dict[bytes, bytes] = {}
+    at = 0
+    while at < len(content) and content[at]:
+        length, _, _ = content[at : at + 20].partition(b" ")
+        end = at + whole_number(length)
+        name, separator, value = content[at + len(length) + 1 : end - 1].partition(b"=")
+        if not separator or content[end - 1 : end] != b"\n" or end <= at + len(length):
+            raise TarError("an extended header cannot be read")
+        records[name] = value
+        at = end
+    return records
+
+
+def apply(member: Member, records: dict[bytes, bytes]) -> None:
+    """Change a member to what extended records say of it.
+
+    Raises:
+        TarError: A number is none.
+    """
+    for name, value in records.items():
+        match name:
+            case b"path":
+                member.path = value
+            case b"linkpath":
+                member.link = value
+            case b"size":
+                member.size = whole_number(value)
+            case b"uid":
+                member.uid = whole_number(value)
+            case b"gid":
+                member.gid = whole_number(value)
+            case b"mtime":
+                member.mtime_ns = _nanoseconds(value)
+            case _:
+                member.records[name] = value
+    if not (0 <= member.uid < _NO_ID and 0 <= member.gid < _NO_ID):
+        raise TarError(f"the owner {member.uid}:{member.gid} cannot be")
+    if member.records.get(b"GNU.sparse.major") == b"1":
+        member.path = member.records.get(b"GNU.sparse.name", member.path)
+        member.whole = whole_number(member.records.get(b"GNU.sparse.realsize", b""))
+
+
+def whole_number(digits: bytes) -> int:
+    """A number in decimal digits.
+
+    Raises:
+        TarError: It is none.
+    """
+    if not digits.isdigit() or len(digits) > 18:
+        raise TarError(f"{digits[:40]!r} is no number")
+    return int(digits)
+
+
+def _header(member: Member, seconds: int, *, path: bytes = b"") -> bytes:
+    block = bytearray(
+        _HEADER.pack(
+            (path or member.path)[:_LONGEST_NAME],
+            b"%07o" % member.mode,
+            b"%07o" % min(member.uid, _MOST_ID),
+            b"%07o" % min(member.gid, _MOST_ID),
+            b"%011o" % min(member.size, _MOST_SIZE),
+            b"%011o" % min(max(seconds, 0), _MOST_SIZE),
+            b"        ",
+            member.kind,
+            member.link[:_LONGEST_NAME],
+            b"ustar\00000",
+            *(b"", b"", b"", b"", b""),
+        )
+    )
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+def _record(name: bytes, value: bytes) -> bytes:
+    rest = len(name) + len(value) + 3
+    length = rest + len(str(rest))
+    length = rest + len(str(length))
+    return b"%d %s=%s\n" % (length, name, value)
+
+
+def _number(digits: bytes) -> int:
+    """A number of a header: octal, or binary where that does not hold it."""
+    if digits[0] & 0x80:
+        value = int.from_bytes(digits, "big", signed=False) & ~(0x80 << 8 * (len(digits) - 1))
+        return value - (1 << 8 * len(digits) - 1) if digits[0] & 0x40 else value
+    try:
+        return int(digits.strip(b" \0") or b"0", 8)
+    except ValueError:
+        raise TarError(f"a header has {digits[:12]!r} where a number belongs") from None
+
+
+def _decimal(nanoseconds: int) -> bytes:
+    seconds, fraction = divmod(abs(nanoseconds), _NS)
+    sign = b"-" if nanoseconds < 0 else b""
+    return sign + (b"%d.%09d" % (seconds, fraction)).rstrip(b"0").rstrip(b".")
+
+
+def _nanoseconds(text: bytes) -> int:
+    seconds, _, fraction = text.removeprefix(b"-").partition(b".")
+    value = whole_number(seconds) * _NS + whole_number((fraction + b"0" * 9)[:9])
+    return -value if text.startswith(b"-") else value

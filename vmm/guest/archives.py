@@ -1,0 +1,106 @@
+"""The link's calls that move whole trees as tar streams: a directory out of the guest, and one into it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from vmm.agent import frames
+from vmm.errors import LinkError
+
+from . import checks
+from .caller import Caller, Stream, pack_request
+from .connection import unpack
+from .decoding import plain
+from .uploading import Upload
+from .values import ArchiveReport, FileInfo
+
+
+class ArchiveCalls(Caller):
+    """Pack and unpack directories in the guest.
+
+    An archive holds files with their holes, directories, links of both kinds and FIFOs, with modes, owners and times.
+    Sockets, devices and what cannot be read are left out and told; nothing that is left out ends the call.
+    """
+
+    @asynccontextmanager
+    async def pack(self, path: str) -> AsyncGenerator[Archive]:
+        """Stream a directory as a tar archive of what is in it; its own name is `./` there.
+
+        Raises:
+            InvalidInput: A path that is relative, or none.
+            GuestFileMissing: There is nothing.
+            GuestFileRefused: It is no directory.
+        """
+        async with self._stream("pack", path=checks.path(path)) as answer:
+            frame = await answer.receive()
+            if frame is None or frame[0] != frames.HEAD:
+                raise LinkError("The guest did not say what it packs")
+            yield Archive(plain(FileInfo, unpack(frame[1])), answer)
+
+    async def unpack(self, path: str, chunks: AsyncIterable[bytes], *, owners: bool = False) -> ArchiveReport:
+        """Unpack a tar archive into a directory, which is made if it is not there.
+
+        A file is replaced whole or not at all. Nothing gets out of the directory, and no link is followed, whatever the
+        archive says. What was unpacked stays, whatever ends the call.
+
+        Args:
+            path: The directory.
+            chunks: The archive, not compressed; what they raise ends the call.
+            owners: Whether everything gets the owners, and the modes of programs that lend them, that it has there.
+
+        Raises:
+            InvalidInput: A path that is relative, or none; or it is no archive, or not a whole one.
+            GuestFileRefused: It is no directory.
+            GuestDiskFull: The disk is full; the message tells how much was unpacked.
+        """
+        request = pack_request("unpack", {"path": checks.path(path), "owners": owners}, with_body=True)
+        async with self._vitality.watch("unpack", more_s=math.inf), self._pool.connection() as connection:
+            return _report((await Upload(connection, "unpack", self._vitality).run(request, chunks)).value)
+        raise AssertionError  # Not reached: the block either returns or raises.
+
+
+class Archive:
+    """A tar stream as it comes.
+
+    Attributes:
+        info: The directory that it holds.
+    """
+
+    def __init__(self, info: FileInfo, stream: Stream) -> None:
+        self.info = info
+        self._stream = stream
+
+    @property
+    def report(self) -> ArchiveReport:
+        """What it holds, and what was left out; once all of it has come."""
+        return _report(self._stream.result)
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        """The pieces that have not come yet."""
+        return self
+
+    async def __anext__(self) -> bytes:
+        """The next piece; an empty one is a sign of life.
+
+        Raises:
+            CasemateError: What the guest said against it.
+        """
+        frame = await self._stream.receive()
+        if frame is None:
+            raise StopAsyncIteration
+        if frame[0] != frames.DATA:
+            raise LinkError(f"The guest sent a frame of kind {frame[0]} in an archive")
+        return frame[1]
+
+
+def _report(value: dict[str, Any]) -> ArchiveReport:
+    try:
+        listed = tuple((str(name), str(reason)) for name, reason in value["listed"])
+        return ArchiveReport(
+            files=int(value["files"]), size=int(value["size"]), skipped=int(value["skipped"]), listed=listed
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise LinkError("The guest does not say what its archive held") from error

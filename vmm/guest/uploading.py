@@ -1,0 +1,107 @@
+"""An upload whose data keeps the guest busy long after it was sent: the guest gives signs of life, and those count."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterable
+
+import anyio
+
+from vmm.agent import frames
+from vmm.errors import LinkError, LinkTimeout
+
+from .caller import Reply
+from .connection import Connection, refusal, unpack
+from .vitality import Vitality
+
+_PIECE = 32 * 1024
+"""Bytes of a frame: those of a tree of tiny files are a hundred files' work already."""
+_LAST_WORD = 1.0
+
+
+class Upload:
+    """One operation that takes data.
+
+    It may take as long as it takes, but neither may a frame wait to be taken, nor the guest be silent, for longer than
+    a call's patience. Where nothing comes from who sends, the guest owes nothing.
+    """
+
+    def __init__(self, connection: Connection, name: str, vitality: Vitality) -> None:
+        self._connection = connection
+        self._name = name
+        self._vitality = vitality
+        self._patience_s = vitality.grace.living_s
+        self._due = math.inf
+        self._failure: Exception | None = None
+        self._reply: Reply | None = None
+
+    async def run(self, request: bytes, chunks: AsyncIterable[bytes]) -> Reply:
+        """Send it all, and give the answer.
+
+        Raises:
+            CasemateError: What the guest refused.
+            LinkError: The connection broke.
+            LinkTimeout: The guest was silent for too long.
+            Exception: What `chunks` raised.
+        """
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._send, request, chunks, tasks.cancel_scope)
+            tasks.start_soon(self._watch, tasks.cancel_scope)
+            await self._listen()
+            tasks.cancel_scope.cancel()
+        if self._failure is not None:
+            raise self._failure
+        if self._reply is None:
+            raise LinkTimeout(f"The guest gave no sign of life in {self._name!r} for {self._patience_s:g} s")
+        return self._reply
+
+    async def _send(self, request: bytes, chunks: AsyncIterable[bytes], scope: anyio.CancelScope) -> None:
+        try:
+            await self._step(request)
+            async for chunk in chunks:
+                for start in range(0, len(chunk), _PIECE):
+                    await self._step(frames.pack(frames.DATA, chunk[start : start + _PIECE]))
+                self._due = math.inf
+            await self._step(frames.pack(frames.END))
+        except LinkError as error:
+            self._failure = error
+            self._due = anyio.current_time() + _LAST_WORD  # The guest's own reason may be on its way.
+        except Exception as error:  # The source's own: it is raised where the call was made.
+            self._failure = error
+            scope.cancel()
+
+    async def _step(self, data: bytes) -> None:
+        self._alive()
+        await self._connection.send(data)
+        self._alive()
+
+    async def _listen(self) -> None:
+        try:
+            while not self._take(*await self._connection.receive()):
+                pass
+        except LinkError as error:
+            self._failure = self._failure or error
+
+    def _take(self, kind: int, payload: bytes) -> bool:
+        """A frame of the guest's; whether it was the last."""
+        self._vitality.heard()
+        if kind == frames.RESULT:
+            self._reply = Reply(value=unpack(payload), data=b"")
+        elif kind == frames.ERROR:
+            self._failure = refusal(payload)
+        elif kind != frames.DATA or payload:
+            self._failure = LinkError(f"The guest answered with a frame of kind {kind} that does not belong there")
+        else:
+            if self._due != math.inf:
+                self._alive()
+            return False
+        return True
+
+    def _alive(self) -> None:
+        if self._failure is None:
+            self._due = anyio.current_time() + self._patience_s
+
+    async def _watch(self, scope: anyio.CancelScope) -> None:
+        while anyio.current_time() < self._due:
+            await anyio.sleep(min(self._due - anyio.current_time(), _LAST_WORD))
+        scope.cancel()
