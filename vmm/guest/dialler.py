@@ -72,17 +72,28 @@ class Dialler:
             async with anyio.create_task_group() as dials:
                 await self._hold(race, dials, since)
                 dials.cancel_scope.cancel()
-            if race.won is None:
-                raise race.failure or self.silence(since)
         except BaseException:
             if race.won is not None:
                 await race.won.aclose()
             raise
+        if race.won is None:
+            raise race.failure or self._silence(since)
         self._took_s = race.took_s
         return race.won
 
-    def silence(self, since: float) -> LinkTimeout:
-        """What to raise when there is no patience left."""
+    async def wait(self, event: anyio.Event, since: float) -> None:
+        """Wait for an event for as long as there is patience.
+
+        Raises:
+            LinkTimeout: There is none left.
+        """
+        while not event.is_set():
+            if anyio.current_time() >= self.patience(since):
+                raise self._silence(since)
+            with anyio.CancelScope(deadline=self.patience(since)):
+                await event.wait()
+
+    def _silence(self, since: float) -> LinkTimeout:
         waited_s = anyio.current_time() - since
         return LinkTimeout(f"The guest's agent has not said a word for {waited_s:.0f} s; it was not told what to do")
 

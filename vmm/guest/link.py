@@ -26,7 +26,7 @@ class GuestLink(ProcessCalls, FileCalls, TerminalCalls):
         max_idle: Connections kept for the next calls.
     """
 
-    def __init__(self, dial: Dial, secret: bytes, *, max_idle: int = 64) -> None:
+    def __init__(self, dial: Dial, secret: bytes, *, max_idle: int = 32) -> None:
         super().__init__(Pool(dial, secret, max_idle))
 
     async def aclose(self) -> None:

@@ -21,8 +21,8 @@ again after 1, 3, 7, 15 seconds, each time beside all the others. Source: `liste
 class Pool:
     """Hands out authenticated connections, the most recently used one first.
 
-    When all are in use, calls wait in line: for one that comes back, or for their turn to dial. Only dials are few at
-    once; connections in use are as many as there are calls, so that no call waits for another one's end.
+    When all are in use, calls wait in line: for their turn to dial, or for one that comes back meanwhile. Only dials
+    are few at once; connections in use are as many as there are calls, so that no call waits for another one's end.
 
     Attributes:
         secret: What new connections authenticate with.
@@ -34,7 +34,7 @@ class Pool:
         self._max_idle = max_idle
         self._idle: list[Connection] = []
         self._line: deque[_Place] = deque()
-        self._dialling = 0
+        self._dialling: list[_Place] = []
         self._generation = 0
         self._closed = False
 
@@ -67,24 +67,32 @@ class Pool:
                 return connection
             await connection.aclose()
         since = anyio.current_time()
-        connection = await self._turn(since)
-        if connection is not None:
-            return connection
+        place = _Place()
+        self._line.append(place)
+        self._next_dials()
         try:
-            if self._closed:
-                raise LinkError("The link to the guest is closed")
-            return await self._dialler.connection(self.secret, self._generation, since)
+            await self._dialler.wait(place.reached, since)
+            if place.connection is None:
+                await self._dial(place, since)
+        except BaseException:
+            if place.connection is not None:
+                with anyio.CancelScope(shield=True):
+                    await self.keep(place.connection)
+            raise
         finally:
-            self._dialling -= 1
-            self._next_dials()
+            self._leave(place)
+        assert place.connection is not None
+        return place.connection
 
     async def keep(self, connection: Connection) -> None:
         """Take a connection back on which an operation has ended in order."""
         connection.loan += 1
         if connection.generation != self._generation or self._closed:
             await connection.aclose()
-        elif self._line:
-            self._line.popleft().give(connection)
+        elif waiting := self._line or self._dialling:
+            place = waiting[0]
+            self._leave(place)
+            place.give(connection)
         elif len(self._idle) < self._max_idle:
             self._idle.append(connection)
         else:
@@ -108,57 +116,48 @@ class Pool:
         """Close for good."""
         self._closed = True
         for place in self._line:
-            self._dialling += 1
             place.reached.set()
-        self._line.clear()
         await self.drop()
 
-    async def _turn(self, since: float) -> Connection | None:
-        """Wait in line for a connection that comes back; None for the turn to dial, which counts as dialling."""
-        place = _Place()
-        self._line.append(place)
-        self._next_dials()
-        try:
-            while not place.reached.is_set():
-                patience = self._dialler.patience(since)
-                if patience <= anyio.current_time():
-                    raise self._dialler.silence(since)
-                with anyio.CancelScope(deadline=patience):
-                    await place.reached.wait()
-        except BaseException:
-            await self._leave(place)
-            raise
-        return place.connection
+    async def _dial(self, place: _Place, since: float) -> None:
+        with place.dial:
+            if self._closed:
+                raise LinkError("The link to the guest is closed")
+            made = await self._dialler.connection(self.secret, self._generation, since)
+            if place.connection is None:
+                place.connection = made
+            else:
+                await self.keep(made)
 
-    async def _leave(self, place: _Place) -> None:
-        """Let the next in line have what somebody got who does not want it any more."""
-        if not place.reached.is_set():
+    def _leave(self, place: _Place) -> None:
+        if place in self._line:
             self._line.remove(place)
-        elif place.connection is not None:
-            with anyio.CancelScope(shield=True):
-                await self.keep(place.connection)
-        else:
-            self._dialling -= 1
+        if place in self._dialling:
+            self._dialling.remove(place)
             self._next_dials()
 
     def _next_dials(self) -> None:
-        while self._line and self._dialling < _DIALS:
-            self._dialling += 1
-            self._line.popleft().reached.set()
+        while self._line and len(self._dialling) < _DIALS:
+            place = self._line.popleft()
+            self._dialling.append(place)
+            place.reached.set()
 
 
 class _Place:
     """A place in the line.
 
     Attributes:
-        reached: Its turn has come.
-        connection: What it got; None means that it is to dial.
+        reached: Its turn to dial has come, or it has a connection.
+        connection: What it got.
+        dial: Its dial, which ends when it gets another connection meanwhile.
     """
 
     def __init__(self) -> None:
         self.reached = anyio.Event()
         self.connection: Connection | None = None
+        self.dial = anyio.CancelScope()
 
     def give(self, connection: Connection) -> None:
         self.connection = connection
         self.reached.set()
+        self.dial.cancel()
