@@ -102,6 +102,7 @@ class Dialler:
 
     async def _hold(self, race: _Race, dials: TaskGroup, since: float) -> None:
         """Dial until there is a winner, or no hope."""
+        began = anyio.current_time()
         pause_s = max(_BESIDE_S, _USUAL * self._took_s)
         while True:
             race.running += 1
@@ -115,10 +116,10 @@ class Dialler:
             if race.decided:
                 return
             if not race.running:
-                if race.hung_up > len(_HUNG_UP_S):
+                if race.hung_up > len(_HUNG_UP_S) and self._heard < began:
                     race.failure = LinkError("The guest closes every connection before it says a word")
                     return
-                await anyio.sleep(_HUNG_UP_S[race.hung_up - 1])
+                await anyio.sleep(_HUNG_UP_S[min(race.hung_up, len(_HUNG_UP_S)) - 1])
 
 
 class _Race:
