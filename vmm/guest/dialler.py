@@ -104,14 +104,12 @@ class Dialler:
         """Dial until there is a winner, or no hope."""
         began = anyio.current_time()
         pause_s = max(_BESIDE_S, _USUAL * self._took_s)
-        while True:
+        while anyio.current_time() < self.patience(since):
             race.running += 1
             dials.start_soon(race.run)
             beside = anyio.current_time() + pause_s
             pause_s *= 2
-            while race.running and not race.decided and anyio.current_time() < beside:
-                if anyio.current_time() >= self.patience(since):
-                    return
+            while race.running and not race.decided and anyio.current_time() < min(beside, self.patience(since)):
                 await race.news(min(beside, self.patience(since)))
             if race.decided:
                 return
