@@ -71,8 +71,8 @@ async def test_whoever_finds_the_queue_full_waits_without_effort(tmp_path: Path)
             while connected < 2:
                 await anyio.sleep(0.01)
             worked = time.process_time()
-            await anyio.sleep(0.5)
-            assert time.process_time() - worked < 0.25
+            await anyio.sleep(1)
+            assert time.process_time() - worked < 0.15
             for _ in range(5):
                 accepted, _ = await anyio.to_thread.run_sync(control.accept)
                 accepted.close()
