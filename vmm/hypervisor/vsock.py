@@ -15,7 +15,8 @@ from .base import GUEST_PORT
 from .unix_socket import connect_unix
 
 _GREETING_MOST = 64
-_GREETING_S = 5.0
+# As long as a link waits for a guest that it has not heard yet. For one that it has, it breaks this off itself.
+_GREETING_S = 30.0
 _TRIES = 32
 _PATIENCE_S = 0.1
 _RETRY_S = 0.002
