@@ -17,7 +17,8 @@ from .unix_socket import connect_unix
 _GREETING_MOST = 64
 # As long as a link waits for a guest that it has not heard yet. For one that it has, it breaks this off itself.
 _GREETING_S = 30.0
-_TRIES = 32
+# More than a saved guest is likely to have had connections: the link keeps 32, and calls were under way perhaps.
+_TRIES = 128
 _PATIENCE_S = 0.1
 _RETRY_S = 0.002
 

@@ -56,8 +56,8 @@ async def calls(at: Path, *ways: str) -> AsyncGenerator[Calls]:
 
 @pytest.mark.parametrize(
     "before",
-    [(), (HANGS_UP, REFUSES), (SILENT,) * 3, (SILENT, HANGS_UP, SILENT, REFUSES)],
-    ids=["at once", "refused", "not answered", "all of it"],
+    [(), (HANGS_UP, REFUSES), (SILENT,) * 3, (SILENT, HANGS_UP, SILENT, REFUSES), (HANGS_UP,) * 72],
+    ids=["at once", "refused", "not answered", "all of it", "refused for each of many old connections"],
 )
 async def test_the_first_call_that_is_accepted_is_taken(tmp_path: Path, before: tuple[str, ...]) -> None:
     async with calls(tmp_path / "vsock", *before, ACCEPTS) as hypervisor:
