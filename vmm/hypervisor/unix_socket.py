@@ -45,6 +45,15 @@ def listening(path: Path) -> Generator[socket.socket]:
 
 
 async def connect_unix(path: Path) -> UNIXSocketStream:
+    """Connect to a socket, however deep it lies, for a stream over which descriptors can be passed.
+
+    Raises:
+        OSError: Nobody listens there, or it is no socket.
+    """
+    return await UNIXSocketStream.from_socket(await connected(path))
+
+
+async def connected(path: Path) -> socket.socket:
     """Connect to a socket, however deep it lies. Waits while its queue is full, for QEMU answers one after the other.
 
     Raises:
@@ -57,10 +66,10 @@ async def connect_unix(path: Path) -> UNIXSocketStream:
             while not _connected(connection, short):
                 # No event tells when there is room; anyio's own way would ask without a pause.
                 await anyio.sleep(_FULL_S)
-            return await UNIXSocketStream.from_socket(connection)
         except BaseException:
             connection.close()
             raise
+        return connection
 
 
 def _connected(connection: socket.socket, name: str) -> bool:

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import asyncio
+import socket
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
 import pytest
-from anyio.abc import SocketStream
+from anyio.abc import ByteStream, SocketStream
 
 from vmm.errors import LinkError
 from vmm.hypervisor import vsock
+from vmm.hypervisor.unix_socket import listening
 from vmm.hypervisor.vsock import connect_vsock
 
 pytestmark = pytest.mark.anyio
@@ -96,3 +100,34 @@ async def test_a_call_that_is_cancelled_leaves_nothing_open(tmp_path: Path) -> N
         with anyio.fail_after(5):
             while hypervisor.open:
                 await anyio.sleep(0.01)
+
+
+async def test_a_stream_that_is_given_up_as_its_answer_comes_leaves_no_error(tmp_path: Path) -> None:
+    errors: list[dict[str, object]] = []
+    hypervisors: list[socket.socket] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
+    given_up = anyio.CancelScope()
+
+    async def listen(stream: ByteStream) -> None:
+        with given_up:
+            await stream.receive()
+
+    with listening(tmp_path / "vsock") as listener:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(anyio.to_thread.run_sync, _accept, listener, hypervisors)
+            async with await connect_vsock(tmp_path / "vsock") as stream:
+                tasks.start_soon(listen, stream)
+                await anyio.wait_all_tasks_blocked()
+                hypervisors[0].send(b"hello")
+                await asyncio.sleep(0)
+                given_up.cancel()
+                await anyio.wait_all_tasks_blocked()
+        hypervisors[0].close()
+    assert errors == []
+
+
+def _accept(listener: socket.socket, accepted: list[socket.socket]) -> None:
+    hypervisor, _ = listener.accept()
+    assert hypervisor.recv(64)
+    accepted.append(hypervisor)
+    hypervisor.send(b"OK 1073741824\n")
