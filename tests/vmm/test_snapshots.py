@@ -16,7 +16,7 @@ import pytest
 from tests.waiting import PATIENCE_S
 from vmm.errors import Conflict, InvalidInput, LimitExceeded, NotFound, SandboxLost, Unavailable
 from vmm.fleet import Fleet
-from vmm.forks import child_names
+from vmm.forks import Fork, child_names
 from vmm.guest.values import Command
 from vmm.hypervisor.process import strays
 from vmm.limits import OwnerLimits
@@ -308,6 +308,26 @@ async def test_each_fork_has_a_result_of_its_own(open_fleet: Opener, tmp_path: P
         for sandbox in (await fleet.list(ALICE)).items:
             assert await run(fleet, sandbox.id, "hostname") == sandbox.name
             await fleet.delete(ALICE, sandbox.id)
+
+
+async def test_as_many_forks_are_made_at_once_as_the_host_has_processors(fleet: Fleet, data: Path) -> None:
+    await fleet.create(ALICE, SPEC)
+    forks: tuple[Fork, ...] = ()
+    most = 0
+
+    async def watch() -> None:
+        nonlocal most
+        while True:
+            places = list((data / "instances").iterdir())
+            most = max(most, sum(not (place / "machine.json").exists() for place in places))
+            await anyio.sleep(0.005)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(watch)
+        forks = await fleet.fork(ALICE, "box", 8)
+        tasks.cancel_scope.cancel()
+    assert [fork.error for fork in forks] == [None] * 8
+    assert 1 <= most <= (os.cpu_count() or 1)
 
 
 async def test_forks_that_cannot_be_are_refused(fleet: Fleet, data: Path) -> None:

@@ -58,7 +58,8 @@ class ArchiveCalls(Caller):
         """
         request = pack_request("unpack", {"path": checks.path(path), "owners": owners}, with_body=True)
         async with self._vitality.watch("unpack", more_s=math.inf), self._pool.connection() as connection:
-            return _report((await Upload(connection, "unpack", self._vitality).run(request, chunks)).value)
+            upload = Upload(connection, "unpack", self._vitality.grace.living_s)
+            return _report((await upload.run(request, chunks)).value)
         raise AssertionError  # Not reached: the block either returns or raises.
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Generator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ import anyio
 from vmm.agent import frames
 from vmm.errors import CasemateError, LinkError, LinkTimeout
 
-from .connection import Connection, refusal, unpack
+from .connection import Connection, Dial, refusal, unpack
 from .pool import Pool
 from .vitality import GRACE, Grace, Vitality
 
@@ -29,9 +29,9 @@ class Reply:
 class Caller:
     """Sends requests over pooled connections. The base of the link's families of calls."""
 
-    def __init__(self, pool: Pool, grace: Grace = GRACE) -> None:
-        self._pool = pool
+    def __init__(self, dial: Dial, secret: bytes, max_idle: int, grace: Grace = GRACE) -> None:
         self._vitality = Vitality(lambda: self._exchange(pack_request("ping", {}, with_body=False)), grace)
+        self._pool = Pool(dial, secret, max_idle, self._vitality.heard)
 
     async def _call(
         self,
@@ -77,14 +77,11 @@ class Caller:
         async with self._pool.connection() as connection:
             await connection.send(request)
             try:
-                return await self._answer(connection, most_data)
+                return await read_answer(connection, most_data)
             except GuestRefusalError as refused:
                 await self._pool.keep(connection)
                 raise refused.error from None
         raise AssertionError  # Not reached: the block either returns or raises.
-
-    async def _answer(self, connection: Connection, most_data: int = 0) -> Reply:
-        return await read_answer(connection, most_data, self._vitality.heard)
 
     async def _upload(
         self, name: str, /, chunks: AsyncIterable[bytes], *, most_data: int = 0, **arguments: object
@@ -158,7 +155,6 @@ class Stream:
         if self.finished:
             return None
         kind, payload = await self._frame()
-        self._vitality.heard()
         if kind == frames.ERROR:
             self.finished = True
             raise refusal(payload)
@@ -208,7 +204,7 @@ class _Upload:
     async def listen(self, most_data: int) -> None:
         with self._patience:
             try:
-                self._reply = await read_answer(self._connection, most_data, self._vitality.heard)
+                self._reply = await read_answer(self._connection, most_data)
             except GuestRefusalError as refused:
                 self._failure = refused.error
             except LinkError as error:
@@ -226,8 +222,8 @@ class _Upload:
             await self._connection.send(data)
 
 
-async def read_answer(connection: Connection, most_data: int, heard: Callable[[], None]) -> Reply:
-    """The frames up to RESULT; `heard` is told of each.
+async def read_answer(connection: Connection, most_data: int = 0) -> Reply:
+    """The frames up to RESULT.
 
     Raises:
         GuestRefusalError: The guest refused; the connection is in order if all data was sent.
@@ -236,7 +232,6 @@ async def read_answer(connection: Connection, most_data: int, heard: Callable[[]
     data = bytearray()
     while True:
         kind, payload = await connection.receive()
-        heard()
         if kind == frames.RESULT:
             return Reply(value=unpack(payload), data=bytes(data))
         if kind == frames.ERROR:

@@ -25,11 +25,14 @@ from vmm.errors import (
 Dial = Callable[[], Awaitable[ByteStream]]
 
 _RECEIVE = 256 * 1024
-_REDIAL_S = (0.01, 0.05, 0.2, 0.5)
 _ERRORS: dict[str, type[CasemateError]] = {
     error.code: error
     for error in (InvalidInput, GuestFileMissing, GuestFileRefused, GuestDiskFull, ProcessMissing, GuestError)
 }
+
+
+class HungUp(LinkError):
+    """The other side closed the connection before it said a word: a network that was just restored, most often."""
 
 
 class _Closed(LinkError):
@@ -41,37 +44,44 @@ class Connection:
 
     Attributes:
         generation: Which of the link's secrets it was opened with; a pool keeps only the newest.
+        loan: How often it was given back to its pool: it may be another call's by now.
     """
 
-    def __init__(self, stream: ByteStream, generation: int) -> None:
+    def __init__(self, stream: ByteStream, generation: int, heard: Callable[[], None] | None = None) -> None:
         self.generation = generation
+        self.loan = 0
         self._stream = stream
+        self._heard = heard
         self._buffer = bytearray()
 
     @classmethod
-    async def open(cls, dial: Dial, secret: bytes, generation: int) -> Connection:
-        """Dial, and go through the handshake.
+    async def open(
+        cls, dial: Dial, secret: bytes, generation: int, heard: Callable[[], None] | None = None
+    ) -> Connection:
+        """Dial once, and go through the handshake.
+
+        Args:
+            dial: Makes a fresh connection to the agent.
+            secret: What the agent and the host know.
+            generation: Which of the link's secrets that is.
+            heard: Told of each frame that comes, as a sign of life.
 
         Raises:
+            HungUp: Whoever answered closed the connection before it said a word.
             LinkError: Nobody answers, or not an agent that knows the secret. It learns nothing of use.
         """
-        for pause in _REDIAL_S:
-            connection = await cls._dialled(dial, generation)
-            try:
-                if await connection._greeted(secret):
-                    return connection
-            except BaseException:
-                await connection.aclose()
-                raise
-            # Whoever closes before a word was said has done nothing: a network that was just restored, most often.
+        connection = await cls._dialled(dial, generation, heard)
+        try:
+            await connection._shake_hands(secret)
+        except BaseException:
             await connection.aclose()
-            await anyio.sleep(pause)
-        raise LinkError("The guest closes every connection before it says a word")
+            raise
+        return connection
 
     @classmethod
-    async def _dialled(cls, dial: Dial, generation: int) -> Connection:
+    async def _dialled(cls, dial: Dial, generation: int, heard: Callable[[], None] | None) -> Connection:
         try:
-            return cls(await dial(), generation)
+            return cls(await dial(), generation, heard)
         except (OSError, anyio.BrokenResourceError, anyio.EndOfStream) as error:
             raise LinkError(f"The guest cannot be reached: {error}") from error
 
@@ -118,16 +128,17 @@ class Connection:
         await self._fill(end)
         payload = bytes(memoryview(buffer)[frames.HEADER.size : end])
         del buffer[:end]
+        if self._heard is not None:
+            self._heard()
         return kind, payload
 
-    async def _greeted(self, secret: bytes) -> bool:
-        """Go through the handshake; False if the other side closed before it said anything."""
+    async def _shake_hands(self, secret: bytes) -> None:
         try:
             kind, hello = await self.receive()
-        except _Closed:
+        except _Closed as error:
             if self._buffer:
                 raise
-            return False
+            raise HungUp("The guest closed the connection before it said a word") from error
         if kind != frames.HELLO or len(hello) != 1 + frames.NONCE:
             raise LinkError("The guest does not greet as an agent does")
         if hello[0] != frames.VERSION:
@@ -140,7 +151,6 @@ class Connection:
         kind, proof = await self.receive()
         if kind != frames.PROOF or not frames.same(proof, frames.agent_proof(secret, agent_nonce, host_nonce)):
             raise LinkError("What answers as the guest's agent does not know the sandbox's secret")
-        return True
 
     async def _fill(self, size: int) -> None:
         buffer = self._buffer

@@ -6,11 +6,10 @@ import time
 from contextlib import AbstractContextManager
 
 from .archives import ArchiveCalls
-from .caller import GuestRefusalError, deadline, pack_request
+from .caller import GuestRefusalError, deadline, pack_request, read_answer
 from .connection import Dial
 from .decoding import plain
 from .files import FileCalls
-from .pool import Pool
 from .processes import ProcessCalls
 from .terminals import TerminalCalls
 from .values import Certificate, GuestActivity, GuestMetrics, Identity, Ping
@@ -34,8 +33,8 @@ class GuestLink(ProcessCalls, FileCalls, ArchiveCalls, TerminalCalls):
         grace: How long calls wait beyond their own time, for a guest that lives and for one that is silent.
     """
 
-    def __init__(self, dial: Dial, secret: bytes, *, max_idle: int = 4, grace: Grace = GRACE) -> None:
-        super().__init__(Pool(dial, secret, max_idle), grace)
+    def __init__(self, dial: Dial, secret: bytes, *, max_idle: int = 32, grace: Grace = GRACE) -> None:
+        super().__init__(dial, secret, max_idle, grace)
 
     @property
     def silent_s(self) -> float:
@@ -83,7 +82,7 @@ class GuestLink(ProcessCalls, FileCalls, ArchiveCalls, TerminalCalls):
                 }
                 await connection.send(pack_request("identify", values, with_body=False))
                 try:
-                    reply = await self._answer(connection)
+                    reply = await read_answer(connection)
                 except GuestRefusalError as refused:
                     raise refused.error from None
                 await self._pool.renew(identity.secret, connection)

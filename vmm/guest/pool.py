@@ -2,26 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+
+import anyio
 
 from vmm.errors import LinkError
 
 from .connection import Connection, Dial
+from .dialler import Dialler
+
+_DIALS = 2
+"""How many calls dial at once. QEMU lets two wait to be forwarded; the kernel forgets a third without a word, and asks
+again after 1, 3, 7, 15 seconds, each time beside all the others. Source: `listen` in libslirp; tcp(7)."""
 
 
 class Pool:
     """Hands out authenticated connections, the most recently used one first.
 
+    When all are in use, calls wait in line: for their turn to dial, or for one that comes back meanwhile. Only dials
+    are few at once; connections in use are as many as there are calls, so that no call waits for another one's end.
+
+    Args:
+        dial: Makes a fresh connection to the agent.
+        secret: What the agent and the host know.
+        max_idle: Connections kept for the next calls.
+        heard: Told of each frame that comes on any of them, as a sign of life.
+
     Attributes:
         secret: What new connections authenticate with.
     """
 
-    def __init__(self, dial: Dial, secret: bytes, max_idle: int) -> None:
+    def __init__(self, dial: Dial, secret: bytes, max_idle: int, heard: Callable[[], None]) -> None:
         self.secret = secret
-        self._dial = dial
+        self._dialler = Dialler(dial, heard)
         self._max_idle = max_idle
         self._idle: list[Connection] = []
+        self._line: deque[_Place] = deque()
+        self._dialling: list[_Place] = []
         self._generation = 0
         self._closed = False
 
@@ -33,10 +52,11 @@ class Pool:
             LinkError: No connection could be made.
         """
         connection = await self.take()
+        loan = connection.loan
         try:
             yield connection
         except BaseException:
-            if connection not in self._idle:
+            if connection.loan == loan:
                 await connection.aclose()
             raise
         await self.keep(connection)
@@ -47,21 +67,39 @@ class Pool:
         Raises:
             LinkError: No connection could be made.
         """
-        if self._closed:
-            raise LinkError("The link to the guest is closed")
-        while self._idle:
+        while self._idle and not self._closed:
             connection = self._idle.pop()
             if connection.alive():
                 return connection
             await connection.aclose()
-        return await Connection.open(self._dial, self.secret, self._generation)
+        since = anyio.current_time()
+        place = _Place()
+        self._line.append(place)
+        self._next_dials()
+        try:
+            await self._dialler.wait(place.reached, since)
+            if place.connection is None:
+                await self._dial(place, since)
+        except BaseException:
+            if place.connection is not None:
+                with anyio.CancelScope(shield=True):
+                    await self.keep(place.connection)
+            raise
+        finally:
+            self._leave(place)
+        assert place.connection is not None
+        return place.connection
 
     async def keep(self, connection: Connection) -> None:
         """Take a connection back on which an operation has ended in order."""
-        if connection in self._idle:
-            return
-        fresh = connection.generation == self._generation and not self._closed
-        if fresh and len(self._idle) < self._max_idle:
+        connection.loan += 1
+        if connection.generation != self._generation or self._closed:
+            await connection.aclose()
+        elif waiting := self._line or self._dialling:
+            place = waiting[0]
+            self._leave(place)
+            place.give(connection)
+        elif len(self._idle) < self._max_idle:
             self._idle.append(connection)
         else:
             await connection.aclose()
@@ -75,6 +113,7 @@ class Pool:
     async def drop(self) -> None:
         """Close what is idle now; what is in use is closed when its operation ends."""
         self._generation += 1
+        self._dialler.forget()
         idle, self._idle = self._idle, []
         for connection in idle:
             await connection.aclose()
@@ -82,4 +121,49 @@ class Pool:
     async def aclose(self) -> None:
         """Close for good."""
         self._closed = True
+        for place in self._line:
+            place.reached.set()
         await self.drop()
+
+    async def _dial(self, place: _Place, since: float) -> None:
+        with place.dial:
+            if self._closed:
+                raise LinkError("The link to the guest is closed")
+            made = await self._dialler.connection(self.secret, self._generation, since)
+            if place.connection is None:
+                place.connection = made
+            else:
+                await self.keep(made)
+
+    def _leave(self, place: _Place) -> None:
+        if place in self._line:
+            self._line.remove(place)
+        if place in self._dialling:
+            self._dialling.remove(place)
+            self._next_dials()
+
+    def _next_dials(self) -> None:
+        while self._line and len(self._dialling) < _DIALS:
+            place = self._line.popleft()
+            self._dialling.append(place)
+            place.reached.set()
+
+
+class _Place:
+    """A place in the line.
+
+    Attributes:
+        reached: Its turn to dial has come, or it has a connection.
+        connection: What it got.
+        dial: Its dial, which ends when it gets another connection meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self.reached = anyio.Event()
+        self.connection: Connection | None = None
+        self.dial = anyio.CancelScope()
+
+    def give(self, connection: Connection) -> None:
+        self.connection = connection
+        self.reached.set()
+        self.dial.cancel()

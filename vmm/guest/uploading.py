@@ -12,7 +12,6 @@ from vmm.errors import LinkError, LinkTimeout
 
 from .caller import Reply
 from .connection import Connection, refusal, unpack
-from .vitality import Vitality
 
 _PIECE = 32 * 1024
 """Bytes of a frame: those of a tree of tiny files are a hundred files' work already."""
@@ -26,11 +25,10 @@ class Upload:
     a call's patience. Where nothing comes from who sends, the guest owes nothing.
     """
 
-    def __init__(self, connection: Connection, name: str, vitality: Vitality) -> None:
+    def __init__(self, connection: Connection, name: str, patience_s: float) -> None:
         self._connection = connection
         self._name = name
-        self._vitality = vitality
-        self._patience_s = vitality.grace.living_s
+        self._patience_s = patience_s
         self._due = math.inf
         self._failure: Exception | None = None
         self._reply: Reply | None = None
@@ -84,7 +82,6 @@ class Upload:
 
     def _take(self, kind: int, payload: bytes) -> bool:
         """A frame of the guest's; whether it was the last."""
-        self._vitality.heard()
         if kind == frames.RESULT:
             self._reply = Reply(value=unpack(payload), data=b"")
         elif kind == frames.ERROR:

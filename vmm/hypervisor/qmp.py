@@ -20,8 +20,10 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 
 from ..errors import Unavailable
 from ..host_files import EXHAUSTED, told
-from .startup import START_S
 from .unix_socket import connect_unix
+
+ANSWER_S = 10.0
+"""How long QEMU may take to answer, once it has started."""
 
 _MAX_LINE = 1024 * 1024
 _GONE = (OSError, anyio.EndOfStream, anyio.BrokenResourceError, anyio.IncompleteRead)
@@ -32,16 +34,17 @@ class QmpError(Unavailable):
 
 
 class Qmp:
-    """A session on one machine's control socket."""
+    """A session on one machine's control socket, each of whose answers has the same deadline."""
 
-    def __init__(self, stream: UNIXSocketStream) -> None:
+    def __init__(self, stream: UNIXSocketStream, deadline_s: float) -> None:
         self._stream = stream
+        self._deadline_s = deadline_s
         self._lines = BufferedByteReceiveStream(stream)
         self._sent = 0
         self.version = ""
 
     @classmethod
-    async def connect(cls, socket: Path, *, deadline_s: float = START_S) -> Self:
+    async def connect(cls, socket: Path, *, deadline_s: float = ANSWER_S) -> Self:
         """Connect to a QEMU that runs or starts, and negotiate.
 
         Raises:
@@ -50,7 +53,7 @@ class Qmp:
         """
         try:
             with anyio.fail_after(deadline_s):
-                session = cls(await connect_unix(socket))
+                session = cls(await connect_unix(socket), deadline_s)
                 try:
                     session.version = _version(await session._line())
                     await session.run("qmp_capabilities")
@@ -78,30 +81,28 @@ class Qmp:
         """Close the session; the machine goes on."""
         await self._stream.aclose()
 
-    async def run(self, command: str, arguments: dict[str, Any] | None = None, *, deadline_s: float = 10) -> Any:
+    async def run(self, command: str, arguments: dict[str, Any] | None = None) -> Any:
         """Run a command and return what QEMU answers.
 
         Raises:
             QmpError: QEMU refused it, did not answer within the deadline, or is gone.
         """
-        return await self._exchange(command, arguments, None, deadline_s)
+        return await self._exchange(command, arguments, None)
 
     async def pass_file(self, name: str, path: Path, flags: int) -> None:
         """Open a file here and hand it to QEMU under a name, for `fd:NAME` migration addresses."""
         descriptor = await anyio.to_thread.run_sync(os.open, path, flags, 0o600)
         try:
-            await self._exchange("getfd", {"fdname": name}, descriptor, 10)
+            await self._exchange("getfd", {"fdname": name}, descriptor)
         finally:
             os.close(descriptor)
 
-    async def _exchange(
-        self, command: str, arguments: dict[str, Any] | None, descriptor: int | None, deadline_s: float
-    ) -> Any:
+    async def _exchange(self, command: str, arguments: dict[str, Any] | None, descriptor: int | None) -> Any:
         self._sent += 1
         number = self._sent
         message = json.dumps({"execute": command, "arguments": arguments or {}, "id": number}).encode() + b"\n"
         try:
-            with anyio.fail_after(deadline_s):
+            with anyio.fail_after(self._deadline_s):
                 if descriptor is None:
                     await self._stream.send(message)
                 else:
@@ -115,7 +116,7 @@ class Qmp:
                     if "error" in answer:
                         raise QmpError(f"The hypervisor refused {command}: {answer['error'].get('desc', '')}")
         except TimeoutError:
-            raise QmpError(f"The hypervisor did not answer {command} within {deadline_s:g} s") from None
+            raise QmpError(f"The hypervisor did not answer {command} within {self._deadline_s:g} s") from None
         except _GONE as error:
             raise QmpError(f"The hypervisor ended during {command}") from error
 
@@ -124,7 +125,7 @@ class Qmp:
 
 
 @asynccontextmanager
-async def qmp(socket: Path, *, deadline_s: float = START_S) -> AsyncGenerator[Qmp]:
+async def qmp(socket: Path, *, deadline_s: float = ANSWER_S) -> AsyncGenerator[Qmp]:
     """A session for the length of a block.
 
     Raises:

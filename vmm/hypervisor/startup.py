@@ -15,8 +15,9 @@ from .base import LOG
 from .confinement import Confinement
 from .process import ProcessRef
 
-START_S = 10.0
-"""How long a program may take until it answers on its control socket."""
+START_S = 60.0
+"""How long a program may take until it answers on its control socket. One that ends is noticed at once, so this is for
+one that hangs; on a busy host a good one takes many seconds."""
 
 _HINT = "Run casemate doctor"
 _MAY_NOT = "Let the server open /dev/kvm: sudo usermod -aG kvm $USER, then log in again"

@@ -17,6 +17,7 @@ import anyio
 from anyio.abc import UNIXSocketStream
 
 _WAITING = 8
+_FULL_S = 0.01
 
 
 @contextmanager
@@ -44,13 +45,39 @@ def listening(path: Path) -> Generator[socket.socket]:
 
 
 async def connect_unix(path: Path) -> UNIXSocketStream:
-    """Connect to a socket, however deep it lies.
+    """Connect to a socket, however deep it lies, for a stream over which descriptors can be passed.
+
+    Raises:
+        OSError: Nobody listens there, or it is no socket.
+    """
+    return await UNIXSocketStream.from_socket(await connected(path))
+
+
+async def connected(path: Path) -> socket.socket:
+    """Connect to a socket, however deep it lies. Waits while its queue is full, for QEMU answers one after the other.
 
     Raises:
         OSError: Nobody listens there, or it is no socket.
     """
     with address(path) as short:
-        return await anyio.connect_unix(short)
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            connection.setblocking(False)
+            while not _connected(connection, short):
+                # No event tells when there is room; anyio's own way would ask without a pause.
+                await anyio.sleep(_FULL_S)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+def _connected(connection: socket.socket, name: str) -> bool:
+    try:
+        connection.connect(name)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @contextmanager

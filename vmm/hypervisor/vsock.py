@@ -8,15 +8,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import anyio
-from anyio.abc import ByteStream, UNIXSocketStream
+from anyio.abc import ByteStream, SocketStream
 
 from ..errors import LinkError
 from .base import GUEST_PORT
-from .unix_socket import connect_unix
+from .unix_socket import connected
 
 _GREETING_MOST = 64
-_GREETING_S = 5.0
-_TRIES = 32
+# As long as a link waits for a guest that it has not heard yet. For one that it has, it breaks this off itself.
+_GREETING_S = 30.0
+# More than a saved guest is likely to have had connections: the link keeps 32, and calls were under way perhaps.
+_TRIES = 128
 _PATIENCE_S = 0.1
 _RETRY_S = 0.002
 
@@ -71,7 +73,8 @@ async def connect_vsock(socket: Path) -> ByteStream:
 
 async def _greeted(socket: Path) -> ByteStream | None:
     try:
-        stream = await connect_unix(socket)
+        # Not as a stream of unix sockets: one that is given up as its answer comes leaves an error in the event loop.
+        stream = await SocketStream.from_socket(await connected(socket))
     except OSError as error:
         raise LinkError("The sandbox's control socket is closed: its virtual machine has ended") from error
     accepted = False
@@ -86,7 +89,7 @@ async def _greeted(socket: Path) -> ByteStream | None:
     return stream if accepted else None
 
 
-async def _accepted(stream: UNIXSocketStream) -> bool:
+async def _accepted(stream: SocketStream) -> bool:
     """Read the answer to CONNECT, and nothing beyond it."""
     line = b""
     while not line.endswith(b"\n"):

@@ -256,8 +256,10 @@ async def test_a_server_that_has_had_enough_for_now_is_given_its_time(cli: Cli) 
     ]
 
 
-async def test_a_name_that_is_no_text_is_refused(cli: Cli, guest: Path) -> None:
-    place = cli.here / "tree"
-    place.mkdir()
-    (place / os.fsdecode(b"bad\xff")).touch()
-    assert "bytes that are no UTF-8" in (await cli("cp", "tree", f"box:{guest}")).refusal
+async def test_a_file_whose_name_is_no_text_is_refused_by_itself_and_goes_with_its_tree(cli: Cli, guest: Path) -> None:
+    name = os.fsdecode(b"bad\xff")
+    (cli.here / "tree").mkdir()
+    (cli.here / "tree" / name).touch()
+    assert "bytes that are no UTF-8" in (await cli("cp", f"tree/{name}", f"box:{guest}")).refusal
+    assert (await cli("cp", "tree", f"box:{guest}/tree")).status == 0
+    assert (guest / "tree" / name).exists()

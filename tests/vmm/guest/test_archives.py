@@ -20,7 +20,8 @@ from vmm.errors import GuestDiskFull, GuestFileMissing, GuestFileRefused, Invali
 from vmm.guest.connection import Connection
 from vmm.guest.link import GuestLink
 from vmm.guest.uploading import Upload
-from vmm.guest.vitality import Grace, Vitality
+
+PATIENCE_S = 2.0
 
 pytestmark = pytest.mark.anyio
 ROOT = os.geteuid() == 0
@@ -161,14 +162,13 @@ async def test_large_trees_pass_through_little_memory(guest: Agent, link: GuestL
 
 @pytest.mark.parametrize("lives", [True, False])
 async def test_an_upload_may_take_long_while_the_guest_gives_signs_of_life_and_no_longer(lives: bool) -> None:
-    patience = Grace(living_s=2.0)
     ours, theirs = socket.socketpair()
 
     async def guest() -> None:
         stream = await SocketStream.from_socket(theirs)
         begun = anyio.current_time()
         async with stream:
-            while lives and anyio.current_time() < begun + 2 * patience.living_s:
+            while lives and anyio.current_time() < begun + 2 * PATIENCE_S:
                 await stream.send(frames.pack(frames.DATA))
                 await anyio.sleep(0.05)
             if lives:
@@ -178,7 +178,7 @@ async def test_an_upload_may_take_long_while_the_guest_gives_signs_of_life_and_n
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(guest)
         connection = Connection(await SocketStream.from_socket(ours), 0)
-        upload = Upload(connection, "unpack", Vitality(anyio.sleep_forever, patience)).run(b"", several(b"x"))
+        upload = Upload(connection, "unpack", PATIENCE_S).run(b"", several(b"x"))
         if lives:
             assert (await upload).value == {"done": True}
         else:

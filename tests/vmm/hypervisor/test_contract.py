@@ -33,6 +33,20 @@ async def test_a_machine_runs_commands_keeps_files_and_has_no_way_out(any_machin
     assert await any_machine.driver.ailment(any_machine.running) == ""
 
 
+async def test_forty_commands_at_once_all_run_once_however_often(any_machine: Machine) -> None:
+    async def run(word: str) -> None:
+        outcome = await any_machine.link.exec(Command(shell=f"echo {word} >> /root/ran"), wait_ms=60_000)
+        assert outcome.exit_code == 0, outcome
+
+    words = [f"{burst}-{number}" for burst in range(3) for number in range(40)]
+    for burst in range(3):
+        await any_machine.link.drop_connections()
+        async with anyio.create_task_group() as tasks:
+            for word in words[burst * 40 : (burst + 1) * 40]:
+                tasks.start_soon(run, word)
+    assert sorted((await said(any_machine, "cat /root/ran")).split()) == sorted(words)
+
+
 async def test_a_machine_that_is_stopped_is_gone(any_machine: Machine) -> None:
     await any_machine.stop()
     assert not any_machine.running.process.alive()

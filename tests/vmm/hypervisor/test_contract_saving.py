@@ -72,6 +72,28 @@ async def test_a_machine_can_be_saved_again_and_again(machine_cloned: Machine, t
 
 
 @pytest.mark.kvm
+@pytest.mark.kvm
+async def test_a_machine_that_was_saved_amid_many_connections_is_reached_again(
+    driver: Hypervisor, machine_cloned: Machine, tmp_path: Path
+) -> None:
+    pids = Path("/root/pids")
+
+    async def wait() -> None:
+        await machine_cloned.link.exec(Command(shell=f"echo $$ >> {pids}; exec sleep 600"), wait_ms=600_000)
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(40):
+            tasks.start_soon(wait)
+        with anyio.fail_after(120):
+            while int(await said(machine_cloned, f"touch {pids}; wc -l < {pids}")) < 40:
+                await anyio.sleep(0.1)
+        kept = await saved(machine_cloned, tmp_path / "kept")
+        assert await said(machine_cloned, "echo goes on") == "goes on"
+        async with cloned(driver, kept, tmp_path / "again") as machine:
+            assert await said(machine, f"wc -l < {pids}") == "40"
+        tasks.cancel_scope.cancel()
+
+
 async def test_a_machine_that_stands_still_can_be_saved(
     driver: Hypervisor, machine_cloned: Machine, tmp_path: Path
 ) -> None:

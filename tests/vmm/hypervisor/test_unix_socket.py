@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import stat
+import time
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
 import pytest
 
 from vmm.hypervisor.spawn import CONTROL, spawn
@@ -50,6 +52,33 @@ async def test_a_directory_may_be_deeper_than_an_address(tmp_path: Path) -> None
             with accepted:
                 accepted.sendall(b"x")
                 assert await stream.receive() == b"x"
+
+
+async def test_whoever_finds_the_queue_full_waits_without_effort(tmp_path: Path) -> None:
+    connected = 0
+
+    async def connect() -> None:
+        nonlocal connected
+        async with await connect_unix(tmp_path / "control.sock"):
+            connected += 1
+            await anyio.sleep_forever()
+
+    with listening(tmp_path / "control.sock") as control, anyio.fail_after(30):
+        control.listen(1)  # as QEMU does
+        async with anyio.create_task_group() as tasks:
+            for _ in range(5):
+                tasks.start_soon(connect)
+            while connected < 2:
+                await anyio.sleep(0.01)
+            worked = time.process_time()
+            await anyio.sleep(1)
+            assert time.process_time() - worked < 0.15
+            for _ in range(5):
+                accepted, _ = await anyio.to_thread.run_sync(control.accept)
+                accepted.close()
+            while connected < 5:
+                await anyio.sleep(0.01)
+            tasks.cancel_scope.cancel()
 
 
 async def test_a_link_to_another_machines_socket_is_not_followed(tmp_path: Path) -> None:

@@ -1,16 +1,20 @@
 from __future__ import annotations
 
+import asyncio
+import socket
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
 import pytest
-from anyio.abc import SocketStream
+from anyio.abc import ByteStream, SocketStream
 
 from tests.waiting import PATIENCE_S, until
 from vmm.errors import LinkError
 from vmm.hypervisor import vsock
+from vmm.hypervisor.unix_socket import listening
 from vmm.hypervisor.vsock import connect_vsock
 
 pytestmark = pytest.mark.anyio
@@ -57,8 +61,8 @@ async def calls(at: Path, *ways: str) -> AsyncGenerator[Calls]:
 
 @pytest.mark.parametrize(
     "before",
-    [(), (HANGS_UP, REFUSES), (SILENT,) * 3, (SILENT, HANGS_UP, SILENT, REFUSES)],
-    ids=["at once", "refused", "not answered", "all of it"],
+    [(), (HANGS_UP, REFUSES), (SILENT,) * 3, (SILENT, HANGS_UP, SILENT, REFUSES), (HANGS_UP,) * 72],
+    ids=["at once", "refused", "not answered", "all of it", "refused for each of many old connections"],
 )
 async def test_the_first_call_that_is_accepted_is_taken(tmp_path: Path, before: tuple[str, ...]) -> None:
     async with calls(tmp_path / "vsock", *before, ACCEPTS) as hypervisor:
@@ -98,3 +102,34 @@ async def test_a_call_that_is_cancelled_leaves_nothing_open(tmp_path: Path) -> N
         with anyio.fail_after(PATIENCE_S):
             while hypervisor.open:
                 await anyio.sleep(0.01)
+
+
+async def test_a_stream_that_is_given_up_as_its_answer_comes_leaves_no_error(tmp_path: Path) -> None:
+    errors: list[dict[str, object]] = []
+    hypervisors: list[socket.socket] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
+    given_up = anyio.CancelScope()
+
+    async def listen(stream: ByteStream) -> None:
+        with given_up:
+            await stream.receive()
+
+    with listening(tmp_path / "vsock") as listener:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(anyio.to_thread.run_sync, _accept, listener, hypervisors)
+            async with await connect_vsock(tmp_path / "vsock") as stream:
+                tasks.start_soon(listen, stream)
+                await anyio.wait_all_tasks_blocked()
+                hypervisors[0].send(b"hello")
+                await asyncio.sleep(0)
+                given_up.cancel()
+                await anyio.wait_all_tasks_blocked()
+        hypervisors[0].close()
+    assert errors == []
+
+
+def _accept(listener: socket.socket, accepted: list[socket.socket]) -> None:
+    hypervisor, _ = listener.accept()
+    assert hypervisor.recv(64)
+    accepted.append(hypervisor)
+    hypervisor.send(b"OK 1073741824\n")
