@@ -40,14 +40,14 @@ async def link(guest: Agent) -> AsyncGenerator[GuestLink]:
 
 
 class Late(ByteStream):
-    """A connection on which nothing comes back before it may."""
+    """A connection on which nothing comes back while it may not."""
 
-    def __init__(self, stream: SocketStream, gate: anyio.Event) -> None:
+    def __init__(self, stream: SocketStream, dials: Dials) -> None:
         self._stream = stream
-        self._gate = gate
+        self._dials = dials
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
-        await self._gate.wait()
+        await self._dials.gate.wait()
         return await self._stream.receive(max_bytes)
 
     async def send(self, item: bytes) -> None:
@@ -65,17 +65,18 @@ class Late(ByteStream):
 
 
 class Dials:
-    """Connections to an agent, of which the first is late."""
+    """Connections to an agent, of which the first is late once its gate is replaced by a closed one."""
 
     def __init__(self, guest: Agent) -> None:
         self.gate = anyio.Event()
+        self.gate.set()
         self.count = 0
         self._port = guest.port
 
     async def __call__(self) -> ByteStream:
         self.count += 1
         stream = await anyio.connect_tcp("127.0.0.1", self._port)
-        return Late(stream, self.gate) if self.count == 1 else stream
+        return Late(stream, self) if self.count == 1 else stream
 
 
 def test_a_call_to_a_silent_guest_ends_within_five_seconds_of_its_own_time() -> None:
@@ -181,14 +182,15 @@ async def test_a_slow_answer_of_a_guest_that_lives_is_waited_for(guest: Agent) -
     dials = Dials(guest)
     link = GuestLink(dials, guest.secret, grace=CALM)
     said: list[bytes] = []
+    await link.ping(timeout_ms=20_000)
+    dials.gate = anyio.Event()
 
     async def slow() -> None:
         said.append((await link.exec(Command(shell="echo late"), wait_ms=0)).stdout.data())
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(slow)
-        while not dials.count:
-            await anyio.sleep(0.01)
+        await anyio.wait_all_tasks_blocked()
         for _ in range(20):
             assert await link.answers()
         assert said == []
@@ -201,6 +203,8 @@ async def test_a_slow_answer_of_a_guest_that_lives_is_waited_for(guest: Agent) -
 async def test_no_call_takes_for_ever_even_of_a_guest_that_lives(guest: Agent) -> None:
     dials = Dials(guest)
     link = GuestLink(dials, guest.secret, grace=Grace(ask_s=0.05, beat_s=0.05, beats=400, living_s=2))
+    await link.ping(timeout_ms=20_000)
+    dials.gate = anyio.Event()
     with pytest.raises(LinkTimeout, match="'stat'"):
         await link.stat("/etc/passwd")
     assert link.silent_s == 0
@@ -229,7 +233,6 @@ async def test_a_guest_that_the_host_itself_holds_still_is_not_given_up(guest: A
 
 async def test_many_waiting_calls_ask_together(guest: Agent) -> None:
     dials = Dials(guest)
-    dials.gate.set()
     link = GuestLink(dials, guest.secret, grace=QUICK, max_idle=0)
 
     async def wait() -> None:
