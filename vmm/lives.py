@@ -6,7 +6,7 @@ start of the server brings records and machines together again.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -30,12 +30,13 @@ from .restarting import boot_again, flush, flush_sleeper
 from .sandbox import Sandbox, State
 from .saved import DISK, Saved, check_driver, hardware_in
 from .saving import save
+from .single_flight import SingleFlight
 from .snapshots import Snapshot, Snapshots
 from .turns import Turns
+from .unusable import LOST, check_made, check_same, unreachable
 
 log = structlog.get_logger(__name__)
 
-LOST = "its memory and running processes are lost"
 _WAKE_S = 120
 _RESTART_S = 300
 _AGAIN = "Restore one of its snapshots, try again, or delete it"
@@ -79,10 +80,9 @@ class Lives:
         self._admission = admission
         self._activity = activity
         self._clock = clock
-        self._tasks = tasks
         self._started = started
         self._turns = Turns()
-        self._flights: dict[tuple[str, str], _Flight] = {}
+        self._flights = SingleFlight(tasks)
         self._unrecorded: dict[str, tuple[str, str]] = {}
 
     def turn(self, sandbox_id: str) -> AbstractAsyncContextManager[None]:
@@ -116,7 +116,7 @@ class Lives:
         """
         async with self._turns.of(sandbox_id), self._activity.closed(sandbox_id):
             sandbox = await self._current(sandbox_id)
-            _check_made(sandbox)
+            check_made(sandbox)
             if sandbox.state is State.ASLEEP:
                 return sandbox
             return await self._sleep(sandbox, wake_at_start=wake_at_start)
@@ -131,7 +131,7 @@ class Lives:
             HostExhausted: The host lacks memory.
             Unavailable: The hypervisor failed, or it takes too long.
         """
-        return await self._flown("wake", sandbox_id, self._wake, _WAKE_S)
+        return await self._flights.run("wake", sandbox_id, self._wake, within_s=_WAKE_S)
 
     async def restart(self, sandbox_id: str, *, from_snapshot: bool = False) -> Sandbox:
         """Start a sandbox again whatever its guest does, once however many ask; `reason` says what is lost.
@@ -150,8 +150,10 @@ class Lives:
             Unavailable: It did not come up: from a snapshot it is as it was, from its disk it is killed.
         """
         if from_snapshot:
-            return await self._flown("restart from a snapshot", sandbox_id, self._restart_from_snapshot, _RESTART_S)
-        return await self._flown("restart", sandbox_id, self._restart, _RESTART_S)
+            return await self._flights.run(
+                "restart from a snapshot", sandbox_id, self._restart_from_snapshot, within_s=_RESTART_S
+            )
+        return await self._flights.run("restart", sandbox_id, self._restart, within_s=_RESTART_S)
 
     async def moment(self, sandbox: Sandbox, target: Path) -> Saved:
         """Save what a running or sleeping sandbox is now into an existing empty directory. To be called in its turn.
@@ -162,7 +164,7 @@ class Lives:
             HostExhausted: The host's disk is full.
             Unavailable: The hypervisor could not save it.
         """
-        _check_made(sandbox)
+        check_made(sandbox)
         self._admission.check_disk(target)
         machine = self._machines.get(sandbox.id)
         if machine is not None:
@@ -197,11 +199,11 @@ class Lives:
             HostExhausted: The host lacks memory or disk.
         """
         snapshot.check()
-        _check_same(sandbox, snapshot)
+        check_same(sandbox, snapshot)
         saved = await self.source(snapshot)
         async with self._turns.of(sandbox.id), self._activity.closed(sandbox.id):
             sandbox = await self._current(sandbox.id)
-            _check_made(sandbox)
+            check_made(sandbox)
             old = self._machines.get(sandbox.id)
             name = new_id()
             # From here on the promise is the new machine's: the old one may die and be taken note of meanwhile.
@@ -250,7 +252,7 @@ class Lives:
             Unavailable: The hypervisor failed.
         """
         sandbox = await self._current(sandbox_id)
-        _check_made(sandbox)
+        check_made(sandbox)
         if sandbox.state is State.RUNNING and self._machines.get(sandbox_id) is not None:
             return sandbox
         if sandbox.state is State.ASLEEP:
@@ -364,34 +366,6 @@ class Lives:
         log.info("asleep", sandbox=sandbox.id)
         return sandbox
 
-    async def _flown(
-        self, what: str, sandbox_id: str, work: Callable[[str], Awaitable[Sandbox]], within_s: float
-    ) -> Sandbox:
-        """Have something done once, however many ask for it at the same time, and whoever loses patience."""
-        flight = self._flights.get((what, sandbox_id))
-        if flight is None:
-            flight = self._flights[what, sandbox_id] = _Flight()
-            self._tasks.start_soon(self._fly, what, sandbox_id, work, flight)
-        with anyio.move_on_after(within_s):
-            await flight.done.wait()
-        if flight.sandbox is None:
-            raise flight.error or Unavailable(f"Sandbox {sandbox_id}: its {what} takes too long", hint="Try again")
-        return flight.sandbox
-
-    async def _fly(
-        self, what: str, sandbox_id: str, work: Callable[[str], Awaitable[Sandbox]], flight: _Flight
-    ) -> None:
-        try:
-            flight.sandbox = await work(sandbox_id)
-        except CasemateError as error:
-            flight.error = error
-        except Exception as error:
-            log.exception(f"{what} failed", sandbox=sandbox_id)
-            flight.error = Unavailable(f"Sandbox {sandbox_id}: its {what} failed: {type(error).__name__}")
-        finally:
-            del self._flights[what, sandbox_id]
-            flight.done.set()
-
     async def _wake(self, sandbox_id: str) -> Sandbox:
         async with self._turns.of(sandbox_id):
             sandbox = await self._current(sandbox_id)
@@ -462,7 +436,7 @@ class Lives:
 
     async def _restart_from_snapshot(self, sandbox_id: str) -> Sandbox:
         sandbox = await self._current(sandbox_id)
-        _check_made(sandbox)
+        check_made(sandbox)
         damage = ""
         for snapshot in await self._loadable(sandbox):
             what = f"restarted from its newest snapshot, {snapshot.name} ({snapshot.id}): what came after it is lost"
@@ -480,7 +454,7 @@ class Lives:
             sandbox = await self._current(sandbox.id)
             if self._machines.get(sandbox.id) is not None:
                 return sandbox
-            _check_made(sandbox)
+            check_made(sandbox)
             hardware, machine_id = await anyio.to_thread.run_sync(self._left, sandbox)
             await self._admission.readmit(sandbox, sandbox.machine)
             try:
@@ -495,7 +469,7 @@ class Lives:
     async def _restart(self, sandbox_id: str) -> Sandbox:
         async with self._turns.of(sandbox_id), self._activity.closed(sandbox_id):
             sandbox = await self._current(sandbox_id)
-            _check_made(sandbox)
+            check_made(sandbox)
             machine = self._machines.get(sandbox_id)
             if machine is not None:
                 hardware, machine_id = machine.hardware, machine.machine_id
@@ -576,62 +550,3 @@ class Lives:
         if sandbox is None or sandbox.state is State.DELETED:
             raise NotFound(f"There is no sandbox {sandbox_id} any more", hint="List the sandboxes, or create one")
         return sandbox
-
-
-class _Flight:
-    def __init__(self) -> None:
-        self.done = anyio.Event()
-        self.sandbox: Sandbox | None = None
-        self.error: CasemateError | None = None
-
-
-def unreachable(sandbox: Sandbox) -> CasemateError:
-    """Why a sandbox cannot be used."""
-    if sandbox.state in {State.KILLED, State.RUNNING}:
-        return lost(sandbox, sandbox.reason or "its virtual machine ended")
-    match sandbox.state:
-        case State.CREATING:
-            return _unmade(sandbox)
-        case State.ASLEEP:
-            return Conflict(f"Sandbox {sandbox.id} is asleep", hint="Wake it: any command in it does")
-        case State.DELETED:
-            return NotFound(f"Sandbox {sandbox.id} is deleted", hint="List the sandboxes, or create one")
-        case _:
-            why = f": {sandbox.reason}" if sandbox.reason else ""
-            return Conflict(
-                f"Sandbox {sandbox.id} is in state {sandbox.state}{why}",
-                hint="Start it again, restore one of its snapshots, or delete it",
-            )
-
-
-def _unmade(sandbox: Sandbox) -> Conflict:
-    return Conflict(
-        f"Sandbox {sandbox.id} ({sandbox.name}) is still being created",
-        hint="Wait until it is running, then call again, or delete it",
-    )
-
-
-def _check_made(sandbox: Sandbox) -> None:
-    if sandbox.state is State.CREATING:
-        raise _unmade(sandbox)
-
-
-def lost(sandbox: Sandbox, reason: str) -> SandboxLost:
-    """That a sandbox's machine has died, and what that means."""
-    return SandboxLost(
-        f"Sandbox {sandbox.id} ({sandbox.name}) is lost: {reason}; {LOST}",
-        hint="Restore one of its snapshots, start it again from its disk, or delete it",
-    )
-
-
-def _check_same(sandbox: Sandbox, snapshot: Snapshot) -> None:
-    for what, own, other in (
-        ("image", sandbox.image, snapshot.image),
-        ("cpu", sandbox.cpu, snapshot.cpu),
-        ("mem", sandbox.mem, snapshot.mem),
-    ):
-        if own != other:
-            raise Conflict(
-                f"snapshot: {snapshot.id} was taken with {what} {other}, and sandbox {sandbox.id} has {own}",
-                hint="Create a new sandbox from the snapshot instead",
-            )

@@ -10,11 +10,12 @@ import anyio
 from .activity import Activity
 from .errors import CasemateError, Conflict, HostExhausted, LinkError, LinkTimeout, NotFound
 from .guest.link import GuestLink
-from .lives import Lives, lost, unreachable
+from .lives import Lives
 from .machine import Machine
 from .machines import RESTART, Machines
 from .records import Records
 from .sandbox import Sandbox, State
+from .unusable import lost, unreachable
 
 _SETTLE_S = 4
 _RESTART = f"If it does not come back by itself, {RESTART}"

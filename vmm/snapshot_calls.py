@@ -13,12 +13,13 @@ from .cloning import silent
 from .errors import Conflict
 from .forks import Fork, check_count
 from .keeping import Keeper
-from .lives import Lives, unreachable
+from .lives import Lives
 from .making import Maker
 from .sandbox import Sandbox, State
 from .snapshots import Snapshot, Snapshots
 from .spec import check_labels, check_name
 from .templates import Report
+from .unusable import unreachable
 
 
 class SnapshotCalls(ABC):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -11,7 +11,7 @@ from vmm.agent import frames
 from vmm.errors import LinkError
 
 from . import checks
-from .caller import Caller, Stream, pack_request
+from .caller import Caller, DataStream, Stream, pack_request
 from .connection import unpack
 from .decoding import plain
 from .uploading import Upload
@@ -63,38 +63,21 @@ class ArchiveCalls(Caller):
         raise AssertionError  # Not reached: the block either returns or raises.
 
 
-class Archive:
-    """A tar stream as it comes.
+class Archive(DataStream):
+    """A tar stream as it comes; an empty piece is a sign of life.
 
     Attributes:
         info: The directory that it holds.
     """
 
     def __init__(self, info: FileInfo, stream: Stream) -> None:
+        super().__init__(stream)
         self.info = info
-        self._stream = stream
 
     @property
     def report(self) -> ArchiveReport:
         """What it holds, and what was left out; once all of it has come."""
         return _report(self._stream.result)
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        """The pieces that have not come yet."""
-        return self
-
-    async def __anext__(self) -> bytes:
-        """The next piece; an empty one is a sign of life.
-
-        Raises:
-            CasemateError: What the guest said against it.
-        """
-        frame = await self._stream.receive()
-        if frame is None:
-            raise StopAsyncIteration
-        if frame[0] != frames.DATA:
-            raise LinkError(f"The guest sent a frame of kind {frame[0]} in an archive")
-        return frame[1]
 
 
 def _report(value: dict[str, Any]) -> ArchiveReport:

@@ -6,7 +6,7 @@ import math
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import anyio
 
@@ -172,6 +172,31 @@ class Stream:
         async with self._vitality.watch(self._name, self._own_s, waited_s=patience_s):
             return await self._connection.receive()
         raise AssertionError  # Not reached: the block either returns or raises.
+
+
+class DataStream:
+    """The data of such an answer, piece by piece."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+
+    def __aiter__(self) -> Self:
+        """The pieces that have not come yet."""
+        return self
+
+    async def __anext__(self) -> bytes:
+        """The next piece.
+
+        Raises:
+            CasemateError: What the guest said against it.
+            LinkError: The connection broke, or what came is no data.
+        """
+        frame = await self._stream.receive()
+        if frame is None:
+            raise StopAsyncIteration
+        if frame[0] != frames.DATA:
+            raise LinkError(f"The guest sent a frame of kind {frame[0]} where data belongs")
+        return frame[1]
 
 
 class _Upload:

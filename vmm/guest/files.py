@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterable
 from contextlib import asynccontextmanager
 
 from vmm.agent import frames
 from vmm.errors import InvalidInput, LinkError
 
 from . import checks
-from .caller import Caller, Stream
+from .caller import Caller, DataStream
 from .connection import unpack
 from .decoding import plain
 from .values import FileInfo, FileSlice, Listing, Match, SearchResult
@@ -161,30 +161,10 @@ class FileCalls(Caller):
         return SearchResult(matches=matches, truncated=bool(reply.value["truncated"]))
 
 
-class Pieces:
+class Pieces(DataStream):
     """A file's bytes as they come."""
-
-    def __init__(self, stream: Stream) -> None:
-        self._stream = stream
 
     @property
     def more(self) -> bool:
         """Whether the file goes on after the range; known once all of it has come."""
         return bool(self._stream.result.get("more"))
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        """The pieces that have not come yet."""
-        return self
-
-    async def __anext__(self) -> bytes:
-        """The next piece.
-
-        Raises:
-            CasemateError: What the guest said against it.
-        """
-        frame = await self._stream.receive()
-        if frame is None:
-            raise StopAsyncIteration
-        if frame[0] != frames.DATA:
-            raise LinkError(f"The guest sent a frame of kind {frame[0]} in a file")
-        return frame[1]
