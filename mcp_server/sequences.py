@@ -153,11 +153,13 @@ class Parser:
         return position + 1
 
     def _run_escape(self, final: str) -> None:
-        self._listener.interrupt()
         collected, self._collected = self._collected, ""
         if not collected and final == "[":
+            # Whether it comes between letters and their repetition is known at its end.
             self._state = self._sequence
-        elif not collected and final in _STRINGS:
+            return
+        self._listener.interrupt()
+        if not collected and final in _STRINGS:
             self._collected, self._state = final, self._string
         elif collected in {"(", ")"}:
             self._listener.define_charset(final, collected)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mcp_server.emulator import Emulator
@@ -280,6 +280,7 @@ def test_every_character_is_shown_in_narrow_rows_too(rows: list[str]) -> None:
 
 @_EXAMPLES
 @given(_WRITTEN, st.integers(1, 9))
+@example([b"a", b"\x1b[b"], 1)
 def test_output_in_pieces_makes_the_same_screen(parts: list[bytes], size: int) -> None:
     whole = b"".join(parts)
     emulator = Emulator(20, 5)

@@ -51,7 +51,7 @@ async def test_models_see_the_word_and_the_tool_that_helps(place: Place) -> None
     async with place.edge.client("alice") as client:
         box = Tools(client)
         with place.fleet.stopped():
-            assert "no sign of life" in await box.refused("execute_command", command="echo lost", timeout=1)
+            assert "no sign of life" in await box.refused("execute_command", command="echo lost", wait=1)
             shown = json.loads(await box("get_sandbox"))
             assert shown["status"] == "unresponsive"
             assert "restart_sandbox" in shown["reason"]
