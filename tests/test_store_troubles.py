@@ -100,9 +100,10 @@ async def test_when_the_database_goes_away_calls_fail_at_once_machines_go_on_and
             assert any(killed + 1 < tick < back - 1 for tick in ticks), "it went on meanwhile"
             stopped_at_the_gate = await noted(rest, "", decision="failed", org="-", least=3)
             assert {record["status"] for record in stopped_at_the_gate} == {503}
-            (of_then,) = await noted(rest, "execute_command", decision="failed")
-            assert of_then["sandbox"] == box
-            assert of_then["time"] > started["time"]
+            # As many as there was time for before the key's last check was too old.
+            of_then = await noted(rest, "execute_command", decision="failed")
+            assert {record["sandbox"] for record in of_then} == {box}
+            assert all(record["time"] > started["time"] for record in of_then)
             await call(client, "delete_sandbox", id=box)
         assert server.process.alive() is False
     log = (data / "server.log").read_text()
