@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
+from typing import cast
 
 import structlog
 
@@ -37,6 +38,7 @@ class Complaints:
 
     def raised(self, error: Exception, what: str, **more: str) -> None:
         """Tell a failure, unless it is the one that was told before."""
+        error = _cause(error)
         key, reason = _key(what, more), f"{type(error).__name__}: {error}"
         if self._known.get(key) == reason:
             return
@@ -49,6 +51,12 @@ class Complaints:
         """Tell that what failed before does not any more; a no-op if it did not."""
         if self._known.pop(_key(what, more), None) is not None:
             log.info(f"{what}: over", **more)
+
+
+def _cause(error: Exception) -> Exception:
+    """The error itself, below the groups of one that task groups put around it."""
+    members = cast("ExceptionGroup[Exception]", error).exceptions if isinstance(error, ExceptionGroup) else ()
+    return _cause(members[0]) if len(members) == 1 else error
 
 
 def _key(what: str, more: dict[str, str]) -> str:

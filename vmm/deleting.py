@@ -63,8 +63,9 @@ class Deleter:
     async def finish(self) -> None:
         """Remove what is left of sandboxes whose deletion failed half-way; what fails again holds up no other."""
         slots = anyio.CapacityLimiter(_AT_ONCE)
+        remains = await self._records.in_state(State.DELETED)
         async with anyio.create_task_group() as tasks:
-            for sandbox in await self._records.in_state(State.DELETED):
+            for sandbox in remains:
                 tasks.start_soon(self._finish_one, sandbox, slots)
 
     async def _finish_one(self, sandbox: Sandbox, slots: anyio.CapacityLimiter) -> None:
