@@ -55,7 +55,7 @@ class Complaints:
 
 def _cause(error: Exception) -> Exception:
     """The error itself, below the groups of one that task groups put around it."""
-    members = cast("ExceptionGroup[Exception]", error).exceptions if isinstance(error, ExceptionGroup) else ()
+    members = cast("tuple[Exception, ...]", getattr(error, "exceptions", ()))  # of a group
     return _cause(members[0]) if len(members) == 1 else error
 
 
