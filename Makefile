@@ -33,5 +33,5 @@ lint:
 
 bench:
 	@scripts/setup dev
-	@set -e; for measure in create commands many transfer idle storage keys audit flood lives backing cycles; do \
+	@set -e; for measure in create commands many parallel forks wedged transfer idle storage keys audit flood lives backing cycles; do \
 	  echo "== $$measure"; .venv/bin/python -m bench.$$measure; done
