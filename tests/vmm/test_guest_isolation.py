@@ -97,7 +97,8 @@ async def test_a_fork_bomb_ends_at_its_time_limit_and_others_run_meanwhile(box: 
             most = max(most, int(counts))
     assert outcomes[0].timed_out
     assert most > 10, "the bomb never went off"
-    assert int(await said(box, "ls -d /proc/[0-9]* | wc -l")) < 20
+    # All of it was killed at once; on a busy host, to die and to be reaped takes a moment.
+    await said(box, "until [ $(ls -d /proc/[0-9]* | wc -l) -lt 20 ]; do sleep 0.1; done")
 
 
 async def test_a_command_that_eats_all_memory_is_ended_alone_and_named(box: Fleet) -> None:
