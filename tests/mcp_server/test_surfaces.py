@@ -15,7 +15,7 @@ from tests.mcp_server.edge import Edge, Tools
 from tests.mcp_server.rest.conftest import events
 from tests.mcp_server.test_end_to_end import create
 
-pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.anyio, pytest.mark.vm]
 
 PATH = "/root/bin:/usr/local/bin:/usr/bin:/bin"
 ENV = {"WORD": "set here", "PYTHONPATH": "/root/lib", "PATH": PATH, "HISTSIZE": "7"}

@@ -18,7 +18,7 @@ from tests.mcp_server.edge import Edge, Tools, serving, text_of
 from tests.mcp_server.host import SANDBOX, OneHost, one_host
 from vmm.guest.vitality import Grace
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.anyio
 
 BASE = f"/api/sandboxes/{SANDBOX}"
 QUICK = Grace(ask_s=0.05, beat_s=0.1, beats=3, living_s=math.inf)

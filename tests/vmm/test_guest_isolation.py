@@ -16,7 +16,7 @@ from vmm.guest.values import Command, Outcome
 from vmm.hypervisor.process import strays
 from vmm.spec import SandboxSpec
 
-pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.anyio, pytest.mark.vm]
 
 ALICE = "a" * 24
 WAIT_MS = 120_000

@@ -25,7 +25,7 @@ from vmm.memory import there_is
 from vmm.sandbox import State
 from vmm.spec import SandboxSpec
 
-pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.anyio, pytest.mark.vm]
 
 ALICE = "a" * 24
 SPEC = SandboxSpec(name="box", image="minimal", mem=256)

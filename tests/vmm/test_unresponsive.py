@@ -20,7 +20,7 @@ from vmm.machine import MachineRecord
 from vmm.sandbox import Sandbox, State
 from vmm.spec import SandboxSpec
 
-pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.anyio, pytest.mark.vm]
 
 Opener = Callable[..., AbstractAsyncContextManager[Fleet]]
 

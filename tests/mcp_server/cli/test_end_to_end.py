@@ -57,7 +57,6 @@ async def test_a_sandbox_is_created_used_and_ended_with_a_server_and_without_one
     assert strays(served / "instances") == {}
 
 
-@pytest.mark.timeout(600)
 async def test_trees_pipes_and_the_kernels_files_go_through_a_real_machine(served: Path, tmp_path: Path) -> None:
     cli = Cli(url="", key="", keys={}, here=tmp_path)
     (tmp_path / "data").symlink_to(served)

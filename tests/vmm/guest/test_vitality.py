@@ -17,7 +17,7 @@ from vmm.guest.link import GuestLink
 from vmm.guest.values import KIB, MIB, Command
 from vmm.guest.vitality import GRACE, Grace
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.anyio
 
 QUICK = Grace(ask_s=0.05, beat_s=0.1, beats=3, living_s=math.inf)
 """For a guest that is stopped: nothing but its silence ends a call."""
