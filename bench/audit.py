@@ -24,14 +24,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bench.server import HEAD, Server, call, row
 from bench.wire import Connection, list_sandboxes
-from mcp_server import logs
 from mcp_server.app import open_parts
 from mcp_server.audit.entry import Entry, Visit
+from mcp_server.audit.log import Trail
 from mcp_server.audit.record import AUDIT
 from mcp_server.audit.surface import Surface
-from mcp_server.audit.trail import Trail
-from mcp_server.metrics.meters import Meters
-from mcp_server.serve import WebServer, listen
+from mcp_server.http.serve import WebServer, listen
+from mcp_server.observability import logs
+from mcp_server.observability.metrics import Meters
 from mcp_server.settings import Settings
 from storage.collection import Collection
 from vmm.hypervisor.process import ProcessRef

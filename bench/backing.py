@@ -21,14 +21,14 @@ from anyio.to_thread import run_sync
 from bench.figures import memory, on_disk, p50, table, timed, written
 from bench.fleet import images, quiet, scratch, this_host
 from storage.ids import new_id
-from vmm import sleeping
-from vmm import template as building
 from vmm.guest.values import Command
 from vmm.hypervisor.base import Hypervisor, Ram
 from vmm.images.catalogue import Catalogue
-from vmm.machine import Machine, MachineRecord, linked, remove
-from vmm.saved import DISK, RAM, STATE, Saved
-from vmm.saving import save
+from vmm.machines import suspend
+from vmm.machines import template as building
+from vmm.machines.checkpoint import DISK, RAM, STATE, Saved
+from vmm.machines.machine import Machine, MachineRecord, linked, remove
+from vmm.machines.save import save
 
 _MAP, _OWN, _MIX = "map", "own", "mix"
 _WAYS = (_MAP, _OWN, _MIX)
@@ -72,7 +72,7 @@ class Bench:
         await self._fork(machine, _MANY, f"fork of {_MANY}")
         for which in ("first", "later"):
             with timed(self.times[f"sleep, {which}"]):
-                await sleeping.fall_asleep(machine)
+                await suspend.fall_asleep(machine)
             with timed(self.times[f"wake, {which}"]):
                 machine = await self._wake(machine.directory)
             await _exec(machine)
@@ -88,7 +88,7 @@ class Bench:
         self._note("memory when idle, proportional", _proportional(machines))
         self._note("its files on disk", _files(machines))
         before = await self._written("written to disk until then", before)
-        await _each(machines, sleeping.fall_asleep)
+        await _each(machines, suspend.fall_asleep)
         self._note("its files on disk, asleep", _files(machines))
         before = await self._written("written to disk by the sleep", before)
         machines = [await self._wake(machine.directory) for machine in machines]
@@ -104,7 +104,7 @@ class Bench:
 
     async def _wake(self, directory: Path) -> Machine:
         if self.way != _MAP:
-            return await sleeping.wake(self._driver, directory)
+            return await suspend.wake(self._driver, directory)
         record = MachineRecord.read(directory)
         assert record is not None
         asleep, mapped = directory / "asleep", directory / "mapped"
@@ -125,8 +125,8 @@ class Bench:
             hostname=record.hostname,
         )
         await machine.write_down()
-        await run_sync(sleeping.forget_sleep, directory)
-        await sleeping.rejoin(machine)
+        await run_sync(suspend.forget_sleep, directory)
+        await suspend.rejoin(machine)
         return machine
 
     async def _fork(self, parent: Machine, count: int, what: str) -> None:

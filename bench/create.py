@@ -15,7 +15,7 @@ from bench.server import HEAD, Server, call, row, running
 from vmm.guest.values import Command
 from vmm.hypervisor import detect
 from vmm.images.catalogue import Catalogue
-from vmm.template import boot, guess_tsc_khz
+from vmm.machines.template import boot_image, guess_tsc_khz
 
 _COLD = 5
 
@@ -51,7 +51,7 @@ async def _cold(server: Server) -> float:
     assert images is not None
     place = Path(tempfile.mkdtemp(prefix="casemate-bench-"))
     began = time.monotonic()
-    machine = await boot(choice.driver, images, place, cpu=1, mem=1024, tsc_khz=guess_tsc_khz())
+    machine = await boot_image(choice.driver, images, place, cpu=1, mem=1024, tsc_khz=guess_tsc_khz())
     await machine.link.exec(Command(shell="true"), wait_ms=30_000)
     took = time.monotonic() - began
     await machine.stop()

@@ -11,7 +11,7 @@ from bench.figures import p50, resident, seconds, table
 from bench.fleet import OWNER, opened, quiet, said, scratch
 from vmm.fleet import Fleet
 from vmm.hypervisor.process import strays
-from vmm.spec import SandboxSpec
+from vmm.sandboxes.spec import SandboxSpec
 
 _PARTS = 4
 _HEAD = ("after cycles", "processes", "file descriptors", "cgroups", "files", "server, resident", "cycle, p50")

@@ -23,9 +23,9 @@ from vmm.hypervisor.confinement import Confinement
 from vmm.hypervisor.detect import choose, kvm
 from vmm.hypervisor.process import strays
 from vmm.images.catalogue import Catalogue
-from vmm.limits import HostReserve, OwnerLimits
-from vmm.quotas import Quotas
-from vmm.records import SANDBOXES, Records
+from vmm.sandboxes.limits import HostReserve, OwnerLimits
+from vmm.sandboxes.quotas import Quotas
+from vmm.sandboxes.store import SANDBOXES, Records
 
 OWNER = "a" * 24
 _HOST = "f" * 24

@@ -18,9 +18,9 @@ import anyio.to_thread
 from bench.figures import table
 from bench.fleet import OWNER, opened, quiet, said, scratch
 from vmm.fleet import Fleet
-from vmm.forks import Fork
-from vmm.sandbox import Sandbox
-from vmm.spec import SandboxSpec
+from vmm.lifecycle.forks import Fork
+from vmm.sandboxes.sandbox import Sandbox
+from vmm.sandboxes.spec import SandboxSpec
 
 _HEAD = ("forks asked for", "busy programs", "made", "answer", "in the making at once", "took")
 _IMAGE = "minimal"

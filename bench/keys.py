@@ -35,16 +35,16 @@ from auth.changes import Changes
 from auth.credentials import Credential
 from auth.keys import KEYS, KeyStore
 from auth.roles import Role
-from mcp_server import logs
 from mcp_server.app import Parts, open_parts
+from mcp_server.observability import logs
 from mcp_server.settings import Settings
 from storage.collection import Collection, Document
 from storage.ids import new_id
 from tests.mongo_server.server import MongoServer, missing
-from vmm.host import host_id
-from vmm.records import SANDBOXES, Records
-from vmm.sandbox import Sandbox, State
-from vmm.spec import SandboxSpec
+from vmm.machines.host_id import host_id
+from vmm.sandboxes.sandbox import Sandbox, State
+from vmm.sandboxes.spec import SandboxSpec
+from vmm.sandboxes.store import SANDBOXES, Records
 
 _SIZES = (100, 10_000)
 _PER_ORGANISATION = 50

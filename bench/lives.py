@@ -14,8 +14,8 @@ import anyio
 from bench.figures import p50, table, timed
 from bench.fleet import OWNER, opened, quiet, said, scratch
 from vmm.fleet import Fleet
-from vmm.sandbox import Sandbox
-from vmm.spec import SandboxSpec
+from vmm.sandboxes.sandbox import Sandbox
+from vmm.sandboxes.spec import SandboxSpec
 
 _MANY = 10
 _HEAD = ("what", "n", "p50", "slowest", "asked for")

@@ -21,8 +21,8 @@ from vmm.errors import CasemateError
 from vmm.fleet import Fleet
 from vmm.guest.values import Command
 from vmm.hypervisor.process import strays
-from vmm.sandbox import Sandbox, State
-from vmm.spec import SandboxSpec
+from vmm.sandboxes.sandbox import Sandbox, State
+from vmm.sandboxes.spec import SandboxSpec
 
 _ORIGINS = ("booted", "created", "woken", "forked")
 _HEAD = ("machine", "calls", "at once", "lost", "p50", "p99", "slowest", "calls a second")

@@ -23,8 +23,8 @@ from vmm.guest.values import Command
 from vmm.hypervisor.cloud_hypervisor import CloudHypervisor
 from vmm.hypervisor.process import strays
 from vmm.images.catalogue import Catalogue
-from vmm.sandbox import Sandbox
-from vmm.spec import SandboxSpec
+from vmm.sandboxes.sandbox import Sandbox
+from vmm.sandboxes.spec import SandboxSpec
 
 _SMALL, _LARGE = 256, 1024
 _ROUNDS = 7

@@ -16,7 +16,7 @@ from bench.fleet import OWNER, opened, quiet, said, scratch
 from vmm.errors import LinkError
 from vmm.fleet import Fleet
 from vmm.guest.values import Command
-from vmm.spec import SandboxSpec
+from vmm.sandboxes.spec import SandboxSpec
 
 _BOMBS = (":(){ :|:& };:; sleep 1000", "f(){ while :; do f & done; }; f")
 _PAUSE_S = 0.2

@@ -22,28 +22,28 @@ from storage.errors import StoreUnavailable
 from storage.mongo import MongoDatabase
 from storage.sqlite import SqliteDatabase
 from vmm.fleet import Fleet
-from vmm.host import host_id
 from vmm.hypervisor.confinement import Confinement
 from vmm.hypervisor.detect import choose, kvm
 from vmm.images.catalogue import Catalogue
-from vmm.limits import HostReserve, OwnerLimits
-from vmm.quotas import QUOTAS, Quotas
-from vmm.records import SANDBOXES, Records
+from vmm.machines.host_id import host_id
+from vmm.sandboxes.limits import HostReserve, OwnerLimits
+from vmm.sandboxes.quotas import QUOTAS, Quotas
+from vmm.sandboxes.store import SANDBOXES, Records
 
 from .audit.entry import noted
-from .audit.journal import Journal
+from .audit.log import Trail
+from .audit.reader import Journal
 from .audit.record import AUDIT
-from .audit.trail import Trail
+from .data_dir_lock import Occupancy, occupy, occupy_instances
 from .defaults import Defaults
 from .identity import Identity
-from .metrics.meters import Meters
-from .metrics.scrape import metrics_route
-from .occupancy import Occupancy, occupy, occupy_instances
+from .observability.metrics import Meters
+from .observability.scrape import metrics_route
+from .observability.tracing import Tracing
 from .rest.audit import audit_endpoints
 from .rest.endpoint import routes
 from .rest.quotas import QuotaRoutes
 from .rest.routes import rest_routes, version_routes
-from .tracing import Tracing
 from .web import build_web, gated
 
 if TYPE_CHECKING:

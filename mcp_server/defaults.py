@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vmm.spec import IDLE_S
+from vmm.sandboxes.spec import IDLE_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

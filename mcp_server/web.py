@@ -20,18 +20,18 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route, WebSocketRoute
 
-from .answers import problem
 from .audit.surface import Surface
-from .cors import cors
-from .guards import BodyLimit, FrontGuard, JsonOnly, SecurityHeaders
-from .limited import answer_later
-from .message_ids import LONGEST_GROWTH, MessageIds
+from .http.cors import cors
+from .http.guards import BodyLimit, FrontGuard, JsonOnly, SecurityHeaders
+from .http.mcp_sessions import SessionCap
+from .http.message_ids import LONGEST_GROWTH, MessageIds
+from .http.problem import problem
+from .http.rate_limited import answer_later
+from .http.request_log import RequestLog
 from .probes import probe_routes
-from .requests import RequestLog
-from .screens import Screens
-from .server import TOOLSETS, CasemateServer, Toolset
-from .sessions import SessionCap
 from .snippets import ENDPOINT
+from .terminals.screens import Screens
+from .tools.server import TOOLSETS, CasemateServer, Toolset
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -44,9 +44,9 @@ if TYPE_CHECKING:
     from auth.gate import OnLater
     from vmm.fleet import Fleet
 
-    from .audit.trail import Trail
+    from .audit.log import Trail
     from .defaults import Defaults
-    from .metrics.meters import Meters
+    from .observability.metrics import Meters
     from .settings import Settings
 
 _PATHS: dict[Toolset, str] = {"all": ENDPOINT, "core": f"{ENDPOINT}/core", "readonly": f"{ENDPOINT}/readonly"}

@@ -7,14 +7,14 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from vmm.errors import InvalidInput
-from vmm.sandbox import State
+from vmm.sandboxes.sandbox import State
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from vmm.forks import Fork
-    from vmm.sandbox import Sandbox
-    from vmm.snapshots import Snapshot
+    from vmm.lifecycle.forks import Fork
+    from vmm.machines.snapshots import Snapshot
+    from vmm.sandboxes.sandbox import Sandbox
 
 _STATUS = {
     # Clients accept five words only. A machine in the making is not running yet and will be: that is "snapshotted".

@@ -22,9 +22,9 @@ from vmm.hypervisor.base import Hypervisor
 from vmm.hypervisor.detect import Choice, choose
 from vmm.hypervisor.process import strays
 from vmm.images.catalogue import Catalogue
-from vmm.limits import HostReserve, OwnerLimits
-from vmm.quotas import Quotas
-from vmm.records import SANDBOXES, Records
+from vmm.sandboxes.limits import HostReserve, OwnerLimits
+from vmm.sandboxes.quotas import Quotas
+from vmm.sandboxes.store import SANDBOXES, Records
 
 pytest_plugins = ("tests.beside", "tests.hanging")
 

@@ -14,34 +14,34 @@ from anyio import AsyncContextManagerMixin
 
 from storage.errors import StoreError
 
-from . import lease
-from .activity import Activity
-from .admission import Admission
-from .cloning import Cloner, end, silent
-from .deleting import Deleter
+from .calls.guest import GuestCalls
+from .calls.lifecycle import LifeCalls
+from .calls.sandboxes import RecordCalls
+from .calls.snapshots import SnapshotCalls
 from .errors import CasemateError, LinkTimeout, Unavailable
 from .guest.link import GuestLink
-from .guest_calls import GuestCalls
 from .hypervisor.base import Hypervisor
 from .images.catalogue import Catalogue, ImageSet
-from .keeping import Keeper
-from .life_calls import LifeCalls
-from .limits import HostReserve
-from .lives import Lives
-from .machines import Machines
-from .making import Maker
-from .pool import Key, Pool
-from .quotas import Quotas
-from .reaching import Reach
-from .reaper import Reaper
-from .record_calls import RecordCalls
-from .records import Records
-from .sandbox import Sandbox
-from .snapshot_calls import SnapshotCalls
-from .snapshots import Snapshots
-from .spec import SandboxSpec
-from .templates import Report, Templates
-from .upkeep import Upkeep
+from .lifecycle.access import Reach
+from .lifecycle.activity import Activity
+from .lifecycle.admission import Admission
+from .lifecycle.create import Maker
+from .lifecycle.delete import Deleter
+from .lifecycle.housekeeping import Upkeep
+from .lifecycle.lifecycle import Lives
+from .lifecycle.reaper import Reaper
+from .lifecycle.snapshot import Keeper
+from .machines.clone import Cloner, end, silent
+from .machines.registry import Machines
+from .machines.snapshots import Snapshots
+from .machines.templates import Report, Templates
+from .machines.warm_pool import Key, Pool
+from .sandboxes import lease
+from .sandboxes.limits import HostReserve
+from .sandboxes.quotas import Quotas
+from .sandboxes.sandbox import Sandbox
+from .sandboxes.spec import SandboxSpec
+from .sandboxes.store import Records
 
 _SWEEP_S = 5.0
 _MOST_AHEAD_S = 3600.0

@@ -15,19 +15,18 @@ import structlog
 from starlette.datastructures import Headers
 
 from auth.clock import Clock, now_ms
-from mcp_server.request_id import current_request_id
 
+from ..http.request_id import current_request_id
 from .entry import Entry, Visit, entered, visiting
-from .trail import NOT_REACHED, UNKNOWN
+from .log import NOT_REACHED, UNKNOWN
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from mcp_server.metrics.meters import Meters
-
-    from .trail import Trail
+    from ..observability.metrics import Meters
+    from .log import Trail
 
 PROBES = frozenset({"/health", "/ready", "/metrics"})
 """Paths that supervisors ask again and again: recorded only when they are refused."""

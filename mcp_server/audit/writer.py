@@ -13,9 +13,9 @@ from storage.errors import DocumentMissing, InvalidDocument, StoreError, Version
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mcp_server.metrics.meters import Meters
     from storage.collection import Collection
 
+    from ..observability.metrics import Meters
     from .record import AuditRecord
 
 MOST_KEPT = 10_000

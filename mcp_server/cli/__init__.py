@@ -14,14 +14,14 @@ from typing import Annotated, cast
 import typer
 
 from auth.errors import AuthError
-from mcp_server import logs as logging
-from mcp_server.occupancy import Occupied
-from mcp_server.serve import PortRefused
 from mcp_server.settings import SettingsRefused
-from mcp_server.tracing import TracingRefused
 from storage.errors import StoreError, StoreUnavailable
 from vmm.errors import CasemateError
 
+from ..data_dir_lock import Occupied
+from ..http.serve import PortRefused
+from ..observability import logs as logging
+from ..observability.tracing import TracingRefused
 from . import (
     audit,
     config,

@@ -10,8 +10,8 @@ import typer
 
 from .console import note, run, show_json, show_table
 from .options import AsJson, place_of
-from .place import open_remote
 from .remote import Query, Remote, route
+from .target import open_remote
 from .values import Object, as_object, as_objects, cell, check_ref, moment
 
 _PAGE = 1000

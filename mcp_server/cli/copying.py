@@ -11,7 +11,7 @@ from .console import Trouble
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator
 
-    from .trees import Entry, Tree
+    from .tree_path import Entry, Tree
 
 
 class Watcher(Protocol):

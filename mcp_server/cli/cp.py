@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from .box import Box
 from .console import Trouble, err, note, plain, run, show_json, write_raw
 from .copying import Spot, copy
-from .here import Here, standard_input
+from .local_tree import Here, standard_input
 from .options import AsJson, place_of
-from .place import open_remote
+from .sandbox_tree import Box
+from .target import open_remote
 from .values import amount, check_ref
 
 if TYPE_CHECKING:

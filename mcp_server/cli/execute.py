@@ -12,8 +12,8 @@ from .console import Trouble, note, run, show_json, write_raw
 from .feeding import feed_input
 from .following import BINARY, Ended, follow
 from .options import AsJson, Ref, place_of
-from .place import open_remote
 from .remote import Remote, route
+from .target import open_remote
 from .values import Object, as_object, check_ref, parse_environment
 
 _SLACK_S = 30

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import anyio
 
 from .console import Trouble
-from .here import standard_input
-from .refusals import Missing
+from .errors import Missing
+from .local_tree import standard_input
 from .remote import Remote, route
 from .values import as_object
 

@@ -10,9 +10,9 @@ from auth.roles import Role
 
 from .console import note, run, show_json
 from .options import AsJson, place_of
-from .place import open_remote
 from .records import show_records
 from .remote import route
+from .target import open_remote
 from .values import Object, as_object, as_objects, cell, check_ref, moment, parse_span
 
 app = typer.Typer(help="Invitations to register.", no_args_is_help=True)

@@ -11,9 +11,9 @@ from mcp_server.settings import Settings
 
 from .console import Trouble, note, out, run, show_json
 from .options import AsJson, place_of
-from .place import open_remote
 from .records import show_records
 from .remote import Remote, route
+from .target import open_remote
 from .values import Object, as_object, as_objects, cell, parse_span
 
 app = typer.Typer(help="API keys.", no_args_is_help=True)

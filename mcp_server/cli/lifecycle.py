@@ -8,8 +8,8 @@ import typer
 
 from .console import Trouble, note, run, show_json, show_table
 from .options import AsJson, Ref, complete_sandbox, place_of
-from .place import open_remote
 from .remote import route
+from .target import open_remote
 from .values import Object, as_object, cell, check_ref, parse_limit, parse_pairs
 
 _LONG_S = 300

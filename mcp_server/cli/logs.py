@@ -10,8 +10,8 @@ import typer
 from .console import Trouble, note, out, plain, run, show_json, write_raw
 from .following import BINARY, Ended, Sink, follow
 from .options import AsJson, Ref, place_of
-from .place import open_remote
 from .remote import Remote, route
+from .target import open_remote
 from .values import Object, as_object, as_objects, cell, check_ref
 
 

@@ -9,8 +9,8 @@ from typing import Annotated
 import anyio
 import typer
 
-from .place import URL, Place, open_running
 from .remote import Remote
+from .target import URL, Place, open_running
 from .values import Object, cell
 
 _COMPLETION_S = 5

@@ -10,9 +10,9 @@ from auth.roles import Role
 
 from .console import Trouble, note, run, show_json, show_table
 from .options import AsJson, place_of
-from .place import open_remote
 from .records import show_records
 from .remote import Query, Remote, route
+from .target import open_remote
 from .values import Object, as_object, as_objects, cell, moment
 
 users = typer.Typer(help="Users.", no_args_is_help=True)

@@ -8,8 +8,8 @@ import typer
 
 from .console import Trouble, run, show_json, show_table
 from .options import AsJson, place_of
-from .place import open_remote
 from .remote import route
+from .target import open_remote
 from .values import Object, as_object, cell, check_ref
 
 app = typer.Typer(help="What an organisation may have at once.", no_args_is_help=True)

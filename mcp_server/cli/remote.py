@@ -14,7 +14,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidHandshake, InvalidStatus
 
 from .console import Trouble, note
-from .refusals import failure, refusal
+from .errors import failure, refusal
 from .values import Object, as_object, as_objects
 
 if TYPE_CHECKING:

@@ -7,13 +7,13 @@ from typing import Annotated
 import typer
 
 from .console import Trouble, complain, note, run, show_json, show_table
+from .errors import Missing
 from .execute import execute
 from .lifecycle import Idle, Ttl, limits, restart, sleep, start, update, wake
 from .options import AsJson, Ref, complete_sandbox, complete_snapshot, place_of
-from .place import open_remote
 from .records import show_records
-from .refusals import Missing
 from .remote import route
+from .target import open_remote
 from .values import Object, as_object, cell, check_ref, parse_environment, parse_pairs, status_of
 
 app = typer.Typer(help="Sandboxes.", no_args_is_help=True)

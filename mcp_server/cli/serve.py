@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from mcp_server import logs
-from mcp_server.occupancy import Occupied, holder_url
-from mcp_server.serve import listen
 from mcp_server.settings import Settings
 
+from ..data_dir_lock import Occupied, holder_url
+from ..http.serve import listen
+from ..observability import logs
 from .console import prepare_directory, run_server
 
 

@@ -11,10 +11,10 @@ import structlog
 
 from mcp_server import snippets
 from mcp_server.app import open_catalogue, open_parts
-from mcp_server.serve import WebServer, listen
 from vmm.errors import CasemateError
-from vmm.spec import SandboxSpec
+from vmm.sandboxes.spec import SandboxSpec
 
+from ..http.serve import WebServer, listen
 from .console import note, out
 from .progress import shown_progress
 from .stopping import Stopping, promise

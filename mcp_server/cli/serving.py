@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from mcp_server import logs
 from mcp_server.app import open_parts
-from mcp_server.serve import WebServer, listen
 
+from ..http.serve import WebServer, listen
+from ..observability import logs
 from .console import Trouble
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from websockets.exceptions import ConnectionClosed
 from .console import Trouble, note, run
 from .escapes import Escapes
 from .options import Ref, place_of
-from .place import open_remote
 from .remote import Query, Remote, route
+from .target import open_remote
 from .terminal import Terminal
 from .values import Object, as_object, check_ref
 

@@ -7,11 +7,11 @@ from typing import Annotated
 import typer
 
 from .console import Trouble, complain, note, plain, run, show_json, show_table
+from .errors import Missing
 from .options import AsJson, Ref, SnapshotRef, complete_sandbox, complete_snapshot, place_of
-from .place import open_remote
 from .records import show_records
-from .refusals import Missing
 from .remote import route
+from .target import open_remote
 from .values import Object, as_object, as_objects, cell, check_ref, moment, parse_pairs
 
 app = typer.Typer(help="Snapshots: whole sandboxes, kept as they were.", no_args_is_help=True)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mcp_server.occupancy import occupy
 from mcp_server.settings import Settings
 from storage.copy import copy_store
 
+from ..data_dir_lock import occupy
 from .console import Trouble, err, run, show_json, show_table
 from .options import AsJson
 

@@ -13,8 +13,8 @@ from rich.text import Text
 
 from .console import Trouble, note, out, plain, run, show_json, show_table
 from .options import AsJson, complete_sandbox, place_of
-from .place import open_remote
 from .remote import Remote, route
+from .target import open_remote
 from .values import Object, amount, as_object, cell, check_ref, status_of
 
 _INTERVAL_S = 2.0

@@ -10,9 +10,9 @@ from starlette.responses import JSONResponse
 from auth.address import address_of
 from auth.errors import MemberMissing
 from auth.roles import Role, Scope
-from mcp_server.answers import problem
 from mcp_server.wire import timestamp
 
+from ..http.problem import problem
 from .body import WireModel, parse_body
 from .endpoint import Endpoint
 from .envelope import success

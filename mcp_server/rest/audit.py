@@ -12,10 +12,10 @@ from starlette.responses import JSONResponse
 
 from auth.clock import Clock, now_ms
 from auth.roles import Scope
-from mcp_server.audit.journal import Filter
 from mcp_server.audit.record import NO_EXIT_CODE
 from vmm.errors import Conflict, InvalidInput, NotFound
 
+from ..audit.reader import Filter
 from .body import WireModel, parse_query
 from .endpoint import Endpoint
 
@@ -24,9 +24,10 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from auth.principal import Principal
-    from mcp_server.audit.journal import Journal
     from mcp_server.audit.record import AuditRecord
-    from vmm.sandbox import Sandbox
+    from vmm.sandboxes.sandbox import Sandbox
+
+    from ..audit.reader import Journal
 
 ALL = "*"
 """For the operator: every organisation."""

@@ -9,10 +9,10 @@ from starlette.responses import JSONResponse
 
 from auth.roles import Scope
 from mcp_server.audit.entry import noted
-from mcp_server.endings import why_killed
 from mcp_server.wire import timestamp
 from vmm.agent.frames import MAX_INPUT
 
+from ..exit_reason import why_killed
 from .body import WireModel, parse_body, parse_query
 from .commands import MOST_BODY, CommandWish, seconds
 from .endpoint import Endpoint

@@ -10,11 +10,11 @@ from pydantic import Field
 
 from auth.roles import Scope
 from mcp_server.audit.entry import noted
-from mcp_server.endings import why_killed
 from mcp_server.wire import limit_ms
 from vmm.errors import CasemateError, InvalidInput, LinkTimeout
 from vmm.guest.values import KIB, MIB, Command
 
+from ..exit_reason import why_killed
 from .body import WireModel, parse_body
 from .endpoint import Endpoint
 from .envelope import success

@@ -21,8 +21,8 @@ from starlette.routing import Route
 
 from auth.principal import Principal
 from auth.roles import Role, Scope
-from mcp_server.answers import problem
 
+from ..http.problem import problem
 from .errors import refusal_of
 
 if TYPE_CHECKING:

@@ -10,10 +10,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from auth.errors import AuthError, Conflict, Denied, Missing
-from mcp_server.answers import problem
-from mcp_server.causes import cause_of
 from storage.errors import StoreError, StoreFull
 from vmm.errors import CasemateError, InvalidInput
+
+from ..http.causes import cause_of
+from ..http.problem import problem
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from mcp_server.endings import why_killed
 from vmm.errors import CasemateError
 from vmm.guest.values import Chunk
 
+from ..exit_reason import why_killed
 from .lines import Lines, event
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from pydantic import AfterValidator
 from starlette.responses import JSONResponse, Response
 
 from auth.roles import Scope
-from mcp_server.answers import problem
 from mcp_server.wire import timestamp
 from vmm.errors import GuestFileRefused
 
+from ..http.problem import problem
 from .body import WireModel, parse_query, read_body
 from .byte_range import ByteRange, parse_range
 from .endpoint import Endpoint

@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from auth.roles import Scope
-from vmm.spec import DISK
+from vmm.sandboxes.spec import DISK
 
 from .endpoint import Endpoint
 

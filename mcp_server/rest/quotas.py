@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from auth.organisations import Organisations
     from auth.principal import Principal
     from vmm.fleet import Fleet
-    from vmm.quotas import Quotas
+    from vmm.sandboxes.quotas import Quotas
 
 _MOST = 4096
 

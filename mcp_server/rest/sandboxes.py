@@ -11,7 +11,7 @@ from auth.roles import Scope
 from mcp_server.audit.entry import noted
 from mcp_server.wire import parse_selector, sandbox_object
 from vmm.errors import InvalidInput
-from vmm.spec import SandboxSpec
+from vmm.sandboxes.spec import SandboxSpec
 
 from .body import WireModel, parse_body
 from .endpoint import Endpoint

@@ -20,7 +20,7 @@ from .commands import outcome_object
 from .endpoint import Endpoint, Handler
 from .envelope import success
 from .paths import parent
-from .shell_wishes import Content, CreateWish, HomePath, OnePath, Part, Pattern, Permissions, TwoPaths
+from .shell_requests import Content, CreateWish, HomePath, OnePath, Part, Pattern, Permissions, TwoPaths
 
 if TYPE_CHECKING:
     from starlette.requests import Request

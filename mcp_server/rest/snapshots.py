@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from auth.principal import Principal
     from vmm.fleet import Fleet
-    from vmm.snapshots import Snapshot
+    from vmm.machines.snapshots import Snapshot
 
 
 class SnapshotWish(WireModel):

@@ -19,8 +19,8 @@ from pydantic import (
     model_validator,
 )
 
-from vmm.lease import MOST_IDLE_S
-from vmm.spec import CPU_RANGE, IDLE_S, MEM_RANGE
+from vmm.sandboxes.lease import MOST_IDLE_S
+from vmm.sandboxes.spec import CPU_RANGE, IDLE_S, MEM_RANGE
 
 from . import checks
 from .coherence import clashes, doubts

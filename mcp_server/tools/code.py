@@ -9,14 +9,14 @@ import anyio
 from mcp.server.mcpserver import Context
 from pydantic import Field
 
-from mcp_server.caller import caller
-from mcp_server.languages import Language, language_of
-from mcp_server.patience import Patience
 from vmm.errors import CasemateError, GuestError, InvalidInput
 from vmm.guest.values import Command
 
+from .caller import caller
 from .commands import Cwd, MaxOutput, Timeout, Wait, render, timeout_ms, wait_ms
-from .offer import ACTS, NO_PAIRS, Offer, Pairs, SandboxRef
+from .languages import Language, language_of
+from .progress import Patience
+from .tool_spec import ACTS, NO_PAIRS, Offer, Pairs, SandboxRef
 
 if TYPE_CHECKING:
     from vmm.fleet import Fleet

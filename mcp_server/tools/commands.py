@@ -10,15 +10,15 @@ from mcp.server.mcpserver import Context
 from pydantic import Field
 
 from mcp_server.audit.entry import noted
-from mcp_server.caller import caller
-from mcp_server.output import budget_of
-from mcp_server.patience import Patience
-from mcp_server.report import outcome_text, output_text, process_line
 from mcp_server.wire import limit_ms
 from vmm.errors import InvalidInput
 from vmm.guest.values import Command
 
-from .offer import ACTS, NO_PAIRS, READS, REPLACES, Offer, Pairs, SandboxRef
+from .caller import caller
+from .output import budget_of
+from .progress import Patience
+from .report import outcome_text, output_text, process_line
+from .tool_spec import ACTS, NO_PAIRS, READS, REPLACES, Offer, Pairs, SandboxRef
 
 if TYPE_CHECKING:
     from vmm.fleet import Fleet

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from mcp_server.caller import caller
-from mcp_server.listing import info_object, listing_text, matches_text
-from mcp_server.output import MAX_BUDGET, budget_of, whole_characters
 from mcp_server.wire import compact
 from vmm.errors import InvalidInput
 
-from .offer import READS, REPLACES, SETS, Offer, SandboxRef
+from .caller import caller
+from .listing import info_object, listing_text, matches_text
+from .output import MAX_BUDGET, budget_of, whole_characters
+from .tool_spec import READS, REPLACES, SETS, Offer, SandboxRef
 
 if TYPE_CHECKING:
     from vmm.fleet import Fleet

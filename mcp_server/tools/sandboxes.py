@@ -8,14 +8,14 @@ from mcp.server.mcpserver import Context
 from pydantic import Field
 
 from mcp_server.audit.entry import noted
-from mcp_server.caller import caller
-from mcp_server.patience import Patience
 from mcp_server.wire import compact, parse_selector, sandbox_shown
 from vmm.errors import InvalidInput
-from vmm.sandbox import State
-from vmm.spec import SandboxSpec
+from vmm.sandboxes.sandbox import State
+from vmm.sandboxes.spec import SandboxSpec
 
-from .offer import ADDS, NO_PAIRS, READS, REPLACES, SETS, Offer, Pairs, SandboxRef
+from .caller import caller
+from .progress import Patience
+from .tool_spec import ADDS, NO_PAIRS, READS, REPLACES, SETS, Offer, Pairs, SandboxRef
 
 if TYPE_CHECKING:
     from mcp_server.defaults import Defaults

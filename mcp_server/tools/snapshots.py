@@ -8,17 +8,17 @@ from mcp.server.mcpserver import Context
 from pydantic import Field
 
 from mcp_server.audit.entry import noted
-from mcp_server.caller import caller
-from mcp_server.patience import Patience
 from mcp_server.wire import compact, fork_objects, sandbox_shown, snapshot_object, timestamp
 
-from .offer import ADDS, READS, REPLACES, Offer, SandboxRef
+from .caller import caller
+from .progress import Patience
+from .tool_spec import ADDS, READS, REPLACES, Offer, SandboxRef
 
 if TYPE_CHECKING:
     from typing import Any
 
     from vmm.fleet import Fleet
-    from vmm.snapshots import Snapshot
+    from vmm.machines.snapshots import Snapshot
 
 _LISTED = 30
 _TOLD = ("id", "name", "sandboxId", "sandboxName", "parentId", "createdAt", "sizeBytes", "damage")

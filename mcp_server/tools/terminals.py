@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 from mcp.server.mcpserver import Context
 from pydantic import Field
 
-from mcp_server.caller import caller
-from mcp_server.keystrokes import encode
-from mcp_server.patience import Patience
-from mcp_server.picture import view_text
-from mcp_server.screens import Screens
 from vmm.errors import InvalidInput
 
+from ..terminals.keystrokes import encode
+from ..terminals.picture import view_text
+from ..terminals.screens import Screens
+from .caller import caller
 from .commands import WAIT_MOST_S, Cwd
-from .offer import ACTS, READS, REPLACES, Offer, SandboxRef
+from .progress import Patience
+from .tool_spec import ACTS, READS, REPLACES, Offer, SandboxRef
 
 if TYPE_CHECKING:
     from vmm.fleet import Fleet

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 from bench.fleet import OWNER
 from vmm.fleet import Fleet
-from vmm.spec import SandboxSpec
+from vmm.sandboxes.spec import SandboxSpec
 
 SPEC = SandboxSpec(name="box", image="minimal", mem=256)
 NEW = "new"

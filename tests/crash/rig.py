@@ -15,7 +15,7 @@ from tests.waiting import PATIENCE_S
 from vmm.fleet import Fleet
 from vmm.hypervisor.cgroup import Cgroups
 from vmm.hypervisor.process import strays
-from vmm.sandbox import Sandbox, State
+from vmm.sandboxes.sandbox import Sandbox, State
 
 # Every second step keeps the whole test-suite short; 1 is all of them, which takes about a minute more.
 _STRIDE = int(os.environ.get("CASEMATE_CRASH_STRIDE", "2"))

@@ -16,7 +16,7 @@ from tests.crash.server import Fate, Nursery
 from vmm.fleet import Fleet
 from vmm.hypervisor.process import strays
 from vmm.images.catalogue import Catalogue
-from vmm.sandbox import State
+from vmm.sandboxes.sandbox import State
 
 pytestmark = [pytest.mark.anyio, pytest.mark.vm]
 

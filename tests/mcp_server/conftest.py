@@ -10,24 +10,24 @@ import pytest
 from starlette.types import ASGIApp
 
 from mcp_server.app import Parts, sqlite_database
-from mcp_server.audit.journal import Journal
+from mcp_server.audit.log import Trail
+from mcp_server.audit.reader import Journal
 from mcp_server.audit.record import AUDIT
-from mcp_server.audit.trail import Trail
+from mcp_server.data_dir_lock import Occupancy
 from mcp_server.identity import Identity
-from mcp_server.metrics.meters import Meters
-from mcp_server.occupancy import Occupancy
+from mcp_server.observability.metrics import Meters
+from mcp_server.observability.tracing import Tracing
 from mcp_server.settings import Settings
-from mcp_server.tracing import Tracing
 from storage.collection import Collection, Database
 from tests.mcp_server.edge import Edge, Tools, serving
 from tests.mcp_server.host import one_host
 from tests.mcp_server.people import settle
 from vmm.errors import NotFound
 from vmm.fleet import Fleet
-from vmm.limits import OwnerLimits
-from vmm.quotas import QUOTAS, Quotas
-from vmm.sandbox import State
-from vmm.usage import Usage
+from vmm.sandboxes.limits import OwnerLimits
+from vmm.sandboxes.quotas import QUOTAS, Quotas
+from vmm.sandboxes.sandbox import State
+from vmm.sandboxes.usage import Usage
 
 Assemble = Callable[[object], Parts]
 

@@ -16,7 +16,7 @@ from mcp.shared._httpx_utils import create_mcp_http_client
 from mcp.types import CallToolResult, TextContent
 from starlette.types import ASGIApp
 
-from mcp_server.serve import WebServer, listen
+from mcp_server.http.serve import WebServer, listen
 from tests.waiting import PATIENCE_S
 
 Era = Literal["legacy", "2026-07-28"]

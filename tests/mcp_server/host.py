@@ -23,17 +23,17 @@ from storage.ids import new_id
 from storage.sqlite import SqliteDatabase
 from tests.vmm.guest.agents import users_at
 from tests.waiting import PATIENCE_S
-from vmm import lease
+from vmm.calls.guest import GuestCalls
+from vmm.calls.sandboxes import RecordCalls
 from vmm.errors import Conflict, HostExhausted
-from vmm.forks import Fork, check_count, child_names
 from vmm.guest.link import GuestLink
 from vmm.guest.vitality import GRACE, Grace
-from vmm.guest_calls import GuestCalls
-from vmm.record_calls import RecordCalls
-from vmm.records import SANDBOXES, Records
-from vmm.sandbox import Sandbox, State
-from vmm.snapshots import Snapshot, Snapshots
-from vmm.spec import SandboxSpec, check_labels, check_name
+from vmm.lifecycle.forks import Fork, check_count, child_names
+from vmm.machines.snapshots import Snapshot, Snapshots
+from vmm.sandboxes import lease
+from vmm.sandboxes.sandbox import Sandbox, State
+from vmm.sandboxes.spec import SandboxSpec, check_labels, check_name
+from vmm.sandboxes.store import SANDBOXES, Records
 
 SANDBOX = "0123456789abcdef01234567"
 NAME = "box"

@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mcp_server.emulator import Emulator
+from mcp_server.terminals.emulator import Emulator
 
 _PATIENCE_S = 30
 

@@ -21,7 +21,7 @@ from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared._httpx_utils import create_mcp_http_client
 
-from mcp_server.serve import listen
+from mcp_server.http.serve import listen
 from tests.mcp_server.edge import Tools, text_of
 from tests.waiting import PATIENCE_S
 from vmm.hypervisor.process import strays

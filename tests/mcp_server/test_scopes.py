@@ -8,8 +8,8 @@ import anyio
 import pytest
 
 from auth.roles import Scope
+from mcp_server.audit.log import Trail
 from mcp_server.audit.record import BY_ORG
-from mcp_server.audit.trail import Trail
 from mcp_server.identity import Identity
 from storage.collection import Collection, Document
 from tests.mcp_server.edge import ERAS, Edge, Era, text_of

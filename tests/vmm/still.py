@@ -21,13 +21,13 @@ from vmm.fleet import Fleet
 from vmm.hypervisor.base import Hypervisor, Memory
 from vmm.hypervisor.process import ProcessRef
 from vmm.images.catalogue import Catalogue
-from vmm.limits import HostReserve, OwnerLimits
-from vmm.machine import MachineRecord
-from vmm.quotas import Quotas
-from vmm.records import SANDBOXES, Records
-from vmm.sandbox import Sandbox, State
-from vmm.saved import hardware_in
-from vmm.spec import SandboxSpec
+from vmm.machines.checkpoint import hardware_in
+from vmm.machines.machine import MachineRecord
+from vmm.sandboxes.limits import HostReserve, OwnerLimits
+from vmm.sandboxes.quotas import Quotas
+from vmm.sandboxes.sandbox import Sandbox, State
+from vmm.sandboxes.spec import SandboxSpec
+from vmm.sandboxes.store import SANDBOXES, Records
 
 HOST = "f" * 24
 PARTS = ("vmlinux", "vmlinuz", "initramfs", "toolbox", "base")

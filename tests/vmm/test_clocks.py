@@ -14,8 +14,8 @@ from tests.waiting import PATIENCE_S
 from vmm.errors import NotFound
 from vmm.fleet import Fleet
 from vmm.guest.values import Command
-from vmm.sandbox import State
-from vmm.spec import SandboxSpec
+from vmm.sandboxes.sandbox import State
+from vmm.sandboxes.spec import SandboxSpec
 
 pytestmark = [pytest.mark.anyio, pytest.mark.vm]
 

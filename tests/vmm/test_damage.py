@@ -13,8 +13,8 @@ from storage.ids import new_id
 from tests.vmm import still
 from vmm.errors import Conflict, Damaged, LimitExceeded, NotFound
 from vmm.hypervisor.detect import Choice
-from vmm.limits import OwnerLimits
-from vmm.sandbox import Sandbox, State
+from vmm.sandboxes.limits import OwnerLimits
+from vmm.sandboxes.sandbox import Sandbox, State
 
 pytestmark = pytest.mark.anyio
 

@@ -19,9 +19,9 @@ from vmm.fleet import Fleet
 from vmm.guest.values import Command
 from vmm.hypervisor.process import strays
 from vmm.images.catalogue import Catalogue
-from vmm.limits import HostReserve, OwnerLimits
-from vmm.sandbox import Sandbox, State
-from vmm.spec import SandboxSpec
+from vmm.sandboxes.limits import HostReserve, OwnerLimits
+from vmm.sandboxes.sandbox import Sandbox, State
+from vmm.sandboxes.spec import SandboxSpec
 
 pytestmark = [pytest.mark.anyio, pytest.mark.vm]
 

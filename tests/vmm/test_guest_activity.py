@@ -11,7 +11,7 @@ from tests.waiting import PATIENCE_S
 from vmm.fleet import Fleet
 from vmm.guest.link import GuestLink
 from vmm.guest.values import Command, GuestActivity
-from vmm.spec import SandboxSpec
+from vmm.sandboxes.spec import SandboxSpec
 
 pytestmark = [pytest.mark.anyio, pytest.mark.vm]
 

@@ -14,7 +14,7 @@ from vmm.errors import LinkError
 from vmm.fleet import Fleet
 from vmm.guest.values import Command, Outcome
 from vmm.hypervisor.process import strays
-from vmm.spec import SandboxSpec
+from vmm.sandboxes.spec import SandboxSpec
 
 pytestmark = [pytest.mark.anyio, pytest.mark.vm]
 

@@ -15,9 +15,9 @@ from tests.waiting import PATIENCE_S
 from vmm.errors import HostExhausted
 from vmm.fleet import Fleet
 from vmm.guest.values import Command
-from vmm.limits import HostReserve
-from vmm.sandbox import State
-from vmm.spec import SandboxSpec
+from vmm.sandboxes.limits import HostReserve
+from vmm.sandboxes.sandbox import State
+from vmm.sandboxes.spec import SandboxSpec
 
 pytestmark = [pytest.mark.anyio, pytest.mark.vm]
 

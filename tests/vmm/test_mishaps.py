@@ -20,10 +20,10 @@ from vmm.fleet import Fleet
 from vmm.guest.values import Command
 from vmm.hypervisor.detect import Choice
 from vmm.hypervisor.process import strays
-from vmm.limits import HostReserve
-from vmm.memory import there_is
-from vmm.sandbox import State
-from vmm.spec import SandboxSpec
+from vmm.sandboxes.host_memory import there_is
+from vmm.sandboxes.limits import HostReserve
+from vmm.sandboxes.sandbox import State
+from vmm.sandboxes.spec import SandboxSpec
 
 pytestmark = [pytest.mark.anyio, pytest.mark.vm]
 

@@ -11,14 +11,14 @@ from pathlib import Path
 import anyio
 import pytest
 
-from tests.vmm.test_lives import ALICE, SPEC, hypervisors, kill, run
+from tests.vmm.lifecycle.test_lifecycle import ALICE, SPEC, hypervisors, kill, run
 from vmm.errors import CasemateError, Conflict, LinkTimeout, NotFound, Unavailable
 from vmm.fleet import Fleet
 from vmm.guest.values import Command
 from vmm.hypervisor.process import strays
-from vmm.machine import MachineRecord
-from vmm.sandbox import Sandbox, State
-from vmm.spec import SandboxSpec
+from vmm.machines.machine import MachineRecord
+from vmm.sandboxes.sandbox import Sandbox, State
+from vmm.sandboxes.spec import SandboxSpec
 
 pytestmark = [pytest.mark.anyio, pytest.mark.vm]
 

@@ -15,9 +15,9 @@ from typing import Any
 import anyio
 import httpx2
 
+from ..disk.os_errors import EXHAUSTED
+from ..disk.os_errors import told as told_of
 from ..errors import Unavailable
-from ..host_files import EXHAUSTED
-from ..host_files import told as told_of
 from .startup import START_S
 from .unix_socket import address
 

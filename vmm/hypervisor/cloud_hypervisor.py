@@ -24,8 +24,8 @@ from .ch_api import CALL_S, MEMORY_S, Api, ApiError, api, started_api
 from .ch_config import KERNEL, VSOCK, machine_config
 from .ch_snapshot import RANGES, CopyOnWrite, prepare, take
 from .confinement import UNCONFINED, Confinement
+from .disk_space import dig_holes, raise_if_full
 from .process import ProcessRef
-from .room import dig_holes, raise_if_full
 from .spawn import CONTROL
 from .startup import START_S, ended_on_failure, link
 from .vsock import connect_vsock

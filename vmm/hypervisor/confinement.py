@@ -18,8 +18,8 @@ from pathlib import Path
 import anyio
 import structlog
 
+from ..disk.os_errors import EXHAUSTED, told
 from ..errors import Unavailable
-from ..host_files import EXHAUSTED, told
 from . import cgroup, delegation, users
 from .cgroup import Cgroups, Limits, NoCgroups, name_of
 from .process import ProcessRef

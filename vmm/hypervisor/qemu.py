@@ -22,11 +22,11 @@ from ..errors import LinkError, Unavailable
 from .base import CONSOLE, LOG, Fill, Hardware, Memory, Ram, Running
 from .cgroup import Limits
 from .confinement import UNCONFINED, Confinement
+from .disk_space import raise_if_full, require
 from .migration import cancel, read_in, write_out
 from .process import ProcessRef
 from .qemu_command import BOOTING, LOADING, QMP_SOCKET, command_line
 from .qmp import Qmp, QmpError, qmp
-from .room import raise_if_full, require
 from .startup import START_S, ended_on_failure, link
 
 _STATE, _STREAM, _RAM, _DISK = "state", "stream", "ram", "disk"

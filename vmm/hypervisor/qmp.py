@@ -18,8 +18,8 @@ import anyio
 from anyio.abc import UNIXSocketStream
 from anyio.streams.buffered import BufferedByteReceiveStream
 
+from ..disk.os_errors import EXHAUSTED, told
 from ..errors import Unavailable
-from ..host_files import EXHAUSTED, told
 from .unix_socket import connect_unix
 
 ANSWER_S = 10.0

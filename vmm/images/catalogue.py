@@ -11,8 +11,8 @@ from pathlib import Path
 import anyio
 
 from vmm.errors import CasemateError, Conflict, HostExhausted, InvalidInput, Unavailable
-from vmm.host_files import host_files
 
+from ..disk.os_errors import host_files
 from . import base, kernel, toolbox
 from .builds import Site
 from .progress import Meter, Progress, silent

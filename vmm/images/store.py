@@ -17,10 +17,11 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from vmm.complaints import Complaints
-from vmm.disks import sync_directory
 from vmm.errors import Damaged, Unavailable
-from vmm.host_files import EXHAUSTED, told
+
+from ..disk.copy import sync_directory
+from ..disk.os_errors import EXHAUSTED, told
+from ..repeated_warnings import Complaints
 
 _MANIFEST = "manifest.json"
 _FORMAT = 1

@@ -27,12 +27,12 @@ from websockets.typing import Origin
 from auth.principal import Principal
 from auth.roles import Scope
 from mcp_server.audit.entry import noted
+from mcp_server.audit.log import NOT_REACHED, Trail
 from mcp_server.audit.record import BY_TIME, AuditRecord
 from mcp_server.audit.surface import Surface
-from mcp_server.audit.trail import NOT_REACHED, Trail
-from mcp_server.guards import BodyLimit, FrontGuard
-from mcp_server.metrics.meters import Meters
-from mcp_server.requests import RequestLog
+from mcp_server.http.guards import BodyLimit, FrontGuard
+from mcp_server.http.request_log import RequestLog
+from mcp_server.observability.metrics import Meters
 from mcp_server.rest.endpoint import Endpoint, routes
 from storage.collection import Collection
 from tests.mcp_server.conftest import Assemble, NoSandboxes

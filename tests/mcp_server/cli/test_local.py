@@ -13,7 +13,7 @@ import anyio
 import pytest
 
 from mcp_server.app import open_parts
-from mcp_server.occupancy import occupy
+from mcp_server.data_dir_lock import occupy
 from mcp_server.settings import Settings
 from tests.mcp_server.cli.rig import Cli
 from tests.mcp_server.edge import serving

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mcp_server.app import open_parts
-from mcp_server.occupancy import occupy
+from mcp_server.data_dir_lock import occupy
 from mcp_server.settings import Settings
 from tests.mcp_server.cli.rig import Cli
 

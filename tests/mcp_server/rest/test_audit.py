@@ -13,20 +13,20 @@ from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as Connection
+from tests.mcp_server.audit.test_refusal_aggregator import RECORD
 
 from auth.principal import Principal
 from auth.roles import Role, Scope
-from mcp_server.audit import journal as journal_module
-from mcp_server.audit.journal import Filter, Journal
+from mcp_server.audit import reader as journal_module
+from mcp_server.audit.reader import Filter, Journal
 from mcp_server.audit.record import AuditRecord
 from mcp_server.rest.audit import audit_endpoints, moment
 from mcp_server.rest.endpoint import routes
 from storage.collection import Collection
-from tests.mcp_server.audit.test_floods import RECORD
 from tests.mcp_server.edge import serving
 from vmm.errors import InvalidInput, NotFound
-from vmm.sandbox import Sandbox
-from vmm.spec import SandboxSpec
+from vmm.sandboxes.sandbox import Sandbox
+from vmm.sandboxes.spec import SandboxSpec
 
 pytestmark = pytest.mark.anyio
 

@@ -10,14 +10,14 @@ import anyio
 import pytest
 
 from tests.vmm.hypervisor.ladder import SIZE, cloned, cold, said, saved
-from vmm import template as building
 from vmm.hypervisor.base import Hypervisor, Memory
 from vmm.hypervisor.confinement import Confinement
 from vmm.hypervisor.detect import Driver, NoDriver, drivers, kvm
 from vmm.hypervisor.process import strays
 from vmm.images.catalogue import ImageSet
-from vmm.machine import Machine
-from vmm.saved import Saved
+from vmm.machines import template as building
+from vmm.machines.checkpoint import Saved
+from vmm.machines.machine import Machine
 
 
 @pytest.fixture(scope="session", params=["qemu", "cloud-hypervisor"])

@@ -6,13 +6,13 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from vmm import saving
-from vmm import template as building
 from vmm.guest.values import Command
 from vmm.hypervisor.base import Hypervisor
 from vmm.images.catalogue import ImageSet
-from vmm.machine import Machine
-from vmm.saved import Saved
+from vmm.machines import save
+from vmm.machines import template as building
+from vmm.machines.checkpoint import Saved
+from vmm.machines.machine import Machine
 
 SIZE = {"cpu": 1, "mem": 256}
 
@@ -21,7 +21,7 @@ SIZE = {"cpu": 1, "mem": 256}
 async def cold(driver: Hypervisor, images: ImageSet, place: Path) -> AsyncGenerator[Machine]:
     """A machine that booted from its kernel."""
     place.mkdir()
-    machine = await building.boot(driver, images, place, **SIZE, tsc_khz=building.guess_tsc_khz())
+    machine = await building.boot_image(driver, images, place, **SIZE, tsc_khz=building.guess_tsc_khz())
     try:
         yield machine
     finally:
@@ -41,7 +41,7 @@ async def cloned(driver: Hypervisor, origin: Saved, place: Path, *, own: bool = 
 async def saved(machine: Machine, target: Path) -> Saved:
     """The moment of a machine that goes on."""
     target.mkdir(mode=0o700)
-    return await saving.save(machine, target)
+    return await save.save(machine, target)
 
 
 async def said(machine: Machine, line: str) -> str:

@@ -10,8 +10,8 @@ from vmm.hypervisor.base import Hypervisor, Memory
 from vmm.hypervisor.ch_api import ApiError, api
 from vmm.hypervisor.ch_snapshot import CopyOnWrite
 from vmm.hypervisor.cloud_hypervisor import CloudHypervisor
-from vmm.machine import Machine
-from vmm.saved import Saved
+from vmm.machines.checkpoint import Saved
+from vmm.machines.machine import Machine
 
 pytestmark = [
     pytest.mark.anyio,

@@ -15,7 +15,7 @@ from vmm.hypervisor.cgroup import Cgroups, NoCgroups, name_of
 from vmm.hypervisor.confinement import Confinement
 from vmm.hypervisor.detect import kvm
 from vmm.hypervisor.users import NoUsers
-from vmm.machine import Machine
+from vmm.machines.machine import Machine
 
 pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.kvm]
 

@@ -19,8 +19,8 @@ from vmm.guest.link import GuestLink
 from vmm.guest.values import Command
 from vmm.hypervisor.base import LOG, Hypervisor, Ram, Running
 from vmm.hypervisor.process import strays
-from vmm.machine import Machine
-from vmm.saved import Saved
+from vmm.machines.checkpoint import Saved
+from vmm.machines.machine import Machine
 
 # Marked `kvm` is what the emulated host has time for in every run; all of it runs there when it is asked for.
 pytestmark = [pytest.mark.anyio, pytest.mark.vm]
@@ -122,7 +122,7 @@ async def test_a_clone_that_is_slow_to_reach_is_as_good_as_another(
         await anyio.sleep(2)
         return await dial(machine)
 
-    monkeypatch.setattr("vmm.machine._CLOCK_TOLERANCE_NS", 10**9)
+    monkeypatch.setattr("vmm.machines.machine._CLOCK_TOLERANCE_NS", 10**9)
     monkeypatch.setattr(driver, "dial", slowly)
     async with cloned(driver, template, tmp_path / "slow") as machine:
         assert await said(machine, "hostname") == "slow"

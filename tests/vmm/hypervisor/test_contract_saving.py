@@ -21,8 +21,8 @@ from vmm.hypervisor.process import strays
 from vmm.hypervisor.qemu_command import QMP_SOCKET
 from vmm.hypervisor.qmp import qmp
 from vmm.hypervisor.users import NoUsers
-from vmm.machine import Machine, linked
-from vmm.saved import Saved
+from vmm.machines.checkpoint import Saved
+from vmm.machines.machine import Machine, linked
 
 # Marked `kvm` is what the emulated host has time for in every run; all of it runs there when it is asked for.
 pytestmark = [pytest.mark.anyio, pytest.mark.vm]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from vmm.errors import HostExhausted, Unavailable
-from vmm.hypervisor.room import dig_holes, raise_if_full, require
+from vmm.hypervisor.disk_space import dig_holes, raise_if_full, require
 
 _MIB = 1024 * 1024
 

@@ -11,8 +11,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.vmm import still
+from vmm.disk.os_errors import host_files
 from vmm.errors import HostExhausted, Unavailable
-from vmm.host_files import host_files
 from vmm.images.store import Part, Store
 
 

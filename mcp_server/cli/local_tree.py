@@ -1,0 +1,197 @@
+"""Files of this machine, as one end of a copy."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+import sys
+import time
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.to_thread
+
+from vmm.agent.packing import Packer
+from vmm.agent.tar import TarError
+from vmm.agent.unpacking import Unpacker
+
+from .console import Trouble, plain
+from .tree_path import Entry, Report, Tree, kind_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Generator, Iterator
+
+    from anyio import AsyncFile
+
+_PIECE = 256 * 1024
+_OWN = 0o600
+_WEIGHING_S = 2
+_SECTOR = 512
+
+
+class Here(Tree):
+    """This machine.
+
+    Args:
+        outward: Whether links that lead out of what a sandbox sent are made.
+    """
+
+    sandbox = False
+
+    def __init__(self, *, outward: bool = False) -> None:
+        self._outward = outward
+
+    def name(self, path: str) -> str:
+        """What a path is called in messages."""
+        return plain(path)
+
+    async def look(self, path: str) -> Entry | None:
+        """What is there, links followed."""
+
+        def look() -> Entry | None:
+            try:
+                return _entry(Path(path).name, Path(path).stat())
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+
+        with _told(path):
+            return await anyio.to_thread.run_sync(look)
+
+    @asynccontextmanager
+    async def open(self, path: str) -> AsyncGenerator[AsyncIterator[bytes]]:
+        """A file's content."""
+        with _told(path):
+            async with await anyio.open_file(path, "rb") as file:
+                yield _pieces(file)
+
+    async def write(self, path: str, content: AsyncIterable[bytes], mode: int) -> None:
+        """Make or replace a file; what is no plain file is written into."""
+        with _told(path):
+            target = Path(await anyio.to_thread.run_sync(os.path.realpath, path))
+            if await anyio.to_thread.run_sync(lambda: target.exists() and not target.is_file()):
+                async with await anyio.open_file(target, "wb") as file:
+                    await _fill(file, content)
+                return
+            new = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}.part")
+
+            def make(name: str, flags: int) -> int:
+                return os.open(name, flags | os.O_EXCL | os.O_CLOEXEC, (mode & 0o777) | _OWN)
+
+            try:
+                async with await anyio.open_file(new, "wb", opener=make) as file:
+                    await _fill(file, content)
+                await anyio.to_thread.run_sync(new.replace, target)
+            except BaseException:
+                with suppress(OSError):  # the first error is the one that counts
+                    new.unlink()
+                raise
+
+    async def weigh(self, path: str) -> int:
+        """About how many bytes a directory holds."""
+        return await anyio.to_thread.run_sync(_weight, path)
+
+    @asynccontextmanager
+    async def pack(self, path: str) -> AsyncGenerator[AsyncIterator[bytes]]:
+        """A directory as a tar stream."""
+        with _told(path):
+            packer = await anyio.to_thread.run_sync(lambda: Packer(os.fsencode(Path(path).absolute())))
+        try:
+            yield _stepped(packer.pieces())
+        finally:
+            packer.close()
+
+    async def unpack(self, path: str, content: AsyncIterable[bytes], *, owners: bool) -> Report:
+        """Unpack a tar stream that a sandbox made, and that is not trusted for it; owners are this user."""
+        del owners
+        with _told(path):
+            root, fresh = await anyio.to_thread.run_sync(_directory, path)
+        unpacker = Unpacker(root, fresh=fresh, umask=_umask(), inward=not self._outward)
+        try:
+            async for piece in content:
+                with _told(path):
+                    await anyio.to_thread.run_sync(unpacker.feed, piece)
+            unpacker.finish()
+        except TarError as error:
+            raise Trouble(f"{plain(path)}: in what came from the sandbox {error}") from None
+        finally:
+            unpacker.close()
+        tally = unpacker.tally
+        return Report(files=tally.files, size=tally.size, skipped=tally.skipped, listed=tally.listed)
+
+
+async def standard_input() -> AsyncGenerator[bytes]:
+    """What comes in; a wait for it can be given up."""
+    descriptor = sys.stdin.fileno()
+    mode = os.fstat(descriptor).st_mode
+    # The others, plain files above all, cannot be waited for and need not be.
+    patient = stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(descriptor)
+    while True:
+        if patient:
+            await anyio.wait_readable(descriptor)
+        piece = await anyio.to_thread.run_sync(os.read, descriptor, _PIECE)
+        if not piece:
+            return
+        yield piece
+
+
+async def _pieces(file: AsyncFile[bytes]) -> AsyncGenerator[bytes]:
+    while piece := await file.read(_PIECE):
+        yield piece
+
+
+async def _stepped(pieces: Iterator[bytes]) -> AsyncGenerator[bytes]:
+    while (piece := await anyio.to_thread.run_sync(next, pieces, None)) is not None:
+        if piece:
+            yield piece
+
+
+def _directory(path: str) -> tuple[int, bool]:
+    """A directory's descriptor, and whether it was made for this."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        Path(path).mkdir()
+        fresh = True
+    except FileExistsError:
+        fresh = False
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), fresh
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def _weight(path: str) -> int:
+    """Bytes below a directory; 0 if there are so many files that the count would be waited for."""
+    end = time.monotonic() + _WEIGHING_S
+    total = 0
+    for directory, _, names in os.walk(path):
+        if time.monotonic() > end:
+            return 0
+        for name in names:
+            with suppress(OSError):
+                found = Path(directory, name).lstat()
+                total += min(found.st_size, found.st_blocks * _SECTOR)
+    return total
+
+
+async def _fill(file: AsyncFile[bytes], content: AsyncIterable[bytes]) -> None:
+    async for piece in content:
+        await file.write(piece)
+
+
+def _entry(name: str, found: os.stat_result) -> Entry:
+    return Entry(name=name, kind=kind_of(found.st_mode), size=found.st_size, mode=stat.S_IMODE(found.st_mode))
+
+
+@contextmanager
+def _told(path: str) -> Generator[None]:
+    """What the system refuses, as Trouble."""
+    try:
+        yield
+    except OSError as error:
+        raise Trouble(f"{plain(path)}: {error.strerror or error}") from None

@@ -1,1 +1,0 @@
-"""Figures for operators, as Prometheus reads them."""

@@ -1,0 +1,121 @@
+"""How a command's result reads: its output, its errors, and last of all how it ended or how to go on.
+
+out of the program
+[stderr]
+out of its standard error
+[exit 1 | 230 ms]
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+from typing import TYPE_CHECKING
+
+from ..exit_reason import why_killed
+from .output import clean, shape, share, whole_characters
+
+if TYPE_CHECKING:
+    from vmm.guest.values import Outcome, OutputSlice, ProcessInfo, ProcessOutput
+
+_KEPT_COMMAND = 200
+_LAST_LINES = 400
+
+
+def outcome_text(outcome: Outcome, sandbox: str, *, budget: int, timeout_s: float) -> str:
+    """A command's output in `budget` characters, with a last line that always says how it stands.
+
+    Args:
+        outcome: The command.
+        sandbox: Id or name of its sandbox, for the calls that the text suggests.
+        budget: Characters for both streams together.
+        timeout_s: The limit that the command had, in seconds.
+    """
+    first, second = share(max(budget - _LAST_LINES, 0), outcome.stdout.total, outcome.stderr.total)
+
+    def read_on(stream: str) -> str:
+        return f"read_process_output(id={json.dumps(sandbox)}, pid={outcome.pid}, {stream}_offset="
+
+    stdout = shape(outcome.stdout, first, lambda offset: f"Read on: {read_on('stdout')}{offset})")
+    stderr = shape(outcome.stderr, second, lambda offset: f"Read on: {read_on('stderr')}{offset})")
+    parts = [_block(stdout.text), _stderr(stderr.text)]
+    if stdout.replaced or stderr.replaced:
+        parts.append("[some bytes are not UTF-8 and show as \ufffd]\n")
+    if outcome.running:
+        call = f"{read_on('stdout')}{outcome.stdout.total}, stderr_offset={outcome.stderr.total}, wait=30)"
+        stop = f"kill_process(id={json.dumps(sandbox)}, pid={outcome.pid})"
+        parts.append(f"[still running after {_duration(outcome.duration_ms)} as pid {outcome.pid}. ")
+        parts.append(f"Read on: {call}. Stop: {stop}]")
+    else:
+        how = _ending(outcome, timeout_s=timeout_s)
+        parts.append(f"[{how} | {_duration(outcome.duration_ms)}]")
+    return "".join(parts)
+
+
+def output_text(output: ProcessOutput, sandbox: str) -> str:
+    """What a process wrote from some offsets on, and where to go on reading."""
+    info = output.info
+    stdout, next_stdout = _slice_text(output.stdout, final=not info.running)
+    stderr, next_stderr = _slice_text(output.stderr, final=not info.running)
+    parts = [_block(stdout), _stderr(stderr)]
+    left = max(info.stdout_total - next_stdout, 0) + max(info.stderr_total - next_stderr, 0)
+    more = (
+        f"read_process_output(id={json.dumps(sandbox)}, pid={info.pid}, "
+        f"stdout_offset={next_stdout}, stderr_offset={next_stderr}"
+    )
+    if left:
+        ending = "still running" if info.running else _ending(info)
+        parts.append(f"[{ending}, {left} more bytes: {more})]")
+    elif info.running:
+        parts.append(f"[still running after {_duration(info.duration_ms)}. Read on: {more}, wait=30)]")
+    else:
+        ending = _ending(info)
+        parts.append(f"[{ending} | {_duration(info.duration_ms)} | all output read]")
+    return "".join(parts)
+
+
+def process_line(info: ProcessInfo) -> str:
+    """A process in a list of them."""
+    state = "running" if info.running else _ending(info)
+    command = info.command if len(info.command) <= _KEPT_COMMAND else f"{info.command[:_KEPT_COMMAND]}…"
+    written = f"stdout {info.stdout_total} B, stderr {info.stderr_total} B"
+    return f"pid {info.pid} | {state} | {_duration(info.duration_ms)} | {written} | {clean(command.encode())[0]}"
+
+
+def _slice_text(part: OutputSlice, *, final: bool) -> tuple[str, int]:
+    """The slice as text and where to read on: a character that is not complete yet is left for the next time."""
+    data = part.data
+    if not final or part.next_offset > part.offset + len(data):
+        data = data[: whole_characters(data)]
+    text, _ = clean(data)
+    return text, part.offset + len(data)
+
+
+def _block(text: str) -> str:
+    return f"{text}\n" if text and not text.endswith("\n") else text
+
+
+def _stderr(text: str) -> str:
+    return f"[stderr]\n{_block(text)}" if text else ""
+
+
+def _ending(standing: Outcome | ProcessInfo, *, timeout_s: float = 0) -> str:
+    if standing.timed_out:
+        limit = f" of {timeout_s:g} s" if timeout_s else ""
+        return f"killed by its timeout{limit} | exit {standing.exit_code}"
+    if standing.memory_kill:
+        return f"{why_killed(standing)} | exit {standing.exit_code}"
+    if standing.signal is not None:
+        return f"killed by {_signal_name(standing.signal)} | exit {standing.exit_code}"
+    return f"exit {standing.exit_code}"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _duration(milliseconds: int) -> str:
+    return f"{milliseconds} ms" if milliseconds < 10_000 else f"{milliseconds / 1000:.1f} s"

@@ -1,0 +1,229 @@
+"""The MCP server: which tools and resources it offers, and the one place where errors become texts for a model."""
+
+from __future__ import annotations
+
+import mimetypes
+from collections.abc import Iterable
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, Literal
+
+import structlog
+from mcp.server import MCPServer
+from mcp.server.lowlevel.helper_types import ReadResourceContents
+from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError, ToolError, UnexpectedToolError
+from mcp.types import CallToolResult, InputRequiredResult, TextContent
+from pydantic import ValidationError
+
+from storage.errors import StoreError
+from vmm.errors import CasemateError, GuestFileMissing, NotFound
+
+from ..audit.log import UNKNOWN
+from ..http.causes import only_member
+from ..http.request_id import current_request_id
+from .caller import caller
+from .code import CodeTools
+from .commands import CommandTools
+from .files import FileTools
+from .resources import add_resources
+from .sandboxes import SandboxTools
+from .snapshots import SnapshotTools
+from .terminals import TerminalTools
+
+if TYPE_CHECKING:
+    from mcp.server.mcpserver import Context
+    from pydantic.networks import AnyUrl
+
+    from vmm.fleet import Fleet
+
+    from ..audit.log import Trail
+    from ..defaults import Defaults
+    from ..terminals.screens import Screens
+    from .tool_spec import Offer
+
+Toolset = Literal["all", "core", "readonly"]
+TOOLSETS: tuple[Toolset, ...] = ("all", "core", "readonly")
+
+INSTRUCTIONS = """\
+Casemate gives you Linux computers of your own: sandboxes, microVMs without network access.
+Workflow: create_sandbox once (or list_sandboxes to find one), then use its id or name in every call. Run things with
+execute_command or run_code, handle files with read_file and write_file.
+A call that outlasts `wait` returns a pid: read on with read_process_output. An idle sandbox sleeps (its status is
+snapshotted); the next call wakes it with all its files, memory and programs. delete_sandbox when you are done."""
+
+_MORE = """
+Use terminals for interactive programs. snapshot_sandbox before a risky step, restore_snapshot to undo it, fork_sandbox
+to try several ways at once."""
+
+_log = structlog.stdlib.get_logger("casemate.tools")
+_SHOWN = 80
+_PROBLEMS = 5
+_FILES = "/files/"
+_SANDBOX = "casemate://sandbox/"
+
+READ_RESOURCE = "read_resource"
+"""What the reading of a resource is named in audit and metrics."""
+
+
+class CasemateServer(MCPServer[None]):
+    """An MCP server over a fleet, with one of the toolsets."""
+
+    def __init__(self, fleet: Fleet, screens: Screens, trail: Trail, *, toolset: Toolset, defaults: Defaults) -> None:
+        super().__init__(
+            "casemate",
+            title="Casemate",
+            version=version("casemate"),
+            instructions=INSTRUCTIONS + (_MORE if toolset == "all" else ""),
+            log_level="WARNING",
+            # An open subscription would hold up every stop of the server, and nothing here is pushed.
+            subscriptions=False,
+        )
+        self._trail = trail
+        modules = (
+            SandboxTools(fleet, defaults=defaults),
+            SnapshotTools(fleet),
+            CommandTools(fleet),
+            CodeTools(fleet),
+            FileTools(fleet),
+            TerminalTools(fleet, screens),
+        )
+        offers = [offer for module in modules for offer in module.offers() if _belongs(offer, toolset)]
+        self._offers = {offer.name: offer for offer in offers}
+        for offer in offers:
+            tool = self._tool_manager.add_tool(
+                offer.function, description=offer.description, annotations=offer.hints, structured_output=False
+            )
+            offer.dress(tool.parameters)
+        add_resources(self, fleet)
+
+    async def call_tool(
+        self, name: str, arguments: dict[str, Any], context: Context[None, Any] | None = None
+    ) -> CallToolResult | InputRequiredResult:
+        """Call a tool; whatever goes wrong comes back as a result that says the cause and the next step."""
+        offer = self._offers.get(name)
+        action = UNKNOWN if offer is None else name
+        ref = str(arguments.get("id") or "")
+        with self._trail.call(surface="mcp", action=action, arguments=arguments, sandbox=ref) as entry:
+            if offer is None:
+                entry.refuse(f"there is no tool {name[:_SHOWN]!r}")
+                return _failed(f"There is no tool {name[:_SHOWN]!r}. There are: {', '.join(self._offers)}")
+            missing = caller().lack(offer.scope)
+            if missing:
+                entry.refuse(missing)
+                return _failed(f"{missing}. Ask for a key with the scope {offer.scope}.")
+            try:
+                return await super().call_tool(name, offer.arguments(arguments), context)
+            except ToolError as error:
+                refused = _refused_arguments(error)
+                if refused is None:
+                    entry.fail(_cause(error))
+                else:
+                    entry.refuse_arguments(refused)
+                return _failed(explain(error, name, offer.wire_names))
+
+    async def read_resource(
+        self, uri: AnyUrl | str, context: Context[None, Any] | None = None
+    ) -> Iterable[ReadResourceContents] | InputRequiredResult:
+        """Read a resource; a file gets the media type of its name.
+
+        Raises:
+            ResourceNotFoundError: There is no such sandbox or file, or it is somebody else's.
+            ResourceError: Anything else, with a text that says cause and next step.
+        """
+        asked = {"uri": str(uri)}
+        with self._trail.call(surface="mcp", action=READ_RESOURCE, arguments=asked, sandbox=_sandbox_of(uri)) as entry:
+            try:
+                contents = await super().read_resource(uri, context)
+            except ResourceError as error:
+                cause = _cause(error)
+                if isinstance(error, ResourceNotFoundError):
+                    entry.refuse("not_found: there is no such resource")
+                else:
+                    entry.fail(cause)
+                missing = isinstance(cause, NotFound | GuestFileMissing) or isinstance(error, ResourceNotFoundError)
+                told = (ResourceNotFoundError if missing else ResourceError)(explain(error, str(uri)[:_SHOWN]))
+                raise told from None
+        if isinstance(contents, InputRequiredResult) or _FILES not in str(uri):
+            return contents
+        return [ReadResourceContents(content=item.content, mime_type=_media_type(str(uri), item)) for item in contents]
+
+
+def explain(error: Exception, what: str, wire_names: dict[str, str] | None = None) -> str:
+    """What a model is told about a failure: the cause and the way out of a known one, a request id for the rest.
+
+    Args:
+        error: What the SDK raised around the failure.
+        what: The tool or resource, for the log.
+        wire_names: Names of arguments on the wire, where they differ from those in the code.
+    """
+    cause = _cause(error)
+    if isinstance(cause, CasemateError):
+        _log.info("call refused", call=what, code=cause.code, reason=cause.message)
+        again = " The same call may succeed later." if cause.retryable else ""
+        return f"{str(cause).rstrip('.')}.{again}"
+    if isinstance(cause, StoreError):
+        _log.error("store failed", call=what, reason=str(cause))
+        return f"The server's store failed: {str(cause).rstrip('.')}. What the call should change may be unchanged."
+    refused = _refused_arguments(error)
+    if refused is not None:
+        return f"Arguments refused: {_problems(refused, wire_names or {})}"
+    if isinstance(error, ToolError | ResourceError) and cause is error and not isinstance(error, UnexpectedToolError):
+        return str(error)
+    request_id = current_request_id()
+    _log.error("call failed", call=what, exc_info=cause)
+    return f"Internal error; it has been logged. Tell the operator the request id {request_id or '(none)'}."
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The innermost failure that says something: below the SDK's wrappers and groups of one."""
+    while True:
+        inner = error.__cause__ if isinstance(error, ToolError | ResourceError) else only_member(error)
+        if inner is None:
+            return error
+        error = inner
+
+
+def _refused_arguments(error: Exception) -> ValidationError | None:
+    """What a tool's schema has against a call's arguments; None for what a tool that ran stumbled over."""
+    cause = error.__cause__
+    unexpected = isinstance(error, UnexpectedToolError) or not isinstance(error, ToolError)
+    return cause if isinstance(cause, ValidationError) and not unexpected else None
+
+
+def _problems(error: ValidationError, wire_names: dict[str, str]) -> str:
+    """Each refused argument with its value and what was expected of it."""
+    lines: list[str] = []
+    for problem in error.errors(include_url=False)[:_PROBLEMS]:
+        path = [str(part) for part in problem["loc"]]
+        name = ".".join([wire_names.get(path[0], path[0]), *path[1:]]) if path else "arguments"
+        if problem["type"] == "missing":
+            lines.append(f"{name} is missing")
+            continue
+        value = repr(problem["input"])
+        shown = value if len(value) <= _SHOWN else f"{value[:_SHOWN]}…"
+        lines.append(f"{name}={shown}: {problem['msg']}")
+    return "; ".join(lines)
+
+
+def _belongs(offer: Offer, toolset: Toolset) -> bool:
+    match toolset:
+        case "all":
+            return True
+        case "core":
+            return offer.core
+        case "readonly":
+            return bool(offer.hints.read_only_hint)
+
+
+def _failed(text: str) -> CallToolResult:
+    return CallToolResult(content=[TextContent(type="text", text=text)], is_error=True)
+
+
+def _sandbox_of(uri: AnyUrl | str) -> str:
+    return str(uri).removeprefix(_SANDBOX).partition("/")[0] if str(uri).startswith(_SANDBOX) else ""
+
+
+def _media_type(uri: str, item: ReadResourceContents) -> str:
+    guessed, encoding = mimetypes.guess_type(uri.rsplit("/", 1)[-1])
+    if isinstance(item.content, str):
+        return guessed if guessed and guessed.startswith("text/") else "text/plain"
+    return guessed if guessed and not encoding else "application/octet-stream"

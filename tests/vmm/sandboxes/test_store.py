@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from dataclasses import replace
+from pathlib import Path
+
+import anyio
+import pytest
+
+from storage.ids import new_id
+from storage.sqlite import SqliteDatabase
+from vmm.errors import Conflict, HostExhausted, Unavailable
+from vmm.sandboxes import store as module
+from vmm.sandboxes.sandbox import Sandbox, State
+from vmm.sandboxes.spec import SandboxSpec
+from vmm.sandboxes.store import SANDBOXES, Records
+
+pytestmark = pytest.mark.anyio
+
+RIVALS = 60
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncGenerator[SqliteDatabase]:
+    async with SqliteDatabase(tmp_path / "casemate.db") as database:
+        yield database
+
+
+@pytest.fixture
+async def records(database: SqliteDatabase) -> Records:
+    return Records(await database.collection(SANDBOXES), host="here")
+
+
+def new(owner: str = "alice", name: str = "box") -> Sandbox:
+    return Sandbox.new(new_id(), owner, SandboxSpec(name=name, env={"TOKEN": "t"}, labels={"a": "b"}), now_ms=7)
+
+
+async def kept(records: Records, sandbox: Sandbox) -> Sandbox:
+    await records.insert(sandbox)
+    return sandbox
+
+
+async def test_what_is_read_is_what_was_kept(records: Records) -> None:
+    sandbox = await kept(records, new())
+    assert await records.get("alice", sandbox.id) == sandbox
+    assert await records.find(sandbox.id) == sandbox
+
+
+async def test_somebody_elses_sandbox_is_found_only_without_an_owner(records: Records) -> None:
+    sandbox = await kept(records, new("alice"))
+    assert await records.get("bob", sandbox.id) is None
+    assert await records.named("bob", sandbox.name) == []
+    assert await records.owned("bob") == []
+    assert await records.find(sandbox.id) == sandbox
+
+
+async def test_an_owners_sandboxes_come_newest_first(records: Records) -> None:
+    made = [await kept(records, new(name=f"box-{number}")) for number in range(5)]
+    await kept(records, new("bob"))
+    assert await records.owned("alice") == made[::-1]
+
+
+async def test_names_need_not_be_unique(records: Records) -> None:
+    made = [await kept(records, new(name=name)) for name in ("twin", "other", "twin")]
+    assert await records.named("alice", "twin") == [made[2], made[0]]
+
+
+async def test_deleted_ones_are_hidden_except_from_who_asks_for_their_state(records: Records) -> None:
+    deleted = await records.save((await kept(records, new())).moved(State.DELETED, now_ms=8))
+    assert await records.owned("alice") == []
+    assert await records.named("alice", deleted.name) == []
+    assert await records.in_state(State.DELETED) == [deleted]
+    assert await records.find(deleted.id) == deleted
+
+
+async def test_a_state_is_found_over_all_owners(records: Records) -> None:
+    mine, theirs = await kept(records, new("alice")), await kept(records, new("bob"))
+    running = await records.save(mine.moved(State.RUNNING, now_ms=8))
+    assert await records.in_state(State.RUNNING) == [running]
+    assert await records.in_state(State.CREATING) == [theirs]
+
+
+async def test_more_sandboxes_than_one_batch_are_all_found(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_BATCH", 2)
+    for count in range(1, 6):
+        await kept(records, new())
+        found = await records.owned("alice")
+        assert len({sandbox.id for sandbox in found}) == len(found) == count
+
+
+async def test_of_two_changes_to_one_version_the_second_loses(records: Records) -> None:
+    seen = await kept(records, new())
+    saved = await records.save(replace(seen, name="first"))
+    assert saved.version == 2
+    with pytest.raises(Conflict, match=seen.id):
+        await records.save(replace(seen, name="second"))
+    assert await records.find(seen.id) == saved
+
+
+async def test_a_removed_sandbox_cannot_be_saved_again(records: Records) -> None:
+    sandbox = await kept(records, new())
+    await records.remove(sandbox.id)
+    await records.remove(sandbox.id)
+    assert await records.find(sandbox.id) is None
+    with pytest.raises(Conflict):
+        await records.save(sandbox)
+
+
+@pytest.mark.parametrize("ref", ["", "\0", "\ud800", "a" * 100_000, "'; DROP TABLE sandboxes; --", "%"])
+async def test_a_strange_reference_is_nobodys(records: Records, ref: str) -> None:
+    await kept(records, new())
+    assert await records.get("alice", ref) is None
+    assert await records.named("alice", ref) == []
+
+
+async def test_concurrent_changes_are_never_lost(records: Records) -> None:
+    sandbox = await kept(records, new())
+
+    async def relabel(label: str) -> None:
+        while True:
+            seen = await records.find(sandbox.id)
+            assert seen is not None
+            try:
+                await records.save(replace(seen, labels={**seen.labels, label: "x"}))
+            except Conflict:
+                continue
+            return
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(20):
+            tasks.start_soon(relabel, f"l{number}")
+    found = await records.find(sandbox.id)
+    assert found is not None and set(found.labels) == {"a", *(f"l{number}" for number in range(20))}
+
+
+async def test_each_of_many_rivals_gets_through(records: Records) -> None:
+    sandbox = await kept(records, new())
+
+    async def count(number: int) -> None:
+        await records.change(sandbox.id, lambda found: replace(found, labels={**found.labels, f"l{number}": "x"}))
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(RIVALS):
+            tasks.start_soon(count, number)
+    assert len((await records.find(sandbox.id) or sandbox).labels) == len(sandbox.labels) + RIVALS
+
+
+async def test_a_closed_store_makes_everything_unavailable(records: Records, database: SqliteDatabase) -> None:
+    await records.ping()
+    await database.aclose()
+    with pytest.raises(Unavailable, match="not open"):
+        await records.ping()
+    with pytest.raises(Unavailable):
+        await records.owned("alice")
+    with pytest.raises(Unavailable):
+        await records.insert(new())
+
+
+async def test_a_full_store_says_that_the_host_is_exhausted(tmp_path: Path) -> None:
+    async with SqliteDatabase(tmp_path / "small.db", max_bytes=64 * 1024) as database:
+        records = Records(await database.collection(SANDBOXES), host="here")
+        first = await kept(records, new())
+        with pytest.raises(HostExhausted, match="no room"):
+            for _ in range(10_000):
+                await records.insert(new())
+        assert await records.find(first.id) == first
+
+
+async def test_hosts_that_share_a_store_do_not_see_each_others_sandboxes(database: SqliteDatabase) -> None:
+    here, there = [Records(await database.collection(SANDBOXES), host=host) for host in ("here", "there")]
+    sandbox = await kept(here, new())
+    assert await there.find(sandbox.id) is None
+    assert await there.owned("alice") == []
+    assert await there.named("alice", sandbox.name) == []
+    assert await there.in_state(State.CREATING) == []
+    assert await here.owned("alice") == [sandbox]

@@ -1,0 +1,34 @@
+"""What is logged of troubles that are met again and again."""
+
+from __future__ import annotations
+
+import pytest
+from structlog.testing import capture_logs
+
+from vmm.errors import Unavailable
+from vmm.repeated_warnings import Complaints
+
+GONE = Unavailable("The store does not answer")
+
+
+@pytest.mark.parametrize("error", [GONE, ExceptionGroup("of one", [ExceptionGroup("of one", [GONE])])])
+def test_what_was_foreseen_is_told_once_with_its_reason_and_no_trace(error: Exception) -> None:
+    complaints = Complaints()
+    with capture_logs() as logs:
+        for _ in range(3):
+            with complaints.about("deletions not finished"):
+                raise error
+        with complaints.about("deletions not finished"):
+            pass
+    assert [(entry["event"], entry.get("reason"), entry.get("exc_info")) for entry in logs] == [
+        ("deletions not finished", "The store does not answer", None),
+        ("deletions not finished: over", None, None),
+    ]
+
+
+def test_a_defect_is_told_with_its_trace() -> None:
+    defect = KeyError("nobody thought of it")
+    with capture_logs() as logs, Complaints().about("deletions not finished"):
+        raise ExceptionGroup("of two", [defect, GONE])
+    (entry,) = logs
+    assert entry["exc_info"].exceptions == (defect, GONE)

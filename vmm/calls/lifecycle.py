@@ -1,0 +1,129 @@
+"""The part of the fleet that changes the lives of sandboxes: sleep, wake, start again, put back to a snapshot."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+
+import anyio
+import structlog
+
+from ..errors import CasemateError, Conflict
+from ..lifecycle.lifecycle import Lives
+from ..machines.registry import Machines
+from ..machines.snapshots import Snapshots
+from ..sandboxes.sandbox import Sandbox
+
+log = structlog.get_logger(__name__)
+
+_AT_ONCE = os.cpu_count() or 1
+
+
+class LifeCalls(ABC):
+    """What a sandbox's owner may do to its life."""
+
+    _lives: Lives
+    _machines: Machines
+    _snapshots: Snapshots
+
+    @abstractmethod
+    async def get(self, owner: str, ref: str) -> Sandbox:
+        """One sandbox, by id or name.
+
+        Raises:
+            NotFound: There is none, or it is somebody else's.
+            Conflict: The name fits several.
+        """
+
+    async def sleep(self, owner: str, ref: str) -> Sandbox:
+        """Put a sandbox to sleep with its memory; one that sleeps goes on sleeping. Calls in it are broken off.
+
+        Raises:
+            Conflict: It does not run.
+            HostExhausted: The host's disk is full; it runs on.
+            Unavailable: The hypervisor could not save it; it runs on, if it lives.
+        """
+        return await self._lives.sleep((await self.get(owner, ref)).id)
+
+    async def sleep_all(self) -> int:
+        """Put all sandboxes to sleep, to be woken by the next start; returns how many sleep. What fails runs on."""
+        asleep = 0
+        slots = anyio.CapacityLimiter(_AT_ONCE)
+
+        async def put(sandbox_id: str) -> None:
+            nonlocal asleep
+            async with slots:
+                try:
+                    await self._lives.sleep(sandbox_id, wake_at_start=True)
+                    asleep += 1
+                except CasemateError as error:
+                    log.warning("machine not put to sleep", sandbox=sandbox_id, error=error.message)
+                except Exception:  # whatever it is, the others sleep
+                    log.exception("machine not put to sleep", sandbox=sandbox_id)
+
+        async with anyio.create_task_group() as tasks:
+            for sandbox_id in self._machines.sandboxes():
+                tasks.start_soon(put, sandbox_id)
+        return asleep
+
+    async def wake(self, owner: str, ref: str) -> Sandbox:
+        """Wake a sandbox; one that runs goes on. Any other call in it does the same by itself.
+
+        Raises:
+            Conflict: Another hypervisor put it to sleep, it cannot wake from its state, or its guest does not answer.
+            SandboxLost: Its machine has died.
+            LimitExceeded: The owner's other sandboxes take what they may.
+            HostExhausted: The host lacks memory.
+            Unavailable: The hypervisor failed.
+        """
+        return await self._answering(await self._lives.wake((await self.get(owner, ref)).id))
+
+    async def revive(self, owner: str, ref: str) -> Sandbox:
+        """Let a sandbox run again, whatever has become of it: from its sleep, its newest snapshot, or its disk.
+
+        `reason` of the result says what it was started from and what is lost; it is empty if nothing is.
+
+        Raises:
+            Conflict: It runs, and its guest does not answer: it must be restarted.
+            SandboxLost: Nothing is left to start from.
+            LimitExceeded: The owner's other sandboxes take what they may.
+            HostExhausted: The host lacks memory or disk.
+            Unavailable: The hypervisor failed.
+        """
+        return await self._answering(await self._lives.revive((await self.get(owner, ref)).id))
+
+    async def restart(self, owner: str, ref: str, *, from_snapshot: bool = False) -> Sandbox:
+        """Start a sandbox again from its disk, or from its newest snapshot, whatever its guest does.
+
+        Works in any state, and asks the guest for nothing. Calls in it are broken off. `reason` of the result says what
+        it was started from and what is lost: memory and programs, and with a snapshot all that came after it.
+
+        Raises:
+            Conflict: It is still being made, or no snapshot of it can be restored here.
+            SandboxLost: It has no disk.
+            LimitExceeded: The owner's other sandboxes take what they may.
+            HostExhausted: The host lacks memory or disk.
+            Unavailable: It did not come up: from a snapshot it is as it was, from its disk it is killed.
+        """
+        return await self._lives.restart((await self.get(owner, ref)).id, from_snapshot=from_snapshot)
+
+    async def restore(self, owner: str, ref: str, snapshot: str) -> Sandbox:
+        """Put a sandbox back to a snapshot in place, whatever state it is in. If that fails, it is as it was.
+
+        Raises:
+            NotFound: There is no such sandbox or snapshot.
+            Conflict: The snapshot is of another image or size, or another hypervisor's.
+            Unavailable: A file of the snapshot is damaged, or the hypervisor failed.
+            HostExhausted: The host lacks memory or disk.
+        """
+        sandbox = await self.get(owner, ref)
+        return await self._lives.restore(sandbox, await self._snapshots.find(owner, snapshot))
+
+    async def _answering(self, sandbox: Sandbox) -> Sandbox:
+        """A sandbox that is said to run, if its guest says so, too."""
+        machine = self._machines.get(sandbox.id)
+        if machine is not None and not await machine.link.answers():
+            raise Conflict(
+                f"Sandbox {sandbox.id} ({sandbox.name}) is running already, but {self._machines.silence(sandbox.id)}"
+            )
+        return sandbox

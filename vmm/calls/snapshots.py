@@ -1,0 +1,140 @@
+"""The part of the fleet that keeps and multiplies moments of sandboxes: snapshots and forks."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+import anyio
+
+from storage.ids import new_id
+
+from ..errors import Conflict
+from ..lifecycle.create import Maker
+from ..lifecycle.forks import Fork, check_count
+from ..lifecycle.lifecycle import Lives
+from ..lifecycle.snapshot import Keeper
+from ..lifecycle.unusable import unreachable
+from ..machines.clone import silent
+from ..machines.snapshots import Snapshot, Snapshots
+from ..machines.templates import Report
+from ..sandboxes.sandbox import Sandbox, State
+from ..sandboxes.spec import check_labels, check_name
+
+
+class SnapshotCalls(ABC):
+    """What a sandbox's owner may keep of it, and make of that."""
+
+    _keeper: Keeper
+    _lives: Lives
+    _maker: Maker
+    _snapshots: Snapshots
+
+    @abstractmethod
+    async def get(self, owner: str, ref: str) -> Sandbox:
+        """One sandbox, by id or name.
+
+        Raises:
+            NotFound: There is none, or it is somebody else's.
+            Conflict: The name fits several.
+        """
+
+    async def snapshot(
+        self, owner: str, ref: str, *, name: str = "", labels: Mapping[str, str] | None = None, created_by: str = ""
+    ) -> Snapshot:
+        """Keep what a running or sleeping sandbox is now. It goes on, with its open streams.
+
+        Args:
+            owner: Whose.
+            ref: Which.
+            name: DNS-1123 subdomain; the sandbox's name with a number if empty.
+            labels: At most 5 short pairs.
+            created_by: Opaque id of the user.
+
+        Raises:
+            InvalidInput: A value cannot be.
+            SandboxLost: It neither runs nor sleeps.
+            LimitExceeded: The owner has enough snapshots.
+            HostExhausted: The host's disk is full; the sandbox goes on.
+            Unavailable: The hypervisor could not save it.
+        """
+        if name:
+            check_name(name)
+        check_labels(labels or {})
+        sandbox = await self.get(owner, ref)
+        async with self._lives.turn(sandbox.id):
+            sandbox = await self.get(owner, sandbox.id)
+            return await self._keeper.take(sandbox, name=name, labels=labels or {}, created_by=created_by)
+
+    async def snapshots(self, owner: str, *, sandbox: str = "") -> tuple[Snapshot, ...]:
+        """The owner's snapshots, newest first; with a sandbox named, by id or name, those that were taken of it."""
+        owned = await self._snapshots.owned(owner)
+        if not sandbox:
+            return tuple(owned)
+        taken = tuple(snapshot for snapshot in owned if sandbox in {snapshot.sandbox, snapshot.sandbox_name})
+        if taken:  # also of a sandbox that is gone
+            return taken
+        found = await self.get(owner, sandbox)
+        return tuple(snapshot for snapshot in owned if snapshot.sandbox == found.id)
+
+    async def get_snapshot(self, owner: str, ref: str) -> Snapshot:
+        """One snapshot, by id, by name, or by the beginning of its id.
+
+        Raises:
+            NotFound: There is none, or it is somebody else's.
+            Conflict: The name or the beginning fits several; the message lists their ids.
+        """
+        return await self._snapshots.find(owner, ref)
+
+    async def rename_snapshot(self, owner: str, ref: str, name: str) -> Snapshot:
+        """Give a snapshot another name.
+
+        Raises:
+            InvalidInput: The name cannot be.
+        """
+        check_name(name)
+        return await self._snapshots.rename(await self._snapshots.find(owner, ref), name)
+
+    async def delete_snapshot(self, owner: str, ref: str) -> None:
+        """Delete a snapshot.
+
+        Raises:
+            Conflict: Snapshots or sandboxes were made from it; the message names them.
+        """
+        await self._keeper.delete(await self._snapshots.find(owner, ref))
+
+    async def fork(
+        self, owner: str, ref: str, count: int = 1, *, created_by: str = "", on_progress: Report | None = None
+    ) -> tuple[Fork, ...]:
+        """Make children of a running sandbox's present moment: its memory, its files, its background commands.
+
+        The parent goes on, with its open streams. Each child is named after it, and has a result of its own.
+
+        Raises:
+            InvalidInput: The count is not 1 to 100.
+            Conflict: It sleeps, or is being made.
+            SandboxLost: Its machine has died.
+            HostExhausted: The host's disk is full.
+            Unavailable: The hypervisor could not save it.
+        """
+        check_count(count)
+        parent = await self.get(owner, ref)
+        base = await self._snapshots.fork_base(new_id())
+        try:
+            async with self._lives.turn(parent.id):
+                parent = await self.get(owner, parent.id)
+                if parent.state is State.CREATING:
+                    raise unreachable(parent)
+                if parent.state is not State.RUNNING:
+                    hint = {State.ASLEEP: "Wake it first", State.UNRESPONSIVE: "Restart it first"}.get(
+                        parent.state, "Start it first, or fork another one"
+                    )
+                    raise Conflict(
+                        f"Sandbox {parent.id} is {parent.state}, only a running one can be forked", hint=hint
+                    )
+                await (on_progress or silent)(f"Saving {parent.name}")
+                saved = await self._lives.moment(parent, base)
+            return await self._maker.children(parent, saved, count, created_by)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._snapshots.discard(base)

@@ -1,0 +1,128 @@
+"""Leads a call to the guest of its sandbox, wakes one that sleeps, and tells what became of one that went away."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import anyio
+
+from ..errors import CasemateError, Conflict, HostExhausted, LinkError, LinkTimeout, NotFound
+from ..guest.link import GuestLink
+from ..machines.machine import Machine
+from ..machines.registry import RESTART, Machines
+from ..sandboxes.sandbox import Sandbox, State
+from ..sandboxes.store import Records
+from .activity import Activity
+from .lifecycle import Lives
+from .unusable import lost, unreachable
+
+_SETTLE_S = 4
+_RESTART = f"If it does not come back by itself, {RESTART}"
+
+
+class Reach:
+    """The way to the guests.
+
+    Args:
+        records: The sandboxes' records.
+        machines: The machines that run.
+        lives: Wakes those that do not.
+        activity: Who is in use.
+    """
+
+    def __init__(self, records: Records, machines: Machines, lives: Lives, activity: Activity) -> None:
+        self._records = records
+        self._machines = machines
+        self._lives = lives
+        self._activity = activity
+
+    @asynccontextmanager
+    async def use(self, sandbox: Sandbox) -> AsyncGenerator[tuple[Sandbox, GuestLink]]:
+        """A sandbox and the link to its guest, for one operation that wakes it and keeps it awake.
+
+        Raises:
+            NotFound: It is deleted.
+            Conflict: Its sleep or its place in a past moment broke the operation off.
+            SandboxLost: Its machine has died.
+            HostExhausted: The host lacks what its machine needs.
+            Unavailable: It does not wake.
+        """
+        async with self._activity.use(sandbox.id):
+            if self._machines.get(sandbox.id) is None:
+                sandbox = await self._awake(sandbox)
+            async with self.look(sandbox) as pair:
+                yield pair
+
+    @asynccontextmanager
+    async def look(self, sandbox: Sandbox) -> AsyncGenerator[tuple[Sandbox, GuestLink]]:
+        """A sandbox and the link to its guest, for one operation that is no use of it.
+
+        Raises:
+            NotFound: It is deleted.
+            Conflict: It sleeps.
+            SandboxLost: Its machine has died.
+            HostExhausted: The host lacks what its machine needs.
+        """
+        machine = self._machines.get(sandbox.id)
+        if machine is None:
+            raise unreachable(await self._settled(sandbox) or sandbox)
+        try:
+            yield sandbox, machine.link
+        except LinkError as error:
+            if not isinstance(error, LinkTimeout) and await self._machines.gone(sandbox.id, machine):
+                raise await self._gone(sandbox) from error
+            ailment = await self._ailment(sandbox, machine)
+            if ailment:
+                raise HostExhausted(
+                    f"Sandbox {sandbox.id} does not run: {ailment}",
+                    hint="It goes on by itself, with nothing lost, once the host has room again",
+                ) from error
+            if machine.link.silent_s:
+                raise LinkTimeout(f"{error.message}: sandbox {sandbox.id} does not respond", hint=_RESTART) from error
+            raise
+
+    async def _ailment(self, sandbox: Sandbox, machine: Machine) -> str:
+        """Why the machine does not run; empty if it does. Whether its guest still answers is known afterwards."""
+        async with anyio.create_task_group() as tasks:
+            if not machine.link.silent_s:
+                # One that closes connections, or opens none, may have no agent any more; or it has lost this one only.
+                tasks.start_soon(machine.link.answers)
+            return await self._machines.ailment(sandbox.id)
+        raise AssertionError  # Not reached: the block either returns or raises.
+
+    async def _awake(self, sandbox: Sandbox) -> Sandbox:
+        found = await self._records.get(sandbox.owner, sandbox.id)
+        if found is None or found.state is State.DELETED:
+            raise _deleted(sandbox)
+        return await self._lives.wake(found.id) if found.state in {State.ASLEEP, State.RUNNING} else found
+
+    async def _gone(self, sandbox: Sandbox) -> CasemateError:
+        found = await self._settled(sandbox)
+        if found is None or found.state is State.DELETED:
+            return _deleted(sandbox)
+        if found.state is State.ASLEEP or self._machines.get(sandbox.id) is not None:
+            did = "put to sleep" if found.state is State.ASLEEP else "restarted or put back to a snapshot"
+            return Conflict(
+                f"Sandbox {sandbox.id} was {did} during the call; whether it took effect is not known",
+                hint="Look, then call again",
+            )
+        return lost(sandbox, found.reason or "its virtual machine ended")
+
+    async def _settled(self, sandbox: Sandbox) -> Sandbox | None:
+        """The record as it is when nothing changes the sandbox's life: what did may still be on its way there.
+
+        Raises:
+            Conflict: It takes longer than a call should.
+        """
+        with anyio.move_on_after(_SETTLE_S):
+            async with self._lives.turn(sandbox.id):
+                return await self._records.find(sandbox.id)
+        raise Conflict(
+            f"Sandbox {sandbox.id} is being started or changed; whether a call under way took effect is not known",
+            hint="Wait until it runs, look, then call again",
+        )
+
+
+def _deleted(sandbox: Sandbox) -> NotFound:
+    return NotFound(f"Sandbox {sandbox.id} was deleted during the call")

@@ -1,0 +1,139 @@
+"""Who may have a machine: counted against the owner's limits and the host's, one decision at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+
+from ..errors import HostExhausted
+from ..sandboxes.limits import HostReserve
+from ..sandboxes.quotas import Quotas
+from ..sandboxes.sandbox import Sandbox
+from ..sandboxes.store import Records
+
+
+class Admission:
+    """Decides about machines before they take memory, and remembers what was promised to those that run.
+
+    Args:
+        places: Where a machine writes: its own directory, and that of what it is made from.
+        records: The sandboxes that exist.
+        quotas: What each owner may have.
+        reserve: What must stay free on the host.
+        ahead: MiB that machines take which no sandbox has yet.
+        give_way: Ends one of those; whether there was one.
+    """
+
+    def __init__(
+        self,
+        places: Sequence[Path],
+        records: Records,
+        quotas: Quotas,
+        reserve: HostReserve,
+        *,
+        ahead: Callable[[], int],
+        give_way: Callable[[], Awaitable[bool]],
+    ) -> None:
+        self._places = tuple(places)
+        self._records = records
+        self._quotas = quotas
+        self._reserve = reserve
+        self._ahead = ahead
+        self._give_way = give_way
+        self._promised: dict[str, _Promise] = {}
+        self._one_at_a_time = anyio.Lock()
+
+    async def admit(self, sandbox: Sandbox) -> None:
+        """Keep the record of a new sandbox, if its owner may have it and the host can carry it.
+
+        Raises:
+            LimitExceeded: The owner has enough.
+            HostExhausted: The host lacks memory or disk.
+        """
+        limits = await self._quotas.of(sandbox.owner)
+        async with self._one_at_a_time:
+            limits.check(await self._records.owned(sandbox.owner), cpu=sandbox.cpu, mem=sandbox.mem)
+            await self._check_host(sandbox)
+            self.running(sandbox)
+            try:
+                await self._records.insert(sandbox)
+            except BaseException:
+                del self._promised[sandbox.id]
+                raise
+
+    async def readmit(self, sandbox: Sandbox, machine: str) -> None:
+        """Promise a sandbox that exists the memory to run again; one that has the promise already keeps it.
+
+        Args:
+            sandbox: Which.
+            machine: The machine that the memory is for from now on.
+
+        Raises:
+            LimitExceeded: The owner's other sandboxes take what it may have.
+            HostExhausted: The host lacks memory or disk.
+        """
+        limits = await self._quotas.of(sandbox.owner)
+        async with self._one_at_a_time:
+            if sandbox.id not in self._promised:
+                limits.check_running(await self._records.owned(sandbox.owner), cpu=sandbox.cpu, mem=sandbox.mem)
+                await self._check_host(sandbox)
+            self._promised[sandbox.id] = _Promise(sandbox.mem, machine)
+
+    async def check_snapshot(self, owner: str, existing: int) -> None:
+        """Refuse a snapshot that the owner may not have.
+
+        Raises:
+            LimitExceeded: The owner has enough.
+        """
+        (await self._quotas.of(owner)).check_snapshots(existing)
+
+    def check_disk(self, place: Path) -> None:
+        """Refuse to write much where there is little room.
+
+        Raises:
+            HostExhausted: The host lacks disk there.
+        """
+        self._reserve.check_disk(place)
+
+    def check_ahead(self, mem: int) -> None:
+        """Refuse a machine that is made before anybody asks.
+
+        Raises:
+            HostExhausted: The host lacks memory or disk.
+        """
+        self._reserve.check(self._places, self._total(), mem)
+
+    def running(self, sandbox: Sandbox) -> None:
+        """Take note of the machine that a record names: it runs, or is being made."""
+        self._promised[sandbox.id] = _Promise(sandbox.mem, sandbox.machine)
+
+    def release(self, sandbox_id: str, machine: str = "") -> None:
+        """Take back what was promised; a no-op if nothing was.
+
+        Args:
+            sandbox_id: To which sandbox.
+            machine: For which machine: if the promise is another's by now, that keeps it. Empty for any.
+        """
+        promise = self._promised.get(sandbox_id)
+        if promise is not None and machine in {"", promise.machine}:
+            del self._promised[sandbox_id]
+
+    async def _check_host(self, sandbox: Sandbox) -> None:
+        while True:
+            try:
+                return self._reserve.check(self._places, self._total(), sandbox.mem)
+            except HostExhausted:
+                if not await self._give_way():
+                    raise
+
+    def _total(self) -> int:
+        return sum(promise.mem for promise in self._promised.values()) + self._ahead()
+
+
+@dataclass(frozen=True, slots=True)
+class _Promise:
+    mem: int
+    machine: str

@@ -1,0 +1,187 @@
+"""Makes sandboxes, new ones and forks: each is there with its machine, or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import replace
+
+import anyio
+import structlog
+
+from storage.ids import new_id
+
+from ..errors import CasemateError, Conflict, NotFound, Unavailable
+from ..machines.checkpoint import Saved
+from ..machines.clone import Cloner, end
+from ..machines.machine import Machine
+from ..machines.registry import Machines
+from ..machines.templates import Report
+from ..machines.warm_pool import Key, Pool
+from ..sandboxes import lease
+from ..sandboxes.sandbox import Sandbox, State
+from ..sandboxes.spec import SandboxSpec
+from ..sandboxes.store import Records
+from .admission import Admission
+from .forks import Fork, child_names
+
+log = structlog.get_logger(__name__)
+
+_AT_ONCE = os.cpu_count() or 1
+
+
+class Maker:
+    """Makes sandboxes' records and machines together.
+
+    Args:
+        records: The records.
+        machines: The machines that run.
+        admission: Who may have one.
+        cloner: Makes machines.
+        pool: Has some ready.
+        clock: Milliseconds since the epoch.
+        found: Told the id of each new sandbox.
+        started: Told how each machine came by its memory.
+    """
+
+    def __init__(
+        self,
+        *,
+        records: Records,
+        machines: Machines,
+        admission: Admission,
+        cloner: Cloner,
+        pool: Pool,
+        clock: Callable[[], int],
+        found: Callable[[str], None],
+        started: Callable[[str], None],
+    ) -> None:
+        self._records = records
+        self._machines = machines
+        self._admission = admission
+        self._cloner = cloner
+        self._pool = pool
+        self._clock = clock
+        self._found = found
+        self._started = started
+
+    async def fresh(self, owner: str, spec: SandboxSpec, key: Key, report: Report) -> Sandbox:
+        """A new sandbox of an image, at once if a machine is ready."""
+
+        async def machine(sandbox: Sandbox) -> Machine:
+            ready = await self._pool.take(key)
+            if ready is not None and await self._given(ready, sandbox):
+                return ready
+            saved = await self._cloner.template(key, report)
+            return await self._cloner.clone(saved, sandbox.machine, hostname=sandbox.name)
+
+        return await self._make(Sandbox.new(new_id(), owner, spec, now_ms=self._clock()), machine)
+
+    async def of(self, saved: Saved, owner: str, spec: SandboxSpec, *, base: str) -> Sandbox:
+        """A new sandbox of a saved moment.
+
+        Args:
+            saved: The moment.
+            owner: Whose.
+            spec: What it is to be like; image and size are the moment's.
+            base: The snapshot that it goes back to, if it does to one.
+        """
+
+        async def machine(sandbox: Sandbox) -> Machine:
+            return await self._cloner.clone(saved, sandbox.machine, hostname=sandbox.name)
+
+        new = replace(Sandbox.new(new_id(), owner, spec, now_ms=self._clock()), base=base)
+        return await self._make(new, machine)
+
+    async def children(self, parent: Sandbox, saved: Saved, count: int, created_by: str) -> tuple[Fork, ...]:
+        """Forks of a moment of their parent, as many at once as the host has processors."""
+        taken = {sandbox.name for sandbox in await self._records.owned(parent.owner)}
+        forks: list[Fork] = [Fork()] * count
+        slots = anyio.CapacityLimiter(_AT_ONCE)
+
+        async def make(number: int, name: str) -> None:
+            spec = SandboxSpec(
+                name=name,
+                image=parent.image,
+                cpu=parent.cpu,
+                mem=parent.mem,
+                labels=parent.labels,
+                env=parent.env,
+                auto_sleep=parent.auto_sleep,
+                idle_s=parent.idle_s,
+                ttl_s=parent.ttl_s,
+                created_by=created_by or parent.created_by,
+            )
+            async with slots:
+                try:
+                    forks[number] = Fork(sandbox=await self.of(saved, parent.owner, spec, base=parent.base))
+                except CasemateError as error:
+                    forks[number] = Fork(error=error)
+                except Exception as error:
+                    log.exception("child not made", parent=parent.id, name=name)
+                    forks[number] = Fork(error=Unavailable(f"The fork failed: {type(error).__name__}"))
+
+        async with anyio.create_task_group() as tasks:
+            for number, name in enumerate(child_names(parent.name, taken, count)):
+                tasks.start_soon(make, number, name)
+        return tuple(forks)
+
+    async def _given(self, ready: Machine, sandbox: Sandbox) -> bool:
+        """Give a machine that waited to a sandbox; one that does not take the name is ended."""
+        try:
+            await ready.become(sandbox.name)
+            await ready.write_down()
+        except BaseException as error:
+            with anyio.CancelScope(shield=True):
+                await end(ready)
+            if not isinstance(error, CasemateError):
+                raise
+            log.warning("waiting machine not used", sandbox=sandbox.id, error=error.message)
+            return False
+        return True
+
+    async def _make(self, sandbox: Sandbox, make: Callable[[Sandbox], Awaitable[Machine]]) -> Sandbox:
+        await self._admission.admit(sandbox)
+        self._found(sandbox.id)
+        machine: Machine | None = None
+        try:
+            machine = await make(sandbox)
+            self._machines.attach(sandbox.id, machine)
+            now = self._clock()
+            running = replace(
+                # Its life begins here: what a template took to build is not its own.
+                lease.renewed(sandbox.moved(State.RUNNING, now_ms=now), sandbox.ttl_s, now),
+                active_ms=now,
+                machine=machine.directory.name,
+                memory=machine.running.memory.value,
+            )
+            self._admission.running(running)
+            saved = await self._records.save(running)
+        except BaseException as error:
+            deleted = False
+            with anyio.CancelScope(shield=True):
+                deleted = await self._undo(sandbox, machine)
+            if deleted and isinstance(error, CasemateError):
+                raise NotFound(f"Sandbox {sandbox.id} was deleted while it was created") from error
+            raise
+        self._started(saved.memory)
+        return saved
+
+    async def _undo(self, sandbox: Sandbox, machine: Machine | None) -> bool:
+        """Leave nothing of a sandbox that did not come about, and say whether somebody deleted it meanwhile."""
+        name = machine.directory.name if machine else sandbox.machine
+        try:
+            await self._machines.destroy(sandbox.id, name)
+        except CasemateError as error:
+            log.warning("sandbox not removed yet", sandbox=sandbox.id, reason=str(error))
+            # The sweep goes on where this ends.
+            with suppress(NotFound, Conflict):
+                await self._records.change(
+                    sandbox.id, lambda found: replace(found.moved(State.DELETED, now_ms=self._clock()), machine=name)
+                )
+            return False
+        self._admission.release(sandbox.id)
+        found = await self._records.find(sandbox.id)
+        await self._records.remove(sandbox.id)
+        return found is None or found.state is State.DELETED

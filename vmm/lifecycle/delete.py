@@ -1,0 +1,94 @@
+"""Deletes sandboxes: the record first, so that what a crash leaves behind is known to be nobody's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import anyio
+
+from ..machines.registry import Machines
+from ..repeated_warnings import Complaints
+from ..sandboxes.sandbox import Sandbox, State
+from ..sandboxes.store import Records
+from .activity import Activity
+from .admission import Admission
+from .lifecycle import Lives
+
+_TURN_S = 10
+_AT_ONCE = 10
+
+
+class Deleter:
+    """Ends sandboxes with everything in them; their snapshots stay. Needs no guest.
+
+    Args:
+        records: The sandboxes' records.
+        machines: The machines that run.
+        lives: What may be under way in a sandbox.
+        admission: Counts what it held.
+        activity: Who is in use.
+        clock: Milliseconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        *,
+        records: Records,
+        machines: Machines,
+        lives: Lives,
+        admission: Admission,
+        activity: Activity,
+        clock: Callable[[], int],
+    ) -> None:
+        self._records = records
+        self._machines = machines
+        self._lives = lives
+        self._admission = admission
+        self._activity = activity
+        self._clock = clock
+        self._complaints = Complaints()
+
+    async def delete(self, sandbox_id: str) -> None:
+        """Delete a sandbox, whatever state it is in. What cannot be removed now, the sweep removes."""
+        await self._finish(await self._records.change(sandbox_id, self._deleted))
+
+    async def delete_seen(self, seen: Sandbox) -> None:
+        """Delete a sandbox if its record is still the one that was seen.
+
+        Raises:
+            Conflict: It was changed since.
+        """
+        await self._finish(await self._records.save(self._deleted(seen)))
+
+    async def finish(self) -> None:
+        """Remove what is left of sandboxes whose deletion failed half-way; what fails again holds up no other."""
+        slots = anyio.CapacityLimiter(_AT_ONCE)
+        remains = await self._records.in_state(State.DELETED)
+        async with anyio.create_task_group() as tasks:
+            for sandbox in remains:
+                tasks.start_soon(self._finish_one, sandbox, slots)
+
+    async def _finish_one(self, sandbox: Sandbox, slots: anyio.CapacityLimiter) -> None:
+        # At once, because a process that does not end is waited for.
+        async with slots:
+            with self._complaints.about("sandbox not removed", sandbox=sandbox.id):
+                await self._teardown(sandbox)
+
+    def _deleted(self, sandbox: Sandbox) -> Sandbox:
+        return sandbox.moved(State.DELETED, now_ms=self._clock())
+
+    async def _finish(self, sandbox: Sandbox) -> None:
+        with anyio.CancelScope(shield=True):
+            # A wake that is under way sees that the record is gone, and leaves; one that hangs is not waited for.
+            with anyio.move_on_after(_TURN_S):
+                async with self._lives.turn(sandbox.id):
+                    pass
+            # For its owner it is gone, whatever is left of it.
+            with self._complaints.about("sandbox not removed", sandbox=sandbox.id):
+                await self._teardown(sandbox)
+
+    async def _teardown(self, sandbox: Sandbox) -> None:
+        await self._machines.destroy(sandbox.id, sandbox.machine)
+        self._admission.release(sandbox.id)
+        await self._records.remove(sandbox.id)
+        self._activity.forget(sandbox.id)

@@ -1,0 +1,126 @@
+"""Takes snapshots, and deletes those that nothing descends from."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import asynccontextmanager
+
+import anyio
+
+from storage.ids import new_id
+
+from ..errors import Conflict
+from ..machines.snapshots import Snapshot, Snapshots
+from ..sandboxes.sandbox import Sandbox
+from ..sandboxes.store import Records
+from .admission import Admission
+from .forks import child_names
+from .keyed_lock import Turns
+from .lifecycle import Lives
+
+
+class Keeper:
+    """Keeps moments of sandboxes.
+
+    Args:
+        snapshots: Where they are kept.
+        records: The sandboxes.
+        lives: Saves them.
+        admission: Who may have one more.
+        clock: Milliseconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        *,
+        snapshots: Snapshots,
+        records: Records,
+        lives: Lives,
+        admission: Admission,
+        clock: Callable[[], int],
+    ) -> None:
+        self._snapshots = snapshots
+        self._records = records
+        self._lives = lives
+        self._admission = admission
+        self._clock = clock
+        self._turns = Turns()
+        self._being_taken: dict[str, dict[str, str]] = {}
+
+    async def take(self, sandbox: Sandbox, *, name: str, labels: Mapping[str, str], created_by: str) -> Snapshot:
+        """Keep what a sandbox is now; to be called in its turn. On failure nothing of it is left.
+
+        Raises:
+            SandboxLost: It neither runs nor sleeps.
+            LimitExceeded: The owner has enough snapshots.
+            HostExhausted: The host's disk is full.
+            Unavailable: The hypervisor could not save it.
+        """
+        snapshot_id = new_id()
+        async with self._counted(sandbox, snapshot_id, name) as chosen:
+            draft = await self._snapshots.draft(snapshot_id)
+            try:
+                saved = await self._lives.moment(sandbox, draft)
+                snapshot = Snapshot(
+                    id=snapshot_id,
+                    owner=sandbox.owner,
+                    sandbox=sandbox.id,
+                    sandbox_name=sandbox.name,
+                    name=chosen,
+                    parent=sandbox.base,
+                    image=sandbox.image,
+                    cpu=sandbox.cpu,
+                    mem=sandbox.mem,
+                    disk=sandbox.disk,
+                    driver=saved.fingerprint,
+                    labels=dict(labels),
+                    env=dict(sandbox.env),
+                    created_ms=self._clock(),
+                    created_by=created_by,
+                )
+                return await self._snapshots.publish(snapshot, draft)
+            except BaseException:
+                with anyio.CancelScope(shield=True):
+                    await self._snapshots.discard(draft)
+                raise
+
+    async def delete(self, snapshot: Snapshot) -> None:
+        """Delete a snapshot.
+
+        Raises:
+            Conflict: Snapshots or sandboxes descend from it; the message names them.
+        """
+        children = [
+            f"snapshot {other.name} ({other.id})"
+            for other in await self._snapshots.owned(snapshot.owner)
+            if other.parent == snapshot.id
+        ]
+        children += [
+            f"sandbox {sandbox.name} ({sandbox.id})"
+            for sandbox in await self._records.owned(snapshot.owner)
+            if sandbox.base == snapshot.id and sandbox.id != snapshot.sandbox
+        ]
+        if children:
+            raise Conflict(
+                f"Snapshot {snapshot.name} ({snapshot.id}) has children: {', '.join(children)}",
+                hint="Delete these first",
+            )
+        await self._snapshots.remove(snapshot)
+
+    @asynccontextmanager
+    async def _counted(self, sandbox: Sandbox, snapshot_id: str, name: str) -> AsyncGenerator[str]:
+        """Count a snapshot as its owner's while it is taken, and give it a name that no other has or gets."""
+        owner = sandbox.owner
+        # One after the other: of many that are asked for at once, each sees those before it.
+        async with self._turns.of(owner):
+            names = {snapshot.id: snapshot.name for snapshot in await self._snapshots.owned(owner)}
+            names |= self._being_taken.get(owner, {})
+            await self._admission.check_snapshot(owner, len(names))
+            chosen = name or child_names(sandbox.name, set(names.values()), 1)[0]
+            self._being_taken.setdefault(owner, {})[snapshot_id] = chosen
+        try:
+            yield chosen
+        finally:
+            del self._being_taken[owner][snapshot_id]
+            if not self._being_taken[owner]:
+                del self._being_taken[owner]

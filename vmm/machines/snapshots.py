@@ -1,0 +1,329 @@
+"""Snapshots: named moments of sandboxes, each a directory of its own that appears as a whole and never changes.
+
+    snapshots/<id>/   snapshot.json  saved.json  ram  state  disk  parts/
+
+The manifest in the directory is the only record of a snapshot: there is none without its files, no files without it.
+One whose manifest cannot be read is nobody's until it is mended: it is told to the operator, and stays where it is. One
+whose manifest names its owner and lacks something else is shown to that owner, who can delete it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Self
+
+import anyio
+
+from ..disk import digest
+from ..disk.copy import sync_directory
+from ..disk.digest import FileDigest
+from ..disk.os_errors import host_files
+from ..disk.record_file import FORMAT, Written
+from ..errors import Conflict, Damaged, NotFound, Unavailable
+from ..hypervisor.process import strays
+from ..repeated_warnings import Complaints
+from .checkpoint import Saved, write_private
+
+_MANIFEST = "snapshot.json"
+_FORMAT = 1
+_WAY_OUT = "Use another one, and delete this one"
+_DRAFT = ".draft-"
+_FORK = ".fork-"
+_BLOCK = 512
+_SHOWN = 80
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """A sandbox's moment that was kept.
+
+    Attributes:
+        id: 24 hex digits that sort by creation.
+        owner: Opaque id; nobody else ever learns that the snapshot exists.
+        sandbox, sandbox_name: Which sandbox it was taken of, and that one's name then.
+        name: Need not be unique.
+        parent: The snapshot that the sandbox had been made from or restored to; empty if none.
+        image, cpu, mem, disk: The sandbox's; memory and disk in MiB.
+        env: Default environment of the sandbox's commands; never shown.
+        machine_id: What the guest called itself.
+        driver: Fingerprint of the hypervisor that can load it.
+        size: Bytes on the host's disk.
+        files: What its files were when they were written.
+        damage: Why it cannot be used; empty for a sound one. Not part of the manifest.
+    """
+
+    id: str
+    owner: str
+    sandbox: str
+    sandbox_name: str
+    name: str
+    parent: str
+    image: str
+    cpu: int
+    mem: int
+    disk: int
+    driver: str
+    labels: Mapping[str, str] = field(default_factory=dict[str, str])
+    env: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    machine_id: str = field(default="", repr=False)
+    size: int = 0
+    created_ms: int = 0
+    created_by: str = ""
+    files: Mapping[str, FileDigest] = field(default_factory=dict[str, FileDigest], repr=False)
+    damage: str = ""
+
+    @classmethod
+    def read(cls, directory: Path) -> Self | None:
+        """The snapshot in a directory; None if there is none. Blocks for as long as a disk does.
+
+        Raises:
+            Damaged: It cannot be told whose it is.
+        """
+        written = Written.read(directory / _MANIFEST, newest=_FORMAT, way_out=_WAY_OUT)
+        if written is None:
+            return None
+        owner = written.text("owner")
+        try:
+            return cls._whole(directory.name, owner, written)
+        except Damaged as error:
+            name = written.fields.get("name")
+            return cls._spoilt(directory.name, owner, name if isinstance(name, str) else directory.name, error.message)
+
+    @classmethod
+    def _whole(cls, snapshot_id: str, owner: str, written: Written) -> Self:
+        files = written.part("files")
+        return cls(
+            id=snapshot_id,
+            owner=owner,
+            sandbox=written.text("sandbox"),
+            sandbox_name=written.text("sandbox_name"),
+            name=written.text("name"),
+            parent=written.text("parent"),
+            image=written.text("image"),
+            cpu=written.number("cpu"),
+            mem=written.number("mem"),
+            disk=written.number("disk"),
+            driver=written.text("driver"),
+            labels=written.texts("labels"),
+            env=written.texts("env"),
+            machine_id=written.text("machine_id", ""),
+            size=written.number("size", 0),
+            created_ms=written.number("created_ms", 0),
+            created_by=written.text("created_by", ""),
+            files={name: digest.written(files.part(name)) for name in files.fields},
+        )
+
+    @classmethod
+    def _spoilt(cls, snapshot_id: str, owner: str, name: str, damage: str) -> Self:
+        return cls(
+            id=snapshot_id,
+            owner=owner,
+            sandbox="",
+            sandbox_name="",
+            name=name,
+            parent="",
+            image="",
+            cpu=0,
+            mem=0,
+            disk=0,
+            driver="",
+            damage=damage,
+        )
+
+    def check(self) -> None:
+        """Refuse a damaged one.
+
+        Raises:
+            Damaged: It is.
+        """
+        if self.damage:
+            raise Damaged(f"Snapshot {self.id}: {self.damage}", hint=_WAY_OUT)
+
+
+class Snapshots:
+    """The snapshots below one directory.
+
+    Args:
+        root: Their directory; it belongs to this object alone.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._complaints = Complaints()
+
+    async def sweep(self) -> int:
+        """End and remove what broken-off saves and forks left, and say how many. Call before anything else.
+
+        What cannot be removed is told, and stays for the next start.
+
+        Raises:
+            HostExhausted: The directory cannot be made.
+            Unavailable: Likewise.
+        """
+        with host_files("the directory of snapshots", self._root):
+            self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            left = [*self._root.glob(f"{_DRAFT}*"), *self._root.glob(f"{_FORK}*")]
+            working = await anyio.to_thread.run_sync(strays, self._root)
+        for directory, processes in working.items():
+            for process in processes:
+                with self._complaints.about("helper of a save not ended", directory=str(directory)):
+                    await process.kill()
+        for directory in left:
+            with self._complaints.about("remains of a save not removed", directory=str(directory)):
+                await anyio.to_thread.run_sync(shutil.rmtree, directory)
+        return len(left)
+
+    async def draft(self, snapshot_id: str) -> Path:
+        """An empty directory to save into, which nobody takes for a snapshot."""
+        return await self._made(f"{_DRAFT}{snapshot_id}")
+
+    async def fork_base(self, fork_id: str) -> Path:
+        """An empty directory to save into for as long as a fork takes."""
+        return await self._made(f"{_FORK}{fork_id}")
+
+    async def publish(self, snapshot: Snapshot, draft: Path) -> Snapshot:
+        """Give what was saved in a draft its manifest and its name; from now on it is a snapshot, and on the disk.
+
+        Raises:
+            HostExhausted: The host's disk is full.
+            Unavailable: The host refuses it.
+        """
+        with host_files("a snapshot", self._root):
+            return await anyio.to_thread.run_sync(self._publish, snapshot, draft)
+
+    async def discard(self, draft: Path) -> None:
+        """Remove a draft, or the base of a fork; a no-op if there is none."""
+        await anyio.to_thread.run_sync(lambda: shutil.rmtree(draft, ignore_errors=True))
+
+    async def all(self) -> list[Snapshot]:
+        """Everybody's snapshots, newest first, without those whose owner cannot be told."""
+        with host_files("a list of snapshots", self._root):
+            return await anyio.to_thread.run_sync(self._all)
+
+    async def owned(self, owner: str) -> list[Snapshot]:
+        """The owner's snapshots, newest first."""
+        return [snapshot for snapshot in await self.all() if snapshot.owner == owner]
+
+    async def find(self, owner: str, ref: str) -> Snapshot:
+        """One snapshot, by id, by name, or by the beginning of its id if that fits no other.
+
+        Raises:
+            NotFound: There is none, or it is somebody else's.
+            Conflict: The name or the beginning fits several; the message lists their ids.
+        """
+        owned = await self.owned(owner)
+        for fitting in (
+            [snapshot for snapshot in owned if snapshot.id == ref],
+            [snapshot for snapshot in owned if snapshot.name == ref],
+            [snapshot for snapshot in owned if ref and snapshot.id.startswith(ref)],
+        ):
+            if len(fitting) > 1:
+                ids = ", ".join(snapshot.id for snapshot in fitting)
+                raise Conflict(f"snapshot: {_shown(ref)} fits several: {ids}", hint="Use one of these ids")
+            if fitting:
+                return fitting[0]
+        raise NotFound(f"There is no snapshot {_shown(ref)}", hint="List the snapshots, or take one")
+
+    async def saved(self, snapshot: Snapshot) -> Saved:
+        """What machines are made of: the snapshot's files, seen to be what was saved.
+
+        Raises:
+            Damaged: A file is missing or is not what was saved.
+        """
+        snapshot.check()
+        with host_files("a snapshot", self._root / snapshot.id):
+            return await anyio.to_thread.run_sync(self._saved, snapshot)
+
+    async def rename(self, snapshot: Snapshot, name: str) -> Snapshot:
+        """Give a snapshot another name.
+
+        Raises:
+            HostExhausted: The host's disk is full; it has its old name.
+            Unavailable: It is damaged, or the host refuses it.
+        """
+        snapshot.check()
+        renamed = replace(snapshot, name=name)
+        with host_files("a snapshot's name", self._root):
+            await anyio.to_thread.run_sync(_write, renamed, self._root / snapshot.id)
+        return renamed
+
+    async def remove(self, snapshot: Snapshot) -> None:
+        """Remove a snapshot at once, as a whole; what maps its memory goes on.
+
+        Raises:
+            Unavailable: The host refuses it.
+        """
+        with host_files("the removal of a snapshot", self._root):
+            await anyio.to_thread.run_sync(self._remove, snapshot.id)
+
+    async def _made(self, name: str) -> Path:
+        directory = self._root / name
+        with host_files("a saved machine", self._root):
+            await anyio.Path(directory).mkdir(mode=0o700)
+        return directory
+
+    def _publish(self, snapshot: Snapshot, draft: Path) -> Snapshot:
+        files = [path for path in sorted(draft.rglob("*")) if path.is_file() and path.parent.name != "parts"]
+        whole = replace(
+            snapshot,
+            size=sum(path.stat().st_blocks * _BLOCK for path in files),
+            files={str(path.relative_to(draft)): digest.digest(path) for path in files},
+        )
+        _write(whole, draft)
+        target = self._root / snapshot.id
+        draft.rename(target)
+        sync_directory(self._root)
+        return whole
+
+    def _all(self) -> list[Snapshot]:
+        try:
+            names = [path for path in self._root.iterdir() if not path.name.startswith(".")]
+        except FileNotFoundError:
+            return []
+        found = [self._read(path) for path in sorted(names, reverse=True)]
+        return [snapshot for snapshot in found if snapshot is not None]
+
+    def _read(self, directory: Path) -> Snapshot | None:
+        try:
+            snapshot = Snapshot.read(directory)
+        except Damaged as error:
+            self._complaints.raised(error, "snapshot cannot be read", path=str(directory))
+            return None
+        self._complaints.settled("snapshot cannot be read", path=str(directory))
+        return snapshot
+
+    def _saved(self, snapshot: Snapshot) -> Saved:
+        directory = self._root / snapshot.id
+        try:
+            for name, known in snapshot.files.items():
+                digest.check(directory / name, known)
+        except Unavailable as error:
+            raise Damaged(f"Snapshot {snapshot.id} is damaged: {error.message}", hint=_WAY_OUT) from error
+        saved = Saved.load(directory)
+        if saved is None:
+            raise NotFound(f"There is no snapshot {snapshot.id} any more", hint="List the snapshots, or take one")
+        return saved
+
+    def _remove(self, snapshot_id: str) -> None:
+        # Out of sight in one step: a removal that is broken off leaves a draft, which the next start sweeps.
+        gone = self._root / f"{_DRAFT}{snapshot_id}.gone"
+        try:
+            (self._root / snapshot_id).rename(gone)
+        except FileNotFoundError:
+            return
+        shutil.rmtree(gone)
+
+
+def _write(snapshot: Snapshot, directory: Path) -> None:
+    values = {FORMAT: _FORMAT, **asdict(snapshot)}
+    del values["damage"]
+    write_private(directory / _MANIFEST, json.dumps(values))
+    sync_directory(directory)
+
+
+def _shown(ref: str) -> str:
+    return repr(ref if len(ref) <= _SHOWN else f"{ref[:_SHOWN]}…")

@@ -1,0 +1,149 @@
+"""All templates of a host: made on demand, once however many ask for one, and only so many as the disk should hold."""
+
+from __future__ import annotations
+
+import shutil
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import anyio
+import structlog
+from anyio.abc import TaskGroup
+
+from ..disk.os_errors import host_files
+from ..errors import CasemateError, Damaged, Unavailable
+from ..hypervisor.base import Hypervisor
+from ..hypervisor.process import strays
+from ..images.catalogue import ImageSet
+from ..repeated_warnings import Complaints
+from . import template as building
+from .checkpoint import Saved
+from .template import template_key
+
+log = structlog.get_logger(__name__)
+
+Report = Callable[[str], Awaitable[None]]
+"""Told what is being done, in words for a user."""
+
+_KEPT = 8
+
+
+class Templates:
+    """The templates below one directory.
+
+    Args:
+        driver: The hypervisor that boots them.
+        root: Their directory; it belongs to this object alone.
+        tasks: Where builds run, so that a caller that goes away does not take the build with it.
+        verify: Compares every file of an image with its digest; every template begins with that.
+    """
+
+    def __init__(
+        self, driver: Hypervisor, root: Path, tasks: TaskGroup, verify: Callable[[str], Awaitable[None]]
+    ) -> None:
+        self._driver = driver
+        self._root = root
+        self._tasks = tasks
+        self._verify = verify
+        self._loaded: OrderedDict[str, Saved] = OrderedDict()
+        self._builds: dict[str, _Build] = {}
+        self._one_at_a_time = anyio.Lock()
+        self._complaints = Complaints()
+
+    async def get(self, images: ImageSet, *, cpu: int, mem: int, report: Report) -> Saved:
+        """The template for an image and a size; built first if need be, which takes several seconds.
+
+        Raises:
+            Unavailable: It could not be built.
+        """
+        key = template_key(self._driver, images, cpu, mem)
+        template = await anyio.to_thread.run_sync(self._load, key)
+        if template is None:
+            template = await self._built(key, images, cpu, mem, report)
+        self._loaded[key] = template
+        self._loaded.move_to_end(key)
+        return template
+
+    async def sweep(self) -> None:
+        """End and remove what an interrupted build left. Call before the first `get`.
+
+        What cannot be removed is told, and stays for the next start.
+
+        Raises:
+            HostExhausted: The directory cannot be made or read.
+            Unavailable: Likewise.
+        """
+        with host_files("the directory of templates", self._root):
+            self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            left = list(self._root.glob(".build-*"))
+            working = await anyio.to_thread.run_sync(strays, self._root)
+        for directory, processes in working.items():
+            for process in processes:
+                with self._complaints.about("template's process not ended", directory=str(directory)):
+                    await process.kill()
+        for directory in left:
+            with self._complaints.about("remains of a template not removed", directory=str(directory)):
+                await anyio.to_thread.run_sync(shutil.rmtree, directory)
+
+    def _load(self, key: str) -> Saved | None:
+        """A template that was made before; one that is damaged is made anew."""
+        try:
+            template = self._loaded.get(key) or Saved.load(self._root / key)
+        except Damaged as error:
+            log.warning("template is made anew", template=key, reason=error.message)
+            return None
+        lost = [] if template is None else [path.name for path in template.files() if not path.exists()]
+        if lost:
+            log.warning("template is made anew", template=key, reason=f"{', '.join(lost)} of it is missing")
+        return None if lost else template
+
+    async def _built(self, key: str, images: ImageSet, cpu: int, mem: int, report: Report) -> Saved:
+        build = self._builds.get(key)
+        if build is None:
+            build = self._builds[key] = _Build()
+            self._tasks.start_soon(self._run, key, build, images, cpu, mem)
+        await report(f"Booting a template with {cpu} CPU and {mem} MiB, once for this size")
+        await build.done.wait()
+        if build.template is None:
+            raise build.error or Unavailable("The template's build was interrupted: the server is stopping")
+        return build.template
+
+    async def _run(self, key: str, build: _Build, images: ImageSet, cpu: int, mem: int) -> None:
+        try:
+            async with self._one_at_a_time:
+                await self._verify(images.name)
+                with host_files("a template", self._root):
+                    await anyio.to_thread.run_sync(self._make_room)
+                    build.template = await building.build(
+                        self._driver, images, self._root, key, cpu=cpu, mem=mem, tsc_khz=self._known_rate()
+                    )
+        except CasemateError as error:
+            build.error = error
+        except Exception as error:
+            log.exception("template not made", template=key)
+            build.error = Unavailable(f"The template could not be made: {type(error).__name__}")
+        finally:
+            del self._builds[key]
+            build.done.set()
+
+    def _known_rate(self) -> int:
+        measured = (template.hardware.tsc_khz for template in reversed(self._loaded.values()))
+        return next((khz for khz in measured if khz), 0) or building.guess_tsc_khz()
+
+    def _make_room(self) -> None:
+        # Running clones keep the memory file of a removed template open; only new clones need it by name.
+        kept = [directory for directory in self._root.iterdir() if not directory.name.startswith(".")]
+        order = list(self._loaded)
+        kept.sort(key=lambda directory: order.index(directory.name) if directory.name in order else -1)
+        for directory in kept[: max(0, len(kept) - _KEPT + 1)]:
+            self._loaded.pop(directory.name, None)
+            with self._complaints.about("template not removed", template=directory.name):
+                shutil.rmtree(directory)
+
+
+class _Build:
+    def __init__(self) -> None:
+        self.done = anyio.Event()
+        self.template: Saved | None = None
+        self.error: CasemateError | None = None

@@ -1,0 +1,186 @@
+"""A sandbox's record and its state machine: values only, no I/O."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields, replace
+from enum import StrEnum
+from typing import Any, Self
+
+from ..errors import Conflict, Damaged
+from .spec import DISK, IDLE_S, SandboxSpec
+
+
+class State(StrEnum):
+    """Where a sandbox is in its life."""
+
+    CREATING = "creating"
+    RUNNING = "running"
+    UNRESPONSIVE = "unresponsive"
+    """It runs, and its guest does not answer. Shown in place of running, never stored: it may pass by itself."""
+    ASLEEP = "asleep"
+    ERROR = "error"
+    KILLED = "killed"
+    DELETED = "deleted"
+
+    @property
+    def holds_memory(self) -> bool:
+        """Whether a virtual machine of this state takes memory of the host."""
+        return self in {State.CREATING, State.RUNNING, State.UNRESPONSIVE}
+
+    def may_become(self, other: State) -> bool:
+        """Whether the state machine has this step."""
+        return other in _STEPS[self]
+
+
+_STEPS: dict[State, frozenset[State]] = {
+    State.CREATING: frozenset({State.RUNNING, State.ERROR, State.DELETED}),
+    State.RUNNING: frozenset({State.ASLEEP, State.ERROR, State.KILLED, State.DELETED}),
+    State.UNRESPONSIVE: frozenset(),
+    State.ASLEEP: frozenset({State.RUNNING, State.ERROR, State.KILLED, State.DELETED}),
+    State.ERROR: frozenset({State.RUNNING, State.DELETED}),
+    State.KILLED: frozenset({State.RUNNING, State.DELETED}),
+    State.DELETED: frozenset(),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sandbox:
+    """The record of a sandbox.
+
+    Attributes:
+        id: 24 hex digits that sort by creation.
+        owner: Opaque id; nobody else ever learns that the sandbox exists.
+        mem, disk: MiB.
+        env: Default environment of its commands; never shown.
+        auto_sleep: Whether it may be put to sleep when idle.
+        idle_s: After how many seconds without use; 0 is never.
+        ttl_s: Time to live in seconds as it was last set; 0 is no limit.
+        expires_ms: When its life ends, while it runs; 0 is never.
+        left_ms: What is left of its life while it sleeps, for none is used up then; 0 is no limit.
+        slept_ms: Since when it sleeps; 0 while it does not.
+        active_ms: When it was used last, as far as recorded.
+        wake_at_start: Whether the server's stop put it to sleep, so that the next start wakes it.
+        machine: Its machine's directory; another one after each restore.
+        memory: How that machine came by its memory (`Memory`), empty before it has any.
+        base: The snapshot that it was made from or restored to; empty if none.
+        reason: Why it is in its state and what is lost; empty for a healthy one.
+        version: Grows by one with each change; a change must name the version that it saw.
+    """
+
+    id: str
+    owner: str
+    name: str
+    image: str
+    cpu: int
+    mem: int
+    disk: int
+    state: State
+    labels: Mapping[str, str] = field(default_factory=dict[str, str])
+    env: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    auto_sleep: bool = True
+    idle_s: int = IDLE_S
+    ttl_s: int = 0
+    expires_ms: int = 0
+    left_ms: int = 0
+    slept_ms: int = 0
+    active_ms: int = 0
+    wake_at_start: bool = False
+    machine: str = ""
+    memory: str = ""
+    base: str = ""
+    created_by: str = ""
+    created_ms: int = 0
+    updated_ms: int = 0
+    reason: str = ""
+    version: int = 1
+
+    @classmethod
+    def new(cls, sandbox_id: str, owner: str, spec: SandboxSpec, *, now_ms: int) -> Self:
+        """The record of a sandbox that is about to be made."""
+        return cls(
+            id=sandbox_id,
+            owner=owner,
+            name=spec.name,
+            image=spec.image,
+            cpu=spec.cpu,
+            mem=spec.mem,
+            disk=DISK,
+            state=State.CREATING,
+            labels=dict(spec.labels),
+            env=dict(spec.env),
+            auto_sleep=spec.auto_sleep,
+            idle_s=spec.idle_s,
+            ttl_s=spec.ttl_s,
+            expires_ms=now_ms + spec.ttl_s * 1000 if spec.ttl_s else 0,
+            active_ms=now_ms,
+            machine=sandbox_id,
+            created_by=spec.created_by,
+            created_ms=now_ms,
+            updated_ms=now_ms,
+        )
+
+    def moved(self, to: State, *, now_ms: int, reason: str = "") -> Self:
+        """The same sandbox in another state.
+
+        Raises:
+            Conflict: The state machine has no such step.
+        """
+        if not self.state.may_become(to):
+            raise Conflict(f"Sandbox {self.id} is {self.state}, it cannot become {to}")
+        return replace(self, state=to, reason=reason, updated_ms=now_ms)
+
+    def silent(self, why: str) -> Self:
+        """The same sandbox as it is shown while its guest does not answer."""
+        return replace(self, state=State.UNRESPONSIVE, reason=why)
+
+    def document(self) -> dict[str, Any]:
+        """The record as the store keeps it."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        del values["id"]
+        return {
+            **values,
+            "_id": self.id,
+            "state": self.state.value,
+            "labels": dict(self.labels),
+            "env": dict(self.env),
+        }
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> Self:
+        """The record from what the store keeps. Fields that a later release wrote are passed over.
+
+        Raises:
+            Damaged: What every record has is missing, or of another kind.
+        """
+        values: dict[str, Any] = {name: document[name] for name in _KINDS if name in document}
+        wrong = _wrong(values)
+        if wrong:
+            raise Damaged(
+                f"The record of sandbox {str(document['_id'])[:80]} is damaged: {wrong}",
+                hint="Tell the operator: the store holds it, and a later release may have written it",
+            )
+        values |= {"id": document["_id"], "state": State(values["state"])}
+        return cls(**values)
+
+
+def _wrong(values: Mapping[str, Any]) -> str:
+    missing = sorted(_NEEDED - values.keys())
+    if missing:
+        return f"it has no {', '.join(missing)}"
+    others = sorted(name for name, value in values.items() if not isinstance(value, _KINDS[name]))
+    if others:
+        return f"its {', '.join(others)} is of another kind"
+    if values["state"] not in set(State):
+        return f"this release knows no state {values['state'][:80]!r}"
+    # It becomes a path: everything below it goes with the sandbox.
+    return "" if _MACHINE.fullmatch(values["machine"]) else "its machine is no directory's name"
+
+
+_MACHINE = re.compile(r"[\w-]+")
+_BY_TYPE: dict[str, type] = {"str": str, "int": int, "bool": bool, "State": str, "Mapping[str, str]": dict}
+_KINDS = {field.name: _BY_TYPE[str(field.type)] for field in fields(Sandbox) if field.name != "id"}
+_NEEDED = {field.name for field in fields(Sandbox) if field.default is MISSING and field.default_factory is MISSING} - {
+    "id"
+} | {"machine", "version"}

@@ -1,0 +1,130 @@
+"""What a caller may ask of a new sandbox, checked at the edge of the core before anything is touched."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+from ..errors import InvalidInput
+
+CPU_RANGE = (1, 8)
+MEM_RANGE = (256, 16384)
+"""MiB."""
+DISK = 10 * 1024
+"""MiB of sparse writable disk, the same for every sandbox."""
+IDLE_S = 300
+"""After how many seconds without use a sandbox may be put to sleep, unless it is said otherwise."""
+
+_NAME_LENGTH = 253
+_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*")
+_LABELS = 5
+_LABEL_LENGTH = 20
+_LABEL_KEY = re.compile(r"[a-z0-9]([-a-z0-9_]*[a-z0-9])?")
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+_ENV_BYTES = 64 * 1024
+_SHOWN = 60
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SandboxSpec:
+    """A wish for a sandbox.
+
+    Attributes:
+        name: DNS-1123 subdomain; need not be unique.
+        image: Name of a base image.
+        cpu: Virtual CPUs, 1 to 8.
+        mem: Memory in MiB, 256 to 16384.
+        labels: At most 5 short pairs to find it by.
+        env: Default environment of its commands.
+        auto_sleep: Whether it may be put to sleep when idle.
+        idle_s: After how many seconds without use; 0 is never.
+        ttl_s: Time to live in seconds, not counted while it sleeps; 0 is no limit.
+        snapshot: Name or id of the snapshot to make it from, with that one's image and size; empty for a fresh one.
+        created_by: Opaque id of the user.
+    """
+
+    name: str
+    image: str = "code"
+    cpu: int = 1
+    mem: int = 1024
+    labels: Mapping[str, str] = field(default_factory=dict[str, str])
+    env: Mapping[str, str] = field(default_factory=dict[str, str])
+    auto_sleep: bool = True
+    idle_s: int = IDLE_S
+    ttl_s: int = 0
+    snapshot: str = ""
+    created_by: str = ""
+
+    def check(self, images: Collection[str]) -> None:
+        """Refuse what cannot be.
+
+        Raises:
+            InvalidInput: The message names the field, its value and what is allowed.
+        """
+        check_name(self.name)
+        if self.image not in images:
+            raise InvalidInput(
+                f"image: there is no image {_shown(self.image)}", hint=f"Use {' or '.join(sorted(images))}"
+            )
+        _check_range("cpu", self.cpu, CPU_RANGE, "virtual CPUs")
+        _check_range("mem", self.mem, MEM_RANGE, "MiB")
+        check_labels(self.labels)
+        _check_env(self.env)
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that is not a DNS-1123 subdomain.
+
+    Raises:
+        InvalidInput: The message shows the name, cut.
+    """
+    if len(name) > _NAME_LENGTH:
+        raise InvalidInput(f"name: {len(name)} characters are too many", hint=f"Use at most {_NAME_LENGTH}")
+    if not _NAME.fullmatch(name):
+        raise InvalidInput(
+            f"name: {_shown(name)} is not a valid name",
+            hint="Use lower-case letters, digits and '-', with a letter or digit at both ends, such as my-box-1",
+        )
+
+
+def check_labels(labels: Mapping[str, str]) -> None:
+    """Refuse labels that are too many, too long, or could not be written in a selector.
+
+    Raises:
+        InvalidInput: The message names the label.
+    """
+    if len(labels) > _LABELS:
+        raise InvalidInput(f"labels: {len(labels)} are too many", hint=f"Use at most {_LABELS}")
+    for key, value in labels.items():
+        if len(key) > _LABEL_LENGTH or not _LABEL_KEY.fullmatch(key):
+            raise InvalidInput(
+                f"labels: {_shown(key)} is not a valid key",
+                hint=f"Use at most {_LABEL_LENGTH} lower-case letters, digits, '-' and '_'",
+            )
+        if len(value) > _LABEL_LENGTH or not value.isprintable() or "," in value or "=" in value:
+            raise InvalidInput(
+                f"labels: {_shown(value)} is not a valid value for {key}",
+                hint=f"Use at most {_LABEL_LENGTH} printable characters without ',' and '='",
+            )
+
+
+def _check_range(field_name: str, value: int, allowed: tuple[int, int], unit: str) -> None:
+    low, high = allowed
+    if not low <= value <= high:
+        raise InvalidInput(f"{field_name}: {value} is out of range", hint=f"Use {low} to {high} {unit}")
+
+
+def _check_env(env: Mapping[str, str]) -> None:
+    for name, value in env.items():
+        if not _ENV_NAME.fullmatch(name):
+            raise InvalidInput(f"env: {_shown(name)} is not a valid variable name")
+        if "\0" in value:
+            raise InvalidInput(f"env: the value of {name} contains a NUL character")
+    size = sum(len(name) + len(value.encode()) for name, value in env.items())
+    if size > _ENV_BYTES:
+        raise InvalidInput(f"env: {size} bytes are too many", hint=f"Use at most {_ENV_BYTES}")
+
+
+def _shown(value: str) -> str:
+    return repr(value if len(value) <= _SHOWN else f"{value[:_SHOWN]}…")
