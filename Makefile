@@ -5,10 +5,10 @@ serve:
 	@scripts/setup
 	@exec .venv/bin/casemate serve
 
-# What has no machines waits more than it works, so four at a time; what has them, two at a time (tests/beside.py says
+# What has no machines waits more than it works, so four at a time; what has them, three at a time (tests/beside.py says
 # which). The emulated host is alone: what it works with must not change meanwhile.
 test: test-fast
-	.venv/bin/pytest -m vm -n 2 --dist loadfile --ignore=tests/test_kvm_host.py --durations=25 --durations-min=5
+	.venv/bin/pytest -m vm -n 3 --dist loadfile --ignore=tests/test_kvm_host.py --durations=25 --durations-min=5
 	.venv/bin/pytest tests/test_kvm_host.py
 
 test-fast: lint

@@ -26,7 +26,7 @@ from bench.server import HEAD, Server, call, row
 from bench.wire import Connection, list_sandboxes
 from mcp_server.app import open_parts
 from mcp_server.audit.entry import Entry, Visit
-from mcp_server.audit.log import Trail
+from mcp_server.audit.log import AuditLog
 from mcp_server.audit.record import AUDIT
 from mcp_server.audit.surface import Surface
 from mcp_server.http.serve import WebServer, listen
@@ -43,7 +43,7 @@ _SETTLE_S = 0.5
 _START_S = 60
 
 
-class Deaf(Trail):
+class Deaf(AuditLog):
     """Takes note of nothing, and counts calls all the same."""
 
     def __init__(self, collection: Collection, meters: Meters) -> None:

@@ -4,7 +4,7 @@
     own   a file of its own from the start: a copy at each create and fork, nothing to write at a sleep
     mix   a private map until the first sleep, a file of its own from then on
 
-A fork saves its parent's moment and makes children of it in the same way. Machines alone: no records, no fleet.
+A fork saves its parent's moment and makes children of it in the same way. MachineRegistry alone: no records, no fleet.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from vmm.hypervisor.base import Hypervisor, Ram
 from vmm.images.catalogue import Catalogue
 from vmm.machines import suspend
 from vmm.machines import template as building
-from vmm.machines.checkpoint import DISK, RAM, STATE, Saved
+from vmm.machines.checkpoint import DISK, RAM, STATE, Checkpoint
 from vmm.machines.machine import Machine, MachineRecord, linked, remove
 from vmm.machines.save import save
 
@@ -49,7 +49,7 @@ class Bench:
         way: One of the three.
     """
 
-    def __init__(self, driver: Hypervisor, template: Saved, root: Path, way: str) -> None:
+    def __init__(self, driver: Hypervisor, template: Checkpoint, root: Path, way: str) -> None:
         self._driver = driver
         self._template = template
         self._root = root
@@ -98,7 +98,7 @@ class Bench:
         before = await self._written("written to disk by the wake", before)
         await _each(machines, _end)
 
-    async def _clone(self, saved: Saved) -> Machine:
+    async def _clone(self, saved: Checkpoint) -> Machine:
         directory = self._root / new_id()
         return await Machine.clone(self._driver, saved, directory, hostname="box", own=self.way == _OWN)
 
@@ -124,7 +124,7 @@ class Bench:
             machine_id=record.machine_id,
             hostname=record.hostname,
         )
-        await machine.write_down()
+        await machine.save_record()
         await run_sync(suspend.forget_sleep, directory)
         await suspend.rejoin(machine)
         return machine
@@ -134,7 +134,7 @@ class Bench:
         children: list[Machine] = []
         slots = anyio.CapacityLimiter(_AT_ONCE)
 
-        async def child(saved: Saved) -> None:
+        async def child(saved: Checkpoint) -> None:
             async with slots:
                 children.append(await self._clone(saved))
 

@@ -10,7 +10,7 @@ import anyio
 from bench.figures import p50, resident, seconds, table
 from bench.fleet import OWNER, opened, quiet, said, scratch
 from vmm.fleet import Fleet
-from vmm.hypervisor.process import strays
+from vmm.hypervisor.process import orphans
 from vmm.sandboxes.spec import SandboxSpec
 
 _PARTS = 4
@@ -31,13 +31,13 @@ async def main(cycles: int, mem: int) -> None:
 
 
 async def _cycle(fleet: Fleet, mem: int) -> None:
-    sandbox = await fleet.create(OWNER, SandboxSpec(name="box", image="minimal", mem=mem))
+    sandbox = await fleet.sandboxes.create(OWNER, SandboxSpec(name="box", image="minimal", mem=mem))
     await said(fleet, sandbox.id, "true")
-    await fleet.delete(OWNER, sandbox.id)
+    await fleet.sandboxes.delete(OWNER, sandbox.id)
 
 
 def _left(data: Path, cycles: int) -> tuple[str, ...]:
-    processes = sum(len(found) for found in strays(data).values())
+    processes = sum(len(found) for found in orphans(data).values())
     descriptors = len(list(Path("/proc/self/fd").iterdir()))
     cgroups = sum(1 for path in Path("/sys/fs/cgroup").rglob("*") if path.is_dir())
     files = sum(1 for _ in data.rglob("*"))

@@ -21,11 +21,11 @@ from vmm.guest.values import Command
 from vmm.hypervisor.base import Hypervisor
 from vmm.hypervisor.confinement import Confinement
 from vmm.hypervisor.detect import choose, kvm
-from vmm.hypervisor.process import strays
+from vmm.hypervisor.process import orphans
 from vmm.images.catalogue import Catalogue
 from vmm.sandboxes.limits import HostReserve, OwnerLimits
 from vmm.sandboxes.quotas import Quotas
-from vmm.sandboxes.store import SANDBOXES, Records
+from vmm.sandboxes.store import SANDBOXES, SandboxStore
 
 OWNER = "a" * 24
 _HOST = "f" * 24
@@ -54,7 +54,7 @@ async def scratch() -> AsyncGenerator[Path]:
         yield place
     finally:
         with anyio.CancelScope(shield=True):
-            for processes in strays(place).values():
+            for processes in orphans(place).values():
                 for process in processes:
                     await process.kill()
             await anyio.to_thread.run_sync(shutil.rmtree, place)
@@ -93,7 +93,7 @@ async def opened(
             data=data,
             driver=found.driver,
             catalogue=Catalogue(at or images()),
-            records=Records(await database.collection(SANDBOXES), host=_HOST),
+            records=SandboxStore(await database.collection(SANDBOXES), host=_HOST),
             quotas=Quotas(_ROOMY),
             reserve=HostReserve(),
             own_memory=own_memory,
@@ -105,7 +105,7 @@ async def opened(
 
 async def said(fleet: Fleet, ref: str, line: str) -> str:
     """What a shell's line that must succeed prints in a sandbox of OWNER."""
-    outcome = await fleet.exec(OWNER, ref, Command(shell=line), wait_ms=_WAIT_MS)
+    outcome = await fleet.guest.exec(OWNER, ref, Command(shell=line), wait_ms=_WAIT_MS)
     if outcome.exit_code != 0:
         raise SystemExit(f"{line}: {outcome}")
     return outcome.stdout.data().decode().strip()

@@ -33,7 +33,7 @@ async def main(count: int, mem: int, busy: int) -> None:
     failed: list[str] = []
     async with scratch() as data, opened(data) as fleet:
         await fleet.prepare(_IMAGE, cpu=1, mem=mem)
-        parent = await fleet.create(OWNER, SandboxSpec(name="box", image=_IMAGE, mem=mem))
+        parent = await fleet.sandboxes.create(OWNER, SandboxSpec(name="box", image=_IMAGE, mem=mem))
         await said(fleet, parent.id, "echo kept > /dev/shm/word")
         with _busy(busy):
             rows.append(await _forked(fleet, data, parent, count, busy, failed))
@@ -59,14 +59,14 @@ async def _forked(
     began = time.monotonic()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(look)
-        forks = await fleet.fork(OWNER, parent.id, count)
+        forks = await fleet.snapshots.fork(OWNER, parent.id, count)
         tasks.cancel_scope.cancel()
     took = time.monotonic() - began
     made = [fork.sandbox for fork in forks if fork.sandbox is not None]
     failed += [str(fork.error) for fork in forks if fork.error is not None]
     answers = [await said(fleet, child.id, "cat /dev/shm/word") for child in made]
     for child in made:
-        await fleet.delete(OWNER, child.id)
+        await fleet.sandboxes.delete(OWNER, child.id)
     return str(count), str(programs), str(len(made)), str(answers.count("kept")), str(most), f"{took:.1f} s"
 
 

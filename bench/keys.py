@@ -35,7 +35,7 @@ from auth.changes import Changes
 from auth.credentials import Credential
 from auth.keys import KEYS, KeyStore
 from auth.roles import Role
-from mcp_server.app import Parts, open_parts
+from mcp_server.app import Services, open_parts
 from mcp_server.observability import logs
 from mcp_server.settings import Settings
 from storage.collection import Collection, Document
@@ -44,7 +44,7 @@ from tests.mongo_server.server import MongoServer, missing
 from vmm.machines.host_id import host_id
 from vmm.sandboxes.sandbox import Sandbox, State
 from vmm.sandboxes.spec import SandboxSpec
-from vmm.sandboxes.store import SANDBOXES, Records
+from vmm.sandboxes.store import SANDBOXES, SandboxStore
 
 _SIZES = (100, 10_000)
 _PER_ORGANISATION = 50
@@ -63,7 +63,7 @@ class House:
         homes: Organisation and sandbox of each key.
     """
 
-    parts: Parts
+    parts: Services
     web: Starlette
     stored: Collection
     keys: list[str] = field(default_factory=list[str])
@@ -137,7 +137,7 @@ async def opened(data: Path, uri: str) -> AsyncGenerator[House]:
 async def fill(house: House, rows: int) -> None:
     """Add organisations until there are so many rows; through the stores' own doors, several at a time."""
     parts = house.parts
-    records = Records(await parts.database.collection(SANDBOXES), host=host_id(parts.settings.data))
+    records = SandboxStore(await parts.database.collection(SANDBOXES), host=host_id(parts.settings.data))
     accounts, keys, places = parts.identity.accounts, parts.identity.keys, anyio.CapacityLimiter(20)
 
     async def organisation() -> None:
@@ -215,7 +215,7 @@ def look_up(house: House) -> Call:
 
 def listed(house: House) -> Call:
     homes = cycle(house.homes)
-    return lambda: house.parts.fleet.list(next(homes)[0], limit=20)
+    return lambda: house.parts.fleet.sandboxes.list(next(homes)[0], limit=20)
 
 
 def requested(method: str, path: str) -> Callable[[House], Call]:

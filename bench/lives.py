@@ -41,41 +41,41 @@ async def main(runs: int, image: str, mem: int) -> None:
 
 async def _life(fleet: Fleet, spec: SandboxSpec, samples: dict[str, list[float]]) -> None:
     with timed(samples[_CREATE]):
-        box = await fleet.create(OWNER, spec)
+        box = await fleet.sandboxes.create(OWNER, spec)
     with timed(samples[_FIRST]):
         await said(fleet, box.id, "true")
     for what, count in ((_FORK, 1), (_FORKS, _MANY)):
         with timed(samples[what]):
-            forks = await fleet.fork(OWNER, box.id, count)
+            forks = await fleet.snapshots.fork(OWNER, box.id, count)
         for fork in forks:
             if fork.sandbox is None:
                 raise SystemExit(f"{what}: {fork.error}")
-            await fleet.delete(OWNER, fork.sandbox.id)
+            await fleet.sandboxes.delete(OWNER, fork.sandbox.id)
     with timed(samples["snapshot"]):
-        snapshot = await fleet.snapshot(OWNER, box.id)
+        snapshot = await fleet.snapshots.take(OWNER, box.id)
     with timed(samples["restore"]):
-        await fleet.restore(OWNER, box.id, snapshot.id)
+        await fleet.snapshots.restore(OWNER, box.id, snapshot.id)
     await _slept(fleet, box, samples, _SLEEP, _WAKE)
     await _slept(fleet, box, samples, _SLEEP_LATER, _WAKE_LATER)
     with timed(samples["snapshot, after a sleep"]):
-        later = await fleet.snapshot(OWNER, box.id)
+        later = await fleet.snapshots.take(OWNER, box.id)
     with timed(samples["fork of 1, after a sleep"]):
-        (fork,) = await fleet.fork(OWNER, box.id, 1)
-    await fleet.sleep(OWNER, box.id)
+        (fork,) = await fleet.snapshots.fork(OWNER, box.id, 1)
+    await fleet.lifecycle.sleep(OWNER, box.id)
     with timed(samples[_WAKE_EXEC]):
         await said(fleet, box.id, "true")
     for sandbox in (box, fork.sandbox):
         if sandbox is not None:
-            await fleet.delete(OWNER, sandbox.id)
+            await fleet.sandboxes.delete(OWNER, sandbox.id)
     for taken in (later, snapshot):
-        await fleet.delete_snapshot(OWNER, taken.id)
+        await fleet.snapshots.delete(OWNER, taken.id)
 
 
 async def _slept(fleet: Fleet, box: Sandbox, samples: dict[str, list[float]], sleep: str, wake: str) -> None:
     with timed(samples[sleep]):
-        await fleet.sleep(OWNER, box.id)
+        await fleet.lifecycle.sleep(OWNER, box.id)
     with timed(samples[wake]):
-        await fleet.wake(OWNER, box.id)
+        await fleet.lifecycle.wake(OWNER, box.id)
     await said(fleet, box.id, "true")
 
 

@@ -20,7 +20,7 @@ from bench.fleet import OWNER, opened, quiet, said, scratch
 from vmm.errors import CasemateError
 from vmm.fleet import Fleet
 from vmm.guest.values import Command
-from vmm.hypervisor.process import strays
+from vmm.hypervisor.process import orphans
 from vmm.sandboxes.sandbox import Sandbox, State
 from vmm.sandboxes.spec import SandboxSpec
 
@@ -53,7 +53,7 @@ async def _measured(fleet: Fleet, ref: str, calls: int, at_once: int, lost: list
     async def call() -> None:
         began = time.monotonic()
         try:
-            outcome = await fleet.exec(OWNER, ref, Command(argv=("true",)), wait_ms=_WAIT_MS)
+            outcome = await fleet.guest.exec(OWNER, ref, Command(argv=("true",)), wait_ms=_WAIT_MS)
             if outcome.exit_code != 0:
                 lost.append(str(outcome))
         except CasemateError as error:
@@ -63,7 +63,7 @@ async def _measured(fleet: Fleet, ref: str, calls: int, at_once: int, lost: list
     began = time.monotonic()
     for burst in range(calls // at_once):
         if burst % 2:
-            async with fleet.reach(OWNER, ref) as (_, link):
+            async with fleet.guest.reach(OWNER, ref) as (_, link):
                 await link.drop_connections()
         async with anyio.create_task_group() as tasks:
             for _ in range(at_once):
@@ -76,31 +76,31 @@ async def _measured(fleet: Fleet, ref: str, calls: int, at_once: int, lost: list
 
 @asynccontextmanager
 async def _sandbox(fleet: Fleet, data: Path, origin: str) -> AsyncGenerator[Sandbox]:
-    sandbox = await fleet.create(OWNER, SandboxSpec(name="box", image=_IMAGE, mem=_MIB))
+    sandbox = await fleet.sandboxes.create(OWNER, SandboxSpec(name="box", image=_IMAGE, mem=_MIB))
     found = sandbox
     if origin == "booted":
         found = await _booted(fleet, data, sandbox)
     elif origin == "woken":
         await said(fleet, sandbox.id, "true")
-        await fleet.sleep(OWNER, sandbox.id)
-        await fleet.wake(OWNER, sandbox.id)
+        await fleet.lifecycle.sleep(OWNER, sandbox.id)
+        await fleet.lifecycle.wake(OWNER, sandbox.id)
     elif origin == "forked":
-        (fork,) = await fleet.fork(OWNER, sandbox.id, 1)
+        (fork,) = await fleet.snapshots.fork(OWNER, sandbox.id, 1)
         assert fork.sandbox is not None, fork.error
         found = fork.sandbox
     yield found
     for one in {sandbox.id, found.id}:
-        await fleet.delete(OWNER, one)
+        await fleet.sandboxes.delete(OWNER, one)
 
 
 async def _booted(fleet: Fleet, data: Path, sandbox: Sandbox) -> Sandbox:
     """The sandbox, started from its disk: what becomes of one whose machine died."""
-    for process in strays(data / "instances")[data / "instances" / sandbox.machine]:
+    for process in orphans(data / "instances")[data / "instances" / sandbox.machine]:
         await process.kill()
     with anyio.fail_after(30):
-        while (await fleet.get(OWNER, sandbox.id)).state is State.RUNNING:
+        while (await fleet.sandboxes.get(OWNER, sandbox.id)).state is State.RUNNING:
             await anyio.sleep(0.05)
-    return await fleet.revive(OWNER, sandbox.id)
+    return await fleet.lifecycle.revive(OWNER, sandbox.id)
 
 
 if __name__ == "__main__":

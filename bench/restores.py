@@ -21,7 +21,7 @@ from bench.raw.machine import Parts, RawMachine
 from vmm.fleet import Fleet
 from vmm.guest.values import Command
 from vmm.hypervisor.cloud_hypervisor import CloudHypervisor
-from vmm.hypervisor.process import strays
+from vmm.hypervisor.process import orphans
 from vmm.images.catalogue import Catalogue
 from vmm.sandboxes.sandbox import Sandbox
 from vmm.sandboxes.spec import SandboxSpec
@@ -105,7 +105,7 @@ async def _against_raw(fleet: Fleet, parts: Parts, place: Path) -> list[Row]:
         sandbox = await _created(fleet, f"box-{turn}")
         await _true(fleet, sandbox)
         through.append(time.monotonic() - began)
-        await fleet.delete(OWNER, sandbox.id)
+        await fleet.sandboxes.delete(OWNER, sandbox.id)
         raw.append(await anyio.to_thread.run_sync(_raw_clone, parts, place, turn))
     del through[0], raw[0]
     rows = [_row("create to first exec, fleet", through), _row("clone to first exec, raw", raw)]
@@ -126,7 +126,7 @@ async def _execs(fleet: Fleet, parts: Parts, place: Path) -> list[Row]:
         dialled.append(await anyio.to_thread.run_sync(_toy, machine))
     del fleets[:5], kept[:5], dialled[:5]
     await anyio.to_thread.run_sync(machine.end)
-    await fleet.delete(OWNER, sandbox.id)
+    await fleet.sandboxes.delete(OWNER, sandbox.id)
     return [
         _row("exec of true, fleet", fleets),
         _row("exec of true, toy agent, a connection for each", dialled),
@@ -137,7 +137,7 @@ async def _execs(fleet: Fleet, parts: Parts, place: Path) -> list[Row]:
 
 
 async def _true(fleet: Fleet, sandbox: Sandbox) -> None:
-    await fleet.exec(OWNER, sandbox.id, Command(argv=("true",)), wait_ms=_WAIT_MS)
+    await fleet.guest.exec(OWNER, sandbox.id, Command(argv=("true",)), wait_ms=_WAIT_MS)
 
 
 def _toy(machine: RawMachine) -> float:
@@ -167,18 +167,18 @@ async def _shared_memory(fleet: Fleet, data: Path) -> list[Row]:
     await anyio.sleep(_SETTLE_S)
     rows = _memory(data, clones, "idle clone", private="at most 6 MiB")
     for sandbox in clones[1:]:
-        await fleet.delete(OWNER, sandbox.id)
-    forks = await fleet.fork(OWNER, clones[0].id, _CHILDREN)
+        await fleet.sandboxes.delete(OWNER, sandbox.id)
+    forks = await fleet.snapshots.fork(OWNER, clones[0].id, _CHILDREN)
     children = [fork.sandbox for fork in forks if fork.sandbox is not None]
     await anyio.sleep(_SETTLE_S)
     rows += _memory(data, children, "idle fork", proportional="at most 12 MiB")
     for sandbox in (clones[0], *children):
-        await fleet.delete(OWNER, sandbox.id)
+        await fleet.sandboxes.delete(OWNER, sandbox.id)
     return rows
 
 
 def _memory(data: Path, sandboxes: Sequence[Sandbox], what: str, **asked: str) -> list[Row]:
-    runs = strays(data / "instances")
+    runs = orphans(data / "instances")
     taken = [memory(runs[data / "instances" / sandbox.machine][0].pid) for sandbox in sandboxes]
     return [
         (f"{what}, {kind} memory", str(len(taken)), f"{p50(one[kind] for one in taken):.1f} MiB", asked.get(kind, ""))
@@ -187,7 +187,7 @@ def _memory(data: Path, sandboxes: Sequence[Sandbox], what: str, **asked: str) -
 
 
 async def _created(fleet: Fleet, name: str) -> Sandbox:
-    return await fleet.create(OWNER, SandboxSpec(name=name, image="minimal", mem=_SMALL))
+    return await fleet.sandboxes.create(OWNER, SandboxSpec(name=name, image="minimal", mem=_SMALL))
 
 
 def _row(what: str, samples: Sequence[float]) -> Row:

@@ -30,19 +30,19 @@ async def main(seconds: float) -> None:
     print("|---|---|---|---|")
     async with scratch() as data, opened(data) as fleet:
         for line in _BOMBS:
-            await fleet.create(OWNER, SandboxSpec(name="box", image="minimal", mem=512))
+            await fleet.sandboxes.create(OWNER, SandboxSpec(name="box", image="minimal", mem=512))
             await said(fleet, "box", "true")
             print(
                 f"| `{line.replace('|', chr(92) + '|')}` | {' | '.join(await _wedge(fleet, line, seconds))} |",
                 flush=True,
             )
-            await fleet.delete(OWNER, "box")
+            await fleet.sandboxes.delete(OWNER, "box")
 
 
 async def _wedge(fleet: Fleet, line: str, seconds: float) -> tuple[str, str, str]:
     pings, commands = _Probe(), _Probe()
     command = Command(shell=line, timeout_ms=int(seconds * 1000))
-    async with fleet.reach(OWNER, "box") as (_, link), anyio.create_task_group() as tasks:
+    async with fleet.guest.reach(OWNER, "box") as (_, link), anyio.create_task_group() as tasks:
         tasks.start_soon(pings.repeat, lambda: link.ping(timeout_ms=_WAIT_MS))
         tasks.start_soon(commands.repeat, lambda: link.exec(Command(argv=("/bin/true",)), wait_ms=_WAIT_MS))
         began = time.monotonic()
@@ -55,7 +55,7 @@ async def _wedge(fleet: Fleet, line: str, seconds: float) -> tuple[str, str, str
     end = time.monotonic()
     while time.monotonic() < end + _GIVE_UP_S:
         try:
-            await fleet.exec(OWNER, "box", Command(argv=("/bin/true",)), wait_ms=_WAIT_MS)
+            await fleet.guest.exec(OWNER, "box", Command(argv=("/bin/true",)), wait_ms=_WAIT_MS)
         except LinkError:
             continue
         return pings.text(), commands.text(), f"{time.monotonic() - end:.1f} s"

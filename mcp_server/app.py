@@ -28,22 +28,22 @@ from vmm.images.catalogue import Catalogue
 from vmm.machines.host_id import host_id
 from vmm.sandboxes.limits import HostReserve, OwnerLimits
 from vmm.sandboxes.quotas import QUOTAS, Quotas
-from vmm.sandboxes.store import SANDBOXES, Records
+from vmm.sandboxes.store import SANDBOXES, SandboxStore
 
-from .audit.entry import noted
-from .audit.log import Trail
-from .audit.reader import Journal
+from .audit.entry import annotate_call
+from .audit.log import AuditLog
+from .audit.reader import AuditReader
 from .audit.record import AUDIT
-from .data_dir_lock import Occupancy, occupy, occupy_instances
+from .data_dir_lock import DataDirLock, occupy, occupy_instances
 from .defaults import Defaults
 from .identity import Identity
 from .observability.metrics import Meters
-from .observability.scrape import metrics_route
 from .observability.tracing import Tracing
 from .rest.audit import audit_endpoints
 from .rest.endpoint import routes
 from .rest.quotas import QuotaRoutes
 from .rest.routes import rest_routes, version_routes
+from .scrape import metrics_route
 from .web import build_web, gated
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ _log = structlog.stdlib.get_logger("casemate.app")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
+class Services:
     """What works together on a data directory.
 
     Attributes:
@@ -78,7 +78,7 @@ class Parts:
         hypervisor: Which driver was chosen, and why.
         occupancy: The lock on the directory.
         trail: Takes note of every call.
-        journal: What was noted.
+        journal: What was annotate_call.
         meters: Count what happens.
         tracing: Where spans go.
     """
@@ -89,9 +89,9 @@ class Parts:
     fleet: Fleet
     quotas: Quotas
     hypervisor: str
-    occupancy: Occupancy
-    trail: Trail
-    journal: Journal
+    occupancy: DataDirLock
+    trail: AuditLog
+    journal: AuditReader
     meters: Meters
     tracing: Tracing
 
@@ -125,7 +125,7 @@ class Parts:
     def _routes(self) -> list[BaseRoute]:
         quotas = QuotaRoutes(self.quotas, self.fleet, self.identity.accounts.organisations)
         behind = routes(
-            [*self.identity.endpoints(), *quotas.endpoints(), *audit_endpoints(self.journal, self.fleet.get)]
+            [*self.identity.endpoints(), *quotas.endpoints(), *audit_endpoints(self.journal, self.fleet.sandboxes.get)]
         )
         found: list[BaseRoute] = [*version_routes(version("casemate")), *routes(self.identity.open_endpoints())]
         found += gated(self.identity.gate, [*behind, *rest_routes(self.fleet, self.defaults)])
@@ -134,7 +134,7 @@ class Parts:
             found.append(
                 metrics_route(
                     self.meters,
-                    survey=self.fleet.survey,
+                    survey=self.fleet.sandboxes.survey,
                     ping=self.database.ping,
                     token=token.get_secret_value() if token else "",
                 )
@@ -143,7 +143,7 @@ class Parts:
 
 
 @asynccontextmanager
-async def open_parts(settings: Settings, *, patience_s: float = 0) -> AsyncGenerator[Parts]:
+async def open_parts(settings: Settings, *, patience_s: float = 0) -> AsyncGenerator[Services]:
     """The parts for the length of a block. Machines that run are taken over, and live on at its end.
 
     Args:
@@ -151,7 +151,7 @@ async def open_parts(settings: Settings, *, patience_s: float = 0) -> AsyncGener
         patience_s: Seconds to wait for a store that does not answer.
 
     Raises:
-        Occupied: Another process works on the data directory, or on the machines' one.
+        DataDirInUse: Another process works on the data directory, or on the machines' one.
         Unavailable: The host has no hypervisor.
         StoreUnavailable: The store did not answer in time.
         StoreError: The store cannot be opened.
@@ -165,7 +165,7 @@ async def open_parts(settings: Settings, *, patience_s: float = 0) -> AsyncGener
         try:
             async with _opened(open_database(settings), patience_s) as database:
                 meters = Meters(version=version("casemate"))
-                records = Records(await database.collection(SANDBOXES), host=host_id(settings.data))
+                records = SandboxStore(await database.collection(SANDBOXES), host=host_id(settings.data))
                 audit = await database.collection(AUDIT)
                 quotas = Quotas(_limits(settings), await database.collection(QUOTAS))
                 identity = await Identity.open(settings, database, shared=settings.mongo_uri is not None)
@@ -179,11 +179,11 @@ async def open_parts(settings: Settings, *, patience_s: float = 0) -> AsyncGener
                     instances=settings.instances,
                     ready=settings.warm_pool,
                     retention_s=settings.sleep_retention_days * _DAY_S,
-                    found=lambda sandbox_id: noted(sandbox=sandbox_id),
+                    found=lambda sandbox_id: annotate_call(sandbox=sandbox_id),
                     started=meters.started,
                 ) as fleet:
                     await confinement.sweep()
-                    yield Parts(
+                    yield Services(
                         settings=settings,
                         database=database,
                         identity=identity,
@@ -191,8 +191,8 @@ async def open_parts(settings: Settings, *, patience_s: float = 0) -> AsyncGener
                         quotas=quotas,
                         hypervisor=choice.reason,
                         occupancy=occupancy,
-                        trail=Trail(audit, meters=meters, days=settings.audit_days),
-                        journal=Journal(audit),
+                        trail=AuditLog(audit, meters=meters, days=settings.audit_days),
+                        journal=AuditReader(audit),
                         meters=meters,
                         tracing=tracing,
                     )

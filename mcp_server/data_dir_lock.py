@@ -17,7 +17,7 @@ _NAME = "server.lock"
 _MOST = 300
 
 
-class Occupied(Exception):
+class DataDirInUse(Exception):
     """Another process works on the data directory.
 
     Attributes:
@@ -30,7 +30,7 @@ class Occupied(Exception):
         self.url = url
 
 
-class Occupancy:
+class DataDirLock:
     """The lock while it is held."""
 
     def __init__(self, descriptor: int) -> None:
@@ -43,11 +43,11 @@ class Occupancy:
 
 
 @contextmanager
-def occupy(data: Path) -> Generator[Occupancy]:
+def occupy(data: Path) -> Generator[DataDirLock]:
     """Hold the directory's lock for the length of a block.
 
     Raises:
-        Occupied: Another process holds it.
+        DataDirInUse: Another process holds it.
         OSError: The directory cannot be written.
     """
     descriptor = os.open(data / _NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -55,8 +55,8 @@ def occupy(data: Path) -> Generator[Occupancy]:
         try:
             take(descriptor)
         except BlockingIOError:
-            raise Occupied(data, os.pread(descriptor, _MOST, 0).decode("ascii", "ignore")) from None
-        occupancy = Occupancy(descriptor)
+            raise DataDirInUse(data, os.pread(descriptor, _MOST, 0).decode("ascii", "ignore")) from None
+        occupancy = DataDirLock(descriptor)
         occupancy.announce("")
         yield occupancy
         occupancy.announce("")
@@ -69,7 +69,7 @@ def occupy_instances(instances: Path) -> Generator[None]:
     """Hold the machines' directory, which may lie elsewhere: two servers on it would end each other's machines.
 
     Raises:
-        Occupied: Another process holds it.
+        DataDirInUse: Another process holds it.
         OSError: The directory cannot be made or opened.
     """
     instances.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -78,7 +78,7 @@ def occupy_instances(instances: Path) -> Generator[None]:
         try:
             take(descriptor)
         except BlockingIOError:
-            raise Occupied(instances, "", "CASEMATE_INSTANCES") from None
+            raise DataDirInUse(instances, "", "CASEMATE_INSTANCES") from None
         yield
     finally:
         os.close(descriptor)

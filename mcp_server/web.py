@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from auth.gate import OnLater
     from vmm.fleet import Fleet
 
-    from .audit.log import Trail
+    from .audit.log import AuditLog
     from .defaults import Defaults
     from .observability.metrics import Meters
     from .settings import Settings
@@ -68,7 +68,7 @@ def build_web(
     *,
     gate: Gatekeeper,
     defaults: Defaults,
-    trail: Trail,
+    trail: AuditLog,
     meters: Meters,
     routes: Sequence[BaseRoute] = (),
     layers: Sequence[Middleware] = (),

@@ -14,7 +14,7 @@ from xdist.scheduler import LoadFileScheduling  # pyright: ignore[reportMissingT
 from vmm.hypervisor import delegation
 from vmm.hypervisor.cgroup import Cgroups
 
-_APART = ("tests/vmm/test_", "tests/vmm/images/")
+_APART = tuple(f"tests/vmm/{place}" for place in ("test_", "disk/", "images/", "lifecycle/", "machines/", "sandboxes/"))
 
 
 class Beside(LoadFileScheduling):

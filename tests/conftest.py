@@ -20,11 +20,11 @@ from vmm.errors import Conflict
 from vmm.fleet import Fleet
 from vmm.hypervisor.base import Hypervisor
 from vmm.hypervisor.detect import Choice, choose
-from vmm.hypervisor.process import strays
+from vmm.hypervisor.process import orphans
 from vmm.images.catalogue import Catalogue
 from vmm.sandboxes.limits import HostReserve, OwnerLimits
 from vmm.sandboxes.quotas import Quotas
-from vmm.sandboxes.store import SANDBOXES, Records
+from vmm.sandboxes.store import SANDBOXES, SandboxStore
 
 pytest_plugins = ("tests.beside", "tests.hanging")
 
@@ -91,7 +91,7 @@ def open_fleet(data: Path, tmp_path: Path, catalogue: Catalogue, choice: Choice)
                 data=at,
                 driver=driver,
                 catalogue=images,
-                records=Records(await database.collection(SANDBOXES), host=HOST),
+                records=SandboxStore(await database.collection(SANDBOXES), host=HOST),
                 quotas=Quotas(limits or OwnerLimits()),
                 reserve=reserve or HostReserve(),
                 **more,
@@ -108,9 +108,9 @@ async def fleet(open_fleet: Opener, data: Path) -> AsyncGenerator[Fleet]:
     async with open_fleet() as fleet:
         yield fleet
         for owner in ("a" * 24, "b" * 24):
-            for sandbox in (await fleet.list(owner, limit=100)).items:
-                await fleet.delete(owner, sandbox.id)
-        assert strays(data / "instances") == {}
+            for sandbox in (await fleet.sandboxes.list(owner, limit=100)).items:
+                await fleet.sandboxes.delete(owner, sandbox.id)
+        assert orphans(data / "instances") == {}
 
 
 @pytest.fixture(scope="session")

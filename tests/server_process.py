@@ -16,7 +16,7 @@ import httpx
 
 from bench.server import Server, casemate, running
 from tests.waiting import PATIENCE_S
-from vmm.hypervisor.process import strays
+from vmm.hypervisor.process import orphans
 
 SMALL = {"image": "minimal", "mem": 512}
 """What a sandbox costs least with."""
@@ -56,7 +56,7 @@ async def places(root: Path, images: Path) -> AsyncGenerator[Place]:
         yield make
     finally:
         for data in made:
-            for processes in strays(data / "instances").values():
+            for processes in orphans(data / "instances").values():
                 for process in processes:
                     await process.kill()
 

@@ -21,7 +21,7 @@ from storage.mongo_query import index_hint
 from tests.mcp_server.edge import ACCEPT, initialize, rpc, text_of
 from tests.server_process import SMALL, Place, cli, cli_json, http, noted, places, refused, serving
 from tests.waiting import PATIENCE_S
-from vmm.hypervisor.process import strays
+from vmm.hypervisor.process import orphans
 
 pytestmark = [pytest.mark.anyio, pytest.mark.vm]
 
@@ -109,7 +109,7 @@ async def test_a_machine_is_used_within_its_quota_and_taken_over_by_the_next_sta
         assert (await operator.get("/api/orgs/quota")).json()["own"] == {"sandboxes": 1}
         assert len(await noted(operator, "create_sandbox")) == 2
         await call(client, "delete_sandbox", id="box")
-    assert strays(data / "instances") == {}
+    assert orphans(data / "instances") == {}
 
 
 async def test_an_index_that_was_made_otherwise_stops_the_start(
@@ -233,7 +233,7 @@ async def test_each_server_has_its_own_sandboxes_and_leaves_those_of_the_other_a
                     said = await call(client, "execute_command", id=own, command="echo alive")
                     assert said.startswith("alive")
                     await call(client, "delete_sandbox", id=own)
-    assert strays(a / "instances") == strays(b / "instances") == {}
+    assert orphans(a / "instances") == orphans(b / "instances") == {}
 
 
 async def test_everything_moves_to_mongodb_and_back_with_the_machine_running(
@@ -266,4 +266,4 @@ async def test_everything_moves_to_mongodb_and_back_with_the_machine_running(
                 (created,) = await noted(operator, "create_sandbox")
                 assert created["sandbox"] == box
     cli(data, "sandbox", "rm", "--all")
-    assert strays(data / "instances") == {}
+    assert orphans(data / "instances") == {}

@@ -19,7 +19,7 @@ from bench.server import Server, call, casemate, running
 from tests.mcp_server.edge import ACCEPT, initialize, rpc
 from tests.server_process import SMALL, cli
 from tests.waiting import PATIENCE_S
-from vmm.hypervisor.process import strays
+from vmm.hypervisor.process import orphans
 
 pytestmark = [pytest.mark.anyio, pytest.mark.vm]
 
@@ -50,13 +50,13 @@ async def test_after_kill_9_machines_processes_and_terminals_are_as_they_were(se
             terminal = (await call(client, "terminal_open", id=box)).split("terminal_id ")[1].split()[0]
             await call(client, "terminal_send", id=box, terminal_id=terminal, text="word=kept", keys=["enter"])
             await call(client, "create_sandbox", name="doomed", **SMALL)
-        machines = strays(served / "instances")
+        machines = orphans(served / "instances")
         os.kill(server.process.pid, signal.SIGKILL)
     ((victim,),) = (processes for place, processes in machines.items() if place.name != box)
     os.kill(victim.pid, signal.SIGKILL)
     _litter(served)
     async with running(served) as server, server.client() as client:
-        assert set(strays(served / "instances")) == {served / "instances" / box}
+        assert set(orphans(served / "instances")) == {served / "instances" / box}
         assert not (served / "instances" / ("0" * 24)).exists()
         assert await call(client, "read_file", id=box, path="/root/kept") == "kept"
         output = await call(client, "read_process_output", id=box, pid=pid, stdout_offset=7, wait=20)
@@ -96,11 +96,11 @@ async def test_kill_9_in_the_middle_of_a_create_leaves_all_of_it_or_nothing(serv
         left = json.loads(await call(client, "list_sandboxes"))["sandboxes"]
         ids = {sandbox["id"] for sandbox in left}
         assert {path.name for path in (served / "instances").iterdir()} == ids
-        assert {path.name for path in strays(served / "instances")} == ids
+        assert {path.name for path in orphans(served / "instances")} == ids
         for sandbox in left:
             assert (await call(client, "execute_command", id=sandbox["id"], command="echo alive")).startswith("alive")
             await call(client, "delete_sandbox", id=sandbox["id"])
-    assert strays(served) == {}
+    assert orphans(served) == {}
 
 
 async def _create_until_the_end(server: Server, *, task_status: TaskStatus[None]) -> None:
@@ -121,10 +121,10 @@ async def test_sigterm_stops_the_server_and_machines_live_on(served: Path) -> No
         os.kill(server.process.pid, signal.SIGTERM)
         with anyio.fail_after(PATIENCE_S):
             await server.process.ended()
-    assert len(strays(served / "instances")) == 1
+    assert len(orphans(served / "instances")) == 1
     assert "box" in cli(served, "sandbox", "list")
     cli(served, "sandbox", "rm", "--all")
-    assert strays(served / "instances") == {}
+    assert orphans(served / "instances") == {}
     assert list((served / "instances").iterdir()) == []
 
 

@@ -19,7 +19,7 @@ from bench.server import Server, call
 from tests.mcp_server.edge import ACCEPT, initialize, rpc
 from tests.server_process import SMALL, cli, serving
 from tests.waiting import PATIENCE_S
-from vmm.hypervisor.process import strays
+from vmm.hypervisor.process import orphans
 
 pytestmark = [pytest.mark.anyio, pytest.mark.vm]
 
@@ -30,7 +30,7 @@ def place(served: Path) -> Generator[Path]:
     (served / "server.log").write_text("")
     yield served
     cli(served, "sandbox", "rm", "--all")
-    assert strays(served / "instances") == {}
+    assert orphans(served / "instances") == {}
     assert list((served / "instances").iterdir()) == []
 
 
@@ -86,7 +86,7 @@ async def test_ctrl_c_puts_machines_to_sleep_and_the_next_start_wakes_them(place
             other = json.loads(await call(client, "create_sandbox", name="other", **SMALL))["id"]
             seen = await count(client, box, pid)
         await stop(server, signal.SIGINT)
-        assert strays(place / "instances") == {}
+        assert orphans(place / "instances") == {}
     assert said(place) == "2 machines sleep; the next start wakes them."
     async with serving(place) as server, server.client() as client:
         for each in (box, other):
@@ -105,7 +105,7 @@ async def test_who_was_asleep_before_stays_asleep(place: Path) -> None:
     async with serving(place) as server, server.client() as client:
         await runs(client, other)
         assert await status(client, box) == "snapshotted"
-        assert len(strays(place / "instances")) == 1
+        assert len(orphans(place / "instances")) == 1
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ async def test_the_word_of_the_operator_counts_and_nothing_is_lost(
             box, pid = await counting(client, "box")
             seen = await count(client, box, pid)
         await stop(server, number)
-        assert len(strays(place / "instances")) == left
+        assert len(orphans(place / "instances")) == left
     assert said(place).startswith(end)
     async with serving(place) as server, server.client() as client:
         await counts_on(client, box, pid, seen)
@@ -142,7 +142,7 @@ async def test_a_second_ctrl_c_gives_up_waiting_and_loses_nothing(place: Path) -
             while "Putting 4 machines to sleep" not in (place / "server.log").read_text():
                 await anyio.sleep(0.005)
         await stop(server, signal.SIGINT)
-        left = len(strays(place / "instances"))
+        left = len(orphans(place / "instances"))
     numbers = [int(number) for number in re.findall(r"(\d+) (?:machines? )?(?:sleeps?|lives?)\b", said(place))]
     assert sum(numbers) == 4, said(place)
     assert ("live" in said(place)) == (left > 0), said(place)

@@ -28,7 +28,7 @@ from tests.mcp_server.edge import text_of
 from tests.mongo_server.server import MongoServer, missing
 from tests.server_process import NAMESPACE, QUICK, SMALL, Place, cli, http, noted, places, refused, serving
 from tests.waiting import PATIENCE_S
-from vmm.hypervisor.process import strays
+from vmm.hypervisor.process import orphans
 
 pytestmark = [pytest.mark.anyio, pytest.mark.vm]
 
@@ -86,7 +86,7 @@ async def test_when_the_database_goes_away_calls_fail_at_once_machines_go_on_and
             assert "does not answer" in parts.pop("store")
             assert set(parts.values()) == {"ok"}
             assert (await rest.get("/health")).status_code == 200
-            assert len(strays(data / "instances")) == 1
+            assert len(orphans(data / "instances")) == 1
 
             await anyio.to_thread.run_sync(mongo.start)
             back = time.time()

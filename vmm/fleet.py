@@ -1,11 +1,14 @@
-"""The fleet: the one public door to sandboxes. Every call takes the owner, and here alone ownership is checked."""
+"""The fleet: the one public door to sandboxes.
+
+What owners may do is in four groups: `fleet.sandboxes`, `fleet.lifecycle`, `fleet.snapshots` and `fleet.guest`. Every
+call of theirs takes the owner first, whom `Ownership` alone checks.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -15,33 +18,35 @@ from anyio import AsyncContextManagerMixin
 from storage.errors import StoreError
 
 from .calls.guest import GuestCalls
-from .calls.lifecycle import LifeCalls
-from .calls.sandboxes import RecordCalls
+from .calls.lifecycle import LifecycleCalls
+from .calls.ownership import Ownership
+from .calls.sandboxes import SandboxCalls
 from .calls.snapshots import SnapshotCalls
-from .errors import CasemateError, LinkTimeout, Unavailable
-from .guest.link import GuestLink
+from .errors import CasemateError
 from .hypervisor.base import Hypervisor
-from .images.catalogue import Catalogue, ImageSet
-from .lifecycle.access import Reach
+from .images.catalogue import Catalogue
+from .lifecycle.access import GuestAccess
 from .lifecycle.activity import Activity
 from .lifecycle.admission import Admission
-from .lifecycle.create import Maker
+from .lifecycle.create import Creator, built
+from .lifecycle.deaths import Deaths
 from .lifecycle.delete import Deleter
-from .lifecycle.housekeeping import Upkeep
-from .lifecycle.lifecycle import Lives
+from .lifecycle.housekeeping import Housekeeping
 from .lifecycle.reaper import Reaper
-from .lifecycle.snapshot import Keeper
+from .lifecycle.recovery import Recovery
+from .lifecycle.restart import Restarter
+from .lifecycle.restore import Restorer
+from .lifecycle.sleep import Sleeper
+from .lifecycle.snapshot import Snapshotter
+from .lifecycle.transitions import Transitions
 from .machines.clone import Cloner, end, silent
-from .machines.registry import Machines
+from .machines.registry import MachineRegistry
 from .machines.snapshots import Snapshots
 from .machines.templates import Report, Templates
-from .machines.warm_pool import Key, Pool
-from .sandboxes import lease
+from .machines.warm_pool import Key, WarmPool
 from .sandboxes.limits import HostReserve
 from .sandboxes.quotas import Quotas
-from .sandboxes.sandbox import Sandbox
-from .sandboxes.spec import SandboxSpec
-from .sandboxes.store import Records
+from .sandboxes.store import SandboxStore
 
 _SWEEP_S = 5.0
 _MOST_AHEAD_S = 3600.0
@@ -55,10 +60,16 @@ def _now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-class Fleet(RecordCalls, GuestCalls, LifeCalls, SnapshotCalls, AsyncContextManagerMixin):
+class Fleet(AsyncContextManagerMixin):
     """All sandboxes of a host, for the length of a block: adopts machines that run, cleans up the rest, watches.
 
     At the end the machines live on.
+
+    Attributes:
+        sandboxes: Create, find, list, change and delete them.
+        lifecycle: Sleep, wake, start again.
+        snapshots: Take them, restore them, fork.
+        guest: Commands, processes, files and terminals inside.
 
     Args:
         data: The data directory; `instances`, `templates` and `snapshots` below it belong to the fleet.
@@ -84,7 +95,7 @@ class Fleet(RecordCalls, GuestCalls, LifeCalls, SnapshotCalls, AsyncContextManag
         data: Path,
         driver: Hypervisor,
         catalogue: Catalogue,
-        records: Records,
+        records: SandboxStore,
         quotas: Quotas,
         reserve: HostReserve,
         instances: Path | None = None,
@@ -99,99 +110,147 @@ class Fleet(RecordCalls, GuestCalls, LifeCalls, SnapshotCalls, AsyncContextManag
         self._driver = driver
         self._catalogue = catalogue
         self._records = records
-        self._clock = clock
-        self._found = found
         self._tasks = tasks = anyio.create_task_group()
-        self._templates = Templates(driver, data / "templates", tasks, catalogue.verify)
-        self._snapshots = Snapshots(data / "snapshots")
-        self._activity = Activity(clock)
+        self._templates = templates = Templates(driver, data / "templates", tasks, catalogue.verify)
+        snapshots = Snapshots(data / "snapshots")
+        activity = Activity(clock)
         instances = instances or data / "instances"
-        self._machines = Machines(driver, instances, tasks, self._died)
-        self._silence = self._machines.silence
-        cloner = Cloner(
-            driver, self._machines, self._templates, own_memory=driver.own_memory if own_memory is None else own_memory
-        )
-        self._pool = Pool(
+        self._machines = machines = MachineRegistry(driver, instances, tasks, self._died)
+        cloner = Cloner(driver, machines, templates, own_memory=driver.own_memory if own_memory is None else own_memory)
+
+        def admit_ahead(key: Key) -> None:
+            admission.check_ahead(key.mem)
+
+        pool = WarmPool(
             cloner.ahead,
             end,
-            self._admit_ahead,
+            admit_ahead,
             size=ready,
             max_age_s=_MOST_AHEAD_S,
             clock=time.monotonic,
             tasks=tasks,
         )
-        self._admission = Admission(
-            (instances, data), records, quotas, reserve, ahead=self._pool.promised, give_way=self._pool.give_way
-        )
-        self._maker = Maker(
+        admission = Admission((instances, data), records, quotas, reserve, ahead=pool.promised, give_way=pool.give_way)
+        transitions = Transitions(
             records=records,
-            machines=self._machines,
-            admission=self._admission,
+            machines=machines,
+            admission=admission,
+            activity=activity,
+            clock=clock,
+            started=started,
+        )
+        self._deaths = deaths = Deaths(records=records, machines=machines, admission=admission, clock=clock)
+        sleeper = Sleeper(
+            driver=driver,
+            transitions=transitions,
+            records=records,
+            machines=machines,
+            admission=admission,
+            activity=activity,
+            deaths=deaths,
+            tasks=tasks,
+        )
+        restorer = Restorer(
+            driver=driver,
+            transitions=transitions,
+            records=records,
+            machines=machines,
             cloner=cloner,
-            pool=self._pool,
+            snapshots=snapshots,
+            admission=admission,
+            started=started,
+        )
+        restarter = Restarter(
+            driver=driver,
+            transitions=transitions,
+            records=records,
+            machines=machines,
+            admission=admission,
+            sleeper=sleeper,
+            restorer=restorer,
+            tasks=tasks,
+        )
+        creator = Creator(
+            records=records,
+            machines=machines,
+            catalogue=catalogue,
+            snapshots=snapshots,
+            restorer=restorer,
+            admission=admission,
+            cloner=cloner,
+            pool=pool,
             clock=clock,
             found=found,
             started=started,
         )
-        self._lives = Lives(
-            driver=driver,
+        snapshotter = Snapshotter(
+            snapshots=snapshots,
             records=records,
-            machines=self._machines,
-            cloner=cloner,
-            snapshots=self._snapshots,
-            admission=self._admission,
-            activity=self._activity,
-            clock=clock,
-            tasks=tasks,
-            started=started,
-        )
-        self._keeper = Keeper(
-            snapshots=self._snapshots,
-            records=records,
-            lives=self._lives,
-            admission=self._admission,
+            machines=machines,
+            transitions=transitions,
+            admission=admission,
             clock=clock,
         )
-        self._reach = Reach(records, self._machines, self._lives, self._activity)
-        self._deleter = Deleter(
+        deleter = Deleter(
             records=records,
-            machines=self._machines,
-            lives=self._lives,
-            admission=self._admission,
-            activity=self._activity,
+            machines=machines,
+            transitions=transitions,
+            admission=admission,
+            activity=activity,
             clock=clock,
         )
-        self._upkeep = Upkeep(
+        access = GuestAccess(
+            records=records, machines=machines, transitions=transitions, sleeper=sleeper, activity=activity
+        )
+        self._housekeeping = Housekeeping(
             catalogue=catalogue,
-            records=records,
-            machines=self._machines,
-            templates=self._templates,
-            snapshots=self._snapshots,
-            lives=self._lives,
-            deleter=self._deleter,
-            pool=self._pool,
+            recovery=Recovery(records=records, machines=machines, transitions=transitions, deaths=deaths),
+            machines=machines,
+            templates=templates,
+            snapshots=snapshots,
+            sleeper=sleeper,
+            deaths=deaths,
+            deleter=deleter,
+            pool=pool,
             reaper=Reaper(
                 records,
-                self._activity,
-                sleep=self._lives.retire,
-                delete=self._deleter.delete_seen,
-                guest_idle=self._guest_idle,
+                activity,
+                sleep=sleeper.retire,
+                delete=deleter.delete_seen,
+                guest_idle=access.is_idle,
                 retention_s=retention_s,
                 now_ms=clock,
             ),
             sweep_s=sweep_s,
         )
+        ownership = Ownership(records, silence=machines.silence, found=found)
+        access = GuestAccess(
+            records=records, machines=machines, transitions=transitions, sleeper=sleeper, activity=activity
+        )
+        self.sandboxes = SandboxCalls(
+            ownership=ownership, records=records, creator=creator, deleter=deleter, clock=clock
+        )
+        self.lifecycle = LifecycleCalls(ownership=ownership, sleeper=sleeper, restarter=restarter, machines=machines)
+        self.snapshots = SnapshotCalls(
+            ownership=ownership,
+            transitions=transitions,
+            snapshots=snapshots,
+            snapshotter=snapshotter,
+            restorer=restorer,
+            creator=creator,
+        )
+        self.guest = GuestCalls(ownership, access)
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
         async with self._tasks:
-            await self._upkeep.begin(self._tasks)
+            await self._housekeeping.begin(self._tasks)
             try:
                 yield self
             finally:
                 self._tasks.cancel_scope.cancel()
                 with anyio.CancelScope(shield=True):
-                    await self._upkeep.end()
+                    await self._housekeeping.end()
 
     def __len__(self) -> int:
         """How many machines run."""
@@ -207,79 +266,20 @@ class Fleet(RecordCalls, GuestCalls, LifeCalls, SnapshotCalls, AsyncContextManag
         Raises:
             Unavailable: The image is not built, or the template cannot be.
         """
-        images = await self._image(image)
+        images = await built(self._catalogue, image)
         await self._templates.get(images, cpu=cpu, mem=mem, report=report or silent)
-        self._upkeep.keep_ready(Key(images=images, cpu=cpu, mem=mem))
-
-    async def create(self, owner: str, spec: SandboxSpec, *, on_progress: Report | None = None) -> Sandbox:
-        """Make a sandbox; it is ready for commands when this returns. On failure nothing of it is left.
-
-        With a snapshot named, the image and the size are that one's.
-
-        Raises:
-            InvalidInput: The wish cannot be.
-            NotFound: There is no such snapshot.
-            Conflict: The snapshot's name fits several, or another hypervisor saved it.
-            LimitExceeded: The owner has enough.
-            HostExhausted: The host lacks memory or disk.
-            Unavailable: The image is not built, a snapshot is damaged, or the machine did not come up.
-        """
-        if spec.snapshot:
-            return await self._create_from(owner, spec)
-        _check(spec, self.images())
-        key = Key(images=await self._image(spec.image), cpu=spec.cpu, mem=spec.mem)
-        return await self._maker.fresh(owner, spec, key, on_progress or silent)
-
-    async def delete(self, owner: str, ref: str) -> None:
-        """Delete a sandbox with everything in it; its snapshots stay.
-
-        Never needs the guest; what a crash leaves, the next start finishes.
-        """
-        await self._deleter.delete((await self.get(owner, ref)).id)
+        self._housekeeping.keep_ready(Key(images=images, cpu=cpu, mem=mem))
 
     async def health(self, image: str) -> dict[str, str]:
         """The parts that creating a sandbox of an image needs, each with what is wrong with it, or nothing."""
         return {
             "store": await _trouble(self._records.ping),
             "hypervisor": await _trouble(self._driver.probe),
-            "image": await _trouble(lambda: self._image(image)),
+            "image": await _trouble(lambda: built(self._catalogue, image)),
         }
 
-    @asynccontextmanager
-    async def reach(self, owner: str, ref: str, *, wake: bool = True) -> AsyncGenerator[tuple[Sandbox, GuestLink]]:
-        """Find a sandbox of the owner and the link to its guest, for one operation; see `GuestCalls.reach`."""
-        sandbox = await self.get(owner, ref)
-        async with self._reach.use(sandbox) if wake else self._reach.look(sandbox) as pair:
-            yield pair
-
-    async def _create_from(self, owner: str, spec: SandboxSpec) -> Sandbox:
-        snapshot = await self._snapshots.find(owner, spec.snapshot)
-        snapshot.check()
-        wish = replace(spec, image=snapshot.image, cpu=snapshot.cpu, mem=snapshot.mem, env={**snapshot.env, **spec.env})
-        _check(wish, {snapshot.image})
-        saved = await self._lives.source(snapshot)
-        return await self._maker.of(saved, owner, wish, base=snapshot.id)
-
-    async def _image(self, name: str) -> ImageSet:
-        images = await self._catalogue.find(name)
-        if images is None:
-            raise Unavailable(f"The image {name} is not built", hint=f"Build it: casemate image build {name}")
-        return images
-
-    async def _guest_idle(self, sandbox: Sandbox) -> bool:
-        machine = self._machines.get(sandbox.id)
-        if machine is None:
-            return False
-        if machine.link.silent_s:
-            raise LinkTimeout(self._machines.silence(sandbox.id))
-        going_on = await machine.link.activity()
-        return not (going_on.processes or going_on.terminals or going_on.connections)
-
     async def _died(self, sandbox_id: str, machine: str, reason: str) -> None:
-        await self._lives.died(sandbox_id, machine, reason)
-
-    def _admit_ahead(self, key: Key) -> None:
-        self._admission.check_ahead(key.mem)
+        await self._deaths.died(sandbox_id, machine, reason)
 
 
 async def _trouble(probe: Callable[[], Awaitable[object]]) -> str:
@@ -288,9 +288,3 @@ async def _trouble(probe: Callable[[], Awaitable[object]]) -> str:
     except (CasemateError, StoreError) as error:
         return str(error)
     return ""
-
-
-def _check(spec: SandboxSpec, images: tuple[str, ...] | set[str]) -> None:
-    spec.check(images)
-    lease.check_ttl(spec.ttl_s)
-    lease.check_idle(spec.idle_s)

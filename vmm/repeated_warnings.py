@@ -15,7 +15,7 @@ from .errors import CasemateError
 log = structlog.get_logger(__name__)
 
 
-class Complaints:
+class RepeatedWarnings:
     """What is wrong at the moment, by what it is wrong with."""
 
     def __init__(self) -> None:

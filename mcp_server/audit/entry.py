@@ -82,7 +82,7 @@ _entry: ContextVar[Entry | None] = ContextVar("audit_entry", default=None)
 _visit: ContextVar[Visit | None] = ContextVar("audit_visit", default=None)
 
 
-def noted(*, exit_code: int | None = None, sandbox: str = "") -> None:
+def annotate_call(*, exit_code: int | None = None, sandbox: str = "") -> None:
     """Add to the record of the call that this task works for; without effect where there is none.
 
     Args:

@@ -18,7 +18,7 @@ from ..observability.tracing import describe_call
 from .entry import Entry, current_visit, entered
 from .record import BY_TIME, AuditRecord, Surface
 from .redaction import hidden_arguments, hidden_text
-from .refusal_aggregator import Floods
+from .refusal_aggregator import RefusalAggregator
 from .writer import Writer
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ _LONGEST_REASON = 300
 _log = structlog.stdlib.get_logger("casemate.audit")
 
 
-class Trail:
+class AuditLog:
     """Notes calls. It writes only while `run` does; what comes before or after waits in memory.
 
     Args:
@@ -61,7 +61,7 @@ class Trail:
         self._meters = meters
         self._days = days
         self._clock = clock
-        self._floods = Floods()
+        self._floods = RefusalAggregator()
         self._writer = Writer(collection, meters)
 
     @contextmanager

@@ -73,7 +73,7 @@ class Page:
     next: str = ""
 
 
-class Journal:
+class AuditReader:
     """Reads the collection AUDIT."""
 
     def __init__(self, collection: Collection) -> None:

@@ -26,7 +26,7 @@ class _Flood:
     count: int = 1
 
 
-class Floods:
+class RefusalAggregator:
     """Counts refusals by address, reason, action and organisation.
 
     Args:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from ..observability.metrics import Meters
-    from .log import Trail
+    from .log import AuditLog
 
 PROBES = frozenset({"/health", "/ready", "/metrics"})
 """Paths that supervisors ask again and again: recorded only when they are refused."""
@@ -49,7 +49,7 @@ class Surface:
     """
 
     def __init__(
-        self, app: ASGIApp, trail: Trail, meters: Meters, *, mcp: Collection[str], clock: Clock = now_ms
+        self, app: ASGIApp, trail: AuditLog, meters: Meters, *, mcp: Collection[str], clock: Clock = now_ms
     ) -> None:
         self._app = app
         self._trail = trail

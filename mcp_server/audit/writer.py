@@ -32,7 +32,7 @@ class Writer:
     Args:
         collection: Of AUDIT.
         meters: Told how many wait, were written and were dropped.
-        most: Records that are kept in memory.
+        most: SandboxStore that are kept in memory.
     """
 
     def __init__(self, collection: Collection, meters: Meters, *, most: int = MOST_KEPT) -> None:

@@ -18,7 +18,7 @@ from mcp_server.settings import SettingsRefused
 from storage.errors import StoreError, StoreUnavailable
 from vmm.errors import CasemateError
 
-from ..data_dir_lock import Occupied
+from ..data_dir_lock import DataDirInUse
 from ..http.serve import PortRefused
 from ..observability import logs as logging
 from ..observability.tracing import TracingRefused
@@ -41,7 +41,7 @@ from . import (
     top,
 )
 from .completion import completion, listen_to_shells
-from .console import Trouble, complain
+from .console import CliError, complain
 from .options import KeyFileOption, UrlOption
 
 app = typer.Typer(
@@ -90,7 +90,7 @@ def casemate(
     logging.configure("warning", "auto")
 
 
-_TROUBLES = (Trouble, SettingsRefused, Occupied, PortRefused, TracingRefused, CasemateError, StoreError, AuthError)
+_TROUBLES = (CliError, SettingsRefused, DataDirInUse, PortRefused, TracingRefused, CasemateError, StoreError, AuthError)
 _REFUSED, _LATER = 2, 75  # EX_TEMPFAIL of sysexits.h: who supervises may start it again
 
 

@@ -37,7 +37,7 @@ def audit(
     since: Annotated[
         str, typer.Option("--since", metavar="WHEN", help="2h, 7d, or a time such as 2026-01-31T12:00:00Z.")
     ] = "",
-    until: Annotated[str, typer.Option("--until", metavar="WHEN", help="Written as --since is.")] = "",
+    until: Annotated[str, typer.Option("--until", metavar="WHEN", help="RecordFile as --since is.")] = "",
     org: Annotated[str, typer.Option("--org", metavar="ID", help="For the operator: of another one, * of all.")] = "",
     limit: Annotated[int, typer.Option("--limit", min=1, max=1_000_000, help="The newest so many.")] = 100,
     following: Annotated[

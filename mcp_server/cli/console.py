@@ -31,7 +31,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LOOP = {"use_uvloop": True}
 
 
-class Trouble(Exception):
+class CliError(Exception):
     """A command cannot do its work; the message is one line for the person at the keyboard, with the way out."""
 
 
@@ -140,14 +140,14 @@ def prepare_directory(data: Path) -> None:
     """Make the data directory, for its user alone.
 
     Raises:
-        Trouble: It cannot be written.
+        CliError: It cannot be written.
     """
     try:
         data.mkdir(parents=True, exist_ok=True, mode=_OWN)
     except OSError as error:
-        raise Trouble(f"CASEMATE_DATA={data} cannot be made ({error.strerror}): {_WAY_OUT}") from None
+        raise CliError(f"CASEMATE_DATA={data} cannot be made ({error.strerror}): {_WAY_OUT}") from None
     if not os.access(data, os.W_OK | os.X_OK):
-        raise Trouble(f"CASEMATE_DATA={data} cannot be written: {_WAY_OUT}")
+        raise CliError(f"CASEMATE_DATA={data} cannot be written: {_WAY_OUT}")
 
 
 def _shown(letter: str) -> str:

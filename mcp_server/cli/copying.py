@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from posixpath import join, normpath
 from typing import TYPE_CHECKING, Protocol
 
-from .console import Trouble
+from .console import CliError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator
@@ -35,7 +35,7 @@ class Watcher(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Spot:
+class TreePath:
     """A path in a tree."""
 
     tree: Tree
@@ -52,48 +52,48 @@ class Spot:
         part = self.path.rstrip("/").rpartition("/")[2]
         return "" if part in {"", ".", ".."} else part
 
-    def below(self, name: str) -> Spot:
+    def below(self, name: str) -> TreePath:
         """A path in this directory."""
-        return Spot(tree=self.tree, path=join(self.path, name))
+        return TreePath(tree=self.tree, path=join(self.path, name))
 
 
-async def copy(source: Spot, target: Spot, watcher: Watcher) -> None:
+async def copy(source: TreePath, target: TreePath, watcher: Watcher) -> None:
     """Copy a file or a whole directory, named as `cp -r` names things.
 
     A directory goes as one stream and takes what tar takes: links stay links. What cannot be read or made is left out,
     and said so.
 
     Raises:
-        Trouble: There is nothing at the source, or nothing can be read or written.
+        CliError: There is nothing at the source, or nothing can be read or written.
     """
     found = await source.tree.look(source.path)
     if found is None:
-        raise Trouble(f"{source.name}: there is no such file or directory")
+        raise CliError(f"{source.name}: there is no such file or directory")
     there = await target.tree.look(target.path)
     into = there is not None and there.kind == "directory"
     if into and source.last:
         target = target.below(source.last)
         there = await target.tree.look(target.path)
     if _within(source, target):
-        raise Trouble(f"{target.name} lies in {source.name}: what is copied cannot hold its copy")
+        raise CliError(f"{target.name} lies in {source.name}: what is copied cannot hold its copy")
     if found.kind == "directory":
         if there is not None and there.kind != "directory":
-            raise Trouble(f"{target.name} is a file: a directory cannot be put in its place")
+            raise CliError(f"{target.name} is a file: a directory cannot be put in its place")
         await _directory(source, target, watcher)
         return
     if not into and target.path.endswith("/"):
-        raise Trouble(f"{target.name}: there is no such directory")
+        raise CliError(f"{target.name}: there is no such directory")
     if there is not None and there.kind == "directory":
-        raise Trouble(f"{target.name} is a directory: a file cannot be put in its place")
+        raise CliError(f"{target.name} is a directory: a file cannot be put in its place")
     await _file(source, target, found, watcher)
 
 
-def _within(source: Spot, target: Spot) -> bool:
+def _within(source: TreePath, target: TreePath) -> bool:
     outer, inner = (f"{spot.tree.name(normpath(spot.path)).rstrip('/')}/" for spot in (source, target))
     return inner.startswith(outer)
 
 
-async def _directory(source: Spot, target: Spot, watcher: Watcher) -> None:
+async def _directory(source: TreePath, target: TreePath, watcher: Watcher) -> None:
     watcher.begin(source.name, await source.tree.weigh(source.path))
     owners = source.tree.sandbox and target.tree.sandbox
     async with source.tree.pack(source.path) as content:
@@ -104,7 +104,7 @@ async def _directory(source: Spot, target: Spot, watcher: Watcher) -> None:
         watcher.skip(names, report.skipped)
 
 
-async def _file(source: Spot, target: Spot, found: Entry, watcher: Watcher) -> None:
+async def _file(source: TreePath, target: TreePath, found: Entry, watcher: Watcher) -> None:
     watcher.begin(source.name, found.size)
     count = 0
 

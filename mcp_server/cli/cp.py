@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from .console import Trouble, err, note, plain, run, show_json, write_raw
-from .copying import Spot, copy
-from .local_tree import Here, standard_input
+from .console import CliError, err, note, plain, run, show_json, write_raw
+from .copying import TreePath, copy
+from .local_tree import LocalTree, standard_input
 from .options import AsJson, place_of
-from .sandbox_tree import Box
+from .sandbox_tree import SandboxTree
 from .target import open_remote
 from .values import amount, check_ref
 
@@ -50,7 +50,7 @@ def cp(
     del recursive
     ends = (_End.parse(source), _End.parse(target))
     if not any(end.ref for end in ends):
-        raise Trouble("Neither is in a sandbox: write one of them as BOX:/PATH")
+        raise CliError("Neither is in a sandbox: write one of them as BOX:/PATH")
 
     async def work() -> _Tally:
         async with open_remote(place_of(context)) as remote:
@@ -80,18 +80,18 @@ class _End:
     @classmethod
     def parse(cls, text: str) -> _End:
         if not text or "\0" in text:
-            raise Trouble(f"{text[:80]!r} is no path: write a path here, BOX:/PATH, or -")
+            raise CliError(f"{text[:80]!r} is no path: write a path here, BOX:/PATH, or -")
         found = _IN_BOX.fullmatch(text)
         if found is None:
             return cls(ref="", path=text)
         if not found[2].startswith("/"):
-            raise Trouble(
+            raise CliError(
                 f"{text[:80]!r}: paths in a sandbox are absolute: write {found[1][:80]}:/root/{found[2][:80]}"
             )
         return cls(ref=check_ref(found[1]), path=found[2])
 
-    def spot(self, remote: Remote, *, outward: bool) -> Spot:
-        return Spot(tree=Box(remote, self.ref) if self.ref else Here(outward=outward), path=self.path)
+    def spot(self, remote: Remote, *, outward: bool) -> TreePath:
+        return TreePath(tree=SandboxTree(remote, self.ref) if self.ref else LocalTree(outward=outward), path=self.path)
 
 
 class _Tally:
@@ -137,12 +137,12 @@ def _shown() -> Generator[_Tally]:
         yield _Tally(bars)
 
 
-async def _transfer(source: Spot, target: Spot, tally: _Tally) -> None:
+async def _transfer(source: TreePath, target: TreePath, tally: _Tally) -> None:
     if source.path == _STANDARD and not source.tree.sandbox:
         tally.begin("standard input", 0)
         there = await target.tree.look(target.path)
         if there is not None and there.kind == "directory":
-            raise Trouble(f"{target.name} is a directory: name the file that standard input goes into")
+            raise CliError(f"{target.name} is a directory: name the file that standard input goes into")
         await target.tree.write(target.path, _counted(standard_input(), tally), _NEW if there is None else there.mode)
     elif target.path == _STANDARD and not target.tree.sandbox:
         tally.begin(source.name, 0)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 import httpx2
 
-from .console import Trouble, plain
+from .console import CliError, plain
 
 if TYPE_CHECKING:
     from .values import Object
@@ -16,11 +16,11 @@ _SHOWN = 500
 _MOST = 64 * 1024
 
 
-class Missing(Trouble):
+class Missing(CliError):
     """The server says that there is no such thing."""
 
 
-async def refusal(response: httpx2.Response, *, server: str, key_origin: str) -> Trouble:
+async def refusal(response: httpx2.Response, *, server: str, key_origin: str) -> CliError:
     """A line about an answer that is an error.
 
     Args:
@@ -31,7 +31,7 @@ async def refusal(response: httpx2.Response, *, server: str, key_origin: str) ->
     status = response.status_code
     said = await _said(response)
     if said is None:
-        return Trouble(
+        return CliError(
             f"{server} answered {status} without a word that Casemate would say: is it a Casemate server, "
             "and is the URL right (CASEMATE_URL, --url)?"
         )
@@ -53,21 +53,21 @@ async def refusal(response: httpx2.Response, *, server: str, key_origin: str) ->
         case _:
             way_out = ""
     line = f"{line}: {way_out}" if way_out else line
-    return Missing(line) if status == 404 else Trouble(line)
+    return Missing(line) if status == 404 else CliError(line)
 
 
-def failure(error: Exception, *, server: str) -> Trouble:
+def failure(error: Exception, *, server: str) -> CliError:
     """A line about a server that cannot be reached, or that went away."""
     match error:
         case httpx2.ConnectError() | httpx2.ConnectTimeout() | httpx2.ProxyError():
-            return Trouble(
+            return CliError(
                 f"{server} cannot be reached ({_cause(error)}): start it with casemate serve, or say where it is "
                 "with --url or CASEMATE_URL"
             )
         case httpx2.TimeoutException():
-            return Trouble(f"{server} does not answer in time: look at its log, and whether the work was done")
+            return CliError(f"{server} does not answer in time: look at its log, and whether the work was done")
         case _:
-            return Trouble(f"{server} went away in the middle ({_cause(error)}): look at its log, and try again")
+            return CliError(f"{server} went away in the middle ({_cause(error)}): look at its log, and try again")
 
 
 def _cause(error: Exception) -> str:

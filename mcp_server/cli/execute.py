@@ -8,7 +8,7 @@ from typing import Annotated
 import anyio
 import typer
 
-from .console import Trouble, note, run, show_json, write_raw
+from .console import CliError, note, run, show_json, write_raw
 from .feeding import feed_input
 from .following import BINARY, Ended, follow
 from .options import AsJson, Ref, place_of
@@ -44,7 +44,7 @@ def execute(
     """
     check_ref(ref)
     if shell and len(command) != 1:
-        raise Trouble(f"--shell takes one line, and here are {len(command)} words: quote the line")
+        raise CliError(f"--shell takes one line, and here are {len(command)} words: quote the line")
     wish: Object = {"command": command[0] if shell else shlex.join(command), "timeout": timeout}
     if cwd:
         wish["cwd"] = cwd
@@ -82,7 +82,7 @@ async def _fed(remote: Remote, ref: str, wish: Object, *, as_json: bool) -> int:
         async def feed(pid: int) -> None:
             try:
                 await feed_input(remote, ref, pid)
-            except Trouble as trouble:
+            except CliError as trouble:
                 failures.append(trouble)
                 tasks.cancel_scope.cancel()
 
@@ -91,7 +91,7 @@ async def _fed(remote: Remote, ref: str, wish: Object, *, as_json: bool) -> int:
 
         try:
             ended = await follow(output, keep if as_json else write_raw, started)
-        except (Trouble, typer.Exit) as error:  # Raised again outside of the group that would wrap it.
+        except (CliError, typer.Exit) as error:  # Raised again outside of the group that would wrap it.
             failures.append(error)
         tasks.cancel_scope.cancel()
     if failures:
@@ -104,7 +104,7 @@ async def _fed(remote: Remote, ref: str, wish: Object, *, as_json: bool) -> int:
 
 def _status(remote: Remote, ended: Ended | None) -> int:
     if ended is None:
-        raise Trouble(
+        raise CliError(
             f"{remote.url} ended the output before the command's status came: whether it goes on is not known"
         )
     if ended.reason:
@@ -119,5 +119,5 @@ async def _captured(remote: Remote, ref: str, wish: Object) -> int:
     exit_code = done.get("exitCode")
     show_json({"stdout": "", "stderr": "", **done})
     if not isinstance(exit_code, int):
-        raise Trouble(f"{remote.url} said nothing of the command's status")
+        raise CliError(f"{remote.url} said nothing of the command's status")
     return exit_code

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from .console import Trouble
+from .console import CliError
 from .errors import Missing
 from .local_tree import standard_input
 from .remote import Remote, route
@@ -27,15 +27,15 @@ async def feed_input(remote: Remote, ref: str, pid: int) -> None:
     """Send what comes in until its end, or until the command reads no more.
 
     Raises:
-        Trouble: The server did not take it.
+        CliError: The server did not take it.
     """
     sender, receiver = anyio.create_memory_object_stream[bytes]()
-    failures: list[Trouble] = []
+    failures: list[CliError] = []
     async with anyio.create_task_group() as tasks, receiver:
         tasks.start_soon(_read, sender)
         try:
             await _Feeder(remote, ref, pid, receiver).run()
-        except Trouble as trouble:  # Raised again outside of the group that would wrap it.
+        except CliError as trouble:  # Raised again outside of the group that would wrap it.
             failures.append(trouble)
         tasks.cancel_scope.cancel()
     if failures and not isinstance(failures[0], Missing):  # It has ended, and is forgotten already.
@@ -92,7 +92,7 @@ class _Feeder:
             try:
                 return bool(as_object(json.loads(await response.aread())).get("open"))
             except ValueError:
-                raise Trouble(f"{self._remote.url} does not say whether the command took its input") from None
+                raise CliError(f"{self._remote.url} does not say whether the command took its input") from None
 
 
 async def _nothing() -> AsyncGenerator[bytes]:

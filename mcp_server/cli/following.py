@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .console import Trouble, note
+from .console import CliError, note
 from .values import Object, as_object
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ async def follow(output: Output, sink: Sink, started: Callable[[int], None] | No
         started: Is told the pid to which input may be sent.
 
     Raises:
-        Trouble: The server lost the command.
+        CliError: The server lost the command.
     """
     response, events = output
     raw = response.headers.get(_ENCODING) == "base64"
@@ -74,7 +74,7 @@ def _pid(event: ServerSentEvent) -> int:
     except ValueError:
         pid = None
     if not isinstance(pid, int):
-        raise Trouble("The server does not say how the command takes input: is it of an older version?")
+        raise CliError("The server does not say how the command takes input: is it of an older version?")
     return pid
 
 
@@ -85,5 +85,5 @@ def _ended(text: str) -> Ended:
         said = {}
     exit_code, reason = said.get("exitCode"), str(said.get("error") or "")
     if not isinstance(exit_code, int) or exit_code < 0:
-        raise Trouble(reason or "The server said nothing of the command's status")
+        raise CliError(reason or "The server said nothing of the command's status")
     return Ended(exit_code=exit_code, reason=reason)

@@ -9,7 +9,7 @@ import typer
 from auth.roles import Scope
 from mcp_server.settings import Settings
 
-from .console import Trouble, note, out, run, show_json
+from .console import CliError, note, out, run, show_json
 from .options import AsJson, place_of
 from .records import show_records
 from .remote import Remote, route
@@ -35,7 +35,7 @@ def path(as_json: AsJson = False) -> None:
     """Print the path of the file that holds the local key. The key itself is not printed: terminals remember."""
     file = Settings.load().key_file
     if not file.exists():
-        raise Trouble(f"There is no key at {file} yet: casemate serve makes one on its first start")
+        raise CliError(f"There is no key at {file} yet: casemate serve makes one on its first start")
     if as_json:
         show_json({"path": str(file)})
     else:
@@ -111,7 +111,7 @@ def _id_of(ref: str, keys: list[Object]) -> str:
     fitting = [cell(key.get("id")) for key in keys if key.get("id") == ref]
     fitting = fitting or [cell(key.get("id")) for key in keys if key.get("name") == ref]
     if not fitting:
-        raise Trouble(f"There is no key {ref[:80]!r}: casemate key list shows those there are")
+        raise CliError(f"There is no key {ref[:80]!r}: casemate key list shows those there are")
     if len(fitting) > 1:
-        raise Trouble(f"The name {ref[:80]!r} fits several keys, {', '.join(fitting)}: give one of these ids")
+        raise CliError(f"The name {ref[:80]!r} fits several keys, {', '.join(fitting)}: give one of these ids")
     return fitting[0]

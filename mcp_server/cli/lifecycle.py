@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .console import Trouble, note, run, show_json, show_table
+from .console import CliError, note, run, show_json, show_table
 from .options import AsJson, Ref, complete_sandbox, place_of
 from .remote import route
 from .target import open_remote
@@ -49,7 +49,7 @@ def update(
     if auto_sleep is not None:
         wish["autoSleep"] = auto_sleep
     if not wish:
-        raise Trouble("There is nothing to change: give --name, --label, --ttl, --idle or --auto-sleep")
+        raise CliError("There is nothing to change: give --name, --label, --ttl, --idle or --auto-sleep")
 
     async def work() -> Object:
         async with open_remote(place_of(context)) as remote:
@@ -93,7 +93,7 @@ def limits(ttl: str, idle: str) -> Object:
     """The limits that were named, in the server's words.
 
     Raises:
-        Trouble: One is no span of time.
+        CliError: One is no span of time.
     """
     given = {"ttl": ttl, "idle": idle}
     return {name: parse_limit(text, f"--{name}") for name, text in given.items() if text}

@@ -18,7 +18,7 @@ from vmm.agent.packing import Packer
 from vmm.agent.tar import TarError
 from vmm.agent.unpacking import Unpacker
 
-from .console import Trouble, plain
+from .console import CliError, plain
 from .tree_path import Entry, Report, Tree, kind_of
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ _WEIGHING_S = 2
 _SECTOR = 512
 
 
-class Here(Tree):
+class LocalTree(Tree):
     """This machine.
 
     Args:
@@ -115,7 +115,7 @@ class Here(Tree):
                     await anyio.to_thread.run_sync(unpacker.feed, piece)
             unpacker.finish()
         except TarError as error:
-            raise Trouble(f"{plain(path)}: in what came from the sandbox {error}") from None
+            raise CliError(f"{plain(path)}: in what came from the sandbox {error}") from None
         finally:
             unpacker.close()
         tally = unpacker.tally
@@ -190,8 +190,8 @@ def _entry(name: str, found: os.stat_result) -> Entry:
 
 @contextmanager
 def _told(path: str) -> Generator[None]:
-    """What the system refuses, as Trouble."""
+    """Turn what the system refuses into a `CliError`."""
     try:
         yield
     except OSError as error:
-        raise Trouble(f"{plain(path)}: {error.strerror or error}") from None
+        raise CliError(f"{plain(path)}: {error.strerror or error}") from None

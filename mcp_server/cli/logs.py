@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .console import Trouble, note, out, plain, run, show_json, write_raw
+from .console import CliError, note, out, plain, run, show_json, write_raw
 from .following import BINARY, Ended, Sink, follow
 from .options import AsJson, Ref, place_of
 from .remote import Remote, route
@@ -25,7 +25,7 @@ def logs(
     """Show the output of commands that were started in the background, those that have ended too."""
     check_ref(ref)
     if following and as_json:
-        raise Trouble("--json shows what there is, and --follow goes on: say one of them")
+        raise CliError("--json shows what there is, and --follow goes on: say one of them")
 
     async def work() -> None:
         async with open_remote(place_of(context)) as remote:
@@ -49,7 +49,7 @@ async def _commands(remote: Remote, ref: str, pid: int | None) -> list[Object]:
     if pid is not None:
         found = [command for command in found if command.get("pid") == pid]
         if not found:
-            raise Trouble(f"No command {pid} was started in the background of {ref}: casemate logs {ref} shows all")
+            raise CliError(f"No command {pid} was started in the background of {ref}: casemate logs {ref} shows all")
     elif not found:
         note("No command was started in the background.")
     return found
@@ -59,11 +59,11 @@ async def _follow(remote: Remote, ref: str, found: list[Object]) -> None:
     running = [command for command in found if command.get("running")]
     if len(found) > 1 and len(running) != 1:
         pids = ", ".join(cell(command.get("pid")) for command in running or found)
-        raise Trouble(f"There are several commands: name one of {pids}")
+        raise CliError(f"There are several commands: name one of {pids}")
     for command in found if len(found) == 1 else running:
         ended = await _attach(remote, ref, command, write_raw, to_end=True)
         if ended is None:
-            raise Trouble(f"{remote.url} ended the output before the command's end: follow it again")
+            raise CliError(f"{remote.url} ended the output before the command's end: follow it again")
         note(f"Command {cell(command.get('pid'))} ended with status {ended.exit_code}.")
 
 

@@ -10,7 +10,7 @@ import anyio
 import typer
 
 from .remote import Remote
-from .target import URL, Place, open_running
+from .target import URL, Target, open_running
 from .values import Object, cell
 
 _COMPLETION_S = 5
@@ -32,10 +32,10 @@ KeyFileOption = Annotated[
 ]
 
 
-def place_of(context: typer.Context) -> Place:
+def place_of(context: typer.Context) -> Target:
     """Which server the person at the keyboard means."""
     given = context.find_root().params
-    return Place(url=given.get("url") or "", key_file=given.get("key_file"))
+    return Target(url=given.get("url") or "", key_file=given.get("key_file"))
 
 
 def complete_sandbox(context: typer.Context, incomplete: str) -> list[str]:

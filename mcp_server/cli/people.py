@@ -8,7 +8,7 @@ import typer
 
 from auth.roles import Role
 
-from .console import Trouble, note, run, show_json, show_table
+from .console import CliError, note, run, show_json, show_table
 from .options import AsJson, place_of
 from .records import show_records
 from .remote import Query, Remote, route
@@ -117,4 +117,4 @@ def _id_of(ref: str, found: list[Object]) -> str:
     for member in found:
         if ref == member.get("id") or ref.lower() == str(member.get("email")).lower():
             return cell(member.get("id"))
-    raise Trouble(f"There is no member {ref[:80]!r}: casemate member list shows those there are")
+    raise CliError(f"There is no member {ref[:80]!r}: casemate member list shows those there are")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .console import Trouble, run, show_json, show_table
+from .console import CliError, run, show_json, show_table
 from .options import AsJson, place_of
 from .remote import route
 from .target import open_remote
@@ -56,7 +56,7 @@ def set_limits(
     given = {"sandboxes": sandboxes, "cpus": cpus, "mem": mem, "disk": disk, "snapshots": snapshots}
     wish: Object = {name: _limit(name, text) for name, text in given.items() if text}
     if not wish:
-        raise Trouble("There is nothing to set: give --sandboxes, --cpus, --mem, --disk or --snapshots")
+        raise CliError("There is nothing to set: give --sandboxes, --cpus, --mem, --disk or --snapshots")
 
     async def work() -> Object:
         async with open_remote(place_of(context)) as remote:
@@ -69,7 +69,7 @@ def _limit(name: str, text: str) -> int | None:
     if text == _DEFAULT:
         return None
     if not (text.isascii() and text.isdecimal() and len(text) <= 12):
-        raise Trouble(f"--{name} {text[:80]!r} is no limit: give a number from 0 on, or the word {_DEFAULT}")
+        raise CliError(f"--{name} {text[:80]!r} is no limit: give a number from 0 on, or the word {_DEFAULT}")
     return int(text)
 
 

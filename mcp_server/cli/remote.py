@@ -1,4 +1,4 @@
-"""A server, as the commands see it: JSON calls, streams of bytes and events, terminals; failures are Trouble."""
+"""A server, as the commands see it: JSON calls, streams of bytes and events, terminals; failures are CliError."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import httpx2
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidHandshake, InvalidStatus
 
-from .console import Trouble, note
+from .console import CliError, note
 from .errors import failure, refusal
 from .values import Object, as_object, as_objects
 
@@ -41,7 +41,7 @@ def route(*parts: str) -> str:
 class Remote:
     """A server and a key.
 
-    Every method raises Trouble (Missing for what is not there) when the server refuses or cannot be reached.
+    Every method raises CliError (Missing for what is not there) when the server refuses or cannot be reached.
 
     Args:
         url: The server's address, without /api.
@@ -78,7 +78,7 @@ class Remote:
         try:
             return json.loads(text)
         except ValueError:
-            raise Trouble(f"{self.url} answered no JSON: is it a Casemate server, and is the URL right?") from None
+            raise CliError(f"{self.url} answered no JSON: is it a Casemate server, and is the URL right?") from None
 
     async def data(
         self, method: str, path: str, *, query: Query | None = None, body: Object | None = None, read_s: float = READ_S
@@ -131,7 +131,7 @@ class Remote:
         except (httpx2.RequestError, httpx2.StreamError) as error:
             raise failure(error, server=self.url) from None
         except UnicodeEncodeError:
-            raise Trouble(
+            raise CliError(
                 "A name has bytes that are no UTF-8: rename it, or pack what it belongs to with tar"
             ) from None
 

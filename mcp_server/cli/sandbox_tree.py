@@ -7,7 +7,7 @@ import stat
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from .console import Trouble, plain
+from .console import CliError, plain
 from .errors import Missing
 from .remote import Remote, route
 from .tree_path import Entry, Report, Tree, kind_of
@@ -20,7 +20,7 @@ _LONG_S = 900
 _NOTHING = "no such"
 
 
-class Box(Tree):
+class SandboxTree(Tree):
     """A sandbox, over REST.
 
     Args:
@@ -47,7 +47,7 @@ class Box(Tree):
             await self._list(path)
         except Missing:
             return None
-        except Trouble:
+        except CliError:
             return Entry(name=found.name, kind="file")
         return Entry(name=found.name, kind="directory", mode=0o755)
 
@@ -99,7 +99,7 @@ class Box(Tree):
                 files, size, skipped = (int(done[name]) for name in ("files", "bytes", "skippedCount"))
                 listed = [(str(one.get("path")), str(one.get("reason"))) for one in as_objects(done.get("skipped"))]
             except (ValueError, TypeError, KeyError):
-                raise Trouble(f"{self.name(path)}: the server does not say what it has unpacked") from None
+                raise CliError(f"{self.name(path)}: the server does not say what it has unpacked") from None
         return Report(files=files, size=size, skipped=skipped, listed=listed)
 
     async def _stat(self, path: str) -> Entry | None:
@@ -108,12 +108,12 @@ class Box(Tree):
             why = str(done.get("stderr") or "")
             if _NOTHING in why.lower():
                 return None
-            raise Trouble(f"{self.name(path)}: {plain(why.strip())}")
+            raise CliError(f"{self.name(path)}: {plain(why.strip())}")
         try:
             found = as_object(json.loads(str(done.get("stdout"))))
             mode = int(str(found.get("mode")), 16)
         except ValueError:
-            raise Trouble(f"{self.name(path)}: the server does not say what it is") from None
+            raise CliError(f"{self.name(path)}: the server does not say what it is") from None
         size = found.get("size")
         return Entry(
             name=path.rstrip("/").rpartition("/")[2],

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .console import Trouble, complain, note, run, show_json, show_table
+from .console import CliError, complain, note, run, show_json, show_table
 from .errors import Missing
 from .execute import execute
 from .lifecycle import Idle, Ttl, limits, restart, sleep, start, update, wake
@@ -130,7 +130,7 @@ def rm(
 ) -> None:
     """End sandboxes and delete everything in them."""
     if bool(refs) == everything:
-        raise Trouble("Name the sandboxes to end, or say --all")
+        raise CliError("Name the sandboxes to end, or say --all")
     for ref in refs or ():
         check_ref(ref)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mcp_server.settings import Settings
 
-from ..data_dir_lock import Occupied, holder_url
+from ..data_dir_lock import DataDirInUse, holder_url
 from ..http.serve import listen
 from ..observability import logs
 from .console import prepare_directory, run_server
@@ -15,7 +15,7 @@ def serve() -> None:
     settings = Settings.load()
     logs.configure(settings.log_level, settings.log_format)
     if url := holder_url(settings.data):
-        raise Occupied(settings.data, url)
+        raise DataDirInUse(settings.data, url)
     listen(settings.host, settings.port).close()
     prepare_directory(settings.data)
     # Late: the whole server takes longer to load than most other commands take in all.

@@ -22,7 +22,7 @@ from .stopping import Stopping, promise
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup, TaskStatus
 
-    from mcp_server.app import Parts
+    from mcp_server.app import Services
     from mcp_server.settings import Settings
     from vmm.images.catalogue import Catalogue
 
@@ -54,7 +54,7 @@ class Service:
             tasks.cancel_scope.cancel()
         note(self._farewell)
 
-    async def _serve(self, parts: Parts) -> None:
+    async def _serve(self, parts: Services) -> None:
         listener = listen(self._settings.host, self._settings.port)
         url = self._settings.url(listener.getsockname()[1])
 
@@ -69,7 +69,7 @@ class Service:
                 tasks.start_soon(_warm, parts)
             await self._server.serve(sockets=[listener])
             tasks.cancel_scope.cancel()
-        self._farewell = await self._stopping.settle(parts.fleet)
+        self._farewell = await self._stopping.settle(parts.fleet.lifecycle)
 
     async def _heed_signals(self, tasks: TaskGroup, *, task_status: TaskStatus[None]) -> None:
         with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as received:
@@ -93,7 +93,7 @@ async def _forget_old_images(catalogue: Catalogue) -> None:
         _log.info("old images removed", parts=[path.name for path in removed])
 
 
-async def _warm(parts: Parts) -> None:
+async def _warm(parts: Services) -> None:
     """Make the default template now, so that the first sandbox does not wait for it."""
     defaults = parts.defaults
     spec = SandboxSpec(name="default", image=defaults.image, cpu=defaults.cpu, mem=defaults.mem)

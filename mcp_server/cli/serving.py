@@ -11,7 +11,7 @@ from mcp_server.app import open_parts
 
 from ..http.serve import WebServer, listen
 from ..observability import logs
-from .console import Trouble
+from .console import CliError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -26,8 +26,8 @@ async def served_here(settings: Settings) -> AsyncGenerator[str]:
     """The address of a server on this data directory, for the length of a block. It asks for keys as any other.
 
     Raises:
-        Occupied: Another process works on the data directory.
-        Trouble: The application did not start.
+        DataDirInUse: Another process works on the data directory.
+        CliError: The application did not start.
     """
     # What this host lacks is for serve and doctor to tell, not for each command anew.
     logs.configure("error", "auto")
@@ -48,7 +48,7 @@ async def served_here(settings: Settings) -> AsyncGenerator[str]:
             tasks.start_soon(serve)
             await ready.wait()
             if over.is_set():
-                raise Trouble("The server of this data directory did not start: casemate serve says more")
+                raise CliError("The server of this data directory did not start: casemate serve says more")
             try:
                 yield f"http://{_HOST}:{listener.getsockname()[1]}"
             finally:

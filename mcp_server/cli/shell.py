@@ -9,7 +9,7 @@ import anyio
 import typer
 from websockets.exceptions import ConnectionClosed
 
-from .console import Trouble, note, run
+from .console import CliError, note, run
 from .escapes import Escapes
 from .options import Ref, place_of
 from .remote import Query, Remote, route
@@ -40,7 +40,7 @@ def shell(
     """
     check_ref(ref)
     if command and attach:
-        raise Trouble("--command starts a session and --attach goes back to one: say one of them")
+        raise CliError("--command starts a session and --attach goes back to one: say one of them")
     if attach:
         check_ref(attach, "session")
     terminal = Terminal.own()
@@ -60,7 +60,7 @@ async def _opened(remote: Remote, ref: str, command: str, terminal: Terminal) ->
         "sessionId"
     )
     if not isinstance(session, str) or not session:
-        raise Trouble(f"{remote.url} opened a session without a name: is it of another version?")
+        raise CliError(f"{remote.url} opened a session without a name: is it of another version?")
     return session
 
 
@@ -87,7 +87,7 @@ class _Visit:
             note(f"Left the session; it goes on. Come back: casemate shell {self._ref} --attach {self._session}")
             return 0
         if self._status is None:
-            raise Trouble(
+            raise CliError(
                 f"The connection to {self._remote.url} ended before the session: "
                 f"casemate shell {self._ref} --attach {self._session} goes back if it is still there"
             )
@@ -134,7 +134,7 @@ class _Visit:
         async for cols, rows in self._terminal.sizes():
             try:
                 await self._remote.call("POST", f"{self._path}/resize", body={"cols": cols, "rows": rows})
-            except Trouble:
+            except CliError:
                 continue  # The session ends, or the next change gets through.
 
     async def _forget(self) -> None:
@@ -142,5 +142,5 @@ class _Visit:
         with anyio.move_on_after(_CLEAN_UP_S, shield=True):
             try:
                 await self._remote.call("DELETE", self._path)
-            except Trouble:
+            except CliError:
                 return  # It is gone, or the server is.

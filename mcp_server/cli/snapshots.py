@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .console import Trouble, complain, note, plain, run, show_json, show_table
+from .console import CliError, complain, note, plain, run, show_json, show_table
 from .errors import Missing
 from .options import AsJson, Ref, SnapshotRef, complete_sandbox, complete_snapshot, place_of
 from .records import show_records
@@ -187,7 +187,7 @@ def fork(
                 typer.echo(f"{cell(child.get('id'))}  {plain(cell(child.get('name')))}")
     if failed:
         why = {f"{cell(child.get('error'))}: {cell(child.get('hint'))}" for child in failed}
-        raise Trouble(f"{len(failed)} of {len(children)} did not come about. {'; '.join(sorted(why))}")
+        raise CliError(f"{len(failed)} of {len(children)} did not come about. {'; '.join(sorted(why))}")
 
 
 def _show(snapshot: Object, *, as_json: bool) -> None:

@@ -11,7 +11,7 @@ from mcp_server.settings import Settings
 from storage.copy import copy_store
 
 from ..data_dir_lock import occupy
-from .console import Trouble, err, run, show_json, show_table
+from .console import CliError, err, run, show_json, show_table
 from .options import AsJson
 
 if TYPE_CHECKING:
@@ -43,14 +43,14 @@ def copy(
     The file is the one of CASEMATE_DATA; the database is that of MONGO_URI and MONGO_DB, or CASEMATE_MONGO_URI_FILE.
     """
     if source is target:
-        raise Trouble(f"--from and --to are both {source}: one is sqlite and the other mongodb")
+        raise CliError(f"--from and --to are both {source}: one is sqlite and the other mongodb")
     settings = Settings.load()
     if settings.mongo_uri is None:
-        raise Trouble(
+        raise CliError(
             "There is no address of MongoDB: set MONGO_URI, or CASEMATE_MONGO_URI_FILE to a file that holds it"
         )
     if not settings.data.is_dir():
-        raise Trouble(f"CASEMATE_DATA={settings.data} is no directory: set it to the one that holds the store")
+        raise CliError(f"CASEMATE_DATA={settings.data} is no directory: set it to the one that holds the store")
 
     async def work() -> dict[str, int]:
         # Late: with the collections comes the whole server.

@@ -21,7 +21,7 @@ from auth.key_file import read_key
 
 from ..data_dir_lock import holder_url
 from ..settings import Settings
-from .console import Trouble
+from .console import CliError
 from .remote import Remote
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ _MOST_KEY = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class Target:
     """Where the person at the keyboard wants to work.
 
     Attributes:
@@ -50,12 +50,12 @@ class Place:
 
 
 @asynccontextmanager
-async def open_remote(place: Place) -> AsyncGenerator[Remote]:
+async def open_remote(place: Target) -> AsyncGenerator[Remote]:
     """The server, for the length of a block.
 
     Raises:
-        Trouble: There is no server, or no key.
-        Occupied: Another command is at work on the data directory at this moment.
+        CliError: There is no server, or no key.
+        DataDirInUse: Another command is at work on the data directory at this moment.
     """
     key, origin = await _given_key(place)
     if place.url:
@@ -72,11 +72,11 @@ async def open_remote(place: Place) -> AsyncGenerator[Remote]:
 
 
 @asynccontextmanager
-async def open_running(place: Place) -> AsyncGenerator[Remote | None]:
+async def open_running(place: Target) -> AsyncGenerator[Remote | None]:
     """The server if one is named or runs, for the length of a block; nothing is started or made.
 
     Raises:
-        Trouble: There is no key.
+        CliError: There is no key.
     """
     if place.url or await _holder(Settings.load()):
         async with open_remote(place) as remote:
@@ -103,13 +103,13 @@ async def _holder(settings: Settings) -> str:
     try:
         return await anyio.to_thread.run_sync(holder_url, settings.data)
     except OSError as error:
-        raise Trouble(
+        raise CliError(
             f"CASEMATE_DATA={settings.data} cannot be used ({error.strerror}): work as its owner, or name a server "
             f"with --url or {URL}"
         ) from None
 
 
-async def _given_key(place: Place) -> tuple[str, str]:
+async def _given_key(place: Target) -> tuple[str, str]:
     if place.key_file is not None:
         return _sane(await anyio.to_thread.run_sync(_read, place.key_file), str(place.key_file)), str(place.key_file)
     key = os.environ.get(API_KEY, "").strip()
@@ -120,9 +120,9 @@ async def _local_key(settings: Settings) -> tuple[str, str]:
     try:
         key = await anyio.to_thread.run_sync(read_key, settings.key_file)
     except KeyFileError as error:
-        raise Trouble(str(error)) from None
+        raise CliError(str(error)) from None
     if not key:
-        raise Trouble(f"There is no key at {settings.key_file} yet: casemate serve makes one on its first start")
+        raise CliError(f"There is no key at {settings.key_file} yet: casemate serve makes one on its first start")
     return _sane(key, str(settings.key_file)), str(settings.key_file)
 
 
@@ -132,16 +132,16 @@ def _read(path: Path) -> str:
         with path.open("rb") as file:
             key = file.read(_MOST_KEY).decode("ascii", "replace").strip()
     except OSError as error:
-        raise Trouble(f"--key-file {path} cannot be read ({error.strerror}): name a file that holds a key") from None
+        raise CliError(f"--key-file {path} cannot be read ({error.strerror}): name a file that holds a key") from None
     if not key:
-        raise Trouble(f"--key-file {path} is empty: name a file that holds a key")
+        raise CliError(f"--key-file {path} is empty: name a file that holds a key")
     return key
 
 
 def _sane(key: str, origin: str) -> str:
     """A key that fits into a header; what it is stays unsaid."""
     if not key.isascii() or not key.isprintable() or " " in key:
-        raise Trouble(f"What {origin} holds can be no key: it has blanks or other letters than keys have")
+        raise CliError(f"What {origin} holds can be no key: it has blanks or other letters than keys have")
     return key
 
 
@@ -152,9 +152,9 @@ def _checked(url: str) -> str:
     except ValueError:
         good, parts = False, urlsplit("")
     if parts.username or parts.password:
-        raise Trouble(f"The URL holds a user name or password: give the key with --key-file or in {API_KEY} instead")
+        raise CliError(f"The URL holds a user name or password: give the key with --key-file or in {API_KEY} instead")
     if not good or parts.query or parts.fragment or not url.isprintable() or " " in url:
-        raise Trouble(f"{url[:_SHOWN]!r} is no server's address: write such as https://casemate.example.org")
+        raise CliError(f"{url[:_SHOWN]!r} is no server's address: write such as https://casemate.example.org")
     base = url.rstrip("/")
     for endpoint in _ENDPOINTS:
         base = base.removesuffix(endpoint)

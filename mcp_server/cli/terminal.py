@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.to_thread
 
-from .console import Trouble
+from .console import CliError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
@@ -36,11 +36,11 @@ class Terminal:
         """The one that this process was started on.
 
         Raises:
-            Trouble: There is none.
+            CliError: There is none.
         """
         keyboard, screen = sys.stdin.fileno(), sys.stdout.fileno()
         if not (os.isatty(keyboard) and os.isatty(screen)):
-            raise Trouble("A shell needs a terminal here: run single commands with casemate sandbox exec")
+            raise CliError("A shell needs a terminal here: run single commands with casemate sandbox exec")
         return cls(keyboard=keyboard, screen=screen)
 
     def size(self) -> tuple[int, int]:

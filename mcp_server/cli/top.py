@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from .console import Trouble, note, out, plain, run, show_json, show_table
+from .console import CliError, note, out, plain, run, show_json, show_table
 from .options import AsJson, complete_sandbox, place_of
 from .remote import Remote, route
 from .target import open_remote
@@ -155,7 +155,7 @@ class _Looks:
                     now[sandbox_id] = as_object(
                         await self._remote.call("GET", route("sandboxes", sandbox_id, "metrics"))
                     )
-                except Trouble:
+                except CliError:
                     return  # It ended or is being ended; its row says so, without figures.
 
         async with anyio.create_task_group() as tasks:

@@ -7,7 +7,7 @@ import re
 from datetime import UTC, datetime
 from typing import Any, cast
 
-from .console import Trouble
+from .console import CliError
 
 Object = dict[str, Any]
 
@@ -26,10 +26,10 @@ def as_object(value: object) -> Object:
     """A JSON object of a server's.
 
     Raises:
-        Trouble: It is something else.
+        CliError: It is something else.
     """
     if not isinstance(value, dict):
-        raise Trouble(f"The server answered {_cut(value)} where an object belongs: is it of another version?")
+        raise CliError(f"The server answered {_cut(value)} where an object belongs: is it of another version?")
     return cast("Object", value)
 
 
@@ -37,10 +37,10 @@ def as_objects(value: object) -> list[Object]:
     """A JSON array of objects.
 
     Raises:
-        Trouble: It is something else.
+        CliError: It is something else.
     """
     if not isinstance(value, list):
-        raise Trouble(f"The server answered {_cut(value)} where a list belongs: is it of another version?")
+        raise CliError(f"The server answered {_cut(value)} where a list belongs: is it of another version?")
     return [as_object(item) for item in cast("list[object]", value)]
 
 
@@ -89,10 +89,10 @@ def check_ref(ref: str, what: str = "sandbox") -> str:
     """An id or name that may stand in a path.
 
     Raises:
-        Trouble: It can be none.
+        CliError: It can be none.
     """
     if not _NAME.fullmatch(ref):
-        raise Trouble(f"{ref[:_SHOWN]!r} can be no {what}: give its id or name, of letters, digits, dots and dashes")
+        raise CliError(f"{ref[:_SHOWN]!r} can be no {what}: give its id or name, of letters, digits, dots and dashes")
     return ref
 
 
@@ -107,13 +107,13 @@ def parse_pairs(pairs: list[str] | None, option: str) -> dict[str, str]:
     """`K=V` of a repeatable option.
 
     Raises:
-        Trouble: One is no pair.
+        CliError: One is no pair.
     """
     found: dict[str, str] = {}
     for pair in pairs or ():
         name, separator, value = pair.partition("=")
         if not separator or not name:
-            raise Trouble(f"{option} {pair[:_SHOWN]!r} is no pair: write {option} name=value")
+            raise CliError(f"{option} {pair[:_SHOWN]!r} is no pair: write {option} name=value")
         found[name] = value
     return found
 
@@ -122,16 +122,16 @@ def parse_environment(pairs: list[str] | None) -> dict[str, str]:
     """`K=V` of --env; a bare `K` hands on the variable of this process.
 
     Raises:
-        Trouble: One is no variable, or is not set here.
+        CliError: One is no variable, or is not set here.
     """
     found: dict[str, str] = {}
     for pair in pairs or ():
         name, separator, value = pair.partition("=")
         if not _VARIABLE.fullmatch(name):
-            raise Trouble(f"--env {name[:_SHOWN]!r} is no variable's name: write --env NAME=value")
+            raise CliError(f"--env {name[:_SHOWN]!r} is no variable's name: write --env NAME=value")
         if not separator:
             if name not in os.environ:
-                raise Trouble(f"--env {name}: it is not set here: write --env {name}=value")
+                raise CliError(f"--env {name}: it is not set here: write --env {name}=value")
             value = os.environ[name]
         found[name] = value
     return found
@@ -141,11 +141,11 @@ def parse_span(text: str, option: str) -> int:
     """Seconds of a span such as `90s`, `15m`, `2h`, `30d`, `1w`.
 
     Raises:
-        Trouble: It is none.
+        CliError: It is none.
     """
     found = _SPAN.fullmatch(text.strip())
     if found is None or not int(found[1]):
-        raise Trouble(f"{option} {text[:_SHOWN]!r} is no span of time: write such as 90s, 15m, 2h, 30d, 1w")
+        raise CliError(f"{option} {text[:_SHOWN]!r} is no span of time: write such as 90s, 15m, 2h, 30d, 1w")
     return int(found[1]) * _SECONDS[found[2]]
 
 
@@ -153,13 +153,13 @@ def parse_limit(text: str, option: str) -> int:
     """Seconds of a span as `parse_span` has it; 0 for the word `none`.
 
     Raises:
-        Trouble: It is neither.
+        CliError: It is neither.
     """
     if text.strip() == NONE:
         return 0
     found = _SPAN.fullmatch(text.strip())
     if found is None or not int(found[1]):
-        raise Trouble(f"{option} {text[:_SHOWN]!r} is no span of time: write such as 90s, 15m, 2h, 7d, or {NONE}")
+        raise CliError(f"{option} {text[:_SHOWN]!r} is no span of time: write such as 90s, 15m, 2h, 7d, or {NONE}")
     return int(found[1]) * _SECONDS[found[2]]
 
 

@@ -61,11 +61,11 @@ class ArchiveRoutes:
         name = wish.path.rstrip("/").rpartition("/")[2] or "root"
         headers = {"content-type": _TYPE, "content-disposition": attachment(f"{name}.tar")}
         if request.method == "HEAD":
-            async with self._fleet.pack(owner, ref, wish.path):
+            async with self._fleet.guest.pack(owner, ref, wish.path):
                 return Response(headers=headers)
 
         async def serve(receive: Receive, answer: Answer) -> None:
-            async with while_connected(receive), self._fleet.pack(owner, ref, wish.path) as archive:
+            async with while_connected(receive), self._fleet.guest.pack(owner, ref, wish.path) as archive:
                 await answer.begin(200, headers)
                 async for piece in archive:
                     if piece:
@@ -77,7 +77,7 @@ class ArchiveRoutes:
         """Unpack the body, a tar archive, into a directory, which is made if it is not there."""
         wish = parse_query(request, Unpacking)
         owner, ref = who.org_id, request.path_params["id"]
-        report = await self._fleet.unpack(owner, ref, wish.path, incoming(request.receive), owners=wish.owners)
+        report = await self._fleet.guest.unpack(owner, ref, wish.path, incoming(request.receive), owners=wish.owners)
         return JSONResponse({"success": True, "path": wish.path, **report_object(report)})
 
 

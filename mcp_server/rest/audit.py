@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mcp_server.audit.record import AuditRecord
     from vmm.sandboxes.sandbox import Sandbox
 
-    from ..audit.reader import Journal
+    from ..audit.reader import AuditReader
 
 ALL = "*"
 """For the operator: every organisation."""
@@ -61,7 +61,7 @@ class AuditQuery(WireModel):
     cursor: Text = ""
 
 
-def audit_endpoints(journal: Journal, find: Find, *, clock: Clock = now_ms) -> list[Endpoint]:
+def audit_endpoints(journal: AuditReader, find: Find, *, clock: Clock = now_ms) -> list[Endpoint]:
     """The route. Who may not administer the organisation sees the calls of the own user alone.
 
     Args:

@@ -8,13 +8,13 @@ from pydantic import Field
 from starlette.responses import JSONResponse
 
 from auth.roles import Scope
-from mcp_server.audit.entry import noted
+from mcp_server.audit.entry import annotate_call
 from mcp_server.wire import timestamp
 from vmm.agent.frames import MAX_INPUT
 
 from ..exit_reason import why_killed
 from .body import WireModel, parse_body, parse_query
-from .commands import MOST_BODY, CommandWish, seconds
+from .commands import MOST_BODY, CommandRequest, seconds
 from .endpoint import Endpoint
 from .event_stream import EventStream
 from .streaming import Streamed, incoming, while_connected
@@ -36,7 +36,7 @@ _KILL = 9
 _PATIENCE_MS = 5_000
 
 
-class ProcessWish(WireModel):
+class ProcessRequest(WireModel):
     """A background command that something is done with: it is signalled, or its output sent."""
 
     pid: int = Field(ge=1, le=2**31 - 1)
@@ -45,7 +45,7 @@ class ProcessWish(WireModel):
     follow: bool = True
 
 
-class InputWish(WireModel):
+class InputRequest(WireModel):
     """A background command that the body is input for, and whether its input ends with that."""
 
     pid: int = Field(ge=1, le=2**31 - 1)
@@ -77,14 +77,14 @@ class BackgroundRoutes:
 
     async def run(self, request: Request, who: Principal) -> Response:
         """Start a command in the background."""
-        wish = await parse_body(request, CommandWish, most=MOST_BODY)
+        wish = await parse_body(request, CommandRequest, most=MOST_BODY)
         program = wish.program(seconds(wish.timeout, _MOST_S))
-        info = await self._fleet.start(who.org_id, request.path_params["id"], program, open_stdin=wish.open_stdin)
+        info = await self._fleet.guest.start(who.org_id, request.path_params["id"], program, open_stdin=wish.open_stdin)
         return JSONResponse({"success": True, "pid": info.pid, "command": info.command})
 
     async def list(self, request: Request, who: Principal) -> Response:
         """The background commands, oldest first, finished ones included."""
-        found = await self._fleet.processes(who.org_id, request.path_params["id"])
+        found = await self._fleet.guest.processes(who.org_id, request.path_params["id"])
         return JSONResponse({"success": True, "processes": [process_object(info) for info in found]})
 
     async def stdin(self, request: Request, who: Principal) -> Response:
@@ -92,13 +92,13 @@ class BackgroundRoutes:
 
         `open` in the answer says whether it would read more.
         """
-        wish = parse_query(request, InputWish)
+        wish = parse_query(request, InputRequest)
         ref = request.path_params["id"]
         count, is_open = 0, True
 
         async def feed(data: bytes, *, eof: bool = False) -> bool:
             while True:
-                state = await self._fleet.feed(who.org_id, ref, wish.pid, data, eof=eof, wait_ms=_PATIENCE_MS)
+                state = await self._fleet.guest.feed(who.org_id, ref, wish.pid, data, eof=eof, wait_ms=_PATIENCE_MS)
                 if state != "full":
                     return state == "taken"
 
@@ -113,18 +113,18 @@ class BackgroundRoutes:
 
     async def kill(self, request: Request, who: Principal) -> Response:
         """Kill a background command and all that it started."""
-        wish = await parse_body(request, ProcessWish)
-        await self._fleet.signal(who.org_id, request.path_params["id"], wish.pid, wish.signal)
+        wish = await parse_body(request, ProcessRequest)
+        await self._fleet.guest.signal(who.org_id, request.path_params["id"], wish.pid, wish.signal)
         message = "Process killed" if wish.signal == _KILL else f"Signal {wish.signal} sent"
         return JSONResponse({"success": True, "message": message})
 
     async def attach(self, request: Request, who: Principal) -> Response:
         """Send what a background command wrote and writes as events; a client that goes away leaves it alone."""
-        wish = await parse_body(request, ProcessWish)
+        wish = await parse_body(request, ProcessRequest)
         owner = who.org_id
-        sandbox = await self._fleet.get(owner, request.path_params["id"])
+        sandbox = await self._fleet.sandboxes.get(owner, request.path_params["id"])
         # Asked first, so that a missing one is a 404 and no stream.
-        await self._fleet.read_output(owner, sandbox.id, wish.pid, max_bytes=1)
+        await self._fleet.guest.read_output(owner, sandbox.id, wish.pid, max_bytes=1)
 
         async def serve(receive: Receive, answer: Answer) -> None:
             async with while_connected(receive):
@@ -135,13 +135,15 @@ class BackgroundRoutes:
 
     async def wait(self, request: Request, who: Principal) -> Response:
         """Wait for a background command's end."""
-        wish = await parse_body(request, ProcessWish)
+        wish = await parse_body(request, ProcessRequest)
         async with while_connected(request.receive):
             while True:
-                outcome = await self._fleet.wait(who.org_id, request.path_params["id"], wish.pid, wait_ms=_ROUND_MS)
+                outcome = await self._fleet.guest.wait(
+                    who.org_id, request.path_params["id"], wish.pid, wait_ms=_ROUND_MS
+                )
                 if not outcome.running:
                     break
-        noted(exit_code=outcome.exit_code)
+        annotate_call(exit_code=outcome.exit_code)
         why = why_killed(outcome)
         return JSONResponse({"success": True, "exitCode": outcome.exit_code, **({"error": why} if why else {})})
 

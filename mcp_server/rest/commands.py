@@ -9,7 +9,7 @@ import structlog
 from pydantic import Field
 
 from auth.roles import Scope
-from mcp_server.audit.entry import noted
+from mcp_server.audit.entry import annotate_call
 from mcp_server.wire import limit_ms
 from vmm.errors import CasemateError, InvalidInput, LinkTimeout
 from vmm.guest.values import KIB, MIB, Command
@@ -46,7 +46,7 @@ _KILL = 9
 _log = structlog.stdlib.get_logger("casemate.rest")
 
 
-class CommandWish(WireModel):
+class CommandRequest(WireModel):
     """A command to run. With `args` it is a program that gets them, without a shell line.
 
     `stdin` is what it reads from its standard input, which ends after that; without it there is nothing to read.
@@ -104,13 +104,13 @@ class CommandRoutes:
 
     async def exec(self, request: Request, who: Principal) -> Response:
         """Run a command and answer with what it wrote; a client that goes away ends it."""
-        wish = await parse_body(request, CommandWish, most=MOST_BODY)
+        wish = await parse_body(request, CommandRequest, most=MOST_BODY)
         if wish.open_stdin:
             raise InvalidInput("openStdin=True: exec answers at the end", hint="Use exec-stream or commands/run")
         timeout_s = _foreground(wish.timeout)
         program = wish.program(timeout_s)
         async with while_connected(request.receive):
-            outcome = await self._fleet.exec(
+            outcome = await self._fleet.guest.exec(
                 who.org_id,
                 request.path_params["id"],
                 program,
@@ -118,24 +118,24 @@ class CommandRoutes:
                 keep_head=_KEEP_HEAD,
                 keep_tail=_KEEP_TAIL,
             )
-        noted(exit_code=outcome.exit_code)
+        annotate_call(exit_code=outcome.exit_code)
         return success("ok", outcome_object(outcome))
 
     async def stream(self, request: Request, who: Principal) -> Response:
         """Run a command and send what it writes as events; a client that goes away ends it."""
-        wish = await parse_body(request, CommandWish, most=MOST_BODY)
+        wish = await parse_body(request, CommandRequest, most=MOST_BODY)
         timeout_s = _foreground(wish.timeout)
         program = wish.program(timeout_s)
         owner = who.org_id
-        sandbox = await self._fleet.get(owner, request.path_params["id"])
+        sandbox = await self._fleet.sandboxes.get(owner, request.path_params["id"])
 
         async def serve(receive: Receive, answer: Answer) -> None:
-            pid = (await self._fleet.start(owner, sandbox.id, program, open_stdin=wish.open_stdin)).pid
+            pid = (await self._fleet.guest.start(owner, sandbox.id, program, open_stdin=wish.open_stdin)).pid
             followed = False
             try:
                 async with while_connected(receive):
                     events = EventStream(self._fleet, owner, sandbox.id, pid, answer, binary=wish.binary)
-                    noted(exit_code=await events.send(timeout_s=timeout_s, tell_pid=wish.open_stdin))
+                    annotate_call(exit_code=await events.send(timeout_s=timeout_s, tell_pid=wish.open_stdin))
                     followed = True
             finally:
                 if not followed:
@@ -146,7 +146,7 @@ class CommandRoutes:
     async def _end(self, owner: str, sandbox_id: str, pid: int) -> None:
         with anyio.move_on_after(_END_S, shield=True):
             try:
-                await self._fleet.signal(owner, sandbox_id, pid, _KILL)
+                await self._fleet.guest.signal(owner, sandbox_id, pid, _KILL)
             except CasemateError as error:
                 # It has ended by itself, or with its sandbox; otherwise its own time limit ends it.
                 _log.info("command not ended", sandbox=sandbox_id, pid=pid, reason=error.message)

@@ -116,7 +116,7 @@ class EventStream:
             raise failures[0]
 
     async def _live(self, sender: ObjectSendStream[Chunk]) -> None:
-        async with self._fleet.attach(*self._process) as chunks:
+        async with self._fleet.guest.attach(*self._process) as chunks:
             async for chunk in chunks:
                 for start in range(0, len(chunk.data), _PIECE):
                     data = chunk.data[start : start + _PIECE]
@@ -126,7 +126,7 @@ class EventStream:
         until = await self._standing()
         stdout = stderr = 0
         while stdout < until.stdout_total or stderr < until.stderr_total:
-            output = await self._fleet.read_output(
+            output = await self._fleet.guest.read_output(
                 *self._process, stdout_offset=stdout, stderr_offset=stderr, max_bytes=_PIECE
             )
             if output.stdout.data:
@@ -160,7 +160,7 @@ class EventStream:
 
     async def _standing(self, *, wait_ms: int = 0) -> ProcessInfo:
         """How the command stands, after a wait for its end."""
-        output = await self._fleet.read_output(
+        output = await self._fleet.guest.read_output(
             *self._process,
             stdout_offset=self._seen["stdout"],
             stderr_offset=self._seen["stderr"],

@@ -83,7 +83,7 @@ class FileRoutes:
     async def list(self, request: Request, who: Principal) -> Response:
         """A directory's entries in name order."""
         wish = parse_query(request, Directory)
-        listing = await self._fleet.list_files(who.org_id, request.path_params["id"], wish.path, limit=_LISTED)
+        listing = await self._fleet.guest.list_files(who.org_id, request.path_params["id"], wish.path, limit=_LISTED)
         files = [entry_object(entry) for entry in listing.entries]
         return success("ok", {"success": True, "files": files, "truncated": listing.truncated})
 
@@ -93,11 +93,11 @@ class FileRoutes:
         owner, ref = who.org_id, request.path_params["id"]
         # A condition on the file's version cannot be met, for versions are not told: then the whole is sent.
         asked = "" if "if-range" in request.headers else request.headers.get("range", "")
-        async with self._fleet.open_read(owner, ref, wish.path, length=0) as (info, _):
+        async with self._fleet.guest.open_read(owner, ref, wish.path, length=0) as (info, _):
             size = info.size
         if size <= _SMALL:
             # What the kernel says of its size is not needed, and of a file that it makes up is wrong.
-            found = await self._fleet.read_file(owner, ref, wish.path, length=_SMALL)
+            found = await self._fleet.guest.read_file(owner, ref, wish.path, length=_SMALL)
             if not found.more:
                 return _whole(info, found.data, asked, head=request.method == "HEAD")
             size = 0
@@ -115,7 +115,7 @@ class FileRoutes:
             # One whose size nobody knows is read to its end.
             async with (
                 while_connected(receive),
-                self._fleet.open_read(owner, ref, wish.path, offset=start, length=length or None) as (_, pieces),
+                self._fleet.guest.open_read(owner, ref, wish.path, offset=start, length=length or None) as (_, pieces),
             ):
                 await answer.begin(status, headers)
                 sent = 0
@@ -135,9 +135,9 @@ class FileRoutes:
         content_type = request.headers.get("content-type", "")
         if content_type.partition(";")[0].strip().lower() == "multipart/form-data":
             data = file_of(await read_body(request, most=MAX_FORM), content_type)
-            info = await self._fleet.write_file(owner, ref, wish.path, data, mode=mode)
+            info = await self._fleet.guest.write_file(owner, ref, wish.path, data, mode=mode)
         else:
-            info = await self._fleet.write_stream(owner, ref, wish.path, incoming(request.receive), mode=mode)
+            info = await self._fleet.guest.write_stream(owner, ref, wish.path, incoming(request.receive), mode=mode)
         return JSONResponse({"success": True, "path": info.path, "size": info.size})
 
 

@@ -37,7 +37,7 @@ _SHOWN = 80
 _NEVER = "Never (until revoked)"
 
 
-class KeyWish(WireModel):
+class KeyRequest(WireModel):
     """A key to be made."""
 
     key_name: str
@@ -88,7 +88,7 @@ class KeyRoutes:
 
     async def create(self, request: Request, who: Principal) -> Response:
         """Make a key. 200, not 201: the Python client reads nothing else."""
-        wish = await parse_body(request, KeyWish, most=_MOST)
+        wish = await parse_body(request, KeyRequest, most=_MOST)
         _may_manage(who)
         made = await self._keys.create(
             org_id=who.org_id,
@@ -138,7 +138,7 @@ class KeyRoutes:
             raise MemberMissing(f"userId {user_id[:_SHOWN]!a}: the organisation has no such member; list its users")
         return user_id
 
-    def _expiry(self, wish: KeyWish) -> int:
+    def _expiry(self, wish: KeyRequest) -> int:
         """Epoch milliseconds; 0 for never."""
         if wish.expires_at and wish.expires_in_seconds:
             raise InvalidInput("expiresAt and expiresInSeconds are both given", hint="Give one of them")
@@ -198,7 +198,7 @@ def _may_manage(who: Principal) -> None:
         raise Denied(f"This needs the scope admin; the credential has {held}")
 
 
-def _scopes(wish: KeyWish, who: Principal) -> frozenset[Scope]:
+def _scopes(wish: KeyRequest, who: Principal) -> frozenset[Scope]:
     """What a key shall be good for; what its maker is, if nothing is said."""
     if not wish.scopes or "*" in wish.scopes:
         return expanded(who.scopes)

@@ -29,7 +29,7 @@ _MOST = 16 * 1024
 _MOST_SECONDS = 365 * 24 * 3600
 
 
-class InvitationWish(WireModel):
+class InvitationRequest(WireModel):
     """An invitation to be made."""
 
     email: str = ""
@@ -70,7 +70,7 @@ class OperatorRoutes:
 
     async def invite(self, request: Request, who: Principal) -> Response:
         """Make an invitation; its code is in this answer alone."""
-        wish = await parse_body(request, InvitationWish, most=_MOST)
+        wish = await parse_body(request, InvitationRequest, most=_MOST)
         if wish.org_id and await self._accounts.organisations.get(wish.org_id) is None:
             raise MemberMissing(f"orgId {wish.org_id[:80]!a}: there is no such organisation")
         made = await self._invitations.create(

@@ -85,8 +85,8 @@ class QuotaRoutes:
                 "limits": asdict(await self._quotas.of(org_id)),
                 "own": dict(await self._quotas.own(org_id)),
                 "used": {
-                    **asdict(await self._fleet.usage(org_id)),
-                    "snapshots": len(await self._fleet.snapshots(org_id)),
+                    **asdict(await self._fleet.sandboxes.usage(org_id)),
+                    "snapshots": len(await self._fleet.snapshots.list(org_id)),
                 },
             }
         )

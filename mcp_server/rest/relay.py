@@ -74,7 +74,7 @@ class Relay:
         """Send what the terminal shows; how to close when its program has ended."""
         while True:
             try:
-                found = await self._fleet.terminal_read(
+                found = await self._fleet.guest.terminal_read(
                     *self._terminal, offset=offset, max_bytes=_READ, wait_ms=_WAIT_MS
                 )
             except ProcessMissing:
@@ -109,11 +109,11 @@ class Relay:
         """Type, waiting for a program that does not read; what an ended one is sent is nobody's."""
         for _ in range(_TRIES):
             try:
-                await self._fleet.terminal_input(*self._terminal, data)
+                await self._fleet.guest.terminal_input(*self._terminal, data)
             except ProcessMissing:
                 return
             except GuestError:
-                if not (await self._fleet.terminal_read(*self._terminal, max_bytes=1)).info.alive:
+                if not (await self._fleet.guest.terminal_read(*self._terminal, max_bytes=1)).info.alive:
                     return
                 await anyio.sleep(_RETRY_S)
             else:

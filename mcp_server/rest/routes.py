@@ -16,7 +16,7 @@ from .sandboxes import SandboxRoutes
 from .shell import ShellRoutes
 from .snapshots import SnapshotRoutes
 from .sockets import SocketRoutes
-from .terminals import Attendance, TerminalRoutes
+from .terminals import TerminalRoutes, ViewerCount
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -35,7 +35,7 @@ def rest_routes(fleet: Fleet, defaults: Defaults) -> list[BaseRoute]:
         fleet: Running; it must outlive the routes.
         defaults: What a sandbox has whose creator does not say.
     """
-    attendance = Attendance()
+    attendance = ViewerCount()
     modules = (
         SandboxRoutes(fleet, defaults),
         SnapshotRoutes(fleet),

@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field
 from starlette.responses import JSONResponse
 
 from auth.roles import Scope
-from mcp_server.audit.entry import noted
+from mcp_server.audit.entry import annotate_call
 from mcp_server.wire import parse_selector, sandbox_object
 from vmm.errors import InvalidInput
 from vmm.sandboxes.spec import SandboxSpec
@@ -30,7 +30,7 @@ Amount = Annotated[int, Field(gt=-(2**31), lt=2**31)]
 """A number that the fleet can be asked about; it says itself what is too much."""
 
 
-class CreateWish(WireModel):
+class CreateRequest(WireModel):
     """A sandbox to make; `ttl` and `idle` are seconds, of a `snapshot` it has image, cpu and mem, whatever is sent.
 
     `orgId` and `userId` are those of the credential, whatever is sent; `region` has no meaning on one host; `sync`
@@ -81,7 +81,7 @@ class CreateWish(WireModel):
         )
 
 
-class UpdateWish(WireModel):
+class UpdateRequest(WireModel):
     """What to change; the rest stays. `ttl` is seconds from now on, `idle` seconds without use; 0 is no limit."""
 
     model_config = ConfigDict(extra="forbid")
@@ -93,7 +93,7 @@ class UpdateWish(WireModel):
     idle: Amount | None = None
 
 
-class RestartWish(WireModel):
+class RestartRequest(WireModel):
     """What to restart from: the disk, or the newest snapshot."""
 
     from_snapshot: bool = False
@@ -125,29 +125,31 @@ class SandboxRoutes:
 
     async def create(self, request: Request, who: Principal) -> Response:
         """Make a sandbox. A client that goes away meanwhile finds it in the list."""
-        wish = await parse_body(request, CreateWish)
-        sandbox = await self._fleet.create(who.org_id, wish.spec(who, self._defaults))
-        noted(sandbox=sandbox.id)
+        wish = await parse_body(request, CreateRequest)
+        sandbox = await self._fleet.sandboxes.create(who.org_id, wish.spec(who, self._defaults))
+        annotate_call(sandbox=sandbox.id)
         return success("Sandbox created", sandbox_object(sandbox), status=201)
 
     async def list(self, request: Request, who: Principal) -> Response:
         """The owner's sandboxes, newest first, by pages."""
         selector = parse_selector(request.query_params.get("labels", ""))
         page = asked_page(request)
-        found = await self._fleet.list(who.org_id, labels=selector or None, page=page.number, limit=page.limit)
+        found = await self._fleet.sandboxes.list(
+            who.org_id, labels=selector or None, page=page.number, limit=page.limit
+        )
         return success("Sandboxes fetched", [sandbox_object(item) for item in found.items], meta=page.meta(found.total))
 
     async def get(self, request: Request, who: Principal) -> Response:
         """One sandbox."""
-        sandbox = await self._fleet.get(who.org_id, request.path_params["id"])
+        sandbox = await self._fleet.sandboxes.get(who.org_id, request.path_params["id"])
         return success("Sandbox details fetched", sandbox_object(sandbox))
 
     async def update(self, request: Request, who: Principal) -> Response:
         """Change autoSleep, name, labels, ttl or idle."""
-        wish = await parse_body(request, UpdateWish)
-        if wish == UpdateWish():
+        wish = await parse_body(request, UpdateRequest)
+        if wish == UpdateRequest():
             raise InvalidInput("Nothing to change", hint="Give autoSleep, name, labels, ttl or idle")
-        sandbox = await self._fleet.update(
+        sandbox = await self._fleet.sandboxes.update(
             who.org_id,
             request.path_params["id"],
             name=None if wish.name is None else wish.name.strip(),
@@ -160,7 +162,7 @@ class SandboxRoutes:
 
     async def delete(self, request: Request, who: Principal) -> Response:
         """Delete a sandbox with all that is in it."""
-        await self._fleet.delete(who.org_id, request.path_params["id"])
+        await self._fleet.sandboxes.delete(who.org_id, request.path_params["id"])
         return success("Sandbox deleted")
 
     # VoidRun answers every failure of these three with 500. Its clients tell failures apart by status alone and read no
@@ -168,28 +170,30 @@ class SandboxRoutes:
 
     async def sleep(self, request: Request, who: Principal) -> Response:
         """Put a sandbox to sleep, with its memory; no error if it sleeps."""
-        await self._fleet.sleep(who.org_id, request.path_params["id"])
+        await self._fleet.lifecycle.sleep(who.org_id, request.path_params["id"])
         return success("Sandbox snapshotted")
 
     async def wake(self, request: Request, who: Principal) -> Response:
         """Wake a sandbox; no error if it is awake."""
-        await self._fleet.wake(who.org_id, request.path_params["id"])
+        await self._fleet.lifecycle.wake(who.org_id, request.path_params["id"])
         return success("Sandbox restored")
 
     async def start(self, request: Request, who: Principal) -> Response:
         """Have a sandbox run again, also one that was killed; its `reason` says then what is lost."""
-        await self._fleet.revive(who.org_id, request.path_params["id"])
+        await self._fleet.lifecycle.revive(who.org_id, request.path_params["id"])
         return success("Sandbox started")
 
     async def restart(self, request: Request, who: Principal) -> Response:
         """Start a sandbox again, whatever its guest does; its `reason` says what is lost."""
-        wish = await parse_body(request, RestartWish)
-        sandbox = await self._fleet.restart(who.org_id, request.path_params["id"], from_snapshot=wish.from_snapshot)
+        wish = await parse_body(request, RestartRequest)
+        sandbox = await self._fleet.lifecycle.restart(
+            who.org_id, request.path_params["id"], from_snapshot=wish.from_snapshot
+        )
         return success("Sandbox restarted", sandbox_object(sandbox))
 
     async def metrics(self, request: Request, who: Principal) -> Response:
         """What a sandbox uses, as its own kernel sees it."""
-        seen = await self._fleet.metrics(who.org_id, request.path_params["id"])
+        seen = await self._fleet.guest.metrics(who.org_id, request.path_params["id"])
         return JSONResponse(
             {
                 "uptimeMs": seen.uptime_ms,

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from auth.roles import Scope
-from mcp_server.audit.entry import noted
+from mcp_server.audit.entry import annotate_call
 from vmm.errors import GuestError, GuestFileMissing
 from vmm.guest.values import KIB, Command
 
@@ -20,7 +20,7 @@ from .commands import outcome_object
 from .endpoint import Endpoint, Handler
 from .envelope import success
 from .paths import parent
-from .shell_requests import Content, CreateWish, HomePath, OnePath, Part, Pattern, Permissions, TwoPaths
+from .shell_requests import Content, CreateRequest, HomePath, OnePath, Part, Pattern, Permissions, TwoPaths
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -74,7 +74,7 @@ class ShellRoutes:
 
         async def done(owner: str, ref: str) -> str:
             try:
-                await self._fleet.delete_path(owner, ref, wish.path, recursive=True)
+                await self._fleet.guest.delete_path(owner, ref, wish.path, recursive=True)
             except GuestFileMissing:
                 return ""  # As rm -f has it: what is not there is deleted.
             return ""
@@ -86,14 +86,14 @@ class ShellRoutes:
         wish = parse_query(request, OnePath)
 
         async def done(owner: str, ref: str) -> str:
-            await self._fleet.make_directory(owner, ref, wish.path)
+            await self._fleet.guest.make_directory(owner, ref, wish.path)
             return ""
 
         return await _shaped(request, who, done)
 
     async def create(self, request: Request, who: Principal) -> Response:
         """Write the content that is given; without one `touch`, which leaves what is there. Parents are made."""
-        wish = parse_query(request, CreateWish)
+        wish = parse_query(request, CreateRequest)
         body = await parse_body(request, Content)
         content = wish.content if body.content is None else body.content
         if content is None:
@@ -101,7 +101,7 @@ class ShellRoutes:
         data = content.encode()
 
         async def done(owner: str, ref: str) -> str:
-            await self._fleet.write_file(owner, ref, wish.path, data)
+            await self._fleet.guest.write_file(owner, ref, wish.path, data)
             return ""
 
         return await _shaped(request, who, done)
@@ -137,7 +137,7 @@ class ShellRoutes:
         wish = parse_query(request, OnePath)
 
         async def done(owner: str, ref: str) -> str:
-            return f"{json.dumps(stat_object(await self._fleet.stat(owner, ref, wish.path)))}\n"
+            return f"{json.dumps(stat_object(await self._fleet.guest.stat(owner, ref, wish.path)))}\n"
 
         return await _shaped(request, who, done)
 
@@ -146,7 +146,7 @@ class ShellRoutes:
         wish = parse_query(request, Pattern)
 
         async def done(owner: str, ref: str) -> str:
-            found = await self._fleet.search(owner, ref, wish.path, name=wish.glob, limit=_HITS)
+            found = await self._fleet.guest.search(owner, ref, wish.path, name=wish.glob, limit=_HITS)
             return "".join(f"{match.path}\n" for match in found.matches)
 
         return await _shaped(request, who, done)
@@ -156,10 +156,10 @@ class ShellRoutes:
         owner, ref = who.org_id, request.path_params["id"]
         if make:
             try:
-                await self._fleet.make_directory(owner, ref, make)
+                await self._fleet.guest.make_directory(owner, ref, make)
             except GuestError as error:
                 return _failed(request, error)
-        outcome = await self._fleet.exec(
+        outcome = await self._fleet.guest.exec(
             owner,
             ref,
             Command(argv=argv, cwd="/", timeout_ms=_TREE_MS),
@@ -167,7 +167,7 @@ class ShellRoutes:
             keep_head=_KEEP_HEAD,
             keep_tail=_KEEP_TAIL,
         )
-        noted(exit_code=outcome.exit_code)
+        annotate_call(exit_code=outcome.exit_code)
         return success("ok", outcome_object(outcome))
 
 
@@ -188,10 +188,10 @@ async def _shaped(request: Request, who: Principal, call: Callable[[str, str], A
         stdout = await call(who.org_id, request.path_params["id"])
     except GuestError as error:
         return _failed(request, error)
-    noted(exit_code=0)
+    annotate_call(exit_code=0)
     return success("ok", {"stdout": stdout, "stderr": "", "exitCode": 0})
 
 
 def _failed(request: Request, error: GuestError) -> Response:
-    noted(exit_code=1)
+    annotate_call(exit_code=1)
     return success("ok", {"stdout": "", "stderr": f"{error}\n", "exitCode": 1})

@@ -30,7 +30,7 @@ class HomePath(WireModel):
     path: GuestPath = "/root"
 
 
-class CreateWish(WireModel):
+class CreateRequest(WireModel):
     """A file to create."""
 
     path: GuestPath

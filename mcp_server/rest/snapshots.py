@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import ConfigDict, Field
 
 from auth.roles import Scope
-from mcp_server.audit.entry import noted
+from mcp_server.audit.entry import annotate_call
 from mcp_server.wire import fork_objects, sandbox_object, snapshot_object
 from vmm.errors import InvalidInput
 
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from vmm.machines.snapshots import Snapshot
 
 
-class SnapshotWish(WireModel):
+class SnapshotRequest(WireModel):
     """A snapshot to take."""
 
     name: str = ""
     labels: dict[str, str] = Field(default_factory=dict[str, str])
 
 
-class RenameWish(WireModel):
+class RenameRequest(WireModel):
     """Another name for a snapshot."""
 
     model_config = ConfigDict(extra="forbid")
@@ -43,13 +43,13 @@ class RenameWish(WireModel):
     name: str
 
 
-class RestoreWish(WireModel):
+class RestoreRequest(WireModel):
     """What to put a sandbox back to: a snapshot's name, its id, or the beginning of that."""
 
     snapshot: str
 
 
-class ForkWish(WireModel):
+class ForkRequest(WireModel):
     """How many copies to make."""
 
     count: Amount = 1
@@ -79,8 +79,8 @@ class SnapshotRoutes:
 
     async def create(self, request: Request, who: Principal) -> Response:
         """Save a sandbox, which runs on, or sleeps on."""
-        wish = await parse_body(request, SnapshotWish)
-        snapshot = await self._fleet.snapshot(
+        wish = await parse_body(request, SnapshotRequest)
+        snapshot = await self._fleet.snapshots.take(
             who.org_id,
             request.path_params["id"],
             name=wish.name.strip(),
@@ -91,11 +91,11 @@ class SnapshotRoutes:
 
     async def list(self, request: Request, who: Principal) -> Response:
         """The owner's snapshots, newest first, by pages."""
-        return _listed(request, await self._fleet.snapshots(who.org_id))
+        return _listed(request, await self._fleet.snapshots.list(who.org_id))
 
     async def list_of_one(self, request: Request, who: Principal) -> Response:
         """Those of one sandbox."""
-        return _listed(request, await self._fleet.snapshots(who.org_id, sandbox=request.path_params["id"]))
+        return _listed(request, await self._fleet.snapshots.list(who.org_id, sandbox=request.path_params["id"]))
 
     async def get(self, request: Request, who: Principal) -> Response:
         """One snapshot."""
@@ -103,34 +103,36 @@ class SnapshotRoutes:
 
     async def rename(self, request: Request, who: Principal) -> Response:
         """Give a snapshot another name."""
-        wish = await parse_body(request, RenameWish)
+        wish = await parse_body(request, RenameRequest)
         found = await self._found(request, who)
-        renamed = await self._fleet.rename_snapshot(who.org_id, found.id, wish.name.strip())
+        renamed = await self._fleet.snapshots.rename(who.org_id, found.id, wish.name.strip())
         return success("Snapshot updated", snapshot_object(renamed))
 
     async def delete(self, request: Request, who: Principal) -> Response:
         """Delete a snapshot of which no other snapshot or sandbox was made."""
         found = await self._found(request, who)
-        await self._fleet.delete_snapshot(who.org_id, found.id)
+        await self._fleet.snapshots.delete(who.org_id, found.id)
         return success("Snapshot deleted")
 
     async def restore(self, request: Request, who: Principal) -> Response:
         """Put a sandbox back to a snapshot; what it did since then is lost."""
-        wish = await parse_body(request, RestoreWish)
+        wish = await parse_body(request, RestoreRequest)
         if not wish.snapshot.strip():
             raise InvalidInput("snapshot is required", hint="Give a snapshot's name or id")
-        sandbox = await self._fleet.restore(who.org_id, request.path_params["id"], wish.snapshot.strip())
+        sandbox = await self._fleet.snapshots.restore(who.org_id, request.path_params["id"], wish.snapshot.strip())
         return success("Sandbox restored to the snapshot", sandbox_object(sandbox))
 
     async def fork(self, request: Request, who: Principal) -> Response:
         """Make copies of a running sandbox; where some did not come about, the answer says so in their places."""
-        wish = await parse_body(request, ForkWish)
-        forks = await self._fleet.fork(who.org_id, request.path_params["id"], wish.count, created_by=who.user_id)
+        wish = await parse_body(request, ForkRequest)
+        forks = await self._fleet.snapshots.fork(
+            who.org_id, request.path_params["id"], wish.count, created_by=who.user_id
+        )
         return success("Sandbox forked", fork_objects(forks), status=201)
 
     async def _found(self, request: Request, who: Principal) -> Snapshot:
-        snapshot = await self._fleet.get_snapshot(who.org_id, request.path_params["snapshot"])
-        noted(sandbox=snapshot.sandbox)
+        snapshot = await self._fleet.snapshots.get(who.org_id, request.path_params["snapshot"])
+        annotate_call(sandbox=snapshot.sandbox)
         return snapshot
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from auth.principal import Principal
     from vmm.fleet import Fleet
 
-    from .terminals import Attendance
+    from .terminals import ViewerCount
 
 _CLOSE_S = 20
 _MAX_SIDE = 1000
@@ -36,7 +36,7 @@ _POLICY_VIOLATION, _INTERNAL_ERROR = 1008, 1011
 _log = structlog.stdlib.get_logger("casemate.rest")
 
 
-class SocketWish(WireModel):
+class SocketRequest(WireModel):
     """How a terminal is to be shown."""
 
     cols: int | None = Field(default=None, ge=1, le=_MAX_SIDE)
@@ -48,7 +48,7 @@ class SocketWish(WireModel):
 class SocketRoutes:
     """The two sockets: an ephemeral shell, and a session that outlives them."""
 
-    def __init__(self, fleet: Fleet, attendance: Attendance) -> None:
+    def __init__(self, fleet: Fleet, attendance: ViewerCount) -> None:
         self._fleet = fleet
         self._attendance = attendance
 
@@ -68,10 +68,10 @@ class SocketRoutes:
 
     async def _serve_shell(self, socket: WebSocket, who: Principal) -> None:
         """A shell that ends with its socket."""
-        wish = parse_query(socket, SocketWish)
+        wish = parse_query(socket, SocketRequest)
         owner = who.org_id
-        sandbox = await self._fleet.get(owner, socket.path_params["id"])
-        info = await self._fleet.terminal_open(owner, sandbox.id, cols=wish.cols or 80, rows=wish.rows or 24)
+        sandbox = await self._fleet.sandboxes.get(owner, socket.path_params["id"])
+        info = await self._fleet.guest.terminal_open(owner, sandbox.id, cols=wish.cols or 80, rows=wish.rows or 24)
         try:
             await socket.accept()
             with self._attendance.at(sandbox.id, info.terminal_id):
@@ -82,13 +82,13 @@ class SocketRoutes:
 
     async def _serve_session(self, socket: WebSocket, who: Principal) -> None:
         """A terminal that lives on without the socket."""
-        wish = parse_query(socket, SocketWish)
+        wish = parse_query(socket, SocketRequest)
         owner, terminal_id = who.org_id, terminal_of(socket)
-        sandbox = await self._fleet.get(owner, socket.path_params["id"])
-        info = (await self._fleet.terminal_read(owner, sandbox.id, terminal_id, max_bytes=1)).info
+        sandbox = await self._fleet.sandboxes.get(owner, socket.path_params["id"])
+        info = (await self._fleet.guest.terminal_read(owner, sandbox.id, terminal_id, max_bytes=1)).info
         if info.alive and (wish.cols or wish.rows):
             cols, rows = wish.cols or info.cols, wish.rows or info.rows
-            await self._fleet.terminal_resize(owner, sandbox.id, terminal_id, cols=cols, rows=rows)
+            await self._fleet.guest.terminal_resize(owner, sandbox.id, terminal_id, cols=cols, rows=rows)
         await socket.accept()
         with self._attendance.at(sandbox.id, terminal_id):
             relay = Relay(self._fleet, owner, sandbox.id, terminal_id, socket, binary=wish.binary)
@@ -96,7 +96,7 @@ class SocketRoutes:
 
     async def _close(self, owner: str, sandbox_id: str, terminal_id: str) -> None:
         try:
-            await self._fleet.terminal_close(owner, sandbox_id, terminal_id)
+            await self._fleet.guest.terminal_close(owner, sandbox_id, terminal_id)
         except CasemateError as error:
             # The sandbox went first, and the shell with it.
             _log.info("terminal not closed", sandbox=sandbox_id, reason=error.message)

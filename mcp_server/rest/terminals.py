@@ -35,7 +35,7 @@ _LINE = 100_000
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
-class SessionWish(WireModel):
+class SessionRequest(WireModel):
     """A terminal to open, by default with a login shell in it."""
 
     cols: int = Field(default=80, ge=1, le=_MAX_SIDE)
@@ -69,7 +69,7 @@ class Size(WireModel):
     rows: int = Field(ge=1, le=_MAX_SIDE)
 
 
-class Attendance:
+class ViewerCount:
     """How many sockets look at each terminal through this server."""
 
     def __init__(self) -> None:
@@ -95,7 +95,7 @@ class Attendance:
 class TerminalRoutes:
     """The routes about terminals, but for the sockets."""
 
-    def __init__(self, fleet: Fleet, attendance: Attendance) -> None:
+    def __init__(self, fleet: Fleet, attendance: ViewerCount) -> None:
         self._fleet = fleet
         self._attendance = attendance
 
@@ -115,8 +115,8 @@ class TerminalRoutes:
 
     async def create(self, request: Request, who: Principal) -> Response:
         """Open a terminal."""
-        wish = await parse_body(request, SessionWish)
-        info = await self._fleet.terminal_open(
+        wish = await parse_body(request, SessionRequest)
+        info = await self._fleet.guest.terminal_open(
             who.org_id,
             request.path_params["id"],
             cols=wish.cols,
@@ -129,14 +129,14 @@ class TerminalRoutes:
 
     async def list(self, request: Request, who: Principal) -> Response:
         """The terminals that were opened and not closed."""
-        sandbox = await self._fleet.get(who.org_id, request.path_params["id"])
-        found = await self._fleet.terminals(who.org_id, sandbox.id)
+        sandbox = await self._fleet.sandboxes.get(who.org_id, request.path_params["id"])
+        found = await self._fleet.guest.terminals(who.org_id, sandbox.id)
         sessions = [session_object(info, self._attendance.count(sandbox.id, info.terminal_id)) for info in found]
         return success("Sessions retrieved", {"sessions": sessions})
 
     async def delete(self, request: Request, who: Principal) -> Response:
         """Close a terminal and end what runs in it."""
-        await self._fleet.terminal_close(who.org_id, request.path_params["id"], terminal_of(request))
+        await self._fleet.guest.terminal_close(who.org_id, request.path_params["id"], terminal_of(request))
         return success("Session deleted")
 
     async def execute(self, request: Request, who: Principal) -> Response:
@@ -145,12 +145,12 @@ class TerminalRoutes:
         if not wish.command.strip():
             raise InvalidInput("Command is required", hint="Give a line to type")
         data = f"{wish.command.rstrip()}\r".encode()
-        await self._fleet.terminal_input(who.org_id, request.path_params["id"], terminal_of(request), data)
+        await self._fleet.guest.terminal_input(who.org_id, request.path_params["id"], terminal_of(request), data)
         return success("Command sent")
 
     async def buffer(self, request: Request, who: Principal) -> Response:
         """The output that is still kept: the last MiB."""
-        output = await self._fleet.terminal_read(
+        output = await self._fleet.guest.terminal_read(
             who.org_id, request.path_params["id"], terminal_of(request), max_bytes=MIB
         )
         text = from_offset(output.output.offset, output.output.data).decode("utf-8", "replace")
@@ -159,7 +159,7 @@ class TerminalRoutes:
     async def resize(self, request: Request, who: Principal) -> Response:
         """Change a terminal's size."""
         wish = await parse_body(request, Size)
-        await self._fleet.terminal_resize(
+        await self._fleet.guest.terminal_resize(
             who.org_id, request.path_params["id"], terminal_of(request), cols=wish.cols, rows=wish.rows
         )
         return success("Terminal resized")

@@ -154,7 +154,7 @@ class Screens:
         skipped = 0
         pause = 0
         while True:
-            output = await self._fleet.terminal_read(*terminal, offset=picture.offset, wait_ms=pause)
+            output = await self._fleet.guest.terminal_read(*terminal, offset=picture.offset, wait_ms=pause)
             skipped += await self._feed(terminal, picture, output)
             behind = picture.offset < output.info.output_total
             settled = pause > 0 and not output.output.data
@@ -196,7 +196,7 @@ class Screens:
         picture.offset = next_offset
         # Questions out of the past were asked of another screen, or have been answered already.
         if answers and picture.live and output.info.alive:
-            await self._fleet.terminal_input(*terminal, answers)
+            await self._fleet.guest.terminal_input(*terminal, answers)
         picture.live = True
         return skipped
 

@@ -15,8 +15,8 @@ from vmm.guest.values import Command
 from .caller import caller
 from .commands import Cwd, MaxOutput, Timeout, Wait, render, timeout_ms, wait_ms
 from .languages import Language, language_of
-from .progress import Patience
-from .tool_spec import ACTS, NO_PAIRS, Offer, Pairs, SandboxRef
+from .progress import ProgressReporter
+from .tool_spec import ACTS, NO_PAIRS, Pairs, SandboxRef, ToolSpec
 
 if TYPE_CHECKING:
     from vmm.fleet import Fleet
@@ -33,9 +33,9 @@ class CodeTools:
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
 
-    def offers(self) -> list[Offer]:
+    def offers(self) -> list[ToolSpec]:
         """The tools of this module."""
-        return [Offer(function=self.run_code, hints=ACTS, core=True)]
+        return [ToolSpec(function=self.run_code, hints=ACTS, core=True)]
 
     async def run_code(
         self,
@@ -57,7 +57,7 @@ class CodeTools:
             raise InvalidInput(f"code: {len(code)} characters are too many", hint="Write it to a file and run that")
         command = Command(cwd=cwd.strip(), env=env, timeout_ms=timeout_ms(timeout))
         waiting = wait_ms(wait)
-        outcome = await Patience(ctx).during(
+        outcome = await ProgressReporter(ctx).during(
             lambda: self._run(caller().org_id, ref, chosen, code, command, waiting), f"running {chosen.name}"
         )
         return await render(outcome, ref, max_output=max_output, timeout=timeout)
@@ -66,7 +66,7 @@ class CodeTools:
         self, owner: str, ref: str, language: Language, code: str, command: Command, waiting: int
     ) -> Outcome:
         if language.name == "bash" and len(code) <= _INLINE_LENGTH:
-            return await self._fleet.exec(owner, ref, replace(command, shell=code), wait_ms=waiting)
+            return await self._fleet.guest.exec(owner, ref, replace(command, shell=code), wait_ms=waiting)
         until = anyio.current_time() + waiting / 1000
         *likely, last = language.suffixes(code)
         for suffix in likely:
@@ -83,7 +83,7 @@ class CodeTools:
         file = await self._write(owner, ref, language.places(command.cwd, suffix), code)
         running = False
         try:
-            outcome = await self._fleet.exec(
+            outcome = await self._fleet.guest.exec(
                 owner, ref, replace(command, argv=(*language.program, file)), wait_ms=waiting
             )
             running = outcome.running
@@ -98,18 +98,18 @@ class CodeTools:
         data = code.encode("utf-8", "replace")
         for place in places[:-1]:
             try:
-                await self._fleet.write_file(owner, ref, place, data, make_parents=False)
+                await self._fleet.guest.write_file(owner, ref, place, data, make_parents=False)
             except GuestError:
                 # Not writable, or not there: then the program itself says what is wrong with its directory.
                 continue
             return place
-        await self._fleet.write_file(owner, ref, places[-1], data)
+        await self._fleet.guest.write_file(owner, ref, places[-1], data)
         return places[-1]
 
     async def _remove(self, owner: str, ref: str, file: str) -> None:
         with anyio.move_on_after(_CLEANING_S, shield=True):
             try:
-                await self._fleet.delete_path(owner, ref, file)
+                await self._fleet.guest.delete_path(owner, ref, file)
             except CasemateError:
                 # Gone already, or the machine is: nothing is left behind that matters.
                 return

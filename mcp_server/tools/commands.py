@@ -9,16 +9,16 @@ from anyio import to_thread
 from mcp.server.mcpserver import Context
 from pydantic import Field
 
-from mcp_server.audit.entry import noted
+from mcp_server.audit.entry import annotate_call
 from mcp_server.wire import limit_ms
 from vmm.errors import InvalidInput
 from vmm.guest.values import Command
 
 from .caller import caller
 from .output import budget_of
-from .progress import Patience
+from .progress import ProgressReporter
 from .report import outcome_text, output_text, process_line
-from .tool_spec import ACTS, NO_PAIRS, READS, REPLACES, Offer, Pairs, SandboxRef
+from .tool_spec import ACTS, NO_PAIRS, READS, REPLACES, Pairs, SandboxRef, ToolSpec
 
 if TYPE_CHECKING:
     from vmm.fleet import Fleet
@@ -44,14 +44,14 @@ class CommandTools:
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
 
-    def offers(self) -> list[Offer]:
+    def offers(self) -> list[ToolSpec]:
         """The tools of this module."""
         return [
-            Offer(function=self.execute_command, hints=ACTS, core=True),
-            Offer(function=self.run_background_command, hints=ACTS),
-            Offer(function=self.list_processes, hints=READS),
-            Offer(function=self.read_process_output, hints=READS, core=True),
-            Offer(function=self.kill_process, hints=REPLACES),
+            ToolSpec(function=self.execute_command, hints=ACTS, core=True),
+            ToolSpec(function=self.run_background_command, hints=ACTS),
+            ToolSpec(function=self.list_processes, hints=READS),
+            ToolSpec(function=self.read_process_output, hints=READS, core=True),
+            ToolSpec(function=self.kill_process, hints=REPLACES),
         ]
 
     async def execute_command(
@@ -73,8 +73,8 @@ class CommandTools:
         """
         program = Command(shell=_checked_line(command), cwd=cwd.strip(), env=env, timeout_ms=timeout_ms(timeout))
         waiting = wait_ms(wait)
-        outcome = await Patience(ctx).during(
-            lambda: self._fleet.exec(caller().org_id, ref, program, wait_ms=waiting), f"running {command[:60]}"
+        outcome = await ProgressReporter(ctx).during(
+            lambda: self._fleet.guest.exec(caller().org_id, ref, program, wait_ms=waiting), f"running {command[:60]}"
         )
         return await render(outcome, ref, max_output=max_output, timeout=timeout)
 
@@ -87,7 +87,7 @@ class CommandTools:
         timeout: Timeout = 0,
     ) -> str:
         """Start a command, such as a server, and return its pid at once. It runs until it ends or is killed."""
-        info = await self._fleet.start(
+        info = await self._fleet.guest.start(
             caller().org_id,
             ref,
             Command(shell=_checked_line(command), cwd=cwd.strip(), env=env, timeout_ms=timeout_ms(timeout)),
@@ -96,7 +96,7 @@ class CommandTools:
 
     async def list_processes(self, ref: SandboxRef) -> str:
         """List the commands started by these tools, newest first, finished ones too."""
-        found = await self._fleet.processes(caller().org_id, ref)
+        found = await self._fleet.guest.processes(caller().org_id, ref)
         if not found:
             return "No command was started in this sandbox yet."
         newest = sorted(found, key=lambda info: (info.started_ms, info.pid), reverse=True)
@@ -120,8 +120,8 @@ class CommandTools:
             offset = min(stdout_offset, stderr_offset)
             raise InvalidInput(f"offset: {offset} is negative", hint="list_processes shows how much was written")
         waiting = wait_ms(wait)
-        output = await Patience(ctx).during(
-            lambda: self._fleet.read_output(
+        output = await ProgressReporter(ctx).during(
+            lambda: self._fleet.guest.read_output(
                 caller().org_id,
                 ref,
                 pid,
@@ -142,7 +142,7 @@ class CommandTools:
     ) -> str:
         """Kill a command and everything that it started. Its output stays readable."""
         number = _signal(signal)
-        await self._fleet.signal(caller().org_id, ref, pid, number)
+        await self._fleet.guest.signal(caller().org_id, ref, pid, number)
         return f"Sent {signals.Signals(number).name} to pid {pid} and all that it started."
 
 
@@ -158,7 +158,7 @@ def _checked_line(command: str) -> str:
 
 
 async def render(outcome: Outcome, ref: str, *, max_output: int, timeout: float) -> str:
-    """A command's result as text, its exit code noted; a long one is shaped beside the event loop.
+    """A command's result as text, its exit code noted for the audit; a long one is shaped beside the event loop.
 
     Args:
         outcome: The command.
@@ -166,7 +166,7 @@ async def render(outcome: Outcome, ref: str, *, max_output: int, timeout: float)
         max_output: Characters that the caller asked for.
         timeout: The limit that the command had, in seconds.
     """
-    noted(exit_code=outcome.exit_code)
+    annotate_call(exit_code=outcome.exit_code)
     budget = budget_of(max_output)
     if outcome.stdout.total + outcome.stderr.total <= budget:
         return outcome_text(outcome, ref, budget=budget, timeout_s=timeout)

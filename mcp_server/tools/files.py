@@ -14,7 +14,7 @@ from vmm.errors import InvalidInput
 from .caller import caller
 from .listing import info_object, listing_text, matches_text
 from .output import MAX_BUDGET, budget_of, whole_characters
-from .tool_spec import READS, REPLACES, SETS, Offer, SandboxRef
+from .tool_spec import READS, REPLACES, SETS, SandboxRef, ToolSpec
 
 if TYPE_CHECKING:
     from vmm.fleet import Fleet
@@ -34,17 +34,17 @@ class FileTools:
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
 
-    def offers(self) -> list[Offer]:
+    def offers(self) -> list[ToolSpec]:
         """The tools of this module."""
         return [
-            Offer(function=self.read_file, hints=READS, core=True),
-            Offer(function=self.write_file, hints=REPLACES, core=True),
-            Offer(function=self.list_files, hints=READS, core=True),
-            Offer(function=self.create_directory, hints=SETS),
-            Offer(function=self.delete_file, hints=REPLACES),
-            Offer(function=self.move_file, hints=REPLACES, renamed={"source": "from"}),
-            Offer(function=self.file_info, hints=READS),
-            Offer(function=self.search_files, hints=READS),
+            ToolSpec(function=self.read_file, hints=READS, core=True),
+            ToolSpec(function=self.write_file, hints=REPLACES, core=True),
+            ToolSpec(function=self.list_files, hints=READS, core=True),
+            ToolSpec(function=self.create_directory, hints=SETS),
+            ToolSpec(function=self.delete_file, hints=REPLACES),
+            ToolSpec(function=self.move_file, hints=REPLACES, renamed={"source": "from"}),
+            ToolSpec(function=self.file_info, hints=READS),
+            ToolSpec(function=self.search_files, hints=READS),
         ]
 
     async def read_file(
@@ -61,7 +61,7 @@ class FileTools:
             raise InvalidInput(f"offset: {offset} is negative", hint="Count bytes from the file's start, from 0 on")
         most = budget_of(length)
         wanted = int(most * _BASE64_PART) if binary else min(length if length > 0 else most, MAX_BUDGET)
-        part = await self._fleet.read_file(caller().org_id, ref, path, offset=offset, length=wanted)
+        part = await self._fleet.guest.read_file(caller().org_id, ref, path, offset=offset, length=wanted)
         return _as_base64(part) if binary else _as_text(part, path)
 
     async def write_file(
@@ -74,7 +74,7 @@ class FileTools:
     ) -> str:
         """Write a file, replacing it whole or not at all; missing directories are made."""
         data = _decoded(content) if _is_base64(encoding) else _encoded(content)
-        info = await self._fleet.write_file(caller().org_id, ref, path, data, append=append)
+        info = await self._fleet.guest.write_file(caller().org_id, ref, path, data, append=append)
         done = "Appended" if append else "Wrote"
         # Of a file that the kernel makes up the size says nothing.
         size = f"; {info.path} has {info.size}" if info.size >= len(data) else f" to {info.path}"
@@ -82,17 +82,17 @@ class FileTools:
 
     async def list_files(self, ref: SandboxRef, path: Path = "/root") -> str:
         """List a directory."""
-        listing = await self._fleet.list_files(caller().org_id, ref, path, limit=_LISTED)
+        listing = await self._fleet.guest.list_files(caller().org_id, ref, path, limit=_LISTED)
         return listing_text(path, listing, budget=budget_of(0))
 
     async def create_directory(self, ref: SandboxRef, path: Path) -> str:
         """Make a directory and the missing ones above it; no error if it exists."""
-        info = await self._fleet.make_directory(caller().org_id, ref, path)
+        info = await self._fleet.guest.make_directory(caller().org_id, ref, path)
         return f"{info.path} is there."
 
     async def delete_file(self, ref: SandboxRef, path: Path) -> str:
         """Delete a file, or a directory with everything in it."""
-        await self._fleet.delete_path(caller().org_id, ref, path, recursive=True)
+        await self._fleet.guest.delete_path(caller().org_id, ref, path, recursive=True)
         return f"Deleted {path}."
 
     async def move_file(
@@ -102,12 +102,12 @@ class FileTools:
         to: Path,
     ) -> str:
         """Move or rename a file or directory; an existing file at the target is replaced."""
-        info = await self._fleet.move(caller().org_id, ref, source, to)
+        info = await self._fleet.guest.move(caller().org_id, ref, source, to)
         return f"Moved {source} to {info.path}."
 
     async def file_info(self, ref: SandboxRef, path: Path) -> str:
         """Tell a path's type, size, mode, owner and time of change."""
-        return compact(info_object(await self._fleet.stat(caller().org_id, ref, path)))
+        return compact(info_object(await self._fleet.guest.stat(caller().org_id, ref, path)))
 
     async def search_files(
         self,
@@ -120,7 +120,7 @@ class FileTools:
         if not pattern and not content:
             raise InvalidInput("pattern: it is empty", hint="Give a file name pattern such as *.py, or content")
         name = pattern if not pattern or _GLOB.intersection(pattern) else f"*{pattern}*"
-        result = await self._fleet.search(caller().org_id, ref, path, name=name, content=content, limit=_HITS)
+        result = await self._fleet.guest.search(caller().org_id, ref, path, name=name, content=content, limit=_HITS)
         return matches_text(result, budget=budget_of(0))
 
 

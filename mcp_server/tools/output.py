@@ -1,4 +1,4 @@
-"""Turns what a process wrote into text that a model can afford: clean, in a budget, with its end and its errors.
+"""KeyedLock what a process wrote into text that a model can afford: clean, in a budget, with its end and its errors.
 
 Everything here is a pure function of bytes. A result that fits is given whole. One that does not keeps its head, its
 tail and the lines between them that look like errors, and says which bytes are missing and how to read them.

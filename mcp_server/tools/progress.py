@@ -19,7 +19,7 @@ _EVERY_S = 10
 _SEND_S = 1
 
 
-class Patience:
+class ProgressReporter:
     """Reports progress for one call, if its caller asked for that."""
 
     def __init__(self, ctx: Context[Any, Any]) -> None:

@@ -26,17 +26,17 @@ def add_resources(server: MCPServer[None], fleet: Fleet) -> None:
 
     async def sandboxes() -> str:
         """All your sandboxes, newest first, as far as the first hundred."""
-        found = await fleet.list(caller().org_id, page=1, limit=_PAGE)
+        found = await fleet.sandboxes.list(caller().org_id, page=1, limit=_PAGE)
         items = [sandbox_shown(item) for item in found.items if item.state is not State.CREATING]
         return compact({"total": found.total, "sandboxes": items})
 
     async def sandbox(id: str) -> str:  # noqa: A002 - named as in the template
         """One sandbox, by id or name."""
-        return compact(sandbox_shown(await fleet.get(caller().org_id, id)))
+        return compact(sandbox_shown(await fleet.sandboxes.get(caller().org_id, id)))
 
     async def sandbox_file(id: str, path: str) -> str | bytes:  # noqa: A002 - named as in the template
         """A file in a sandbox: text, or a blob if it is none. The path is absolute, its first slash may be left out."""
-        part = await fleet.read_file(caller().org_id, id, "/" + path.lstrip("/"), length=_FILE_MOST)
+        part = await fleet.guest.read_file(caller().org_id, id, "/" + path.lstrip("/"), length=_FILE_MOST)
         if part.more:
             raise InvalidInput(
                 f"The file has {part.size or f'more than {part.end}'} bytes, a resource at most {_FILE_MOST}",

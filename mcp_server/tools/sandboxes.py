@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 from mcp.server.mcpserver import Context
 from pydantic import Field
 
-from mcp_server.audit.entry import noted
+from mcp_server.audit.entry import annotate_call
 from mcp_server.wire import compact, parse_selector, sandbox_shown
 from vmm.errors import InvalidInput
 from vmm.sandboxes.sandbox import State
 from vmm.sandboxes.spec import SandboxSpec
 
 from .caller import caller
-from .progress import Patience
-from .tool_spec import ADDS, NO_PAIRS, READS, REPLACES, SETS, Offer, Pairs, SandboxRef
+from .progress import ProgressReporter
+from .tool_spec import ADDS, NO_PAIRS, READS, REPLACES, SETS, Pairs, SandboxRef, ToolSpec
 
 if TYPE_CHECKING:
     from mcp_server.defaults import Defaults
@@ -34,22 +34,22 @@ class SandboxTools:
         self._fleet = fleet
         self._defaults = defaults
 
-    def offers(self) -> list[Offer]:
+    def offers(self) -> list[ToolSpec]:
         """The tools of this module."""
         return [
-            Offer(
+            ToolSpec(
                 function=self.create_sandbox,
                 hints=ADDS,
                 core=True,
                 renamed=_VOIDRUN_NAMES,
                 defaults={"cpu": self._defaults.cpu, "mem": self._defaults.mem},
             ),
-            Offer(function=self.list_sandboxes, hints=READS, core=True),
-            Offer(function=self.get_sandbox, hints=READS),
-            Offer(function=self.update_sandbox, hints=SETS, renamed=_VOIDRUN_NAMES),
-            Offer(function=self.start_sandbox, hints=REPLACES),
-            Offer(function=self.restart_sandbox, hints=REPLACES),
-            Offer(function=self.delete_sandbox, hints=REPLACES, core=True),
+            ToolSpec(function=self.list_sandboxes, hints=READS, core=True),
+            ToolSpec(function=self.get_sandbox, hints=READS),
+            ToolSpec(function=self.update_sandbox, hints=SETS, renamed=_VOIDRUN_NAMES),
+            ToolSpec(function=self.start_sandbox, hints=REPLACES),
+            ToolSpec(function=self.restart_sandbox, hints=REPLACES),
+            ToolSpec(function=self.delete_sandbox, hints=REPLACES, core=True),
         ]
 
     async def create_sandbox(
@@ -89,11 +89,12 @@ class SandboxTools:
             snapshot=snapshot.strip(),
             created_by=who.user_id,
         )
-        patience = Patience(ctx)
+        patience = ProgressReporter(ctx)
         sandbox = await patience.during(
-            lambda: self._fleet.create(who.org_id, spec, on_progress=patience.tell), f"creating {spec.name[:60]}"
+            lambda: self._fleet.sandboxes.create(who.org_id, spec, on_progress=patience.tell),
+            f"creating {spec.name[:60]}",
         )
-        noted(sandbox=sandbox.id)
+        annotate_call(sandbox=sandbox.id)
         return compact(sandbox_shown(sandbox))
 
     async def list_sandboxes(
@@ -103,7 +104,7 @@ class SandboxTools:
         labels: Annotated[str, Field(description="Only those with these: key=value,key2=value2")] = "",
     ) -> str:
         """List your sandboxes, newest first."""
-        found = await self._fleet.list(
+        found = await self._fleet.sandboxes.list(
             caller().org_id,
             labels=parse_selector(labels) or None,
             page=max(page, 1),
@@ -114,7 +115,7 @@ class SandboxTools:
 
     async def get_sandbox(self, ref: SandboxRef) -> str:
         """Show one sandbox; snapshotted means asleep. If unresponsive, in error or killed, `reason` says why."""
-        return compact(sandbox_shown(await self._fleet.get(caller().org_id, ref)))
+        return compact(sandbox_shown(await self._fleet.sandboxes.get(caller().org_id, ref)))
 
     async def update_sandbox(
         self,
@@ -128,7 +129,7 @@ class SandboxTools:
         """Change a sandbox; what is left out stays."""
         if not name and all(value is None for value in (auto_sleep, labels, ttl, idle)):
             raise InvalidInput("Nothing to change", hint="Give name, labels, autoSleep, ttl or idle")
-        sandbox = await self._fleet.update(
+        sandbox = await self._fleet.sandboxes.update(
             caller().org_id,
             ref,
             name=name.strip() or None,
@@ -142,7 +143,9 @@ class SandboxTools:
     async def start_sandbox(self, ctx: Context, ref: SandboxRef) -> str:
         """Run a killed sandbox again, from its newest snapshot or else its disk; `reason` says what is lost."""
         owner = caller().org_id
-        sandbox = await Patience(ctx).during(lambda: self._fleet.revive(owner, ref), "starting the sandbox")
+        sandbox = await ProgressReporter(ctx).during(
+            lambda: self._fleet.lifecycle.revive(owner, ref), "starting the sandbox"
+        )
         return compact(sandbox_shown(sandbox))
 
     async def restart_sandbox(
@@ -153,12 +156,12 @@ class SandboxTools:
     ) -> str:
         """Start an unresponsive sandbox, or any other, again from its disk: programs and memory are lost."""
         owner = caller().org_id
-        sandbox = await Patience(ctx).during(
-            lambda: self._fleet.restart(owner, ref, from_snapshot=from_snapshot), "restarting the sandbox"
+        sandbox = await ProgressReporter(ctx).during(
+            lambda: self._fleet.lifecycle.restart(owner, ref, from_snapshot=from_snapshot), "restarting the sandbox"
         )
         return compact(sandbox_shown(sandbox))
 
     async def delete_sandbox(self, ref: SandboxRef) -> str:
         """Delete a sandbox with its files and everything that runs in it. Cannot be undone; its snapshots stay."""
-        await self._fleet.delete(caller().org_id, ref)
+        await self._fleet.sandboxes.delete(caller().org_id, ref)
         return compact({"status": "deleted"})

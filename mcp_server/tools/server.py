@@ -35,10 +35,10 @@ if TYPE_CHECKING:
 
     from vmm.fleet import Fleet
 
-    from ..audit.log import Trail
+    from ..audit.log import AuditLog
     from ..defaults import Defaults
     from ..terminals.screens import Screens
-    from .tool_spec import Offer
+    from .tool_spec import ToolSpec
 
 Toolset = Literal["all", "core", "readonly"]
 TOOLSETS: tuple[Toolset, ...] = ("all", "core", "readonly")
@@ -67,7 +67,9 @@ READ_RESOURCE = "read_resource"
 class CasemateServer(MCPServer[None]):
     """An MCP server over a fleet, with one of the toolsets."""
 
-    def __init__(self, fleet: Fleet, screens: Screens, trail: Trail, *, toolset: Toolset, defaults: Defaults) -> None:
+    def __init__(
+        self, fleet: Fleet, screens: Screens, trail: AuditLog, *, toolset: Toolset, defaults: Defaults
+    ) -> None:
         super().__init__(
             "casemate",
             title="Casemate",
@@ -204,7 +206,7 @@ def _problems(error: ValidationError, wire_names: dict[str, str]) -> str:
     return "; ".join(lines)
 
 
-def _belongs(offer: Offer, toolset: Toolset) -> bool:
+def _belongs(offer: ToolSpec, toolset: Toolset) -> bool:
     match toolset:
         case "all":
             return True

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 from mcp.server.mcpserver import Context
 from pydantic import Field
 
-from mcp_server.audit.entry import noted
+from mcp_server.audit.entry import annotate_call
 from mcp_server.wire import compact, fork_objects, sandbox_shown, snapshot_object, timestamp
 
 from .caller import caller
-from .progress import Patience
-from .tool_spec import ADDS, READS, REPLACES, Offer, SandboxRef
+from .progress import ProgressReporter
+from .tool_spec import ADDS, READS, REPLACES, SandboxRef, ToolSpec
 
 if TYPE_CHECKING:
     from typing import Any
@@ -33,14 +33,14 @@ class SnapshotTools:
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
 
-    def offers(self) -> list[Offer]:
+    def offers(self) -> list[ToolSpec]:
         """The tools of this module."""
         return [
-            Offer(function=self.snapshot_sandbox, hints=ADDS),
-            Offer(function=self.list_snapshots, hints=READS),
-            Offer(function=self.restore_snapshot, hints=REPLACES),
-            Offer(function=self.delete_snapshot, hints=REPLACES),
-            Offer(function=self.fork_sandbox, hints=ADDS),
+            ToolSpec(function=self.snapshot_sandbox, hints=ADDS),
+            ToolSpec(function=self.list_snapshots, hints=READS),
+            ToolSpec(function=self.restore_snapshot, hints=REPLACES),
+            ToolSpec(function=self.delete_snapshot, hints=REPLACES),
+            ToolSpec(function=self.fork_sandbox, hints=ADDS),
         ]
 
     async def snapshot_sandbox(
@@ -54,8 +54,8 @@ class SnapshotTools:
         Do so before what may go wrong: restore_snapshot undoes it. create_sandbox makes new ones from a snapshot.
         """
         who = caller()
-        snapshot = await Patience(ctx).during(
-            lambda: self._fleet.snapshot(who.org_id, ref, name=name.strip(), created_by=who.user_id),
+        snapshot = await ProgressReporter(ctx).during(
+            lambda: self._fleet.snapshots.take(who.org_id, ref, name=name.strip(), created_by=who.user_id),
             "saving the sandbox",
         )
         return compact(_told(snapshot))
@@ -64,7 +64,7 @@ class SnapshotTools:
         self, ref: Annotated[str, Field(description="Only those of this sandbox, by id or name")] = ""
     ) -> str:
         """List your snapshots, newest first, at most 30."""
-        found = await self._fleet.snapshots(caller().org_id, sandbox=ref.strip())
+        found = await self._fleet.snapshots.list(caller().org_id, sandbox=ref.strip())
         return compact({"snapshots": [_told(snapshot) for snapshot in found[:_LISTED]], "total": len(found)})
 
     async def restore_snapshot(self, ctx: Context, ref: SandboxRef, snapshot: SnapshotRef) -> str:
@@ -73,9 +73,9 @@ class SnapshotTools:
         A sandbox that was killed runs again after it.
         """
         owner = caller().org_id
-        target = await self._fleet.get_snapshot(owner, snapshot.strip())
-        sandbox = await Patience(ctx).during(
-            lambda: self._fleet.restore(owner, ref, target.id), "restoring the sandbox"
+        target = await self._fleet.snapshots.get(owner, snapshot.strip())
+        sandbox = await ProgressReporter(ctx).during(
+            lambda: self._fleet.snapshots.restore(owner, ref, target.id), "restoring the sandbox"
         )
         undone = f"All changes since {target.name} was taken, {timestamp(target.created_ms)}: files, memory, programs"
         return compact({**sandbox_shown(sandbox), "undone": undone})
@@ -83,9 +83,9 @@ class SnapshotTools:
     async def delete_snapshot(self, snapshot: SnapshotRef) -> str:
         """Delete a snapshot. Refused while there are other snapshots or sandboxes that were made from it."""
         owner = caller().org_id
-        target = await self._fleet.get_snapshot(owner, snapshot.strip())
-        noted(sandbox=target.sandbox)
-        await self._fleet.delete_snapshot(owner, target.id)
+        target = await self._fleet.snapshots.get(owner, snapshot.strip())
+        annotate_call(sandbox=target.sandbox)
+        await self._fleet.snapshots.delete(owner, target.id)
         return compact({"status": "deleted", "id": target.id, "name": target.name})
 
     async def fork_sandbox(
@@ -99,9 +99,11 @@ class SnapshotTools:
         Use it to try several ways side by side. The sandbox itself runs on. You get an id, or an error, for each copy.
         """
         who = caller()
-        patience = Patience(ctx)
+        patience = ProgressReporter(ctx)
         forks = await patience.during(
-            lambda: self._fleet.fork(who.org_id, ref, count, created_by=who.user_id, on_progress=patience.tell),
+            lambda: self._fleet.snapshots.fork(
+                who.org_id, ref, count, created_by=who.user_id, on_progress=patience.tell
+            ),
             f"forking into {count}",
         )
         return compact({"forks": _briefly(fork_objects(forks))})

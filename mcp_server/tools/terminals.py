@@ -14,8 +14,8 @@ from ..terminals.picture import view_text
 from ..terminals.screens import Screens
 from .caller import caller
 from .commands import WAIT_MOST_S, Cwd
-from .progress import Patience
-from .tool_spec import ACTS, READS, REPLACES, Offer, SandboxRef
+from .progress import ProgressReporter
+from .tool_spec import ACTS, READS, REPLACES, SandboxRef, ToolSpec
 
 if TYPE_CHECKING:
     from vmm.fleet import Fleet
@@ -40,13 +40,13 @@ class TerminalTools:
         self._fleet = fleet
         self._screens = screens
 
-    def offers(self) -> list[Offer]:
+    def offers(self) -> list[ToolSpec]:
         """The tools of this module."""
         return [
-            Offer(function=self.terminal_open, hints=ACTS),
-            Offer(function=self.terminal_send, hints=ACTS),
-            Offer(function=self.terminal_snapshot, hints=READS),
-            Offer(function=self.terminal_close, hints=REPLACES),
+            ToolSpec(function=self.terminal_open, hints=ACTS),
+            ToolSpec(function=self.terminal_send, hints=ACTS),
+            ToolSpec(function=self.terminal_snapshot, hints=READS),
+            ToolSpec(function=self.terminal_close, hints=REPLACES),
         ]
 
     async def terminal_open(
@@ -65,7 +65,7 @@ class TerminalTools:
         _check("cols", cols, _COLS)
         _check("rows", rows, _ROWS)
         owner = caller().org_id
-        info = await self._fleet.terminal_open(owner, ref, cols=cols, rows=rows, command=command, cwd=cwd.strip())
+        info = await self._fleet.guest.terminal_open(owner, ref, cols=cols, rows=rows, command=command, cwd=cwd.strip())
         return await self._look(ctx, ref, info.terminal_id, wait=5, settle_ms=300, pattern="")
 
     async def terminal_send(
@@ -87,10 +87,10 @@ class TerminalTools:
         if len(text) > _TEXT_LENGTH:
             raise InvalidInput(f"text: {len(text)} characters are too many", hint=f"At most {_TEXT_LENGTH}")
         owner = caller().org_id
-        sandbox = await self._fleet.get(owner, ref)
+        sandbox = await self._fleet.sandboxes.get(owner, ref)
         application = self._screens.application_cursor(sandbox, terminal_id)
         data = text.encode("utf-8", "replace") + encode(keys, application_cursor=application)
-        await self._fleet.terminal_input(owner, sandbox.id, terminal_id, data)
+        await self._fleet.guest.terminal_input(owner, sandbox.id, terminal_id, data)
         return await self._look(ctx, sandbox.id, terminal_id, wait=wait, settle_ms=settle_ms, pattern=pattern)
 
     async def terminal_snapshot(
@@ -108,9 +108,9 @@ class TerminalTools:
     async def terminal_close(self, ref: SandboxRef, terminal_id: Terminal) -> str:
         """Close a terminal and end what runs in it."""
         owner = caller().org_id
-        sandbox = await self._fleet.get(owner, ref)
+        sandbox = await self._fleet.sandboxes.get(owner, ref)
         self._screens.forget(sandbox, terminal_id)
-        await self._fleet.terminal_close(owner, sandbox.id, terminal_id)
+        await self._fleet.guest.terminal_close(owner, sandbox.id, terminal_id)
         return "Closed."
 
     async def _look(
@@ -119,8 +119,8 @@ class TerminalTools:
         if not wait >= 0:
             raise InvalidInput(f"wait: {wait:g} s is out of range", hint=f"Use 0 to {WAIT_MOST_S}")
         _check("settle_ms", settle_ms, (1, _SETTLE_MOST_MS))
-        sandbox = await self._fleet.get(caller().org_id, ref)
-        view = await Patience(ctx).during(
+        sandbox = await self._fleet.sandboxes.get(caller().org_id, ref)
+        view = await ProgressReporter(ctx).during(
             lambda: self._screens.look(
                 sandbox,
                 terminal_id,

@@ -48,7 +48,7 @@ NO_PAIRS: Pairs = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Offer:
+class ToolSpec:
     """A tool to offer.
 
     Attributes:

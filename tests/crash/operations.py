@@ -15,44 +15,44 @@ FORKS = 2
 
 
 async def create(fleet: Fleet) -> None:
-    await fleet.create(OWNER, SandboxSpec(name=NEW, image="minimal", mem=256))
+    await fleet.sandboxes.create(OWNER, SandboxSpec(name=NEW, image="minimal", mem=256))
 
 
 async def create_from(fleet: Fleet, snapshot: str) -> None:
-    await fleet.create(OWNER, SandboxSpec(name=NEW, image="minimal", mem=256, snapshot=snapshot))
+    await fleet.sandboxes.create(OWNER, SandboxSpec(name=NEW, image="minimal", mem=256, snapshot=snapshot))
 
 
 async def delete(fleet: Fleet, sandbox: str) -> None:
-    await fleet.delete(OWNER, sandbox)
+    await fleet.sandboxes.delete(OWNER, sandbox)
 
 
 async def snapshot(fleet: Fleet, sandbox: str) -> None:
-    await fleet.snapshot(OWNER, sandbox, name=NEW)
+    await fleet.snapshots.take(OWNER, sandbox, name=NEW)
 
 
 async def delete_snapshot(fleet: Fleet, snapshot: str) -> None:
-    await fleet.delete_snapshot(OWNER, snapshot)
+    await fleet.snapshots.delete(OWNER, snapshot)
 
 
 async def restore(fleet: Fleet, sandbox: str, snapshot: str) -> None:
-    await fleet.restore(OWNER, sandbox, snapshot)
+    await fleet.snapshots.restore(OWNER, sandbox, snapshot)
 
 
 async def fork(fleet: Fleet, sandbox: str) -> None:
-    for one in await fleet.fork(OWNER, sandbox, FORKS):
+    for one in await fleet.snapshots.fork(OWNER, sandbox, FORKS):
         assert one.sandbox is not None, one.error
 
 
 async def sleep(fleet: Fleet, sandbox: str) -> None:
-    await fleet.sleep(OWNER, sandbox)
+    await fleet.lifecycle.sleep(OWNER, sandbox)
 
 
 async def wake(fleet: Fleet, sandbox: str) -> None:
-    await fleet.wake(OWNER, sandbox)
+    await fleet.lifecycle.wake(OWNER, sandbox)
 
 
 async def restart(fleet: Fleet, sandbox: str) -> None:
-    await fleet.restart(OWNER, sandbox)
+    await fleet.lifecycle.restart(OWNER, sandbox)
 
 
 OPERATIONS: dict[str, Callable[..., Awaitable[None]]] = {

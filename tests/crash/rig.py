@@ -14,7 +14,7 @@ from tests.crash.server import Fate, Nursery, Wish
 from tests.waiting import PATIENCE_S
 from vmm.fleet import Fleet
 from vmm.hypervisor.cgroup import Cgroups
-from vmm.hypervisor.process import strays
+from vmm.hypervisor.process import orphans
 from vmm.sandboxes.sandbox import Sandbox, State
 
 # Every second step keeps the whole test-suite short; 1 is all of them, which takes about a minute more.
@@ -68,33 +68,33 @@ class Rig:
 
     async def box(self, fleet: Fleet) -> str:
         """A sandbox that runs, with something in memory and on disk that its owner needs; the one that is there."""
-        for sandbox in (await fleet.list(OWNER)).items:
+        for sandbox in (await fleet.sandboxes.list(OWNER)).items:
             if sandbox.name == SPEC.name and sandbox.state in {State.RUNNING, State.ASLEEP}:
-                return (await fleet.wake(OWNER, sandbox.id)).id
-        sandbox = await fleet.create(OWNER, SPEC)
+                return (await fleet.lifecycle.wake(OWNER, sandbox.id)).id
+        sandbox = await fleet.sandboxes.create(OWNER, SPEC)
         await said(fleet, sandbox.id, "echo memory > /dev/shm/kept; echo disk > /root/kept; sync")
         return sandbox.id
 
     async def fresh_box(self, fleet: Fleet) -> str:
         """The same, and it has never slept: its memory is the template's, but for what it wrote to."""
-        for sandbox in (await fleet.list(OWNER)).items:
-            await fleet.delete(OWNER, sandbox.id)
+        for sandbox in (await fleet.sandboxes.list(OWNER)).items:
+            await fleet.sandboxes.delete(OWNER, sandbox.id)
         return await self.box(fleet)
 
     async def sleeper(self, fleet: Fleet) -> str:
         """The same, asleep."""
-        return (await fleet.sleep(OWNER, await self.box(fleet))).id
+        return (await fleet.lifecycle.sleep(OWNER, await self.box(fleet))).id
 
     async def fresh_sleeper(self, fleet: Fleet) -> str:
         """The same, asleep for the first time."""
-        return (await fleet.sleep(OWNER, await self.fresh_box(fleet))).id
+        return (await fleet.lifecycle.sleep(OWNER, await self.fresh_box(fleet))).id
 
     async def kept(self, fleet: Fleet) -> str:
         """A snapshot of the box, which has changed since, in memory and on disk."""
         box = await self.box(fleet)
-        found = [snapshot.id for snapshot in await fleet.snapshots(OWNER) if snapshot.name == SPEC.name]
+        found = [snapshot.id for snapshot in await fleet.snapshots.list(OWNER) if snapshot.name == SPEC.name]
         if not found:
-            found = [(await fleet.snapshot(OWNER, box, name=SPEC.name)).id]
+            found = [(await fleet.snapshots.take(OWNER, box, name=SPEC.name)).id]
         await said(fleet, box, "echo later > /dev/shm/later; echo later > /root/later; sync")
         return found[0]
 
@@ -127,25 +127,25 @@ class Rig:
 
     async def _in_order(self, fleet: Fleet) -> None:
         """Whether each record has its machine and its files, and each machine and file its record."""
-        states = {state for state, usage in (await fleet.survey()).items() if usage.sandboxes}
+        states = {state for state, usage in (await fleet.sandboxes.survey()).items() if usage.sandboxes}
         assert states <= _AT_REST, states
-        sandboxes = (await fleet.list(OWNER, limit=100)).items
+        sandboxes = (await fleet.sandboxes.list(OWNER, limit=100)).items
         instances = self._data / "instances"
         directories = {path.name for path in instances.iterdir()}
         assert directories == {sandbox.machine for sandbox in sandboxes}, (
             directories,
             sandboxes,
         )
-        runs = {path.name: len(processes) for path, processes in strays(instances).items()}
+        runs = {path.name: len(processes) for path, processes in orphans(instances).items()}
         running = [sandbox.machine for sandbox in sandboxes if sandbox.state is State.RUNNING]
         assert runs == dict.fromkeys(running, 1), (runs, sandboxes)
         cgroups = self._host.confinement.cgroups
         if isinstance(cgroups, Cgroups):
             confined = {path.name for path in (cgroups.base / "machines").iterdir() if path.is_dir()}
             assert confined == runs.keys(), (confined, runs)
-        elsewhere = [path for path in strays(self._data) if path.parent != instances.resolve()]
+        elsewhere = [path for path in orphans(self._data) if path.parent != instances.resolve()]
         assert elsewhere == [], elsewhere
-        listed = {snapshot.id for snapshot in await fleet.snapshots(OWNER)}
+        listed = {snapshot.id for snapshot in await fleet.snapshots.list(OWNER)}
         snapshots = {path.name for path in (self._data / "snapshots").iterdir()}
         assert snapshots == listed, (snapshots, listed)
         left = [path for path in self._data.rglob("*") if path.name.startswith(".") or path.suffix in _DRAFTS]

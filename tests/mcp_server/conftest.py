@@ -9,11 +9,11 @@ from typing import Any, cast
 import pytest
 from starlette.types import ASGIApp
 
-from mcp_server.app import Parts, sqlite_database
-from mcp_server.audit.log import Trail
-from mcp_server.audit.reader import Journal
+from mcp_server.app import Services, sqlite_database
+from mcp_server.audit.log import AuditLog
+from mcp_server.audit.reader import AuditReader
 from mcp_server.audit.record import AUDIT
-from mcp_server.data_dir_lock import Occupancy
+from mcp_server.data_dir_lock import DataDirLock
 from mcp_server.identity import Identity
 from mcp_server.observability.metrics import Meters
 from mcp_server.observability.tracing import Tracing
@@ -29,7 +29,7 @@ from vmm.sandboxes.quotas import QUOTAS, Quotas
 from vmm.sandboxes.sandbox import State
 from vmm.sandboxes.usage import Usage
 
-Assemble = Callable[[object], Parts]
+Assemble = Callable[[object], Services]
 
 
 class NoSandboxes:
@@ -88,29 +88,29 @@ async def records(database: Database) -> Collection:
 
 
 @pytest.fixture
-def trail(records: Collection, meters: Meters) -> Trail:
+def trail(records: Collection, meters: Meters) -> AuditLog:
     """Takes note of every call; it writes only in tests that run it."""
-    return Trail(records, meters=meters, days=30)
+    return AuditLog(records, meters=meters, days=30)
 
 
 @pytest.fixture
 async def assemble(
-    settings: Settings, database: Database, identity: Identity, records: Collection, trail: Trail, meters: Meters
+    settings: Settings, database: Database, identity: Identity, records: Collection, trail: AuditLog, meters: Meters
 ) -> Assemble:
     """Puts a server's parts together around a fleet, or what stands in for one."""
     quotas = Quotas(OwnerLimits(), await database.collection(QUOTAS))
 
-    def assembled(fleet: object) -> Parts:
-        return Parts(
+    def assembled(fleet: object) -> Services:
+        return Services(
             settings=settings,
             database=database,
             identity=identity,
             fleet=cast("Fleet", fleet),
             quotas=quotas,
             hypervisor="none",
-            occupancy=Occupancy(-1),
+            occupancy=DataDirLock(-1),
             trail=trail,
-            journal=Journal(records),
+            journal=AuditReader(records),
             meters=meters,
             tracing=Tracing(None),
         )
@@ -119,19 +119,19 @@ async def assemble(
 
 
 @pytest.fixture
-def parts(assemble: Assemble) -> Parts:
+def parts(assemble: Assemble) -> Services:
     """A server's parts over a host without sandboxes."""
     return assemble(NoSandboxes())
 
 
 @pytest.fixture
-def application(parts: Parts) -> ASGIApp:
+def application(parts: Services) -> ASGIApp:
     """The web application over these parts, not served yet."""
     return parts.web()
 
 
 @pytest.fixture
-async def edge(parts: Parts, application: ASGIApp, keys: dict[str, str]) -> AsyncGenerator[Edge]:
+async def edge(parts: Services, application: ASGIApp, keys: dict[str, str]) -> AsyncGenerator[Edge]:
     """A server without sandboxes, for what the edge decides by itself."""
     async with serving(application, keys, parts.identity.run) as running:
         yield running

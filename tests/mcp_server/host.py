@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import anyio
 from anyio.abc import Process
@@ -24,72 +24,42 @@ from storage.sqlite import SqliteDatabase
 from tests.vmm.guest.agents import users_at
 from tests.waiting import PATIENCE_S
 from vmm.calls.guest import GuestCalls
-from vmm.calls.sandboxes import RecordCalls
+from vmm.calls.ownership import Ownership
+from vmm.calls.sandboxes import SandboxCalls
 from vmm.errors import Conflict, HostExhausted
 from vmm.guest.link import GuestLink
 from vmm.guest.vitality import GRACE, Grace
+from vmm.lifecycle.access import GuestAccess
 from vmm.lifecycle.forks import Fork, check_count, child_names
 from vmm.machines.snapshots import Snapshot, Snapshots
 from vmm.sandboxes import lease
 from vmm.sandboxes.sandbox import Sandbox, State
 from vmm.sandboxes.spec import SandboxSpec, check_labels, check_name
-from vmm.sandboxes.store import SANDBOXES, Records
+from vmm.sandboxes.store import SANDBOXES, SandboxStore
 
 SANDBOX = "0123456789abcdef01234567"
 NAME = "box"
 ALICE = "a" * 24
+IMAGES = ("code", "minimal")
 
 
-class OneHost(RecordCalls, GuestCalls):
+class OneHost:
     """Alice has one sandbox, `box`: this host. Nobody else has any. Snapshots of it have names, and hold nothing."""
 
-    def __init__(self, link: GuestLink, records: Records, snapshots: Snapshots, agent: Process) -> None:
+    def __init__(self, link: GuestLink, records: SandboxStore, snapshots: Snapshots, agent: Process) -> None:
         self._link = link
         self._agent = agent
-        self._silence = self._why_silent
-        self._records = records
-        self._kept = snapshots
-        self._clock = lambda: 0
-        self._found = lambda _sandbox: None
+        ownership = Ownership(records, silence=self._why_silent, found=lambda _sandbox: None)
+        self.sandboxes = _Sandboxes(ownership, records, snapshots)
+        self.lifecycle = _Lifecycle(ownership, records)
+        self.snapshots = _Snapshots(ownership, records, snapshots)
+        self.guest = GuestCalls(ownership, cast("GuestAccess", _Access(link, self.lifecycle)))
 
     def images(self) -> tuple[str, ...]:
-        return ("code", "minimal")
+        return IMAGES
 
-    async def create(self, owner: str, spec: SandboxSpec, *, on_progress: object = None) -> Sandbox:
-        """One more name for this host."""
-        spec.check(self.images())
-        lease.check_ttl(spec.ttl_s)
-        lease.check_idle(spec.idle_s)
-        base = (await self._kept.find(owner, spec.snapshot)).id if spec.snapshot else ""
-        return await self._made(replace(Sandbox.new(new_id(), owner, spec, now_ms=0), base=base))
-
-    async def sleep(self, owner: str, ref: str) -> Sandbox:
-        def asleep(old: Sandbox) -> Sandbox:
-            return old if old.state is State.ASLEEP else lease.asleep(old.moved(State.ASLEEP, now_ms=1000), 1000)
-
-        return await self._changed(owner, ref, asleep)
-
-    async def wake(self, owner: str, ref: str) -> Sandbox:
-        def awake(old: Sandbox) -> Sandbox:
-            if old.state is State.KILLED:
-                raise Conflict(f"Sandbox {old.id} is killed", hint="Start it")
-            return _awake(old)
-
-        return await self._changed(owner, ref, awake)
-
-    async def revive(self, owner: str, ref: str) -> Sandbox:
-        def revived(old: Sandbox) -> Sandbox:
-            reason = "started from its disk; its memory is lost" if old.state is State.KILLED else ""
-            return replace(_awake(old), reason=reason)
-
-        return await self._changed(owner, ref, revived)
-
-    async def restart(self, owner: str, ref: str, *, from_snapshot: bool = False) -> Sandbox:
-        """Ends nothing, and says what is lost all the same."""
-        what = "newest snapshot" if from_snapshot else "disk"
-        return await self._changed(
-            owner, ref, lambda old: replace(_awake(old), reason=f"restarted from its {what}: its memory is lost")
-        )
+    async def health(self, image: str) -> dict[str, str]:
+        return {"store": "", "hypervisor": "", "image": ""}
 
     @contextmanager
     def stopped(self) -> Generator[None]:
@@ -109,17 +79,80 @@ class OneHost(RecordCalls, GuestCalls):
 
     async def kill(self, owner: str, ref: str) -> None:
         """What a hypervisor that ends does to a record."""
-        await self._changed(
+        await self.lifecycle.change(
             owner, ref, lambda old: old.moved(State.KILLED, now_ms=0, reason="its virtual machine ended")
         )
 
-    async def snapshot(
+
+class _Sandboxes(SandboxCalls):
+    def __init__(self, ownership: Ownership, records: SandboxStore, kept: Snapshots) -> None:
+        self._ownership = ownership
+        self._records = records
+        self._kept = kept
+        self._clock = lambda: 0
+
+    async def create(self, owner: str, spec: SandboxSpec, *, on_progress: object = None) -> Sandbox:
+        """One more name for this host."""
+        spec.check(IMAGES)
+        lease.check_ttl(spec.ttl_s)
+        lease.check_idle(spec.idle_s)
+        base = (await self._kept.find(owner, spec.snapshot)).id if spec.snapshot else ""
+        return await _made(self._records, replace(Sandbox.new(new_id(), owner, spec, now_ms=0), base=base))
+
+    async def delete(self, owner: str, ref: str) -> None:
+        await self._records.remove((await self.get(owner, ref)).id)
+
+
+class _Lifecycle:
+    def __init__(self, ownership: Ownership, records: SandboxStore) -> None:
+        self._ownership = ownership
+        self._records = records
+
+    async def sleep(self, owner: str, ref: str) -> Sandbox:
+        def asleep(old: Sandbox) -> Sandbox:
+            return old if old.state is State.ASLEEP else lease.asleep(old.moved(State.ASLEEP, now_ms=1000), 1000)
+
+        return await self.change(owner, ref, asleep)
+
+    async def wake(self, owner: str, ref: str) -> Sandbox:
+        def awake(old: Sandbox) -> Sandbox:
+            if old.state is State.KILLED:
+                raise Conflict(f"Sandbox {old.id} is killed", hint="Start it")
+            return _awake(old)
+
+        return await self.change(owner, ref, awake)
+
+    async def revive(self, owner: str, ref: str) -> Sandbox:
+        def revived(old: Sandbox) -> Sandbox:
+            reason = "started from its disk; its memory is lost" if old.state is State.KILLED else ""
+            return replace(_awake(old), reason=reason)
+
+        return await self.change(owner, ref, revived)
+
+    async def restart(self, owner: str, ref: str, *, from_snapshot: bool = False) -> Sandbox:
+        """Ends nothing, and says what is lost all the same."""
+        what = "newest snapshot" if from_snapshot else "disk"
+        return await self.change(
+            owner, ref, lambda old: replace(_awake(old), reason=f"restarted from its {what}: its memory is lost")
+        )
+
+    async def change(self, owner: str, ref: str, change: Callable[[Sandbox], Sandbox]) -> Sandbox:
+        return await self._records.change((await self._ownership.get(owner, ref)).id, change)
+
+
+class _Snapshots:
+    def __init__(self, ownership: Ownership, records: SandboxStore, kept: Snapshots) -> None:
+        self._ownership = ownership
+        self._records = records
+        self._kept = kept
+
+    async def take(
         self, owner: str, ref: str, *, name: str = "", labels: Mapping[str, str] | None = None, created_by: str = ""
     ) -> Snapshot:
         if name:
             check_name(name)
         check_labels(labels or {})
-        sandbox = await self.get(owner, ref)
+        sandbox = await self._ownership.get(owner, ref)
         snapshot = Snapshot(
             id=new_id(),
             owner=owner,
@@ -138,18 +171,18 @@ class OneHost(RecordCalls, GuestCalls):
         )
         return await self._kept.publish(snapshot, await self._kept.draft(snapshot.id))
 
-    async def snapshots(self, owner: str, *, sandbox: str = "") -> tuple[Snapshot, ...]:
-        wanted = (await self.get(owner, sandbox)).id if sandbox else ""
+    async def list(self, owner: str, *, sandbox: str = "") -> tuple[Snapshot, ...]:
+        wanted = (await self._ownership.get(owner, sandbox)).id if sandbox else ""
         return tuple(one for one in await self._kept.owned(owner) if wanted in {"", one.sandbox})
 
-    async def get_snapshot(self, owner: str, ref: str) -> Snapshot:
+    async def get(self, owner: str, ref: str) -> Snapshot:
         return await self._kept.find(owner, ref)
 
-    async def rename_snapshot(self, owner: str, ref: str, name: str) -> Snapshot:
+    async def rename(self, owner: str, ref: str, name: str) -> Snapshot:
         check_name(name)
         return await self._kept.rename(await self._kept.find(owner, ref), name)
 
-    async def delete_snapshot(self, owner: str, ref: str) -> None:
+    async def delete(self, owner: str, ref: str) -> None:
         doomed = await self._kept.find(owner, ref)
         children = [one.name for one in await self._kept.owned(owner) if one.parent == doomed.id]
         if children:
@@ -158,8 +191,9 @@ class OneHost(RecordCalls, GuestCalls):
 
     async def restore(self, owner: str, ref: str, snapshot: str) -> Sandbox:
         target = await self._kept.find(owner, snapshot)
-        return await self._changed(
-            owner, ref, lambda old: replace(old, state=State.RUNNING, base=target.id, machine=new_id())
+        sandbox = await self._ownership.get(owner, ref)
+        return await self._records.change(
+            sandbox.id, lambda old: replace(old, state=State.RUNNING, base=target.id, machine=new_id())
         )
 
     async def fork(
@@ -167,41 +201,47 @@ class OneHost(RecordCalls, GuestCalls):
     ) -> tuple[Fork, ...]:
         """Children on a host that has room for three."""
         check_count(count)
-        parent = await self.get(owner, ref)
+        parent = await self._ownership.get(owner, ref)
         if parent.state is not State.RUNNING:
             raise Conflict(f"Sandbox {parent.id} is {parent.state}", hint="Fork one that runs")
         taken = {sandbox.name for sandbox in await self._records.owned(owner)}
         names = child_names(parent.name, taken, count)
         room = max(0, 4 - len(taken))
         made = [
-            await self._made(replace(parent, id=new_id(), name=name, created_by=created_by, state=State.CREATING))
+            await _made(
+                self._records, replace(parent, id=new_id(), name=name, created_by=created_by, state=State.CREATING)
+            )
             for name in names[:room]
         ]
         full = HostExhausted("The host has no room", hint="Delete one")
         return (*(Fork(sandbox=one) for one in made), *(Fork(error=full) for _ in names[room:]))
 
-    async def delete(self, owner: str, ref: str) -> None:
-        await self._records.remove((await self.get(owner, ref)).id)
 
-    async def health(self, image: str) -> dict[str, str]:
-        return {"store": "", "hypervisor": "", "image": ""}
+class _Access:
+    """Every sandbox is reached by the one link."""
+
+    def __init__(self, link: GuestLink, lifecycle: _Lifecycle) -> None:
+        self._link = link
+        self._lifecycle = lifecycle
 
     @asynccontextmanager
-    async def reach(self, owner: str, ref: str, *, wake: bool = True) -> AsyncGenerator[tuple[Sandbox, GuestLink]]:
-        sandbox = await self.get(owner, ref)
-        if wake and sandbox.state is not State.RUNNING:
-            sandbox = await self.wake(owner, ref)
+    async def use(self, sandbox: Sandbox) -> AsyncGenerator[tuple[Sandbox, GuestLink]]:
+        if sandbox.state is not State.RUNNING:
+            sandbox = await self._lifecycle.wake(sandbox.owner, sandbox.id)
+        async with self.look(sandbox) as pair:
+            yield pair
+
+    @asynccontextmanager
+    async def look(self, sandbox: Sandbox) -> AsyncGenerator[tuple[Sandbox, GuestLink]]:
         if sandbox.state is not State.RUNNING:
             raise Conflict(f"Sandbox {sandbox.id} is {sandbox.state}", hint="Wake it first")
         yield sandbox, self._link
 
-    async def _made(self, sandbox: Sandbox) -> Sandbox:
-        running = sandbox.moved(State.RUNNING, now_ms=0)
-        await self._records.insert(running)
-        return running
 
-    async def _changed(self, owner: str, ref: str, change: Callable[[Sandbox], Sandbox]) -> Sandbox:
-        return await self._records.change((await self.get(owner, ref)).id, change)
+async def _made(records: SandboxStore, sandbox: Sandbox) -> Sandbox:
+    running = sandbox.moved(State.RUNNING, now_ms=0)
+    await records.insert(running)
+    return running
 
 
 def _awake(old: Sandbox) -> Sandbox:
@@ -242,7 +282,7 @@ async def one_host(directory: Path, *, grace: Grace = GRACE) -> AsyncGenerator[O
         await snapshots.sweep()
         try:
             async with SqliteDatabase(directory / "records.db") as database:
-                records = Records(await database.collection(SANDBOXES), host="f" * 24)
+                records = SandboxStore(await database.collection(SANDBOXES), host="f" * 24)
                 spec = SandboxSpec(name=NAME, env={"FROM_SANDBOX": "yes"})
                 await records.insert(Sandbox.new(SANDBOX, ALICE, spec, now_ms=0).moved(State.RUNNING, now_ms=0))
                 yield OneHost(link, records, snapshots, process)

@@ -16,7 +16,7 @@ async def settle(database: Database, identity: Identity) -> dict[str, str]:
 
 async def _moved_in(database: Database, identity: Identity, name: str, org: str) -> str:
     user = await identity.accounts.users.create(name=name, email=f"{name}@example.org")
-    # Written by hand, for the store gives ids of its own, and what tests say of an owner needs one known before.
+    # RecordFile by hand, for the store gives ids of its own, and what tests say of an owner needs one known before.
     members = {user.id: {"role": "owner", "created_ms": 1}}
     home = {"_id": org, "name": name, "created_by": user.id, "created_ms": 1, "members": members}
     pointer = {"_id": f"{org}.{user.id}", "org_id": org, "user_id": user.id, "created_ms": 1}

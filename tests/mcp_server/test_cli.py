@@ -24,7 +24,7 @@ from mcp.shared._httpx_utils import create_mcp_http_client
 from mcp_server.http.serve import listen
 from tests.mcp_server.edge import Tools, text_of
 from tests.waiting import PATIENCE_S
-from vmm.hypervisor.process import strays
+from vmm.hypervisor.process import orphans
 from vmm.images.catalogue import Catalogue
 
 pytestmark = pytest.mark.anyio
@@ -196,4 +196,4 @@ async def test_a_server_is_started_used_stopped_started_again_and_emptied(
     finally:
         with anyio.CancelScope(shield=True):
             await shell("sandbox", "rm", "--all")
-    assert strays(shell.data / "instances") == {}
+    assert orphans(shell.data / "instances") == {}

@@ -15,7 +15,7 @@ from mcp import Client
 
 from tests.mcp_server.edge import ERAS, Edge, Era, Tools, answer_of, initialize, rpc, text_of
 from tests.waiting import PATIENCE_S
-from vmm.hypervisor.process import strays
+from vmm.hypervisor.process import orphans
 
 pytestmark = [pytest.mark.anyio, pytest.mark.vm]
 
@@ -157,7 +157,7 @@ async def test_a_killed_machine_is_told_with_what_is_lost(server: Edge, data: Pa
     async with server.client("alice") as client:
         made = await create(client, "doomed")
         box = Tools(client, "doomed")
-        (process,) = strays(data / "instances")[data / "instances" / made["id"]]
+        (process,) = orphans(data / "instances")[data / "instances" / made["id"]]
         os.kill(process.pid, signal.SIGKILL)
         with anyio.fail_after(PATIENCE_S):
             while json.loads(await box("get_sandbox"))["status"] != "killed":
@@ -275,7 +275,7 @@ async def test_a_sandbox_that_sleeps_is_woken_by_a_call_and_one_that_was_killed_
         awake = json.loads(await box("get_sandbox"))
         assert (awake["status"], awake["memory"]) == ("running", "own")
 
-        ((process,),) = strays(data / "instances").values()
+        ((process,),) = orphans(data / "instances").values()
         os.kill(process.pid, signal.SIGKILL)
         with anyio.fail_after(PATIENCE_S):
             while json.loads(await box("get_sandbox"))["status"] != "killed":

@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from auth.roles import Scope
-from mcp_server.audit.log import Trail
+from mcp_server.audit.log import AuditLog
 from mcp_server.audit.record import BY_ORG
 from mcp_server.identity import Identity
 from storage.collection import Collection, Document
@@ -72,7 +72,7 @@ async def test_a_key_that_may_run_does_both_and_administers_nothing(host: Edge, 
 
 
 async def test_a_refusal_for_want_of_a_scope_is_recorded(
-    host: Edge, a_key_for: KeyMaker, trail: Trail, records: Collection
+    host: Edge, a_key_for: KeyMaker, trail: AuditLog, records: Collection
 ) -> None:
     keys = {"reader": await a_key_for(Scope.READ)}
     async with Edge(url=host.url, keys=keys).client("reader") as client:

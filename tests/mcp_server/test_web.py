@@ -60,8 +60,8 @@ async def test_raw_json_rpc_works_from_the_handshake_to_a_call(edge: Edge, path:
         assert opened.status_code == 200
         assert answer_of(opened)["result"]["serverInfo"]["name"] == "casemate"
         session = {"mcp-session-id": opened.headers["mcp-session-id"]}
-        noted = await http.post(path, json=rpc("notifications/initialized", request_id=None), headers=session)
-        assert noted.status_code == 202
+        annotate_call = await http.post(path, json=rpc("notifications/initialized", request_id=None), headers=session)
+        assert annotate_call.status_code == 202
         listed = answer_of(await http.post(path, json=rpc("tools/list", {}, 2), headers=session))
         assert "list_sandboxes" in {tool["name"] for tool in listed["result"]["tools"]}
         call = rpc("tools/call", {"name": "list_sandboxes", "arguments": {}}, 3)

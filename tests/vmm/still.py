@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from vmm.sandboxes.limits import HostReserve, OwnerLimits
 from vmm.sandboxes.quotas import Quotas
 from vmm.sandboxes.sandbox import Sandbox, State
 from vmm.sandboxes.spec import SandboxSpec
-from vmm.sandboxes.store import SANDBOXES, Records
+from vmm.sandboxes.store import SANDBOXES, SandboxStore
 
 HOST = "f" * 24
 PARTS = ("vmlinux", "vmlinuz", "initramfs", "toolbox", "base")
@@ -38,7 +39,7 @@ class Still:
     """A fleet with its store and its places."""
 
     fleet: Fleet
-    records: Records
+    records: SandboxStore
     collection: Collection
     data: Path
     driver: Hypervisor
@@ -47,9 +48,9 @@ class Still:
     def instances(self) -> Path:
         return self.data / "instances"
 
-    def inner(self, name: str) -> Any:
-        """A part of the fleet that it shows to nobody, such as its `admission`."""
-        return getattr(self.fleet, f"_{name}")
+    def inner(self, path: str) -> Any:
+        """A part of the fleet that it shows to nobody, such as `sandboxes._creator`."""
+        return attrgetter(path)(self.fleet)
 
 
 @asynccontextmanager
@@ -58,7 +59,7 @@ async def opened(
 ) -> AsyncGenerator[Still]:
     """The fleet of a data directory; opened again, it is a server that was restarted."""
     async with stored(data) as collection:
-        records = Records(collection, host=HOST)
+        records = SandboxStore(collection, host=HOST)
         options: dict[str, Any] = {
             "reserve": HostReserve(memory=1, machine=1, disk=1, overcommit=1000),
             "catalogue": Catalogue(data / "no-images"),
@@ -86,7 +87,7 @@ async def kept(collection: Collection, state: State, owner: str = "a" * 24, **mo
     """A record in a state."""
     new_one = Sandbox.new(new_id(), owner, SandboxSpec(name="box", image="minimal", mem=256), now_ms=1)
     sandbox = replace(new_one, state=state, **more)
-    await Records(collection, host=HOST).insert(sandbox)
+    await SandboxStore(collection, host=HOST).insert(sandbox)
     return sandbox
 
 

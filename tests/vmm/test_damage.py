@@ -44,20 +44,20 @@ async def test_a_machine_whose_record_is_damaged_is_left_alone_until_it_is_mende
         still.change(directory / "machine.json", port=None)
         for _ in range(2):  # every start anew
             async with still.opened(data, choice.driver) as there:
-                found = {one.id: one for one in (await there.fleet.list(ALICE)).items}
+                found = {one.id: one for one in (await there.fleet.sandboxes.list(ALICE)).items}
                 assert [found[one.id].state for one in (ended, whole)] == [State.KILLED, State.ASLEEP]
                 assert found[damaged.id].state is State.ERROR
                 assert f"{damaged.machine}/machine.json is damaged: it has no port" in found[damaged.id].reason
                 with pytest.raises(Conflict, match=r"in state error: .*has no port. Start it again"):
-                    await there.fleet.wake(ALICE, damaged.id)
+                    await there.fleet.lifecycle.wake(ALICE, damaged.id)
                 assert process.alive()
                 assert (directory / "disk").exists()
         still.change(directory / "machine.json", port=1)
         async with still.opened(data, choice.driver) as there:
-            found = await there.fleet.get(ALICE, damaged.id)
+            found = await there.fleet.sandboxes.get(ALICE, damaged.id)
             assert (found.state, found.reason) == (State.RUNNING, "")
             assert process.alive()
-            await there.fleet.delete(ALICE, damaged.id)
+            await there.fleet.sandboxes.delete(ALICE, damaged.id)
             assert not process.alive()
 
 
@@ -65,12 +65,12 @@ async def test_a_sleeper_whose_record_is_damaged_says_so_and_sleeps_on(tmp_path:
     async with still.opened(tmp_path / "data", choice.driver) as there:
         damaged, other = await sleeper(there), await sleeper(there)
         (there.instances / damaged.machine / "machine.json").write_text('{"pid": 1')
-        for call in (there.fleet.wake, there.fleet.snapshot):
+        for call in (there.fleet.lifecycle.wake, there.fleet.snapshots.take):
             with pytest.raises(Damaged, match=f"{damaged.machine}/machine.json is damaged: it is not JSON"):
                 await call(ALICE, damaged.id)
-        assert (await there.fleet.get(ALICE, damaged.id)).state is State.ASLEEP
-        assert (await there.fleet.snapshot(ALICE, other.id)).sandbox == other.id
-        await there.fleet.delete(ALICE, damaged.id)
+        assert (await there.fleet.sandboxes.get(ALICE, damaged.id)).state is State.ASLEEP
+        assert (await there.fleet.snapshots.take(ALICE, other.id)).sandbox == other.id
+        await there.fleet.sandboxes.delete(ALICE, damaged.id)
         assert [path.name for path in there.instances.iterdir()] == [other.machine]
 
 
@@ -91,11 +91,11 @@ async def test_a_record_that_the_store_holds_damaged_hides_no_other_and_loses_no
     nobodys.mkdir()
     with still.process_in(data / "instances" / damaged.machine) as process:
         async with still.opened(data, choice.driver) as there:
-            assert [one.id for one in (await there.fleet.list(ALICE)).items] == [other.id]
+            assert [one.id for one in (await there.fleet.sandboxes.list(ALICE)).items] == [other.id]
             with pytest.raises(Damaged, match=f"record of sandbox {damaged.id} is damaged"):
-                await there.fleet.get(ALICE, damaged.id)
+                await there.fleet.sandboxes.get(ALICE, damaged.id)
             with pytest.raises(NotFound):
-                await there.fleet.get(BOB, damaged.id)
+                await there.fleet.sandboxes.get(BOB, damaged.id)
             assert process.alive()
             assert (there.instances / damaged.machine / "disk").exists()
             # What belongs to nobody is removed only if it is known to.
@@ -110,44 +110,46 @@ async def test_fields_of_a_later_release_are_passed_over(tmp_path: Path, choice:
         later = {name: value for name, value in document.items() if name not in {"base", "memory", "left_ms"}}
         await collection.replace({**later, "mood": "good"})
     async with still.opened(tmp_path / "data", choice.driver) as there:
-        assert (await there.fleet.get(ALICE, sandbox.id)).name == "box"
+        assert (await there.fleet.sandboxes.get(ALICE, sandbox.id)).name == "box"
 
 
 async def test_a_snapshot_that_cannot_be_read_harms_no_other(tmp_path: Path, choice: Choice) -> None:
     async with still.opened(tmp_path / "data", choice.driver) as there:
         mine, theirs = await sleeper(there, ALICE), await sleeper(there, BOB)
-        kept = await there.fleet.snapshot(BOB, theirs.id, name="kept")
-        nobodys, spoilt = [await there.fleet.snapshot(ALICE, mine.id, name=name) for name in ("nobodys", "spoilt")]
+        kept = await there.fleet.snapshots.take(BOB, theirs.id, name="kept")
+        nobodys, spoilt = [
+            await there.fleet.snapshots.take(ALICE, mine.id, name=name) for name in ("nobodys", "spoilt")
+        ]
         manifests = {one.id: there.data / "snapshots" / one.id / "snapshot.json" for one in (nobodys, spoilt)}
         still.change(manifests[nobodys.id], owner=None)
         still.change(manifests[spoilt.id], image=None)
-        assert await there.fleet.snapshots(BOB) == (kept,)
-        assert await there.fleet.get_snapshot(BOB, "kept") == kept
-        await there.fleet.snapshot(BOB, theirs.id)
-        (shown,) = await there.fleet.snapshots(ALICE)
+        assert await there.fleet.snapshots.list(BOB) == (kept,)
+        assert await there.fleet.snapshots.get(BOB, "kept") == kept
+        await there.fleet.snapshots.take(BOB, theirs.id)
+        (shown,) = await there.fleet.snapshots.list(ALICE)
         assert (shown.id, shown.name) == (spoilt.id, "spoilt")
         assert "it has no image" in shown.damage
         for call in (
-            lambda: there.fleet.restore(ALICE, mine.id, "spoilt"),
-            lambda: there.fleet.rename_snapshot(ALICE, "spoilt", "other"),
+            lambda: there.fleet.snapshots.restore(ALICE, mine.id, "spoilt"),
+            lambda: there.fleet.snapshots.rename(ALICE, "spoilt", "other"),
         ):
             with pytest.raises(Damaged, match="it has no image"):
                 await call()
-        await there.fleet.delete_snapshot(ALICE, "spoilt")
+        await there.fleet.snapshots.delete(ALICE, "spoilt")
         assert manifests[nobodys.id].exists()
         still.change(manifests[nobodys.id], owner=ALICE)
-        assert [one.id for one in await there.fleet.snapshots(ALICE)] == [nobodys.id]
+        assert [one.id for one in await there.fleet.snapshots.list(ALICE)] == [nobodys.id]
 
 
 async def test_a_snapshot_of_a_sleeper_is_the_hypervisors_that_put_it_to_sleep(tmp_path: Path, choice: Choice) -> None:
     async with still.opened(tmp_path / "data", choice.driver) as there:
         old = await sleeper(there, fingerprint="qemu 6.0 tcg max")
-        snapshot = await there.fleet.snapshot(ALICE, old.id)
+        snapshot = await there.fleet.snapshots.take(ALICE, old.id)
         assert snapshot.driver == "qemu 6.0 tcg max"
         manifest = there.data / "snapshots" / snapshot.id / "saved.json"
         assert json.loads(manifest.read_text())["fingerprint"] == snapshot.driver
         with pytest.raises(Conflict, match=r"was saved by qemu 6\.0 tcg max and loads into nothing else"):
-            await there.fleet.restore(ALICE, old.id, snapshot.id)
+            await there.fleet.snapshots.restore(ALICE, old.id, snapshot.id)
 
 
 async def test_of_many_snapshots_at_once_no_more_are_taken_than_the_owner_may_have(
@@ -159,18 +161,18 @@ async def test_of_many_snapshots_at_once_no_more_are_taken_than_the_owner_may_ha
 
         async def take(sandbox: Sandbox) -> None:
             try:
-                await there.fleet.snapshot(ALICE, sandbox.id)
+                await there.fleet.snapshots.take(ALICE, sandbox.id)
             except LimitExceeded as error:
                 refused.append(error.message)
 
         async with anyio.create_task_group() as tasks:
             for sandbox in sleepers:
                 tasks.start_soon(take, sandbox)
-        taken = await there.fleet.snapshots(ALICE)
+        taken = await there.fleet.snapshots.list(ALICE)
         assert sorted(one.name for one in taken) == ["box-1", "box-2", "box-3"]
         assert refused == ["snapshots: 3 of 3 exist already"] * 5
-        await there.fleet.delete_snapshot(ALICE, taken[0].id)
-        await there.fleet.snapshot(ALICE, sleepers[0].id)
+        await there.fleet.snapshots.delete(ALICE, taken[0].id)
+        await there.fleet.snapshots.take(ALICE, sleepers[0].id)
 
 
 async def test_what_a_failed_snapshot_counted_for_is_given_back(tmp_path: Path, choice: Choice) -> None:
@@ -178,6 +180,6 @@ async def test_what_a_failed_snapshot_counted_for_is_given_back(tmp_path: Path, 
         broken, whole = await sleeper(there), await sleeper(there)
         (there.instances / broken.machine / "machine.json").write_text("")
         with pytest.raises(Damaged):
-            await there.fleet.snapshot(ALICE, broken.id)
-        await there.fleet.snapshot(ALICE, whole.id)
-        assert os.listdir(there.data / "snapshots") == [(await there.fleet.snapshots(ALICE))[0].id]  # noqa: PTH208
+            await there.fleet.snapshots.take(ALICE, broken.id)
+        await there.fleet.snapshots.take(ALICE, whole.id)
+        assert os.listdir(there.data / "snapshots") == [(await there.fleet.snapshots.list(ALICE))[0].id]  # noqa: PTH208

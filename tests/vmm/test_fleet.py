@@ -17,7 +17,7 @@ from tests.waiting import PATIENCE_S, until
 from vmm.errors import Conflict, HostExhausted, InvalidInput, LimitExceeded, NotFound, SandboxLost, Unavailable
 from vmm.fleet import Fleet
 from vmm.guest.values import Command
-from vmm.hypervisor.process import strays
+from vmm.hypervisor.process import orphans
 from vmm.images.catalogue import Catalogue
 from vmm.sandboxes.limits import HostReserve, OwnerLimits
 from vmm.sandboxes.sandbox import Sandbox, State
@@ -31,27 +31,27 @@ Opener = Callable[..., AbstractAsyncContextManager[Fleet]]
 
 
 async def run(fleet: Fleet, ref: str, line: str) -> str:
-    outcome = await fleet.exec(ALICE, ref, Command(shell=line), wait_ms=30_000)
+    outcome = await fleet.guest.exec(ALICE, ref, Command(shell=line), wait_ms=30_000)
     assert outcome.exit_code == 0, outcome
     return outcome.stdout.data().decode()
 
 
 def hypervisor_of(data: Path, sandbox: Sandbox) -> int:
-    (process,) = strays(data / "instances")[data / "instances" / sandbox.id]
+    (process,) = orphans(data / "instances")[data / "instances" / sandbox.id]
     return process.pid
 
 
 async def until_killed(fleet: Fleet, sandbox: Sandbox) -> Sandbox:
     with anyio.fail_after(PATIENCE_S):
-        while (found := await fleet.get(ALICE, sandbox.id)).state is not State.KILLED:
+        while (found := await fleet.sandboxes.get(ALICE, sandbox.id)).state is not State.KILLED:
             await anyio.sleep(0.02)
     return found
 
 
 async def test_each_sandbox_is_a_machine_of_its_own(fleet: Fleet) -> None:
     asked = "cat /proc/sys/kernel/random/uuid /etc/machine-id; hostname"
-    first = await fleet.create(ALICE, SandboxSpec(name="one", image="minimal", mem=512))
-    second = await fleet.create(ALICE, SandboxSpec(name="two", image="minimal", mem=512))
+    first = await fleet.sandboxes.create(ALICE, SandboxSpec(name="one", image="minimal", mem=512))
+    second = await fleet.sandboxes.create(ALICE, SandboxSpec(name="two", image="minimal", mem=512))
     one, two = await run(fleet, first.id, asked), await run(fleet, second.id, asked)
     assert one.splitlines()[2] == "one"
     assert two.splitlines()[2] == "two"
@@ -61,20 +61,20 @@ async def test_each_sandbox_is_a_machine_of_its_own(fleet: Fleet) -> None:
 
 
 async def test_a_fresh_sandbox_knows_the_time(fleet: Fleet) -> None:
-    await fleet.create(ALICE, SPEC)
+    await fleet.sandboxes.create(ALICE, SPEC)
     before = time.time()
     assert before - 2 <= int(await run(fleet, "box", "date +%s")) <= time.time() + 2
 
 
 async def test_a_guest_does_not_reach_the_hosts_loopback(fleet: Fleet) -> None:
-    await fleet.create(ALICE, SPEC)
+    await fleet.sandboxes.create(ALICE, SPEC)
     reached: list[str] = []
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         listener.settimeout(0.2)
         for address in ("10.0.2.2", "10.0.2.3", "10.0.2.100"):
             knock = Command(shell=f"echo > /dev/tcp/{address}/{port}", timeout_ms=3000)
-            outcome = await fleet.exec(ALICE, "box", knock, wait_ms=10_000)
+            outcome = await fleet.guest.exec(ALICE, "box", knock, wait_ms=10_000)
             try:
                 listener.accept()[0].close()
                 reached.append(address)
@@ -84,150 +84,152 @@ async def test_a_guest_does_not_reach_the_hosts_loopback(fleet: Fleet) -> None:
 
 
 async def test_a_deleted_sandbox_leaves_nothing(fleet: Fleet, data: Path) -> None:
-    sandbox = await fleet.create(ALICE, SPEC)
-    await fleet.delete(ALICE, "box")
-    assert strays(data / "instances") == {}
+    sandbox = await fleet.sandboxes.create(ALICE, SPEC)
+    await fleet.sandboxes.delete(ALICE, "box")
+    assert orphans(data / "instances") == {}
     assert list((data / "instances").iterdir()) == []
-    assert (await fleet.list(ALICE)).total == 0
+    assert (await fleet.sandboxes.list(ALICE)).total == 0
     with pytest.raises(NotFound):
-        await fleet.get(ALICE, sandbox.id)
+        await fleet.sandboxes.get(ALICE, sandbox.id)
 
 
 async def test_deleting_needs_no_guest(fleet: Fleet, data: Path) -> None:
-    sandbox = await fleet.create(ALICE, SPEC)
+    sandbox = await fleet.sandboxes.create(ALICE, SPEC)
     os.kill(hypervisor_of(data, sandbox), signal.SIGSTOP)
     with anyio.fail_after(PATIENCE_S):
-        await fleet.delete(ALICE, sandbox.id)
-    assert strays(data / "instances") == {}
+        await fleet.sandboxes.delete(ALICE, sandbox.id)
+    assert orphans(data / "instances") == {}
 
 
 async def test_a_foreign_sandbox_answers_like_a_missing_one(fleet: Fleet) -> None:
-    sandbox = await fleet.create(ALICE, SPEC)
+    sandbox = await fleet.sandboxes.create(ALICE, SPEC)
     for ref in (sandbox.id, "box"):
         with pytest.raises(NotFound) as foreign:
-            await fleet.get(BOB, ref)
+            await fleet.sandboxes.get(BOB, ref)
         with pytest.raises(NotFound) as missing:
-            await fleet.get("c" * 24, ref)
+            await fleet.sandboxes.get("c" * 24, ref)
         assert str(foreign.value) == str(missing.value)
         with pytest.raises(NotFound):
-            await fleet.exec(BOB, ref, Command(shell="true"), wait_ms=1000)
+            await fleet.guest.exec(BOB, ref, Command(shell="true"), wait_ms=1000)
         with pytest.raises(NotFound):
-            await fleet.delete(BOB, ref)
-    assert (await fleet.list(BOB)).total == 0
-    assert (await fleet.get(ALICE, sandbox.id)).state is State.RUNNING
+            await fleet.sandboxes.delete(BOB, ref)
+    assert (await fleet.sandboxes.list(BOB)).total == 0
+    assert (await fleet.sandboxes.get(ALICE, sandbox.id)).state is State.RUNNING
 
 
 async def test_an_ambiguous_name_is_refused_with_the_ids(fleet: Fleet) -> None:
-    first, second = await fleet.create(ALICE, SPEC), await fleet.create(ALICE, SPEC)
+    first, second = await fleet.sandboxes.create(ALICE, SPEC), await fleet.sandboxes.create(ALICE, SPEC)
     with pytest.raises(Conflict) as refused:
-        await fleet.get(ALICE, "box")
+        await fleet.sandboxes.get(ALICE, "box")
     assert first.id in str(refused.value)
     assert second.id in str(refused.value)
 
 
 async def test_lists_are_newest_first_in_pages_and_by_labels(fleet: Fleet) -> None:
     for n in range(3):
-        await fleet.create(ALICE, SandboxSpec(name=f"n{n}", image="minimal", mem=512, labels={"odd": str(n % 2)}))
-    page = await fleet.list(ALICE, page=1, limit=2)
+        await fleet.sandboxes.create(
+            ALICE, SandboxSpec(name=f"n{n}", image="minimal", mem=512, labels={"odd": str(n % 2)})
+        )
+    page = await fleet.sandboxes.list(ALICE, page=1, limit=2)
     assert ([sandbox.name for sandbox in page.items], page.total) == (["n2", "n1"], 3)
-    assert [sandbox.name for sandbox in (await fleet.list(ALICE, page=2, limit=2)).items] == ["n0"]
-    assert [sandbox.name for sandbox in (await fleet.list(ALICE, labels={"odd": "1"})).items] == ["n1"]
+    assert [sandbox.name for sandbox in (await fleet.sandboxes.list(ALICE, page=2, limit=2)).items] == ["n0"]
+    assert [sandbox.name for sandbox in (await fleet.sandboxes.list(ALICE, labels={"odd": "1"})).items] == ["n1"]
 
 
 async def test_what_may_change_changes(fleet: Fleet) -> None:
-    sandbox = await fleet.create(ALICE, SPEC)
-    changed = await fleet.update(ALICE, "box", name="den", labels={"a": "b"}, auto_sleep=False)
+    sandbox = await fleet.sandboxes.create(ALICE, SPEC)
+    changed = await fleet.sandboxes.update(ALICE, "box", name="den", labels={"a": "b"}, auto_sleep=False)
     assert (changed.id, changed.name, changed.labels, changed.auto_sleep) == (sandbox.id, "den", {"a": "b"}, False)
     with pytest.raises(InvalidInput):
-        await fleet.update(ALICE, "den", name="No")
-    assert await fleet.get(ALICE, "den") == changed
+        await fleet.sandboxes.update(ALICE, "den", name="No")
+    assert await fleet.sandboxes.get(ALICE, "den") == changed
 
 
 async def test_the_sandboxs_environment_reaches_commands_and_terminals(fleet: Fleet) -> None:
-    await fleet.create(ALICE, SandboxSpec(name="box", image="minimal", mem=512, env={"A": "1", "B": "2"}))
+    await fleet.sandboxes.create(ALICE, SandboxSpec(name="box", image="minimal", mem=512, env={"A": "1", "B": "2"}))
     command = Command(shell="echo $A$B", env={"B": "3"})
-    assert (await fleet.exec(ALICE, "box", command, wait_ms=10_000)).stdout.data() == b"13\n"
+    assert (await fleet.guest.exec(ALICE, "box", command, wait_ms=10_000)).stdout.data() == b"13\n"
 
 
 async def test_limits_are_named_and_a_refusal_leaves_nothing(open_fleet: Opener, data: Path) -> None:
     async with open_fleet(limits=OwnerLimits(sandboxes=1)) as fleet:
-        await fleet.create(ALICE, SPEC)
+        await fleet.sandboxes.create(ALICE, SPEC)
         with pytest.raises(LimitExceeded, match="sandboxes: 1 of 1"):
-            await fleet.create(ALICE, SPEC)
-        await fleet.create(BOB, SPEC)
+            await fleet.sandboxes.create(ALICE, SPEC)
+        await fleet.sandboxes.create(BOB, SPEC)
         assert len(list((data / "instances").iterdir())) == 2
-        await fleet.delete(ALICE, "box")
-        await fleet.create(ALICE, SPEC)
+        await fleet.sandboxes.delete(ALICE, "box")
+        await fleet.sandboxes.create(ALICE, SPEC)
 
 
 async def test_a_host_without_memory_refuses(open_fleet: Opener, data: Path) -> None:
     async with open_fleet(reserve=HostReserve(memory=1024 * 1024)) as fleet:
         with pytest.raises(HostExhausted, match="MiB of memory available"):
-            await fleet.create(ALICE, SPEC)
-        assert (await fleet.list(ALICE)).total == 0
+            await fleet.sandboxes.create(ALICE, SPEC)
+        assert (await fleet.sandboxes.list(ALICE)).total == 0
         assert list((data / "instances").iterdir()) == []
 
 
 async def test_an_image_that_is_not_built_is_said_with_the_command(open_fleet: Opener, tmp_path: Path) -> None:
     async with open_fleet(images=Catalogue(tmp_path / "empty")) as fleet:
         with pytest.raises(Unavailable, match="casemate image build code"):
-            await fleet.create(ALICE, SandboxSpec(name="box", image="code"))
+            await fleet.sandboxes.create(ALICE, SandboxSpec(name="box", image="code"))
         assert "casemate image build" in (await fleet.health("code"))["image"]
 
 
 @pytest.mark.kvm
 async def test_a_killed_machine_is_lost_with_its_reason(fleet: Fleet, data: Path) -> None:
-    sandbox = await fleet.create(ALICE, SPEC)
+    sandbox = await fleet.sandboxes.create(ALICE, SPEC)
     os.kill(hypervisor_of(data, sandbox), signal.SIGKILL)
     found = await until_killed(fleet, sandbox)
     assert found.reason == "its virtual machine was ended by signal 9 on the host"
     with pytest.raises(SandboxLost, match="signal 9 on the host; its memory and running processes are lost"):
-        await fleet.exec(ALICE, "box", Command(shell="true"), wait_ms=1000)
-    await fleet.delete(ALICE, "box")
+        await fleet.guest.exec(ALICE, "box", Command(shell="true"), wait_ms=1000)
+    await fleet.sandboxes.delete(ALICE, "box")
     assert list((data / "instances").iterdir()) == []
 
 
 async def test_a_machine_that_dies_under_a_command_says_so(fleet: Fleet, data: Path) -> None:
-    sandbox = await fleet.create(ALICE, SPEC)
+    sandbox = await fleet.sandboxes.create(ALICE, SPEC)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_kill_under_a_command, fleet, hypervisor_of(data, sandbox))
         with pytest.raises(SandboxLost):
-            await fleet.exec(ALICE, "box", Command(shell="sleep 30"), wait_ms=30_000)
+            await fleet.guest.exec(ALICE, "box", Command(shell="sleep 30"), wait_ms=30_000)
 
 
 async def _kill_under_a_command(fleet: Fleet, pid: int) -> None:
-    await until(lambda: fleet.processes(ALICE, "box"))
+    await until(lambda: fleet.guest.processes(ALICE, "box"))
     os.kill(pid, signal.SIGKILL)
 
 
 async def test_a_guest_that_shuts_down_is_lost_with_its_reason(fleet: Fleet) -> None:
-    sandbox = await fleet.create(ALICE, SPEC)
-    await fleet.start(ALICE, "box", Command(shell="echo o > /proc/sysrq-trigger"))
+    sandbox = await fleet.sandboxes.create(ALICE, SPEC)
+    await fleet.guest.start(ALICE, "box", Command(shell="echo o > /proc/sysrq-trigger"))
     assert "from inside" in (await until_killed(fleet, sandbox)).reason
 
 
 async def test_a_cancelled_create_leaves_nothing(fleet: Fleet, data: Path) -> None:
     for delay in (0.02, 0.1, 0.2, 0.35):
         with anyio.move_on_after(delay) as limit:
-            await fleet.create(ALICE, SPEC)
+            await fleet.sandboxes.create(ALICE, SPEC)
         if not limit.cancelled_caught:
-            await fleet.delete(ALICE, "box")
-        assert strays(data / "instances") == {}
+            await fleet.sandboxes.delete(ALICE, "box")
+        assert orphans(data / "instances") == {}
         assert list((data / "instances").iterdir()) == []
-        assert (await fleet.list(ALICE)).total == 0
+        assert (await fleet.sandboxes.list(ALICE)).total == 0
 
 
 async def test_several_are_created_at_once(fleet: Fleet) -> None:
     async with anyio.create_task_group() as tasks:
         for n in range(4):
-            tasks.start_soon(fleet.create, ALICE, SandboxSpec(name=f"n{n}", image="minimal", mem=512))
+            tasks.start_soon(fleet.sandboxes.create, ALICE, SandboxSpec(name=f"n{n}", image="minimal", mem=512))
     for n in range(4):
         assert await run(fleet, f"n{n}", "hostname") == f"n{n}\n"
 
 
 async def test_a_full_guest_disk_is_the_guests_own_trouble(fleet: Fleet) -> None:
-    await fleet.create(ALICE, SPEC)
-    outcome = await fleet.exec(
+    await fleet.sandboxes.create(ALICE, SPEC)
+    outcome = await fleet.guest.exec(
         ALICE, "box", Command(shell="head -c 4096 /dev/zero > /root/small; fallocate -l 20G /root/big"), wait_ms=30_000
     )
     assert b"No space left" in outcome.stderr.data()
@@ -235,7 +237,7 @@ async def test_a_full_guest_disk_is_the_guests_own_trouble(fleet: Fleet) -> None
 
 
 async def test_two_cpus_and_more_memory_are_there(fleet: Fleet) -> None:
-    await fleet.create(ALICE, SandboxSpec(name="big", image="minimal", cpu=2, mem=1024))
+    await fleet.sandboxes.create(ALICE, SandboxSpec(name="big", image="minimal", cpu=2, mem=1024))
     assert await run(fleet, "big", "nproc") == "2\n"
     assert (
         int(
@@ -254,7 +256,7 @@ async def test_a_sandbox_is_made_of_a_machine_that_waits_for_it(open_fleet: Open
         await fleet.prepare("minimal", cpu=1, mem=512)
         machines = {await _another_waits(data, set())}
         for name in ("one", "two"):
-            sandbox = await fleet.create(ALICE, SandboxSpec(name=name, image="minimal", mem=512))
+            sandbox = await fleet.sandboxes.create(ALICE, SandboxSpec(name=name, image="minimal", mem=512))
             assert sandbox.machine in machines
             assert await run(fleet, name, "hostname") == f"{name}\n"
             machines.add(await _another_waits(data, machines))
@@ -263,7 +265,7 @@ async def test_a_sandbox_is_made_of_a_machine_that_waits_for_it(open_fleet: Open
         assert len(list((data / "instances").iterdir())) == 2
         for name in ("one", "two"):
             assert await run(fleet, name, "hostname") == f"{name}\n"
-            await fleet.delete(ALICE, name)
+            await fleet.sandboxes.delete(ALICE, name)
         assert list((data / "instances").iterdir()) == []
 
 

@@ -27,8 +27,8 @@ sleep 1000;
 
 @pytest.fixture
 async def link(fleet: Fleet) -> AsyncGenerator[GuestLink]:
-    await fleet.create(ALICE, SandboxSpec(name="box", image="minimal", mem=256))
-    async with fleet.reach(ALICE, "box") as (_, link):
+    await fleet.sandboxes.create(ALICE, SandboxSpec(name="box", image="minimal", mem=256))
+    async with fleet.guest.reach(ALICE, "box") as (_, link):
         yield link
 
 

@@ -13,7 +13,7 @@ from tests.conftest import Opener
 from vmm.errors import LinkError
 from vmm.fleet import Fleet
 from vmm.guest.values import Command, Outcome
-from vmm.hypervisor.process import strays
+from vmm.hypervisor.process import orphans
 from vmm.sandboxes.spec import SandboxSpec
 
 pytestmark = [pytest.mark.anyio, pytest.mark.vm]
@@ -29,14 +29,14 @@ BOMB = "burst() { while :; do burst & done; }; burst"
 async def box(open_fleet: Opener, data: Path) -> AsyncGenerator[Fleet]:
     """A fleet with one sandbox, `box`."""
     async with open_fleet() as fleet:
-        await fleet.create(ALICE, SandboxSpec(name="box", image="minimal", mem=256))
+        await fleet.sandboxes.create(ALICE, SandboxSpec(name="box", image="minimal", mem=256))
         yield fleet
-        await fleet.delete(ALICE, "box")
-    assert strays(data / "instances") == {}
+        await fleet.sandboxes.delete(ALICE, "box")
+    assert orphans(data / "instances") == {}
 
 
 async def sh(fleet: Fleet, line: str, *, user: str = "", timeout_ms: int = 0) -> Outcome:
-    return await fleet.exec(ALICE, "box", Command(shell=line, user=user, timeout_ms=timeout_ms), wait_ms=WAIT_MS)
+    return await fleet.guest.exec(ALICE, "box", Command(shell=line, user=user, timeout_ms=timeout_ms), wait_ms=WAIT_MS)
 
 
 async def said(fleet: Fleet, line: str, *, user: str = "") -> str:
@@ -46,18 +46,18 @@ async def said(fleet: Fleet, line: str, *, user: str = "") -> str:
 
 
 async def test_a_sandbox_sees_its_own_processes_devices_and_cgroups(box: Fleet) -> None:
-    running = await box.start(ALICE, "box", Command(argv=("sleep", "1000")))
+    running = await box.guest.start(ALICE, "box", Command(argv=("sleep", "1000")))
     assert await said(box, f"cat /proc/{running.pid}/comm; cat /proc/1/comm") == "sleep\ninit"
     assert set((await said(box, "cat /proc/[0-9]*/comm")).split()) == {"init", "sleep", "cat"}
     assert await said(box, "ls /sys/class/net") == "lo"
     assert await said(box, "cat /proc/self/cgroup") != "0::/"
     assert (await said(box, "cat /sys/fs/cgroup/cgroup.subtree_control")).split() == ["cpu", "memory", "pids"]
     memory = int(await said(box, "cat /sys/fs/cgroup/memory.max"))
-    assert memory < (await box.metrics(ALICE, "box")).memory_total
+    assert memory < (await box.guest.metrics(ALICE, "box")).memory_total
     # What the agent reads for a model or a client is what the sandbox's programs see, though it is none of them.
-    assert b"overlay / overlay" in (await box.read_file(ALICE, "box", "/proc/mounts")).data
-    assert (await box.read_file(ALICE, "box", "/proc/self/comm")).data == b"init\n"
-    await box.signal(ALICE, "box", running.pid, 9)
+    assert b"overlay / overlay" in (await box.guest.read_file(ALICE, "box", "/proc/mounts")).data
+    assert (await box.guest.read_file(ALICE, "box", "/proc/self/comm")).data == b"init\n"
+    await box.guest.signal(ALICE, "box", running.pid, 9)
 
 
 async def test_root_cannot_end_or_cut_off_the_agent(box: Fleet) -> None:
@@ -74,7 +74,7 @@ async def test_root_cannot_end_or_cut_off_the_agent(box: Fleet) -> None:
 
 
 async def test_a_reboot_from_inside_starts_the_sandbox_anew_with_its_files(box: Fleet) -> None:
-    running = await box.start(ALICE, "box", Command(shell="echo kept > /root/file; sync; sleep 1000"))
+    running = await box.guest.start(ALICE, "box", Command(shell="echo kept > /root/file; sync; sleep 1000"))
     await said(box, "until [ -s /root/file ]; do sleep 0.1; done")
     with suppress(LinkError):  # Unless its own end is told before the agent's.
         await sh(box, REBOOT)
@@ -102,7 +102,7 @@ async def test_a_fork_bomb_ends_at_its_time_limit_and_others_run_meanwhile(box: 
 
 
 async def test_a_command_that_eats_all_memory_is_ended_alone_and_named(box: Fleet) -> None:
-    beside = await box.start(ALICE, "box", Command(argv=("sleep", "1000")))
+    beside = await box.guest.start(ALICE, "box", Command(argv=("sleep", "1000")))
     greedy = await sh(box, GREEDY)
     assert greedy.exit_code == 137
     name, size, unit = greedy.memory_kill.split()
@@ -138,6 +138,6 @@ async def _until_anew(fleet: Fleet, pid: int) -> None:
     with anyio.fail_after(300):
         while True:
             with suppress(LinkError):
-                if pid not in [info.pid for info in await fleet.processes(ALICE, "box")]:
+                if pid not in [info.pid for info in await fleet.guest.processes(ALICE, "box")]:
                     return
             await anyio.sleep(0.2)

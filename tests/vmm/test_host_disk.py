@@ -53,7 +53,7 @@ async def fill_up(place: Path, *, but: int) -> Path:
 
 
 async def said(fleet: Fleet, line: str) -> str:
-    outcome = await fleet.exec(OWNER, "box", Command(shell=line), wait_ms=30_000)
+    outcome = await fleet.guest.exec(OWNER, "box", Command(shell=line), wait_ms=30_000)
     assert outcome.exit_code == 0, outcome
     return outcome.stdout.data().decode().strip()
 
@@ -62,14 +62,14 @@ async def test_a_full_host_disk_stops_a_machine_and_room_lets_it_go_on(
     open_fleet: Callable[..., AbstractAsyncContextManager[Fleet]], small_disk: Path
 ) -> None:
     async with open_fleet(at=small_disk, reserve=HostReserve(disk=1)) as fleet:
-        await fleet.create(OWNER, SPEC)
+        await fleet.sandboxes.create(OWNER, SPEC)
         ballast = await fill_up(small_disk, but=100 * MIB)
         fill = Command(shell="yes | head -c 260M > /root/big && sync && stat -c %s /root/big")
-        started = await fleet.start(OWNER, "box", fill)
+        started = await fleet.guest.start(OWNER, "box", fill)
         with anyio.fail_after(PATIENCE_S):
             while True:
                 try:
-                    await fleet.wait(OWNER, "box", started.pid, wait_ms=1000)
+                    await fleet.guest.wait(OWNER, "box", started.pid, wait_ms=1000)
                 except HostExhausted as error:
                     assert "host's disk is full" in error.message
                     assert error.retryable
@@ -78,26 +78,26 @@ async def test_a_full_host_disk_stops_a_machine_and_room_lets_it_go_on(
         with anyio.fail_after(PATIENCE_S):
             while True:
                 try:
-                    done = await fleet.wait(OWNER, "box", started.pid, wait_ms=5000)
+                    done = await fleet.guest.wait(OWNER, "box", started.pid, wait_ms=5000)
                 except HostExhausted:
                     continue
                 if not done.running:
                     break
         assert done.stdout.data() == f"{260 * MIB}\n".encode(), done
-        await fleet.delete(OWNER, "box")
+        await fleet.sandboxes.delete(OWNER, "box")
 
 
 async def test_a_create_on_a_full_host_disk_is_refused_and_leaves_nothing(
     open_fleet: Callable[..., AbstractAsyncContextManager[Fleet]], small_disk: Path
 ) -> None:
     async with open_fleet(at=small_disk, reserve=HostReserve(disk=1)) as fleet:
-        await fleet.create(OWNER, SPEC)
-        await fleet.delete(OWNER, "box")
+        await fleet.sandboxes.create(OWNER, SPEC)
+        await fleet.sandboxes.delete(OWNER, "box")
         await fill_up(small_disk, but=2 * MIB)
         with pytest.raises(HostExhausted, match="disk"):
-            await fleet.create(OWNER, SPEC)
+            await fleet.sandboxes.create(OWNER, SPEC)
         assert list((small_disk / "instances").iterdir()) == []
-        assert (await fleet.list(OWNER)).total == 0
+        assert (await fleet.sandboxes.list(OWNER)).total == 0
 
 
 @pytest.mark.parametrize("own_memory", [True, False])
@@ -105,40 +105,40 @@ async def test_what_finds_no_room_on_the_hosts_disk_leaves_a_sandbox_as_it_was(
     open_fleet: Callable[..., AbstractAsyncContextManager[Fleet]], small_disk: Path, own_memory: bool
 ) -> None:
     async with open_fleet(at=small_disk, reserve=HostReserve(disk=1), own_memory=own_memory) as fleet:
-        await fleet.create(OWNER, SPEC)
+        await fleet.sandboxes.create(OWNER, SPEC)
         await said(fleet, "echo ram > /dev/shm/nonce")
-        first = await fleet.snapshot(OWNER, "box", name="first")
+        first = await fleet.snapshots.take(OWNER, "box", name="first")
         places = set((small_disk / "instances").iterdir()) | set((small_disk / "snapshots").iterdir())
         ballast = await fill_up(small_disk, but=3 * MIB)
         for attempt in (
-            lambda: fleet.snapshot(OWNER, "box", name="second"),
-            lambda: fleet.fork(OWNER, "box"),
-            lambda: fleet.restore(OWNER, "box", "first"),
-            *([] if own_memory else [lambda: fleet.sleep(OWNER, "box")]),
+            lambda: fleet.snapshots.take(OWNER, "box", name="second"),
+            lambda: fleet.snapshots.fork(OWNER, "box"),
+            lambda: fleet.snapshots.restore(OWNER, "box", "first"),
+            *([] if own_memory else [lambda: fleet.lifecycle.sleep(OWNER, "box")]),
         ):
             with pytest.raises(HostExhausted, match="disk"):
                 await attempt()
             assert await said(fleet, "cat /dev/shm/nonce") == "ram"
             assert set((small_disk / "instances").iterdir()) | set((small_disk / "snapshots").iterdir()) == places
-        assert await fleet.snapshots(OWNER) == (first,)
+        assert await fleet.snapshots.list(OWNER) == (first,)
         await anyio.to_thread.run_sync(ballast.unlink)
-        await fleet.sleep(OWNER, "box")
+        await fleet.lifecycle.sleep(OWNER, "box")
         ballast = await fill_up(small_disk, but=3 * MIB)
         with pytest.raises(HostExhausted, match="disk"):
-            await fleet.wake(OWNER, "box")
-        assert (await fleet.get(OWNER, "box")).state is State.ASLEEP
+            await fleet.lifecycle.wake(OWNER, "box")
+        assert (await fleet.sandboxes.get(OWNER, "box")).state is State.ASLEEP
         await anyio.to_thread.run_sync(ballast.unlink)
         assert await said(fleet, "cat /dev/shm/nonce") == "ram"
-        await fleet.delete(OWNER, "box")
+        await fleet.sandboxes.delete(OWNER, "box")
 
 
 async def test_memory_of_its_own_has_its_room_on_the_disk_before_a_machine_runs(
     open_fleet: Callable[..., AbstractAsyncContextManager[Fleet]], small_disk: Path
 ) -> None:
     async with open_fleet(at=small_disk, reserve=HostReserve(disk=1), own_memory=True) as fleet:
-        await fleet.create(OWNER, SPEC)
+        await fleet.sandboxes.create(OWNER, SPEC)
         await fill_up(small_disk, but=MIB)
         assert await said(fleet, "head -c 100M /dev/zero | tr '\\0' x > /dev/shm/big; stat -c %s /dev/shm/big") == str(
             100 * MIB
         )
-        await fleet.delete(OWNER, "box")
+        await fleet.sandboxes.delete(OWNER, "box")

@@ -6,14 +6,14 @@ import pytest
 from structlog.testing import capture_logs
 
 from vmm.errors import Unavailable
-from vmm.repeated_warnings import Complaints
+from vmm.repeated_warnings import RepeatedWarnings
 
 GONE = Unavailable("The store does not answer")
 
 
 @pytest.mark.parametrize("error", [GONE, ExceptionGroup("of one", [ExceptionGroup("of one", [GONE])])])
 def test_what_was_foreseen_is_told_once_with_its_reason_and_no_trace(error: Exception) -> None:
-    complaints = Complaints()
+    complaints = RepeatedWarnings()
     with capture_logs() as logs:
         for _ in range(3):
             with complaints.about("deletions not finished"):
@@ -28,7 +28,7 @@ def test_what_was_foreseen_is_told_once_with_its_reason_and_no_trace(error: Exce
 
 def test_a_defect_is_told_with_its_trace() -> None:
     defect = KeyError("nobody thought of it")
-    with capture_logs() as logs, Complaints().about("deletions not finished"):
+    with capture_logs() as logs, RepeatedWarnings().about("deletions not finished"):
         raise ExceptionGroup("of two", [defect, GONE])
     (entry,) = logs
     assert entry["exc_info"].exceptions == (defect, GONE)

@@ -15,7 +15,7 @@ from tests.vmm.lifecycle.test_lifecycle import ALICE, SPEC, hypervisors, kill, r
 from vmm.errors import CasemateError, Conflict, LinkTimeout, NotFound, Unavailable
 from vmm.fleet import Fleet
 from vmm.guest.values import Command
-from vmm.hypervisor.process import strays
+from vmm.hypervisor.process import orphans
 from vmm.machines.machine import MachineRecord
 from vmm.sandboxes.sandbox import Sandbox, State
 from vmm.sandboxes.spec import SandboxSpec
@@ -28,7 +28,7 @@ Opener = Callable[..., AbstractAsyncContextManager[Fleet]]
 @contextmanager
 def frozen(data: Path, sandbox: Sandbox) -> Generator[None]:
     """For the length of a block neither the guest nor its hypervisor does anything; they may be ended in it."""
-    (process,) = strays(data / "instances")[data / "instances" / sandbox.machine]
+    (process,) = orphans(data / "instances")[data / "instances" / sandbox.machine]
     os.kill(process.pid, signal.SIGSTOP)
     try:
         yield
@@ -44,21 +44,21 @@ def damage(saved: Path) -> None:
 
 async def until(fleet: Fleet, ref: str, state: State) -> Sandbox:
     with anyio.fail_after(60):
-        while (found := await fleet.get(ALICE, ref)).state is not state:
+        while (found := await fleet.sandboxes.get(ALICE, ref)).state is not state:
             await anyio.sleep(0.05)
     return found
 
 
 @pytest.mark.kvm
 async def test_a_sandbox_that_does_not_answer_is_shown_so_and_restarts_from_its_disk(fleet: Fleet, data: Path) -> None:
-    sandbox = await fleet.create(ALICE, SPEC)
+    sandbox = await fleet.sandboxes.create(ALICE, SPEC)
     await run(fleet, "box", "echo kept > /root/file; cp /etc/machine-id /root/id; sync; echo lost > /dev/shm/nonce")
     ended: list[str] = []
     restarted: list[Sandbox] = []
 
     async def under_way() -> None:
         with pytest.raises(CasemateError) as broken:
-            await fleet.exec(ALICE, "box", Command(shell="touch /root/begun; sleep 1000"), wait_ms=1_000_000)
+            await fleet.guest.exec(ALICE, "box", Command(shell="touch /root/begun; sleep 1000"), wait_ms=1_000_000)
         ended.append(str(broken.value))
 
     async with anyio.create_task_group() as tasks:
@@ -66,20 +66,20 @@ async def test_a_sandbox_that_does_not_answer_is_shown_so_and_restarts_from_its_
         await run(fleet, "box", "until test -e /root/begun; do sleep 0.05; done")
         with frozen(data, sandbox):
             with pytest.raises(LinkTimeout, match="restart_sandbox"):
-                await fleet.exec(ALICE, "box", Command(shell="true"), wait_ms=0)
-            shown = await fleet.get(ALICE, "box")
+                await fleet.guest.exec(ALICE, "box", Command(shell="true"), wait_ms=0)
+            shown = await fleet.sandboxes.get(ALICE, "box")
             assert shown.state is State.UNRESPONSIVE
             assert "has not answered for" in shown.reason
             assert "restart_sandbox" in shown.reason
-            assert (await fleet.list(ALICE)).items[0].state is State.UNRESPONSIVE
-            assert (await fleet.survey())[State.UNRESPONSIVE].sandboxes == 1
-            assert (await fleet.usage(ALICE)).mem == SPEC.mem
+            assert (await fleet.sandboxes.list(ALICE)).items[0].state is State.UNRESPONSIVE
+            assert (await fleet.sandboxes.survey())[State.UNRESPONSIVE].sandboxes == 1
+            assert (await fleet.sandboxes.usage(ALICE)).mem == SPEC.mem
             with pytest.raises(Conflict, match="is unresponsive"):
-                await fleet.fork(ALICE, "box")
-            for call in (fleet.revive, fleet.wake):
+                await fleet.snapshots.fork(ALICE, "box")
+            for call in (fleet.lifecycle.revive, fleet.lifecycle.wake):
                 with pytest.raises(Conflict, match=r"running already, but .*restart_sandbox"):
                     await call(ALICE, "box")
-            restarted.append(await fleet.restart(ALICE, "box"))
+            restarted.append(await fleet.lifecycle.restart(ALICE, "box"))
     assert len(ended) == 1
     assert (restarted[0].state, restarted[0].memory) == (State.RUNNING, "booted")
     assert "restarted from its disk: its memory and running processes are lost" in restarted[0].reason
@@ -87,61 +87,61 @@ async def test_a_sandbox_that_does_not_answer_is_shown_so_and_restarts_from_its_
     assert await run(fleet, "box", "cat /root/file; ls /dev/shm; cmp /root/id /etc/machine-id && echo same") == (
         "kept\nsame"
     )
-    assert await fleet.get(ALICE, "box") == restarted[0]
-    await fleet.sleep(ALICE, "box")
+    assert await fleet.sandboxes.get(ALICE, "box") == restarted[0]
+    await fleet.lifecycle.sleep(ALICE, "box")
     assert await run(fleet, "box", "cat /root/file") == "kept"
 
 
 async def test_a_sandbox_that_does_not_answer_restarts_from_its_newest_snapshot(fleet: Fleet, data: Path) -> None:
-    sandbox = await fleet.create(ALICE, SPEC)
+    sandbox = await fleet.sandboxes.create(ALICE, SPEC)
     with pytest.raises(Conflict, match="no snapshot"):
-        await fleet.restart(ALICE, "box", from_snapshot=True)
+        await fleet.lifecycle.restart(ALICE, "box", from_snapshot=True)
     await run(fleet, "box", "echo then > /dev/shm/nonce; echo then > /root/file")
-    await fleet.snapshot(ALICE, "box", name="kept")
+    await fleet.snapshots.take(ALICE, "box", name="kept")
     await run(fleet, "box", "echo later > /dev/shm/nonce; echo later > /root/file")
     with frozen(data, sandbox):
-        restarted = await fleet.restart(ALICE, "box", from_snapshot=True)
+        restarted = await fleet.lifecycle.restart(ALICE, "box", from_snapshot=True)
     assert "newest snapshot, kept (" in restarted.reason
     assert hypervisors(data) == 1
     assert await run(fleet, "box", "cat /dev/shm/nonce /root/file") == "then\nthen"
-    for snapshot in await fleet.snapshots(ALICE):
-        await fleet.delete_snapshot(ALICE, snapshot.id)
+    for snapshot in await fleet.snapshots.list(ALICE):
+        await fleet.snapshots.delete(ALICE, snapshot.id)
 
 
 async def test_one_that_nobody_calls_is_found_out_stays_awake_and_comes_back_by_itself(
     open_fleet: Opener, data: Path
 ) -> None:
     async with open_fleet(sweep_s=0.1) as fleet:
-        sandbox = await fleet.create(ALICE, SandboxSpec(name="box", image="minimal", mem=256, idle_s=1))
-        await fleet.start(ALICE, "box", Command(shell="sleep 1000"))
+        sandbox = await fleet.sandboxes.create(ALICE, SandboxSpec(name="box", image="minimal", mem=256, idle_s=1))
+        await fleet.guest.start(ALICE, "box", Command(shell="sleep 1000"))
         with frozen(data, sandbox):
             await until(fleet, "box", State.UNRESPONSIVE)
         assert (await until(fleet, "box", State.RUNNING)).reason == ""
-        await fleet.delete(ALICE, "box")
+        await fleet.sandboxes.delete(ALICE, "box")
 
 
 async def test_one_that_sleeps_or_is_killed_restarts_from_its_disk(fleet: Fleet, data: Path) -> None:
-    await fleet.create(ALICE, SPEC)
+    await fleet.sandboxes.create(ALICE, SPEC)
     await run(fleet, "box", "echo kept > /root/file; echo lost > /dev/shm/nonce")
-    await fleet.sleep(ALICE, "box")
-    assert (await fleet.restart(ALICE, "box")).state is State.RUNNING
+    await fleet.lifecycle.sleep(ALICE, "box")
+    assert (await fleet.lifecycle.restart(ALICE, "box")).state is State.RUNNING
     assert await run(fleet, "box", "cat /root/file; ls /dev/shm") == "kept"
-    asleep = await fleet.sleep(ALICE, "box")
+    asleep = await fleet.lifecycle.sleep(ALICE, "box")
     damage(data / "instances" / asleep.machine / "asleep" / "state")
-    assert (await fleet.restart(ALICE, "box")).state is State.RUNNING
-    await kill(fleet, data, await fleet.get(ALICE, "box"))
-    assert (await fleet.restart(ALICE, "box")).state is State.RUNNING
+    assert (await fleet.lifecycle.restart(ALICE, "box")).state is State.RUNNING
+    await kill(fleet, data, await fleet.sandboxes.get(ALICE, "box"))
+    assert (await fleet.lifecycle.restart(ALICE, "box")).state is State.RUNNING
     assert await run(fleet, "box", "cat /root/file") == "kept"
 
 
 async def test_what_a_guest_has_not_written_yet_is_written_before_it_is_restarted(fleet: Fleet) -> None:
-    await fleet.create(ALICE, SPEC)
+    await fleet.sandboxes.create(ALICE, SPEC)
     await run(fleet, "box", "echo fresh > /root/file")
     one: list[Sandbox] = []
     other: list[Sandbox] = []
 
     async def restart(result: list[Sandbox]) -> None:
-        result.append(await fleet.restart(ALICE, "box"))
+        result.append(await fleet.lifecycle.restart(ALICE, "box"))
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(restart, one)
@@ -151,46 +151,46 @@ async def test_what_a_guest_has_not_written_yet_is_written_before_it_is_restarte
 
 
 async def test_a_restart_that_fails_says_so_and_leaves_the_snapshots(fleet: Fleet, data: Path) -> None:
-    sandbox = await fleet.create(ALICE, SPEC)
+    sandbox = await fleet.sandboxes.create(ALICE, SPEC)
     await run(fleet, "box", "echo kept > /dev/shm/nonce")
-    await fleet.snapshot(ALICE, "box", name="kept")
+    await fleet.snapshots.take(ALICE, "box", name="kept")
     record = MachineRecord.read(data / "instances" / sandbox.machine)
     assert record is not None
     record.hardware.initramfs.unlink()
     with pytest.raises(Unavailable, match=r"is killed: it could not be restarted .* Restore one of its snapshots"):
-        await fleet.restart(ALICE, "box")
-    killed = await fleet.get(ALICE, "box")
+        await fleet.lifecycle.restart(ALICE, "box")
+    killed = await fleet.sandboxes.get(ALICE, "box")
     assert killed.state is State.KILLED
     assert "could not be restarted from its disk" in killed.reason
     assert hypervisors(data) == 0
-    assert (await fleet.restart(ALICE, "box", from_snapshot=True)).state is State.RUNNING
+    assert (await fleet.lifecycle.restart(ALICE, "box", from_snapshot=True)).state is State.RUNNING
     assert await run(fleet, "box", "cat /dev/shm/nonce") == "kept"
-    for snapshot in await fleet.snapshots(ALICE):
-        await fleet.delete_snapshot(ALICE, snapshot.id)
+    for snapshot in await fleet.snapshots.list(ALICE):
+        await fleet.snapshots.delete(ALICE, snapshot.id)
 
 
 async def test_one_that_is_deleted_while_it_is_restarted_is_gone(fleet: Fleet, data: Path) -> None:
-    sandbox = await fleet.create(ALICE, SPEC)
+    sandbox = await fleet.sandboxes.create(ALICE, SPEC)
     refused: list[CasemateError] = []
 
     async def restart() -> None:
         with pytest.raises(CasemateError) as error:
-            await fleet.restart(ALICE, sandbox.id)
+            await fleet.lifecycle.restart(ALICE, sandbox.id)
         refused.append(error.value)
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(restart)
         await until(fleet, sandbox.id, State.KILLED)
-        await fleet.delete(ALICE, sandbox.id)
+        await fleet.sandboxes.delete(ALICE, sandbox.id)
     assert isinstance(refused[0], NotFound)
-    assert strays(data / "instances") == {}
+    assert orphans(data / "instances") == {}
     assert list((data / "instances").iterdir()) == []
 
 
 async def test_a_restart_whose_caller_goes_away_is_finished(fleet: Fleet) -> None:
-    await fleet.create(ALICE, SPEC)
+    await fleet.sandboxes.create(ALICE, SPEC)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(fleet.restart, ALICE, "box")
+        tasks.start_soon(fleet.lifecycle.restart, ALICE, "box")
         await until(fleet, "box", State.KILLED)
         tasks.cancel_scope.cancel()
     assert "restarted from its disk" in (await until(fleet, "box", State.RUNNING)).reason

@@ -1,13 +1,12 @@
-"""The part of the fleet that goes through to a sandbox's guest: commands, processes, files, terminals.
+"""Calls that go through to a sandbox's guest: commands, processes, files, terminals.
 
 Each call names the owner and the sandbox (id or name) first; the rest, and what comes back, is `GuestLink`'s.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TypeVar
 
@@ -31,18 +30,27 @@ from ..guest.values import (
     TerminalInfo,
     TerminalOutput,
 )
+from ..lifecycle.access import GuestAccess
 from ..sandboxes.sandbox import Sandbox
+from .ownership import Ownership
 
 T = TypeVar("T")
 
 
-class GuestCalls(ABC):
-    """What a sandbox's owner may do inside it."""
+class GuestCalls:
+    """What a sandbox's owner may do inside it.
 
-    @abstractmethod
-    def reach(
-        self, owner: str, ref: str, *, wake: bool = True
-    ) -> AbstractAsyncContextManager[tuple[Sandbox, GuestLink]]:
+    Args:
+        ownership: Finds the owner's sandboxes.
+        access: Leads to their guests.
+    """
+
+    def __init__(self, ownership: Ownership, access: GuestAccess) -> None:
+        self._ownership = ownership
+        self._access = access
+
+    @asynccontextmanager
+    async def reach(self, owner: str, ref: str, *, wake: bool = True) -> AsyncGenerator[tuple[Sandbox, GuestLink]]:
         """Find a sandbox of the owner and the link to its guest, for one operation. One that sleeps is woken.
 
         Args:
@@ -55,6 +63,9 @@ class GuestCalls(ABC):
             Conflict: The name fits several.
             SandboxLost: Its machine has died.
         """
+        sandbox = await self._ownership.get(owner, ref)
+        async with self._access.use(sandbox) if wake else self._access.look(sandbox) as pair:
+            yield pair
 
     async def exec(
         self,

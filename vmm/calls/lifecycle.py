@@ -1,39 +1,45 @@
-"""The part of the fleet that changes the lives of sandboxes: sleep, wake, start again, put back to a snapshot."""
+"""Calls that change whether a sandbox runs: sleep, wake, start again."""
 
 from __future__ import annotations
 
 import os
-from abc import ABC, abstractmethod
 
 import anyio
 import structlog
 
 from ..errors import CasemateError, Conflict
-from ..lifecycle.lifecycle import Lives
-from ..machines.registry import Machines
-from ..machines.snapshots import Snapshots
+from ..lifecycle.restart import Restarter
+from ..lifecycle.sleep import Sleeper
+from ..machines.registry import MachineRegistry
 from ..sandboxes.sandbox import Sandbox
+from .ownership import Ownership
 
 log = structlog.get_logger(__name__)
 
 _AT_ONCE = os.cpu_count() or 1
 
 
-class LifeCalls(ABC):
-    """What a sandbox's owner may do to its life."""
+class LifecycleCalls:
+    """What a sandbox's owner may do to its life.
 
-    _lives: Lives
-    _machines: Machines
-    _snapshots: Snapshots
+    Args:
+        ownership: Finds the owner's sandboxes.
+        sleeper: Puts them to sleep and wakes them.
+        restarter: Starts them again.
+        machines: The machines that run.
+    """
 
-    @abstractmethod
-    async def get(self, owner: str, ref: str) -> Sandbox:
-        """One sandbox, by id or name.
+    def __init__(
+        self, *, ownership: Ownership, sleeper: Sleeper, restarter: Restarter, machines: MachineRegistry
+    ) -> None:
+        self._ownership = ownership
+        self._sleeper = sleeper
+        self._restarter = restarter
+        self._machines = machines
 
-        Raises:
-            NotFound: There is none, or it is somebody else's.
-            Conflict: The name fits several.
-        """
+    def __len__(self) -> int:
+        """How many machines run."""
+        return len(self._machines)
 
     async def sleep(self, owner: str, ref: str) -> Sandbox:
         """Put a sandbox to sleep with its memory; one that sleeps goes on sleeping. Calls in it are broken off.
@@ -43,7 +49,7 @@ class LifeCalls(ABC):
             HostExhausted: The host's disk is full; it runs on.
             Unavailable: The hypervisor could not save it; it runs on, if it lives.
         """
-        return await self._lives.sleep((await self.get(owner, ref)).id)
+        return await self._sleeper.sleep((await self._ownership.get(owner, ref)).id)
 
     async def sleep_all(self) -> int:
         """Put all sandboxes to sleep, to be woken by the next start; returns how many sleep. What fails runs on."""
@@ -54,7 +60,7 @@ class LifeCalls(ABC):
             nonlocal asleep
             async with slots:
                 try:
-                    await self._lives.sleep(sandbox_id, wake_at_start=True)
+                    await self._sleeper.sleep(sandbox_id, wake_at_start=True)
                     asleep += 1
                 except CasemateError as error:
                     log.warning("machine not put to sleep", sandbox=sandbox_id, error=error.message)
@@ -76,7 +82,7 @@ class LifeCalls(ABC):
             HostExhausted: The host lacks memory.
             Unavailable: The hypervisor failed.
         """
-        return await self._answering(await self._lives.wake((await self.get(owner, ref)).id))
+        return await self._answering(await self._sleeper.wake((await self._ownership.get(owner, ref)).id))
 
     async def revive(self, owner: str, ref: str) -> Sandbox:
         """Let a sandbox run again, whatever has become of it: from its sleep, its newest snapshot, or its disk.
@@ -90,7 +96,7 @@ class LifeCalls(ABC):
             HostExhausted: The host lacks memory or disk.
             Unavailable: The hypervisor failed.
         """
-        return await self._answering(await self._lives.revive((await self.get(owner, ref)).id))
+        return await self._answering(await self._restarter.revive((await self._ownership.get(owner, ref)).id))
 
     async def restart(self, owner: str, ref: str, *, from_snapshot: bool = False) -> Sandbox:
         """Start a sandbox again from its disk, or from its newest snapshot, whatever its guest does.
@@ -105,19 +111,7 @@ class LifeCalls(ABC):
             HostExhausted: The host lacks memory or disk.
             Unavailable: It did not come up: from a snapshot it is as it was, from its disk it is killed.
         """
-        return await self._lives.restart((await self.get(owner, ref)).id, from_snapshot=from_snapshot)
-
-    async def restore(self, owner: str, ref: str, snapshot: str) -> Sandbox:
-        """Put a sandbox back to a snapshot in place, whatever state it is in. If that fails, it is as it was.
-
-        Raises:
-            NotFound: There is no such sandbox or snapshot.
-            Conflict: The snapshot is of another image or size, or another hypervisor's.
-            Unavailable: A file of the snapshot is damaged, or the hypervisor failed.
-            HostExhausted: The host lacks memory or disk.
-        """
-        sandbox = await self.get(owner, ref)
-        return await self._lives.restore(sandbox, await self._snapshots.find(owner, snapshot))
+        return await self._restarter.restart((await self._ownership.get(owner, ref)).id, from_snapshot=from_snapshot)
 
     async def _answering(self, sandbox: Sandbox) -> Sandbox:
         """A sandbox that is said to run, if its guest says so, too."""

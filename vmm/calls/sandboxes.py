@@ -1,4 +1,4 @@
-"""The part of the fleet that needs records alone: which sandboxes there are, what they take, what is said of them."""
+"""Calls about sandboxes as a whole: create, find, list, change, delete, and what they take of the host."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
-from ..errors import Conflict, NotFound
+from ..lifecycle.create import Creator
+from ..lifecycle.delete import Deleter
+from ..machines.clone import silent
+from ..machines.templates import Report
 from ..sandboxes import lease
 from ..sandboxes.sandbox import Sandbox, State
-from ..sandboxes.spec import check_labels, check_name
-from ..sandboxes.store import Records
+from ..sandboxes.spec import SandboxSpec, check_labels, check_name
+from ..sandboxes.store import SandboxStore
 from ..sandboxes.usage import Usage
+from .ownership import Ownership
 
 _PAGE_LIMIT = 100
 
@@ -35,14 +39,46 @@ class Page:
         return cls(items=tuple(found[start : start + limit]), total=len(found), page=page, limit=limit)
 
 
-class RecordCalls:
-    """What a sandbox's owner may know of it, and change in what is known."""
+class SandboxCalls:
+    """What an owner may do with sandboxes as a whole: create, find, change and delete them.
 
-    _records: Records
-    _clock: Callable[[], int]
-    _found: Callable[[str], None]
-    _silence: Callable[[str], str]
-    """Why the guest of a sandbox that runs does not answer; empty if it does, as far as is known."""
+    Args:
+        ownership: Finds the owner's sandboxes.
+        records: The sandboxes' records.
+        creator: Makes new ones.
+        deleter: Ends them.
+        clock: Milliseconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        *,
+        ownership: Ownership,
+        records: SandboxStore,
+        creator: Creator,
+        deleter: Deleter,
+        clock: Callable[[], int],
+    ) -> None:
+        self._ownership = ownership
+        self._records = records
+        self._creator = creator
+        self._deleter = deleter
+        self._clock = clock
+
+    async def create(self, owner: str, spec: SandboxSpec, *, on_progress: Report | None = None) -> Sandbox:
+        """Create a sandbox; it is ready for commands when this returns. On failure nothing of it is left.
+
+        With a snapshot named, the image and the size are that one's.
+
+        Raises:
+            InvalidInput: A value of the spec is not allowed.
+            NotFound: There is no such snapshot.
+            Conflict: The snapshot's name fits several, or another hypervisor saved it.
+            LimitExceeded: The owner has enough.
+            HostExhausted: The host lacks memory or disk.
+            Unavailable: The image is not built, a snapshot is damaged, or the machine did not come up.
+        """
+        return await self._creator.create(owner, spec, on_progress or silent)
 
     async def get(self, owner: str, ref: str) -> Sandbox:
         """One sandbox, by id or name.
@@ -51,18 +87,14 @@ class RecordCalls:
             NotFound: There is none, or it is somebody else's.
             Conflict: The name fits several; the message lists their ids.
         """
-        sandbox = await self._records.get(owner, ref)
-        if sandbox is None or sandbox.state is State.DELETED:
-            sandbox = await self._only(owner, ref)
-        self._found(sandbox.id)
-        return self._shown(sandbox)
+        return await self._ownership.get(owner, ref)
 
     async def list(
         self, owner: str, *, labels: Mapping[str, str] | None = None, page: int = 1, limit: int = 20
     ) -> Page:
         """The owner's sandboxes, newest first; with labels, those that have all of them."""
         found = Page.of(await self._records.owned(owner), labels=labels, page=page, limit=limit)
-        return replace(found, items=tuple(self._shown(sandbox) for sandbox in found.items))
+        return replace(found, items=tuple(self._ownership.seen(sandbox) for sandbox in found.items))
 
     async def usage(self, owner: str) -> Usage:
         """What the owner's sandboxes take, as quotas count it."""
@@ -72,7 +104,7 @@ class RecordCalls:
         """What all sandboxes of this host take, whoever owns them, by state."""
         seen: dict[State, list[Sandbox]] = {state: [] for state in State}
         for state in State:
-            for sandbox in map(self._shown, await self._records.in_state(state)):
+            for sandbox in map(self._ownership.seen, await self._records.in_state(state)):
                 seen[sandbox.state].append(sandbox)
         return {state: Usage.of(sandboxes) for state, sandboxes in seen.items()}
 
@@ -121,22 +153,11 @@ class RecordCalls:
                 updated_ms=now,
             )
 
-        return self._shown(await self._records.change((await self.get(owner, ref)).id, changed))
+        return self._ownership.seen(await self._records.change((await self._ownership.get(owner, ref)).id, changed))
 
-    def _shown(self, sandbox: Sandbox) -> Sandbox:
-        """A record as its owner sees it: one that runs and whose guest does not answer is unresponsive."""
-        why = self._silence(sandbox.id) if sandbox.state is State.RUNNING else ""
-        return sandbox.silent(why) if why else sandbox
+    async def delete(self, owner: str, ref: str) -> None:
+        """Delete a sandbox with everything in it; its snapshots stay.
 
-    async def _only(self, owner: str, ref: str) -> Sandbox:
-        named = await self._records.named(owner, ref)
-        if not named:
-            raise NotFound(f"There is no sandbox {_shown(ref)}", hint="List the sandboxes, or create one")
-        if len(named) > 1:
-            ids = ", ".join(sandbox.id for sandbox in named)
-            raise Conflict(f"The name {_shown(ref)} fits several sandboxes: {ids}", hint="Use one of these ids")
-        return named[0]
-
-
-def _shown(ref: str) -> str:
-    return repr(ref if len(ref) <= 80 else f"{ref[:80]}…")
+        Never needs the guest; what a crash leaves, the next start finishes.
+        """
+        await self._deleter.delete((await self._ownership.get(owner, ref)).id)

@@ -1,8 +1,7 @@
-"""The part of the fleet that keeps and multiplies moments of sandboxes: snapshots and forks."""
+"""Calls that keep what sandboxes are at a moment, go back to it, and make more of it: snapshots and forks."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 import anyio
@@ -10,36 +9,50 @@ import anyio
 from storage.ids import new_id
 
 from ..errors import Conflict
-from ..lifecycle.create import Maker
+from ..lifecycle.create import Creator
 from ..lifecycle.forks import Fork, check_count
-from ..lifecycle.lifecycle import Lives
-from ..lifecycle.snapshot import Keeper
+from ..lifecycle.restore import Restorer
+from ..lifecycle.snapshot import Snapshotter
+from ..lifecycle.transitions import Transitions
 from ..lifecycle.unusable import unreachable
 from ..machines.clone import silent
 from ..machines.snapshots import Snapshot, Snapshots
 from ..machines.templates import Report
 from ..sandboxes.sandbox import Sandbox, State
 from ..sandboxes.spec import check_labels, check_name
+from .ownership import Ownership
 
 
-class SnapshotCalls(ABC):
-    """What a sandbox's owner may keep of it, and make of that."""
+class SnapshotCalls:
+    """What a sandbox's owner may keep of it, and make of that.
 
-    _keeper: Keeper
-    _lives: Lives
-    _maker: Maker
-    _snapshots: Snapshots
+    Args:
+        ownership: Finds the owner's sandboxes.
+        transitions: One change of a sandbox at a time.
+        snapshots: Those that are kept.
+        snapshotter: Takes and deletes them.
+        restorer: Puts sandboxes back to them.
+        creator: Makes forks.
+    """
 
-    @abstractmethod
-    async def get(self, owner: str, ref: str) -> Sandbox:
-        """One sandbox, by id or name.
+    def __init__(
+        self,
+        *,
+        ownership: Ownership,
+        transitions: Transitions,
+        snapshots: Snapshots,
+        snapshotter: Snapshotter,
+        restorer: Restorer,
+        creator: Creator,
+    ) -> None:
+        self._ownership = ownership
+        self._transitions = transitions
+        self._snapshots = snapshots
+        self._snapshotter = snapshotter
+        self._restorer = restorer
+        self._creator = creator
 
-        Raises:
-            NotFound: There is none, or it is somebody else's.
-            Conflict: The name fits several.
-        """
-
-    async def snapshot(
+    async def take(
         self, owner: str, ref: str, *, name: str = "", labels: Mapping[str, str] | None = None, created_by: str = ""
     ) -> Snapshot:
         """Keep what a running or sleeping sandbox is now. It goes on, with its open streams.
@@ -61,12 +74,12 @@ class SnapshotCalls(ABC):
         if name:
             check_name(name)
         check_labels(labels or {})
-        sandbox = await self.get(owner, ref)
-        async with self._lives.turn(sandbox.id):
-            sandbox = await self.get(owner, sandbox.id)
-            return await self._keeper.take(sandbox, name=name, labels=labels or {}, created_by=created_by)
+        sandbox = await self._ownership.get(owner, ref)
+        async with self._transitions.exclusive(sandbox.id):
+            sandbox = await self._ownership.get(owner, sandbox.id)
+            return await self._snapshotter.take(sandbox, name=name, labels=labels or {}, created_by=created_by)
 
-    async def snapshots(self, owner: str, *, sandbox: str = "") -> tuple[Snapshot, ...]:
+    async def list(self, owner: str, *, sandbox: str = "") -> tuple[Snapshot, ...]:
         """The owner's snapshots, newest first; with a sandbox named, by id or name, those that were taken of it."""
         owned = await self._snapshots.owned(owner)
         if not sandbox:
@@ -74,10 +87,10 @@ class SnapshotCalls(ABC):
         taken = tuple(snapshot for snapshot in owned if sandbox in {snapshot.sandbox, snapshot.sandbox_name})
         if taken:  # also of a sandbox that is gone
             return taken
-        found = await self.get(owner, sandbox)
+        found = await self._ownership.get(owner, sandbox)
         return tuple(snapshot for snapshot in owned if snapshot.sandbox == found.id)
 
-    async def get_snapshot(self, owner: str, ref: str) -> Snapshot:
+    async def get(self, owner: str, ref: str) -> Snapshot:
         """One snapshot, by id, by name, or by the beginning of its id.
 
         Raises:
@@ -86,7 +99,7 @@ class SnapshotCalls(ABC):
         """
         return await self._snapshots.find(owner, ref)
 
-    async def rename_snapshot(self, owner: str, ref: str, name: str) -> Snapshot:
+    async def rename(self, owner: str, ref: str, name: str) -> Snapshot:
         """Give a snapshot another name.
 
         Raises:
@@ -95,13 +108,25 @@ class SnapshotCalls(ABC):
         check_name(name)
         return await self._snapshots.rename(await self._snapshots.find(owner, ref), name)
 
-    async def delete_snapshot(self, owner: str, ref: str) -> None:
+    async def delete(self, owner: str, ref: str) -> None:
         """Delete a snapshot.
 
         Raises:
             Conflict: Snapshots or sandboxes were made from it; the message names them.
         """
-        await self._keeper.delete(await self._snapshots.find(owner, ref))
+        await self._snapshotter.delete(await self._snapshots.find(owner, ref))
+
+    async def restore(self, owner: str, ref: str, snapshot: str) -> Sandbox:
+        """Put a sandbox back to a snapshot in place, whatever state it is in. If that fails, it is as it was.
+
+        Raises:
+            NotFound: There is no such sandbox or snapshot.
+            Conflict: The snapshot is of another image or size, or another hypervisor's.
+            Unavailable: A file of the snapshot is damaged, or the hypervisor failed.
+            HostExhausted: The host lacks memory or disk.
+        """
+        sandbox = await self._ownership.get(owner, ref)
+        return await self._restorer.restore(sandbox, await self._snapshots.find(owner, snapshot))
 
     async def fork(
         self, owner: str, ref: str, count: int = 1, *, created_by: str = "", on_progress: Report | None = None
@@ -118,11 +143,11 @@ class SnapshotCalls(ABC):
             Unavailable: The hypervisor could not save it.
         """
         check_count(count)
-        parent = await self.get(owner, ref)
+        parent = await self._ownership.get(owner, ref)
         base = await self._snapshots.fork_base(new_id())
         try:
-            async with self._lives.turn(parent.id):
-                parent = await self.get(owner, parent.id)
+            async with self._transitions.exclusive(parent.id):
+                parent = await self._ownership.get(owner, parent.id)
                 if parent.state is State.CREATING:
                     raise unreachable(parent)
                 if parent.state is not State.RUNNING:
@@ -133,8 +158,8 @@ class SnapshotCalls(ABC):
                         f"Sandbox {parent.id} is {parent.state}, only a running one can be forked", hint=hint
                     )
                 await (on_progress or silent)(f"Saving {parent.name}")
-                saved = await self._lives.moment(parent, base)
-            return await self._maker.children(parent, saved, count, created_by)
+                saved = await self._snapshotter.checkpoint(parent, base)
+            return await self._creator.children(parent, saved, count, created_by)
         finally:
             with anyio.CancelScope(shield=True):
                 await self._snapshots.discard(base)

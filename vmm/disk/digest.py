@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from ..errors import Unavailable
-from .record_file import Written
+from .record_file import RecordFile
 from .sparse import data_runs
 
 _STEP = 4 * 1024 * 1024
@@ -44,7 +44,7 @@ def digest(path: Path) -> FileDigest:
     }
 
 
-def written(file: Written) -> FileDigest:
+def written(file: RecordFile) -> FileDigest:
     """A digest that was written down.
 
     Raises:

@@ -17,7 +17,7 @@ EXHAUSTED = NO_SPACE | {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 
 @contextmanager
-def host_files(what: str, place: Path) -> Generator[None]:
+def translate_os_errors(what: str, place: Path) -> Generator[None]:
     """Have a step on the host's files end well, or in an error that callers know.
 
     Args:
@@ -31,11 +31,11 @@ def host_files(what: str, place: Path) -> Generator[None]:
     try:
         yield
     except OSError as error:
-        raise told(error, what, place) from error
+        raise translate_os_error(error, what, place) from error
 
 
-def told(error: OSError, what: str, place: Path) -> CasemateError:
-    """The error that callers know for one of the host's; see `host_files`."""
+def translate_os_error(error: OSError, what: str, place: Path) -> CasemateError:
+    """The error that callers know for one of the host's; see `translate_os_errors`."""
     if error.errno in NO_SPACE:
         return HostExhausted(
             f"The host's disk is full: no room for {what} on {file_system(place)}",

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Self, TypeVar, cast
 
 from ..errors import Damaged
-from .os_errors import EXHAUSTED, told
+from .os_errors import EXHAUSTED, translate_os_error
 
 T = TypeVar("T")
 
@@ -23,7 +23,7 @@ _FIRST = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Written:
+class RecordFile:
     """The fields of one file, or of an object in it.
 
     Attributes:
@@ -56,7 +56,7 @@ class Written:
             return None
         except OSError as error:
             if error.errno in EXHAUSTED:
-                raise told(error, path.name, path) from error
+                raise translate_os_error(error, path.name, path) from error
             raise empty.damaged(f"it cannot be read ({error.strerror})") from error
         except (ValueError, RecursionError) as error:
             raise empty.damaged("it is not JSON") from error

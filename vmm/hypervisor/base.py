@@ -176,7 +176,7 @@ class Hypervisor(Protocol):
         """Why the host killed the machine, in words for its owner; empty if it did not. To be asked before `stop`."""
         ...
 
-    async def ailment(self, machine: Running) -> str:
+    async def problem(self, machine: Running) -> str:
         """Why a living machine does not run, in words for a user; empty if it runs."""
         ...
 

@@ -15,8 +15,7 @@ from typing import Any
 import anyio
 import httpx2
 
-from ..disk.os_errors import EXHAUSTED
-from ..disk.os_errors import told as told_of
+from ..disk.os_errors import EXHAUSTED, translate_os_error
 from ..errors import Unavailable
 from .startup import START_S
 from .unix_socket import address
@@ -106,7 +105,7 @@ async def api(socket: Path, *, call_s: float = CALL_S) -> AsyncGenerator[Api]:
             short = stack.enter_context(address(socket))
         except OSError as error:
             if error.errno in EXHAUSTED:
-                raise told_of(error, "the hypervisor's control socket", socket) from error
+                raise translate_os_error(error, "the hypervisor's control socket", socket) from error
             raise ApiError("The hypervisor has ended: its control socket is gone") from error
         transport = httpx2.AsyncHTTPTransport(uds=short, verify=_NO_CERTIFICATES)
         async with httpx2.AsyncClient(transport=transport, base_url="http://localhost", trust_env=False) as http:

@@ -203,7 +203,7 @@ class CloudHypervisor:
         """Why the host killed the machine, in words for its owner; empty if it did not. To be asked before `stop`."""
         return await self._confinement.why_killed(machine.directory)
 
-    async def ailment(self, machine: Running) -> str:
+    async def problem(self, machine: Running) -> str:
         """Why a living machine does not run, in words for a user; empty if it runs."""
         try:
             async with self._session(machine) as control:

@@ -18,7 +18,7 @@ from pathlib import Path
 import anyio
 import structlog
 
-from ..disk.os_errors import EXHAUSTED, told
+from ..disk.os_errors import EXHAUSTED, translate_os_error
 from ..errors import Unavailable
 from . import cgroup, delegation, users
 from .cgroup import Cgroups, Limits, NoCgroups, name_of
@@ -174,7 +174,7 @@ class Confinement:
             if isinstance(self.cgroups, Cgroups):
                 self._release(self.cgroups, directory)
             if error.errno in EXHAUSTED:
-                raise told(error, "the hypervisor", directory) from error
+                raise translate_os_error(error, "the hypervisor", directory) from error
             raise Unavailable(f"The hypervisor cannot be started: {error}", hint="Run casemate doctor") from error
         return process
 

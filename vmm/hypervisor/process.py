@@ -103,7 +103,7 @@ class ProcessRef:
         return done.si_status if done.si_code == os.CLD_EXITED else -done.si_status
 
 
-def strays(below: Path) -> dict[Path, list[ProcessRef]]:
+def orphans(below: Path) -> dict[Path, list[ProcessRef]]:
     """Every process that works in a directory below the given one, by that directory.
 
     This finds machines whose server died before it could write down their pid.

@@ -18,7 +18,7 @@ import anyio
 from anyio.abc import UNIXSocketStream
 from anyio.streams.buffered import BufferedByteReceiveStream
 
-from ..disk.os_errors import EXHAUSTED, told
+from ..disk.os_errors import EXHAUSTED, translate_os_error
 from ..errors import Unavailable
 from .unix_socket import connect_unix
 
@@ -65,7 +65,7 @@ class Qmp:
             raise QmpError(f"The hypervisor did not answer on its control socket within {deadline_s:g} s") from None
         except _GONE as error:
             if isinstance(error, OSError) and error.errno in EXHAUSTED:
-                raise told(error, "the hypervisor's control socket", socket) from error
+                raise translate_os_error(error, "the hypervisor's control socket", socket) from error
             raise QmpError("The hypervisor has ended") from error
         return session
 

@@ -47,7 +47,7 @@ def spawn(
 ) -> ProcessRef:
     """Start a program detached from the server, without privileges it could gain or keep. Blocks until it is started.
 
-    It leads a session of its own, works in `directory` (by which `strays` finds it again), reads nothing, and writes
+    It leads a session of its own, works in `directory` (by which `orphans` finds it again), reads nothing, and writes
     to `log`. It cannot gain privileges; started by root it keeps no capability. It leaves no core file behind, in
     which its guest's memory would be.
 

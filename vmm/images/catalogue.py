@@ -12,7 +12,7 @@ import anyio
 
 from vmm.errors import CasemateError, Conflict, HostExhausted, InvalidInput, Unavailable
 
-from ..disk.os_errors import host_files
+from ..disk.os_errors import translate_os_errors
 from . import base, kernel, toolbox
 from .builds import Site
 from .progress import Meter, Progress, silent
@@ -111,7 +111,7 @@ class Catalogue:
             HostExhausted: The server has too many files open.
         """
         recipes = self._recipes(name)
-        with host_files("the images", self._root):
+        with translate_os_errors("the images", self._root):
             return await anyio.to_thread.run_sync(self._find, name, recipes)
 
     async def ensure(self, name: str = DEFAULT, *, progress: Progress = silent) -> ImageSet:

@@ -20,8 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from vmm.errors import Damaged, Unavailable
 
 from ..disk.copy import sync_directory
-from ..disk.os_errors import EXHAUSTED, told
-from ..repeated_warnings import Complaints
+from ..disk.os_errors import EXHAUSTED, translate_os_error
+from ..repeated_warnings import RepeatedWarnings
 
 _MANIFEST = "manifest.json"
 _FORMAT = 1
@@ -92,7 +92,7 @@ class Store:
         # Every create looks up an image: what was read or checked once is not read again while it looks the same.
         self._manifests: dict[Path, Manifest] = {}
         self._checked: dict[Path, dict[str, list[int]]] = {}
-        self._complaints = Complaints()
+        self._complaints = RepeatedWarnings()
 
     def parts(self, name: str = "*") -> list[Part]:
         """All readable parts of a name, the newest first."""
@@ -198,7 +198,7 @@ def _manifest(directory: Path) -> Manifest | None:
         return None
     except OSError as error:
         if error.errno in EXHAUSTED:
-            raise told(error, "an image's manifest", path) from error
+            raise translate_os_error(error, "an image's manifest", path) from error
         raise Damaged(f"{directory.name}/{_MANIFEST} cannot be read: {error.strerror}") from error
     except ValidationError as error:
         first = error.errors(include_url=False)[0]

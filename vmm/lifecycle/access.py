@@ -10,31 +10,42 @@ import anyio
 from ..errors import CasemateError, Conflict, HostExhausted, LinkError, LinkTimeout, NotFound
 from ..guest.link import GuestLink
 from ..machines.machine import Machine
-from ..machines.registry import RESTART, Machines
+from ..machines.registry import RESTART, MachineRegistry
 from ..sandboxes.sandbox import Sandbox, State
-from ..sandboxes.store import Records
+from ..sandboxes.store import SandboxStore
 from .activity import Activity
-from .lifecycle import Lives
+from .sleep import Sleeper
+from .transitions import Transitions
 from .unusable import lost, unreachable
 
 _SETTLE_S = 4
 _RESTART = f"If it does not come back by itself, {RESTART}"
 
 
-class Reach:
+class GuestAccess:
     """The way to the guests.
 
     Args:
         records: The sandboxes' records.
         machines: The machines that run.
-        lives: Wakes those that do not.
+        transitions: One change of a sandbox at a time.
+        sleeper: Wakes those that sleep.
         activity: Who is in use.
     """
 
-    def __init__(self, records: Records, machines: Machines, lives: Lives, activity: Activity) -> None:
+    def __init__(
+        self,
+        *,
+        records: SandboxStore,
+        machines: MachineRegistry,
+        transitions: Transitions,
+        sleeper: Sleeper,
+        activity: Activity,
+    ) -> None:
         self._records = records
         self._machines = machines
-        self._lives = lives
+        self._transitions = transitions
+        self._sleeper = sleeper
         self._activity = activity
 
     @asynccontextmanager
@@ -72,30 +83,44 @@ class Reach:
         except LinkError as error:
             if not isinstance(error, LinkTimeout) and await self._machines.gone(sandbox.id, machine):
                 raise await self._gone(sandbox) from error
-            ailment = await self._ailment(sandbox, machine)
-            if ailment:
+            problem = await self._problem(sandbox, machine)
+            if problem:
                 raise HostExhausted(
-                    f"Sandbox {sandbox.id} does not run: {ailment}",
+                    f"Sandbox {sandbox.id} does not run: {problem}",
                     hint="It goes on by itself, with nothing lost, once the host has room again",
                 ) from error
             if machine.link.silent_s:
                 raise LinkTimeout(f"{error.message}: sandbox {sandbox.id} does not respond", hint=_RESTART) from error
             raise
 
-    async def _ailment(self, sandbox: Sandbox, machine: Machine) -> str:
+    async def is_idle(self, sandbox: Sandbox) -> bool:
+        """Whether nothing goes on inside that nobody outside asks for.
+
+        Raises:
+            LinkTimeout: Its guest does not answer.
+        """
+        machine = self._machines.get(sandbox.id)
+        if machine is None:
+            return False
+        if machine.link.silent_s:
+            raise LinkTimeout(self._machines.silence(sandbox.id))
+        going_on = await machine.link.activity()
+        return not (going_on.processes or going_on.terminals or going_on.connections)
+
+    async def _problem(self, sandbox: Sandbox, machine: Machine) -> str:
         """Why the machine does not run; empty if it does. Whether its guest still answers is known afterwards."""
         async with anyio.create_task_group() as tasks:
             if not machine.link.silent_s:
                 # One that closes connections, or opens none, may have no agent any more; or it has lost this one only.
                 tasks.start_soon(machine.link.answers)
-            return await self._machines.ailment(sandbox.id)
+            return await self._machines.problem(sandbox.id)
         raise AssertionError  # Not reached: the block either returns or raises.
 
     async def _awake(self, sandbox: Sandbox) -> Sandbox:
         found = await self._records.get(sandbox.owner, sandbox.id)
         if found is None or found.state is State.DELETED:
             raise _deleted(sandbox)
-        return await self._lives.wake(found.id) if found.state in {State.ASLEEP, State.RUNNING} else found
+        return await self._sleeper.wake(found.id) if found.state in {State.ASLEEP, State.RUNNING} else found
 
     async def _gone(self, sandbox: Sandbox) -> CasemateError:
         found = await self._settled(sandbox)
@@ -116,7 +141,7 @@ class Reach:
             Conflict: It takes longer than a call should.
         """
         with anyio.move_on_after(_SETTLE_S):
-            async with self._lives.turn(sandbox.id):
+            async with self._transitions.exclusive(sandbox.id):
                 return await self._records.find(sandbox.id)
         raise Conflict(
             f"Sandbox {sandbox.id} is being started or changed; whether a call under way took effect is not known",

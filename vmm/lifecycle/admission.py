@@ -12,7 +12,7 @@ from ..errors import HostExhausted
 from ..sandboxes.limits import HostReserve
 from ..sandboxes.quotas import Quotas
 from ..sandboxes.sandbox import Sandbox
-from ..sandboxes.store import Records
+from ..sandboxes.store import SandboxStore
 
 
 class Admission:
@@ -30,7 +30,7 @@ class Admission:
     def __init__(
         self,
         places: Sequence[Path],
-        records: Records,
+        records: SandboxStore,
         quotas: Quotas,
         reserve: HostReserve,
         *,

@@ -1,9 +1,9 @@
-"""Makes sandboxes, new ones and forks: each is there with its machine, or not at all."""
+"""Creates sandboxes, new ones and forks: each is there with its machine, or not at all."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from dataclasses import replace
 
@@ -13,30 +13,36 @@ import structlog
 from storage.ids import new_id
 
 from ..errors import CasemateError, Conflict, NotFound, Unavailable
-from ..machines.checkpoint import Saved
+from ..images.catalogue import Catalogue, ImageSet
+from ..machines.checkpoint import Checkpoint
 from ..machines.clone import Cloner, end
 from ..machines.machine import Machine
-from ..machines.registry import Machines
+from ..machines.registry import MachineRegistry
+from ..machines.snapshots import Snapshots
 from ..machines.templates import Report
-from ..machines.warm_pool import Key, Pool
+from ..machines.warm_pool import Key, WarmPool
 from ..sandboxes import lease
 from ..sandboxes.sandbox import Sandbox, State
 from ..sandboxes.spec import SandboxSpec
-from ..sandboxes.store import Records
+from ..sandboxes.store import SandboxStore
 from .admission import Admission
 from .forks import Fork, child_names
+from .restore import Restorer
 
 log = structlog.get_logger(__name__)
 
 _AT_ONCE = os.cpu_count() or 1
 
 
-class Maker:
-    """Makes sandboxes' records and machines together.
+class Creator:
+    """Creates sandboxes: their records and machines together.
 
     Args:
-        records: The records.
+        records: The sandboxes' records.
         machines: The machines that run.
+        catalogue: The images.
+        snapshots: What sandboxes can be made from, too.
+        restorer: Knows which of them this host can load.
         admission: Who may have one.
         cloner: Makes machines.
         pool: Has some ready.
@@ -48,17 +54,23 @@ class Maker:
     def __init__(
         self,
         *,
-        records: Records,
-        machines: Machines,
+        records: SandboxStore,
+        machines: MachineRegistry,
+        catalogue: Catalogue,
+        snapshots: Snapshots,
+        restorer: Restorer,
         admission: Admission,
         cloner: Cloner,
-        pool: Pool,
+        pool: WarmPool,
         clock: Callable[[], int],
         found: Callable[[str], None],
         started: Callable[[str], None],
     ) -> None:
         self._records = records
         self._machines = machines
+        self._catalogue = catalogue
+        self._snapshots = snapshots
+        self._restorer = restorer
         self._admission = admission
         self._cloner = cloner
         self._pool = pool
@@ -66,19 +78,15 @@ class Maker:
         self._found = found
         self._started = started
 
-    async def fresh(self, owner: str, spec: SandboxSpec, key: Key, report: Report) -> Sandbox:
-        """A new sandbox of an image, at once if a machine is ready."""
+    async def create(self, owner: str, spec: SandboxSpec, report: Report) -> Sandbox:
+        """Create a sandbox of an image, or of the snapshot that the spec names; see `SandboxCalls.create`."""
+        if spec.snapshot:
+            return await self._of_snapshot(owner, spec)
+        _check(spec, self._catalogue.names())
+        key = Key(images=await built(self._catalogue, spec.image), cpu=spec.cpu, mem=spec.mem)
+        return await self._of_image(owner, spec, key, report)
 
-        async def machine(sandbox: Sandbox) -> Machine:
-            ready = await self._pool.take(key)
-            if ready is not None and await self._given(ready, sandbox):
-                return ready
-            saved = await self._cloner.template(key, report)
-            return await self._cloner.clone(saved, sandbox.machine, hostname=sandbox.name)
-
-        return await self._make(Sandbox.new(new_id(), owner, spec, now_ms=self._clock()), machine)
-
-    async def of(self, saved: Saved, owner: str, spec: SandboxSpec, *, base: str) -> Sandbox:
+    async def of(self, saved: Checkpoint, owner: str, spec: SandboxSpec, *, base: str) -> Sandbox:
         """A new sandbox of a saved moment.
 
         Args:
@@ -94,7 +102,7 @@ class Maker:
         new = replace(Sandbox.new(new_id(), owner, spec, now_ms=self._clock()), base=base)
         return await self._make(new, machine)
 
-    async def children(self, parent: Sandbox, saved: Saved, count: int, created_by: str) -> tuple[Fork, ...]:
+    async def children(self, parent: Sandbox, saved: Checkpoint, count: int, created_by: str) -> tuple[Fork, ...]:
         """Forks of a moment of their parent, as many at once as the host has processors."""
         taken = {sandbox.name for sandbox in await self._records.owned(parent.owner)}
         forks: list[Fork] = [Fork()] * count
@@ -127,11 +135,33 @@ class Maker:
                 tasks.start_soon(make, number, name)
         return tuple(forks)
 
+    async def _of_snapshot(self, owner: str, spec: SandboxSpec) -> Sandbox:
+        snapshot = await self._snapshots.find(owner, spec.snapshot)
+        snapshot.check()
+        whole = replace(
+            spec, image=snapshot.image, cpu=snapshot.cpu, mem=snapshot.mem, env={**snapshot.env, **spec.env}
+        )
+        _check(whole, {snapshot.image})
+        saved = await self._restorer.source(snapshot)
+        return await self.of(saved, owner, whole, base=snapshot.id)
+
+    async def _of_image(self, owner: str, spec: SandboxSpec, key: Key, report: Report) -> Sandbox:
+        """A new sandbox of an image, at once if a machine is ready."""
+
+        async def machine(sandbox: Sandbox) -> Machine:
+            ready = await self._pool.take(key)
+            if ready is not None and await self._given(ready, sandbox):
+                return ready
+            saved = await self._cloner.template(key, report)
+            return await self._cloner.clone(saved, sandbox.machine, hostname=sandbox.name)
+
+        return await self._make(Sandbox.new(new_id(), owner, spec, now_ms=self._clock()), machine)
+
     async def _given(self, ready: Machine, sandbox: Sandbox) -> bool:
         """Give a machine that waited to a sandbox; one that does not take the name is ended."""
         try:
-            await ready.become(sandbox.name)
-            await ready.write_down()
+            await ready.assign_identity(sandbox.name)
+            await ready.save_record()
         except BaseException as error:
             with anyio.CancelScope(shield=True):
                 await end(ready)
@@ -185,3 +215,21 @@ class Maker:
         found = await self._records.find(sandbox.id)
         await self._records.remove(sandbox.id)
         return found is None or found.state is State.DELETED
+
+
+async def built(catalogue: Catalogue, name: str) -> ImageSet:
+    """An image that sandboxes can be created from.
+
+    Raises:
+        Unavailable: It is not built; the hint says how to build it.
+    """
+    images = await catalogue.find(name)
+    if images is None:
+        raise Unavailable(f"The image {name} is not built", hint=f"Build it: casemate image build {name}")
+    return images
+
+
+def _check(spec: SandboxSpec, images: Collection[str]) -> None:
+    spec.check(images)
+    lease.check_ttl(spec.ttl_s)
+    lease.check_idle(spec.idle_s)

@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 import anyio
 
-from ..machines.registry import Machines
-from ..repeated_warnings import Complaints
+from ..machines.registry import MachineRegistry
+from ..repeated_warnings import RepeatedWarnings
 from ..sandboxes.sandbox import Sandbox, State
-from ..sandboxes.store import Records
+from ..sandboxes.store import SandboxStore
 from .activity import Activity
 from .admission import Admission
-from .lifecycle import Lives
+from .transitions import Transitions
 
 _TURN_S = 10
 _AT_ONCE = 10
@@ -24,7 +24,7 @@ class Deleter:
     Args:
         records: The sandboxes' records.
         machines: The machines that run.
-        lives: What may be under way in a sandbox.
+        transitions: What may be under way in a sandbox.
         admission: Counts what it held.
         activity: Who is in use.
         clock: Milliseconds since the epoch.
@@ -33,20 +33,20 @@ class Deleter:
     def __init__(
         self,
         *,
-        records: Records,
-        machines: Machines,
-        lives: Lives,
+        records: SandboxStore,
+        machines: MachineRegistry,
+        transitions: Transitions,
         admission: Admission,
         activity: Activity,
         clock: Callable[[], int],
     ) -> None:
         self._records = records
         self._machines = machines
-        self._lives = lives
+        self._transitions = transitions
         self._admission = admission
         self._activity = activity
         self._clock = clock
-        self._complaints = Complaints()
+        self._complaints = RepeatedWarnings()
 
     async def delete(self, sandbox_id: str) -> None:
         """Delete a sandbox, whatever state it is in. What cannot be removed now, the sweep removes."""
@@ -81,7 +81,7 @@ class Deleter:
         with anyio.CancelScope(shield=True):
             # A wake that is under way sees that the record is gone, and leaves; one that hangs is not waited for.
             with anyio.move_on_after(_TURN_S):
-                async with self._lives.turn(sandbox.id):
+                async with self._transitions.exclusive(sandbox.id):
                     pass
             # For its owner it is gone, whatever is left of it.
             with self._complaints.about("sandbox not removed", sandbox=sandbox.id):

@@ -8,30 +8,31 @@ import anyio
 from anyio.abc import TaskGroup
 
 from ..images.catalogue import Catalogue
-from ..machines.registry import Machines
+from ..machines.registry import MachineRegistry
 from ..machines.snapshots import Snapshots
 from ..machines.templates import Templates
-from ..machines.warm_pool import Key, Pool
-from ..repeated_warnings import Complaints
-from ..sandboxes.store import Records
+from ..machines.warm_pool import Key, WarmPool
+from ..repeated_warnings import RepeatedWarnings
+from .deaths import Deaths
 from .delete import Deleter
-from .lifecycle import Lives
 from .reaper import Reaper
-from .recovery import adopt
+from .recovery import Recovery
+from .sleep import Sleeper
 
 _RECORD_S = 5
 
 
-class Upkeep:
+class Housekeeping:
     """Keeps records, machines and files in accord.
 
     Args:
         catalogue: The images.
-        records: The sandboxes' records.
         machines: The machines that run.
         templates: What machines are cloned from.
         snapshots: What sandboxes can be put back to.
-        lives: Wakes sandboxes, and writes down deaths.
+        recovery: Takes over what an earlier server left.
+        sleeper: Wakes sandboxes.
+        deaths: SandboxStore them.
         deleter: Finishes deletions.
         pool: The machines that wait.
         reaper: Looks at the clocks.
@@ -42,34 +43,36 @@ class Upkeep:
         self,
         *,
         catalogue: Catalogue,
-        records: Records,
-        machines: Machines,
+        machines: MachineRegistry,
         templates: Templates,
         snapshots: Snapshots,
-        lives: Lives,
+        recovery: Recovery,
+        sleeper: Sleeper,
+        deaths: Deaths,
         deleter: Deleter,
-        pool: Pool,
+        pool: WarmPool,
         reaper: Reaper,
         sweep_s: float,
     ) -> None:
         self._catalogue = catalogue
-        self._records = records
         self._machines = machines
         self._templates = templates
         self._snapshots = snapshots
-        self._lives = lives
+        self._recovery = recovery
+        self._sleeper = sleeper
+        self._deaths = deaths
         self._deleter = deleter
         self._pool = pool
         self._reaper = reaper
         self._sweep_s = sweep_s
         self._prepared: tuple[str, int, int] | None = None
-        self._complaints = Complaints()
+        self._complaints = RepeatedWarnings()
 
     async def begin(self, tasks: TaskGroup) -> None:
         """Adopt the machines that run and clean up the rest; from then on, sweep until the tasks end."""
         await self._snapshots.sweep()
         await self._templates.sweep()
-        sleepers = await adopt(self._records, self._machines, self._lives)
+        sleepers = await self._recovery.adopt()
         tasks.start_soon(self._wake_again, [sandbox.id for sandbox in sleepers])
         tasks.start_soon(self._again_and_again, self._clean)
         # For itself, since it waits for what it puts to sleep.
@@ -92,12 +95,12 @@ class Upkeep:
     async def _wake_again(self, sleepers: Sequence[str]) -> None:
         for sandbox_id in sleepers:  # one after the other, so that those that are called for are not held up
             with self._complaints.about("machine not woken", sandbox=sandbox_id):
-                await self._lives.wake(sandbox_id)
+                await self._sleeper.wake(sandbox_id)
 
     async def _clean(self) -> None:
         for what, step in (
             ("machines not resumed", self._machines.resume_stalled),
-            ("deaths not recorded", self._lives.record_deaths),
+            ("deaths not recorded", self._deaths.record),
             ("no machines made ahead", self._renew_ready),
             ("deletions not finished", self._deleter.finish),
         ):

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import anyio
 
 
-class Turns:
+class KeyedLock:
     """Locks by id, which are forgotten when nobody holds or awaits them."""
 
     def __init__(self) -> None:

@@ -14,10 +14,10 @@ import anyio
 import structlog
 
 from ..errors import CasemateError, Conflict
-from ..repeated_warnings import Complaints
+from ..repeated_warnings import RepeatedWarnings
 from ..sandboxes import lease
 from ..sandboxes.sandbox import Sandbox, State
-from ..sandboxes.store import Records
+from ..sandboxes.store import SandboxStore
 from .activity import Activity
 
 _AT_ONCE = 10
@@ -43,7 +43,7 @@ class Reaper:
 
     def __init__(
         self,
-        records: Records,
+        records: SandboxStore,
         activity: Activity,
         *,
         sleep: Callable[[Sandbox, int], Awaitable[object]],
@@ -60,7 +60,7 @@ class Reaper:
         self._retention_s = retention_s
         self._now_ms = now_ms
         self._silent: dict[str, int] = {}
-        self._complaints = Complaints()
+        self._complaints = RepeatedWarnings()
 
     async def sweep(self) -> None:
         """Look at every sandbox once. What fails for one is logged, and holds up no other.

@@ -1,31 +1,38 @@
-"""Takes snapshots, and deletes those that nothing descends from."""
+"""Saves what sandboxes are at a moment, keeps it as snapshots, and deletes those that nothing descends from."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import anyio
 
 from storage.ids import new_id
 
 from ..errors import Conflict
+from ..machines import suspend
+from ..machines.checkpoint import Checkpoint
+from ..machines.registry import MachineRegistry
+from ..machines.save import save
 from ..machines.snapshots import Snapshot, Snapshots
-from ..sandboxes.sandbox import Sandbox
-from ..sandboxes.store import Records
+from ..sandboxes.sandbox import Sandbox, State
+from ..sandboxes.store import SandboxStore
 from .admission import Admission
 from .forks import child_names
-from .keyed_lock import Turns
-from .lifecycle import Lives
+from .keyed_lock import KeyedLock
+from .transitions import Transitions
+from .unusable import check_made, unreachable
 
 
-class Keeper:
-    """Keeps moments of sandboxes.
+class Snapshotter:
+    """Takes and deletes snapshots.
 
     Args:
         snapshots: Where they are kept.
-        records: The sandboxes.
-        lives: Saves them.
+        records: The sandboxes' records.
+        machines: The machines that run.
+        transitions: One change at a time.
         admission: Who may have one more.
         clock: Milliseconds since the epoch.
     """
@@ -34,21 +41,42 @@ class Keeper:
         self,
         *,
         snapshots: Snapshots,
-        records: Records,
-        lives: Lives,
+        records: SandboxStore,
+        machines: MachineRegistry,
+        transitions: Transitions,
         admission: Admission,
         clock: Callable[[], int],
     ) -> None:
         self._snapshots = snapshots
         self._records = records
-        self._lives = lives
+        self._machines = machines
+        self._transitions = transitions
         self._admission = admission
         self._clock = clock
-        self._turns = Turns()
+        self._turns = KeyedLock()
         self._being_taken: dict[str, dict[str, str]] = {}
 
+    async def checkpoint(self, sandbox: Sandbox, target: Path) -> Checkpoint:
+        """Save what a running or sleeping sandbox is now into an existing empty directory, with its lock held.
+
+        Raises:
+            Conflict: It is being created.
+            SandboxLost: It neither runs nor sleeps.
+            HostExhausted: The host's disk is full.
+            Unavailable: The hypervisor could not save it.
+        """
+        check_made(sandbox)
+        self._admission.check_disk(target)
+        machine = self._machines.get(sandbox.id)
+        if machine is not None:
+            with machine.link.held():
+                return await save(machine, target)
+        if sandbox.state is not State.ASLEEP:
+            raise unreachable(await self._transitions.current(sandbox.id))
+        return await suspend.copy_sleeper(self._machines.directory(sandbox.machine), target)
+
     async def take(self, sandbox: Sandbox, *, name: str, labels: Mapping[str, str], created_by: str) -> Snapshot:
-        """Keep what a sandbox is now; to be called in its turn. On failure nothing of it is left.
+        """Keep what a sandbox is now; to be called with its lock held. On failure nothing of it is left.
 
         Raises:
             SandboxLost: It neither runs nor sleeps.
@@ -60,7 +88,7 @@ class Keeper:
         async with self._counted(sandbox, snapshot_id, name) as chosen:
             draft = await self._snapshots.draft(snapshot_id)
             try:
-                saved = await self._lives.moment(sandbox, draft)
+                saved = await self.checkpoint(sandbox, draft)
                 snapshot = Snapshot(
                     id=snapshot_id,
                     owner=sandbox.owner,

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from ..disk.record_file import FORMAT, Written
+from ..disk.record_file import FORMAT, RecordFile
 from ..errors import Conflict
 from ..hypervisor.base import Hardware, Hypervisor
 
@@ -28,7 +28,7 @@ _NO_LINK = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Saved:
+class Checkpoint:
     """What a machine can be made from.
 
     Attributes:
@@ -71,7 +71,7 @@ class Saved:
         Raises:
             Damaged: Its manifest cannot be read.
         """
-        written = Written.read(directory / _MANIFEST, newest=_FORMAT, way_out=_WAY_OUT)
+        written = RecordFile.read(directory / _MANIFEST, newest=_FORMAT, way_out=_WAY_OUT)
         if written is None:
             return None
         return cls(
@@ -116,7 +116,7 @@ def sizes(hardware: Hardware) -> dict[str, int]:
     return {"cpu": hardware.cpu, "mem": hardware.mem, "tsc_khz": hardware.tsc_khz}
 
 
-def sizes_of(written: Written) -> dict[str, int]:
+def sizes_of(written: RecordFile) -> dict[str, int]:
     """The same, out of a file that holds them as `hardware`.
 
     Raises:

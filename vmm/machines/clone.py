@@ -5,9 +5,9 @@ from __future__ import annotations
 from storage.ids import new_id
 
 from ..hypervisor.base import Hypervisor
-from .checkpoint import Saved
+from .checkpoint import Checkpoint
 from .machine import Machine, remove
-from .registry import Machines
+from .registry import MachineRegistry
 from .templates import Report, Templates
 from .warm_pool import Key
 
@@ -28,20 +28,22 @@ class Cloner:
         own_memory: Whether each has a memory file of its own from the start, rather than from its first sleep.
     """
 
-    def __init__(self, driver: Hypervisor, machines: Machines, templates: Templates, *, own_memory: bool) -> None:
+    def __init__(
+        self, driver: Hypervisor, machines: MachineRegistry, templates: Templates, *, own_memory: bool
+    ) -> None:
         self._driver = driver
         self._machines = machines
         self._templates = templates
         self._own_memory = own_memory
 
-    async def clone(self, saved: Saved, name: str, *, hostname: str, machine_id: str = "") -> Machine:
+    async def clone(self, saved: Checkpoint, name: str, *, hostname: str, machine_id: str = "") -> Machine:
         """A machine that has proved itself; see `Machine.clone`."""
         directory = self._machines.directory(name)
         return await Machine.clone(
             self._driver, saved, directory, hostname=hostname, machine_id=machine_id, own=self._own_memory
         )
 
-    async def template(self, key: Key, report: Report = silent) -> Saved:
+    async def template(self, key: Key, report: Report = silent) -> Checkpoint:
         """What machines of an image and a size are made of."""
         return await self._templates.get(key.images, cpu=key.cpu, mem=key.mem, report=report)
 

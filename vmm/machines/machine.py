@@ -18,14 +18,14 @@ from typing import Self
 import anyio
 
 from ..disk.copy import copy_sparse
-from ..disk.os_errors import host_files
-from ..disk.record_file import FORMAT, Written
+from ..disk.os_errors import translate_os_errors
+from ..disk.record_file import FORMAT, RecordFile
 from ..errors import Unavailable
 from ..guest.link import GuestLink
 from ..guest.values import Identity
 from ..hypervisor.base import Hardware, Hypervisor, Memory, Ram, Running
 from ..hypervisor.process import ProcessRef
-from .checkpoint import DISK, RAM, Saved, hardware_in, link, link_parts, sizes, sizes_of, write_private
+from .checkpoint import DISK, RAM, Checkpoint, hardware_in, link, link_parts, sizes, sizes_of, write_private
 
 _RECORD = "machine.json"
 _FORMAT = 1
@@ -80,7 +80,7 @@ class Machine:
     async def clone(
         cls,
         driver: Hypervisor,
-        saved: Saved,
+        saved: Checkpoint,
         directory: Path,
         *,
         hostname: str,
@@ -104,12 +104,12 @@ class Machine:
             Unavailable: The hypervisor failed, or the clone could not prove its new identity.
             LinkError: The guest does not answer.
         """
-        with host_files("a new machine", directory):
+        with translate_os_errors("a new machine", directory):
             return await cls._clone(driver, saved, directory, hostname, machine_id, own)
 
     @classmethod
     async def _clone(
-        cls, driver: Hypervisor, saved: Saved, directory: Path, hostname: str, machine_id: str, own: bool
+        cls, driver: Hypervisor, saved: Checkpoint, directory: Path, hostname: str, machine_id: str, own: bool
     ) -> Self:
         machine: Self | None = None
         try:
@@ -129,8 +129,8 @@ class Machine:
                 secret=saved.secret,
                 fingerprint=driver.fingerprint,
             )
-            await machine.become(hostname, machine_id)
-            await machine.write_down()
+            await machine.assign_identity(hostname, machine_id)
+            await machine.save_record()
         except BaseException:
             with anyio.CancelScope(shield=True):
                 if machine is not None:
@@ -168,8 +168,8 @@ class Machine:
             hostname=record.hostname,
         )
 
-    async def become(self, hostname: str, machine_id: str = "", *, secret: bytes = b"") -> None:
-        """Give the guest an identity and have it prove that it took it on; `write_down` is the caller's.
+    async def assign_identity(self, hostname: str, machine_id: str = "", *, secret: bytes = b"") -> None:
+        """Give the guest an identity and have it prove that it took it on; `save_record` is the caller's.
 
         Args:
             hostname: What the guest is called; what stands before the first dot.
@@ -205,14 +205,14 @@ class Machine:
             raise Unavailable(f"A new machine could not prove its own {', '.join(wrong)}; it was destroyed")
         self.secret, self.machine_id, self.hostname = identity.secret, identity.machine_id, identity.hostname
 
-    async def write_down(self) -> None:
+    async def save_record(self) -> None:
         """Write into its directory what a later server needs to take it over.
 
         Raises:
             HostExhausted: The host's disk is full; what stood there stands.
             Unavailable: The host refuses it, likewise.
         """
-        with host_files("a machine's record", self.directory):
+        with translate_os_errors("a machine's record", self.directory):
             await anyio.to_thread.run_sync(MachineRecord.of(self).write, self.directory)
 
     async def stop(self) -> None:
@@ -221,7 +221,7 @@ class Machine:
         Raises:
             Unavailable: The kernel does not end its process in time; call again.
         """
-        with host_files("the end of a machine", self.directory):
+        with translate_os_errors("the end of a machine", self.directory):
             await self.link.aclose()
             await self.driver.stop(self.running)
 
@@ -275,7 +275,7 @@ class MachineRecord:
         Raises:
             Damaged: It cannot be read.
         """
-        written = Written.read(directory / _RECORD, newest=_FORMAT, way_out=_WAY_OUT)
+        written = RecordFile.read(directory / _RECORD, newest=_FORMAT, way_out=_WAY_OUT)
         if written is None:
             return None
         memory = written.text("memory")
@@ -322,11 +322,11 @@ async def remove(directory: Path) -> None:
     Raises:
         Unavailable: The host refuses it; call again.
     """
-    with host_files("the removal of a machine", directory):
+    with translate_os_errors("the removal of a machine", directory):
         await anyio.to_thread.run_sync(_remove, directory)
 
 
-async def _memory(saved: Saved, directory: Path, *, own: bool) -> Ram:
+async def _memory(saved: Checkpoint, directory: Path, *, own: bool) -> Ram:
     if own:
         await copy_sparse(saved.ram, directory / RAM, reserved=True)
         return Ram(path=directory / RAM, private=False)

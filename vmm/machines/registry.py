@@ -11,10 +11,10 @@ import anyio
 import structlog
 from anyio.abc import TaskGroup
 
-from ..disk.os_errors import host_files
+from ..disk.os_errors import translate_os_errors
 from ..hypervisor.base import Hypervisor
-from ..hypervisor.process import ProcessRef, strays
-from ..repeated_warnings import Complaints
+from ..hypervisor.process import ProcessRef, orphans
+from ..repeated_warnings import RepeatedWarnings
 from .machine import Machine, remove
 
 log = structlog.get_logger(__name__)
@@ -33,7 +33,7 @@ RESTART = (
 """What to do about a guest that does not answer."""
 
 
-class Machines:
+class MachineRegistry:
     """The machines below one directory, and which sandbox's each is.
 
     Args:
@@ -56,7 +56,7 @@ class Machines:
         self._on_death = on_death
         self._running: dict[str, Machine] = {}
         self._stalled: dict[str, str] = {}
-        self._complaints = Complaints()
+        self._complaints = RepeatedWarnings()
 
     def __len__(self) -> int:
         return len(self._running)
@@ -113,16 +113,16 @@ class Machines:
             self.detach(sandbox_id)
             await running.stop()
         elif directory.exists():
-            await self.end_strays(name)
+            await self.end_orphans(name)
         await remove(directory)
 
-    async def end_strays(self, name: str) -> None:
+    async def end_orphans(self, name: str) -> None:
         """End the processes that still work in a machine's directory, though nobody knows them.
 
         Raises:
             Unavailable: The kernel did not end a process in time, or the host refuses it; call again.
         """
-        with host_files("the end of a machine's processes", self._root / name):
+        with translate_os_errors("the end of a machine's processes", self._root / name):
             await _end(await self._working_in(name))
 
     async def lingers(self, name: str) -> bool:
@@ -135,8 +135,8 @@ class Machines:
         What has another name than a machine has is somebody else's, and stays. What does not go is told, and stays.
 
         Args:
-            running: Machines whose processes stay.
-            kept: Machines whose directories stay; those that run among them.
+            running: MachineRegistry whose processes stay.
+            kept: MachineRegistry whose directories stay; those that run among them.
 
         Returns:
             How many processes and directories were to be removed.
@@ -145,11 +145,11 @@ class Machines:
             HostExhausted: The directory cannot be made or read.
             Unavailable: Likewise.
         """
-        with host_files("the directory of machines", self._root):
+        with translate_os_errors("the directory of machines", self._root):
             self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
             root = self._root.resolve()
             directories = list(root.iterdir())
-            working = await anyio.to_thread.run_sync(strays, root)
+            working = await anyio.to_thread.run_sync(orphans, root)
         swept = 0
         stuck: set[str] = set()
         for directory, processes in working.items():
@@ -175,27 +175,27 @@ class Machines:
                 await anyio.sleep(_DYING_POLL_S)
         return self._running.get(sandbox_id) is not machine
 
-    async def ailment(self, sandbox_id: str) -> str:
+    async def problem(self, sandbox_id: str) -> str:
         """Why a sandbox's living machine does not run; empty if it runs. `resume_stalled` will see to it.
 
         A hypervisor that does not say so within a second says nothing: it may be what is wedged.
         """
         machine = self._running.get(sandbox_id)
-        ailment = ""
+        problem = ""
         if machine is not None:
             with anyio.move_on_after(_AILMENT_S):
-                ailment = await machine.driver.ailment(machine.running)
-        if ailment:
-            self._stalled[sandbox_id] = ailment
-        return ailment
+                problem = await machine.driver.problem(machine.running)
+        if problem:
+            self._stalled[sandbox_id] = problem
+        return problem
 
     def silence(self, sandbox_id: str) -> str:
         """Why a sandbox's guest does not answer, in words for its owner; empty if it does, as far as is known."""
         machine = self._running.get(sandbox_id)
         if machine is None or not machine.link.silent_s:
             return ""
-        if ailment := self._stalled.get(sandbox_id):
-            return f"its machine stands still: {ailment}; it goes on by itself once the host has room again"
+        if problem := self._stalled.get(sandbox_id):
+            return f"its machine stands still: {problem}; it goes on by itself once the host has room again"
         silent_s = math.ceil(machine.link.silent_s)
         return f"its guest has not answered for {silent_s} s; if it does not come back by itself, {RESTART}"
 
@@ -210,7 +210,7 @@ class Machines:
         if await machine.link.answers():
             log.info("guest answers again", sandbox=sandbox_id)
         else:
-            await self.ailment(sandbox_id)
+            await self.problem(sandbox_id)
 
     async def resume_stalled(self) -> None:
         """Let machines go on that were stopped for want of something the host may have again."""
@@ -228,7 +228,7 @@ class Machines:
         self._running.clear()
 
     async def _working_in(self, name: str) -> list[ProcessRef]:
-        return (await anyio.to_thread.run_sync(strays, self._root)).get((self._root / name).resolve(), [])
+        return (await anyio.to_thread.run_sync(orphans, self._root)).get((self._root / name).resolve(), [])
 
     async def _report_end(self, sandbox_id: str, machine: Machine) -> None:
         reason = await self._end_of(sandbox_id, machine)

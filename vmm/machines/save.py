@@ -7,28 +7,28 @@ from pathlib import Path
 import anyio
 
 from ..disk.copy import copy_sparse
-from ..disk.os_errors import host_files
+from ..disk.os_errors import translate_os_errors
 from ..errors import LinkError
-from .checkpoint import DISK, RAM, Saved, link_parts
+from .checkpoint import DISK, RAM, Checkpoint, link_parts
 from .machine import Machine
 
 _CLOCK_S = 5
 
 
-async def save(machine: Machine, target: Path) -> Saved:
+async def save(machine: Machine, target: Path) -> Checkpoint:
     """Save a running machine's moment into an existing empty directory. Its commands and open streams go on.
 
     Raises:
         HostExhausted: The host's disk is full, or it lacks something else; the machine goes on.
         Unavailable: The hypervisor could not save it; the machine goes on, if it lives.
     """
-    with host_files("a saved machine", target):
+    with translate_os_errors("a saved machine", target):
         saved = await _save(machine, target)
     await _set_clock(machine)
     return saved
 
 
-async def _save(machine: Machine, target: Path) -> Saved:
+async def _save(machine: Machine, target: Path) -> Checkpoint:
     await machine.link.drop_connections()
     secret = machine.secret
     try:
@@ -41,7 +41,7 @@ async def _save(machine: Machine, target: Path) -> Saved:
             await machine.driver.resume(machine.running)
     hardware = await anyio.to_thread.run_sync(link_parts, machine.hardware, target)
     await machine.driver.settle(target, hardware, disk=target / DISK)
-    saved = Saved(
+    saved = Checkpoint(
         directory=target,
         hardware=hardware,
         secret=secret,

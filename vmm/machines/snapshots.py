@@ -21,12 +21,12 @@ import anyio
 from ..disk import digest
 from ..disk.copy import sync_directory
 from ..disk.digest import FileDigest
-from ..disk.os_errors import host_files
-from ..disk.record_file import FORMAT, Written
+from ..disk.os_errors import translate_os_errors
+from ..disk.record_file import FORMAT, RecordFile
 from ..errors import Conflict, Damaged, NotFound, Unavailable
-from ..hypervisor.process import strays
-from ..repeated_warnings import Complaints
-from .checkpoint import Saved, write_private
+from ..hypervisor.process import orphans
+from ..repeated_warnings import RepeatedWarnings
+from .checkpoint import Checkpoint, write_private
 
 _MANIFEST = "snapshot.json"
 _FORMAT = 1
@@ -83,7 +83,7 @@ class Snapshot:
         Raises:
             Damaged: It cannot be told whose it is.
         """
-        written = Written.read(directory / _MANIFEST, newest=_FORMAT, way_out=_WAY_OUT)
+        written = RecordFile.read(directory / _MANIFEST, newest=_FORMAT, way_out=_WAY_OUT)
         if written is None:
             return None
         owner = written.text("owner")
@@ -94,7 +94,7 @@ class Snapshot:
             return cls._spoilt(directory.name, owner, name if isinstance(name, str) else directory.name, error.message)
 
     @classmethod
-    def _whole(cls, snapshot_id: str, owner: str, written: Written) -> Self:
+    def _whole(cls, snapshot_id: str, owner: str, written: RecordFile) -> Self:
         files = written.part("files")
         return cls(
             id=snapshot_id,
@@ -153,7 +153,7 @@ class Snapshots:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._complaints = Complaints()
+        self._complaints = RepeatedWarnings()
 
     async def sweep(self) -> int:
         """End and remove what broken-off saves and forks left, and say how many. Call before anything else.
@@ -164,10 +164,10 @@ class Snapshots:
             HostExhausted: The directory cannot be made.
             Unavailable: Likewise.
         """
-        with host_files("the directory of snapshots", self._root):
+        with translate_os_errors("the directory of snapshots", self._root):
             self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
             left = [*self._root.glob(f"{_DRAFT}*"), *self._root.glob(f"{_FORK}*")]
-            working = await anyio.to_thread.run_sync(strays, self._root)
+            working = await anyio.to_thread.run_sync(orphans, self._root)
         for directory, processes in working.items():
             for process in processes:
                 with self._complaints.about("helper of a save not ended", directory=str(directory)):
@@ -192,7 +192,7 @@ class Snapshots:
             HostExhausted: The host's disk is full.
             Unavailable: The host refuses it.
         """
-        with host_files("a snapshot", self._root):
+        with translate_os_errors("a snapshot", self._root):
             return await anyio.to_thread.run_sync(self._publish, snapshot, draft)
 
     async def discard(self, draft: Path) -> None:
@@ -201,7 +201,7 @@ class Snapshots:
 
     async def all(self) -> list[Snapshot]:
         """Everybody's snapshots, newest first, without those whose owner cannot be told."""
-        with host_files("a list of snapshots", self._root):
+        with translate_os_errors("a list of snapshots", self._root):
             return await anyio.to_thread.run_sync(self._all)
 
     async def owned(self, owner: str) -> list[Snapshot]:
@@ -228,14 +228,14 @@ class Snapshots:
                 return fitting[0]
         raise NotFound(f"There is no snapshot {_shown(ref)}", hint="List the snapshots, or take one")
 
-    async def saved(self, snapshot: Snapshot) -> Saved:
+    async def saved(self, snapshot: Snapshot) -> Checkpoint:
         """What machines are made of: the snapshot's files, seen to be what was saved.
 
         Raises:
             Damaged: A file is missing or is not what was saved.
         """
         snapshot.check()
-        with host_files("a snapshot", self._root / snapshot.id):
+        with translate_os_errors("a snapshot", self._root / snapshot.id):
             return await anyio.to_thread.run_sync(self._saved, snapshot)
 
     async def rename(self, snapshot: Snapshot, name: str) -> Snapshot:
@@ -247,7 +247,7 @@ class Snapshots:
         """
         snapshot.check()
         renamed = replace(snapshot, name=name)
-        with host_files("a snapshot's name", self._root):
+        with translate_os_errors("a snapshot's name", self._root):
             await anyio.to_thread.run_sync(_write, renamed, self._root / snapshot.id)
         return renamed
 
@@ -257,12 +257,12 @@ class Snapshots:
         Raises:
             Unavailable: The host refuses it.
         """
-        with host_files("the removal of a snapshot", self._root):
+        with translate_os_errors("the removal of a snapshot", self._root):
             await anyio.to_thread.run_sync(self._remove, snapshot.id)
 
     async def _made(self, name: str) -> Path:
         directory = self._root / name
-        with host_files("a saved machine", self._root):
+        with translate_os_errors("a saved machine", self._root):
             await anyio.Path(directory).mkdir(mode=0o700)
         return directory
 
@@ -296,14 +296,14 @@ class Snapshots:
         self._complaints.settled("snapshot cannot be read", path=str(directory))
         return snapshot
 
-    def _saved(self, snapshot: Snapshot) -> Saved:
+    def _saved(self, snapshot: Snapshot) -> Checkpoint:
         directory = self._root / snapshot.id
         try:
             for name, known in snapshot.files.items():
                 digest.check(directory / name, known)
         except Unavailable as error:
             raise Damaged(f"Snapshot {snapshot.id} is damaged: {error.message}", hint=_WAY_OUT) from error
-        saved = Saved.load(directory)
+        saved = Checkpoint.load(directory)
         if saved is None:
             raise NotFound(f"There is no snapshot {snapshot.id} any more", hint="List the snapshots, or take one")
         return saved

@@ -13,10 +13,10 @@ from pathlib import Path
 import anyio
 
 from ..disk.copy import copy_sparse, release, reserve
-from ..disk.os_errors import host_files
+from ..disk.os_errors import translate_os_errors
 from ..errors import SandboxLost
 from ..hypervisor.base import Hypervisor, Ram
-from .checkpoint import DISK, RAM, STATE, Saved, check_driver, link_parts
+from .checkpoint import DISK, RAM, STATE, Checkpoint, check_driver, link_parts
 from .machine import Machine, MachineRecord
 
 _ASLEEP = "asleep"
@@ -36,7 +36,7 @@ def forget_sleep(directory: Path) -> None:
         Unavailable: The host refuses it; the machine's sleep is as it was.
     """
     tidy(directory)
-    with host_files("the end of a sleep", directory):
+    with translate_os_errors("the end of a sleep", directory):
         if is_asleep(directory):
             # In one step: half a sleep is none.
             (directory / _ASLEEP).rename(directory / _DRAFT)
@@ -61,7 +61,7 @@ async def fall_asleep(machine: Machine) -> None:
         HostExhausted: The host's disk is full, or it lacks something else; the machine runs on.
         Unavailable: The hypervisor could not save it; the machine runs on, if it lives.
     """
-    with host_files("a machine's memory", machine.directory):
+    with translate_os_errors("a machine's memory", machine.directory):
         await _fall_asleep(machine)
 
 
@@ -98,7 +98,7 @@ async def wake(driver: Hypervisor, directory: Path) -> Machine:
         Unavailable: The hypervisor failed, or the record is damaged; it still sleeps.
         SandboxLost: Nothing sleeps here.
     """
-    with host_files("the memory of a sandbox that wakes", directory):
+    with translate_os_errors("the memory of a sandbox that wakes", directory):
         return await _wake(driver, directory)
 
 
@@ -123,7 +123,7 @@ async def _wake(driver: Hypervisor, directory: Path) -> Machine:
     # What was saved is not true any more as soon as the guest runs: from here on there is no way back.
     with anyio.CancelScope(shield=True):
         try:
-            await machine.write_down()
+            await machine.save_record()
             await anyio.to_thread.run_sync(forget_sleep, directory)
             await driver.resume(running)
             await rejoin(machine)
@@ -140,10 +140,10 @@ async def rejoin(machine: Machine) -> None:
         Unavailable: It could not.
         LinkError: It does not answer.
     """
-    await machine.become(machine.hostname, machine.machine_id, secret=machine.secret)
+    await machine.assign_identity(machine.hostname, machine.machine_id, secret=machine.secret)
 
 
-async def copy_sleeper(directory: Path, target: Path) -> Saved:
+async def copy_sleeper(directory: Path, target: Path) -> Checkpoint:
     """Make a saved moment of the machine that sleeps in a directory, in an existing empty one. It sleeps on.
 
     Raises:
@@ -151,11 +151,11 @@ async def copy_sleeper(directory: Path, target: Path) -> Saved:
         Unavailable: The record is damaged, or the host refuses it.
         SandboxLost: Nothing sleeps here.
     """
-    with host_files("a copy of a sandbox that sleeps", target):
+    with translate_os_errors("a copy of a sandbox that sleeps", target):
         return await _copy_sleeper(directory, target)
 
 
-async def _copy_sleeper(directory: Path, target: Path) -> Saved:
+async def _copy_sleeper(directory: Path, target: Path) -> Checkpoint:
     record = await anyio.to_thread.run_sync(MachineRecord.read, directory)
     if record is None or not is_asleep(directory):
         raise SandboxLost("Its saved memory is gone", hint="Start it from its disk, or delete it")
@@ -165,7 +165,7 @@ async def _copy_sleeper(directory: Path, target: Path) -> Saved:
     await copy_sparse(directory / DISK, target / DISK)
     await anyio.to_thread.run_sync(_copy_state, asleep / STATE, target / STATE)
     hardware = await anyio.to_thread.run_sync(link_parts, record.hardware, target)
-    saved = Saved(
+    saved = Checkpoint(
         directory=target,
         hardware=hardware,
         secret=record.secret,

@@ -21,7 +21,7 @@ from ..images.disk import make_disk
 from ..sandboxes.spec import DISK
 from . import boot
 from .checkpoint import DISK as DISK_FILE
-from .checkpoint import Saved, link_parts
+from .checkpoint import Checkpoint, link_parts
 from .machine import Machine
 
 _FORMAT = 3
@@ -41,7 +41,7 @@ def template_key(driver: Hypervisor, images: ImageSet, cpu: int, mem: int) -> st
 
 async def build(
     driver: Hypervisor, images: ImageSet, root: Path, key: str, *, cpu: int, mem: int, tsc_khz: int
-) -> Saved:
+) -> Checkpoint:
     """Boot a machine, check its clock, warm it up, save it. Takes several seconds; leaves nothing behind on failure.
 
     Args:
@@ -64,7 +64,7 @@ async def build(
             if rate is None:
                 target = root / key
                 await anyio.to_thread.run_sync(_publish, directory, target)
-                template = await anyio.to_thread.run_sync(Saved.load, target)
+                template = await anyio.to_thread.run_sync(Checkpoint.load, target)
                 if template is None:
                     raise Unavailable(f"The template {key} vanished while it was made")
                 return template
@@ -117,14 +117,14 @@ async def _boot_and_save(
         await link.exec(Command(shell=_WARM_UP, timeout_ms=_WARM_UP_MS), wait_ms=_WARM_UP_MS)
         await link.forget()  # what made the template warm was no command of a clone's owner
         # Taken on once, so that no clone pays for its first time.
-        await machine.become("template")
+        await machine.assign_identity("template")
         # A connection open at the moment of saving would be half open in every clone.
         await link.drop_connections()
         await driver.save(machine.running, directory)
     finally:
         with anyio.CancelScope(shield=True):
             await machine.stop()
-    saved = Saved(
+    saved = Checkpoint(
         directory=directory,
         hardware=machine.hardware,
         secret=machine.secret,

@@ -11,14 +11,14 @@ import anyio
 import structlog
 from anyio.abc import TaskGroup
 
-from ..disk.os_errors import host_files
+from ..disk.os_errors import translate_os_errors
 from ..errors import CasemateError, Damaged, Unavailable
 from ..hypervisor.base import Hypervisor
-from ..hypervisor.process import strays
+from ..hypervisor.process import orphans
 from ..images.catalogue import ImageSet
-from ..repeated_warnings import Complaints
+from ..repeated_warnings import RepeatedWarnings
 from . import template as building
-from .checkpoint import Saved
+from .checkpoint import Checkpoint
 from .template import template_key
 
 log = structlog.get_logger(__name__)
@@ -46,12 +46,12 @@ class Templates:
         self._root = root
         self._tasks = tasks
         self._verify = verify
-        self._loaded: OrderedDict[str, Saved] = OrderedDict()
+        self._loaded: OrderedDict[str, Checkpoint] = OrderedDict()
         self._builds: dict[str, _Build] = {}
         self._one_at_a_time = anyio.Lock()
-        self._complaints = Complaints()
+        self._complaints = RepeatedWarnings()
 
-    async def get(self, images: ImageSet, *, cpu: int, mem: int, report: Report) -> Saved:
+    async def get(self, images: ImageSet, *, cpu: int, mem: int, report: Report) -> Checkpoint:
         """The template for an image and a size; built first if need be, which takes several seconds.
 
         Raises:
@@ -74,10 +74,10 @@ class Templates:
             HostExhausted: The directory cannot be made or read.
             Unavailable: Likewise.
         """
-        with host_files("the directory of templates", self._root):
+        with translate_os_errors("the directory of templates", self._root):
             self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
             left = list(self._root.glob(".build-*"))
-            working = await anyio.to_thread.run_sync(strays, self._root)
+            working = await anyio.to_thread.run_sync(orphans, self._root)
         for directory, processes in working.items():
             for process in processes:
                 with self._complaints.about("template's process not ended", directory=str(directory)):
@@ -86,10 +86,10 @@ class Templates:
             with self._complaints.about("remains of a template not removed", directory=str(directory)):
                 await anyio.to_thread.run_sync(shutil.rmtree, directory)
 
-    def _load(self, key: str) -> Saved | None:
+    def _load(self, key: str) -> Checkpoint | None:
         """A template that was made before; one that is damaged is made anew."""
         try:
-            template = self._loaded.get(key) or Saved.load(self._root / key)
+            template = self._loaded.get(key) or Checkpoint.load(self._root / key)
         except Damaged as error:
             log.warning("template is made anew", template=key, reason=error.message)
             return None
@@ -98,7 +98,7 @@ class Templates:
             log.warning("template is made anew", template=key, reason=f"{', '.join(lost)} of it is missing")
         return None if lost else template
 
-    async def _built(self, key: str, images: ImageSet, cpu: int, mem: int, report: Report) -> Saved:
+    async def _built(self, key: str, images: ImageSet, cpu: int, mem: int, report: Report) -> Checkpoint:
         build = self._builds.get(key)
         if build is None:
             build = self._builds[key] = _Build()
@@ -113,7 +113,7 @@ class Templates:
         try:
             async with self._one_at_a_time:
                 await self._verify(images.name)
-                with host_files("a template", self._root):
+                with translate_os_errors("a template", self._root):
                     await anyio.to_thread.run_sync(self._make_room)
                     build.template = await building.build(
                         self._driver, images, self._root, key, cpu=cpu, mem=mem, tsc_khz=self._known_rate()
@@ -145,5 +145,5 @@ class Templates:
 class _Build:
     def __init__(self) -> None:
         self.done = anyio.Event()
-        self.template: Saved | None = None
+        self.template: Checkpoint | None = None
         self.error: CasemateError | None = None

@@ -16,7 +16,7 @@ from anyio.abc import TaskGroup
 
 from ..errors import CasemateError
 from ..images.catalogue import ImageSet
-from ..repeated_warnings import Complaints
+from ..repeated_warnings import RepeatedWarnings
 from .machine import Machine
 
 log = structlog.get_logger(__name__)
@@ -42,7 +42,7 @@ class Key:
     mem: int
 
 
-class Pool:
+class WarmPool:
     """Machines that wait for somebody to ask.
 
     Args:
@@ -82,7 +82,7 @@ class Pool:
         self._work = anyio.CancelScope()
         self._tending = False
         self._closed = False
-        self._complaints = Complaints()
+        self._complaints = RepeatedWarnings()
 
     def __len__(self) -> int:
         """How many machines wait."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..disk.os_errors import file_system, host_files
+from ..disk.os_errors import file_system, translate_os_errors
 from ..errors import HostExhausted, LimitExceeded
 from .host_memory import there_is
 from .sandbox import Sandbox
@@ -118,7 +118,7 @@ class HostReserve:
         Raises:
             HostExhausted: The message says how much there is.
         """
-        with host_files("a look at the disk", place):
+        with translate_os_errors("a look at the disk", place):
             mounted = file_system(place)
             free = shutil.disk_usage(next(step for step in (place, *place.parents) if step.exists())).free // MIB
         if free < self.disk:

@@ -11,7 +11,7 @@ from storage.rivals import Contest
 
 from ..errors import Conflict, InvalidInput
 from .limits import OwnerLimits
-from .store import told
+from .store import translate_store_errors
 
 QUOTAS = CollectionSpec(name="quotas")
 
@@ -63,7 +63,7 @@ class Quotas:
             own = {**_own(before or {}), **changes}
             document: Document = {"_id": owner, **{name: value for name, value in own.items() if value is not None}}
             try:
-                with told():
+                with translate_store_errors():
                     if before is None:
                         await self._collection.insert(document)
                     else:
@@ -77,7 +77,7 @@ class Quotas:
     async def _document(self, owner: str) -> Document | None:
         if self._collection is None:
             return None
-        with told():
+        with translate_store_errors():
             return await self._collection.get(owner)
 
 

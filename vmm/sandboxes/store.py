@@ -12,7 +12,7 @@ from storage.errors import DocumentMissing, DuplicateKey, StoreError, StoreFull,
 from storage.rivals import Contest
 
 from ..errors import Conflict, Damaged, HostExhausted, NotFound, Unavailable
-from ..repeated_warnings import Complaints
+from ..repeated_warnings import RepeatedWarnings
 from .sandbox import Sandbox, State
 
 _BY_OWNER = Index(name="by_owner", fields=("host", "owner", "_id"))
@@ -37,7 +37,7 @@ class Damage:
     machine: str
 
 
-class Records:
+class SandboxStore:
     """Reads and writes of one host's records. Every write names the version that it saw.
 
     Several hosts may share a store. The machines of another one cannot be reached from here, so its records are none
@@ -54,11 +54,11 @@ class Records:
     def __init__(self, collection: Collection, *, host: str) -> None:
         self._collection = collection
         self._host = host
-        self._complaints = Complaints()
+        self._complaints = RepeatedWarnings()
 
     async def insert(self, sandbox: Sandbox) -> None:
         """Keep a new record."""
-        with told():
+        with translate_store_errors():
             await self._collection.insert(self._document(sandbox))
 
     async def get(self, owner: str, sandbox_id: str) -> Sandbox | None:
@@ -110,7 +110,7 @@ class Records:
             Conflict: Somebody did, or it is gone.
         """
         try:
-            with told():
+            with translate_store_errors():
                 document = await self._collection.replace(self._document(sandbox))
         except (VersionConflict, DocumentMissing) as error:
             raise Conflict(f"Sandbox {sandbox.id} was changed meanwhile", hint="Look at it and try again") from error
@@ -141,7 +141,7 @@ class Records:
 
     async def remove(self, sandbox_id: str) -> None:
         """Forget a record; a no-op if there is none."""
-        with told():
+        with translate_store_errors():
             await self._collection.delete(sandbox_id)
 
     async def ping(self) -> None:
@@ -150,13 +150,13 @@ class Records:
         Raises:
             Unavailable: They cannot, and why.
         """
-        with told():
+        with translate_store_errors():
             await self._collection.ping()
 
     async def _document_of(self, sandbox_id: str) -> Document | None:
         if not is_value(sandbox_id):
             return None
-        with told():
+        with translate_store_errors():
             document = await self._collection.get(sandbox_id)
         return None if document is None or document.get("host") != self._host else document
 
@@ -173,7 +173,7 @@ class Records:
         last: Document | None = None
         full = True
         while full:
-            with told():
+            with translate_store_errors():
                 batch = await self._collection.find(
                     index, {"host": self._host, **equal}, descending=True, after=last, limit=_BATCH
                 )
@@ -188,7 +188,7 @@ class Records:
 
 
 @contextmanager
-def told() -> Generator[None]:
+def translate_store_errors() -> Generator[None]:
     """The store's troubles as errors that callers know; a write that lost against another passes."""
     try:
         yield

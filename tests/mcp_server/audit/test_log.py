@@ -13,11 +13,10 @@ import anyio
 import pytest
 import structlog
 from pydantic import TypeAdapter, ValidationError
-from tests.mcp_server.audit.test_refusal_aggregator import RECORD
 
 from auth.principal import Principal
-from mcp_server.audit.entry import Visit, noted, visiting
-from mcp_server.audit.log import Trail
+from mcp_server.audit.entry import Visit, annotate_call, visiting
+from mcp_server.audit.log import AuditLog
 from mcp_server.audit.record import BY_TIME, AuditRecord
 from mcp_server.audit.writer import Writer
 from mcp_server.observability.metrics import Meters
@@ -25,6 +24,7 @@ from storage.collection import Collection
 from storage.errors import StoreUnavailable
 from tests.auth.clocks import Clocks
 from tests.mcp_server.audit.shaky import Shaky
+from tests.mcp_server.audit.test_refusal_aggregator import RECORD
 from tests.waiting import PATIENCE_S, until
 from vmm.errors import CasemateError, GuestError, InvalidInput, LinkError, NotFound
 
@@ -45,8 +45,8 @@ def shaky(records: Collection) -> Shaky:
 
 
 @pytest.fixture
-def trail(shaky: Shaky, meters: Meters, clocks: Clocks) -> Trail:
-    return Trail(shaky, meters=meters, days=30, clock=clocks.epoch)
+def trail(shaky: Shaky, meters: Meters, clocks: Clocks) -> AuditLog:
+    return AuditLog(shaky, meters=meters, days=30, clock=clocks.epoch)
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def visit() -> Visit:
 
 
 @asynccontextmanager
-async def running(trail: Trail) -> AsyncGenerator[None]:
+async def running(trail: AuditLog) -> AsyncGenerator[None]:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(trail.run)
         yield
@@ -77,7 +77,7 @@ async def stored_count(records: Collection, count: int) -> list[AuditRecord]:
 
 
 async def test_a_call_is_recorded_with_everything_that_is_known_of_it(
-    trail: Trail, records: Collection, visit: Visit, clocks: Clocks, monkeypatch: pytest.MonkeyPatch
+    trail: AuditLog, records: Collection, visit: Visit, clocks: Clocks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mcp_server.audit.log.time", SimpleNamespace(perf_counter=count(7.0, 0.25).__next__))
     async with running(trail):
@@ -87,7 +87,7 @@ async def test_a_call_is_recorded_with_everything_that_is_known_of_it(
                 surface="mcp", action="execute_command", arguments={"id": "box", "command": "ls"}, sandbox="box"
             ),
         ):
-            noted(exit_code=3, sandbox="d" * 24)
+            annotate_call(exit_code=3, sandbox="d" * 24)
         (record,) = await stored_count(records, 1)
     assert record.duration_ms == 250
     assert record == AuditRecord(
@@ -128,7 +128,7 @@ async def test_a_call_is_recorded_with_everything_that_is_known_of_it(
     ],
 )
 async def test_an_error_decides_between_refused_and_failed(
-    trail: Trail, records: Collection, error: Exception, decision: str, reason: str
+    trail: AuditLog, records: Collection, error: Exception, decision: str, reason: str
 ) -> None:
     with pytest.raises(type(error)), trail.call(surface="mcp", action="a", arguments={}):
         raise error
@@ -137,7 +137,7 @@ async def test_an_error_decides_between_refused_and_failed(
     assert (record.decision, record.reason) == (decision, reason)
 
 
-async def test_refused_arguments_are_named_but_not_repeated(trail: Trail, records: Collection) -> None:
+async def test_refused_arguments_are_named_but_not_repeated(trail: AuditLog, records: Collection) -> None:
     with trail.call(surface="mcp", action="a", arguments={}) as entry:
         try:
             TypeAdapter(dict[str, int]).validate_python({"port": "hunter2"})
@@ -149,7 +149,9 @@ async def test_refused_arguments_are_named_but_not_repeated(trail: Trail, record
     assert record.reason == "invalid_input: port"
 
 
-async def test_a_value_that_the_code_itself_refuses_is_a_fault_of_the_server(trail: Trail, records: Collection) -> None:
+async def test_a_value_that_the_code_itself_refuses_is_a_fault_of_the_server(
+    trail: AuditLog, records: Collection
+) -> None:
     with pytest.raises(ValidationError), trail.call(surface="mcp", action="a", arguments={}):
         TypeAdapter(dict[str, int]).validate_python({"port": "hunter2"})
     async with running(trail):
@@ -157,7 +159,7 @@ async def test_a_value_that_the_code_itself_refuses_is_a_fault_of_the_server(tra
     assert (record.decision, record.reason) == ("failed", "ValidationError")
 
 
-async def test_a_cancelled_call_is_recorded_as_failed(trail: Trail, records: Collection) -> None:
+async def test_a_cancelled_call_is_recorded_as_failed(trail: AuditLog, records: Collection) -> None:
     with anyio.move_on_after(0.01), trail.call(surface="mcp", action="a", arguments={}):
         await anyio.sleep_forever()
     async with running(trail):
@@ -165,7 +167,7 @@ async def test_a_cancelled_call_is_recorded_as_failed(trail: Trail, records: Col
     assert (record.decision, record.reason) == ("failed", "cancelled")
 
 
-async def test_two_calls_at_once_do_not_mix_their_notes(trail: Trail, records: Collection) -> None:
+async def test_two_calls_at_once_do_not_mix_their_notes(trail: AuditLog, records: Collection) -> None:
     async def call(number: int) -> None:
         with trail.call(surface="mcp", action=f"a{number}", arguments={}):
             await anyio.sleep(0.01)
@@ -173,18 +175,18 @@ async def test_two_calls_at_once_do_not_mix_their_notes(trail: Trail, records: C
                 inner.start_soon(note, number)
 
     async def note(number: int) -> None:
-        noted(exit_code=number)
+        annotate_call(exit_code=number)
 
     async with anyio.create_task_group() as tasks:
         for number in range(20):
             tasks.start_soon(call, number)
-    noted(exit_code=99)
+    annotate_call(exit_code=99)
     async with running(trail):
         found = await stored_count(records, 20)
     assert {(record.action, record.exit_code) for record in found} == {(f"a{number}", number) for number in range(20)}
 
 
-async def test_every_call_is_logged_at_once_without_its_arguments(trail: Trail, visit: Visit) -> None:
+async def test_every_call_is_logged_at_once_without_its_arguments(trail: AuditLog, visit: Visit) -> None:
     with (
         structlog.testing.capture_logs() as logged,
         visiting(visit),
@@ -196,7 +198,9 @@ async def test_every_call_is_logged_at_once_without_its_arguments(trail: Trail, 
     assert "/private" not in str(line)
 
 
-async def test_a_thousand_refusals_of_nobody_are_one_record(trail: Trail, records: Collection, clocks: Clocks) -> None:
+async def test_a_thousand_refusals_of_nobody_are_one_record(
+    trail: AuditLog, records: Collection, clocks: Clocks
+) -> None:
     def refusal() -> None:
         with visiting(Visit(address="192.0.2.9")), trail.call(surface="rest", action="unknown", arguments={}) as entry:
             entry.status = 401
@@ -215,7 +219,7 @@ async def test_a_thousand_refusals_of_nobody_are_one_record(trail: Trail, record
     assert summed == replace(first, count=1000)
 
 
-async def test_refusals_of_somebody_known_are_recorded_each(trail: Trail, records: Collection, visit: Visit) -> None:
+async def test_refusals_of_somebody_known_are_recorded_each(trail: AuditLog, records: Collection, visit: Visit) -> None:
     async with running(trail):
         for _ in range(3):
             with visiting(visit), trail.call(surface="mcp", action="get_sandbox", arguments={}) as entry:
@@ -223,7 +227,7 @@ async def test_refusals_of_somebody_known_are_recorded_each(trail: Trail, record
         assert len(await stored_count(records, 3)) == 3
 
 
-async def test_what_waits_is_written_at_the_stop(trail: Trail, records: Collection) -> None:
+async def test_what_waits_is_written_at_the_stop(trail: AuditLog, records: Collection) -> None:
     async with running(trail):
         await anyio.wait_all_tasks_blocked()
         for number in range(300):
@@ -239,7 +243,7 @@ async def test_what_waits_is_written_at_the_stop(trail: Trail, records: Collecti
 
 
 async def test_a_store_that_hangs_does_not_hold_up_the_stop(
-    trail: Trail, shaky: Shaky, monkeypatch: pytest.MonkeyPatch
+    trail: AuditLog, shaky: Shaky, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mcp_server.audit.log._FLUSH_S", 0.2)
     shaky.hangs = True
@@ -251,7 +255,7 @@ async def test_a_store_that_hangs_does_not_hold_up_the_stop(
 
 
 async def test_while_the_store_is_away_records_wait_and_then_all_are_written_in_order(
-    trail: Trail, records: Collection, shaky: Shaky, meters: Meters
+    trail: AuditLog, records: Collection, shaky: Shaky, meters: Meters
 ) -> None:
     shaky.down = True
     async with running(trail):
@@ -269,7 +273,7 @@ async def test_while_the_store_is_away_records_wait_and_then_all_are_written_in_
 
 
 async def test_a_write_whose_answer_was_lost_is_not_written_twice(
-    trail: Trail, records: Collection, shaky: Shaky
+    trail: AuditLog, records: Collection, shaky: Shaky
 ) -> None:
     shaky.mute = True
     async with running(trail):
@@ -307,7 +311,7 @@ async def test_a_record_that_cannot_be_stored_does_not_stop_the_others(
     assert b"casemate_audit_dropped_total 1.0" in meters.text()
 
 
-async def test_names_that_no_store_takes_are_recorded_all_the_same(trail: Trail, records: Collection) -> None:
+async def test_names_that_no_store_takes_are_recorded_all_the_same(trail: AuditLog, records: Collection) -> None:
     with trail.call(surface="mcp", action="a", arguments={"id": "\0\ud800"}, sandbox="\0\ud800" + "x" * 200) as entry:
         entry.refuse("\ud800\0")
     async with running(trail):
@@ -315,7 +319,9 @@ async def test_names_that_no_store_takes_are_recorded_all_the_same(trail: Trail,
     assert record.sandbox == "\ufffd?" + "x" * 78
 
 
-async def test_records_older_than_they_are_kept_are_purged(trail: Trail, records: Collection, clocks: Clocks) -> None:
+async def test_records_older_than_they_are_kept_are_purged(
+    trail: AuditLog, records: Collection, clocks: Clocks
+) -> None:
     for age_days in (31, 30, 29):
         at_ms = clocks.ms - age_days * DAY_MS - (age_days == 30)
         await records.insert(replace(RECORD, id=f"{age_days:024}", at_ms=at_ms).document())
@@ -326,7 +332,7 @@ async def test_records_older_than_they_are_kept_are_purged(trail: Trail, records
     assert [record.id for record in await stored(records)] == [f"{29:024}"]
 
 
-async def test_a_run_purges_by_itself(trail: Trail, records: Collection) -> None:
+async def test_a_run_purges_by_itself(trail: AuditLog, records: Collection) -> None:
     await records.insert(replace(RECORD, at_ms=0).document())
     async with running(trail):
         with anyio.fail_after(PATIENCE_S):

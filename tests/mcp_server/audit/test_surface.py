@@ -26,8 +26,8 @@ from websockets.typing import Origin
 
 from auth.principal import Principal
 from auth.roles import Scope
-from mcp_server.audit.entry import noted
-from mcp_server.audit.log import NOT_REACHED, Trail
+from mcp_server.audit.entry import annotate_call
+from mcp_server.audit.log import NOT_REACHED, AuditLog
 from mcp_server.audit.record import BY_TIME, AuditRecord
 from mcp_server.audit.surface import Surface
 from mcp_server.http.guards import BodyLimit, FrontGuard
@@ -48,7 +48,7 @@ WHO = Principal(org_id=ALICE, user_id="user-alice", key_id="k" * 24, scopes=froz
 
 async def exec_command(request: Request, _who: Principal) -> Response:
     await request.body()
-    noted(exit_code=7)
+    annotate_call(exit_code=7)
     return JSONResponse({})
 
 
@@ -91,7 +91,7 @@ async def shell(socket: WebSocket) -> None:
     socket.scope["state"]["action"] = "pty.shell"
     await socket.accept()
     await socket.receive_text()
-    noted(exit_code=0)
+    annotate_call(exit_code=0)
     await socket.close()
 
 
@@ -137,7 +137,7 @@ class Introduced:
 
 
 @pytest.fixture(autouse=True)
-async def at_work(trail: Trail) -> AsyncGenerator[None]:
+async def at_work(trail: AuditLog) -> AsyncGenerator[None]:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(trail.run)
         yield
@@ -145,7 +145,7 @@ async def at_work(trail: Trail) -> AsyncGenerator[None]:
 
 
 @pytest.fixture
-async def small(trail: Trail, meters: Meters) -> AsyncGenerator[Edge]:
+async def small(trail: AuditLog, meters: Meters) -> AsyncGenerator[Edge]:
     """A few routes behind the real layers."""
     security = TransportSecuritySettings(allowed_hosts=["127.0.0.1:*"], allowed_origins=["http://good"])
     shells: list[BaseRoute] = [WebSocketRoute("/api/sandboxes/{id}/pty", shell)]

@@ -14,7 +14,7 @@ import pytest
 from bench.server import running
 from tests.mcp_server.cli.rig import Cli
 from tests.vmm.agent.trees import grow, look
-from vmm.hypervisor.process import strays
+from vmm.hypervisor.process import orphans
 
 pytestmark = [pytest.mark.anyio, pytest.mark.vm]
 
@@ -54,7 +54,7 @@ async def test_a_sandbox_is_created_used_and_ended_with_a_server_and_without_one
             assert await seat.ended() == 8
     finally:
         await cli("sandbox", "rm", "--all")
-    assert strays(served / "instances") == {}
+    assert orphans(served / "instances") == {}
 
 
 async def test_trees_pipes_and_the_kernels_files_go_through_a_real_machine(served: Path, tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ async def test_trees_pipes_and_the_kernels_files_go_through_a_real_machine(serve
             assert "Invalid argument" in refused.refusal
     finally:
         await cli("sandbox", "rm", "--all")
-    assert strays(served / "instances") == {}
+    assert orphans(served / "instances") == {}
 
 
 async def machines_started(url: str) -> int:
@@ -152,4 +152,4 @@ async def test_a_sandbox_is_kept_put_back_copied_and_put_to_sleep(served: Path, 
         await cli("sandbox", "rm", "--all")
         await cli("snapshot", "rm", "good")
     assert (await cli("snapshot", "list", "--json")).json == []
-    assert strays(served / "instances") == {}
+    assert orphans(served / "instances") == {}

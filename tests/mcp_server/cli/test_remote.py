@@ -10,7 +10,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.http11 import Request, Response
 
 from mcp_server.cli import remote
-from mcp_server.cli.console import Trouble
+from mcp_server.cli.console import CliError
 from mcp_server.cli.remote import Remote
 
 pytestmark = pytest.mark.anyio
@@ -47,7 +47,7 @@ async def test_a_server_that_never_answers_is_told_from_one_that_is_not_there(mo
     async with serve(greets, "127.0.0.1", 0, process_request=never_answers) as server:
         url = address(server.sockets[0].getsockname())
         async with Remote.connected(url, key="", key_origin="", near=True) as there:
-            with pytest.raises(Trouble, match="does not answer in time"):
+            with pytest.raises(CliError, match="does not answer in time"):
                 async with there.socket("/api/sandboxes/box/pty", {}):
                     pass
         server.close(close_connections=True)

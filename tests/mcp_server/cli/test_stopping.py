@@ -13,7 +13,7 @@ from tests.waiting import PATIENCE_S
 pytestmark = pytest.mark.anyio
 
 
-class Machines:
+class MachineRegistry:
     """Machines that fall asleep one after the other, when told how far they may go."""
 
     def __init__(self, count: int, *, fails: int = 0) -> None:
@@ -35,8 +35,8 @@ class Machines:
         return self.asleep
 
 
-def at_once(count: int, *, fails: int = 0) -> Machines:
-    machines = Machines(count, fails=fails)
+def at_once(count: int, *, fails: int = 0) -> MachineRegistry:
+    machines = MachineRegistry(count, fails=fails)
     machines.go_on.set()
     return machines
 
@@ -69,7 +69,7 @@ async def test_a_server_that_ends_without_a_signal_leaves_machines_alone() -> No
 async def test_without_machines_nothing_is_put_to_sleep(capsys: pytest.CaptureFixture[str]) -> None:
     stopping = Stopping("")
     stopping.heed(signal.SIGINT)
-    assert await stopping.settle(Machines(0)) == "Stopped; no machine runs."
+    assert await stopping.settle(MachineRegistry(0)) == "Stopped; no machine runs."
     assert capsys.readouterr().err == ""
 
 
@@ -82,7 +82,7 @@ async def test_what_cannot_be_put_to_sleep_is_told() -> None:
 
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
 async def test_a_second_signal_waits_for_no_more_machines(second: int, capsys: pytest.CaptureFixture[str]) -> None:
-    stopping, machines = Stopping(""), Machines(3)
+    stopping, machines = Stopping(""), MachineRegistry(3)
     stopping.heed(signal.SIGINT)
     said: list[str] = []
 
@@ -99,7 +99,7 @@ async def test_a_second_signal_waits_for_no_more_machines(second: int, capsys: p
 
 
 async def test_two_signals_before_it_begins_put_nothing_to_sleep() -> None:
-    stopping, machines = Stopping(""), Machines(2)
+    stopping, machines = Stopping(""), MachineRegistry(2)
     stopping.heed(signal.SIGINT)
     stopping.heed(signal.SIGINT)
     with anyio.fail_after(PATIENCE_S):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcp_server.cli.console import Trouble, plain
+from mcp_server.cli.console import CliError, plain
 from mcp_server.cli.escapes import Escapes
 from mcp_server.cli.values import amount, cell, check_ref, moment, parse_environment, parse_pairs, parse_span
 
@@ -22,7 +22,7 @@ def test_spans_are_read(text: str, seconds: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "1", "d", "0s", "-1h", "1.5h", "1y", "1 h", "9999999999s", "1h30m", "\u0661s"])
 def test_what_is_no_span_is_refused(text: str) -> None:
-    with pytest.raises(Trouble, match="--expires"):
+    with pytest.raises(CliError, match="--expires"):
         parse_span(text, "--expires")
 
 
@@ -35,7 +35,7 @@ def test_pairs_and_variables_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("ref", ["", ".", "..", "a/b", "-x", "a b", "a%2fb", "a\n", "ä", "x" * 300])
 def test_what_can_be_no_id_and_no_name_never_gets_into_a_path(ref: str) -> None:
-    with pytest.raises(Trouble):
+    with pytest.raises(CliError):
         check_ref(ref)
 
 

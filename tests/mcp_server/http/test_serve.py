@@ -13,7 +13,7 @@ import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mcp_server.cli import service
-from mcp_server.data_dir_lock import Occupied, holder_url, occupy
+from mcp_server.data_dir_lock import DataDirInUse, holder_url, occupy
 from mcp_server.http.causes import cause_of
 from mcp_server.http.serve import PortRefused, WebServer, listen
 from mcp_server.settings import Settings
@@ -36,7 +36,7 @@ async def test_one_server_at_a_time_works_on_a_directory(tmp_path: Path) -> None
     assert holder_url(tmp_path) == ""
     with occupy(tmp_path) as occupancy:
         occupancy.announce("http://127.0.0.1:1")
-        with pytest.raises(Occupied, match=r"reachable at http://127\.0\.0\.1:1"), occupy(tmp_path):
+        with pytest.raises(DataDirInUse, match=r"reachable at http://127\.0\.0\.1:1"), occupy(tmp_path):
             pass
         assert holder_url(tmp_path) == "http://127.0.0.1:1"
     assert holder_url(tmp_path) == ""
@@ -61,7 +61,7 @@ async def test_a_second_server_removes_none_of_the_firsts_images(
             occupancy.announce(said)
             with anyio.fail_after(30), pytest.raises(ExceptionGroup) as refused:
                 await service.Service(settings).run()
-            assert isinstance(cause_of(refused.value), Occupied)
+            assert isinstance(cause_of(refused.value), DataDirInUse)
             assert await images.find("minimal") == firsts
     removed = await seconds.prune()
     assert {path.name.partition("-")[0] for path in removed} == {"kernel", "toolbox", "minimal"}

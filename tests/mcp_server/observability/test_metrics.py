@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.applications import Starlette
 
 from mcp_server.observability.metrics import Meters
-from mcp_server.observability.scrape import metrics_route
+from mcp_server.scrape import metrics_route
 from storage.errors import StoreUnavailable
 from tests.mcp_server.edge import serving
 from vmm.errors import Unavailable
@@ -85,7 +85,7 @@ async def test_a_scrape_gathers_what_the_host_has(meters: Meters, machine: Host)
 async def test_a_host_in_trouble_is_told_and_old_figures_are_gone(
     meters: Meters, machine: Host, trouble: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mcp_server.observability.scrape._DEADLINE_S", 0.2)
+    monkeypatch.setattr("mcp_server.scrape._DEADLINE_S", 0.2)
     async with scraped(meters, machine) as http:
         await http.get("/metrics")
         setattr(machine, trouble, True)

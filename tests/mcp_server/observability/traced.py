@@ -17,8 +17,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from auth.principal import Principal
-from mcp_server.audit.entry import noted
-from mcp_server.audit.log import Trail
+from mcp_server.audit.entry import annotate_call
+from mcp_server.audit.log import AuditLog
 from mcp_server.audit.record import AUDIT
 from mcp_server.audit.surface import Surface
 from mcp_server.http.request_log import RequestLog
@@ -32,13 +32,13 @@ from tests.mcp_server.edge import serving
 class TracedServer(MCPServer[None]):
     """Records its calls as the real one does."""
 
-    def __init__(self, trail: Trail) -> None:
+    def __init__(self, trail: AuditLog) -> None:
         super().__init__("traced", log_level="ERROR")
 
         async def touch(secret: str) -> str:
             """Touch a sandbox."""
             with trail.call(surface="mcp", action="touch", arguments={"secret": secret}):
-                noted(sandbox="d" * 24)
+                annotate_call(sandbox="d" * 24)
             return "done"
 
         self.add_tool(touch)
@@ -52,7 +52,7 @@ async def main(directory: Path) -> None:
     meters = Meters(version="test")
     tracing = Tracing.of_environment(version="1.2.3")
     async with SqliteDatabase(directory / "traced.db") as database:
-        trail = Trail(await database.collection(AUDIT), meters=meters, days=1)
+        trail = AuditLog(await database.collection(AUDIT), meters=meters, days=1)
         server = TracedServer(trail)
         server.streamable_http_app()
 

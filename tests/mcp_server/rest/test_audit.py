@@ -13,16 +13,16 @@ from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as Connection
-from tests.mcp_server.audit.test_refusal_aggregator import RECORD
 
 from auth.principal import Principal
 from auth.roles import Role, Scope
 from mcp_server.audit import reader as journal_module
-from mcp_server.audit.reader import Filter, Journal
+from mcp_server.audit.reader import AuditReader, Filter
 from mcp_server.audit.record import AuditRecord
 from mcp_server.rest.audit import audit_endpoints, moment
 from mcp_server.rest.endpoint import routes
 from storage.collection import Collection
+from tests.mcp_server.audit.test_refusal_aggregator import RECORD
 from tests.mcp_server.edge import serving
 from vmm.errors import InvalidInput, NotFound
 from vmm.sandboxes.sandbox import Sandbox
@@ -89,7 +89,7 @@ async def filled(records: Collection) -> Collection:
 
 @pytest.fixture
 async def http(filled: Collection) -> AsyncGenerator[httpx.AsyncClient]:
-    app = Starlette(routes=routes(audit_endpoints(Journal(filled), find, clock=lambda: NOW)))
+    app = Starlette(routes=routes(audit_endpoints(AuditReader(filled), find, clock=lambda: NOW)))
     async with serving(Introduced(app)) as edge, edge.http() as client:
         yield client
 
@@ -239,7 +239,7 @@ async def test_a_filter_that_few_meet_costs_a_bounded_look_and_can_be_followed(
     monkeypatch.setattr(journal_module, "_MOST_READ", 1000)
     for number in range(300):
         await records.insert(record(number, action="rare" if number == 250 else "often").document())
-    journal = Journal(records)
+    journal = AuditReader(records)
     wanted = Filter(org=ALICE, action="rare")
     first = await journal.page(wanted, limit=1)
     assert first.records == ()

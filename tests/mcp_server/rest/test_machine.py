@@ -15,7 +15,7 @@ from websockets.asyncio.client import connect
 from tests.mcp_server.rest.conftest import Rest, data_of, events, rest_server, shown_until
 from tests.waiting import PATIENCE_S
 from vmm.fleet import Fleet
-from vmm.hypervisor.process import strays
+from vmm.hypervisor.process import orphans
 
 pytestmark = [pytest.mark.anyio, pytest.mark.vm]
 
@@ -135,7 +135,7 @@ async def test_a_sandbox_sleeps_wakes_is_forked_put_back_and_started_again(machi
         assert await nonce(http, "box") == "NONCE=delta"
         assert (await http.post(f"{base}/exec", json={"command": "ls /root"})).json()["data"]["stdout"] == ""
 
-        ((process,),) = strays(data / "instances").values()
+        ((process,),) = orphans(data / "instances").values()
         os.kill(process.pid, signal.SIGKILL)
         with anyio.fail_after(PATIENCE_S):
             while data_of(await http.get(base))["status"] != "killed":
@@ -160,7 +160,7 @@ async def test_a_killed_sandbox_is_told_with_what_is_lost(machines: Rest, data: 
             async for line in lines:
                 if line == "data:on":
                     break
-            (process,) = strays(data / "instances")[data / "instances" / made["id"]]
+            (process,) = orphans(data / "instances")[data / "instances" / made["id"]]
             os.kill(process.pid, signal.SIGKILL)
             with anyio.fail_after(PATIENCE_S):
                 rest = [line async for line in lines]

@@ -8,7 +8,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from mcp_server.audit.log import Trail
+from mcp_server.audit.log import AuditLog
 from mcp_server.audit.record import BY_ORG
 from mcp_server.wire import fork_objects
 from storage.collection import Collection, Document
@@ -138,7 +138,7 @@ async def test_a_sandbox_that_sleeps_is_woken_by_any_call(host: Edge) -> None:
 
 
 async def test_the_end_of_a_snapshot_is_recorded_with_its_sandbox(
-    host: Edge, trail: Trail, records: Collection
+    host: Edge, trail: AuditLog, records: Collection
 ) -> None:
     async with host.client("alice") as client, host.http("alice") as http:
         await Tools(client)("snapshot_sandbox", name="first")

@@ -14,13 +14,13 @@ import pytest
 from storage.ids import new_id
 from tests.vmm import still
 from tests.vmm.images.tiny_recipes import tiny_catalogue
-from vmm.disk.os_errors import file_system, host_files
+from vmm.disk.os_errors import file_system, translate_os_errors
 from vmm.errors import HostExhausted, Unavailable
 from vmm.hypervisor.base import Memory, Running
 from vmm.hypervisor.detect import Choice
 from vmm.hypervisor.process import ProcessRef
 from vmm.machines import suspend
-from vmm.machines.checkpoint import Saved, hardware_in
+from vmm.machines.checkpoint import Checkpoint, hardware_in
 from vmm.machines.clone import silent
 from vmm.machines.machine import Machine, MachineRecord
 from vmm.machines.snapshots import Snapshot, Snapshots
@@ -63,7 +63,7 @@ class Host:
             disk=1,
             driver=choice.driver.fingerprint,
         )
-        self.saved = Saved(
+        self.saved = Checkpoint(
             directory=kept,
             hardware=hardware_in(self.sleeper, cpu=1, mem=256, tsc_khz=0),
             secret=b"s",
@@ -80,7 +80,7 @@ STEPS: dict[str, Step] = {
     "fork": lambda host: host.snapshots.fork_base(new_id()),
     "rename": lambda host: host.snapshots.rename(host.snapshot, "second"),
     "clone": lambda host: host.clone(),
-    "write down": lambda host: host.machine.write_down(),
+    "write down": lambda host: host.machine.save_record(),
 }
 
 
@@ -142,11 +142,14 @@ async def test_a_server_with_too_many_files_open_says_so(tmp_path: Path, choice:
 
 
 async def test_what_is_no_trouble_of_the_hosts_passes(tmp_path: Path) -> None:
-    with pytest.raises(KeyError), host_files("a thing", tmp_path):
+    with pytest.raises(KeyError), translate_os_errors("a thing", tmp_path):
         raise KeyError
-    with pytest.raises(Unavailable, match="fails at a thing: it takes too long"), host_files("a thing", tmp_path):
+    with (
+        pytest.raises(Unavailable, match="fails at a thing: it takes too long"),
+        translate_os_errors("a thing", tmp_path),
+    ):
         raise TimeoutError
-    with pytest.raises(Unavailable, match=f"Input/output error .{tmp_path}"), host_files("a thing", tmp_path):
+    with pytest.raises(Unavailable, match=f"Input/output error .{tmp_path}"), translate_os_errors("a thing", tmp_path):
         raise OSError(errno.EIO, os.strerror(errno.EIO), str(tmp_path))
 
 
@@ -161,18 +164,18 @@ async def test_forks_that_fail_have_each_a_result_of_their_own(tmp_path: Path, c
         parent = await still.kept(there.collection, State.ASLEEP)
         base = still.furnished(tmp_path / "base", fingerprint=choice.driver.fingerprint)
         (base / "disk").unlink()
-        saved = Saved(
+        saved = Checkpoint(
             directory=base,
             hardware=hardware_in(base, cpu=1, mem=256, tsc_khz=0),
             secret=b"s",
             nonce="n",
             fingerprint=choice.driver.fingerprint,
         )
-        forks = await there.inner("maker").children(parent, saved, 3, "")
+        forks = await there.inner("sandboxes._creator").children(parent, saved, 3, "")
         assert [isinstance(fork.error, Unavailable) for fork in forks] == [True] * 3
         assert [fork.error.message for fork in forks if fork.error and "a new machine" not in fork.error.message] == []
         assert list(there.instances.iterdir()) == []
-        assert (await there.fleet.list(parent.owner)).items == (parent,)
+        assert (await there.fleet.sandboxes.list(parent.owner)).items == (parent,)
 
 
 async def test_a_template_that_is_damaged_or_not_whole_is_made_anew(tmp_path: Path, choice: Choice) -> None:
@@ -180,7 +183,7 @@ async def test_a_template_that_is_damaged_or_not_whole_is_made_anew(tmp_path: Pa
     key = template_key(choice.driver, images, 1, 256)
     base = still.furnished(tmp_path / "templates" / key, fingerprint=choice.driver.fingerprint)
     (base / "state").touch()
-    whole = Saved(
+    whole = Checkpoint(
         directory=base,
         hardware=hardware_in(base, cpu=1, mem=256, tsc_khz=0),
         secret=b"s",

@@ -11,7 +11,7 @@ import pytest
 from storage.ids import new_id
 from tests.vmm import still
 from vmm.errors import Damaged
-from vmm.machines.checkpoint import Saved, hardware_in
+from vmm.machines.checkpoint import Checkpoint, hardware_in
 from vmm.machines.machine import MachineRecord
 from vmm.machines.snapshots import Snapshot, Snapshots
 
@@ -25,12 +25,12 @@ def machine(directory: Path) -> None:
 def moment(directory: Path) -> None:
     directory.mkdir()
     hardware = hardware_in(directory, cpu=1, mem=256, tsc_khz=5)
-    Saved(directory=directory, hardware=hardware, secret=b"s", nonce="n", fingerprint="qemu 7.2").write()
+    Checkpoint(directory=directory, hardware=hardware, secret=b"s", nonce="n", fingerprint="qemu 7.2").write()
 
 
 KINDS: dict[str, tuple[Callable[[Path], None], Reader]] = {
     "machine.json": (machine, MachineRecord.read),
-    "saved.json": (moment, Saved.load),
+    "saved.json": (moment, Checkpoint.load),
 }
 NEEDED = [
     *(("machine.json", name) for name in ("pid", "port", "memory", "hardware", "nonce", "secret", "fingerprint")),

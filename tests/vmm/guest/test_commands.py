@@ -207,7 +207,7 @@ async def test_a_signal_after_the_end_reaches_those_left_behind(guest: Agent, li
     outcome = await link.exec(shell(f"setsid sleep {marker} >/dev/null 2>&1 & true"), wait_ms=PATIENCE_MS)
     for _ in range(3):  # Their group must not be lent to others meanwhile.
         await link.exec(Command(argv=("true",)), wait_ms=PATIENCE_MS)
-    assert living(marker)
+    await until(lambda: bool(living(marker)))
     await link.signal(outcome.pid, 9)
     assert await gone(marker)
 

@@ -13,10 +13,10 @@ from tests.vmm.hypervisor.ladder import SIZE, cloned, cold, said, saved
 from vmm.hypervisor.base import Hypervisor, Memory
 from vmm.hypervisor.confinement import Confinement
 from vmm.hypervisor.detect import Driver, NoDriver, drivers, kvm
-from vmm.hypervisor.process import strays
+from vmm.hypervisor.process import orphans
 from vmm.images.catalogue import ImageSet
 from vmm.machines import template as building
-from vmm.machines.checkpoint import Saved
+from vmm.machines.checkpoint import Checkpoint
 from vmm.machines.machine import Machine
 
 
@@ -36,22 +36,22 @@ def driver(request: pytest.FixtureRequest) -> Hypervisor:
 
 
 @pytest.fixture(scope="session")
-def template(driver: Hypervisor, image_set: ImageSet, tmp_path_factory: pytest.TempPathFactory) -> Saved:
+def template(driver: Hypervisor, image_set: ImageSet, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     """A machine that was booted and saved."""
     root = tmp_path_factory.mktemp("templates")
 
-    async def build() -> Saved:
+    async def build() -> Checkpoint:
         return await building.build(driver, image_set, root, "template", **SIZE, tsc_khz=building.guess_tsc_khz())
 
     return anyio.run(build)
 
 
 @pytest.fixture(scope="session")
-def moment(driver: Hypervisor, template: Saved, tmp_path_factory: pytest.TempPathFactory) -> Saved:
+def moment(driver: Hypervisor, template: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     """A clone that was saved, with a word in its memory that no template and no disk has, and ended."""
     root = tmp_path_factory.mktemp("moments")
 
-    async def save() -> Saved:
+    async def save() -> Checkpoint:
         async with cloned(driver, template, root / "clone") as machine:
             await said(machine, "echo only in memory > /dev/shm/word")
             return await saved(machine, root / "moment")
@@ -60,18 +60,18 @@ def moment(driver: Hypervisor, template: Saved, tmp_path_factory: pytest.TempPat
 
 
 @pytest.fixture
-async def machine_cloned(driver: Hypervisor, template: Saved, tmp_path: Path) -> AsyncGenerator[Machine]:
+async def machine_cloned(driver: Hypervisor, template: Checkpoint, tmp_path: Path) -> AsyncGenerator[Machine]:
     async with cloned(driver, template, tmp_path / "clone") as machine:
         yield machine
-    assert strays(tmp_path) == {}
+    assert orphans(tmp_path) == {}
 
 
 @pytest.fixture
-async def machine_restored(driver: Hypervisor, moment: Saved, tmp_path: Path) -> AsyncGenerator[Machine]:
+async def machine_restored(driver: Hypervisor, moment: Checkpoint, tmp_path: Path) -> AsyncGenerator[Machine]:
     async with cloned(driver, moment, tmp_path / "restored") as machine:
         assert await said(machine, "cat /dev/shm/word") == "only in memory"
         yield machine
-    assert strays(tmp_path) == {}
+    assert orphans(tmp_path) == {}
 
 
 @pytest.fixture(params=["cold", "cloned", "restored", "woken"])
@@ -79,11 +79,11 @@ async def any_machine(
     request: pytest.FixtureRequest,
     driver: Hypervisor,
     image_set: ImageSet,
-    template: Saved,
-    moment: Saved,
+    template: Checkpoint,
+    moment: Checkpoint,
     tmp_path: Path,
 ) -> AsyncGenerator[Machine]:
-    """Machines of every origin: what works on one must work on all."""
+    """MachineRegistry of every origin: what works on one must work on all."""
     place = tmp_path / "machine"
     made, memory = {
         "cold": (lambda: cold(driver, image_set, place), Memory.BOOTED),
@@ -96,4 +96,4 @@ async def any_machine(
         if request.param in {"restored", "woken"}:
             assert await said(machine, "cat /dev/shm/word") == "only in memory"
         yield machine
-    assert strays(tmp_path) == {}
+    assert orphans(tmp_path) == {}

@@ -1,4 +1,4 @@
-"""Machines of each origin, for the drivers' contract: how to make them, save them, and hear what they say."""
+"""MachineRegistry of each origin, for the drivers' contract: how to make them, save them, and hear what they say."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vmm.hypervisor.base import Hypervisor
 from vmm.images.catalogue import ImageSet
 from vmm.machines import save
 from vmm.machines import template as building
-from vmm.machines.checkpoint import Saved
+from vmm.machines.checkpoint import Checkpoint
 from vmm.machines.machine import Machine
 
 SIZE = {"cpu": 1, "mem": 256}
@@ -29,7 +29,7 @@ async def cold(driver: Hypervisor, images: ImageSet, place: Path) -> AsyncGenera
 
 
 @asynccontextmanager
-async def cloned(driver: Hypervisor, origin: Saved, place: Path, *, own: bool = False) -> AsyncGenerator[Machine]:
+async def cloned(driver: Hypervisor, origin: Checkpoint, place: Path, *, own: bool = False) -> AsyncGenerator[Machine]:
     """A machine that woke up as the copy of another one; it has its directory's name."""
     machine = await Machine.clone(driver, origin, place, hostname=place.name, own=own)
     try:
@@ -38,7 +38,7 @@ async def cloned(driver: Hypervisor, origin: Saved, place: Path, *, own: bool = 
         await machine.stop()
 
 
-async def saved(machine: Machine, target: Path) -> Saved:
+async def saved(machine: Machine, target: Path) -> Checkpoint:
     """The moment of a machine that goes on."""
     target.mkdir(mode=0o700)
     return await save.save(machine, target)

@@ -10,7 +10,7 @@ from vmm.hypervisor.base import Hypervisor, Memory
 from vmm.hypervisor.ch_api import ApiError, api
 from vmm.hypervisor.ch_snapshot import CopyOnWrite
 from vmm.hypervisor.cloud_hypervisor import CloudHypervisor
-from vmm.machines.checkpoint import Saved
+from vmm.machines.checkpoint import Checkpoint
 from vmm.machines.machine import Machine
 
 pytestmark = [
@@ -35,7 +35,7 @@ def landlock(cloud_hypervisor: CloudHypervisor) -> None:
 
 @pytest.mark.parametrize("way", [CopyOnWrite.NONE, CopyOnWrite.MODE])
 async def test_memory_is_copied_where_it_cannot_be_shared(
-    cloud_hypervisor: CloudHypervisor, moment: Saved, tmp_path: Path, way: CopyOnWrite
+    cloud_hypervisor: CloudHypervisor, moment: Checkpoint, tmp_path: Path, way: CopyOnWrite
 ) -> None:
     other = copy.copy(cloud_hypervisor)
     other.copy_on_write = way
@@ -58,7 +58,7 @@ async def test_a_machine_opens_no_file_but_its_own(any_machine: Machine) -> None
 
 
 async def test_without_landlock_the_same_file_can_be_opened(
-    cloud_hypervisor: CloudHypervisor, moment: Saved, tmp_path: Path
+    cloud_hypervisor: CloudHypervisor, moment: Checkpoint, tmp_path: Path
 ) -> None:
     free = copy.copy(cloud_hypervisor)
     free.landlock = False

@@ -15,7 +15,7 @@ from tests.waiting import PATIENCE_S
 from vmm.errors import Unavailable
 from vmm.hypervisor.cgroup import Cgroups, Limits, NoCgroups
 from vmm.hypervisor.confinement import UNCONFINED, Confinement
-from vmm.hypervisor.process import strays
+from vmm.hypervisor.process import orphans
 from vmm.hypervisor.users import NoUsers, Users
 
 pytestmark = pytest.mark.anyio
@@ -113,7 +113,7 @@ async def test_a_machine_that_cannot_be_put_into_its_cgroup_does_not_run(place: 
     (base / "machines" / NAME / "cgroup.procs").mkdir()  # cannot be written to
     with pytest.raises(Unavailable, match="cannot be started"), capture_logs():
         await confinement.spawn(["sleep", "60"], directory=place, log=place / "log", limits=LIMITS)
-    assert strays(place.parent) == {}
+    assert orphans(place.parent) == {}
 
 
 async def test_files_in_memory_do_not_count_as_memory_that_a_machine_takes(tmp_path: Path) -> None:

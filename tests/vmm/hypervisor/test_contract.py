@@ -18,8 +18,8 @@ from vmm.errors import CasemateError, HostExhausted, LinkError, Unavailable
 from vmm.guest.link import GuestLink
 from vmm.guest.values import Command
 from vmm.hypervisor.base import LOG, Hypervisor, Ram, Running
-from vmm.hypervisor.process import strays
-from vmm.machines.checkpoint import Saved
+from vmm.hypervisor.process import orphans
+from vmm.machines.checkpoint import Checkpoint
 from vmm.machines.machine import Machine
 
 # Marked `kvm` is what the emulated host has time for in every run; all of it runs there when it is asked for.
@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.vm]
 async def test_a_machine_runs_commands_keeps_files_and_has_no_way_out(any_machine: Machine) -> None:
     assert await said(any_machine, "echo kept > /root/file; sync; cat /root/file; nproc") == "kept\n1"
     assert await said(any_machine, "ip -o route show default 2>/dev/null | wc -l") == "0"
-    assert await any_machine.driver.ailment(any_machine.running) == ""
+    assert await any_machine.driver.problem(any_machine.running) == ""
 
 
 async def test_forty_commands_at_once_all_run_once_however_often(any_machine: Machine) -> None:
@@ -53,7 +53,7 @@ async def test_a_machine_that_is_stopped_is_gone(any_machine: Machine) -> None:
     await any_machine.stop()
     with pytest.raises(LinkError):
         await any_machine.driver.dial(any_machine.running)
-    assert await any_machine.driver.ailment(any_machine.running)
+    assert await any_machine.driver.problem(any_machine.running)
 
 
 async def test_a_machine_that_is_killed_is_known_to_be_at_once(any_machine: Machine) -> None:
@@ -86,7 +86,7 @@ async def _press(link: GuestLink, key: str) -> None:
 
 @pytest.mark.kvm
 async def test_clones_share_a_past_and_nothing_else(
-    driver: Hypervisor, template: Saved, machine_cloned: Machine, tmp_path: Path
+    driver: Hypervisor, template: Checkpoint, machine_cloned: Machine, tmp_path: Path
 ) -> None:
     async with cloned(driver, template, tmp_path / "other") as other:
         first, second = await machine_cloned.link.ping(), await other.link.ping()
@@ -102,7 +102,7 @@ async def test_a_clone_has_no_commands_of_its_template(machine_cloned: Machine) 
 
 
 @pytest.mark.kvm
-async def test_a_clone_leaves_its_template_as_it_is(template: Saved, machine_cloned: Machine) -> None:
+async def test_a_clone_leaves_its_template_as_it_is(template: Checkpoint, machine_cloned: Machine) -> None:
     before = {path: path.stat().st_mtime_ns for path in (template.ram, template.disk)}
     await said(machine_cloned, "head -c 20M /dev/urandom > /dev/shm/x; cp /dev/shm/x /root/x; sync")
     assert {path: path.stat().st_mtime_ns for path in before} == before
@@ -114,7 +114,7 @@ async def test_the_clock_of_a_clone_is_right(machine_cloned: Machine) -> None:
 
 
 async def test_a_clone_that_is_slow_to_reach_is_as_good_as_another(
-    driver: Hypervisor, template: Saved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    driver: Hypervisor, template: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dial = driver.dial
 
@@ -129,13 +129,13 @@ async def test_a_clone_that_is_slow_to_reach_is_as_good_as_another(
 
 
 async def test_a_clone_with_a_wrong_clock_is_destroyed(
-    driver: Hypervisor, template: Saved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    driver: Hypervisor, template: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vmm.guest.link.time", SimpleNamespace(time_ns=lambda: time.time_ns() + 60 * 10**9))
     with pytest.raises(Unavailable, match="prove its own clock"):
         async with cloned(driver, template, tmp_path / "ahead"):
             pass
-    assert strays(tmp_path) == {}
+    assert orphans(tmp_path) == {}
     assert list(tmp_path.iterdir()) == []
 
 
@@ -147,7 +147,7 @@ async def test_a_machine_is_found_again_by_its_directory(driver: Hypervisor, mac
 
 
 async def test_a_state_that_is_not_there_is_an_error_and_nothing_is_left(
-    driver: Hypervisor, template: Saved, tmp_path: Path
+    driver: Hypervisor, template: Checkpoint, tmp_path: Path
 ) -> None:
     place = tmp_path / "broken"
     place.mkdir()
@@ -159,12 +159,12 @@ async def test_a_state_that_is_not_there_is_an_error_and_nothing_is_left(
             disk=tmp_path / "missing",
             state=tmp_path / "missing",
         )
-    assert strays(tmp_path) == {}
+    assert orphans(tmp_path) == {}
 
 
 @pytest.mark.kvm
 async def test_a_disk_that_cannot_be_filled_is_told_and_nothing_is_left(
-    driver: Hypervisor, template: Saved, tmp_path: Path
+    driver: Hypervisor, template: Checkpoint, tmp_path: Path
 ) -> None:
     async def full() -> None:
         raise HostExhausted("The host's disk is full")
@@ -180,11 +180,11 @@ async def test_a_disk_that_cannot_be_filled_is_told_and_nothing_is_left(
             state=template.state,
             fill=full,
         )
-    assert strays(tmp_path) == {}
+    assert orphans(tmp_path) == {}
 
 
 async def test_a_directory_may_be_deeper_than_a_sockets_address(
-    driver: Hypervisor, template: Saved, tmp_path: Path
+    driver: Hypervisor, template: Checkpoint, tmp_path: Path
 ) -> None:
     deep = tmp_path / ("d" * 100) / ("e" * 100)
     deep.mkdir(parents=True)
@@ -192,7 +192,7 @@ async def test_a_directory_may_be_deeper_than_a_sockets_address(
         assert await said(machine, "hostname") == "below"
 
 
-async def test_a_program_that_cannot_start_is_told(driver: Hypervisor, template: Saved, tmp_path: Path) -> None:
+async def test_a_program_that_cannot_start_is_told(driver: Hypervisor, template: Checkpoint, tmp_path: Path) -> None:
     place = tmp_path / "machine"
     place.mkdir()
     broken = type(driver).__new__(type(driver))
@@ -206,4 +206,4 @@ async def test_a_program_that_cannot_start_is_told(driver: Hypervisor, template:
             state=template.state,
         )
     assert (place / LOG).exists()
-    assert strays(tmp_path) == {}
+    assert orphans(tmp_path) == {}

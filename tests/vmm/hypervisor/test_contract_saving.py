@@ -17,11 +17,11 @@ from vmm.guest.values import Chunk, Command
 from vmm.hypervisor.base import Hypervisor, Memory, Ram, Running
 from vmm.hypervisor.ch_api import api
 from vmm.hypervisor.confinement import Confinement
-from vmm.hypervisor.process import strays
+from vmm.hypervisor.process import orphans
 from vmm.hypervisor.qemu_command import QMP_SOCKET
 from vmm.hypervisor.qmp import qmp
 from vmm.hypervisor.users import NoUsers
-from vmm.machines.checkpoint import Saved
+from vmm.machines.checkpoint import Checkpoint
 from vmm.machines.machine import Machine, linked
 
 # Marked `kvm` is what the emulated host has time for in every run; all of it runs there when it is asked for.
@@ -101,7 +101,7 @@ async def test_a_machine_that_stands_still_can_be_saved(
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
         await driver.save(machine_cloned.running, tmp_path / name)
-    assert "paused" in (await driver.ailment(machine_cloned.running)).lower()
+    assert "paused" in (await driver.problem(machine_cloned.running)).lower()
     await driver.resume(machine_cloned.running)
     assert await said(machine_cloned, "echo on") == "on"
 
@@ -113,7 +113,7 @@ async def test_to_resume_a_machine_that_runs_changes_nothing(driver: Hypervisor,
 
 @pytest.mark.kvm
 async def test_children_of_one_moment_share_nothing_that_comes_later(
-    driver: Hypervisor, moment: Saved, machine_restored: Machine, tmp_path: Path
+    driver: Hypervisor, moment: Checkpoint, machine_restored: Machine, tmp_path: Path
 ) -> None:
     before = _looks(moment)
     async with (
@@ -129,7 +129,7 @@ async def test_children_of_one_moment_share_nothing_that_comes_later(
     assert _looks(moment) == before
 
 
-def _looks(moment: Saved) -> dict[str, str | int]:
+def _looks(moment: Checkpoint) -> dict[str, str | int]:
     """All that could change in a moment's files."""
     state = [moment.state] if moment.state.is_file() else sorted(moment.state.iterdir())
     content = {path.name: hashlib.blake2b(path.read_bytes()).hexdigest() for path in (moment.ram, *state)}
@@ -170,9 +170,9 @@ async def _slept(driver: Hypervisor, machine: Machine, running: Running, asleep:
     woken = await driver.restore(
         machine.directory, machine.hardware, ram=ram, disk=machine.disk, state=asleep / "state", run=False
     )
-    assert await driver.ailment(woken)
+    assert await driver.problem(woken)
     await driver.resume(woken)
-    assert await driver.ailment(woken) == ""
+    assert await driver.problem(woken) == ""
     return woken
 
 
@@ -189,7 +189,9 @@ async def test_a_saved_memory_that_was_mapped_has_holes_where_it_is_empty(
 
 
 @pytest.mark.kvm
-async def test_a_full_disk_fails_a_save_and_the_machine_goes_on(driver: Hypervisor, moment: Saved, small: Path) -> None:
+async def test_a_full_disk_fails_a_save_and_the_machine_goes_on(
+    driver: Hypervisor, moment: Checkpoint, small: Path
+) -> None:
     async with cloned(driver, moment, small / "machine") as machine:
         (small / "target").mkdir()
         await machine.link.drop_connections()
@@ -216,7 +218,7 @@ async def test_a_full_disk_fails_settling_and_can_be_settled_later(
     with pytest.raises(HostExhausted):
         await driver.settle(small, machine_restored.hardware, disk=machine_restored.disk)
     assert [path.name for path in small.iterdir()] == ["stream"]
-    assert strays(small) == {}
+    assert orphans(small) == {}
 
 
 @pytest.fixture
@@ -234,7 +236,7 @@ async def small(tmp_path: Path) -> AsyncIterator[Path]:
 
 
 async def test_a_stream_that_is_damaged_is_an_error_and_nothing_is_left(
-    driver: Hypervisor, moment: Saved, tmp_path: Path
+    driver: Hypervisor, moment: Checkpoint, tmp_path: Path
 ) -> None:
     if driver.name != "qemu":
         pytest.skip("this driver has no streams")
@@ -242,11 +244,11 @@ async def test_a_stream_that_is_damaged_is_an_error_and_nothing_is_left(
     with pytest.raises(Unavailable):
         await driver.settle(tmp_path, moment.hardware, disk=moment.disk)
     assert [path.name for path in tmp_path.iterdir()] == ["stream"]
-    assert strays(tmp_path) == {}
+    assert orphans(tmp_path) == {}
 
 
 async def test_a_machine_with_a_user_of_its_own_can_all_that_others_can(
-    driver: Hypervisor, moment: Saved, tmp_path: Path
+    driver: Hypervisor, moment: Checkpoint, tmp_path: Path
 ) -> None:
     users = Confinement.find(kvm=driver.accelerator == "kvm").users
     if isinstance(users, NoUsers):
@@ -262,7 +264,7 @@ async def test_a_machine_with_a_user_of_its_own_can_all_that_others_can(
             async with cloned(driver, again, tmp_path / "grandchild") as grandchild:
                 assert await said(grandchild, "cat /dev/shm/word /root/x") == "only in memory\nx"
         assert await said(machine, "cat /dev/shm/word") == "only in memory"
-    assert strays(tmp_path) == {}
+    assert orphans(tmp_path) == {}
 
 
 def _user(machine: Machine) -> int:
@@ -278,7 +280,7 @@ async def test_a_save_that_a_killed_server_left_does_not_stop_the_machine_again(
             await _begin_to_save(driver, machine_restored.running, tmp_path)
         await driver.resume(machine_restored.running)
         assert await said(machine_restored, "sleep 0.5; cat /dev/shm/word") == "only in memory"
-        assert await driver.ailment(machine_restored.running) == ""
+        assert await driver.problem(machine_restored.running) == ""
 
 
 async def _begin_to_save(driver: Hypervisor, machine: Running, target: Path) -> None:

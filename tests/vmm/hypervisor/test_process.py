@@ -7,7 +7,7 @@ import anyio
 import pytest
 
 from tests.waiting import PATIENCE_S
-from vmm.hypervisor.process import ProcessRef, strays
+from vmm.hypervisor.process import ProcessRef, orphans
 from vmm.hypervisor.spawn import spawn
 
 pytestmark = pytest.mark.anyio
@@ -56,9 +56,9 @@ async def test_strays_are_found_by_the_directory_they_work_in(tmp_path: Path) ->
     process = sleeper(place)
     try:
         with anyio.fail_after(PATIENCE_S):
-            while strays(tmp_path) != {place: [process]}:
+            while orphans(tmp_path) != {place: [process]}:
                 await anyio.sleep(0.01)
-        assert strays(place) == {}
+        assert orphans(place) == {}
     finally:
         await process.kill()
-    assert strays(tmp_path) == {}
+    assert orphans(tmp_path) == {}

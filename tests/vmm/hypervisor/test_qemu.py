@@ -6,7 +6,7 @@ import pytest
 
 from vmm.errors import Unavailable
 from vmm.hypervisor.base import Hardware, Ram
-from vmm.hypervisor.process import strays
+from vmm.hypervisor.process import orphans
 from vmm.hypervisor.qemu import Qemu
 
 pytestmark = pytest.mark.anyio
@@ -24,4 +24,4 @@ async def test_a_hypervisor_that_does_not_come_up_is_told_and_gone(tmp_path: Pat
     with pytest.raises(Unavailable) as refused:
         await driver.restore(place, hardware, ram=Ram(path=place / "ram", private=False), disk=missing, state=missing)
     assert ("missing" in refused.value.message) == (binary != "/bin/false")
-    assert strays(tmp_path) == {}
+    assert orphans(tmp_path) == {}

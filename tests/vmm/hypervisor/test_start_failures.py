@@ -14,7 +14,7 @@ from tests.waiting import PATIENCE_S
 from vmm.errors import Unavailable
 from vmm.hypervisor.base import LOG, Hardware, Hypervisor, Ram
 from vmm.hypervisor.cloud_hypervisor import CloudHypervisor
-from vmm.hypervisor.process import strays
+from vmm.hypervisor.process import orphans
 from vmm.hypervisor.qemu import Qemu
 from vmm.hypervisor.spawn import CONTROL
 
@@ -185,7 +185,7 @@ async def refusal(driver: Hypervisor, place: Path, way: str, *, state: Path | No
             await driver.start(directory, hardware, ram=ram, disk=part)
         else:
             await driver.restore(directory, hardware, ram=ram, disk=part, state=state or saved_state(place))
-    assert strays(place) == {}
+    assert orphans(place) == {}
     return refused.value
 
 

@@ -11,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.vmm import still
-from vmm.disk.os_errors import host_files
+from vmm.disk.os_errors import translate_os_errors
 from vmm.errors import HostExhausted, Unavailable
 from vmm.images.store import Part, Store
 
@@ -147,7 +147,7 @@ def test_a_part_is_not_taken_for_unbuilt_because_the_server_has_too_many_files_o
     with (
         still.no_more_files(),
         pytest.raises(HostExhausted, match="too many files open"),
-        host_files("the images", part.directory),
+        translate_os_errors("the images", part.directory),
     ):
         fresh.parts()
 

@@ -22,13 +22,13 @@ from vmm.hypervisor.process import ProcessRef
 from vmm.lifecycle.admission import Admission
 from vmm.machines import registry as machines_module
 from vmm.machines.machine import Machine, MachineRecord
-from vmm.machines.registry import Machines
+from vmm.machines.registry import MachineRegistry
 from vmm.machines.warm_pool import Key
 from vmm.sandboxes.host_memory import there_is
 from vmm.sandboxes.limits import HostReserve, OwnerLimits
 from vmm.sandboxes.quotas import Quotas
 from vmm.sandboxes.sandbox import State
-from vmm.sandboxes.store import Records
+from vmm.sandboxes.store import SandboxStore
 
 pytestmark = pytest.mark.anyio
 
@@ -119,7 +119,7 @@ async def test_a_hypervisor_that_does_not_die_stops_no_deletion_but_its_own(
         with frozen(process):
             async with still.opened(data, choice.driver) as there:
                 assert await there.records.in_state(State.DELETED) == [stuck]
-                assert (await there.fleet.get(ALICE, running.id)).state is State.KILLED
+                assert (await there.fleet.sandboxes.get(ALICE, running.id)).state is State.KILLED
                 assert process.alive()
         async with still.opened(data, choice.driver) as there:
             assert list(there.instances.iterdir()) == []
@@ -130,7 +130,7 @@ async def test_a_damaged_image_stops_no_other_part_of_a_sweep(tmp_path: Path, ch
     images = tiny_catalogue(tmp_path / "images", tmp_path / "log")
     image = await images.build("minimal")
     async with still.opened(tmp_path / "data", choice.driver, catalogue=images, sweep_s=0.02) as there:
-        there.inner("upkeep").keep_ready(Key(images=image, cpu=1, mem=256))
+        there.inner("_housekeeping").keep_ready(Key(images=image, cpu=1, mem=256))
         image.base.chmod(0o644)
         image.base.write_text("something else")
         with pytest.raises(Unavailable, match="is damaged"):
@@ -147,9 +147,9 @@ async def test_a_delete_whose_remains_do_not_go_is_done_for_its_owner(tmp_path: 
     async with still.opened(tmp_path / "data", choice.driver, sweep_s=0.02) as there:
         sandbox = await still.kept(there.collection, State.ASLEEP)
         with irremovable(there.instances / sandbox.machine):
-            await there.fleet.delete(ALICE, sandbox.id)
+            await there.fleet.sandboxes.delete(ALICE, sandbox.id)
             with pytest.raises(NotFound):
-                await there.fleet.get(ALICE, sandbox.id)
+                await there.fleet.sandboxes.get(ALICE, sandbox.id)
         with anyio.fail_after(20):
             while list(there.instances.iterdir()):
                 await anyio.sleep(0.01)
@@ -169,7 +169,7 @@ async def test_a_machine_is_watched_though_the_server_had_no_file_for_that(tmp_p
         assert record is not None
         running = Running(directory=directory, process=process, port=1, memory=Memory.OWN)
         async with anyio.create_task_group() as tasks:
-            machines = Machines(choice.driver, tmp_path, tasks, on_death)
+            machines = MachineRegistry(choice.driver, tmp_path, tasks, on_death)
             with still.no_more_files(), capture_logs() as logs:
                 machines.attach("box", Machine.recorded(choice.driver, running, record))
                 await still.until(lambda: any(line["event"] == "machine not watched" for line in logs))
@@ -186,7 +186,7 @@ async def test_what_is_still_being_created_says_so(tmp_path: Path, choice: Choic
         with pytest.raises(Conflict, match=r"is still being created. Wait until it is running"):
             await getattr(there.fleet, call)(ALICE, sandbox.id)
         with pytest.raises(Conflict, match="is still being created"):
-            async with there.fleet.reach(ALICE, sandbox.id):
+            async with there.fleet.guest.reach(ALICE, sandbox.id):
                 pass
         assert await there.records.find(sandbox.id) == sandbox
 
@@ -195,10 +195,10 @@ async def test_what_is_still_being_created_is_not_put_back_to_a_snapshot(tmp_pat
     async with still.opened(tmp_path / "data", choice.driver) as there:
         sandbox = await still.kept(there.collection, State.ASLEEP)
         still.asleep(there.instances / sandbox.machine, fingerprint=there.driver.fingerprint)
-        snapshot = await there.fleet.snapshot(ALICE, sandbox.id)
+        snapshot = await there.fleet.snapshots.take(ALICE, sandbox.id)
         unmade = await still.kept(there.collection, State.CREATING)
         with pytest.raises(Conflict, match="is still being created"):
-            await there.fleet.restore(ALICE, unmade.id, snapshot.id)
+            await there.fleet.snapshots.restore(ALICE, unmade.id, snapshot.id)
         assert await there.records.find(unmade.id) == unmade
 
 
@@ -210,7 +210,7 @@ async def test_a_promise_belongs_to_the_machine_that_it_was_last_given_for(tmp_p
         sandbox = await still.kept(collection, State.RUNNING)
         admission = Admission(
             [tmp_path],
-            Records(collection, host=still.HOST),
+            SandboxStore(collection, host=still.HOST),
             Quotas(OwnerLimits()),
             HostReserve(memory=1, machine=1, disk=1, overcommit=300 / there_is().total),
             ahead=lambda: 0,

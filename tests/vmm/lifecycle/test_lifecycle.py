@@ -17,7 +17,7 @@ from tests.waiting import PATIENCE_S, until
 from vmm.errors import CasemateError, Conflict, NotFound, SandboxLost
 from vmm.fleet import Fleet
 from vmm.guest.values import Command
-from vmm.hypervisor.process import strays
+from vmm.hypervisor.process import orphans
 from vmm.sandboxes.sandbox import Sandbox, State
 from vmm.sandboxes.spec import SandboxSpec
 
@@ -30,46 +30,46 @@ Opener = Callable[..., AbstractAsyncContextManager[Fleet]]
 
 
 async def run(fleet: Fleet, ref: str, line: str) -> str:
-    outcome = await fleet.exec(ALICE, ref, Command(shell=line), wait_ms=30_000)
+    outcome = await fleet.guest.exec(ALICE, ref, Command(shell=line), wait_ms=30_000)
     assert outcome.exit_code == 0, outcome
     return outcome.stdout.data().decode().strip()
 
 
 def hypervisors(data: Path) -> int:
-    return sum(len(found) for found in strays(data / "instances").values())
+    return sum(len(found) for found in orphans(data / "instances").values())
 
 
 async def kill(fleet: Fleet, data: Path, sandbox: Sandbox) -> Sandbox:
     """End a sandbox's machine as a crash of the host's would, and wait until that is known."""
-    (process,) = strays(data / "instances")[data / "instances" / sandbox.machine]
+    (process,) = orphans(data / "instances")[data / "instances" / sandbox.machine]
     os.kill(process.pid, signal.SIGKILL)
     with anyio.fail_after(PATIENCE_S):
-        while (found := await fleet.get(ALICE, sandbox.id)).state is not State.KILLED:
+        while (found := await fleet.sandboxes.get(ALICE, sandbox.id)).state is not State.KILLED:
             await anyio.sleep(0.02)
     return found
 
 
 @pytest.mark.kvm
 async def test_a_sandbox_sleeps_without_a_process_and_wakes_where_it_was(fleet: Fleet, data: Path) -> None:
-    await fleet.create(ALICE, SPEC)
-    counter = await fleet.start(ALICE, "box", Command(shell="while :; do sleep 0.1; done"))
+    await fleet.sandboxes.create(ALICE, SPEC)
+    counter = await fleet.guest.start(ALICE, "box", Command(shell="while :; do sleep 0.1; done"))
     await run(fleet, "box", "echo ram > /dev/shm/nonce; echo disk > /root/file; hostname > /dev/shm/name")
     identity = await run(fleet, "box", "cat /etc/machine-id /dev/shm/name")
     for _ in range(2):
-        asleep = await fleet.sleep(ALICE, "box")
+        asleep = await fleet.lifecycle.sleep(ALICE, "box")
         assert asleep.state is State.ASLEEP
         assert hypervisors(data) == 0
-        awake = await fleet.wake(ALICE, "box")
+        awake = await fleet.lifecycle.wake(ALICE, "box")
         assert (awake.state, awake.memory) == (State.RUNNING, "own")
         assert await run(fleet, "box", "cat /dev/shm/nonce /root/file") == "ram\ndisk"
         assert await run(fleet, "box", "cat /etc/machine-id; hostname") == identity
-    running = [process for process in await fleet.processes(ALICE, "box") if process.pid == counter.pid]
+    running = [process for process in await fleet.guest.processes(ALICE, "box") if process.pid == counter.pid]
     assert [process.running for process in running] == [True]
 
 
 async def test_any_call_wakes_a_sleeper_once(fleet: Fleet, data: Path) -> None:
-    await fleet.create(ALICE, SPEC)
-    await fleet.sleep(ALICE, "box")
+    await fleet.sandboxes.create(ALICE, SPEC)
+    await fleet.lifecycle.sleep(ALICE, "box")
     said: list[str] = []
 
     async def call() -> None:
@@ -83,95 +83,95 @@ async def test_any_call_wakes_a_sleeper_once(fleet: Fleet, data: Path) -> None:
 
 
 async def test_to_look_at_a_sleepers_metrics_does_not_wake_it(fleet: Fleet) -> None:
-    await fleet.create(ALICE, SPEC)
-    await fleet.sleep(ALICE, "box")
+    await fleet.sandboxes.create(ALICE, SPEC)
+    await fleet.lifecycle.sleep(ALICE, "box")
     with pytest.raises(Conflict, match="is asleep"):
-        await fleet.metrics(ALICE, "box")
-    assert (await fleet.get(ALICE, "box")).state is State.ASLEEP
+        await fleet.guest.metrics(ALICE, "box")
+    assert (await fleet.sandboxes.get(ALICE, "box")).state is State.ASLEEP
 
 
 async def test_a_woken_sandbox_knows_the_time(fleet: Fleet) -> None:
-    await fleet.create(ALICE, SPEC)
-    await fleet.sleep(ALICE, "box")
+    await fleet.sandboxes.create(ALICE, SPEC)
+    await fleet.lifecycle.sleep(ALICE, "box")
     await anyio.sleep(3)
     before = time.time()
     assert before - 1 <= int(await run(fleet, "box", "date +%s")) <= time.time() + 1
 
 
 async def test_a_call_that_is_under_way_when_its_sandbox_falls_asleep_is_told_so(fleet: Fleet) -> None:
-    sandbox = await fleet.create(ALICE, SPEC)
+    sandbox = await fleet.sandboxes.create(ALICE, SPEC)
 
     async def put() -> None:
-        await until(lambda: fleet.processes(ALICE, sandbox.id), look_s=0.1)
-        await fleet.sleep(ALICE, sandbox.id)
+        await until(lambda: fleet.guest.processes(ALICE, sandbox.id), look_s=0.1)
+        await fleet.lifecycle.sleep(ALICE, sandbox.id)
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(put)
         with pytest.raises(Conflict, match="put to sleep during the call"):
-            await fleet.exec(ALICE, "box", Command(shell="sleep 20"), wait_ms=30_000)
+            await fleet.guest.exec(ALICE, "box", Command(shell="sleep 20"), wait_ms=30_000)
 
 
 async def test_a_sleeper_can_be_deleted_and_leaves_nothing(fleet: Fleet, data: Path) -> None:
-    await fleet.create(ALICE, SPEC)
-    await fleet.sleep(ALICE, "box")
-    await fleet.delete(ALICE, "box")
+    await fleet.sandboxes.create(ALICE, SPEC)
+    await fleet.lifecycle.sleep(ALICE, "box")
+    await fleet.sandboxes.delete(ALICE, "box")
     assert list((data / "instances").iterdir()) == []
 
 
 async def test_sleeping_and_waking_are_no_change_where_nothing_is_to_change(fleet: Fleet) -> None:
-    await fleet.create(ALICE, SPEC)
-    assert (await fleet.wake(ALICE, "box")).state is State.RUNNING
-    first = await fleet.sleep(ALICE, "box")
-    assert await fleet.sleep(ALICE, "box") == first
+    await fleet.sandboxes.create(ALICE, SPEC)
+    assert (await fleet.lifecycle.wake(ALICE, "box")).state is State.RUNNING
+    first = await fleet.lifecycle.sleep(ALICE, "box")
+    assert await fleet.lifecycle.sleep(ALICE, "box") == first
 
 
 async def test_a_dead_sandbox_neither_sleeps_nor_wakes(fleet: Fleet, data: Path) -> None:
-    sandbox = await fleet.create(ALICE, SPEC)
+    sandbox = await fleet.sandboxes.create(ALICE, SPEC)
     await kill(fleet, data, sandbox)
     with pytest.raises(Conflict, match="is killed, only a running one can sleep"):
-        await fleet.sleep(ALICE, "box")
+        await fleet.lifecycle.sleep(ALICE, "box")
     with pytest.raises(SandboxLost, match="signal 9"):
-        await fleet.wake(ALICE, "box")
+        await fleet.lifecycle.wake(ALICE, "box")
 
 
 async def test_a_killed_sandbox_starts_from_its_disk_and_says_what_is_lost(fleet: Fleet, data: Path) -> None:
-    sandbox = await fleet.create(ALICE, SPEC)
+    sandbox = await fleet.sandboxes.create(ALICE, SPEC)
     await run(fleet, "box", "echo kept > /root/file; cp /etc/machine-id /root/id; sync; echo lost > /dev/shm/nonce")
     await kill(fleet, data, sandbox)
-    revived = await fleet.revive(ALICE, "box")
+    revived = await fleet.lifecycle.revive(ALICE, "box")
     assert (revived.state, revived.memory) == (State.RUNNING, "booted")
     assert "started from its disk" in revived.reason
     assert "memory and running processes are lost" in revived.reason
     assert await run(
         fleet, "box", "cat /root/file; ls /dev/shm; hostname; cmp /root/id /etc/machine-id && echo same"
     ) == ("kept\nbox\nsame")
-    await fleet.sleep(ALICE, "box")
+    await fleet.lifecycle.sleep(ALICE, "box")
     assert await run(fleet, "box", "cat /root/file") == "kept"
 
 
 async def test_a_killed_sandbox_starts_from_its_newest_snapshot(fleet: Fleet, data: Path) -> None:
-    sandbox = await fleet.create(ALICE, SPEC)
+    sandbox = await fleet.sandboxes.create(ALICE, SPEC)
     await run(fleet, "box", "echo first > /dev/shm/nonce")
-    await fleet.snapshot(ALICE, "box", name="old")
+    await fleet.snapshots.take(ALICE, "box", name="old")
     await run(fleet, "box", "echo second > /dev/shm/nonce")
-    await fleet.snapshot(ALICE, "box", name="new")
+    await fleet.snapshots.take(ALICE, "box", name="new")
     await run(fleet, "box", "echo third > /dev/shm/nonce")
     await kill(fleet, data, sandbox)
-    revived = await fleet.revive(ALICE, "box")
+    revived = await fleet.lifecycle.revive(ALICE, "box")
     assert "newest snapshot, new (" in revived.reason
     assert await run(fleet, "box", "cat /dev/shm/nonce") == "second"
-    for snapshot in await fleet.snapshots(ALICE):
-        await fleet.delete_snapshot(ALICE, snapshot.id)
+    for snapshot in await fleet.snapshots.list(ALICE):
+        await fleet.snapshots.delete(ALICE, snapshot.id)
 
 
 async def test_a_sleeper_that_cannot_be_woken_starts_from_its_disk_at_once(fleet: Fleet, data: Path) -> None:
-    await fleet.create(ALICE, SPEC)
+    await fleet.sandboxes.create(ALICE, SPEC)
     await run(fleet, "box", "echo kept > /root/file; sync")
-    asleep = await fleet.sleep(ALICE, "box")
+    asleep = await fleet.lifecycle.sleep(ALICE, "box")
     record = data / "instances" / asleep.machine / "machine.json"
     values = json.loads(record.read_text())
     record.write_text(json.dumps({**values, "secret": "00" * 32}))  # the agent that wakes knows another one
-    revived = await fleet.revive(ALICE, "box")
+    revived = await fleet.lifecycle.revive(ALICE, "box")
     assert "started from its disk" in revived.reason
     assert await run(fleet, "box", "cat /root/file") == "kept"
 
@@ -180,76 +180,76 @@ async def test_what_a_server_began_to_start_and_did_not_write_down_is_ended_by_t
     open_fleet: Opener, data: Path
 ) -> None:
     async with open_fleet() as fleet:
-        sandbox = await fleet.create(ALICE, SPEC)
+        sandbox = await fleet.sandboxes.create(ALICE, SPEC)
     directory = data / "instances" / sandbox.machine
-    await strays(data / "instances")[directory][0].kill()
+    await orphans(data / "instances")[directory][0].kill()
     begun = await anyio.open_process(["sleep", "1000"], cwd=directory)
     async with begun, open_fleet() as fleet:
-        assert (await fleet.get(ALICE, sandbox.id)).state is State.KILLED
+        assert (await fleet.sandboxes.get(ALICE, sandbox.id)).state is State.KILLED
         assert await begun.wait() != 0  # How it ended, only one of us two who wait for it is told.
-        await fleet.delete(ALICE, sandbox.id)
+        await fleet.sandboxes.delete(ALICE, sandbox.id)
 
 
 @pytest.mark.parametrize("asleep", [False, True])
 async def test_a_restart_of_the_server_changes_no_sandboxs_state(open_fleet: Opener, asleep: bool) -> None:
     async with open_fleet() as fleet:
-        await fleet.create(ALICE, SPEC)
+        await fleet.sandboxes.create(ALICE, SPEC)
         await run(fleet, "box", "echo ram > /dev/shm/nonce")
         if asleep:
-            await fleet.sleep(ALICE, "box")
+            await fleet.lifecycle.sleep(ALICE, "box")
     async with open_fleet() as fleet:
-        assert (await fleet.get(ALICE, "box")).state is (State.ASLEEP if asleep else State.RUNNING)
+        assert (await fleet.sandboxes.get(ALICE, "box")).state is (State.ASLEEP if asleep else State.RUNNING)
         assert await run(fleet, "box", "cat /dev/shm/nonce") == "ram"
-        await fleet.delete(ALICE, "box")
+        await fleet.sandboxes.delete(ALICE, "box")
 
 
 async def test_what_the_servers_stop_put_to_sleep_its_next_start_wakes(open_fleet: Opener, data: Path) -> None:
     async with open_fleet() as fleet:
         for name in ("one", "two", "three"):
-            await fleet.create(ALICE, SandboxSpec(name=name, image="minimal", mem=256))
+            await fleet.sandboxes.create(ALICE, SandboxSpec(name=name, image="minimal", mem=256))
             await run(fleet, name, "echo $HOSTNAME-ram > /dev/shm/nonce")
-        await fleet.sleep(ALICE, "three")
-        assert await fleet.sleep_all() == 2
+        await fleet.lifecycle.sleep(ALICE, "three")
+        assert await fleet.lifecycle.sleep_all() == 2
         assert hypervisors(data) == 0
     async with open_fleet() as fleet:
         with anyio.fail_after(PATIENCE_S):
-            while [s.state for s in (await fleet.list(ALICE)).items].count(State.RUNNING) < 2:
+            while [s.state for s in (await fleet.sandboxes.list(ALICE)).items].count(State.RUNNING) < 2:
                 await anyio.sleep(0.05)
-        assert (await fleet.get(ALICE, "three")).state is State.ASLEEP
+        assert (await fleet.sandboxes.get(ALICE, "three")).state is State.ASLEEP
         for name in ("one", "two", "three"):
             assert await run(fleet, name, "test -s /dev/shm/nonce; hostname") == name
-            await fleet.delete(ALICE, name)
+            await fleet.sandboxes.delete(ALICE, name)
 
 
 async def test_what_has_a_time_to_live_keeps_it_while_it_sleeps(fleet: Fleet) -> None:
-    await fleet.create(ALICE, SandboxSpec(name="box", image="minimal", mem=256, ttl_s=600))
-    asleep = await fleet.sleep(ALICE, "box")
+    await fleet.sandboxes.create(ALICE, SandboxSpec(name="box", image="minimal", mem=256, ttl_s=600))
+    asleep = await fleet.lifecycle.sleep(ALICE, "box")
     assert asleep.expires_ms == 0
     assert 500_000 < asleep.left_ms <= 600_000
-    awake = await fleet.wake(ALICE, "box")
+    awake = await fleet.lifecycle.wake(ALICE, "box")
     assert awake.left_ms == 0
     assert awake.expires_ms > 0
-    renewed = await fleet.update(ALICE, "box", ttl_s=3600)
+    renewed = await fleet.sandboxes.update(ALICE, "box", ttl_s=3600)
     assert renewed.expires_ms > awake.expires_ms
 
 
 async def test_a_sandbox_that_is_deleted_while_it_wakes_is_gone(fleet: Fleet, data: Path) -> None:
-    sandbox = await fleet.create(ALICE, SPEC)
+    sandbox = await fleet.sandboxes.create(ALICE, SPEC)
     for delay in (0.0, 0.05, 0.2, 0.35):
-        await fleet.sleep(ALICE, sandbox.id)
+        await fleet.lifecycle.sleep(ALICE, sandbox.id)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_wake_if_there, fleet, sandbox.id)
             await anyio.sleep(delay)
-            await fleet.delete(ALICE, sandbox.id)
-        assert strays(data / "instances") == {}
+            await fleet.sandboxes.delete(ALICE, sandbox.id)
+        assert orphans(data / "instances") == {}
         assert list((data / "instances").iterdir()) == []
         with pytest.raises(NotFound):
-            await fleet.get(ALICE, sandbox.id)
-        sandbox = await fleet.create(ALICE, SPEC)
+            await fleet.sandboxes.get(ALICE, sandbox.id)
+        sandbox = await fleet.sandboxes.create(ALICE, SPEC)
 
 
 async def _wake_if_there(fleet: Fleet, sandbox_id: str) -> None:
     try:
-        await fleet.wake(ALICE, sandbox_id)
+        await fleet.lifecycle.wake(ALICE, sandbox_id)
     except CasemateError as error:
         assert str(error)

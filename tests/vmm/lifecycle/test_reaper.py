@@ -19,7 +19,7 @@ from vmm.lifecycle.reaper import Reaper
 from vmm.sandboxes import lease
 from vmm.sandboxes.sandbox import Sandbox, State
 from vmm.sandboxes.spec import SandboxSpec
-from vmm.sandboxes.store import SANDBOXES, Records
+from vmm.sandboxes.store import SANDBOXES, SandboxStore
 
 pytestmark = pytest.mark.anyio
 
@@ -33,7 +33,7 @@ async def _nothing() -> None:
     pass
 
 
-class Yard(Records):
+class Yard(SandboxStore):
     """A store of sandboxes, a reaper over it, and what the reaper has others do.
 
     Attributes:
@@ -309,7 +309,7 @@ async def test_whoever_changes_the_record_meanwhile_keeps_it_awake_until_the_nex
 
     async def rename(_: Sandbox) -> None:
         yard.ask = None
-        await Records.save(yard, replace(await yard.record(sandbox), auto_sleep=False))
+        await SandboxStore.save(yard, replace(await yard.record(sandbox), auto_sleep=False))
 
     yard.ask = rename
     await yard.sweep(after_s=300)

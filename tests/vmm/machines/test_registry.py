@@ -9,7 +9,7 @@ import pytest
 
 from storage.ids import new_id
 from vmm.hypervisor.detect import Choice
-from vmm.machines.registry import Machines
+from vmm.machines.registry import MachineRegistry
 
 pytestmark = pytest.mark.anyio
 
@@ -25,7 +25,7 @@ async def test_what_has_not_the_name_of_a_sandbox_is_somebody_elses_and_stays(tm
         raise AssertionError(f"{sandbox_id} {machine} {reason}")
 
     async with anyio.create_task_group() as tasks:
-        machines = Machines(choice.driver, tmp_path, tasks, on_death)
+        machines = MachineRegistry(choice.driver, tmp_path, tasks, on_death)
         assert await machines.sweep(running=set(), kept={kept}) == 1
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {kept, "photos", f"{unknown}.bak", unknown.upper(), "notes.txt"}

@@ -17,7 +17,7 @@ from tests.waiting import PATIENCE_S
 from vmm.errors import Conflict, InvalidInput, LimitExceeded, NotFound, SandboxLost, Unavailable
 from vmm.fleet import Fleet
 from vmm.guest.values import Command
-from vmm.hypervisor.process import strays
+from vmm.hypervisor.process import orphans
 from vmm.lifecycle.forks import Fork, child_names
 from vmm.machines.snapshots import Snapshot
 from vmm.sandboxes.limits import OwnerLimits
@@ -32,7 +32,7 @@ Opener = Callable[..., AbstractAsyncContextManager[Fleet]]
 
 
 async def run(fleet: Fleet, ref: str, line: str) -> str:
-    outcome = await fleet.exec(ALICE, ref, Command(shell=line), wait_ms=30_000)
+    outcome = await fleet.guest.exec(ALICE, ref, Command(shell=line), wait_ms=30_000)
     assert outcome.exit_code == 0, outcome
     return outcome.stdout.data().decode().strip()
 
@@ -45,35 +45,37 @@ def snapshots_on_disk(data: Path) -> list[str]:
 async def fleet(fleet: Fleet, data: Path) -> AsyncGenerator[Fleet]:
     """A fleet without sandboxes and snapshots; those that a test makes are gone after it."""
     yield fleet
-    for sandbox in (await fleet.list(ALICE, limit=100)).items:
-        await fleet.delete(ALICE, sandbox.id)
-    for snapshot in await fleet.snapshots(ALICE):
-        await fleet.delete_snapshot(ALICE, snapshot.id)
+    for sandbox in (await fleet.sandboxes.list(ALICE, limit=100)).items:
+        await fleet.sandboxes.delete(ALICE, sandbox.id)
+    for snapshot in await fleet.snapshots.list(ALICE):
+        await fleet.snapshots.delete(ALICE, snapshot.id)
     assert snapshots_on_disk(data) == []
 
 
 @pytest.mark.kvm
 async def test_a_restore_undoes_memory_files_and_programs(fleet: Fleet, data: Path) -> None:
-    made = await fleet.create(ALICE, SPEC)
+    made = await fleet.sandboxes.create(ALICE, SPEC)
     await run(fleet, "box", "echo before > /root/file; echo before > /dev/shm/nonce; rm -f /root/late")
-    kept = await fleet.start(ALICE, "box", Command(shell="while :; do sleep 0.2; done"))
-    snapshot = await fleet.snapshot(ALICE, "box", name="before")
+    kept = await fleet.guest.start(ALICE, "box", Command(shell="while :; do sleep 0.2; done"))
+    snapshot = await fleet.snapshots.take(ALICE, "box", name="before")
     await run(fleet, "box", "echo after > /root/file; echo after > /dev/shm/nonce; touch /root/late")
-    await fleet.signal(ALICE, "box", kept.pid, 9)
-    restored = await fleet.restore(ALICE, "box", "before")
+    await fleet.guest.signal(ALICE, "box", kept.pid, 9)
+    restored = await fleet.snapshots.restore(ALICE, "box", "before")
     assert (restored.id, restored.state, restored.base) == (made.id, State.RUNNING, snapshot.id)
     assert await run(fleet, "box", "cat /root/file /dev/shm/nonce; ls /root/late 2>&1 | tail -c 10; hostname") == (
         "before\nbefore\ndirectory\nbox"
     )
-    assert [process.running for process in await fleet.processes(ALICE, "box") if process.pid == kept.pid] == [True]
+    assert [process.running for process in await fleet.guest.processes(ALICE, "box") if process.pid == kept.pid] == [
+        True
+    ]
     assert len(list((data / "instances").iterdir())) == 1
 
 
 async def test_a_sandbox_goes_on_while_it_is_saved_with_its_open_streams(fleet: Fleet) -> None:
-    await fleet.create(ALICE, SPEC)
-    ticking = await fleet.start(ALICE, "box", Command(shell="for n in $(seq 60); do echo $n; sleep 0.1; done"))
+    await fleet.sandboxes.create(ALICE, SPEC)
+    ticking = await fleet.guest.start(ALICE, "box", Command(shell="for n in $(seq 60); do echo $n; sleep 0.1; done"))
     seen = b""
-    async with fleet.attach(ALICE, "box", ticking.pid) as chunks, anyio.create_task_group() as tasks:
+    async with fleet.guest.attach(ALICE, "box", ticking.pid) as chunks, anyio.create_task_group() as tasks:
         tasks.start_soon(_save_twice, fleet)
         async for chunk in chunks:
             seen += chunk.data
@@ -83,91 +85,91 @@ async def test_a_sandbox_goes_on_while_it_is_saved_with_its_open_streams(fleet: 
 async def _save_twice(fleet: Fleet) -> None:
     for name in ("first", "second"):
         await anyio.sleep(0.3)
-        await fleet.snapshot(ALICE, "box", name=name)
+        await fleet.snapshots.take(ALICE, "box", name=name)
 
 
 async def test_a_snapshot_outlives_its_sandbox_and_others_are_made_of_it(fleet: Fleet) -> None:
-    await fleet.create(ALICE, replace(SPEC, env={"COLOUR": "blue"}))
+    await fleet.sandboxes.create(ALICE, replace(SPEC, env={"COLOUR": "blue"}))
     await run(fleet, "box", "echo ram > /dev/shm/nonce; cp /etc/machine-id /root/id")
-    await fleet.snapshot(ALICE, "box", name="gold", labels={"stage": "one"})
-    await fleet.delete(ALICE, "box")
-    (snapshot,) = await fleet.snapshots(ALICE)
+    await fleet.snapshots.take(ALICE, "box", name="gold", labels={"stage": "one"})
+    await fleet.sandboxes.delete(ALICE, "box")
+    (snapshot,) = await fleet.snapshots.list(ALICE)
     assert (snapshot.name, snapshot.sandbox_name, dict(snapshot.labels)) == ("gold", "box", {"stage": "one"})
     for name in ("one", "two"):
-        made = await fleet.create(ALICE, SandboxSpec(name=name, image="ignored", mem=4096, snapshot="gold"))
+        made = await fleet.sandboxes.create(ALICE, SandboxSpec(name=name, image="ignored", mem=4096, snapshot="gold"))
         assert (made.image, made.mem, made.base) == ("minimal", 256, snapshot.id)
         assert await run(fleet, name, "cat /dev/shm/nonce; hostname; echo $COLOUR") == f"ram\n{name}\nblue"
         assert await run(fleet, name, "cmp -s /root/id /etc/machine-id || echo other") == "other"
 
 
 async def test_a_sleeping_sandbox_is_saved_without_waking_it(fleet: Fleet, data: Path) -> None:
-    sandbox = await fleet.create(ALICE, SPEC)
+    sandbox = await fleet.sandboxes.create(ALICE, SPEC)
     await run(fleet, "box", "echo ram > /dev/shm/nonce")
     for name in ("shared", "own"):
-        await fleet.sleep(ALICE, "box")
-        await fleet.snapshot(ALICE, "box", name=name)
-        assert (await fleet.get(ALICE, "box")).state is State.ASLEEP
-        assert data / "instances" / sandbox.machine not in strays(data / "instances")
-        await fleet.create(ALICE, SandboxSpec(name=f"from-{name}", snapshot=name))
+        await fleet.lifecycle.sleep(ALICE, "box")
+        await fleet.snapshots.take(ALICE, "box", name=name)
+        assert (await fleet.sandboxes.get(ALICE, "box")).state is State.ASLEEP
+        assert data / "instances" / sandbox.machine not in orphans(data / "instances")
+        await fleet.sandboxes.create(ALICE, SandboxSpec(name=f"from-{name}", snapshot=name))
         assert await run(fleet, f"from-{name}", "cat /dev/shm/nonce") == "ram"
-        await fleet.wake(ALICE, "box")
+        await fleet.lifecycle.wake(ALICE, "box")
     assert await run(fleet, "box", "cat /dev/shm/nonce") == "ram"
 
 
 async def test_snapshots_are_found_by_id_name_and_the_beginning_of_an_id(fleet: Fleet) -> None:
-    sandbox = await fleet.create(ALICE, SPEC)
-    first, second = await fleet.snapshot(ALICE, "box", name="one"), await fleet.snapshot(ALICE, "box")
+    sandbox = await fleet.sandboxes.create(ALICE, SPEC)
+    first, second = await fleet.snapshots.take(ALICE, "box", name="one"), await fleet.snapshots.take(ALICE, "box")
     assert second.name == "box-1"
     for ref in (first.id, "one", first.id[:23] if first.id[:23] != second.id[:23] else first.id):
-        assert (await fleet.get_snapshot(ALICE, ref)).id == first.id
+        assert (await fleet.snapshots.get(ALICE, ref)).id == first.id
     with pytest.raises(Conflict, match=f"fits several: {second.id}, {first.id}"):
-        await fleet.get_snapshot(ALICE, first.id[:4])
+        await fleet.snapshots.get(ALICE, first.id[:4])
     for owner, ref in ((BOB, first.id), (BOB, "one"), (ALICE, ""), (ALICE, "zzz"), (ALICE, "../" + first.id)):
         with pytest.raises(NotFound, match="There is no snapshot"):
-            await fleet.get_snapshot(owner, ref)
-    renamed = await fleet.rename_snapshot(ALICE, "one", "uno")
-    assert await fleet.get_snapshot(ALICE, "uno") == renamed
+            await fleet.snapshots.get(owner, ref)
+    renamed = await fleet.snapshots.rename(ALICE, "one", "uno")
+    assert await fleet.snapshots.get(ALICE, "uno") == renamed
     with pytest.raises(InvalidInput, match="name: 'No'"):
-        await fleet.rename_snapshot(ALICE, "uno", "No")
-    assert [snapshot.name for snapshot in await fleet.snapshots(ALICE, sandbox="box")] == ["box-1", "uno"]
-    assert [snapshot.name for snapshot in await fleet.snapshots(ALICE, sandbox=sandbox.id)] == ["box-1", "uno"]
+        await fleet.snapshots.rename(ALICE, "uno", "No")
+    assert [snapshot.name for snapshot in await fleet.snapshots.list(ALICE, sandbox="box")] == ["box-1", "uno"]
+    assert [snapshot.name for snapshot in await fleet.snapshots.list(ALICE, sandbox=sandbox.id)] == ["box-1", "uno"]
     with pytest.raises(NotFound):
-        await fleet.snapshots(ALICE, sandbox="nobody")
-    assert await fleet.snapshots(BOB) == ()
+        await fleet.snapshots.list(ALICE, sandbox="nobody")
+    assert await fleet.snapshots.list(BOB) == ()
 
 
 async def test_a_snapshot_that_others_were_made_of_is_not_deleted(fleet: Fleet) -> None:
-    await fleet.create(ALICE, SPEC)
-    root = await fleet.snapshot(ALICE, "box", name="root")
-    await fleet.restore(ALICE, "box", "root")
-    leaf = await fleet.snapshot(ALICE, "box", name="leaf")
+    await fleet.sandboxes.create(ALICE, SPEC)
+    root = await fleet.snapshots.take(ALICE, "box", name="root")
+    await fleet.snapshots.restore(ALICE, "box", "root")
+    leaf = await fleet.snapshots.take(ALICE, "box", name="leaf")
     assert leaf.parent == root.id
-    child = await fleet.create(ALICE, SandboxSpec(name="child", snapshot="root"))
+    child = await fleet.sandboxes.create(ALICE, SandboxSpec(name="child", snapshot="root"))
     with pytest.raises(Conflict) as refused:
-        await fleet.delete_snapshot(ALICE, "root")
+        await fleet.snapshots.delete(ALICE, "root")
     for named in (leaf.id, "leaf", child.id, "child"):
         assert named in str(refused.value)
-    await fleet.delete_snapshot(ALICE, "leaf")
-    await fleet.delete(ALICE, "child")
-    await fleet.delete_snapshot(ALICE, "root")
+    await fleet.snapshots.delete(ALICE, "leaf")
+    await fleet.sandboxes.delete(ALICE, "child")
+    await fleet.snapshots.delete(ALICE, "root")
     assert await run(fleet, "box", "hostname") == "box"
 
 
 async def test_a_restore_to_what_does_not_fit_says_why_and_changes_nothing(fleet: Fleet, data: Path) -> None:
-    await fleet.create(ALICE, SPEC)
-    await fleet.create(ALICE, SandboxSpec(name="big", image="minimal", mem=320))
+    await fleet.sandboxes.create(ALICE, SPEC)
+    await fleet.sandboxes.create(ALICE, SandboxSpec(name="big", image="minimal", mem=320))
     await run(fleet, "box", "echo still > /dev/shm/nonce")
-    await fleet.snapshot(ALICE, "big", name="large")
-    other = await fleet.snapshot(ALICE, "box", name="foreign")
+    await fleet.snapshots.take(ALICE, "big", name="large")
+    other = await fleet.snapshots.take(ALICE, "box", name="foreign")
     _as_if_saved_by_another_hypervisor(data, other)
     with pytest.raises(Conflict, match=r"was taken with mem 320, and sandbox \w+ has 256"):
-        await fleet.restore(ALICE, "box", "large")
+        await fleet.snapshots.restore(ALICE, "box", "large")
     with pytest.raises(Conflict, match=r"was saved by somebody 1\.0 and loads into nothing else"):
-        await fleet.restore(ALICE, "box", "foreign")
+        await fleet.snapshots.restore(ALICE, "box", "foreign")
     with pytest.raises(Conflict, match=r"was saved by somebody 1\.0"):
-        await fleet.create(ALICE, SandboxSpec(name="new", snapshot="foreign"))
+        await fleet.sandboxes.create(ALICE, SandboxSpec(name="new", snapshot="foreign"))
     with pytest.raises(NotFound):
-        await fleet.restore(ALICE, "box", "missing")
+        await fleet.snapshots.restore(ALICE, "box", "missing")
     assert await run(fleet, "box", "cat /dev/shm/nonce") == "still"
     assert len(list((data / "instances").iterdir())) == 2
 
@@ -179,64 +181,67 @@ def _as_if_saved_by_another_hypervisor(data: Path, snapshot: Snapshot) -> None:
 
 
 async def test_a_damaged_snapshot_is_refused_and_a_copy_of_a_good_one_is_not(fleet: Fleet, data: Path) -> None:
-    await fleet.create(ALICE, SPEC)
-    good, bad = await fleet.snapshot(ALICE, "box", name="good"), await fleet.snapshot(ALICE, "box", name="bad")
+    await fleet.sandboxes.create(ALICE, SPEC)
+    good, bad = (
+        await fleet.snapshots.take(ALICE, "box", name="good"),
+        await fleet.snapshots.take(ALICE, "box", name="bad"),
+    )
     with (data / "snapshots" / bad.id / "ram").open("r+b") as ram:
         ram.seek(16 * 1024 * 1024)
         ram.write(b"flipped")
     (data / "snapshots" / good.id / "disk").touch()
     with pytest.raises(Unavailable, match="damaged: ram has changed since it was saved"):
-        await fleet.restore(ALICE, "box", "bad")
-    await fleet.restore(ALICE, "box", "good")
+        await fleet.snapshots.restore(ALICE, "box", "bad")
+    await fleet.snapshots.restore(ALICE, "box", "good")
     assert await run(fleet, "box", "hostname") == "box"
 
 
 async def test_a_dead_sandbox_is_put_back_to_its_snapshot(fleet: Fleet, data: Path) -> None:
-    sandbox = await fleet.create(ALICE, SPEC)
+    sandbox = await fleet.sandboxes.create(ALICE, SPEC)
     await run(fleet, "box", "echo ram > /dev/shm/nonce")
-    await fleet.snapshot(ALICE, "box", name="good")
+    await fleet.snapshots.take(ALICE, "box", name="good")
     await _kill(fleet, data, sandbox)
-    assert (await fleet.restore(ALICE, "box", "good")).reason == ""
+    assert (await fleet.snapshots.restore(ALICE, "box", "good")).reason == ""
     assert await run(fleet, "box", "cat /dev/shm/nonce") == "ram"
 
 
 async def test_a_machine_that_dies_while_it_is_saved_leaves_no_snapshot(fleet: Fleet, data: Path) -> None:
     for delay in (0.0, 0.05, 0.15):
-        sandbox = await fleet.create(ALICE, replace(SPEC, name="dying"))
+        sandbox = await fleet.sandboxes.create(ALICE, replace(SPEC, name="dying"))
         snapshot = None
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_kill_after, data, sandbox, delay)
             try:
-                snapshot = await fleet.snapshot(ALICE, sandbox.id)
+                snapshot = await fleet.snapshots.take(ALICE, sandbox.id)
             except (SandboxLost, Unavailable) as error:
                 assert str(error)
         assert snapshots_on_disk(data) == ([snapshot.id] if snapshot else [])
         if snapshot is not None:
-            await fleet.delete_snapshot(ALICE, snapshot.id)
-        await fleet.delete(ALICE, sandbox.id)
+            await fleet.snapshots.delete(ALICE, snapshot.id)
+        await fleet.sandboxes.delete(ALICE, sandbox.id)
 
 
 async def test_a_cancelled_save_leaves_the_sandbox_running_and_no_snapshot(fleet: Fleet, data: Path) -> None:
-    await fleet.create(ALICE, SPEC)
+    await fleet.sandboxes.create(ALICE, SPEC)
     await run(fleet, "box", "echo ram > /dev/shm/nonce")
     for delay in (0.01, 0.05, 0.1, 0.2, 0.4):
         with anyio.move_on_after(delay) as limit:
-            await fleet.snapshot(ALICE, "box")
-        left = await fleet.snapshots(ALICE)
+            await fleet.snapshots.take(ALICE, "box")
+        left = await fleet.snapshots.list(ALICE)
         assert len(left) == (0 if limit.cancelled_caught else 1)
         assert snapshots_on_disk(data) == [snapshot.id for snapshot in left]
         assert await run(fleet, "box", "cat /dev/shm/nonce") == "ram"
         for snapshot in left:
-            await fleet.delete_snapshot(ALICE, snapshot.id)
+            await fleet.snapshots.delete(ALICE, snapshot.id)
 
 
 async def test_limits_hold_for_snapshots(open_fleet: Opener, tmp_path: Path) -> None:
     async with open_fleet(limits=OwnerLimits(snapshots=1), at=tmp_path / "data") as fleet:
-        await fleet.create(ALICE, SPEC)
-        await fleet.snapshot(ALICE, "box")
+        await fleet.sandboxes.create(ALICE, SPEC)
+        await fleet.snapshots.take(ALICE, "box")
         with pytest.raises(LimitExceeded, match="snapshots: 1 of 1 exist"):
-            await fleet.snapshot(ALICE, "box")
-        await fleet.delete(ALICE, "box")
+            await fleet.snapshots.take(ALICE, "box")
+        await fleet.sandboxes.delete(ALICE, "box")
 
 
 async def test_what_a_killed_server_left_of_a_save_is_swept_away(open_fleet: Opener, tmp_path: Path) -> None:
@@ -245,35 +250,35 @@ async def test_what_a_killed_server_left_of_a_save_is_swept_away(open_fleet: Ope
         (left / name).mkdir(parents=True)
         (left / name / "ram").touch()
     async with open_fleet(at=tmp_path / "data") as fleet:
-        assert await fleet.snapshots(ALICE) == ()
+        assert await fleet.snapshots.list(ALICE) == ()
     assert list(left.iterdir()) == []
 
 
 @pytest.mark.kvm
 async def test_a_fork_goes_on_where_its_parent_was(fleet: Fleet) -> None:
-    await fleet.create(ALICE, SPEC)
+    await fleet.sandboxes.create(ALICE, SPEC)
     await run(fleet, "box", "echo past > /dev/shm/nonce; echo past > /root/file")
-    (fork,) = await fleet.fork(ALICE, "box")
+    (fork,) = await fleet.snapshots.fork(ALICE, "box")
     assert fork.sandbox is not None, fork.error
     assert await run(fleet, "box-1", "cat /dev/shm/nonce /root/file; hostname") == "past\npast\nbox-1"
-    await fleet.delete(ALICE, "box")
+    await fleet.sandboxes.delete(ALICE, "box")
     assert await run(fleet, "box-1", "cat /dev/shm/nonce /root/file") == "past\npast"
-    await fleet.delete(ALICE, "box-1")
+    await fleet.sandboxes.delete(ALICE, "box-1")
 
 
 @pytest.mark.kvm
 async def test_forks_share_a_past_and_nothing_else(fleet: Fleet, data: Path) -> None:
-    await fleet.create(ALICE, SPEC)
+    await fleet.sandboxes.create(ALICE, SPEC)
     await run(fleet, "box", "echo past > /dev/shm/nonce; echo past > /root/file; cp /etc/machine-id /dev/shm/id")
-    counting = await fleet.start(ALICE, "box", Command(shell="while :; do sleep 0.1; done"))
-    forks = await fleet.fork(ALICE, "box", 3)
+    counting = await fleet.guest.start(ALICE, "box", Command(shell="while :; do sleep 0.1; done"))
+    forks = await fleet.snapshots.fork(ALICE, "box", 3)
     assert [fork.error for fork in forks] == [None] * 3
     children = [fork.sandbox for fork in forks if fork.sandbox is not None]
     assert [child.name for child in children] == ["box-1", "box-2", "box-3"]
     for child in children:
         assert await run(fleet, child.id, "cat /dev/shm/nonce /root/file; hostname") == f"past\npast\n{child.name}"
         assert await run(fleet, child.id, "cmp -s /dev/shm/id /etc/machine-id || echo other") == "other"
-        running = {process.pid: process.running for process in await fleet.processes(ALICE, child.id)}
+        running = {process.pid: process.running for process in await fleet.guest.processes(ALICE, child.id)}
         assert running[counting.pid]
         await run(fleet, child.id, f"echo {child.name} > /root/file; echo {child.name} > /dev/shm/nonce; sync")
     everyone = ["box", *(child.id for child in children)]
@@ -286,14 +291,14 @@ async def test_forks_share_a_past_and_nothing_else(fleet: Fleet, data: Path) -> 
 
 
 async def test_children_can_sleep_be_saved_and_be_forked_themselves(fleet: Fleet) -> None:
-    await fleet.create(ALICE, SPEC)
+    await fleet.sandboxes.create(ALICE, SPEC)
     await run(fleet, "box", "echo 1 > /dev/shm/n")
     for depth in range(1, 4):
         name = "box" + "-1" * depth
-        (fork,) = await fleet.fork(ALICE, name[:-2])
+        (fork,) = await fleet.snapshots.fork(ALICE, name[:-2])
         assert fork.sandbox is not None
         assert fork.sandbox.name == name
-        await fleet.sleep(ALICE, name)
+        await fleet.lifecycle.sleep(ALICE, name)
         assert await run(fleet, name, "cat /dev/shm/n") == str(depth)
         await run(fleet, name, f"echo {depth + 1} > /dev/shm/n")
     assert [await run(fleet, "box" + "-1" * depth, "cat /dev/shm/n") for depth in range(4)] == ["1", "2", "3", "4"]
@@ -301,17 +306,17 @@ async def test_children_can_sleep_be_saved_and_be_forked_themselves(fleet: Fleet
 
 async def test_each_fork_has_a_result_of_its_own(open_fleet: Opener, tmp_path: Path) -> None:
     async with open_fleet(limits=OwnerLimits(sandboxes=3), at=tmp_path / "data") as fleet:
-        await fleet.create(ALICE, SPEC)
-        forks = await fleet.fork(ALICE, "box", 4)
+        await fleet.sandboxes.create(ALICE, SPEC)
+        forks = await fleet.snapshots.fork(ALICE, "box", 4)
         assert sum(fork.sandbox is not None for fork in forks) == 2
         assert all(isinstance(fork.error, LimitExceeded) for fork in forks if fork.sandbox is None)
-        for sandbox in (await fleet.list(ALICE)).items:
+        for sandbox in (await fleet.sandboxes.list(ALICE)).items:
             assert await run(fleet, sandbox.id, "hostname") == sandbox.name
-            await fleet.delete(ALICE, sandbox.id)
+            await fleet.sandboxes.delete(ALICE, sandbox.id)
 
 
 async def test_as_many_forks_are_made_at_once_as_the_host_has_processors(fleet: Fleet, data: Path) -> None:
-    await fleet.create(ALICE, SPEC)
+    await fleet.sandboxes.create(ALICE, SPEC)
     forks: tuple[Fork, ...] = ()
     most = 0
 
@@ -324,40 +329,40 @@ async def test_as_many_forks_are_made_at_once_as_the_host_has_processors(fleet: 
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(watch)
-        forks = await fleet.fork(ALICE, "box", 8)
+        forks = await fleet.snapshots.fork(ALICE, "box", 8)
         tasks.cancel_scope.cancel()
     assert [fork.error for fork in forks] == [None] * 8
     assert 1 <= most <= (os.cpu_count() or 1)
 
 
 async def test_forks_that_cannot_be_are_refused(fleet: Fleet, data: Path) -> None:
-    sandbox = await fleet.create(ALICE, SPEC)
+    sandbox = await fleet.sandboxes.create(ALICE, SPEC)
     for count in (0, -1, 101):
         with pytest.raises(InvalidInput, match=f"count: {count} forks cannot be made at once. Use 1 to 100"):
-            await fleet.fork(ALICE, "box", count)
+            await fleet.snapshots.fork(ALICE, "box", count)
     with pytest.raises(NotFound):
-        await fleet.fork(BOB, sandbox.id)
-    await fleet.sleep(ALICE, "box")
+        await fleet.snapshots.fork(BOB, sandbox.id)
+    await fleet.lifecycle.sleep(ALICE, "box")
     with pytest.raises(Conflict, match=r"is asleep, only a running one can be forked. Wake it first"):
-        await fleet.fork(ALICE, "box")
-    await fleet.wake(ALICE, "box")
+        await fleet.snapshots.fork(ALICE, "box")
+    await fleet.lifecycle.wake(ALICE, "box")
     await _kill(fleet, data, sandbox)
     with pytest.raises(Conflict, match="is killed, only a running one can be forked"):
-        await fleet.fork(ALICE, "box")
+        await fleet.snapshots.fork(ALICE, "box")
     assert snapshots_on_disk(data) == []
 
 
 async def test_a_cancelled_fork_leaves_the_parent_and_nothing_else(fleet: Fleet, data: Path) -> None:
-    await fleet.create(ALICE, SPEC)
+    await fleet.sandboxes.create(ALICE, SPEC)
     for delay in (0.05, 0.3, 0.8):
         with anyio.move_on_after(delay):
-            await fleet.fork(ALICE, "box", 8)
+            await fleet.snapshots.fork(ALICE, "box", 8)
         assert snapshots_on_disk(data) == []
         assert await run(fleet, "box", "hostname") == "box"
-        for sandbox in (await fleet.list(ALICE)).items:
+        for sandbox in (await fleet.sandboxes.list(ALICE)).items:
             assert await run(fleet, sandbox.id, "hostname") == sandbox.name
             if sandbox.name != "box":
-                await fleet.delete(ALICE, sandbox.id)
+                await fleet.sandboxes.delete(ALICE, sandbox.id)
         assert len(list((data / "instances").iterdir())) == 1
 
 
@@ -372,11 +377,11 @@ def test_children_are_named_after_their_parent_with_the_first_free_numbers() -> 
 async def _kill(fleet: Fleet, data: Path, sandbox: Sandbox) -> None:
     await _kill_after(data, sandbox, 0)
     with anyio.fail_after(PATIENCE_S):
-        while (await fleet.get(ALICE, sandbox.id)).state is not State.KILLED:
+        while (await fleet.sandboxes.get(ALICE, sandbox.id)).state is not State.KILLED:
             await anyio.sleep(0.02)
 
 
 async def _kill_after(data: Path, sandbox: Sandbox, delay: float) -> None:
     await anyio.sleep(delay)
-    for process in strays(data / "instances").get(data / "instances" / sandbox.machine, []):
+    for process in orphans(data / "instances").get(data / "instances" / sandbox.machine, []):
         os.kill(process.pid, signal.SIGKILL)

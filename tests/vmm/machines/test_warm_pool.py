@@ -18,12 +18,12 @@ from vmm.errors import HostExhausted, Unavailable
 from vmm.guest.values import Command
 from vmm.hypervisor.base import Hypervisor
 from vmm.hypervisor.detect import Choice
-from vmm.hypervisor.process import strays
+from vmm.hypervisor.process import orphans
 from vmm.images.catalogue import Catalogue, ImageSet
-from vmm.machines.checkpoint import Saved
+from vmm.machines.checkpoint import Checkpoint
 from vmm.machines.machine import Machine, remove
 from vmm.machines.templates import Templates
-from vmm.machines.warm_pool import Key, Pool
+from vmm.machines.warm_pool import Key, WarmPool
 
 pytestmark = [pytest.mark.anyio, pytest.mark.vm]
 
@@ -39,13 +39,13 @@ class Host:
         full: Whether the host carries no more machines.
         broken: Whether machines cannot be made.
         stuck: Whether machines cannot be ended.
-        gate: Machines are not finished before it is set.
+        gate: MachineRegistry are not finished before it is set.
         made, ended: The directories of machines, in order.
         tries: How often a machine was to be made.
     """
 
     driver: Hypervisor
-    saved: Saved
+    saved: Checkpoint
     root: Path
     tasks: TaskGroup
     now: float = 1000.0
@@ -57,8 +57,8 @@ class Host:
     ended: list[str] = field(default_factory=list[str])
     tries: int = 0
 
-    def pool(self, size: int) -> Pool:
-        return Pool(
+    def pool(self, size: int) -> WarmPool:
+        return WarmPool(
             self.make,
             self.retire,
             self.admit,
@@ -114,7 +114,7 @@ async def host(choice: Choice, catalogue: Catalogue, data: Path, key: Key, tmp_p
         saved = await templates.get(key.images, cpu=key.cpu, mem=key.mem, report=report)
         yield Host(driver=choice.driver, saved=saved, root=tmp_path, tasks=tasks)
         tasks.cancel_scope.cancel()
-    left = strays(tmp_path)
+    left = orphans(tmp_path)
     for processes in left.values():
         for process in processes:
             await process.kill()
@@ -139,7 +139,7 @@ async def hostname(machine: Machine) -> str:
 
 
 def kill(machine: str, host: Host) -> None:
-    (process,) = strays(host.root)[host.root / machine]
+    (process,) = orphans(host.root)[host.root / machine]
     os.kill(process.pid, signal.SIGKILL)
 
 
@@ -154,7 +154,7 @@ async def test_a_taken_machine_runs_becomes_the_takers_and_is_replaced(host: Hos
     machine = await pool.take(key)
     assert machine is not None
     assert machine.directory.name == host.made[0], "not the one that has waited longest"
-    await machine.become("mine")
+    await machine.assign_identity("mine")
     assert await hostname(machine) == "mine"
 
     await until(lambda: len(pool) == 2)
@@ -169,7 +169,7 @@ async def test_a_request_is_answered_at_once_while_a_machine_is_being_made(host:
     host.gate = anyio.Event()
     pool = host.pool(1)
     pool.keep(key)
-    await until(lambda: strays(host.root) != {})
+    await until(lambda: orphans(host.root) != {})
     assert pool.promised() == key.mem, "a machine that is being made takes memory already"
     assert await pool.take(key) is None
     host.gate.set()
@@ -205,7 +205,7 @@ async def test_a_machine_that_died_is_never_handed_out(host: Host, key: Key) -> 
     await until(lambda: len(pool) == 2)
     dead, alive = host.made
     kill(dead, host)
-    await until(lambda: host.root / dead not in strays(host.root))
+    await until(lambda: host.root / dead not in orphans(host.root))
     machine = await pool.take(key)
     assert machine is not None
     assert machine.directory.name == alive
@@ -220,7 +220,7 @@ async def test_a_machine_that_does_not_answer_is_never_handed_out(host: Host, ke
     pool.keep(key)
     await until(lambda: len(pool) == 2)
     mute, answers = host.made
-    (process,) = strays(host.root)[host.root / mute]
+    (process,) = orphans(host.root)[host.root / mute]
     os.kill(process.pid, signal.SIGSTOP)
     machine = await pool.take(key)
     assert machine is not None
@@ -235,7 +235,7 @@ async def test_a_dead_machine_is_replaced_without_anybody_asking(host: Host, key
     pool.keep(key)
     await until(lambda: len(pool) == 1)
     kill(host.made[0], host)
-    await until(lambda: strays(host.root) == {})
+    await until(lambda: orphans(host.root) == {})
     pool.tend()
     await until(lambda: len(host.made) == 2 and len(pool) == 1)
     assert host.ended == host.made[:1]
@@ -335,10 +335,10 @@ async def test_the_pool_gives_way_with_a_machine_that_is_being_made(host: Host, 
     host.gate = anyio.Event()
     pool = host.pool(1)
     pool.keep(key)
-    await until(lambda: strays(host.root) != {})
+    await until(lambda: orphans(host.root) != {})
     assert await pool.give_way()
     assert pool.promised() == 0
-    assert strays(host.root) == {}
+    assert orphans(host.root) == {}
     assert not await pool.give_way()
     await pool.aclose()
 
@@ -362,9 +362,9 @@ async def test_closing_breaks_off_what_is_being_made(host: Host, key: Key) -> No
     host.gate = anyio.Event()
     pool = host.pool(1)
     pool.keep(key)
-    await until(lambda: strays(host.root) != {})
+    await until(lambda: orphans(host.root) != {})
     await pool.aclose()
-    assert strays(host.root) == {}
+    assert orphans(host.root) == {}
     pool.keep(key)
     await settled()
     assert host.tries == 1, "a closed pool makes nothing"
@@ -381,7 +381,7 @@ async def test_the_end_of_the_servers_tasks_leaves_nothing(host: Host, key: Key)
         tasks.cancel_scope.cancel()
         with anyio.CancelScope(shield=True):
             await pool.aclose()
-    assert strays(host.root) == {}
+    assert orphans(host.root) == {}
     assert await pool.take(key) is None, "it asks tasks that have ended for more"
 
 
@@ -389,7 +389,7 @@ async def test_who_goes_away_while_it_takes_leaves_nothing(host: Host, key: Key)
     pool = host.pool(1)
     pool.keep(key)
     await until(lambda: len(pool) == 1)
-    (process,) = strays(host.root)[host.root / host.made[0]]
+    (process,) = orphans(host.root)[host.root / host.made[0]]
     os.kill(process.pid, signal.SIGSTOP)
     with anyio.move_on_after(0.05) as scope:
         await pool.take(key)

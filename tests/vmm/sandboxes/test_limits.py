@@ -79,13 +79,13 @@ async def test_each_disk_that_is_written_has_its_reserve(tmp_path: Path, choice:
     with still.mounted(machines, "size=2m"):
         async with still.opened(data, choice.driver, reserve=reserve, instances=machines) as there:
             with pytest.raises(HostExhausted, match=rf"disk has \d MiB free on {machines}; 4 MiB must stay free"):
-                await there.inner("admission").admit(sandbox)
+                await there.inner("sandboxes._creator._admission").admit(sandbox)
             assert await there.records.find(sandbox.id) is None
     with still.mounted(data / "snapshots", "size=2m"):
         async with still.opened(data, choice.driver, reserve=reserve) as there:
-            await there.inner("admission").admit(sandbox)
+            await there.inner("sandboxes._creator._admission").admit(sandbox)
             asleep = await still.kept(there.collection, State.ASLEEP)
             still.asleep(there.instances / asleep.machine, fingerprint=choice.driver.fingerprint)
             with pytest.raises(HostExhausted, match=f"free on {data / 'snapshots'}"):
-                await there.fleet.snapshot(asleep.owner, asleep.id)
+                await there.fleet.snapshots.take(asleep.owner, asleep.id)
             assert list((data / "snapshots").iterdir()) == []

@@ -13,7 +13,7 @@ from vmm.errors import Conflict, HostExhausted, Unavailable
 from vmm.sandboxes import store as module
 from vmm.sandboxes.sandbox import Sandbox, State
 from vmm.sandboxes.spec import SandboxSpec
-from vmm.sandboxes.store import SANDBOXES, Records
+from vmm.sandboxes.store import SANDBOXES, SandboxStore
 
 pytestmark = pytest.mark.anyio
 
@@ -27,26 +27,26 @@ async def database(tmp_path: Path) -> AsyncGenerator[SqliteDatabase]:
 
 
 @pytest.fixture
-async def records(database: SqliteDatabase) -> Records:
-    return Records(await database.collection(SANDBOXES), host="here")
+async def records(database: SqliteDatabase) -> SandboxStore:
+    return SandboxStore(await database.collection(SANDBOXES), host="here")
 
 
 def new(owner: str = "alice", name: str = "box") -> Sandbox:
     return Sandbox.new(new_id(), owner, SandboxSpec(name=name, env={"TOKEN": "t"}, labels={"a": "b"}), now_ms=7)
 
 
-async def kept(records: Records, sandbox: Sandbox) -> Sandbox:
+async def kept(records: SandboxStore, sandbox: Sandbox) -> Sandbox:
     await records.insert(sandbox)
     return sandbox
 
 
-async def test_what_is_read_is_what_was_kept(records: Records) -> None:
+async def test_what_is_read_is_what_was_kept(records: SandboxStore) -> None:
     sandbox = await kept(records, new())
     assert await records.get("alice", sandbox.id) == sandbox
     assert await records.find(sandbox.id) == sandbox
 
 
-async def test_somebody_elses_sandbox_is_found_only_without_an_owner(records: Records) -> None:
+async def test_somebody_elses_sandbox_is_found_only_without_an_owner(records: SandboxStore) -> None:
     sandbox = await kept(records, new("alice"))
     assert await records.get("bob", sandbox.id) is None
     assert await records.named("bob", sandbox.name) == []
@@ -54,18 +54,18 @@ async def test_somebody_elses_sandbox_is_found_only_without_an_owner(records: Re
     assert await records.find(sandbox.id) == sandbox
 
 
-async def test_an_owners_sandboxes_come_newest_first(records: Records) -> None:
+async def test_an_owners_sandboxes_come_newest_first(records: SandboxStore) -> None:
     made = [await kept(records, new(name=f"box-{number}")) for number in range(5)]
     await kept(records, new("bob"))
     assert await records.owned("alice") == made[::-1]
 
 
-async def test_names_need_not_be_unique(records: Records) -> None:
+async def test_names_need_not_be_unique(records: SandboxStore) -> None:
     made = [await kept(records, new(name=name)) for name in ("twin", "other", "twin")]
     assert await records.named("alice", "twin") == [made[2], made[0]]
 
 
-async def test_deleted_ones_are_hidden_except_from_who_asks_for_their_state(records: Records) -> None:
+async def test_deleted_ones_are_hidden_except_from_who_asks_for_their_state(records: SandboxStore) -> None:
     deleted = await records.save((await kept(records, new())).moved(State.DELETED, now_ms=8))
     assert await records.owned("alice") == []
     assert await records.named("alice", deleted.name) == []
@@ -73,14 +73,16 @@ async def test_deleted_ones_are_hidden_except_from_who_asks_for_their_state(reco
     assert await records.find(deleted.id) == deleted
 
 
-async def test_a_state_is_found_over_all_owners(records: Records) -> None:
+async def test_a_state_is_found_over_all_owners(records: SandboxStore) -> None:
     mine, theirs = await kept(records, new("alice")), await kept(records, new("bob"))
     running = await records.save(mine.moved(State.RUNNING, now_ms=8))
     assert await records.in_state(State.RUNNING) == [running]
     assert await records.in_state(State.CREATING) == [theirs]
 
 
-async def test_more_sandboxes_than_one_batch_are_all_found(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_more_sandboxes_than_one_batch_are_all_found(
+    records: SandboxStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "_BATCH", 2)
     for count in range(1, 6):
         await kept(records, new())
@@ -88,7 +90,7 @@ async def test_more_sandboxes_than_one_batch_are_all_found(records: Records, mon
         assert len({sandbox.id for sandbox in found}) == len(found) == count
 
 
-async def test_of_two_changes_to_one_version_the_second_loses(records: Records) -> None:
+async def test_of_two_changes_to_one_version_the_second_loses(records: SandboxStore) -> None:
     seen = await kept(records, new())
     saved = await records.save(replace(seen, name="first"))
     assert saved.version == 2
@@ -97,7 +99,7 @@ async def test_of_two_changes_to_one_version_the_second_loses(records: Records) 
     assert await records.find(seen.id) == saved
 
 
-async def test_a_removed_sandbox_cannot_be_saved_again(records: Records) -> None:
+async def test_a_removed_sandbox_cannot_be_saved_again(records: SandboxStore) -> None:
     sandbox = await kept(records, new())
     await records.remove(sandbox.id)
     await records.remove(sandbox.id)
@@ -107,13 +109,13 @@ async def test_a_removed_sandbox_cannot_be_saved_again(records: Records) -> None
 
 
 @pytest.mark.parametrize("ref", ["", "\0", "\ud800", "a" * 100_000, "'; DROP TABLE sandboxes; --", "%"])
-async def test_a_strange_reference_is_nobodys(records: Records, ref: str) -> None:
+async def test_a_strange_reference_is_nobodys(records: SandboxStore, ref: str) -> None:
     await kept(records, new())
     assert await records.get("alice", ref) is None
     assert await records.named("alice", ref) == []
 
 
-async def test_concurrent_changes_are_never_lost(records: Records) -> None:
+async def test_concurrent_changes_are_never_lost(records: SandboxStore) -> None:
     sandbox = await kept(records, new())
 
     async def relabel(label: str) -> None:
@@ -133,7 +135,7 @@ async def test_concurrent_changes_are_never_lost(records: Records) -> None:
     assert found is not None and set(found.labels) == {"a", *(f"l{number}" for number in range(20))}
 
 
-async def test_each_of_many_rivals_gets_through(records: Records) -> None:
+async def test_each_of_many_rivals_gets_through(records: SandboxStore) -> None:
     sandbox = await kept(records, new())
 
     async def count(number: int) -> None:
@@ -145,7 +147,7 @@ async def test_each_of_many_rivals_gets_through(records: Records) -> None:
     assert len((await records.find(sandbox.id) or sandbox).labels) == len(sandbox.labels) + RIVALS
 
 
-async def test_a_closed_store_makes_everything_unavailable(records: Records, database: SqliteDatabase) -> None:
+async def test_a_closed_store_makes_everything_unavailable(records: SandboxStore, database: SqliteDatabase) -> None:
     await records.ping()
     await database.aclose()
     with pytest.raises(Unavailable, match="not open"):
@@ -158,7 +160,7 @@ async def test_a_closed_store_makes_everything_unavailable(records: Records, dat
 
 async def test_a_full_store_says_that_the_host_is_exhausted(tmp_path: Path) -> None:
     async with SqliteDatabase(tmp_path / "small.db", max_bytes=64 * 1024) as database:
-        records = Records(await database.collection(SANDBOXES), host="here")
+        records = SandboxStore(await database.collection(SANDBOXES), host="here")
         first = await kept(records, new())
         with pytest.raises(HostExhausted, match="no room"):
             for _ in range(10_000):
@@ -167,7 +169,7 @@ async def test_a_full_store_says_that_the_host_is_exhausted(tmp_path: Path) -> N
 
 
 async def test_hosts_that_share_a_store_do_not_see_each_others_sandboxes(database: SqliteDatabase) -> None:
-    here, there = [Records(await database.collection(SANDBOXES), host=host) for host in ("here", "there")]
+    here, there = [SandboxStore(await database.collection(SANDBOXES), host=host) for host in ("here", "there")]
     sandbox = await kept(here, new())
     assert await there.find(sandbox.id) is None
     assert await there.owned("alice") == []

@@ -14,7 +14,7 @@ from starlette.routing import Route
 from storage.errors import StoreError
 from vmm.errors import CasemateError
 
-from ..http.problem import problem
+from .http.problem import problem
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from vmm.sandboxes.sandbox import State
     from vmm.sandboxes.usage import Usage
 
-    from .metrics import Meters
+    from .observability.metrics import Meters
 
 PATH = "/metrics"
 _DEADLINE_S = 2.0

@@ -1,0 +1,143 @@
+"""Puts sandboxes back to snapshots, in place: the old machine ends once the new one is recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import anyio
+import structlog
+
+from storage.ids import new_id
+
+from ..errors import CasemateError, Damaged
+from ..hypervisor.base import Hypervisor
+from ..machines.checkpoint import Checkpoint, check_driver
+from ..machines.clone import Cloner, end
+from ..machines.machine import Machine, MachineRecord, remove
+from ..machines.registry import MachineRegistry
+from ..machines.snapshots import Snapshot, Snapshots
+from ..sandboxes.sandbox import Sandbox
+from ..sandboxes.store import SandboxStore
+from .admission import Admission
+from .transitions import Transitions
+from .unusable import check_made, check_same
+
+log = structlog.get_logger(__name__)
+
+
+class Restorer:
+    """Restores sandboxes from snapshots.
+
+    Args:
+        driver: The hypervisor.
+        transitions: One change at a time.
+        records: The sandboxes' records.
+        machines: The machines that run.
+        cloner: Makes new ones.
+        snapshots: What sandboxes can be put back to.
+        admission: Who may have a machine.
+        started: Told how each machine came by its memory.
+    """
+
+    def __init__(
+        self,
+        *,
+        driver: Hypervisor,
+        transitions: Transitions,
+        records: SandboxStore,
+        machines: MachineRegistry,
+        cloner: Cloner,
+        snapshots: Snapshots,
+        admission: Admission,
+        started: Callable[[str], None],
+    ) -> None:
+        self._driver = driver
+        self._transitions = transitions
+        self._records = records
+        self._machines = machines
+        self._cloner = cloner
+        self._snapshots = snapshots
+        self._admission = admission
+        self._started = started
+
+    async def source(self, snapshot: Snapshot) -> Checkpoint:
+        """What machines are made of, if this host can.
+
+        Raises:
+            Conflict: Another hypervisor saved it.
+            Unavailable: A file of it is damaged.
+        """
+        snapshot.check()
+        check_driver(snapshot.driver, self._driver)
+        return await self._snapshots.saved(snapshot)
+
+    async def restore(self, sandbox: Sandbox, snapshot: Snapshot, *, reason: str = "") -> Sandbox:
+        """Put a sandbox back to a snapshot, whatever state it is in. If that fails, it is as it was.
+
+        Args:
+            sandbox: Which.
+            snapshot: To what.
+            reason: What its owner should know of it afterwards.
+
+        Raises:
+            Conflict: The snapshot is of another image or size, or another hypervisor's; or the sandbox is being made.
+            Unavailable: A file of the snapshot is damaged, or the hypervisor failed.
+            HostExhausted: The host lacks memory or disk.
+        """
+        snapshot.check()
+        check_same(sandbox, snapshot)
+        saved = await self.source(snapshot)
+        async with self._transitions.alone(sandbox.id):
+            sandbox = await self._transitions.current(sandbox.id)
+            check_made(sandbox)
+            old = self._machines.get(sandbox.id)
+            name = new_id()
+            # From here on the promise is the new machine's: the old one may die and be taken note of meanwhile.
+            await self._admission.readmit(sandbox, name)
+            machine: Machine | None = None
+            try:
+                machine = await self._cloner.clone(
+                    saved, name, hostname=sandbox.name, machine_id=self._machine_id(sandbox)
+                )
+                restored = await self._records.change(
+                    sandbox.id, lambda found: self._transitions.running(found, machine, base=snapshot.id, reason=reason)
+                )
+            except BaseException:
+                with anyio.CancelScope(shield=True):
+                    try:
+                        if machine is not None:
+                            await end(machine)
+                    finally:
+                        if old is not None and self._machines.get(sandbox.id) is old:
+                            self._admission.running(sandbox)
+                        else:
+                            self._admission.release(sandbox.id)
+                raise
+            with anyio.CancelScope(shield=True):
+                old = self._machines.detach(sandbox.id)
+                self._machines.attach(sandbox.id, machine)
+                self._started(machine.running.memory)
+                try:
+                    if old is not None:
+                        await old.stop()
+                    else:
+                        await self._machines.end_orphans(sandbox.machine)
+                    await remove(self._machines.directory(sandbox.machine))
+                except CasemateError as error:  # it is put back; what is left there, the next start removes
+                    log.warning("earlier machine not removed", sandbox=sandbox.id, reason=str(error))
+            return restored
+
+    async def loadable(self, sandbox: Sandbox) -> list[Snapshot]:
+        """The moments that were kept of a sandbox and that this host can go back to, the last one first."""
+        return [
+            snapshot
+            for snapshot in await self._snapshots.owned(sandbox.owner)
+            if snapshot.sandbox == sandbox.id and snapshot.driver == self._driver.fingerprint
+        ]
+
+    def _machine_id(self, sandbox: Sandbox) -> str:
+        try:
+            record = MachineRecord.read(self._machines.directory(sandbox.machine))
+        except Damaged:
+            return ""  # it is to be put back to a snapshot, which needs no record
+        return record.machine_id if record is not None else ""

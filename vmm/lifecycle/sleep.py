@@ -1,0 +1,150 @@
+"""Puts sandboxes to sleep with their memory, and wakes them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import anyio
+import structlog
+from anyio.abc import TaskGroup
+
+from ..errors import Conflict
+from ..hypervisor.base import Hypervisor
+from ..machines import suspend
+from ..machines.registry import MachineRegistry
+from ..sandboxes.sandbox import Sandbox, State
+from ..sandboxes.store import SandboxStore
+from .activity import Activity
+from .admission import Admission
+from .deaths import Deaths
+from .single_flight import SingleFlight
+from .transitions import Transitions
+from .unusable import check_made, unreachable
+
+log = structlog.get_logger(__name__)
+
+_WAKE_S = 120
+
+
+class Sleeper:
+    """Sleep and wake.
+
+    Args:
+        driver: The hypervisor.
+        transitions: One change at a time.
+        records: The sandboxes' records.
+        machines: The machines that run.
+        admission: Who may have a machine.
+        activity: Who is in use.
+        deaths: SandboxStore a machine that a failed wake has cost.
+        tasks: Where wakes run, so that a caller that goes away does not break one off.
+    """
+
+    def __init__(
+        self,
+        *,
+        driver: Hypervisor,
+        transitions: Transitions,
+        records: SandboxStore,
+        machines: MachineRegistry,
+        admission: Admission,
+        activity: Activity,
+        deaths: Deaths,
+        tasks: TaskGroup,
+    ) -> None:
+        self._driver = driver
+        self._transitions = transitions
+        self._records = records
+        self._machines = machines
+        self._admission = admission
+        self._activity = activity
+        self._deaths = deaths
+        self._flights = SingleFlight(tasks)
+
+    async def retire(self, seen: Sandbox, used_ms: int) -> None:
+        """Put a sandbox to sleep that nobody has used since a moment, if its record is still the one that was seen.
+
+        Raises:
+            Conflict: It was used or changed since.
+            HostExhausted: The host's disk is full; it runs on.
+            Unavailable: The hypervisor could not save it; it runs on, if it lives.
+        """
+        async with self._transitions.exclusive(seen.id), self._activity.claimed(seen.id, used_ms):
+            if (await self._transitions.current(seen.id)).version != seen.version:
+                raise Conflict(f"Sandbox {seen.id} was changed meanwhile")
+            await self._sleep(seen, wake_at_start=False)
+
+    async def sleep(self, sandbox_id: str, *, wake_at_start: bool = False) -> Sandbox:
+        """Put a running sandbox to sleep with its memory; one that sleeps goes on suspend. Calls in it are broken off.
+
+        Args:
+            sandbox_id: Which.
+            wake_at_start: Whether the next start of the server wakes it.
+
+        Raises:
+            Conflict: It does not run.
+            HostExhausted: The host's disk is full; it runs on.
+            Unavailable: The hypervisor could not save it; it runs on, if it lives.
+        """
+        async with self._transitions.alone(sandbox_id):
+            sandbox = await self._transitions.current(sandbox_id)
+            check_made(sandbox)
+            if sandbox.state is State.ASLEEP:
+                return sandbox
+            return await self._sleep(sandbox, wake_at_start=wake_at_start)
+
+    async def wake(self, sandbox_id: str) -> Sandbox:
+        """Wake a sandbox, once however many ask; one that runs goes on.
+
+        Raises:
+            Conflict: Another hypervisor put it to sleep, or it cannot wake from its state.
+            SandboxLost: Its machine has died.
+            LimitExceeded: Its owner's other sandboxes take what it may have.
+            HostExhausted: The host lacks memory.
+            Unavailable: The hypervisor failed, or it takes too long.
+        """
+        return await self._flights.run("wake", sandbox_id, self._wake, within_s=_WAKE_S)
+
+    async def _sleep(self, sandbox: Sandbox, *, wake_at_start: bool) -> Sandbox:
+        if sandbox.state is not State.RUNNING:
+            raise Conflict(f"Sandbox {sandbox.id} is {sandbox.state}, only a running one can sleep")
+        machine = self._machines.get(sandbox.id)
+        if machine is None:
+            raise unreachable(sandbox)
+        self._machines.detach(sandbox.id)
+        try:
+            with machine.link.held():
+                await suspend.fall_asleep(machine)
+        except BaseException:
+            self._machines.attach(sandbox.id, machine)
+            raise
+        self._admission.release(sandbox.id)
+        with anyio.CancelScope(shield=True):  # it sleeps now, whoever has lost patience
+            sandbox = await self._records.change(
+                sandbox.id, lambda found: replace(self._transitions.asleep(found), wake_at_start=wake_at_start)
+            )
+        log.info("asleep", sandbox=sandbox.id)
+        return sandbox
+
+    async def _wake(self, sandbox_id: str) -> Sandbox:
+        async with self._transitions.exclusive(sandbox_id):
+            sandbox = await self._transitions.current(sandbox_id)
+            if self._machines.get(sandbox_id) is not None:
+                return sandbox
+            directory = self._machines.directory(sandbox.machine)
+            # A record that says "running" may be late: the store failed when its machine fell asleep.
+            if sandbox.state not in {State.ASLEEP, State.RUNNING} or not suspend.is_asleep(directory):
+                raise unreachable(sandbox)
+            await self._admission.readmit(sandbox, sandbox.machine)
+            try:
+                machine = await suspend.wake(self._driver, directory)
+            except BaseException:
+                with anyio.CancelScope(shield=True):
+                    if suspend.is_asleep(directory):
+                        self._admission.release(sandbox_id)
+                    else:
+                        await self._deaths.died(
+                            sandbox_id, sandbox.machine, "its virtual machine failed while it was woken"
+                        )
+                raise
+            return await self._transitions.up(sandbox_id, machine)

@@ -1,0 +1,170 @@
+"""One change of a sandbox's state at a time: how it is begun, and how each new state is recorded.
+
+Each change ends with one write of the record. What is broken off before that leaves the sandbox as it was; the next
+start of the server brings records and machines together again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
+
+import anyio
+
+from ..errors import NotFound
+from ..machines import suspend
+from ..machines.clone import end
+from ..machines.machine import Machine
+from ..machines.registry import MachineRegistry
+from ..sandboxes import lease
+from ..sandboxes.sandbox import Sandbox, State
+from ..sandboxes.store import SandboxStore
+from .activity import Activity
+from .admission import Admission
+from .keyed_lock import KeyedLock
+
+
+class Transitions:
+    """What every change of a sandbox's state works with.
+
+    Args:
+        records: The sandboxes' records.
+        machines: The machines that run.
+        admission: Who may have a machine.
+        activity: Who is in use.
+        clock: Milliseconds since the epoch.
+        started: Told how each machine came by its memory.
+    """
+
+    def __init__(
+        self,
+        *,
+        records: SandboxStore,
+        machines: MachineRegistry,
+        admission: Admission,
+        activity: Activity,
+        clock: Callable[[], int],
+        started: Callable[[str], None],
+    ) -> None:
+        self._records = records
+        self._machines = machines
+        self._admission = admission
+        self._activity = activity
+        self._clock = clock
+        self._started = started
+        self._lock = KeyedLock()
+
+    def exclusive(self, sandbox_id: str) -> AbstractAsyncContextManager[None]:
+        """Hold the sandbox's lock, for what must not meet another change of its state."""
+        return self._lock.of(sandbox_id)
+
+    @asynccontextmanager
+    async def alone(self, sandbox_id: str) -> AsyncGenerator[None]:
+        """Hold the sandbox's lock, and let no call into its guest for the length of a block."""
+        async with self._lock.of(sandbox_id), self._activity.closed(sandbox_id):
+            yield
+
+    async def current(self, sandbox_id: str) -> Sandbox:
+        """The record as it is now.
+
+        Raises:
+            NotFound: The sandbox is deleted.
+        """
+        sandbox = await self._records.find(sandbox_id)
+        if sandbox is None or sandbox.state is State.DELETED:
+            raise _gone(sandbox_id)
+        return sandbox
+
+    def asleep(self, found: Sandbox) -> Sandbox:
+        """The record of a sandbox that has fallen asleep."""
+        now = self._clock()
+        return lease.asleep(found.moved(State.ASLEEP, now_ms=now), now)
+
+    def running(self, found: Sandbox, machine: Machine, *, base: str, reason: str) -> Sandbox:
+        """The record of a sandbox that runs on a machine.
+
+        Raises:
+            NotFound: The sandbox is deleted.
+        """
+        if found.state is State.DELETED:
+            raise _gone(found.id)
+        now = self._clock()
+        moved = found if found.state is State.RUNNING else lease.awake(found.moved(State.RUNNING, now_ms=now), now)
+        return replace(
+            moved,
+            machine=machine.directory.name,
+            memory=machine.running.memory.value,
+            base=base,
+            reason=reason,
+            wake_at_start=False,
+            active_ms=now,
+            updated_ms=now,
+        )
+
+    def ended(self, found: Sandbox, reason: str) -> Sandbox:
+        """The record of a sandbox without a machine.
+
+        Raises:
+            NotFound: The sandbox is deleted.
+        """
+        if found.state is State.DELETED:
+            raise _gone(found.id)
+        now = self._clock()
+        if found.state.may_become(State.KILLED):
+            return found.moved(State.KILLED, now_ms=now, reason=reason)
+        return replace(found, reason=reason, updated_ms=now)
+
+    async def up(self, sandbox_id: str, machine: Machine, *, reason: str = "") -> Sandbox:
+        """Record that a sandbox runs on a machine in its own directory, or end that as if it had not been."""
+        try:
+            sandbox = await self._records.change(
+                sandbox_id, lambda found: self.running(found, machine, base=found.base, reason=reason)
+            )
+        except BaseException as error:
+            with anyio.CancelScope(shield=True):
+                self._admission.release(sandbox_id)
+                if isinstance(error, NotFound):
+                    await end(machine)
+                else:
+                    await suspend.fall_asleep(machine)
+            raise
+        self._machines.attach(sandbox_id, machine)
+        self._started(machine.running.memory)
+        return sandbox
+
+    def runs(self, sandbox: Sandbox) -> None:
+        """Take note of a sandbox whose machine runs already, from an earlier server."""
+        self._admission.running(sandbox)
+
+    async def slept(self, sandbox_id: str) -> None:
+        """Record that a sandbox sleeps, whose server ended before it could."""
+        await self._records.change(sandbox_id, self.asleep)
+
+    async def woke(self, sandbox_id: str, machine: Machine) -> None:
+        """Record that a sandbox runs, whose server ended while it woke it, or could not take it over."""
+
+        def running(found: Sandbox) -> Sandbox:
+            reason = "" if found.state is State.ERROR else found.reason
+            return self.running(found, machine, base=found.base, reason=reason)
+
+        self._admission.running(await self._records.change(sandbox_id, running))
+
+    async def failed(self, sandbox: Sandbox, reason: str, *, holds_memory: bool) -> None:
+        """Record that a sandbox can be used only once it was started again.
+
+        Args:
+            sandbox: Which.
+            reason: What its owner should know.
+            holds_memory: Whether a process of it is there still.
+        """
+        if holds_memory:
+            self._admission.running(sandbox)
+        if sandbox.state.may_become(State.ERROR):
+            await self._records.change(
+                sandbox.id, lambda found: found.moved(State.ERROR, now_ms=self._clock(), reason=reason)
+            )
+
+
+def _gone(sandbox_id: str) -> NotFound:
+    return NotFound(f"There is no sandbox {sandbox_id} any more", hint="List the sandboxes, or create one")
