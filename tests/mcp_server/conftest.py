@@ -35,23 +35,31 @@ Assemble = Callable[[object], Services]
 class NoSandboxes:
     """A host on which nobody has a sandbox."""
 
+    def __init__(self) -> None:
+        self.sandboxes = _None()
+        self.snapshots = _NoSnapshots()
+
+    async def health(self, image: str) -> dict[str, str]:
+        return {"store": "", "hypervisor": "", "image": ""}
+
+
+class _None:
     async def get(self, owner: str, ref: str) -> None:
         raise NotFound(f"There is no sandbox {ref[:80]!r}", hint="List the sandboxes, or create one")
 
     async def list(self, owner: str, **_: object) -> Any:
         return type("Page", (), {"items": (), "total": 0, "page": 1, "limit": 20})
 
-    async def health(self, image: str) -> dict[str, str]:
-        return {"store": "", "hypervisor": "", "image": ""}
-
     async def usage(self, owner: str) -> Usage:
         return Usage()
 
-    async def snapshots(self, owner: str) -> tuple[()]:
-        return ()
-
     async def survey(self) -> dict[State, Usage]:
         return {state: Usage() for state in State}
+
+
+class _NoSnapshots:
+    async def list(self, owner: str) -> tuple[()]:
+        return ()
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import os
 import subprocess
 from collections.abc import Generator
 from contextlib import contextmanager
+from operator import attrgetter
 from pathlib import Path
 
 import anyio
@@ -179,12 +180,14 @@ async def test_a_machine_is_watched_though_the_server_had_no_file_for_that(tmp_p
     assert deaths == [("box", directory.name)]
 
 
-@pytest.mark.parametrize("call", ["revive", "wake", "sleep", "snapshot", "fork"])
+@pytest.mark.parametrize(
+    "call", ["lifecycle.revive", "lifecycle.wake", "lifecycle.sleep", "snapshots.take", "snapshots.fork"]
+)
 async def test_what_is_still_being_created_says_so(tmp_path: Path, choice: Choice, call: str) -> None:
     async with still.opened(tmp_path / "data", choice.driver) as there:
         sandbox = await still.kept(there.collection, State.CREATING)
         with pytest.raises(Conflict, match=r"is still being created. Wait until it is running"):
-            await getattr(there.fleet, call)(ALICE, sandbox.id)
+            await attrgetter(call)(there.fleet)(ALICE, sandbox.id)
         with pytest.raises(Conflict, match="is still being created"):
             async with there.fleet.guest.reach(ALICE, sandbox.id):
                 pass
