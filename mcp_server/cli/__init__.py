@@ -31,7 +31,7 @@ from . import (
     invites,
     keys,
     logs,
-    people,
+    members,
     quotas,
     sandboxes,
     serve,
@@ -39,9 +39,10 @@ from . import (
     snapshots,
     store,
     top,
+    users,
 )
 from .completion import completion, listen_to_shells
-from .console import CliError, complain
+from .console import CliError, print_errors
 from .options import KeyFileOption, UrlOption
 
 app = typer.Typer(
@@ -63,15 +64,15 @@ app.command("cp")(cp.cp)
 app.command("logs")(logs.logs)
 app.command("top")(top.top)
 app.add_typer(keys.app, name="key")
-app.add_typer(people.users, name="user")
-app.add_typer(people.members, name="member")
+app.add_typer(users.app, name="user")
+app.add_typer(members.app, name="member")
 app.add_typer(invites.app, name="invite")
 app.add_typer(quotas.app, name="quota")
 app.command("audit")(audit.audit)
 app.command("completion")(completion)
 
 
-def _tell_version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"casemate {version('casemate')}")
         raise typer.Exit
@@ -81,16 +82,25 @@ def _tell_version(wanted: bool) -> None:
 def casemate(
     url: UrlOption = "",
     key_file: KeyFileOption = None,
-    tell_version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", callback=_tell_version, is_eager=True)
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
     """MicroVM sandboxes for AI agents, offered as MCP tools."""
-    del url, key_file, tell_version  # The commands take them from the context.
+    del url, key_file, show_version  # The commands take them from the context.
     logging.configure("warning", "auto")
 
 
-_TROUBLES = (CliError, SettingsRefused, DataDirInUse, PortRefused, TracingRefused, CasemateError, StoreError, AuthError)
+_EXPECTED_ERRORS = (
+    CliError,
+    SettingsRefused,
+    DataDirInUse,
+    PortRefused,
+    TracingRefused,
+    CasemateError,
+    StoreError,
+    AuthError,
+)
 _REFUSED, _LATER = 2, 75  # EX_TEMPFAIL of sysexits.h: who supervises may start it again
 
 
@@ -100,14 +110,14 @@ def main() -> None:
     listen_to_shells()
     try:
         app()
-    except _TROUBLES as trouble:
-        complain(*str(trouble).splitlines())
-        status = _LATER if isinstance(trouble, StoreUnavailable) else _REFUSED
+    except _EXPECTED_ERRORS as error:
+        print_errors(*str(error).splitlines())
+        status = _LATER if isinstance(error, StoreUnavailable) else _REFUSED
     except BaseExceptionGroup as group:
-        known, others = group.split(_TROUBLES)
+        known, others = group.split(_EXPECTED_ERRORS)
         if known is None or others is not None:
             raise
-        complain(*_messages(cast("BaseExceptionGroup[BaseException]", known)))
+        print_errors(*_messages(cast("BaseExceptionGroup[BaseException]", known)))
         status = _LATER if known.split(StoreUnavailable)[1] is None else _REFUSED
     sys.exit(status)
 

@@ -9,7 +9,7 @@ import anyio
 import typer
 
 from .console import note, run, show_json, show_table
-from .options import AsJson, place_of
+from .options import AsJson, target_of
 from .remote import Query, Remote, route
 from .target import open_remote
 from .values import Object, as_object, as_objects, cell, check_ref, moment
@@ -60,7 +60,7 @@ def audit(
     # No look for the sandbox here: that would be a call of its own, and its record among those that are shown.
 
     async def work() -> None:
-        async with open_remote(place_of(context)) as remote:
+        async with open_remote(target_of(context)) as remote:
             found = await _newest(remote, query, limit)
             if not following:
                 _show(found, as_json=as_json)

@@ -11,7 +11,7 @@ import typer
 from mcp_server.settings import PREFIX, Settings, SettingsRefused
 from mcp_server.settings.names import SECRETS, without_effect
 
-from .console import complain, err, out, show_table
+from .console import err, out, print_errors, show_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,7 +39,7 @@ def show(as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for p
         if as_json:
             out.print(json.dumps({"refused": refused.reasons}, indent=2), markup=False)
         else:
-            complain(*refused.reasons)
+            print_errors(*refused.reasons)
         raise typer.Exit(2) from None
     idle = _idle(os.environ)
     if as_json:

@@ -61,7 +61,7 @@ def note(text: str) -> None:
     err.print(plain(text), markup=False)
 
 
-def complain(*lines: str) -> None:
+def print_errors(*lines: str) -> None:
     """Write refusals, one a line."""
     for line in lines:
         err.print(f"casemate: {plain(line)}", markup=False, style="red")
@@ -89,7 +89,7 @@ async def write_raw(name: str, data: bytes) -> None:
     try:
         await anyio.to_thread.run_sync(write)
     except BrokenPipeError:
-        # Python would try once more at its end, and complain.
+        # Python would try once more at its end, and print_errors.
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         raise typer.Exit(_SIGNALLED + signal.SIGPIPE) from None
 
@@ -97,8 +97,8 @@ async def write_raw(name: str, data: bytes) -> None:
 def run(work: Callable[[], Awaitable[T]]) -> T:
     """Run a command's asynchronous part; a signal ends it in order, with the status that shells give that."""
     try:
-        return anyio.run(_heeding, work, backend_options=_LOOP)
-    except KeyboardInterrupt:  # a second one, while the first is being heeded
+        return anyio.run(_until_signal, work, backend_options=_LOOP)
+    except KeyboardInterrupt:  # a second one, while the first is being handled
         raise typer.Exit(_SIGNALLED + signal.SIGINT) from None
 
 
@@ -107,15 +107,15 @@ def run_server(work: Callable[[], Awaitable[None]]) -> None:
     anyio.run(work, backend_options=_LOOP)
 
 
-async def _heeding(work: Callable[[], Awaitable[T]]) -> T:
+async def _until_signal(work: Callable[[], Awaitable[T]]) -> T:
     # One that is ignored, as nohup has it, stays so.
-    heeded = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    handled = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     caught: list[int] = []
     results: list[T] = []
     failures: list[Exception] = []
 
-    async def heed(*, task_status: TaskStatus[None]) -> None:
-        with anyio.open_signal_receiver(*heeded) as signals:
+    async def handle(*, task_status: TaskStatus[None]) -> None:
+        with anyio.open_signal_receiver(*handled) as signals:
             task_status.started()
             async for number in signals:
                 caught.append(number)
@@ -123,7 +123,7 @@ async def _heeding(work: Callable[[], Awaitable[T]]) -> T:
                 break
 
     async with anyio.create_task_group() as tasks:
-        await tasks.start(heed)
+        await tasks.start(handle)
         try:
             results.append(await work())
         except Exception as error:

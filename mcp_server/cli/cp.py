@@ -11,11 +11,12 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from .console import CliError, err, note, plain, run, show_json, write_raw
-from .copying import TreePath, copy
 from .local_tree import LocalTree, standard_input
-from .options import AsJson, place_of
+from .options import AsJson, target_of
 from .sandbox_tree import SandboxTree
 from .target import open_remote
+from .tree_copy import copy
+from .tree_path import TreePath
 from .values import amount, check_ref
 
 if TYPE_CHECKING:
@@ -24,15 +25,19 @@ if TYPE_CHECKING:
     from .remote import Remote
 
 _STANDARD = "-"
-_IN_BOX = re.compile(r"([^/:]+):(.*)", re.DOTALL)
+_IN_SANDBOX = re.compile(r"([^/:]+):(.*)", re.DOTALL)
 _NEW = 0o644
 _INCOMPLETE = 1
 
 
 def cp(
     context: typer.Context,
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A path here, BOX:/PATH, or - for standard input.")],
-    target: Annotated[str, typer.Argument(metavar="TARGET", help="A path here, BOX:/PATH, or - for standard output.")],
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="A path here, SANDBOX:/PATH, or - for standard input.")
+    ],
+    target: Annotated[
+        str, typer.Argument(metavar="TARGET", help="A path here, SANDBOX:/PATH, or - for standard output.")
+    ],
     recursive: Annotated[
         bool, typer.Option("-r", "--recursive", help="Directories are copied whole anyway; for the fingers.")
     ] = False,
@@ -50,10 +55,10 @@ def cp(
     del recursive
     ends = (_End.parse(source), _End.parse(target))
     if not any(end.ref for end in ends):
-        raise CliError("Neither is in a sandbox: write one of them as BOX:/PATH")
+        raise CliError("Neither is in a sandbox: write one of them as SANDBOX:/PATH")
 
     async def work() -> _Tally:
-        async with open_remote(place_of(context)) as remote:
+        async with open_remote(target_of(context)) as remote:
             with _shown() as tally:
                 origin, goal = (end.spot(remote, outward=outward) for end in ends)
                 await _transfer(origin, goal, tally)
@@ -80,8 +85,8 @@ class _End:
     @classmethod
     def parse(cls, text: str) -> _End:
         if not text or "\0" in text:
-            raise CliError(f"{text[:80]!r} is no path: write a path here, BOX:/PATH, or -")
-        found = _IN_BOX.fullmatch(text)
+            raise CliError(f"{text[:80]!r} is no path: write a path here, SANDBOX:/PATH, or -")
+        found = _IN_SANDBOX.fullmatch(text)
         if found is None:
             return cls(ref="", path=text)
         if not found[2].startswith("/"):

@@ -9,10 +9,10 @@ import anyio
 import typer
 
 from .console import CliError, note, run, show_json, write_raw
-from .feeding import feed_input
-from .following import BINARY, Ended, follow
-from .options import AsJson, Ref, place_of
+from .options import AsJson, Ref, target_of
+from .output_stream import BINARY, Ended, follow
 from .remote import Remote, route
+from .stdin import send_stdin
 from .target import open_remote
 from .values import Object, as_object, check_ref, parse_environment
 
@@ -38,34 +38,34 @@ def execute(
     shell: Annotated[bool, typer.Option("--shell", help="The command is one line for the sandbox's shell.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run a command in a sandbox and end with its exit status, or with 2 in trouble.
+    """Run a command in a sandbox and end with its exit status, or with 2 in error.
 
     Its output comes as it is printed. With -i it reads standard input; else it has none. An interrupt ends it.
     """
     check_ref(ref)
     if shell and len(command) != 1:
         raise CliError(f"--shell takes one line, and here are {len(command)} words: quote the line")
-    wish: Object = {"command": command[0] if shell else shlex.join(command), "timeout": timeout}
+    body: Object = {"command": command[0] if shell else shlex.join(command), "timeout": timeout}
     if cwd:
-        wish["cwd"] = cwd
+        body["cwd"] = cwd
     if env:
-        wish["env"] = parse_environment(env)
+        body["env"] = parse_environment(env)
 
     async def work() -> int:
-        async with open_remote(place_of(context)) as remote:
+        async with open_remote(target_of(context)) as remote:
             if stdin:
-                return await _fed(remote, ref, wish, as_json=as_json)
-            return await (_captured if as_json else _live)(remote, ref, wish)
+                return await _fed(remote, ref, body, as_json=as_json)
+            return await (_captured if as_json else _live)(remote, ref, body)
 
     raise typer.Exit(run(work))
 
 
-async def _live(remote: Remote, ref: str, wish: Object) -> int:
-    async with remote.events(route("sandboxes", ref, "exec-stream"), wish | BINARY) as output:
+async def _live(remote: Remote, ref: str, body: Object) -> int:
+    async with remote.events(route("sandboxes", ref, "exec-stream"), body | BINARY) as output:
         return _status(remote, await follow(output, write_raw))
 
 
-async def _fed(remote: Remote, ref: str, wish: Object, *, as_json: bool) -> int:
+async def _fed(remote: Remote, ref: str, body: Object, *, as_json: bool) -> int:
     """As `_live`, with what comes in here for its input."""
     kept = {"stdout": bytearray(), "stderr": bytearray()}
 
@@ -75,15 +75,15 @@ async def _fed(remote: Remote, ref: str, wish: Object, *, as_json: bool) -> int:
     ended: Ended | None = None
     failures: list[Exception] = []
     async with (
-        remote.events(route("sandboxes", ref, "exec-stream"), wish | BINARY | {"openStdin": True}) as output,
+        remote.events(route("sandboxes", ref, "exec-stream"), body | BINARY | {"openStdin": True}) as output,
         anyio.create_task_group() as tasks,
     ):
 
         async def feed(pid: int) -> None:
             try:
-                await feed_input(remote, ref, pid)
-            except CliError as trouble:
-                failures.append(trouble)
+                await send_stdin(remote, ref, pid)
+            except CliError as error:
+                failures.append(error)
                 tasks.cancel_scope.cancel()
 
         def started(pid: int) -> None:
@@ -112,9 +112,9 @@ def _status(remote: Remote, ended: Ended | None) -> int:
     return ended.exit_code
 
 
-async def _captured(remote: Remote, ref: str, wish: Object) -> int:
+async def _captured(remote: Remote, ref: str, body: Object) -> int:
     done = as_object(
-        await remote.data("POST", route("sandboxes", ref, "exec"), body=wish, read_s=wish["timeout"] + _SLACK_S)
+        await remote.data("POST", route("sandboxes", ref, "exec"), body=body, read_s=body["timeout"] + _SLACK_S)
     )
     exit_code = done.get("exitCode")
     show_json({"stdout": "", "stderr": "", **done})

@@ -9,7 +9,7 @@ import typer
 from auth.roles import Role
 
 from .console import note, run, show_json
-from .options import AsJson, place_of
+from .options import AsJson, target_of
 from .records import show_records
 from .remote import route
 from .target import open_remote
@@ -34,17 +34,17 @@ def create(
     as_json: AsJson = False,
 ) -> None:
     """Make an invitation and print its code: now, and never again."""
-    wish: Object = {}
+    body: Object = {}
     if email:
-        wish["email"] = email
+        body["email"] = email
     if org:
-        wish |= {"orgId": check_ref(org, "organisation"), "role": str(role)}
+        body |= {"orgId": check_ref(org, "organisation"), "role": str(role)}
     if expires:
-        wish["expiresInSeconds"] = parse_span(expires, "--expires")
+        body["expiresInSeconds"] = parse_span(expires, "--expires")
 
     async def work() -> Object:
-        async with open_remote(place_of(context)) as remote:
-            return as_object(await remote.data("POST", route("operator", "invitations"), body=wish))
+        async with open_remote(target_of(context)) as remote:
+            return as_object(await remote.data("POST", route("operator", "invitations"), body=body))
 
     made = run(work)
     if as_json:
@@ -59,7 +59,7 @@ def list_all(context: typer.Context, as_json: AsJson = False) -> None:
     """List the invitations."""
 
     async def work() -> list[Object]:
-        async with open_remote(place_of(context)) as remote:
+        async with open_remote(target_of(context)) as remote:
             return as_objects(await remote.data("GET", route("operator", "invitations")))
 
     show_records(run(work), _COLUMNS, as_json=as_json)
@@ -75,7 +75,7 @@ def revoke(
     check_ref(invitation, "invitation")
 
     async def work() -> None:
-        async with open_remote(place_of(context)) as remote:
+        async with open_remote(target_of(context)) as remote:
             await remote.call("DELETE", route("operator", "invitations", invitation))
 
     run(work)

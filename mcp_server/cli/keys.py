@@ -10,7 +10,7 @@ from auth.roles import Scope
 from mcp_server.settings import Settings
 
 from .console import CliError, note, out, run, show_json
-from .options import AsJson, place_of
+from .options import AsJson, target_of
 from .records import show_records
 from .remote import Remote, route
 from .target import open_remote
@@ -53,15 +53,15 @@ def create(
     as_json: AsJson = False,
 ) -> None:
     """Make an API key and print it: now, and never again."""
-    wish: Object = {"keyName": name}
+    body: Object = {"keyName": name}
     if scope:
-        wish["scopes"] = [str(one) for one in scope]
+        body["scopes"] = [str(one) for one in scope]
     if expires:
-        wish["expiresInSeconds"] = parse_span(expires, "--expires")
+        body["expiresInSeconds"] = parse_span(expires, "--expires")
 
     async def work() -> Object:
-        async with open_remote(place_of(context)) as remote:
-            return as_object(await remote.call("POST", route("orgs", "apikeys"), body=wish))
+        async with open_remote(target_of(context)) as remote:
+            return as_object(await remote.call("POST", route("orgs", "apikeys"), body=body))
 
     made = run(work)
     if as_json:
@@ -76,7 +76,7 @@ def list_all(context: typer.Context, as_json: AsJson = False) -> None:
     """List the organisation's keys."""
 
     async def work() -> list[Object]:
-        async with open_remote(place_of(context)) as remote:
+        async with open_remote(target_of(context)) as remote:
             return await _keys(remote)
 
     show_records(run(work), _COLUMNS, as_json=as_json)
@@ -91,7 +91,7 @@ def revoke(
     """Revoke a key: it stops working at once, for good."""
 
     async def work() -> str:
-        async with open_remote(place_of(context)) as remote:
+        async with open_remote(target_of(context)) as remote:
             key_id = _id_of(ref, await _keys(remote))
             await remote.call("DELETE", route("orgs", "apikeys", key_id))
             return key_id

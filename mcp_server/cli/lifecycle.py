@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from .console import CliError, note, run, show_json, show_table
-from .options import AsJson, Ref, complete_sandbox, place_of
+from .options import AsJson, Ref, complete_sandbox, target_of
 from .remote import route
 from .target import open_remote
 from .values import Object, as_object, cell, check_ref, parse_limit, parse_pairs
@@ -41,19 +41,19 @@ def update(
 ) -> None:
     """Change a sandbox. What is not named stays."""
     check_ref(ref)
-    wish = limits(ttl, idle)
+    body = limits(ttl, idle)
     if name:
-        wish["name"] = name
+        body["name"] = name
     if label:
-        wish["labels"] = {} if label == ["none"] else parse_pairs(label, "--label")
+        body["labels"] = {} if label == ["none"] else parse_pairs(label, "--label")
     if auto_sleep is not None:
-        wish["autoSleep"] = auto_sleep
-    if not wish:
+        body["autoSleep"] = auto_sleep
+    if not body:
         raise CliError("There is nothing to change: give --name, --label, --ttl, --idle or --auto-sleep")
 
     async def work() -> Object:
-        async with open_remote(place_of(context)) as remote:
-            return as_object(await remote.data("PATCH", route("sandboxes", ref), body=wish))
+        async with open_remote(target_of(context)) as remote:
+            return as_object(await remote.data("PATCH", route("sandboxes", ref), body=body))
 
     changed = run(work)
     if as_json:
@@ -86,7 +86,7 @@ def restart(
     as_json: AsJson = False,
 ) -> None:
     """Start sandboxes again whatever they do, above all unresponsive ones. Files stay; programs and memory are lost."""
-    _each(context, refs, "restart", "runs", wish={"fromSnapshot": from_snapshot}, as_json=as_json)
+    _each(context, refs, "restart", "runs", body={"fromSnapshot": from_snapshot}, as_json=as_json)
 
 
 def limits(ttl: str, idle: str) -> Object:
@@ -100,16 +100,16 @@ def limits(ttl: str, idle: str) -> Object:
 
 
 def _each(
-    context: typer.Context, refs: list[str], verb: str, done: str, *, wish: Object | None = None, as_json: bool
+    context: typer.Context, refs: list[str], verb: str, done: str, *, body: Object | None = None, as_json: bool
 ) -> None:
     for ref in refs:
         check_ref(ref)
     seen: list[Object] = []
 
     async def work() -> None:
-        async with open_remote(place_of(context)) as remote:
+        async with open_remote(target_of(context)) as remote:
             for ref in refs:
-                await remote.call("POST", route("sandboxes", ref, verb), body=wish, read_s=_LONG_S)
+                await remote.call("POST", route("sandboxes", ref, verb), body=body, read_s=_LONG_S)
                 seen.append(as_object(await remote.data("GET", route("sandboxes", ref))))
                 if not as_json:
                     reason = cell(seen[-1].get("reason") or "")

@@ -19,7 +19,7 @@ from vmm.agent.tar import TarError
 from vmm.agent.unpacking import Unpacker
 
 from .console import CliError, plain
-from .tree_path import Entry, Report, Tree, kind_of
+from .tree import Entry, Report, Tree, kind_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Generator, Iterator
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _PIECE = 256 * 1024
 _OWN = 0o600
-_WEIGHING_S = 2
+_ESTIMATE_S = 2
 _SECTOR = 512
 
 
@@ -57,19 +57,19 @@ class LocalTree(Tree):
             except (FileNotFoundError, NotADirectoryError):
                 return None
 
-        with _told(path):
+        with _os_errors(path):
             return await anyio.to_thread.run_sync(look)
 
     @asynccontextmanager
     async def open(self, path: str) -> AsyncGenerator[AsyncIterator[bytes]]:
         """A file's content."""
-        with _told(path):
+        with _os_errors(path):
             async with await anyio.open_file(path, "rb") as file:
                 yield _pieces(file)
 
     async def write(self, path: str, content: AsyncIterable[bytes], mode: int) -> None:
         """Make or replace a file; what is no plain file is written into."""
-        with _told(path):
+        with _os_errors(path):
             target = Path(await anyio.to_thread.run_sync(os.path.realpath, path))
             if await anyio.to_thread.run_sync(lambda: target.exists() and not target.is_file()):
                 async with await anyio.open_file(target, "wb") as file:
@@ -89,14 +89,14 @@ class LocalTree(Tree):
                     new.unlink()
                 raise
 
-    async def weigh(self, path: str) -> int:
+    async def estimate_size(self, path: str) -> int:
         """About how many bytes a directory holds."""
-        return await anyio.to_thread.run_sync(_weight, path)
+        return await anyio.to_thread.run_sync(_size_of, path)
 
     @asynccontextmanager
     async def pack(self, path: str) -> AsyncGenerator[AsyncIterator[bytes]]:
         """A directory as a tar stream."""
-        with _told(path):
+        with _os_errors(path):
             packer = await anyio.to_thread.run_sync(lambda: Packer(os.fsencode(Path(path).absolute())))
         try:
             yield _stepped(packer.pieces())
@@ -106,12 +106,12 @@ class LocalTree(Tree):
     async def unpack(self, path: str, content: AsyncIterable[bytes], *, owners: bool) -> Report:
         """Unpack a tar stream that a sandbox made, and that is not trusted for it; owners are this user."""
         del owners
-        with _told(path):
+        with _os_errors(path):
             root, fresh = await anyio.to_thread.run_sync(_directory, path)
         unpacker = Unpacker(root, fresh=fresh, umask=_umask(), inward=not self._outward)
         try:
             async for piece in content:
-                with _told(path):
+                with _os_errors(path):
                     await anyio.to_thread.run_sync(unpacker.feed, piece)
             unpacker.finish()
         except TarError as error:
@@ -165,9 +165,9 @@ def _umask() -> int:
     return mask
 
 
-def _weight(path: str) -> int:
+def _size_of(path: str) -> int:
     """Bytes below a directory; 0 if there are so many files that the count would be waited for."""
-    end = time.monotonic() + _WEIGHING_S
+    end = time.monotonic() + _ESTIMATE_S
     total = 0
     for directory, _, names in os.walk(path):
         if time.monotonic() > end:
@@ -189,7 +189,7 @@ def _entry(name: str, found: os.stat_result) -> Entry:
 
 
 @contextmanager
-def _told(path: str) -> Generator[None]:
+def _os_errors(path: str) -> Generator[None]:
     """Turn what the system refuses into a `CliError`."""
     try:
         yield

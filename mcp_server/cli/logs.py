@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from .console import CliError, note, out, plain, run, show_json, write_raw
-from .following import BINARY, Ended, Sink, follow
-from .options import AsJson, Ref, place_of
+from .options import AsJson, Ref, target_of
+from .output_stream import BINARY, Ended, Sink, follow
 from .remote import Remote, route
 from .target import open_remote
 from .values import Object, as_object, as_objects, cell, check_ref
@@ -28,7 +28,7 @@ def logs(
         raise CliError("--json shows what there is, and --follow goes on: say one of them")
 
     async def work() -> None:
-        async with open_remote(place_of(context)) as remote:
+        async with open_remote(target_of(context)) as remote:
             found = await _commands(remote, ref, pid)
             if following:
                 await _follow(remote, ref, found)
@@ -85,8 +85,8 @@ async def _recorded(remote: Remote, ref: str, command: Object) -> Object:
 
 async def _attach(remote: Remote, ref: str, command: Object, sink: Sink, *, to_end: bool) -> Ended | None:
     """Hand on what a command has printed, and what it prints until its end if that is asked for."""
-    wish = {"pid": command.get("pid"), "follow": to_end} | BINARY
-    async with remote.events(route("sandboxes", ref, "commands", "attach"), wish) as output:
+    body = {"pid": command.get("pid"), "follow": to_end} | BINARY
+    async with remote.events(route("sandboxes", ref, "commands", "attach"), body) as output:
         return await follow(output, sink)
 
 

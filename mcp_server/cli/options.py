@@ -32,7 +32,7 @@ KeyFileOption = Annotated[
 ]
 
 
-def place_of(context: typer.Context) -> Target:
+def target_of(context: typer.Context) -> Target:
     """Which server the person at the keyboard means."""
     given = context.find_root().params
     return Target(url=given.get("url") or "", key_file=given.get("key_file"))
@@ -54,7 +54,7 @@ def _completed(
     async def ask() -> list[str]:
         names: list[str] = []
         with anyio.move_on_after(_COMPLETION_S):
-            async with open_running(place_of(context)) as remote:
+            async with open_running(target_of(context)) as remote:
                 if remote is not None:
                     names = [cell(one.get("name")) for one in await listed(remote)]
         return names

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from .console import CliError, run, show_json, show_table
-from .options import AsJson, place_of
+from .options import AsJson, target_of
 from .remote import route
 from .target import open_remote
 from .values import Object, as_object, cell, check_ref
@@ -34,7 +34,7 @@ def show(
     path = route("operator", "quotas", check_ref(org, "organisation")) if org else route("orgs", "quota")
 
     async def work() -> Object:
-        async with open_remote(place_of(context)) as remote:
+        async with open_remote(target_of(context)) as remote:
             return as_object(await remote.call("GET", path))
 
     _show(run(work), as_json=as_json)
@@ -54,13 +54,13 @@ def set_limits(
     """Set limits of an organisation, or take them back to the default; for the operator. The others stay."""
     check_ref(org, "organisation")
     given = {"sandboxes": sandboxes, "cpus": cpus, "mem": mem, "disk": disk, "snapshots": snapshots}
-    wish: Object = {name: _limit(name, text) for name, text in given.items() if text}
-    if not wish:
+    body: Object = {name: _limit(name, text) for name, text in given.items() if text}
+    if not body:
         raise CliError("There is nothing to set: give --sandboxes, --cpus, --mem, --disk or --snapshots")
 
     async def work() -> Object:
-        async with open_remote(place_of(context)) as remote:
-            return as_object(await remote.call("PATCH", route("operator", "quotas", org), body=wish))
+        async with open_remote(target_of(context)) as remote:
+            return as_object(await remote.call("PATCH", route("operator", "quotas", org), body=body))
 
     _show(run(work), as_json=as_json)
 

@@ -50,22 +50,22 @@ class Remote:
         near: It is on this machine: no proxy is asked.
     """
 
-    def __init__(self, http: httpx2.AsyncClient, *, url: str, key: str, key_origin: str, near: bool) -> None:
+    def __init__(self, http: httpx2.AsyncClient, *, url: str, key: str, key_origin: str, loopback: bool) -> None:
         self._http = http
         self._key = key
         self._key_origin = key_origin
-        self._near = near
+        self._loopback = loopback
         self._ready_s = 0.0
         self.url = url
 
     @classmethod
     @asynccontextmanager
-    async def connected(cls, url: str, *, key: str, key_origin: str, near: bool) -> AsyncGenerator[Remote]:
+    async def connect(cls, url: str, *, key: str, key_origin: str, loopback: bool) -> AsyncGenerator[Remote]:
         """A client for the length of a block."""
         headers = {"X-API-Key": key} if key else {}
         timeout = httpx2.Timeout(READ_S, connect=CONNECT_S)
-        async with httpx2.AsyncClient(base_url=url, headers=headers, timeout=timeout, trust_env=not near) as http:
-            yield cls(http, url=url, key=key, key_origin=key_origin, near=near)
+        async with httpx2.AsyncClient(base_url=url, headers=headers, timeout=timeout, trust_env=not loopback) as http:
+            yield cls(http, url=url, key=key, key_origin=key_origin, loopback=loopback)
 
     async def call(
         self, method: str, path: str, *, query: Query | None = None, body: Object | None = None, read_s: float = READ_S
@@ -124,7 +124,7 @@ class Remote:
         await self._pause()
         try:
             async with call as response:
-                self._heed_limit(response)
+                self._note_rate_limit(response)
                 if not response.is_success:
                     raise await refusal(response, server=self.url, key_origin=self._key_origin)
                 yield response
@@ -148,7 +148,7 @@ class Remote:
         """A WebSocket for the length of a block."""
         headers = {"X-API-Key": self._key} if self._key else {}
         address = f"ws{self.url.removeprefix('http')}{path}?{urlencode(query)}"
-        proxy = None if self._near else True
+        proxy = None if self._loopback else True
         try:
             socket = await connect(
                 address,
@@ -188,7 +188,7 @@ class Remote:
                 return found
             page += 1
 
-    def _heed_limit(self, response: Response) -> None:
+    def _note_rate_limit(self, response: Response) -> None:
         """Remember when the server takes the next request, if this one was the last of its time."""
         reset = response.headers.get("ratelimit-reset", "")
         if response.headers.get("ratelimit-remaining") == "0" and reset.isdecimal():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from .console import CliError, plain
 from .errors import Missing
 from .remote import Remote, route
-from .tree_path import Entry, Report, Tree, kind_of
+from .tree import Entry, Report, Tree, kind_of
 from .values import Object, as_object, as_objects
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class SandboxTree(Tree):
         async with upload as response:
             await response.aread()
 
-    async def weigh(self, path: str) -> int:
+    async def estimate_size(self, path: str) -> int:
         """Not known: to add it up takes a sandbox as long as to send it."""
         del path
         return 0

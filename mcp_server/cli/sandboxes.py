@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-from .console import CliError, complain, note, run, show_json, show_table
+from .console import CliError, note, print_errors, run, show_json, show_table
 from .errors import Missing
 from .execute import execute
 from .lifecycle import Idle, Ttl, limits, restart, sleep, start, update, wake
-from .options import AsJson, Ref, complete_sandbox, complete_snapshot, place_of
+from .options import AsJson, Ref, complete_sandbox, complete_snapshot, target_of
 from .records import show_records
 from .remote import route
 from .target import open_remote
@@ -45,7 +45,7 @@ def list_all(
     labels = ",".join(f"{name}={value}" for name, value in parse_pairs(label, "--label").items())
 
     async def work() -> list[Object]:
-        async with open_remote(place_of(context)) as remote:
+        async with open_remote(target_of(context)) as remote:
             return await remote.sandboxes(labels)
 
     found = run(work)
@@ -88,12 +88,12 @@ def create(
         "labels": parse_pairs(label, "--label"),
         "snapshot": snapshot,
     }
-    wish: Object = {"name": name, **{field: value for field, value in given.items() if value}}
-    wish |= limits(ttl, idle)
+    body: Object = {"name": name, **{field: value for field, value in given.items() if value}}
+    body |= limits(ttl, idle)
 
     async def work() -> Object:
-        async with open_remote(place_of(context)) as remote:
-            return as_object(await remote.data("POST", route("sandboxes"), body=wish, read_s=_CREATE_S))
+        async with open_remote(target_of(context)) as remote:
+            return as_object(await remote.data("POST", route("sandboxes"), body=body, read_s=_CREATE_S))
 
     made = run(work)
     if as_json:
@@ -108,7 +108,7 @@ def get(context: typer.Context, ref: Ref, as_json: AsJson = False) -> None:
     check_ref(ref)
 
     async def work() -> Object:
-        async with open_remote(place_of(context)) as remote:
+        async with open_remote(target_of(context)) as remote:
             return as_object(await remote.data("GET", route("sandboxes", ref)))
 
     found = run(work)
@@ -137,7 +137,7 @@ def rm(
     missing: list[str] = []
 
     async def work() -> list[str]:
-        async with open_remote(place_of(context)) as remote:
+        async with open_remote(target_of(context)) as remote:
             doomed = [cell(one.get("id")) for one in await remote.sandboxes()] if everything else list(refs or ())
             ended: list[str] = []
             for ref in doomed:
@@ -154,5 +154,5 @@ def rm(
     elif ended or everything:
         note(f"Ended {len(ended)} sandbox{'' if len(ended) == 1 else 'es'}.")
     if missing and not everything:
-        complain(*missing)
+        print_errors(*missing)
         raise typer.Exit(2)

@@ -17,7 +17,7 @@ from vmm.sandboxes.spec import SandboxSpec
 from ..http.serve import WebServer, listen
 from .console import note, out
 from .progress import shown_progress
-from .stopping import Stopping, promise
+from .shutdown import Shutdown, stop_hint
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup, TaskStatus
@@ -37,22 +37,22 @@ class Service:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._server: WebServer | None = None
-        self._stopping = Stopping(settings.on_stop)
-        self._farewell = "Stopped before it served."
+        self._shutdown = Shutdown(settings.on_stop)
+        self._last_note = "Stopped before it served."
 
     async def run(self) -> None:
         """Serve until a signal comes."""
         async with anyio.create_task_group() as tasks:
-            await tasks.start(self._heed_signals, tasks)
+            await tasks.start(self._handle_signals, tasks)
             catalogue = open_catalogue(self._settings)
             with shown_progress() as progress:
                 await catalogue.ensure(self._settings.default_image, progress=progress)
             async with open_parts(self._settings, patience_s=_PATIENCE_S) as parts:
                 # Not before: until then, the directory may be another server's, of another version.
-                await _forget_old_images(catalogue)
+                await _prune_images(catalogue)
                 await self._serve(parts)
             tasks.cancel_scope.cancel()
-        note(self._farewell)
+        note(self._last_note)
 
     async def _serve(self, parts: Services) -> None:
         listener = listen(self._settings.host, self._settings.port)
@@ -60,7 +60,7 @@ class Service:
 
         def started() -> None:
             parts.occupancy.announce(url)
-            _say_hello(self._settings, url, parts.hypervisor)
+            _print_welcome(self._settings, url, parts.hypervisor)
 
         self._server = WebServer(parts.web(), started, trusted_proxies=self._settings.trusted_proxies)
         async with anyio.create_task_group() as tasks:
@@ -69,20 +69,20 @@ class Service:
                 tasks.start_soon(_warm, parts)
             await self._server.serve(sockets=[listener])
             tasks.cancel_scope.cancel()
-        self._farewell = await self._stopping.settle(parts.fleet.lifecycle)
+        self._last_note = await self._shutdown.settle(parts.fleet.lifecycle)
 
-    async def _heed_signals(self, tasks: TaskGroup, *, task_status: TaskStatus[None]) -> None:
+    async def _handle_signals(self, tasks: TaskGroup, *, task_status: TaskStatus[None]) -> None:
         with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as received:
             task_status.started()
             async for number in received:
-                self._stopping.heed(number)
+                self._shutdown.handle(number)
                 if self._server is None:
                     tasks.cancel_scope.cancel()
                 else:
                     self._server.stop(number)
 
 
-async def _forget_old_images(catalogue: Catalogue) -> None:
+async def _prune_images(catalogue: Catalogue) -> None:
     """Remove what earlier versions built; machines that still use it hold it open."""
     try:
         removed = await catalogue.prune()
@@ -106,7 +106,7 @@ async def _warm(parts: Services) -> None:
     _log.info("template ready", image=spec.image, cpu=spec.cpu, mem=spec.mem, s=round(time.monotonic() - started, 1))
 
 
-def _say_hello(settings: Settings, url: str, hypervisor: str) -> None:
+def _print_welcome(settings: Settings, url: str, hypervisor: str) -> None:
     key = settings.key_file
     cursor = "\n".join(f"    {line}" for line in snippets.cursor(url).splitlines())
     out.print(
@@ -132,7 +132,7 @@ curl:
 
     {snippets.curl(url, key)}
 
-{promise(settings.on_stop)}
+{stop_hint(settings.on_stop)}
 """,
         markup=False,
     )

@@ -11,7 +11,7 @@ from websockets.exceptions import ConnectionClosed
 
 from .console import CliError, note, run
 from .escapes import Escapes
-from .options import Ref, place_of
+from .options import Ref, target_of
 from .remote import Query, Remote, route
 from .target import open_remote
 from .terminal import Terminal
@@ -34,7 +34,7 @@ def shell(
         str, typer.Option("--attach", metavar="SESSION", help="Go back to a session that was left.")
     ] = "",
 ) -> None:
-    """Open a terminal session in a sandbox; its exit status is this command's, 2 is trouble.
+    """Open a terminal session in a sandbox; its exit status is this command's, 2 is error.
 
     Enter ~ . leaves it, and it goes on without you; come back with --attach. Enter ~ ~ types a tilde.
     """
@@ -46,7 +46,7 @@ def shell(
     terminal = Terminal.own()
 
     async def work() -> int:
-        async with open_remote(place_of(context)) as remote:
+        async with open_remote(target_of(context)) as remote:
             session = attach or await _opened(remote, ref, command, terminal)
             return await _Visit(remote, ref, session, terminal).run()
 
@@ -55,8 +55,8 @@ def shell(
 
 async def _opened(remote: Remote, ref: str, command: str, terminal: Terminal) -> str:
     cols, rows = terminal.size()
-    wish: Object = {"cols": cols, "rows": rows} | ({"command": command} if command else {})
-    session = as_object(await remote.data("POST", route("sandboxes", ref, "pty", "sessions"), body=wish)).get(
+    body: Object = {"cols": cols, "rows": rows} | ({"command": command} if command else {})
+    session = as_object(await remote.data("POST", route("sandboxes", ref, "pty", "sessions"), body=body)).get(
         "sessionId"
     )
     if not isinstance(session, str) or not session:
@@ -95,7 +95,7 @@ class _Visit:
         return self._status
 
     async def _pass_on(self) -> None:
-        async with self._remote.socket(self._path, self._wish()) as socket:
+        async with self._remote.socket(self._path, self._query()) as socket:
             with self._terminal.raw():
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(self._keep_size)
@@ -103,7 +103,7 @@ class _Visit:
                     await self._show(socket)
                     tasks.cancel_scope.cancel()
 
-    def _wish(self) -> Query:
+    def _query(self) -> Query:
         cols, rows = self._terminal.size()
         return {"binary": "true", "cols": cols, "rows": rows}
 

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from .console import CliError, complain, note, plain, run, show_json, show_table
+from .console import CliError, note, plain, print_errors, run, show_json, show_table
 from .errors import Missing
-from .options import AsJson, Ref, SnapshotRef, complete_sandbox, complete_snapshot, place_of
+from .options import AsJson, Ref, SnapshotRef, complete_sandbox, complete_snapshot, target_of
 from .records import show_records
 from .remote import route
 from .target import open_remote
@@ -43,12 +43,12 @@ def create(
 ) -> None:
     """Keep a sandbox as it is: files, memory and programs. It runs on, or sleeps on."""
     check_ref(ref)
-    wish: Object = {"name": name, "labels": parse_pairs(label, "--label")}
+    body: Object = {"name": name, "labels": parse_pairs(label, "--label")}
 
     async def work() -> Object:
-        async with open_remote(place_of(context)) as remote:
+        async with open_remote(target_of(context)) as remote:
             path = route("sandboxes", ref, "snapshots")
-            return as_object(await remote.data("POST", path, body=wish, read_s=_LONG_S))
+            return as_object(await remote.data("POST", path, body=body, read_s=_LONG_S))
 
     made = run(work)
     if as_json:
@@ -72,7 +72,7 @@ def list_all(
         check_ref(ref)
 
     async def work() -> list[Object]:
-        async with open_remote(place_of(context)) as remote:
+        async with open_remote(target_of(context)) as remote:
             return await remote.snapshots(ref)
 
     show_records(run(work), _COLUMNS, as_json=as_json, nothing="There is no snapshot.")
@@ -85,7 +85,7 @@ def get(context: typer.Context, snapshot: SnapshotRef, as_json: AsJson = False) 
     check_ref(snapshot, "snapshot")
 
     async def work() -> Object:
-        async with open_remote(place_of(context)) as remote:
+        async with open_remote(target_of(context)) as remote:
             return as_object(await remote.data("GET", route("snapshots", snapshot)))
 
     _show(run(work), as_json=as_json)
@@ -102,7 +102,7 @@ def rename(
     check_ref(snapshot, "snapshot")
 
     async def work() -> Object:
-        async with open_remote(place_of(context)) as remote:
+        async with open_remote(target_of(context)) as remote:
             return as_object(await remote.data("PATCH", route("snapshots", snapshot), body={"name": name}))
 
     _show(run(work), as_json=as_json)
@@ -115,11 +115,11 @@ def restore(context: typer.Context, ref: Ref, snapshot: SnapshotRef, as_json: As
     check_ref(snapshot, "snapshot")
 
     async def work() -> tuple[Object, Object]:
-        async with open_remote(place_of(context)) as remote:
+        async with open_remote(target_of(context)) as remote:
             kept = as_object(await remote.data("GET", route("snapshots", snapshot)))
-            wish: Object = {"snapshot": kept.get("id")}
+            body: Object = {"snapshot": kept.get("id")}
             path = route("sandboxes", ref, "restore")
-            return kept, as_object(await remote.data("POST", path, body=wish, read_s=_LONG_S))
+            return kept, as_object(await remote.data("POST", path, body=body, read_s=_LONG_S))
 
     kept, sandbox = run(work)
     if as_json:
@@ -143,7 +143,7 @@ def rm(
     missing: list[str] = []
 
     async def work() -> list[str]:
-        async with open_remote(place_of(context)) as remote:
+        async with open_remote(target_of(context)) as remote:
             deleted: list[str] = []
             for snapshot in snapshots:
                 try:
@@ -159,7 +159,7 @@ def rm(
     elif deleted:
         note(f"Deleted {len(deleted)} snapshot{'' if len(deleted) == 1 else 's'}.")
     if missing:
-        complain(*missing)
+        print_errors(*missing)
         raise typer.Exit(2)
 
 
@@ -173,7 +173,7 @@ def fork(
     check_ref(ref)
 
     async def work() -> list[Object]:
-        async with open_remote(place_of(context)) as remote:
+        async with open_remote(target_of(context)) as remote:
             path = route("sandboxes", ref, "fork")
             return as_objects(await remote.data("POST", path, body={"count": count}, read_s=_LONG_S))
 

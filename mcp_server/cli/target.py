@@ -50,36 +50,36 @@ class Target:
 
 
 @asynccontextmanager
-async def open_remote(place: Target) -> AsyncGenerator[Remote]:
+async def open_remote(target: Target) -> AsyncGenerator[Remote]:
     """The server, for the length of a block.
 
     Raises:
         CliError: There is no server, or no key.
         DataDirInUse: Another command is at work on the data directory at this moment.
     """
-    key, origin = await _given_key(place)
-    if place.url:
-        url = _checked(place.url)
-        near = urlsplit(url).hostname in _LOOPBACK
-        async with Remote.connected(url, key=key, key_origin=origin, near=near) as remote:
+    key, origin = await _given_key(target)
+    if target.url:
+        url = _checked(target.url)
+        loopback = urlsplit(url).hostname in _LOOPBACK
+        async with Remote.connect(url, key=key, key_origin=origin, loopback=loopback) as remote:
             yield remote
         return
     settings = Settings.load()
     if not key:
         key, origin = await _local_key(settings)
-    async with _local_server(settings) as url, Remote.connected(url, key=key, key_origin=origin, near=True) as remote:
+    async with _local_server(settings) as url, Remote.connect(url, key=key, key_origin=origin, loopback=True) as remote:
         yield remote
 
 
 @asynccontextmanager
-async def open_running(place: Target) -> AsyncGenerator[Remote | None]:
+async def open_running(target: Target) -> AsyncGenerator[Remote | None]:
     """The server if one is named or runs, for the length of a block; nothing is started or made.
 
     Raises:
         CliError: There is no key.
     """
-    if place.url or await _holder(Settings.load()):
-        async with open_remote(place) as remote:
+    if target.url or await _holder(Settings.load()):
+        async with open_remote(target) as remote:
             yield remote
     else:
         yield None
@@ -93,9 +93,9 @@ async def _local_server(settings: Settings) -> AsyncGenerator[str]:
         yield url
         return
     # Late: it brings the whole server, which takes longer to load than a command on a running one takes in all.
-    from .serving import served_here  # noqa: PLC0415
+    from .temporary_server import temporary_server  # noqa: PLC0415
 
-    async with served_here(settings) as url:
+    async with temporary_server(settings) as url:
         yield url
 
 
@@ -109,9 +109,9 @@ async def _holder(settings: Settings) -> str:
         ) from None
 
 
-async def _given_key(place: Target) -> tuple[str, str]:
-    if place.key_file is not None:
-        return _sane(await anyio.to_thread.run_sync(_read, place.key_file), str(place.key_file)), str(place.key_file)
+async def _given_key(target: Target) -> tuple[str, str]:
+    if target.key_file is not None:
+        return _sane(await anyio.to_thread.run_sync(_read, target.key_file), str(target.key_file)), str(target.key_file)
     key = os.environ.get(API_KEY, "").strip()
     return _sane(key, API_KEY), API_KEY if key else ""
 

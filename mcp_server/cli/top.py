@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .console import CliError, note, out, plain, run, show_json, show_table
-from .options import AsJson, complete_sandbox, place_of
+from .options import AsJson, complete_sandbox, target_of
 from .remote import Remote, route
 from .target import open_remote
 from .values import Object, amount, as_object, cell, check_ref, status_of
@@ -113,7 +113,7 @@ def top(
     single = once or not (out.is_terminal or as_json)
 
     async def work() -> None:
-        async with open_remote(place_of(context)) as remote:
+        async with open_remote(target_of(context)) as remote:
             looks = _Looks(remote, ref)
             await looks.next()
             await anyio.sleep(_FIRST_S)

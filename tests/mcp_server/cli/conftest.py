@@ -15,7 +15,7 @@ def cli(host: Edge, tmp_path: Path) -> Cli:
     """The command line with alice's key."""
     here = tmp_path / "here"
     here.mkdir()
-    return Cli(url=host.url, key=host.keys["alice"], keys=host.keys, here=here)
+    return Cli(url=host.url, key=host.keys["alice"], keys=host.keys, cwd=here)
 
 
 @pytest.fixture

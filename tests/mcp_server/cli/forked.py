@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 import anyio
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["mcp_server.cli", "mcp_server.cli.serving"])
+_CONTEXT.set_forkserver_preload(["mcp_server.cli", "mcp_server.cli.temporary_server"])
 
 
 async def run_forked(

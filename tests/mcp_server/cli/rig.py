@@ -29,7 +29,7 @@ CASEMATE = Path(sys.executable).parent / "casemate"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Done:
+class Result:
     """A command that has ended."""
 
     status: int
@@ -68,37 +68,37 @@ class Cli:
     url: str
     key: str
     keys: Mapping[str, str]
-    here: Path
+    cwd: Path
 
     def http(self) -> httpx.AsyncClient:
         """The same without the command line."""
         return httpx.AsyncClient(base_url=self.url, headers={"x-api-key": self.key}, timeout=PATIENCE_S)
 
-    def towards(self, url: str = "", key: str = "") -> Cli:
+    def using(self, url: str = "", key: str = "") -> Cli:
         return replace(self, url=url or self.url, key=key or self.key)
 
     @property
     def env(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("CASEMATE_")}
-        named = {"CASEMATE_URL": self.url, "CASEMATE_API_KEY": self.key, "CASEMATE_DATA": str(self.here / "data")}
+        named = {"CASEMATE_URL": self.url, "CASEMATE_API_KEY": self.key, "CASEMATE_DATA": str(self.cwd / "data")}
         return kept | {name: value for name, value in named.items() if value} | {"TERM": "xterm", "COLUMNS": "200"}
 
     async def __call__(
         self, *arguments: str | Path, stdin: bytes | None = None, env: Mapping[str, str] | None = None
-    ) -> Done:
+    ) -> Result:
         """Run it to its end."""
         with anyio.fail_after(PATIENCE_S):
             done = await run_forked(
                 [str(argument) for argument in arguments],
                 stdin=stdin or b"",
                 env=self.env | dict(env or {}),
-                cwd=self.here,
+                cwd=self.cwd,
             )
         assert b"Traceback" not in done.stderr, done.stderr.decode()
         assert self.key == "" or self.key.encode() not in done.stderr
-        return Done(status=done.returncode, out=done.stdout, err=done.stderr.decode())
+        return Result(status=done.returncode, out=done.stdout, err=done.stderr.decode())
 
-    async def piped(self, *arguments: str, into: str = "cat", source: str = "") -> Done:
+    async def piped(self, *arguments: str, into: str = "cat", source: str = "") -> Result:
         """Run it in a pipe between shell lines; the status is its own, the output that of the last."""
         before = f"{source} | " if source else ""
         script = f'{before}"$0" "$@" | {into}; exit "${{PIPESTATUS[{int(bool(source))}]}}"'
@@ -107,17 +107,15 @@ class Cli:
                 ["bash", "-c", script, CASEMATE, *arguments],
                 stdin=subprocess.DEVNULL,
                 env=self.env,
-                cwd=self.here,
+                cwd=self.cwd,
                 check=False,
             )
-        return Done(status=done.returncode, out=done.stdout, err=done.stderr.decode())
+        return Result(status=done.returncode, out=done.stdout, err=done.stderr.decode())
 
     @asynccontextmanager
     async def started(self, *arguments: str) -> AsyncGenerator[Process]:
         """Run it until the block ends, if it has not ended by itself."""
-        process = await anyio.open_process(
-            [CASEMATE, *arguments], env=self.env, cwd=self.here, stdin=subprocess.DEVNULL
-        )
+        process = await anyio.open_process([CASEMATE, *arguments], env=self.env, cwd=self.cwd, stdin=subprocess.DEVNULL)
         try:
             yield process
         finally:
@@ -127,7 +125,7 @@ class Cli:
                 await process.aclose()
 
     @asynccontextmanager
-    async def on_terminal(self, *arguments: str) -> AsyncGenerator[Seat]:
+    async def on_terminal(self, *arguments: str) -> AsyncGenerator[Terminal]:
         """Run it on a terminal of its own, 132 columns and 24 rows, until the block ends."""
         master, slave = pty.openpty()
         try:
@@ -135,14 +133,14 @@ class Cli:
             process = await anyio.open_process(
                 [CASEMATE, *arguments],
                 env=self.env | {"COLUMNS": ""},
-                cwd=self.here,
+                cwd=self.cwd,
                 stdin=slave,
                 stdout=slave,
                 stderr=slave,
                 start_new_session=True,
             )
             try:
-                yield Seat(master, slave, process)
+                yield Terminal(master, slave, process)
             finally:
                 with anyio.CancelScope(shield=True):
                     if process.returncode is None:
@@ -153,7 +151,7 @@ class Cli:
             os.close(master)
 
 
-class Seat:
+class Terminal:
     """Who sits before a terminal on which the command runs."""
 
     def __init__(self, master: int, slave: int, process: Process) -> None:

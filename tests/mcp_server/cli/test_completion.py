@@ -48,10 +48,10 @@ async def test_bash_completes_commands_options_and_names_of_sandboxes(cli: Cli) 
 
 async def test_without_a_server_or_a_key_nothing_is_offered_and_nothing_is_said(cli: Cli) -> None:
     nowhere = "http://127.0.0.1:1"
-    assert await completed(cli.towards(url=nowhere), "shell", "b") == []
+    assert await completed(cli.using(url=nowhere), "shell", "b") == []
     assert await completed(cli, "--url", nowhere, "shell", "b") == []
-    assert await completed(cli.towards(key="cm_" + "x" * 43), "shell", "b") == []
-    alone = Cli(url="", key="", keys={}, here=cli.here)
+    assert await completed(cli.using(key="cm_" + "x" * 43), "shell", "b") == []
+    alone = Cli(url="", key="", keys={}, cwd=cli.cwd)
     assert await completed(alone, "shell", "b") == []
 
 
@@ -70,7 +70,7 @@ async def test_other_shells_take_their_scripts(cli: Cli, shell: str, words: str)
     with anyio.fail_after(PATIENCE_S):
         done = await anyio.run_process(
             [program, *flags, "-c", words],
-            env=cli.env | {"PATH": f"{CASEMATE.parent}:{cli.env['PATH']}", "HOME": str(cli.here)},
+            env=cli.env | {"PATH": f"{CASEMATE.parent}:{cli.env['PATH']}", "HOME": str(cli.cwd)},
         )
     assert done.stderr == b""
     assert done.stdout.split() == [b"_casemate_completion" if shell == "zsh" else b"box"]

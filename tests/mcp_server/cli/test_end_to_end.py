@@ -20,24 +20,24 @@ pytestmark = [pytest.mark.anyio, pytest.mark.vm]
 
 
 async def test_a_sandbox_is_created_used_and_ended_with_a_server_and_without_one(served: Path, tmp_path: Path) -> None:
-    cli = Cli(url="", key="", keys={}, here=tmp_path)
+    cli = Cli(url="", key="", keys={}, cwd=tmp_path)
     (tmp_path / "data").symlink_to(served)
     (tmp_path / "tree" / "sub").mkdir(parents=True)
     (tmp_path / "tree" / "sub" / "run").write_text("#!/bin/sh\necho ran $WORD")
     (tmp_path / "tree" / "sub" / "run").chmod(0o755)
     try:
         async with running(served):
-            wish = ("--image", "minimal", "--mem", "512", "--env", "WORD=here")
-            made = (await cli("sandbox", "create", "box", *wish)).text.strip()
+            options = ("--image", "minimal", "--mem", "512", "--env", "WORD=here")
+            made = (await cli("sandbox", "create", "box", *options)).text.strip()
             assert (await cli("cp", "tree", "box:/root")).status == 0
             assert (await cli("sandbox", "exec", "box", "--", "/root/tree/sub/run")).text == "ran here\n"
-            async with cli.on_terminal("shell", "box") as seat:
-                await seat.sees("~#")
-                seat.type("stty size; /root/tree/sub/run; exit 6\r")
-                await seat.sees("24 132")
-                await seat.sees("ran here")
-                assert await seat.ended() == 6
-                assert seat.restored
+            async with cli.on_terminal("shell", "box") as terminal:
+                await terminal.sees("~#")
+                terminal.type("stty size; /root/tree/sub/run; exit 6\r")
+                await terminal.sees("24 132")
+                await terminal.sees("ran here")
+                assert await terminal.ended() == 6
+                assert terminal.restored
             (use,) = (await cli("top", "--once", "--json")).json
             assert use["id"] == made
             assert use["memoryTotal"] < 512 << 20
@@ -48,17 +48,17 @@ async def test_a_sandbox_is_created_used_and_ended_with_a_server_and_without_one
         assert (done.status, done.out) == (9, b"here\n")
         assert (await cli("cp", "box:/root/tree", "back")).status == 0
         assert (tmp_path / "back" / "sub" / "run").stat().st_mode & 0o111
-        async with cli.on_terminal("shell", "box") as seat:
-            await seat.sees("~#")
-            seat.type("exit 8\r")
-            assert await seat.ended() == 8
+        async with cli.on_terminal("shell", "box") as terminal:
+            await terminal.sees("~#")
+            terminal.type("exit 8\r")
+            assert await terminal.ended() == 8
     finally:
         await cli("sandbox", "rm", "--all")
     assert orphans(served / "instances") == {}
 
 
 async def test_trees_pipes_and_the_kernels_files_go_through_a_real_machine(served: Path, tmp_path: Path) -> None:
-    cli = Cli(url="", key="", keys={}, here=tmp_path)
+    cli = Cli(url="", key="", keys={}, cwd=tmp_path)
     (tmp_path / "data").symlink_to(served)
     tree, many = tmp_path / "tree", tmp_path / "many"
     tree.mkdir()
@@ -116,7 +116,7 @@ async def machines_started(url: str) -> int:
 
 
 async def test_a_sandbox_is_kept_put_back_copied_and_put_to_sleep(served: Path, tmp_path: Path) -> None:
-    cli = Cli(url="", key="", keys={}, here=tmp_path)
+    cli = Cli(url="", key="", keys={}, cwd=tmp_path)
     (tmp_path / "data").symlink_to(served)
 
     async def told(ref: str) -> list[str]:

@@ -14,7 +14,7 @@ import pytest
 from anyio.abc import ByteStream
 
 from mcp_server.http.serve import listen
-from tests.mcp_server.cli.rig import Cli, Done
+from tests.mcp_server.cli.rig import Cli, Result
 
 pytestmark = pytest.mark.anyio
 
@@ -113,20 +113,20 @@ async def test_what_is_not_there_is_said_by_the_server(cli: Cli) -> None:
 
 
 async def test_a_key_that_is_wrong_is_said_with_where_it_came_from(cli: Cli) -> None:
-    wrong = cli.towards(key="cm_" + "x" * 43)
+    wrong = cli.using(key="cm_" + "x" * 43)
     assert (
         f"the key of CASEMATE_API_KEY is not accepted by {cli.url}; {KEYS}" in (await wrong("sandbox", "list")).refusal
     )
-    (cli.here / "file").write_text("cm_" + "y" * 43)
+    (cli.cwd / "file").write_text("cm_" + "y" * 43)
     refusal = (await cli("--key-file", "file", "sandbox", "list")).refusal
     assert "the key of file is not accepted" in refusal
-    (cli.here / "good").write_text(f"{cli.key}\n")
+    (cli.cwd / "good").write_text(f"{cli.key}\n")
     assert (await wrong("--key-file", "good", "sandbox", "list")).status == 0
 
 
 async def test_a_key_that_can_be_none_is_refused_unsent_and_unsaid(cli: Cli) -> None:
     for key in ("two words", "umläut", "line\nbreak"):
-        done = await cli.towards(key=key)("sandbox", "list")
+        done = await cli.using(key=key)("sandbox", "list")
         assert "CASEMATE_API_KEY holds can be no key" in done.refusal
         assert key not in done.err
 
@@ -227,7 +227,7 @@ EVENT = b"1a\r\nevent: stdout\ndata:hello\n\n\r\n"
 async def test_a_server_that_dies_in_the_middle_of_output_is_not_taken_for_an_end(cli: Cli) -> None:
     for ending, words in ((b"", "went away in the middle"), (b"0\r\n\r\n", "is not known")):
         async with answering(HEAD + EVENT + ending) as url:
-            done: Done = await cli("--url", url, "sandbox", "exec", "box", "--", "true")
+            done: Result = await cli("--url", url, "sandbox", "exec", "box", "--", "true")
             assert (done.status, done.out) == (2, b"hello\n")
             assert words in done.err
 
@@ -258,8 +258,8 @@ async def test_a_server_that_has_had_enough_for_now_is_given_its_time(cli: Cli) 
 
 async def test_a_file_whose_name_is_no_text_is_refused_by_itself_and_goes_with_its_tree(cli: Cli, guest: Path) -> None:
     name = os.fsdecode(b"bad\xff")
-    (cli.here / "tree").mkdir()
-    (cli.here / "tree" / name).touch()
+    (cli.cwd / "tree").mkdir()
+    (cli.cwd / "tree" / name).touch()
     assert "bytes that are no UTF-8" in (await cli("cp", f"tree/{name}", f"box:{guest}")).refusal
     assert (await cli("cp", "tree", f"box:{guest}/tree")).status == 0
     assert (guest / "tree" / name).exists()

@@ -109,7 +109,7 @@ async def test_twenty_megabytes_arrive_as_they_are_also_at_a_slow_reader(cli: Cl
 
 
 async def test_a_tree_goes_through_a_pipe_of_tars(cli: Cli, guest: Path) -> None:
-    tree = cli.here / "tree"
+    tree = cli.cwd / "tree"
     tree.mkdir()
     grow(tree)
     (tree / "holes").unlink()
@@ -137,21 +137,21 @@ async def test_input_arrives_as_it_comes_however_long_the_pauses(cli: Cli) -> No
         *FED, "--shell", "while read word; do echo got $word; done", source="(echo 1; sleep 2; echo 2)"
     )
     assert (done.status, done.out) == (0, b"got 1\ngot 2\n")
-    async with cli.on_terminal(*FED, "--shell", "while read word; do echo got $word; done; echo end") as seat:
+    async with cli.on_terminal(*FED, "--shell", "while read word; do echo got $word; done; echo end") as terminal:
         for number in range(2):
-            seat.type(f"word{number}\n")
-            await seat.sees(f"got word{number}")
-        seat.type("\x04")
-        await seat.sees("end")
-        assert await seat.ended() == 0
+            terminal.type(f"word{number}\n")
+            await terminal.sees(f"got word{number}")
+        terminal.type("\x04")
+        await terminal.sees("end")
+        assert await terminal.ended() == 0
 
 
 async def test_an_interrupt_ends_a_command_that_waits_for_input(cli: Cli) -> None:
-    async with cli.on_terminal(*FED, "--shell", "echo pid $$ .; cat") as seat:
+    async with cli.on_terminal(*FED, "--shell", "echo pid $$ .; cat") as terminal:
         with anyio.fail_after(20):
-            await seat.sees(" .")
-            seat.process.send_signal(signal.SIGINT)
-            assert await seat.ended() == 128 + signal.SIGINT
-            pid = int(seat.written.split()[1])
+            await terminal.sees(" .")
+            terminal.process.send_signal(signal.SIGINT)
+            assert await terminal.ended() == 128 + signal.SIGINT
+            pid = int(terminal.written.split()[1])
             while Path(f"/proc/{pid}").exists():
                 await anyio.sleep(0.02)

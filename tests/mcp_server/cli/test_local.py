@@ -28,7 +28,7 @@ async def at_work(data: Path) -> AsyncGenerator[Cli]:
     data.mkdir(exist_ok=True)
     async with open_parts(Settings(data=data)) as parts, serving(parts.web(), {}, parts.run) as running:
         parts.occupancy.announce(running.url)
-        yield Cli(url="", key="", keys={}, here=data.parent)
+        yield Cli(url="", key="", keys={}, cwd=data.parent)
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ async def test_the_local_key_opens_the_server_of_the_data_directory(local: Cli) 
     assert (me["email"], me["operator"], me["role"]) == ("local@localhost", True, "owner")
     assert re.search(r"^email +local@localhost$", (await local("user", "me")).text, re.MULTILINE)
     file = (await local("key", "path", "--json")).json["path"]
-    assert file == (await local("key", "path")).text.strip() == str(local.here / "data" / "key")
+    assert file == (await local("key", "path")).text.strip() == str(local.cwd / "data" / "key")
     assert (await local("--key-file", file, "sandbox", "list", "--json")).json == []
 
 
@@ -51,7 +51,7 @@ async def test_a_key_is_made_printed_once_works_within_its_scope_and_is_revoked(
     key = made.text.strip()
     assert key.startswith("cm_")
     assert "shown this once" in made.err
-    reader = local.towards(key=key)
+    reader = local.using(key=key)
     assert (await reader("sandbox", "list", "--json")).json == []
     assert "This needs the scope run" in (await reader("sandbox", "create", "box")).refusal
 
@@ -76,7 +76,7 @@ async def test_people_are_invited_register_and_belong(local: Cli) -> None:
     (invitation,) = (await local("invite", "list", "--json")).json
     assert (invitation["email"], invitation["used"]) == ("ann@example.org", False)
     assert code not in (await local("invite", "list")).text
-    async with local.towards(url=await served_at(local)).http() as http:
+    async with local.using(url=await served_at(local)).http() as http:
         body = {"name": "Ann", "email": "ann@example.org", "invitation": code}
         assert (await http.post("/api/register", json=body)).status_code == 201
     assert [one["used"] for one in (await local("invite", "list", "--json")).json] == [True]
@@ -99,7 +99,7 @@ async def test_people_are_invited_register_and_belong(local: Cli) -> None:
 
 async def served_at(cli: Cli) -> str:
     """Where the server of the data directory listens."""
-    return (cli.here / "data" / "server.lock").read_text()
+    return (cli.cwd / "data" / "server.lock").read_text()
 
 
 async def test_quotas_are_shown_set_and_taken_back(local: Cli) -> None:
@@ -118,7 +118,7 @@ async def test_quotas_are_shown_set_and_taken_back(local: Cli) -> None:
 
 
 async def test_every_call_is_in_the_audit_refused_ones_too(local: Cli) -> None:
-    stranger = local.towards(key="cm_" + "x" * 43)
+    stranger = local.using(key="cm_" + "x" * 43)
     assert "is not accepted" in (await stranger("sandbox", "list")).refusal
     assert "no record" in (await local("audit", "--sandbox", "other")).err
     assert (await local("sandbox", "get", "nobody")).status == 2
@@ -149,7 +149,7 @@ async def test_without_a_server_the_same_commands_work_on_their_own(tmp_path: Pa
     assert (await local("sandbox", "list", "--json")).json == []
     assert "There is no sandbox 'box'" in (await local("sandbox", "exec", "box", "--", "true")).refusal
     assert "sandbox.list" in (await local("audit")).text
-    other = await local.towards(key="cm_" + "x" * 43)("sandbox", "list")
+    other = await local.using(key="cm_" + "x" * 43)("sandbox", "list")
     assert "the key of CASEMATE_API_KEY is not accepted" in other.refusal
 
 
@@ -161,6 +161,6 @@ async def test_while_another_command_is_at_work_one_is_refused(tmp_path: Path) -
 
 
 async def test_a_data_directory_of_somebody_else_is_refused(tmp_path: Path) -> None:
-    local = Cli(url="", key="", keys={}, here=tmp_path)
+    local = Cli(url="", key="", keys={}, cwd=tmp_path)
     (tmp_path / "data" / "key").mkdir(parents=True)
     assert "casemate: key file" in (await local("sandbox", "list")).refusal

@@ -21,8 +21,8 @@ async def started(cli: Cli, command: str) -> int:
 async def printed(cli: Cli, pid: int, what: str) -> bool:
     """Whether a command has ended, or has printed something."""
     async with cli.http() as http:
-        wish = {"pid": pid, "follow": False}
-        answer = (await http.post("/api/sandboxes/box/commands/attach", json=wish)).text
+        body = {"pid": pid, "follow": False}
+        answer = (await http.post("/api/sandboxes/box/commands/attach", json=body)).text
     return ("event: exit" if what == "ended" else what) in answer.replace("event:exit", "event: exit")
 
 
@@ -49,14 +49,14 @@ async def test_what_was_printed_is_shown_byte_for_byte_while_it_runs_and_after(c
 
 async def test_the_one_that_runs_is_followed_to_its_end(cli: Cli) -> None:
     await started(cli, "true")
-    on = await started(cli, f"echo begun; until test -e {cli.here}/go; do sleep 0.02; done; echo over; exit 4")
+    on = await started(cli, f"echo begun; until test -e {cli.cwd}/go; do sleep 0.02; done; echo over; exit 4")
     async with cli.started("logs", "box", "-f") as process:
         assert process.stdout is not None
         assert process.stderr is not None
         output = BufferedByteReceiveStream(process.stdout)
         with anyio.fail_after(PATIENCE_S):
             assert await output.receive_until(b"\n", 100) == b"begun"
-            (cli.here / "go").touch()
+            (cli.cwd / "go").touch()
             assert await output.receive_until(b"\n", 100) == b"over"
             assert await process.wait() == 0
         assert (await process.stderr.receive()).decode() == f"Command {on} ended with status 4.\n"

@@ -36,7 +36,7 @@ async def test_a_terminal_opens_on_a_machine_that_has_to_wake_first(monkeypatch:
     monkeypatch.setattr(remote, "CONNECT_S", SHORT_S)
     async with (
         serve(greets, "127.0.0.1", 0, process_request=wakes_a_machine) as server,
-        Remote.connected(address(server.sockets[0].getsockname()), key="", key_origin="", near=True) as there,
+        Remote.connect(address(server.sockets[0].getsockname()), key="", key_origin="", loopback=True) as there,
         there.socket("/api/sandboxes/box/pty", {}) as socket,
     ):
         assert await socket.recv() == "$ "
@@ -46,7 +46,7 @@ async def test_a_server_that_never_answers_is_told_from_one_that_is_not_there(mo
     monkeypatch.setattr(remote, "READ_S", SHORT_S)
     async with serve(greets, "127.0.0.1", 0, process_request=never_answers) as server:
         url = address(server.sockets[0].getsockname())
-        async with Remote.connected(url, key="", key_origin="", near=True) as there:
+        async with Remote.connect(url, key="", key_origin="", loopback=True) as there:
             with pytest.raises(CliError, match="does not answer in time"):
                 async with there.socket("/api/sandboxes/box/pty", {}):
                     pass

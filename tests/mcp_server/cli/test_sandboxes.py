@@ -19,8 +19,8 @@ async def test_sandboxes_are_listed_for_people_and_for_programs(cli: Cli) -> Non
 
 
 async def test_a_sandbox_is_created_as_wished_looked_at_and_ended(cli: Cli) -> None:
-    wish = ("--image", "minimal", "--cpu", "2", "--mem", "2048", "--env", "A=b=c", "--label", "team=red")
-    made = (await cli("sandbox", "create", "mine", *wish, "--json")).json
+    options = ("--image", "minimal", "--cpu", "2", "--mem", "2048", "--env", "A=b=c", "--label", "team=red")
+    made = (await cli("sandbox", "create", "mine", *options, "--json")).json
     assert (made["name"], made["image"], made["cpu"], made["mem"]) == ("mine", "minimal", 2, 2048)
     assert made["labels"] == {"team": "red"}
     assert (await cli("sandbox", "create", "other")).text.strip() != made["id"]
@@ -46,7 +46,7 @@ async def test_more_sandboxes_than_a_page_holds_are_all_there(cli: Cli) -> None:
 
 
 async def test_nobody_sees_the_sandboxes_of_others(cli: Cli) -> None:
-    bob = cli.towards(key=cli.keys["bob"])
+    bob = cli.using(key=cli.keys["bob"])
     assert (await bob("sandbox", "list", "--json")).json == []
     assert "There is no sandbox 'box'" in (await bob("sandbox", "get", "box")).refusal
 
@@ -59,8 +59,8 @@ async def test_what_is_not_there_does_not_keep_the_others_from_being_ended(cli: 
 
 
 async def test_a_sandbox_is_changed_put_to_sleep_woken_and_started(cli: Cli) -> None:
-    wish = ("--name", "cart", "--label", "team=red", "--ttl", "2h", "--idle", "none", "--no-auto-sleep")
-    changed = (await cli("sandbox", "update", "box", *wish, "--json")).json
+    options = ("--name", "cart", "--label", "team=red", "--ttl", "2h", "--idle", "none", "--no-auto-sleep")
+    changed = (await cli("sandbox", "update", "box", *options, "--json")).json
     assert (changed["name"], changed["labels"], changed["ttlSeconds"]) == ("cart", {"team": "red"}, 7200)
     assert (changed["idleSeconds"], changed["autoSleep"]) == (0, False)
     shown = (await cli("sandbox", "update", "cart", "--ttl", "none", "--label", "none")).text

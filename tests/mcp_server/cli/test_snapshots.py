@@ -57,6 +57,6 @@ async def test_what_is_missing_does_not_keep_other_snapshots_from_being_deleted(
 
 async def test_nobody_sees_the_snapshots_of_others(cli: Cli) -> None:
     await cli("snapshot", "create", "box", "kept")
-    bob = cli.towards(key=cli.keys["bob"])
+    bob = cli.using(key=cli.keys["bob"])
     assert (await bob("snapshot", "list", "--json")).json == []
     assert "There is no snapshot 'kept'" in (await bob("snapshot", "get", "kept")).refusal

@@ -23,7 +23,7 @@ async def local(tmp_path: Path) -> Cli:
     (tmp_path / "data").mkdir()
     async with open_parts(Settings(data=tmp_path / "data")):
         pass
-    return Cli(url="", key="", keys={}, here=tmp_path)
+    return Cli(url="", key="", keys={}, cwd=tmp_path)
 
 
 async def test_everything_moves_to_mongodb_and_back(local: Cli, mongo_uri: str, mongo_name: str) -> None:
@@ -33,13 +33,13 @@ async def test_everything_moves_to_mongodb_and_back(local: Cli, mongo_uri: str, 
     assert "users" in (await local(*IN, env=named)).text
     assert (await local("user", "me", "--json", env=named)).json["email"] == "local@localhost"
 
-    (local.here / "data" / "casemate.db").rename(local.here / "data" / "before.db")
+    (local.cwd / "data" / "casemate.db").rename(local.cwd / "data" / "before.db")
     assert (await local(*OUT, "--json", env=named)).json["copied"]["users"] == 1
     assert (await local("user", "me", "--json")).json["email"] == "local@localhost"
 
 
 async def test_a_store_in_use_is_not_copied(local: Cli) -> None:
-    with occupy(local.here / "data"):
+    with occupy(local.cwd / "data"):
         refusal = (await local(*IN, env={"MONGO_URI": "mongodb://127.0.0.1:1"})).refusal
     assert "Another Casemate works on" in refusal
 

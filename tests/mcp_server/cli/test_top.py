@@ -76,10 +76,10 @@ async def test_looks_for_programs_come_line_by_line_until_an_interrupt(cli: Cli)
 
 
 async def test_on_a_terminal_the_table_is_drawn_anew_and_the_screen_given_back(cli: Cli) -> None:
-    async with cli.on_terminal("top") as seat:
-        await seat.sees(SANDBOX)
-        assert "memory" in seat.shown
-        seat.process.send_signal(signal.SIGTERM)
-        assert await seat.ended() == 128 + signal.SIGTERM
-        assert seat.restored
-        assert seat.written.endswith(b"\x1b[?1049l\x1b[?25h") or seat.written.endswith(b"\x1b[?25h\x1b[?1049l")
+    async with cli.on_terminal("top") as terminal:
+        await terminal.sees(SANDBOX)
+        assert "memory" in terminal.shown
+        terminal.process.send_signal(signal.SIGTERM)
+        assert await terminal.ended() == 128 + signal.SIGTERM
+        assert terminal.restored
+        assert terminal.written.endswith(b"\x1b[?1049l\x1b[?25h") or terminal.written.endswith(b"\x1b[?25h\x1b[?1049l")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from posixpath import join, normpath
+from posixpath import normpath
 from typing import TYPE_CHECKING, Protocol
 
 from .console import CliError
@@ -11,7 +10,8 @@ from .console import CliError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator
 
-    from .tree_path import Entry, Tree
+    from .tree import Entry
+    from .tree_path import TreePath
 
 
 class Watcher(Protocol):
@@ -32,29 +32,6 @@ class Watcher(Protocol):
     def skip(self, names: list[tuple[str, str]], count: int) -> None:
         """So many were left out; of some the names and why."""
         ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TreePath:
-    """A path in a tree."""
-
-    tree: Tree
-    path: str
-
-    @property
-    def name(self) -> str:
-        """What it is called in messages."""
-        return self.tree.name(self.path)
-
-    @property
-    def last(self) -> str:
-        """The path's last part; empty where the path means a directory's content, as `dir/.` does."""
-        part = self.path.rstrip("/").rpartition("/")[2]
-        return "" if part in {"", ".", ".."} else part
-
-    def below(self, name: str) -> TreePath:
-        """A path in this directory."""
-        return TreePath(tree=self.tree, path=join(self.path, name))
 
 
 async def copy(source: TreePath, target: TreePath, watcher: Watcher) -> None:
@@ -94,7 +71,7 @@ def _within(source: TreePath, target: TreePath) -> bool:
 
 
 async def _directory(source: TreePath, target: TreePath, watcher: Watcher) -> None:
-    watcher.begin(source.name, await source.tree.weigh(source.path))
+    watcher.begin(source.name, await source.tree.estimate_size(source.path))
     owners = source.tree.sandbox and target.tree.sandbox
     async with source.tree.pack(source.path) as content:
         report = await target.tree.unpack(target.path, _counted(content, watcher), owners=owners)

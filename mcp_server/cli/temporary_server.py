@@ -22,7 +22,7 @@ _HOST = "127.0.0.1"
 
 
 @asynccontextmanager
-async def served_here(settings: Settings) -> AsyncGenerator[str]:
+async def temporary_server(settings: Settings) -> AsyncGenerator[str]:
     """The address of a server on this data directory, for the length of a block. It asks for keys as any other.
 
     Raises:

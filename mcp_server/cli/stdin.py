@@ -23,7 +23,7 @@ _PAUSE_S = 1
 _BURST = 64 * 1024 * 1024
 
 
-async def feed_input(remote: Remote, ref: str, pid: int) -> None:
+async def send_stdin(remote: Remote, ref: str, pid: int) -> None:
     """Send what comes in until its end, or until the command reads no more.
 
     Raises:
@@ -35,8 +35,8 @@ async def feed_input(remote: Remote, ref: str, pid: int) -> None:
         tasks.start_soon(_read, sender)
         try:
             await _Feeder(remote, ref, pid, receiver).run()
-        except CliError as trouble:  # Raised again outside of the group that would wrap it.
-            failures.append(trouble)
+        except CliError as error:  # Raised again outside of the group that would wrap it.
+            failures.append(error)
         tasks.cancel_scope.cancel()
     if failures and not isinstance(failures[0], Missing):  # It has ended, and is forgotten already.
         raise failures[0]

@@ -24,7 +24,7 @@ class Sleepers(Protocol):
         ...
 
 
-class Stopping:
+class Shutdown:
     """What signals have asked for, and what came of it.
 
     Args:
@@ -36,7 +36,7 @@ class Stopping:
         self._first: int | None = None
         self._patience = anyio.CancelScope()
 
-    def heed(self, number: int) -> None:
+    def handle(self, number: int) -> None:
         """Take a signal: the first one decides what machines do, a second one waits for none of them."""
         if self._first is None:
             self._first = number
@@ -52,7 +52,7 @@ class Stopping:
                 slept = await machines.sleep_all()
             if patience.cancelled_caught:
                 slept = running - len(machines)
-        return farewell(asleep=slept, alive=len(machines))
+        return stop_summary(asleep=slept, alive=len(machines))
 
     def _sleeps(self) -> bool:
         if self._first is None:
@@ -60,14 +60,14 @@ class Stopping:
         return self._on_stop == "sleep" if self._on_stop else self._first == signal.SIGINT
 
 
-def promise(on_stop: OnStop) -> str:
+def stop_hint(on_stop: OnStop) -> str:
     """What to say at the beginning about the end."""
     if on_stop == "keep":
         return "Ctrl-C stops the server; machines live on, and the next start takes them over."
     return "Ctrl-C stops the server; machines sleep with their memory until the next start."
 
 
-def farewell(*, asleep: int, alive: int) -> str:
+def stop_summary(*, asleep: int, alive: int) -> str:
     """What to say at the end about the machines."""
     if asleep and alive:
         return f"{_counted(asleep)} sleep{_s(asleep)}, {alive} live{_s(alive)} on; the next start has all of them run."
