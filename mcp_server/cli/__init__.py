@@ -1,8 +1,7 @@
-"""The command line: `casemate`. Its commands work on a server over REST, but for those that are the server's own.
+"""The command line, `casemate`: commands that call a server over REST, and commands that run on this host.
 
-`serve`, `doctor`, `image`, `config` and `store` work on this machine. What can go wrong for the person at the keyboard
-ends in one line that says the way out, and exit status 2, or 75 where the same may work a little later; never in a
-traceback.
+`serve`, `doctor`, `image`, `config` and `store` run on this host. An expected error prints one line that says how to
+fix it and exits with status 2, or with 75 if a retry may succeed; it never prints a traceback.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ from . import (
     top,
     users,
 )
-from .completion import completion, listen_to_shells
+from .completion import completion, enable_completion
 from .console import CliError, print_errors
 from .options import KeyFileOption, UrlOption
 
@@ -87,7 +86,7 @@ def casemate(
     ] = False,
 ) -> None:
     """MicroVM sandboxes for AI agents, offered as MCP tools."""
-    del url, key_file, show_version  # The commands take them from the context.
+    del url, key_file, show_version  # Commands read them from the context.
     logging.configure("warning", "auto")
 
 
@@ -101,24 +100,24 @@ _EXPECTED_ERRORS = (
     StoreError,
     AuthError,
 )
-_REFUSED, _LATER = 2, 75  # EX_TEMPFAIL of sysexits.h: who supervises may start it again
+_FAILED, _RETRY = 2, 75  # EX_TEMPFAIL of sysexits.h: a supervisor may start it again
 
 
 def main() -> None:
-    """The entry point of `casemate`."""
-    status = _REFUSED
-    listen_to_shells()
+    """Run `casemate` and exit with its status."""
+    status = _FAILED
+    enable_completion()
     try:
         app()
     except _EXPECTED_ERRORS as error:
         print_errors(*str(error).splitlines())
-        status = _LATER if isinstance(error, StoreUnavailable) else _REFUSED
+        status = _RETRY if isinstance(error, StoreUnavailable) else _FAILED
     except BaseExceptionGroup as group:
         known, others = group.split(_EXPECTED_ERRORS)
         if known is None or others is not None:
             raise
         print_errors(*_messages(cast("BaseExceptionGroup[BaseException]", known)))
-        status = _LATER if known.split(StoreUnavailable)[1] is None else _REFUSED
+        status = _RETRY if known.split(StoreUnavailable)[1] is None else _FAILED
     sys.exit(status)
 
 

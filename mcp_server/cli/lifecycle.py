@@ -1,4 +1,4 @@
-"""`casemate sandbox update`, `sleep`, `wake`, `start` and `restart`: its name, how long it lives, if it runs."""
+"""`casemate sandbox update`, `sleep`, `wake`, `start` and `restart`: change a sandbox's settings and state."""
 
 from __future__ import annotations
 
@@ -16,30 +16,34 @@ _LONG_S = 300
 
 Ttl = Annotated[
     str,
-    typer.Option("--ttl", metavar="SPAN|none", help="Its time to live from now on, such as 2h, not counted asleep."),
+    typer.Option(
+        "--ttl", metavar="DURATION|none", help="Time to live from now, such as 2h; time asleep does not count."
+    ),
 ]
 Idle = Annotated[
-    str, typer.Option("--idle", metavar="SPAN|none", help="After how long without use it falls asleep, such as 15m.")
+    str, typer.Option("--idle", metavar="DURATION|none", help="Idle time before it falls asleep, such as 15m.")
 ]
-Refs = Annotated[list[str], typer.Argument(metavar="REF...", help="Sandboxes.", autocompletion=complete_sandbox)]
+Refs = Annotated[
+    list[str], typer.Argument(metavar="SANDBOX...", help="Ids or names of sandboxes.", autocompletion=complete_sandbox)
+]
 
 
 def update(
     context: typer.Context,
     ref: Ref,
-    name: Annotated[str, typer.Option("--name", help="Another name.")] = "",
+    name: Annotated[str, typer.Option("--name", help="New name.")] = "",
     label: Annotated[
         list[str] | None,
-        typer.Option("--label", metavar="K=V|none", help="A label; repeatable; they take the place of all others."),
+        typer.Option("--label", metavar="K=V|none", help="Label; repeatable; replaces all existing labels."),
     ] = None,
     ttl: Ttl = "",
     idle: Idle = "",
     auto_sleep: Annotated[
-        bool | None, typer.Option("--auto-sleep/--no-auto-sleep", help="Whether it falls asleep at all when idle.")
+        bool | None, typer.Option("--auto-sleep/--no-auto-sleep", help="Whether it falls asleep when idle.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Change a sandbox. What is not named stays."""
+    """Change a sandbox. Settings that are not given stay unchanged."""
     check_ref(ref)
     body = limits(ttl, idle)
     if name:
@@ -49,7 +53,7 @@ def update(
     if auto_sleep is not None:
         body["autoSleep"] = auto_sleep
     if not body:
-        raise CliError("There is nothing to change: give --name, --label, --ttl, --idle or --auto-sleep")
+        raise CliError("Nothing to change: give --name, --label, --ttl, --idle or --auto-sleep")
 
     async def work() -> Object:
         async with open_remote(target_of(context)) as remote:
@@ -63,8 +67,8 @@ def update(
 
 
 def sleep(context: typer.Context, refs: Refs, as_json: AsJson = False) -> None:
-    """Put sandboxes to sleep, with all their memory. Any call wakes them."""
-    _each(context, refs, "sleep", "sleeps", as_json=as_json)
+    """Put sandboxes to sleep, memory included. Any call wakes them."""
+    _each(context, refs, "sleep", "is asleep", as_json=as_json)
 
 
 def wake(context: typer.Context, refs: Refs, as_json: AsJson = False) -> None:
@@ -73,27 +77,27 @@ def wake(context: typer.Context, refs: Refs, as_json: AsJson = False) -> None:
 
 
 def start(context: typer.Context, refs: Refs, as_json: AsJson = False) -> None:
-    """Have sandboxes run again, also those that were killed; says what is lost."""
-    _each(context, refs, "start", "runs", as_json=as_json)
+    """Start sandboxes again, including killed ones, and report what was lost."""
+    _each(context, refs, "start", "is running", as_json=as_json)
 
 
 def restart(
     context: typer.Context,
     refs: Refs,
     from_snapshot: Annotated[
-        bool, typer.Option("--from-snapshot", help="Go back to the newest snapshot instead of booting from the disk.")
+        bool, typer.Option("--from-snapshot", help="Restore the newest snapshot instead of booting from disk.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Start sandboxes again whatever they do, above all unresponsive ones. Files stay; programs and memory are lost."""
-    _each(context, refs, "restart", "runs", body={"fromSnapshot": from_snapshot}, as_json=as_json)
+    """Restart sandboxes in any state, including unresponsive ones. Files are kept; programs and memory are lost."""
+    _each(context, refs, "restart", "is running", body={"fromSnapshot": from_snapshot}, as_json=as_json)
 
 
 def limits(ttl: str, idle: str) -> Object:
-    """The limits that were named, in the server's words.
+    """Return the limits that were given, as fields of a request.
 
     Raises:
-        CliError: One is no span of time.
+        CliError: A limit is not a valid duration.
     """
     given = {"ttl": ttl, "idle": idle}
     return {name: parse_limit(text, f"--{name}") for name, text in given.items() if text}

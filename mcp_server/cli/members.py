@@ -15,14 +15,14 @@ from .remote import Remote, route
 from .target import open_remote
 from .values import Object, as_objects, cell
 
-app = typer.Typer(help="Members of the organisation.", no_args_is_help=True)
+app = typer.Typer(help="Members of your organisation.", no_args_is_help=True)
 
 _COLUMNS = {"id": "id", "name": "name", "email": "email", "role": "role", "created": "createdAt"}
 
 
 @app.command("list")
 def list_all(context: typer.Context, as_json: AsJson = False) -> None:
-    """List the organisation's members."""
+    """List the members of your organisation."""
 
     async def work() -> list[Object]:
         async with open_remote(target_of(context)) as remote:
@@ -34,11 +34,11 @@ def list_all(context: typer.Context, as_json: AsJson = False) -> None:
 @app.command()
 def add(
     context: typer.Context,
-    email: Annotated[str, typer.Argument(metavar="EMAIL", help="Of a registered user.")],
-    role: Annotated[Role, typer.Option("--role", help="What they may do.")] = Role.MEMBER,
+    email: Annotated[str, typer.Argument(metavar="EMAIL", help="Address of a registered user.")],
+    role: Annotated[Role, typer.Option("--role", help="Role of the member.")] = Role.MEMBER,
     as_json: AsJson = False,
 ) -> None:
-    """Take a registered user into the organisation."""
+    """Add a registered user to your organisation."""
 
     async def work() -> object:
         async with open_remote(target_of(context)) as remote:
@@ -48,16 +48,16 @@ def add(
     if as_json:
         show_json(made)
     else:
-        note(f"{email} belongs to the organisation now, as {role}.")
+        note(f"Added {email} to the organisation as {role}.")
 
 
 @app.command()
 def remove(
     context: typer.Context,
-    ref: Annotated[str, typer.Argument(metavar="EMAIL|ID", help="The member.")],
+    ref: Annotated[str, typer.Argument(metavar="EMAIL|ID", help="Address or id of the member.")],
     as_json: AsJson = False,
 ) -> None:
-    """Take a member out of the organisation; the keys that they made for it stop working."""
+    """Remove a member from your organisation. The keys that they created for it stop working."""
 
     async def work() -> str:
         async with open_remote(target_of(context)) as remote:
@@ -69,7 +69,7 @@ def remove(
     if as_json:
         show_json({"removed": removed})
     else:
-        note(f"{ref} does not belong to the organisation any more.")
+        note(f"Removed {ref} from the organisation.")
 
 
 async def _members(remote: Remote) -> list[Object]:
@@ -80,4 +80,4 @@ def _id_of(ref: str, found: list[Object]) -> str:
     for member in found:
         if ref == member.get("id") or ref.lower() == str(member.get("email")).lower():
             return cell(member.get("id"))
-    raise CliError(f"There is no member {ref[:80]!r}: casemate member list shows those there are")
+    raise CliError(f"There is no member {ref[:80]!r}: list members with casemate member list")

@@ -1,4 +1,4 @@
-"""One run of `casemate serve`: images, parts, web server, signals, and what is said at its beginning."""
+"""One run of `casemate serve`: images, services, web server, signals and the welcome message."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mcp_server.settings import Settings
     from vmm.images.catalogue import Catalogue
 
-# A database that starts with the machine takes as long as that.
+# A database that starts at boot together with this server needs up to a minute.
 _PATIENCE_S = 60.0
 _log = structlog.stdlib.get_logger("casemate.serve")
 
@@ -38,17 +38,17 @@ class Service:
         self._settings = settings
         self._server: WebServer | None = None
         self._shutdown = Shutdown(settings.on_stop)
-        self._last_note = "Stopped before it served."
+        self._last_note = "Stopped before the server was ready."
 
     async def run(self) -> None:
-        """Serve until a signal comes."""
+        """Serve until a signal arrives."""
         async with anyio.create_task_group() as tasks:
             await tasks.start(self._handle_signals, tasks)
             catalogue = open_catalogue(self._settings)
             with shown_progress() as progress:
                 await catalogue.ensure(self._settings.default_image, progress=progress)
             async with open_parts(self._settings, patience_s=_PATIENCE_S) as parts:
-                # Not before: until then, the directory may be another server's, of another version.
+                # Only now: before the lock is held, another server of another version may use the directory.
                 await _prune_images(catalogue)
                 await self._serve(parts)
             tasks.cancel_scope.cancel()
@@ -83,7 +83,7 @@ class Service:
 
 
 async def _prune_images(catalogue: Catalogue) -> None:
-    """Remove what earlier versions built; machines that still use it hold it open."""
+    """Remove images of earlier versions; machines that still use one hold it open."""
     try:
         removed = await catalogue.prune()
     except (CasemateError, OSError) as error:
@@ -94,7 +94,7 @@ async def _prune_images(catalogue: Catalogue) -> None:
 
 
 async def _warm(parts: Services) -> None:
-    """Make the default template now, so that the first sandbox does not wait for it."""
+    """Build the default template now, so that the first sandbox does not wait for it."""
     defaults = parts.defaults
     spec = SandboxSpec(name="default", image=defaults.image, cpu=defaults.cpu, mem=defaults.mem)
     started = time.monotonic()

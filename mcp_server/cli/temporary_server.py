@@ -1,4 +1,4 @@
-"""A server of the moment: the web application on a free port of the loopback, for as long as one command takes."""
+"""A temporary server: the web application on a free loopback port for the duration of one command."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _HOST = "127.0.0.1"
 
 @asynccontextmanager
 async def temporary_server(settings: Settings) -> AsyncGenerator[str]:
-    """The address of a server on this data directory, for the length of a block. It asks for keys as any other.
+    """Serve this data directory until the block ends and yield the address. Keys are required as on any server.
 
     Raises:
-        DataDirInUse: Another process works on the data directory.
+        DataDirInUse: Another process uses the data directory.
         CliError: The application did not start.
     """
-    # What this host lacks is for serve and doctor to tell, not for each command anew.
+    # Warnings about the host belong to serve and doctor; commands would repeat them each time.
     logs.configure("error", "auto")
     async with open_parts(settings) as parts:
         listener = listen(_HOST, 0)
@@ -48,7 +48,7 @@ async def temporary_server(settings: Settings) -> AsyncGenerator[str]:
             tasks.start_soon(serve)
             await ready.wait()
             if over.is_set():
-                raise CliError("The server of this data directory did not start: casemate serve says more")
+                raise CliError("Cannot start a server for this data directory: run casemate serve to see why")
             try:
                 yield f"http://{_HOST}:{listener.getsockname()[1]}"
             finally:

@@ -1,4 +1,4 @@
-"""A place that files are copied from or to: this machine and a sandbox look the same to who copies."""
+"""The interface to a file system that files are copied from or to, whether local or in a sandbox."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Kind = Literal["file", "directory", "link", "other"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """Something at a path.
+    """A file, directory or link in a tree.
 
     Attributes:
         size: Bytes of a file.
@@ -31,13 +31,13 @@ class Entry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What was unpacked.
+    """The result of unpacking a tar stream.
 
     Attributes:
-        files: All but directories.
+        files: Number of entries except directories.
         size: Bytes of content.
-        skipped: How many were left out, at either end.
-        listed: Path and reason of these, if they are not too many.
+        skipped: Number of entries skipped while packing or unpacking.
+        listed: Path and reason of skipped entries, up to a limit.
     """
 
     files: int
@@ -47,51 +47,51 @@ class Report:
 
 
 class Tree(ABC):
-    """Where files are; paths are texts with slashes.
+    """A file system; paths are strings with slashes.
 
     Attributes:
-        sandbox: Whether it is a sandbox: between two of them owners are kept.
+        sandbox: Whether it is in a sandbox; copies between sandboxes keep owners.
     """
 
     sandbox: ClassVar[bool]
 
     @abstractmethod
     def name(self, path: str) -> str:
-        """What a path is called in messages."""
+        """Return the name of a path for messages."""
 
     @abstractmethod
-    async def look(self, path: str) -> Entry | None:
-        """What is there, links followed; None if there is nothing."""
+    async def find(self, path: str) -> Entry | None:
+        """Return the entry at a path, following links; None if there is none."""
 
     @abstractmethod
     def open(self, path: str) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
-        """A file's content, in pieces."""
+        """Open a file and yield its content in pieces."""
 
     @abstractmethod
     async def write(self, path: str, content: AsyncIterable[bytes], mode: int) -> None:
-        """Make or replace a file: all of it, or nothing."""
+        """Create or replace a file atomically."""
 
     @abstractmethod
     async def estimate_size(self, path: str) -> int:
-        """About how many bytes a directory holds; 0 where that takes longer to learn than it is worth."""
+        """Return the approximate size of a directory in bytes; 0 if finding out takes too long."""
 
     @abstractmethod
     def pack(self, path: str) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
-        """A directory as a tar stream, which tells itself what was left out."""
+        """Open a directory as a tar stream, which also lists skipped entries."""
 
     @abstractmethod
     async def unpack(self, path: str, content: AsyncIterable[bytes], *, owners: bool) -> Report:
-        """Unpack a tar stream into a directory, which is made if it is not there.
+        """Unpack a tar stream into a directory, which is created if missing.
 
         Args:
             path: The directory.
             content: The stream.
-            owners: Whether everything keeps its owners, where this place has them.
+            owners: Whether to keep owners, if this tree supports them.
         """
 
 
 def kind_of(mode: int) -> Kind:
-    """What st_mode says that something is."""
+    """Return the kind of entry that st_mode describes."""
     if stat.S_ISREG(mode):
         return "file"
     if stat.S_ISDIR(mode):

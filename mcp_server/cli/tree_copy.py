@@ -1,4 +1,4 @@
-"""Copies files and directories from one tree to another, in whichever places they are."""
+"""Copying of files and directories from one tree to another."""
 
 from __future__ import annotations
 
@@ -15,58 +15,58 @@ if TYPE_CHECKING:
 
 
 class Watcher(Protocol):
-    """Who is told how a copy goes on."""
+    """An observer of a copy's progress."""
 
     def begin(self, name: str, size: int) -> None:
-        """So many bytes are copied next, about; 0 where nobody knows."""
+        """Report that a copy of about this many bytes begins; 0 if the size is unknown."""
         ...
 
     def advance(self, count: int) -> None:
-        """So many bytes more have gone over."""
+        """Report that this many more bytes were copied."""
         ...
 
     def done(self, files: int, size: int) -> None:
-        """So many files with so many bytes are there."""
+        """Report the files and bytes of a completed copy."""
         ...
 
     def skip(self, names: list[tuple[str, str]], count: int) -> None:
-        """So many were left out; of some the names and why."""
+        """Report how many entries were skipped, with name and reason of some."""
         ...
 
 
 async def copy(source: TreePath, target: TreePath, watcher: Watcher) -> None:
-    """Copy a file or a whole directory, named as `cp -r` names things.
+    """Copy a file or a directory to a target that is interpreted as `cp -r` does.
 
-    A directory goes as one stream and takes what tar takes: links stay links. What cannot be read or made is left out,
-    and said so.
+    A directory is copied as one tar stream, so links stay links. Entries that cannot be read or created are skipped and
+    reported.
 
     Raises:
-        CliError: There is nothing at the source, or nothing can be read or written.
+        CliError: The source does not exist, cannot be read, or cannot be copied to the target.
     """
-    found = await source.tree.look(source.path)
+    found = await source.tree.find(source.path)
     if found is None:
         raise CliError(f"{source.name}: there is no such file or directory")
-    there = await target.tree.look(target.path)
-    into = there is not None and there.kind == "directory"
+    old = await target.tree.find(target.path)
+    into = old is not None and old.kind == "directory"
     if into and source.last:
         target = target.below(source.last)
-        there = await target.tree.look(target.path)
+        old = await target.tree.find(target.path)
     if _within(source, target):
-        raise CliError(f"{target.name} lies in {source.name}: what is copied cannot hold its copy")
+        raise CliError(f"{target.name} is inside {source.name}: copy to a path outside of it")
     if found.kind == "directory":
-        if there is not None and there.kind != "directory":
-            raise CliError(f"{target.name} is a file: a directory cannot be put in its place")
+        if old is not None and old.kind != "directory":
+            raise CliError(f"{target.name} is a file: a directory cannot replace it")
         await _directory(source, target, watcher)
         return
     if not into and target.path.endswith("/"):
         raise CliError(f"{target.name}: there is no such directory")
-    if there is not None and there.kind == "directory":
-        raise CliError(f"{target.name} is a directory: a file cannot be put in its place")
+    if old is not None and old.kind == "directory":
+        raise CliError(f"{target.name} is a directory: a file cannot replace it")
     await _file(source, target, found, watcher)
 
 
 def _within(source: TreePath, target: TreePath) -> bool:
-    outer, inner = (f"{spot.tree.name(normpath(spot.path)).rstrip('/')}/" for spot in (source, target))
+    outer, inner = (f"{end.tree.name(normpath(end.path)).rstrip('/')}/" for end in (source, target))
     return inner.startswith(outer)
 
 
@@ -77,7 +77,7 @@ async def _directory(source: TreePath, target: TreePath, watcher: Watcher) -> No
         report = await target.tree.unpack(target.path, _counted(content, watcher), owners=owners)
     watcher.done(report.files, report.size)
     if report.skipped:
-        names = [(source.below(path).name, why) for path, why in report.listed]
+        names = [(source.below(path).name, reason) for path, reason in report.listed]
         watcher.skip(names, report.skipped)
 
 

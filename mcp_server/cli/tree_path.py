@@ -19,15 +19,15 @@ class TreePath:
 
     @property
     def name(self) -> str:
-        """What it is called in messages."""
+        """Return the name of the path for messages."""
         return self.tree.name(self.path)
 
     @property
     def last(self) -> str:
-        """The path's last part; empty where the path means a directory's content, as `dir/.` does."""
+        """Return the last part of the path; empty if the path means a directory's content, as `dir/.` does."""
         part = self.path.rstrip("/").rpartition("/")[2]
         return "" if part in {"", ".", ".."} else part
 
     def below(self, name: str) -> TreePath:
-        """A path in this directory."""
+        """Return a path in this directory."""
         return TreePath(tree=self.tree, path=join(self.path, name))

@@ -19,7 +19,7 @@ _COLUMNS = {"id": "id", "name": "name", "email": "email", "operator": "operator"
 
 @app.command("list")
 def list_all(context: typer.Context, as_json: AsJson = False) -> None:
-    """List all users; for the operator."""
+    """List all users; operator only."""
 
     async def work() -> list[Object]:
         async with open_remote(target_of(context)) as remote:
@@ -36,7 +36,7 @@ def list_all(context: typer.Context, as_json: AsJson = False) -> None:
 
 @app.command()
 def me(context: typer.Context, as_json: AsJson = False) -> None:
-    """Show who you are to the server."""
+    """Show the user that your key belongs to."""
 
     async def work() -> Object:
         async with open_remote(target_of(context)) as remote:

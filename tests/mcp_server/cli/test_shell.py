@@ -1,4 +1,4 @@
-"""Terminal sessions, before a real terminal."""
+"""`casemate shell` on a real terminal."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ pytestmark = pytest.mark.anyio
 SH = ("shell", "box", "--command", "PS1='ready> ' exec sh")
 
 
-async def begun(terminal: Terminal) -> None:
+async def ready(terminal: Terminal) -> None:
     """Wait for the shell's prompt."""
     await terminal.sees("ready>")
     assert terminal.raw
 
 
 async def sessions(cli: Cli) -> list[dict[str, Any]]:
-    """The sessions that there are."""
+    """Return the existing sessions."""
     async with cli.http() as http:
         return (await http.get("/api/sandboxes/box/pty/sessions")).json()["data"]["sessions"]
 
 
-async def test_a_shell_hands_keys_and_output_on_and_ends_with_its_status(cli: Cli) -> None:
+async def test_a_shell_forwards_keys_and_output_and_exits_with_its_status(cli: Cli) -> None:
     async with cli.on_terminal(*SH) as terminal:
-        await begun(terminal)
+        await ready(terminal)
         terminal.type("echo $((40 + 2)); tty\r")
         await terminal.sees("42")
         await terminal.sees("/dev/")
@@ -41,7 +41,7 @@ async def test_a_shell_hands_keys_and_output_on_and_ends_with_its_status(cli: Cl
 
 async def test_control_keys_reach_the_program_not_the_command_line(cli: Cli) -> None:
     async with cli.on_terminal(*SH) as terminal:
-        await begun(terminal)
+        await ready(terminal)
         terminal.type("sh -c 'echo $((40 + 2)); exec sleep 1000'\r")
         await terminal.sees("42")
         terminal.type("\x03")
@@ -53,9 +53,9 @@ async def test_control_keys_reach_the_program_not_the_command_line(cli: Cli) -> 
         assert terminal.restored
 
 
-async def test_the_size_is_the_terminals_and_follows_it(cli: Cli) -> None:
+async def test_the_size_follows_the_terminal(cli: Cli) -> None:
     async with cli.on_terminal(*SH) as terminal:
-        await begun(terminal)
+        await ready(terminal)
         terminal.type("stty size\r")
         await terminal.sees("24 132")
         terminal.resize(100, 30)
@@ -69,9 +69,9 @@ async def test_the_size_is_the_terminals_and_follows_it(cli: Cli) -> None:
         assert await terminal.ended() == 0
 
 
-async def test_a_session_that_is_left_goes_on_and_can_be_gone_back_to(cli: Cli) -> None:
+async def test_a_detached_session_keeps_running_and_can_be_attached_again(cli: Cli) -> None:
     async with cli.on_terminal(*SH) as terminal:
-        await begun(terminal)
+        await ready(terminal)
         terminal.type("word=kept; stty rows 9 cols 99\r")
         await terminal.sees("word=kept")
         terminal.type("~.")
@@ -88,24 +88,24 @@ async def test_a_session_that_is_left_goes_on_and_can_be_gone_back_to(cli: Cli) 
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-async def test_a_signal_gives_the_terminal_back_and_closes_the_session(cli: Cli, number: signal.Signals) -> None:
+async def test_a_signal_restores_the_terminal_and_closes_the_session(cli: Cli, number: signal.Signals) -> None:
     async with cli.on_terminal(*SH) as terminal:
-        await begun(terminal)
+        await ready(terminal)
         terminal.process.send_signal(number)
         assert await terminal.ended() == 128 + number
         assert terminal.restored
     assert await sessions(cli) == []
 
 
-async def test_without_a_terminal_a_shell_is_refused(cli: Cli) -> None:
+async def test_a_shell_needs_a_terminal(cli: Cli) -> None:
     assert "casemate sandbox exec" in (await cli("shell", "box")).refusal
 
 
-async def test_a_session_that_is_not_there_is_refused_with_the_terminal_as_it_was(cli: Cli) -> None:
+async def test_a_missing_session_is_reported_and_the_terminal_restored(cli: Cli) -> None:
     for arguments, words in (
         (("shell", "nobody"), "no sandbox 'nobody'"),
         (("shell", "box", "--attach", "f" * 12), "f" * 12),
-        (("shell", "box", "--attach", "x", "--command", "y"), "say one of them"),
+        (("shell", "box", "--attach", "x", "--command", "y"), "give one of them"),
     ):
         async with cli.on_terminal(*arguments) as terminal:
             assert await terminal.ended() == 2
@@ -113,9 +113,9 @@ async def test_a_session_that_is_not_there_is_refused_with_the_terminal_as_it_wa
             assert terminal.restored
 
 
-async def test_a_connection_that_is_lost_gives_the_terminal_back_and_says_how_to_return(cli: Cli) -> None:
+async def test_a_lost_connection_restores_the_terminal_and_says_how_to_return(cli: Cli) -> None:
     async with cli.on_terminal(*SH) as terminal:
-        await begun(terminal)
+        await ready(terminal)
         async with cli.http() as http:
             (key,) = (await http.get("/api/orgs/apikeys")).json()
             await http.delete(f"/api/orgs/apikeys/{key['id']}")
@@ -124,7 +124,7 @@ async def test_a_connection_that_is_lost_gives_the_terminal_back_and_says_how_to
         assert "--attach" in terminal.shown
 
 
-async def test_one_word_in_two_languages_arrives_whole(cli: Cli) -> None:
+async def test_multibyte_characters_arrive_whole(cli: Cli) -> None:
     async with cli.on_terminal("shell", "box", "--command", "echo ready; cat; echo over") as terminal:
         await terminal.sees("ready")
         terminal.type("größer 漢字\r")

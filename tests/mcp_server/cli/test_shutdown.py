@@ -1,4 +1,4 @@
-"""What a signal means for machines, and what is said: each case, without a server."""
+"""What each signal does to machines, and the messages about it, without a server."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ pytestmark = pytest.mark.anyio
 
 
 class MachineRegistry:
-    """Machines that fall asleep one after the other, when told how far they may go."""
+    """Machines that fall asleep one after the other, as far as the test allows."""
 
     def __init__(self, count: int, *, fails: int = 0) -> None:
         self.running = count
         self.fails = fails
         self.asleep = 0
-        self.one_sleeps = anyio.Event()
-        self.go_on = anyio.Event()
+        self.one_asleep = anyio.Event()
+        self.proceed = anyio.Event()
 
     def __len__(self) -> int:
         return self.running
@@ -30,14 +30,14 @@ class MachineRegistry:
         while self.running > self.fails:
             self.running -= 1
             self.asleep += 1
-            self.one_sleeps.set()
-            await self.go_on.wait()
+            self.one_asleep.set()
+            await self.proceed.wait()
         return self.asleep
 
 
-def at_once(count: int, *, fails: int = 0) -> MachineRegistry:
+def sleeping_at_once(count: int, *, fails: int = 0) -> MachineRegistry:
     machines = MachineRegistry(count, fails=fails)
-    machines.go_on.set()
+    machines.proceed.set()
     return machines
 
 
@@ -52,75 +52,75 @@ def at_once(count: int, *, fails: int = 0) -> MachineRegistry:
         ("sleep", signal.SIGTERM, True),
     ],
 )
-async def test_the_operators_word_overrules_what_the_signal_means(on_stop: OnStop, number: int, sleeps: bool) -> None:
-    stopping, machines = Shutdown(on_stop), at_once(2)
-    stopping.handle(number)
-    said = await stopping.settle(machines)
+async def test_the_operators_setting_overrides_the_signal(on_stop: OnStop, number: int, sleeps: bool) -> None:
+    shutdown, machines = Shutdown(on_stop), sleeping_at_once(2)
+    shutdown.handle(number)
+    message = await shutdown.settle(machines)
     assert machines.asleep == (2 if sleeps else 0)
-    assert said.startswith("2 machines sleep; the next start wakes them." if sleeps else "2 machines live on; ")
+    assert message.startswith("2 machines are asleep; the next" if sleeps else "2 machines keep running; ")
 
 
-async def test_a_server_that_ends_without_a_signal_leaves_machines_alone() -> None:
-    machines = at_once(1)
-    assert (await Shutdown("sleep").settle(machines)).startswith("1 machine lives on")
+async def test_a_server_that_ends_without_a_signal_leaves_machines_running() -> None:
+    machines = sleeping_at_once(1)
+    assert (await Shutdown("sleep").settle(machines)).startswith("1 machine keeps running")
     assert machines.asleep == 0
 
 
-async def test_without_machines_nothing_is_put_to_sleep(capsys: pytest.CaptureFixture[str]) -> None:
-    stopping = Shutdown("")
-    stopping.handle(signal.SIGINT)
-    assert await stopping.settle(MachineRegistry(0)) == "Stopped; no machine runs."
+async def test_without_machines_there_is_nothing_to_put_to_sleep(capsys: pytest.CaptureFixture[str]) -> None:
+    shutdown = Shutdown("")
+    shutdown.handle(signal.SIGINT)
+    assert await shutdown.settle(MachineRegistry(0)) == "Stopped; no machines are running."
     assert capsys.readouterr().err == ""
 
 
-async def test_what_cannot_be_put_to_sleep_is_told() -> None:
-    stopping = Shutdown("")
-    stopping.handle(signal.SIGINT)
-    said = await stopping.settle(at_once(3, fails=1))
-    assert said == "2 machines sleep, 1 lives on; the next start has all of them run."
+async def test_machines_that_cannot_be_put_to_sleep_are_reported() -> None:
+    shutdown = Shutdown("")
+    shutdown.handle(signal.SIGINT)
+    message = await shutdown.settle(sleeping_at_once(3, fails=1))
+    assert message == "2 machines are asleep, 1 keeps running; the next start wakes or takes over all of them."
 
 
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
-async def test_a_second_signal_waits_for_no_more_machines(second: int, capsys: pytest.CaptureFixture[str]) -> None:
-    stopping, machines = Shutdown(""), MachineRegistry(3)
-    stopping.handle(signal.SIGINT)
-    said: list[str] = []
+async def test_a_second_signal_stops_waiting_for_machines(second: int, capsys: pytest.CaptureFixture[str]) -> None:
+    shutdown, machines = Shutdown(""), MachineRegistry(3)
+    shutdown.handle(signal.SIGINT)
+    messages: list[str] = []
 
     async def settle() -> None:
-        said.append(await stopping.settle(machines))
+        messages.append(await shutdown.settle(machines))
 
     with anyio.fail_after(PATIENCE_S):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(settle)
-            await machines.one_sleeps.wait()
-            stopping.handle(second)
-    assert said == ["1 machine sleeps, 2 live on; the next start has all of them run."]
+            await machines.one_asleep.wait()
+            shutdown.handle(second)
+    assert messages == ["1 machine is asleep, 2 keep running; the next start wakes or takes over all of them."]
     assert "Putting 3 machines to sleep" in capsys.readouterr().err
 
 
-async def test_two_signals_before_it_begins_put_nothing_to_sleep() -> None:
-    stopping, machines = Shutdown(""), MachineRegistry(2)
-    stopping.handle(signal.SIGINT)
-    stopping.handle(signal.SIGINT)
+async def test_two_signals_before_the_shutdown_leave_machines_running() -> None:
+    shutdown, machines = Shutdown(""), MachineRegistry(2)
+    shutdown.handle(signal.SIGINT)
+    shutdown.handle(signal.SIGINT)
     with anyio.fail_after(PATIENCE_S):
-        said = await stopping.settle(machines)
-    assert said.startswith(("2 machines live on", "1 machine sleeps, 1 lives on"))
+        message = await shutdown.settle(machines)
+    assert message.startswith(("2 machines keep running", "1 machine is asleep, 1 keeps running"))
 
 
 @pytest.mark.parametrize(
-    ("asleep", "alive", "said"),
+    ("asleep", "alive", "message"),
     [
-        (0, 0, "Stopped; no machine runs."),
-        (1, 0, "1 machine sleeps; the next start wakes it."),
-        (0, 1, "1 machine lives on; the next start takes it over. To end it: casemate sandbox rm --all"),
-        (1, 1, "1 machine sleeps, 1 lives on; the next start has all of them run."),
+        (0, 0, "Stopped; no machines are running."),
+        (1, 0, "1 machine is asleep; the next start wakes it."),
+        (0, 1, "1 machine keeps running; the next start takes it over. To delete it: casemate sandbox rm --all"),
+        (1, 1, "1 machine is asleep, 1 keeps running; the next start wakes or takes over all of them."),
     ],
 )
-def test_one_machine_is_spoken_of_as_one(asleep: int, alive: int, said: str) -> None:
-    assert stop_summary(asleep=asleep, alive=alive) == said
+def test_messages_use_the_singular_for_one_machine(asleep: int, alive: int, message: str) -> None:
+    assert stop_summary(asleep=asleep, alive=alive) == message
 
 
-def test_the_beginning_promises_what_the_end_does() -> None:
+def test_the_startup_message_matches_the_shutdown() -> None:
     assert "sleep" in stop_hint("")
     assert "sleep" in stop_hint("sleep")
-    assert "live on" in stop_hint("keep")
+    assert "keep running" in stop_hint("keep")
