@@ -143,8 +143,8 @@ async def test_a_second_ctrl_c_gives_up_waiting_and_loses_nothing(place: Path) -
                 await anyio.sleep(0.005)
         await stop(server, signal.SIGINT)
         left = len(orphans(place / "instances"))
-    numbers = [int(number) for number in re.findall(r"(\d+) (?:machines? )?(?:(?:is|are) asleep|keeps? running)", said(place))]
-    assert sum(numbers) == 4, said(place)
+    counts = re.findall(r"(\d+) (?:machines? )?(?:(?:is|are) asleep|keeps? running)", said(place))
+    assert sum(int(count) for count in counts) == 4, said(place)
     assert ("running" in said(place)) == (left > 0), said(place)
     async with serving(place) as server, server.client() as client:
         for box, (pid, seen) in counters.items():
