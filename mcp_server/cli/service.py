@@ -145,5 +145,5 @@ def _store(settings: Settings) -> str:
 def _access(settings: Settings) -> str:
     registration = f"registration is {settings.registration_policy}"
     if settings.local_mode:
-        return f"NO KEY NEEDED: every program of this machine is the local user (local mode); {registration}"
+        return f"NO KEY NEEDED: every program on this host acts as the local user (local mode); {registration}"
     return f"with a key; {registration}"

@@ -31,7 +31,9 @@ def as_object(value: object) -> Object:
         CliError: The value is not an object.
     """
     if not isinstance(value, dict):
-        raise CliError(f"The server answered {shown(value)} where an object belongs: is it of another version?")
+        raise CliError(
+            f"The server answered {shown(value)} instead of a JSON object: does it run another version of Casemate?"
+        )
     return cast("Object", value)
 
 
@@ -42,7 +44,9 @@ def as_objects(value: object) -> list[Object]:
         CliError: The value is not a list of objects.
     """
     if not isinstance(value, list):
-        raise CliError(f"The server answered {shown(value)} where a list belongs: is it of another version?")
+        raise CliError(
+            f"The server answered {shown(value)} instead of a JSON list: does it run another version of Casemate?"
+        )
     return [as_object(item) for item in cast("list[object]", value)]
 
 

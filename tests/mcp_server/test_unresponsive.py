@@ -100,7 +100,7 @@ async def test_people_see_it_in_the_list_and_restart_it(place: Place, tmp_path: 
         assert row.split()[:3] == [SANDBOX, "box", "unresponsive"]
         assert "restart_sandbox" in (await cli("sandbox", "get", "box")).text
     await answers_again(place.fleet)
-    assert (await cli("sandbox", "restart", "box")).err == "box runs: restarted from its disk: its memory is lost\n"
+    assert (await cli("sandbox", "restart", "box")).err == "box is running: restarted from its disk: its memory is lost\n"
     assert "newest snapshot" in (await cli("sandbox", "restart", "box", "--from-snapshot")).err
     bob = cli.using(key=cli.keys["bob"])
     assert "There is no sandbox 'box'" in (await bob("sandbox", "restart", "box")).refusal

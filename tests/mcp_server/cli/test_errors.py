@@ -202,12 +202,12 @@ def answer(status: int, body: bytes, **headers: str) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
-def error(status: int, **said: str) -> bytes:
-    return answer(status, json.dumps(said).encode(), content_type="application/json", retry_after="7")
+def error(status: int, **fields: str) -> bytes:
+    return answer(status, json.dumps(fields).encode(), content_type="application/json", retry_after="7")
 
 
 @pytest.mark.parametrize(
-    ("said", "words"),
+    ("response", "words"),
     [
         (error(401, error="authentication required"), KEYS),
         (error(403, error="This needs the scope run; the credential has read"), "needs the scope run"),
@@ -220,15 +220,17 @@ def error(status: int, **said: str) -> bytes:
         (answer(404, b"<html>nginx</html>"), "is it a Casemate server"),
         (answer(502, b""), "is it a Casemate server"),
         (answer(200, b"<html>hello</html>"), "did not answer with JSON"),
-        (answer(200, b"[1]"), "where an object belongs"),
-        (answer(200, b'{"data": {"a": 1}}'), "where a list belongs"),
+        (answer(200, b"[1]"), "instead of a JSON object"),
+        (answer(200, b'{"data": {"a": 1}}'), "instead of a JSON list"),
         (answer(200, b'{"data": [')[:-3], "closed the connection early"),
         (b"", "closed the connection early"),
         (b"SSH-2.0-OpenSSH_9.2\r\n", "closed the connection early"),
     ],
 )
-async def test_unexpected_answers_are_reported_in_one_line_with_the_way_out(cli: Cli, said: bytes, words: str) -> None:
-    async with answering(said) as url:
+async def test_unexpected_answers_are_reported_in_one_line_with_the_way_out(
+    cli: Cli, response: bytes, words: str
+) -> None:
+    async with answering(response) as url:
         assert words in (await cli("--url", url, "sandbox", "list")).refusal
 
 
