@@ -90,9 +90,9 @@ async def test_clients_see_a_word_that_they_know_and_what_it_means(place: Place)
 
 
 async def test_people_see_it_in_the_list_and_restart_it(place: Place, tmp_path: Path) -> None:
-    here = tmp_path / "here"
-    here.mkdir()
-    cli = Cli(url=place.edge.url, key=place.edge.keys["alice"], keys=place.edge.keys, cwd=here)
+    cwd = tmp_path / "cwd"
+    cwd.mkdir()
+    cli = Cli(url=place.edge.url, key=place.edge.keys["alice"], keys=place.edge.keys, cwd=cwd)
     with place.fleet.stopped():
         assert not await place.fleet.look()
         assert re.search(r"  box +unresponsive +code ", (await cli("sandbox", "list")).text)
@@ -100,7 +100,8 @@ async def test_people_see_it_in_the_list_and_restart_it(place: Place, tmp_path: 
         assert row.split()[:3] == [SANDBOX, "box", "unresponsive"]
         assert "restart_sandbox" in (await cli("sandbox", "get", "box")).text
     await answers_again(place.fleet)
-    assert (await cli("sandbox", "restart", "box")).err == "box is running: restarted from its disk: its memory is lost\n"
+    restarted = await cli("sandbox", "restart", "box")
+    assert restarted.err == "box is running: restarted from its disk: its memory is lost\n"
     assert "newest snapshot" in (await cli("sandbox", "restart", "box", "--from-snapshot")).err
     bob = cli.using(key=cli.keys["bob"])
     assert "There is no sandbox 'box'" in (await bob("sandbox", "restart", "box")).refusal
