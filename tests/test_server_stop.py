@@ -87,7 +87,7 @@ async def test_ctrl_c_puts_machines_to_sleep_and_the_next_start_wakes_them(place
             seen = await count(client, box, pid)
         await stop(server, signal.SIGINT)
         assert orphans(place / "instances") == {}
-    assert said(place) == "2 machines sleep; the next start wakes them."
+    assert said(place) == "2 machines are asleep; the next start wakes them."
     async with serving(place) as server, server.client() as client:
         for each in (box, other):
             await runs(client, each)
@@ -101,7 +101,7 @@ async def test_who_was_asleep_before_stays_asleep(place: Path) -> None:
             other, _ = await counting(client, "other")
         cli(place, "sandbox", "sleep", box)
         await stop(server, signal.SIGINT)
-    assert said(place) == "1 machine sleeps; the next start wakes it."
+    assert said(place) == "1 machine is asleep; the next start wakes it."
     async with serving(place) as server, server.client() as client:
         await runs(client, other)
         assert await status(client, box) == "snapshotted"
@@ -111,9 +111,9 @@ async def test_who_was_asleep_before_stays_asleep(place: Path) -> None:
 @pytest.mark.parametrize(
     ("word", "number", "end", "left"),
     [
-        ("", signal.SIGTERM, "1 machine lives on; the next start takes it over.", 1),
-        ("keep", signal.SIGINT, "1 machine lives on; the next start takes it over.", 1),
-        ("sleep", signal.SIGTERM, "1 machine sleeps; the next start wakes it.", 0),
+        ("", signal.SIGTERM, "1 machine keeps running; the next start takes it over.", 1),
+        ("keep", signal.SIGINT, "1 machine keeps running; the next start takes it over.", 1),
+        ("sleep", signal.SIGTERM, "1 machine is asleep; the next start wakes it.", 0),
     ],
 )
 async def test_the_word_of_the_operator_counts_and_nothing_is_lost(
@@ -143,9 +143,9 @@ async def test_a_second_ctrl_c_gives_up_waiting_and_loses_nothing(place: Path) -
                 await anyio.sleep(0.005)
         await stop(server, signal.SIGINT)
         left = len(orphans(place / "instances"))
-    numbers = [int(number) for number in re.findall(r"(\d+) (?:machines? )?(?:sleeps?|lives?)\b", said(place))]
-    assert sum(numbers) == 4, said(place)
-    assert ("live" in said(place)) == (left > 0), said(place)
+    counts = re.findall(r"(\d+) (?:machines? )?(?:(?:is|are) asleep|keeps? running)", said(place))
+    assert sum(int(count) for count in counts) == 4, said(place)
+    assert ("running" in said(place)) == (left > 0), said(place)
     async with serving(place) as server, server.client() as client:
         for box, (pid, seen) in counters.items():
             await runs(client, box)
@@ -160,7 +160,7 @@ async def test_a_call_in_flight_ends_and_its_machine_sleeps(place: Path) -> None
             tasks.start_soon(_call_that_ends_early, server, box)
             await _until_it_runs(server, box)
             await stop(server, signal.SIGINT)
-    assert said(place) == "1 machine sleeps; the next start wakes it."
+    assert said(place) == "1 machine is asleep; the next start wakes it."
     async with serving(place) as server, server.client() as client:
         assert (await call(client, "execute_command", id=box, command="echo alive")).startswith("alive")
 

@@ -1,4 +1,4 @@
-// Runs once, when the database is empty: a user for Casemate that may use its own database and nothing else.
+// Creates a user for Casemate with access to its own database only. Runs once, when MongoDB starts without data.
 const password = require("fs").readFileSync("/run/secrets/mongo-password", "utf8").trim();
 db.getSiblingDB("casemate").createUser({
   user: "casemate",

@@ -1,8 +1,7 @@
-"""The command line: `casemate`. Its commands work on a server over REST, but for those that are the server's own.
+"""The command line, `casemate`: commands that call a server over REST, and commands that run on this host.
 
-`serve`, `doctor`, `image`, `config` and `store` work on this machine. What can go wrong for the person at the keyboard
-ends in one line that says the way out, and exit status 2, or 75 where the same may work a little later; never in a
-traceback.
+`serve`, `doctor`, `image`, `config` and `store` run on this host. An expected error prints one line that says how to
+fix it and exits with status 2, or with 75 if a retry may succeed; it never prints a traceback.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from . import (
     invites,
     keys,
     logs,
-    people,
+    members,
     quotas,
     sandboxes,
     serve,
@@ -39,9 +38,10 @@ from . import (
     snapshots,
     store,
     top,
+    users,
 )
-from .completion import completion, listen_to_shells
-from .console import CliError, complain
+from .completion import completion, enable_completion
+from .console import CliError, print_errors
 from .options import KeyFileOption, UrlOption
 
 app = typer.Typer(
@@ -63,15 +63,15 @@ app.command("cp")(cp.cp)
 app.command("logs")(logs.logs)
 app.command("top")(top.top)
 app.add_typer(keys.app, name="key")
-app.add_typer(people.users, name="user")
-app.add_typer(people.members, name="member")
+app.add_typer(users.app, name="user")
+app.add_typer(members.app, name="member")
 app.add_typer(invites.app, name="invite")
 app.add_typer(quotas.app, name="quota")
 app.command("audit")(audit.audit)
 app.command("completion")(completion)
 
 
-def _tell_version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"casemate {version('casemate')}")
         raise typer.Exit
@@ -81,34 +81,43 @@ def _tell_version(wanted: bool) -> None:
 def casemate(
     url: UrlOption = "",
     key_file: KeyFileOption = None,
-    tell_version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", callback=_tell_version, is_eager=True)
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
     """MicroVM sandboxes for AI agents, offered as MCP tools."""
-    del url, key_file, tell_version  # The commands take them from the context.
+    del url, key_file, show_version  # Commands read them from the context.
     logging.configure("warning", "auto")
 
 
-_TROUBLES = (CliError, SettingsRefused, DataDirInUse, PortRefused, TracingRefused, CasemateError, StoreError, AuthError)
-_REFUSED, _LATER = 2, 75  # EX_TEMPFAIL of sysexits.h: who supervises may start it again
+_EXPECTED_ERRORS = (
+    CliError,
+    SettingsRefused,
+    DataDirInUse,
+    PortRefused,
+    TracingRefused,
+    CasemateError,
+    StoreError,
+    AuthError,
+)
+_FAILED, _RETRY = 2, 75  # EX_TEMPFAIL of sysexits.h: a supervisor may start it again
 
 
 def main() -> None:
-    """The entry point of `casemate`."""
-    status = _REFUSED
-    listen_to_shells()
+    """Run `casemate` and exit with its status."""
+    status = _FAILED
+    enable_completion()
     try:
         app()
-    except _TROUBLES as trouble:
-        complain(*str(trouble).splitlines())
-        status = _LATER if isinstance(trouble, StoreUnavailable) else _REFUSED
+    except _EXPECTED_ERRORS as error:
+        print_errors(*str(error).splitlines())
+        status = _RETRY if isinstance(error, StoreUnavailable) else _FAILED
     except BaseExceptionGroup as group:
-        known, others = group.split(_TROUBLES)
+        known, others = group.split(_EXPECTED_ERRORS)
         if known is None or others is not None:
             raise
-        complain(*_messages(cast("BaseExceptionGroup[BaseException]", known)))
-        status = _LATER if known.split(StoreUnavailable)[1] is None else _REFUSED
+        print_errors(*_messages(cast("BaseExceptionGroup[BaseException]", known)))
+        status = _RETRY if known.split(StoreUnavailable)[1] is None else _FAILED
     sys.exit(status)
 
 

@@ -1,4 +1,4 @@
-"""`casemate audit`: who did what, and what was refused."""
+"""`casemate audit`: show the audit log."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import anyio
 import typer
 
 from .console import note, run, show_json, show_table
-from .options import AsJson, place_of
+from .options import AsJson, target_of
 from .remote import Query, Remote, route
 from .target import open_remote
 from .values import Object, as_object, as_objects, cell, check_ref, moment
@@ -20,7 +20,7 @@ _HEAD = ("time", "who", "surface", "action", "sandbox", "decision", "status", "m
 
 
 class Decision(StrEnum):
-    """What became of a call."""
+    """The outcome of a call."""
 
     ALLOWED = "allowed"
     REFUSED = "refused"
@@ -29,23 +29,28 @@ class Decision(StrEnum):
 
 def audit(
     context: typer.Context,
-    sandbox: Annotated[str, typer.Option("--sandbox", metavar="REF", help="Only calls on this one.")] = "",
+    sandbox: Annotated[str, typer.Option("--sandbox", metavar="SANDBOX", help="Only calls on this sandbox.")] = "",
     key: Annotated[str, typer.Option("--key", metavar="ID", help="Only calls with this key.")] = "",
-    user: Annotated[str, typer.Option("--user", metavar="ID", help="Only calls of this user.")] = "",
-    action: Annotated[str, typer.Option("--action", help="Only calls of this kind, such as sandbox.exec.")] = "",
-    decision: Annotated[Decision | None, typer.Option("--decision", help="Only calls that ended so.")] = None,
+    user: Annotated[str, typer.Option("--user", metavar="ID", help="Only calls by this user.")] = "",
+    action: Annotated[str, typer.Option("--action", help="Only calls with this action, such as sandbox.exec.")] = "",
+    decision: Annotated[Decision | None, typer.Option("--decision", help="Only calls with this decision.")] = None,
     since: Annotated[
-        str, typer.Option("--since", metavar="WHEN", help="2h, 7d, or a time such as 2026-01-31T12:00:00Z.")
+        str,
+        typer.Option(
+            "--since", metavar="WHEN", help="An age such as 2h or 7d, or a time such as 2026-01-31T12:00:00Z."
+        ),
     ] = "",
-    until: Annotated[str, typer.Option("--until", metavar="WHEN", help="RecordFile as --since is.")] = "",
-    org: Annotated[str, typer.Option("--org", metavar="ID", help="For the operator: of another one, * of all.")] = "",
-    limit: Annotated[int, typer.Option("--limit", min=1, max=1_000_000, help="The newest so many.")] = 100,
-    following: Annotated[
-        bool, typer.Option("-f", "--follow", help="Go on with what comes, until an interrupt.")
-    ] = False,
+    until: Annotated[str, typer.Option("--until", metavar="WHEN", help="Same format as --since.")] = "",
+    org: Annotated[
+        str, typer.Option("--org", metavar="ID", help="Operator only: another organisation, or * for all.")
+    ] = "",
+    limit: Annotated[
+        int, typer.Option("--limit", min=1, max=1_000_000, help="Show at most this many, the newest.")
+    ] = 100,
+    following: Annotated[bool, typer.Option("-f", "--follow", help="Print new records until interrupted.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show the record of calls, oldest of them first. With --json and --follow: one record on a line."""
+    """Show the audit log, oldest record first. With --json and --follow, print one record per line."""
     given = {
         "sandbox": check_ref(sandbox) if sandbox else "",
         "key": key,
@@ -57,10 +62,10 @@ def audit(
         "org": org,
     }
     query: Query = {name: str(value) for name, value in given.items() if value}
-    # No look for the sandbox here: that would be a call of its own, and its record among those that are shown.
+    # Do not resolve the sandbox first: that call would add a record to the log that is shown.
 
     async def work() -> None:
-        async with open_remote(place_of(context)) as remote:
+        async with open_remote(target_of(context)) as remote:
             found = await _newest(remote, query, limit)
             if not following:
                 _show(found, as_json=as_json)
@@ -84,7 +89,7 @@ async def _newest(remote: Remote, query: Query, limit: int) -> list[Object]:
 
 
 async def _follow(remote: Remote, query: Query, found: list[Object], *, as_json: bool) -> None:
-    """What there is, then what comes. A call is recorded at its end, so the newest are looked at again and again."""
+    """Print the records found, then new ones. Calls are recorded when they end, so the newest are polled."""
     seen: dict[str, None] = {}
     while True:
         new = [record for record in found if str(record.get("id")) not in seen]
@@ -106,16 +111,16 @@ def _show(found: list[Object], *, as_json: bool) -> None:
     elif found:
         show_table([_HEAD, *(_row(record) for record in found)])
     else:
-        note("There is no record of such a call.")
+        note("No records found.")
 
 
 def _row(record: Object) -> tuple[str, ...]:
-    what = record.get("reason") or record.get("arguments") or ""
+    details = record.get("reason") or record.get("arguments") or ""
     count = record.get("count")
     return (
         moment(record.get("time")),
         cell(record.get("keyId") or record.get("userId") or record.get("address")),
         *(cell(record.get(name)) for name in ("surface", "action", "sandbox", "decision", "status", "durationMs")),
         cell(record.get("exitCode")),
-        (f"{count} times: " if isinstance(count, int) and count > 1 else "") + cell(what),
+        (f"{count} times: " if isinstance(count, int) and count > 1 else "") + cell(details),
     )

@@ -1,4 +1,4 @@
-"""`casemate completion`: scripts that complete commands, options and names of sandboxes and snapshots in a shell."""
+"""`casemate completion`: shell completion of commands, options, and names of sandboxes and snapshots."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _VARIABLE = "_CASEMATE_COMPLETE"
 
 
 class Shell(StrEnum):
-    """Shells that are served."""
+    """Supported shells."""
 
     BASH = "bash"
     ZSH = "zsh"
@@ -22,7 +22,7 @@ class Shell(StrEnum):
 
 
 def completion(shell: Annotated[Shell, typer.Argument(metavar="bash|zsh|fish", help="Your shell.")]) -> None:
-    """Print the script that completes commands, options and names of sandboxes and snapshots.
+    """Print the completion script for a shell.
 
     bash: eval "$(casemate completion bash)" in ~/.bashrc; zsh: the same in ~/.zshrc after compinit;
     fish: casemate completion fish > ~/.config/fish/completions/casemate.fish
@@ -30,6 +30,6 @@ def completion(shell: Annotated[Shell, typer.Argument(metavar="bash|zsh|fish", h
     typer.echo(get_completion_script(prog_name=_PROGRAM, complete_var=_VARIABLE, shell=shell))
 
 
-def listen_to_shells() -> None:
-    """Have the questions of these scripts answered; without it typer knows scripts of another form."""
+def enable_completion() -> None:
+    """Answer the requests of these completion scripts; typer's default handles another script format."""
     completion_init()

@@ -1,4 +1,4 @@
-"""`casemate config`: which settings are in force, where each came from, and which variables do nothing."""
+"""`casemate config`: show the effective settings, their origins, and variables without effect."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ import typer
 from mcp_server.settings import PREFIX, Settings, SettingsRefused
 from mcp_server.settings.names import SECRETS, without_effect
 
-from .console import complain, err, out, show_table
+from .console import err, out, print_errors, show_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from mcp_server.settings import Reading
 
-app = typer.Typer(help="The settings.", no_args_is_help=True)
+app = typer.Typer(help="Settings.", no_args_is_help=True)
 _DEFAULT = "default"
 
 
 @app.callback()
 def config() -> None:
-    """The settings."""
+    """Settings."""
 
 
 @app.command()
-def show(as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False) -> None:
-    """Print every setting, its value, and where it came from; secrets are hidden.
+def show(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Print every setting, its value and its origin; secrets are hidden.
 
-    Exit status 2, and all reasons, if one is refused.
+    If a setting is invalid, print every reason and exit with status 2.
     """
     try:
         reading = Settings.read(os.environ)
@@ -39,9 +39,9 @@ def show(as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for p
         if as_json:
             out.print(json.dumps({"refused": refused.reasons}, indent=2), markup=False)
         else:
-            complain(*refused.reasons)
+            print_errors(*refused.reasons)
         raise typer.Exit(2) from None
-    idle = _idle(os.environ)
+    ignored = _ignored_variables(os.environ)
     if as_json:
         report = {
             "settings": [
@@ -49,23 +49,23 @@ def show(as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for p
                     "name": name,
                     "variable": _variable(name),
                     "secret": name in SECRETS,
-                    "value": _plain(name, reading),
+                    "value": _json_value(name, reading),
                     "origin": _origin(name, reading),
                 }
                 for name in Settings.model_fields
             ],
             "registrationPolicy": reading.settings.registration_policy,
             "withoutEffect": [
-                {"variable": variable, "system": system, "reason": reason} for variable, system, reason in idle
+                {"variable": variable, "system": system, "reason": reason} for variable, system, reason in ignored
             ],
             "warnings": list(reading.warnings),
         }
         out.print(json.dumps(report, indent=2), markup=False)
         return
     show_table([(_variable(name), _shown(name, reading), _origin(name, reading)) for name in Settings.model_fields])
-    if idle:
+    if ignored:
         out.print("\nSet, but without effect:\n", markup=False)
-        show_table([(f"{variable} ({system})", reason) for variable, system, reason in idle])
+        show_table([(f"{variable} ({system})", reason) for variable, system, reason in ignored])
     for warning in reading.warnings:
         err.print(f"casemate: {warning}", markup=False, style="yellow")
 
@@ -78,8 +78,8 @@ def _origin(name: str, reading: Reading) -> str:
     return str(reading.origins.get(name, _DEFAULT))
 
 
-def _plain(name: str, reading: Reading) -> bool | int | str | list[str]:
-    """A value as JSON has it; of a secret only whether it is set."""
+def _json_value(name: str, reading: Reading) -> bool | int | str | list[str]:
+    """Return a setting as a JSON value; for a secret, only whether it is set."""
     value: object = getattr(reading.settings, name)
     if name in SECRETS:
         return bool(value)
@@ -89,8 +89,8 @@ def _plain(name: str, reading: Reading) -> bool | int | str | list[str]:
 
 
 def _shown(name: str, reading: Reading) -> str:
-    """A value as a person would type it."""
-    value = _plain(name, reading)
+    """Return a setting as a user would type it."""
+    value = _json_value(name, reading)
     if name in SECRETS:
         return "set (hidden)" if value else "not set"
     if isinstance(value, bool):
@@ -99,7 +99,7 @@ def _shown(name: str, reading: Reading) -> str:
     return text or (f"- ({reading.settings.registration_policy})" if name == "registration" else "-")
 
 
-def _idle(environ: Mapping[str, str]) -> list[tuple[str, str, str]]:
-    """Variables that are set, belong to a system that Casemate replaces, and do nothing: name, system, reason."""
+def _ignored_variables(environ: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    """Return name, system and reason of variables that are set for a replaced system but have no effect here."""
     found = ((variable, without_effect(variable)) for variable in sorted(environ) if environ[variable])
-    return [(variable, idle.system, idle.reason) for variable, idle in found if idle is not None]
+    return [(variable, ignored.system, ignored.reason) for variable, ignored in found if ignored is not None]

@@ -1,4 +1,4 @@
-"""Where the commands write: results to standard output, everything else to standard error."""
+"""Terminal output and signal handling of the commands: results go to standard output, the rest to standard error."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ T = TypeVar("T")
 out = Console(soft_wrap=True, highlight=False, emoji=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
 
-_OWN = 0o700
+_OWNER_ONLY = 0o700
 _SIGNALLED = 128
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LOOP = {"use_uvloop": True}
 
 
 class CliError(Exception):
-    """A command cannot do its work; the message is one line for the person at the keyboard, with the way out."""
+    """A command failed; the message is one line for the user and says how to fix it."""
 
 
 def show_table(rows: Sequence[Sequence[str]]) -> None:
-    """Write rows in columns, never cut: what is piped into a program must be whole."""
+    """Print rows in aligned columns, never truncated, so that piped output is complete."""
     lines = [[plain(cell) for cell in row] for row in rows]
     widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
     for line in lines:
@@ -45,40 +45,40 @@ def show_table(rows: Sequence[Sequence[str]]) -> None:
 
 
 def show_json(value: object, *, lines: bool = False) -> None:
-    """Write a value for programs.
+    """Print a value as JSON.
 
     Args:
-        value: Anything that JSON has.
-        lines: On one line, as one of a stream of values.
+        value: Any JSON value.
+        lines: Print it on one line, as one of a stream of values.
     """
-    # In ASCII: no text of somebody else's reaches the terminal as a control sequence.
+    # ASCII only, so that untrusted text cannot send control sequences to the terminal.
     sys.stdout.write(json.dumps(value, indent=None if lines else 2) + "\n")
     sys.stdout.flush()
 
 
 def note(text: str) -> None:
-    """Write a line about what was done, beside the results."""
+    """Print a message to standard error, apart from the results."""
     err.print(plain(text), markup=False)
 
 
-def complain(*lines: str) -> None:
-    """Write refusals, one a line."""
+def print_errors(*lines: str) -> None:
+    """Print error messages, one per line."""
     for line in lines:
         err.print(f"casemate: {plain(line)}", markup=False, style="red")
 
 
 def plain(text: str) -> str:
-    """A text of somebody else's on one line, without what would steer a terminal."""
+    """Escape untrusted text: keep it on one line and free of terminal control characters."""
     if text.isprintable():
         return text
     return "".join(_shown(letter) for letter in text)
 
 
 async def write_raw(name: str, data: bytes) -> None:
-    """Write bytes as they are, to `stdout` or `stderr`.
+    """Write bytes unchanged to `stdout` or `stderr`.
 
     Raises:
-        typer.Exit: Nobody reads them any more, as a shell would say it.
+        typer.Exit: The reader closed the pipe; the status is the one that shells use for SIGPIPE.
     """
     stream = sys.stderr.buffer if name == "stderr" else sys.stdout.buffer
 
@@ -89,33 +89,33 @@ async def write_raw(name: str, data: bytes) -> None:
     try:
         await anyio.to_thread.run_sync(write)
     except BrokenPipeError:
-        # Python would try once more at its end, and complain.
+        # Otherwise Python flushes the stream again at exit and reports an error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         raise typer.Exit(_SIGNALLED + signal.SIGPIPE) from None
 
 
 def run(work: Callable[[], Awaitable[T]]) -> T:
-    """Run a command's asynchronous part; a signal ends it in order, with the status that shells give that."""
+    """Run a command's asynchronous part; a signal cancels it and exits with the status that shells use for it."""
     try:
-        return anyio.run(_heeding, work, backend_options=_LOOP)
-    except KeyboardInterrupt:  # a second one, while the first is being heeded
+        return anyio.run(_until_signal, work, backend_options=_LOOP)
+    except KeyboardInterrupt:  # a second Ctrl-C while the first is being handled
         raise typer.Exit(_SIGNALLED + signal.SIGINT) from None
 
 
 def run_server(work: Callable[[], Awaitable[None]]) -> None:
-    """Run something that heeds signals by itself."""
+    """Run a server that handles signals itself."""
     anyio.run(work, backend_options=_LOOP)
 
 
-async def _heeding(work: Callable[[], Awaitable[T]]) -> T:
-    # One that is ignored, as nohup has it, stays so.
-    heeded = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+async def _until_signal(work: Callable[[], Awaitable[T]]) -> T:
+    # Keep ignoring signals that are already ignored, for example under nohup.
+    handled = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     caught: list[int] = []
     results: list[T] = []
     failures: list[Exception] = []
 
-    async def heed(*, task_status: TaskStatus[None]) -> None:
-        with anyio.open_signal_receiver(*heeded) as signals:
+    async def handle(*, task_status: TaskStatus[None]) -> None:
+        with anyio.open_signal_receiver(*handled) as signals:
             task_status.started()
             async for number in signals:
                 caught.append(number)
@@ -123,11 +123,11 @@ async def _heeding(work: Callable[[], Awaitable[T]]) -> T:
                 break
 
     async with anyio.create_task_group() as tasks:
-        await tasks.start(heed)
+        await tasks.start(handle)
         try:
             results.append(await work())
         except Exception as error:
-            failures.append(error)  # raised below, outside of the group that would wrap it
+            failures.append(error)  # raised below, because the task group would wrap it
         tasks.cancel_scope.cancel()
     if caught:
         raise typer.Exit(_SIGNALLED + caught[0])
@@ -137,24 +137,24 @@ async def _heeding(work: Callable[[], Awaitable[T]]) -> T:
 
 
 def prepare_directory(data: Path) -> None:
-    """Make the data directory, for its user alone.
+    """Create the data directory with access for its owner only.
 
     Raises:
-        CliError: It cannot be written.
+        CliError: The directory cannot be created or is not writable.
     """
     try:
-        data.mkdir(parents=True, exist_ok=True, mode=_OWN)
+        data.mkdir(parents=True, exist_ok=True, mode=_OWNER_ONLY)
     except OSError as error:
-        raise CliError(f"CASEMATE_DATA={data} cannot be made ({error.strerror}): {_WAY_OUT}") from None
+        raise CliError(f"CASEMATE_DATA: cannot create {data} ({error.strerror}): {_WAY_OUT}") from None
     if not os.access(data, os.W_OK | os.X_OK):
-        raise CliError(f"CASEMATE_DATA={data} cannot be written: {_WAY_OUT}")
+        raise CliError(f"CASEMATE_DATA: {data} is not writable: {_WAY_OUT}")
 
 
 def _shown(letter: str) -> str:
-    # What is not printable steers the terminal, or the eye: control characters, direction marks, line separators.
+    # Control characters, direction marks and line separators can spoof or reprogram the terminal.
     if letter.isprintable() or unicodedata.category(letter) == "Zs":
         return letter
     return letter.encode("unicode_escape").decode("ascii")
 
 
-_WAY_OUT = "set it to a directory of yours"
+_WAY_OUT = "set it to a directory that you can write to"

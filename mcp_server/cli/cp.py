@@ -1,4 +1,4 @@
-"""`casemate cp`: copy files and directories in, out, and between sandboxes."""
+"""`casemate cp`: copy files and directories into, out of, and between sandboxes."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from .console import CliError, err, note, plain, run, show_json, write_raw
-from .copying import TreePath, copy
 from .local_tree import LocalTree, standard_input
-from .options import AsJson, place_of
+from .options import AsJson, target_of
 from .sandbox_tree import SandboxTree
 from .target import open_remote
+from .tree_copy import copy
+from .tree_path import TreePath
 from .values import amount, check_ref
 
 if TYPE_CHECKING:
@@ -24,39 +25,43 @@ if TYPE_CHECKING:
     from .remote import Remote
 
 _STANDARD = "-"
-_IN_BOX = re.compile(r"([^/:]+):(.*)", re.DOTALL)
+_IN_SANDBOX = re.compile(r"([^/:]+):(.*)", re.DOTALL)
 _NEW = 0o644
 _INCOMPLETE = 1
 
 
 def cp(
     context: typer.Context,
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A path here, BOX:/PATH, or - for standard input.")],
-    target: Annotated[str, typer.Argument(metavar="TARGET", help="A path here, BOX:/PATH, or - for standard output.")],
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="A local path, SANDBOX:/PATH, or - for standard input.")
+    ],
+    target: Annotated[
+        str, typer.Argument(metavar="TARGET", help="A local path, SANDBOX:/PATH, or - for standard output.")
+    ],
     recursive: Annotated[
-        bool, typer.Option("-r", "--recursive", help="Directories are copied whole anyway; for the fingers.")
+        bool, typer.Option("-r", "--recursive", help="No effect: directories are always copied recursively.")
     ] = False,
     outward: Annotated[
-        bool, typer.Option("--outward-links", help="Make links here that lead out of the directory from a sandbox.")
+        bool, typer.Option("--outward-links", help="Also create local links that point outside TARGET.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Copy a file or a directory: into a sandbox, out of one, or from one to another.
+    """Copy a file or a directory into a sandbox, out of one, or from one to another.
 
-    Names are given as cp gives them: into TARGET if that is a directory, under its name else. A local path with a colon
-    is written ./so. Files are replaced whole or not at all. A directory goes with modes, times and links; what cannot
-    go is named, and the status is 1.
+    As with cp, SOURCE is copied into TARGET if TARGET is a directory; otherwise TARGET is the new name. Write a local
+    path that contains a colon as ./a:b. Files are replaced atomically. Directories keep modes, times and links; files
+    that cannot be copied are listed, and the exit status is 1.
     """
     del recursive
     ends = (_End.parse(source), _End.parse(target))
     if not any(end.ref for end in ends):
-        raise CliError("Neither is in a sandbox: write one of them as BOX:/PATH")
+        raise CliError("Neither SOURCE nor TARGET is in a sandbox: write one of them as SANDBOX:/PATH")
 
     async def work() -> _Tally:
-        async with open_remote(place_of(context)) as remote:
+        async with open_remote(target_of(context)) as remote:
             with _shown() as tally:
-                origin, goal = (end.spot(remote, outward=outward) for end in ends)
-                await _transfer(origin, goal, tally)
+                source_path, target_path = (end.tree_path(remote, outward=outward) for end in ends)
+                await _transfer(source_path, target_path, tally)
                 return tally
 
     tally = run(work)
@@ -72,7 +77,7 @@ def cp(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _End:
-    """One end of a copy; `ref` is empty for this machine."""
+    """One end of a copy; `ref` is empty for the local file system."""
 
     ref: str
     path: str
@@ -80,22 +85,23 @@ class _End:
     @classmethod
     def parse(cls, text: str) -> _End:
         if not text or "\0" in text:
-            raise CliError(f"{text[:80]!r} is no path: write a path here, BOX:/PATH, or -")
-        found = _IN_BOX.fullmatch(text)
+            raise CliError(f"{text[:80]!r} is not a path: write a local path, SANDBOX:/PATH, or -")
+        found = _IN_SANDBOX.fullmatch(text)
         if found is None:
             return cls(ref="", path=text)
         if not found[2].startswith("/"):
             raise CliError(
-                f"{text[:80]!r}: paths in a sandbox are absolute: write {found[1][:80]}:/root/{found[2][:80]}"
+                f"{text[:80]!r}: a path in a sandbox must be absolute: write {found[1][:80]}:/root/{found[2][:80]}"
             )
         return cls(ref=check_ref(found[1]), path=found[2])
 
-    def spot(self, remote: Remote, *, outward: bool) -> TreePath:
-        return TreePath(tree=SandboxTree(remote, self.ref) if self.ref else LocalTree(outward=outward), path=self.path)
+    def tree_path(self, remote: Remote, *, outward: bool) -> TreePath:
+        tree = SandboxTree(remote, self.ref) if self.ref else LocalTree(outward=outward)
+        return TreePath(tree=tree, path=self.path)
 
 
 class _Tally:
-    """What was copied, and the bar that shows it if there is one."""
+    """Counts of copied and skipped files, with an optional progress bar."""
 
     def __init__(self, bars: Progress | None = None) -> None:
         self.files = 0
@@ -120,15 +126,15 @@ class _Tally:
     def skip(self, names: list[tuple[str, str]], count: int) -> None:
         self.skipped += [name for name, _ in names]
         self.skipped_count += count
-        for name, why in names:
-            note(f"Left out {name}: {why}.")
+        for name, reason in names:
+            note(f"Skipped {name}: {reason}.")
         if count > len(names):
-            note(f"Left out {count - len(names)} more.")
+            note(f"Skipped {count - len(names)} more.")
 
 
 @contextmanager
 def _shown() -> Generator[_Tally]:
-    """A tally, with a bar on a terminal."""
+    """Yield a tally, with a progress bar if standard error is a terminal."""
     if not err.is_terminal:
         yield _Tally()
         return
@@ -140,10 +146,10 @@ def _shown() -> Generator[_Tally]:
 async def _transfer(source: TreePath, target: TreePath, tally: _Tally) -> None:
     if source.path == _STANDARD and not source.tree.sandbox:
         tally.begin("standard input", 0)
-        there = await target.tree.look(target.path)
-        if there is not None and there.kind == "directory":
-            raise CliError(f"{target.name} is a directory: name the file that standard input goes into")
-        await target.tree.write(target.path, _counted(standard_input(), tally), _NEW if there is None else there.mode)
+        old = await target.tree.find(target.path)
+        if old is not None and old.kind == "directory":
+            raise CliError(f"{target.name} is a directory: name a file to write standard input to")
+        await target.tree.write(target.path, _counted(standard_input(), tally), _NEW if old is None else old.mode)
     elif target.path == _STANDARD and not target.tree.sandbox:
         tally.begin(source.name, 0)
         async with source.tree.open(source.path) as content:

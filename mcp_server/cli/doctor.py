@@ -1,4 +1,4 @@
-"""`casemate doctor`: what the host has, what is missing, and the command that mends it."""
+"""`casemate doctor`: check the host's requirements and print the commands that install missing ones."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from vmm.hypervisor.doctor import Finding
 
 
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False) -> None:
-    """Look at the host and say what Casemate needs there. Exit status 1 if something is missing."""
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Check whether the host meets Casemate's requirements. Exit status 1 if something required is missing."""
     data = Settings.load().data
     findings = run(lambda: examine(data))
     healthy = all(finding.ok or not finding.required for finding in findings)
@@ -30,7 +30,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for
         fixes = list(dict.fromkeys(finding.fix for finding in findings if finding.fix and finding.required))
         for fix in fixes:
             out.print(f"  {fix}", markup=False)
-        out.print("Everything that is needed is there." if healthy else "Mend that, then run casemate doctor again.")
+        out.print("All requirements are met." if healthy else "Fix this, then run casemate doctor again.")
     raise typer.Exit(0 if healthy else 1)
 
 

@@ -1,4 +1,4 @@
-"""What is typed into a session, and the few words in it that are for the command line itself, as ssh has them."""
+"""Escape sequences typed into a terminal session, as in ssh."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ _TILDE, _DOT = b"~", b"."
 
 
 class Escapes:
-    """Watches for `~.` at the beginning of a line, which leaves the session; `~~` there is one tilde."""
+    """Detects `~.` at the start of a line, which detaches from the session; `~~` there sends one tilde."""
 
     def __init__(self) -> None:
         self._at_start = True
         self._held = False
 
     def feed(self, typed: bytes) -> tuple[bytes, bool]:
-        """What goes to the session, and whether the person leaves; what follows that is lost."""
+        """Return the bytes to send and whether the user detaches; bytes typed after the escape are dropped."""
         sent = bytearray()
         for byte in typed:
             letter = bytes((byte,))

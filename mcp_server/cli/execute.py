@@ -1,4 +1,4 @@
-"""`casemate sandbox exec`: run a command in a sandbox, with its output as it comes and its status as this one's."""
+"""`casemate sandbox exec`: run a command in a sandbox, stream its output and exit with its status."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import anyio
 import typer
 
 from .console import CliError, note, run, show_json, write_raw
-from .feeding import feed_input
-from .following import BINARY, Ended, follow
-from .options import AsJson, Ref, place_of
+from .options import AsJson, Ref, target_of
+from .output_stream import BINARY, Ended, follow
 from .remote import Remote, route
+from .stdin import send_stdin
 from .target import open_remote
 from .values import Object, as_object, check_ref, parse_environment
 
@@ -23,50 +23,51 @@ _MOST_S = 86_400
 def execute(
     context: typer.Context,
     ref: Ref,
-    command: Annotated[
-        list[str], typer.Argument(metavar="-- COMMAND...", help="Program and arguments, after two dashes.")
-    ],
-    cwd: Annotated[str, typer.Option("--cwd", metavar="DIR", help="Where to run it; default: the user's home.")] = "",
+    command: Annotated[list[str], typer.Argument(metavar="-- COMMAND...", help="Program and arguments, after --.")],
+    cwd: Annotated[str, typer.Option("--cwd", metavar="DIR", help="Working directory; default: the user's home.")] = "",
     env: Annotated[
         list[str] | None,
-        typer.Option("--env", metavar="K=V", help="A variable; K alone hands on the one here."),
+        typer.Option("--env", metavar="K=V", help="Environment variable; K alone passes its local value."),
     ] = None,
     timeout: Annotated[
-        int, typer.Option("--timeout", metavar="SECONDS", min=1, max=_MOST_S, help="It is killed then; default: a day.")
+        int,
+        typer.Option(
+            "--timeout", metavar="SECONDS", min=1, max=_MOST_S, help="Kill the command after this time; default: 1 day."
+        ),
     ] = _MOST_S,
-    stdin: Annotated[bool, typer.Option("-i", "--stdin", help="It reads what comes in here, up to its end.")] = False,
-    shell: Annotated[bool, typer.Option("--shell", help="The command is one line for the sandbox's shell.")] = False,
+    stdin: Annotated[bool, typer.Option("-i", "--stdin", help="Pass standard input to the command.")] = False,
+    shell: Annotated[bool, typer.Option("--shell", help="Run COMMAND as one line in the sandbox's shell.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run a command in a sandbox and end with its exit status, or with 2 in trouble.
+    """Run a command in a sandbox and exit with its status, or with 2 on an error of casemate.
 
-    Its output comes as it is printed. With -i it reads standard input; else it has none. An interrupt ends it.
+    Output is streamed. With -i, the command reads standard input; without, its input is empty. Ctrl-C ends it.
     """
     check_ref(ref)
     if shell and len(command) != 1:
-        raise CliError(f"--shell takes one line, and here are {len(command)} words: quote the line")
-    wish: Object = {"command": command[0] if shell else shlex.join(command), "timeout": timeout}
+        raise CliError(f"--shell takes one argument, got {len(command)}: quote the line")
+    body: Object = {"command": command[0] if shell else shlex.join(command), "timeout": timeout}
     if cwd:
-        wish["cwd"] = cwd
+        body["cwd"] = cwd
     if env:
-        wish["env"] = parse_environment(env)
+        body["env"] = parse_environment(env)
 
     async def work() -> int:
-        async with open_remote(place_of(context)) as remote:
+        async with open_remote(target_of(context)) as remote:
             if stdin:
-                return await _fed(remote, ref, wish, as_json=as_json)
-            return await (_captured if as_json else _live)(remote, ref, wish)
+                return await _with_stdin(remote, ref, body, as_json=as_json)
+            return await (_captured if as_json else _streamed)(remote, ref, body)
 
     raise typer.Exit(run(work))
 
 
-async def _live(remote: Remote, ref: str, wish: Object) -> int:
-    async with remote.events(route("sandboxes", ref, "exec-stream"), wish | BINARY) as output:
+async def _streamed(remote: Remote, ref: str, body: Object) -> int:
+    async with remote.events(route("sandboxes", ref, "exec-stream"), body | BINARY) as output:
         return _status(remote, await follow(output, write_raw))
 
 
-async def _fed(remote: Remote, ref: str, wish: Object, *, as_json: bool) -> int:
-    """As `_live`, with what comes in here for its input."""
+async def _with_stdin(remote: Remote, ref: str, body: Object, *, as_json: bool) -> int:
+    """Run a command that reads this process's standard input."""
     kept = {"stdout": bytearray(), "stderr": bytearray()}
 
     async def keep(name: str, data: bytes) -> None:
@@ -75,15 +76,15 @@ async def _fed(remote: Remote, ref: str, wish: Object, *, as_json: bool) -> int:
     ended: Ended | None = None
     failures: list[Exception] = []
     async with (
-        remote.events(route("sandboxes", ref, "exec-stream"), wish | BINARY | {"openStdin": True}) as output,
+        remote.events(route("sandboxes", ref, "exec-stream"), body | BINARY | {"openStdin": True}) as output,
         anyio.create_task_group() as tasks,
     ):
 
         async def feed(pid: int) -> None:
             try:
-                await feed_input(remote, ref, pid)
-            except CliError as trouble:
-                failures.append(trouble)
+                await send_stdin(remote, ref, pid)
+            except CliError as error:
+                failures.append(error)
                 tasks.cancel_scope.cancel()
 
         def started(pid: int) -> None:
@@ -91,7 +92,7 @@ async def _fed(remote: Remote, ref: str, wish: Object, *, as_json: bool) -> int:
 
         try:
             ended = await follow(output, keep if as_json else write_raw, started)
-        except (CliError, typer.Exit) as error:  # Raised again outside of the group that would wrap it.
+        except (CliError, typer.Exit) as error:  # Raised again below, because the task group would wrap it.
             failures.append(error)
         tasks.cancel_scope.cancel()
     if failures:
@@ -105,19 +106,19 @@ async def _fed(remote: Remote, ref: str, wish: Object, *, as_json: bool) -> int:
 def _status(remote: Remote, ended: Ended | None) -> int:
     if ended is None:
         raise CliError(
-            f"{remote.url} ended the output before the command's status came: whether it goes on is not known"
+            f"{remote.url} closed the output before it sent the command's exit status: the command may still be running"
         )
     if ended.reason:
         note(f"casemate: {ended.reason}")
     return ended.exit_code
 
 
-async def _captured(remote: Remote, ref: str, wish: Object) -> int:
-    done = as_object(
-        await remote.data("POST", route("sandboxes", ref, "exec"), body=wish, read_s=wish["timeout"] + _SLACK_S)
+async def _captured(remote: Remote, ref: str, body: Object) -> int:
+    result = as_object(
+        await remote.data("POST", route("sandboxes", ref, "exec"), body=body, read_s=body["timeout"] + _SLACK_S)
     )
-    exit_code = done.get("exitCode")
-    show_json({"stdout": "", "stderr": "", **done})
+    exit_code = result.get("exitCode")
+    show_json({"stdout": "", "stderr": "", **result})
     if not isinstance(exit_code, int):
-        raise CliError(f"{remote.url} said nothing of the command's status")
+        raise CliError(f"{remote.url} sent no exit status for the command")
     return exit_code

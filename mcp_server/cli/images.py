@@ -1,4 +1,4 @@
-"""`casemate image`: list, build and remove the images that sandboxes are made from."""
+"""`casemate image`: list, build and remove images."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
     from .values import Object
 
-app = typer.Typer(help="Images that sandboxes are made from.", no_args_is_help=True)
+app = typer.Typer(help="Images for sandboxes.", no_args_is_help=True)
 
 _MIB = 1024 * 1024
 
 
 @app.command("list")
 def list_all(as_json: AsJson = False) -> None:
-    """List the images, built or not."""
+    """List all images, whether built or not."""
     found = run(_catalogue(Settings.load()).list)
     if as_json:
         show_json([_as_json(image) for image in found])
@@ -40,11 +40,13 @@ def list_all(as_json: AsJson = False) -> None:
 
 @app.command()
 def build(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Default: all.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Build anew what is there already.")] = False,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="Names of images; default: all.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Rebuild images that exist.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Build images; those that are there already are left alone."""
+    """Build images; skip those that exist."""
     settings = Settings.load()
     prepare_directory(settings.data)
     catalogue = _catalogue(settings)
@@ -59,16 +61,16 @@ def build(
                     await catalogue.ensure(name, progress=progress)
 
         run(work)
-        err.print(f"The image {name} is built.", markup=False)
+        err.print(f"Built image {name}.", markup=False)
     if as_json:
         show_json({"built": wanted})
 
 
 @app.command()
 def rm(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Images to remove.")], as_json: AsJson = False
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Names of images.")], as_json: AsJson = False
 ) -> None:
-    """Remove images. Sandboxes that exist keep what they have."""
+    """Remove images. Existing sandboxes are not affected."""
     catalogue = _catalogue(Settings.load())
     for name in names:
 
@@ -76,7 +78,7 @@ def rm(
             await catalogue.remove(name)
 
         run(work)
-        err.print(f"The image {name} is removed.", markup=False)
+        err.print(f"Removed image {name}.", markup=False)
     if as_json:
         show_json({"removed": names})
 
@@ -94,7 +96,7 @@ def _as_json(image: ImageInfo) -> Object:
 
 
 def _catalogue(settings: Settings) -> Catalogue:
-    # Late: it brings the whole server, which takes longer to load than most commands take in all.
+    # Imported late: loading the whole server takes longer than most commands run.
     from mcp_server.app import open_catalogue  # noqa: PLC0415
 
     return open_catalogue(settings)

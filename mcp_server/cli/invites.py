@@ -1,4 +1,4 @@
-"""`casemate invite`: one-time codes with which others register; for the operator."""
+"""`casemate invite`: manage one-time registration codes; operator only."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import typer
 from auth.roles import Role
 
 from .console import note, run, show_json
-from .options import AsJson, place_of
+from .options import AsJson, target_of
 from .records import show_records
 from .remote import route
 from .target import open_remote
-from .values import Object, as_object, as_objects, cell, check_ref, moment, parse_span
+from .values import Object, as_object, as_objects, cell, check_ref, moment, parse_duration
 
-app = typer.Typer(help="Invitations to register.", no_args_is_help=True)
+app = typer.Typer(help="Invitations to register; operator only.", no_args_is_help=True)
 
 _COLUMNS = {
     **{name: name for name in ("id", "email", "orgId", "role", "used")},
@@ -27,39 +27,41 @@ _COLUMNS = {
 @app.command()
 def create(
     context: typer.Context,
-    email: Annotated[str, typer.Option("--email", help="Only for this address; default: for anybody.")] = "",
-    expires: Annotated[str, typer.Option("--expires", metavar="SPAN", help="Such as 12h or 7d; default: 7d.")] = "",
-    org: Annotated[str, typer.Option("--org", metavar="ID", help="To join this one; default: one of their own.")] = "",
-    role: Annotated[Role, typer.Option("--role", help="What they may do in the one that they join.")] = Role.MEMBER,
+    email: Annotated[str, typer.Option("--email", help="Valid only for this address; default: any.")] = "",
+    expires: Annotated[
+        str, typer.Option("--expires", metavar="DURATION", help="Lifetime, such as 12h or 7d; default: 7d.")
+    ] = "",
+    org: Annotated[str, typer.Option("--org", metavar="ID", help="Organisation to join; default: a new one.")] = "",
+    role: Annotated[Role, typer.Option("--role", help="Role in that organisation.")] = Role.MEMBER,
     as_json: AsJson = False,
 ) -> None:
-    """Make an invitation and print its code: now, and never again."""
-    wish: Object = {}
+    """Create an invitation and print its code, which is shown only once."""
+    body: Object = {}
     if email:
-        wish["email"] = email
+        body["email"] = email
     if org:
-        wish |= {"orgId": check_ref(org, "organisation"), "role": str(role)}
+        body |= {"orgId": check_ref(org, "organisation"), "role": str(role)}
     if expires:
-        wish["expiresInSeconds"] = parse_span(expires, "--expires")
+        body["expiresInSeconds"] = parse_duration(expires, "--expires")
 
     async def work() -> Object:
-        async with open_remote(place_of(context)) as remote:
-            return as_object(await remote.data("POST", route("operator", "invitations"), body=wish))
+        async with open_remote(target_of(context)) as remote:
+            return as_object(await remote.data("POST", route("operator", "invitations"), body=body))
 
     made = run(work)
     if as_json:
         show_json(made)
         return
     typer.echo(cell(made.get("code")))
-    note(f"It is good for one registration until {moment(made.get('expiresAt'))} UTC, and is shown this once.")
+    note(f"Valid for one registration until {moment(made.get('expiresAt'))} UTC. The code is shown only once.")
 
 
 @app.command("list")
 def list_all(context: typer.Context, as_json: AsJson = False) -> None:
-    """List the invitations."""
+    """List invitations."""
 
     async def work() -> list[Object]:
-        async with open_remote(place_of(context)) as remote:
+        async with open_remote(target_of(context)) as remote:
             return as_objects(await remote.data("GET", route("operator", "invitations")))
 
     show_records(run(work), _COLUMNS, as_json=as_json)
@@ -68,18 +70,18 @@ def list_all(context: typer.Context, as_json: AsJson = False) -> None:
 @app.command()
 def revoke(
     context: typer.Context,
-    invitation: Annotated[str, typer.Argument(metavar="ID", help="The invitation.")],
+    invitation: Annotated[str, typer.Argument(metavar="ID", help="Id of the invitation.")],
     as_json: AsJson = False,
 ) -> None:
-    """Revoke an invitation that nobody has used yet."""
+    """Revoke an unused invitation."""
     check_ref(invitation, "invitation")
 
     async def work() -> None:
-        async with open_remote(place_of(context)) as remote:
+        async with open_remote(target_of(context)) as remote:
             await remote.call("DELETE", route("operator", "invitations", invitation))
 
     run(work)
     if as_json:
         show_json({"revoked": invitation})
     else:
-        note(f"Revoked the invitation {invitation}.")
+        note(f"Revoked invitation {invitation}.")

@@ -1,4 +1,4 @@
-"""`casemate key`: create, list and revoke API keys; where the local one lies."""
+"""`casemate key`: create, list and revoke API keys, and print the path of the local key."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from auth.roles import Scope
 from mcp_server.settings import Settings
 
 from .console import CliError, note, out, run, show_json
-from .options import AsJson, place_of
+from .options import AsJson, target_of
 from .records import show_records
 from .remote import Remote, route
 from .target import open_remote
-from .values import Object, as_object, as_objects, cell, parse_span
+from .values import Object, as_object, as_objects, cell, parse_duration
 
 app = typer.Typer(help="API keys.", no_args_is_help=True)
 
@@ -32,10 +32,10 @@ _COLUMNS = {
 
 @app.command()
 def path(as_json: AsJson = False) -> None:
-    """Print the path of the file that holds the local key. The key itself is not printed: terminals remember."""
+    """Print the path of the local key's file. The key itself is not printed, to keep it out of terminal history."""
     file = Settings.load().key_file
     if not file.exists():
-        raise CliError(f"There is no key at {file} yet: casemate serve makes one on its first start")
+        raise CliError(f"There is no key at {file} yet: casemate serve creates it on its first start")
     if as_json:
         show_json({"path": str(file)})
     else:
@@ -45,30 +45,32 @@ def path(as_json: AsJson = False) -> None:
 @app.command()
 def create(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="What it is for.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the key.")],
     scope: Annotated[
-        list[Scope] | None, typer.Option("--scope", help="What it is good for; repeatable. Default: all you have.")
+        list[Scope] | None, typer.Option("--scope", help="Scope of the key; repeatable; default: all of yours.")
     ] = None,
-    expires: Annotated[str, typer.Option("--expires", metavar="SPAN", help="Such as 12h or 30d; default: never.")] = "",
+    expires: Annotated[
+        str, typer.Option("--expires", metavar="DURATION", help="Lifetime, such as 12h or 30d; default: never.")
+    ] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Make an API key and print it: now, and never again."""
-    wish: Object = {"keyName": name}
+    """Create an API key and print it; it is shown only once."""
+    body: Object = {"keyName": name}
     if scope:
-        wish["scopes"] = [str(one) for one in scope]
+        body["scopes"] = [str(one) for one in scope]
     if expires:
-        wish["expiresInSeconds"] = parse_span(expires, "--expires")
+        body["expiresInSeconds"] = parse_duration(expires, "--expires")
 
     async def work() -> Object:
-        async with open_remote(place_of(context)) as remote:
-            return as_object(await remote.call("POST", route("orgs", "apikeys"), body=wish))
+        async with open_remote(target_of(context)) as remote:
+            return as_object(await remote.call("POST", route("orgs", "apikeys"), body=body))
 
     made = run(work)
     if as_json:
         show_json(made)
         return
     typer.echo(cell(made.get("plainKey")))
-    note(f"This is the key {cell(made.get('keyId'))}. It is shown this once: keep it where only its user can read it.")
+    note(f"Created key {cell(made.get('keyId'))}. It is shown only once: store it where only its user can read it.")
 
 
 @app.command("list")
@@ -76,7 +78,7 @@ def list_all(context: typer.Context, as_json: AsJson = False) -> None:
     """List the organisation's keys."""
 
     async def work() -> list[Object]:
-        async with open_remote(place_of(context)) as remote:
+        async with open_remote(target_of(context)) as remote:
             return await _keys(remote)
 
     show_records(run(work), _COLUMNS, as_json=as_json)
@@ -85,13 +87,13 @@ def list_all(context: typer.Context, as_json: AsJson = False) -> None:
 @app.command()
 def revoke(
     context: typer.Context,
-    ref: Annotated[str, typer.Argument(metavar="ID|NAME", help="The key.")],
+    ref: Annotated[str, typer.Argument(metavar="ID|NAME", help="Id or name of the key.")],
     as_json: AsJson = False,
 ) -> None:
-    """Revoke a key: it stops working at once, for good."""
+    """Revoke a key, immediately and permanently."""
 
     async def work() -> str:
-        async with open_remote(place_of(context)) as remote:
+        async with open_remote(target_of(context)) as remote:
             key_id = _id_of(ref, await _keys(remote))
             await remote.call("DELETE", route("orgs", "apikeys", key_id))
             return key_id
@@ -100,7 +102,7 @@ def revoke(
     if as_json:
         show_json({"revoked": revoked})
     else:
-        note(f"Revoked the key {revoked}.")
+        note(f"Revoked key {revoked}.")
 
 
 async def _keys(remote: Remote) -> list[Object]:
@@ -108,10 +110,10 @@ async def _keys(remote: Remote) -> list[Object]:
 
 
 def _id_of(ref: str, keys: list[Object]) -> str:
-    fitting = [cell(key.get("id")) for key in keys if key.get("id") == ref]
-    fitting = fitting or [cell(key.get("id")) for key in keys if key.get("name") == ref]
-    if not fitting:
-        raise CliError(f"There is no key {ref[:80]!r}: casemate key list shows those there are")
-    if len(fitting) > 1:
-        raise CliError(f"The name {ref[:80]!r} fits several keys, {', '.join(fitting)}: give one of these ids")
-    return fitting[0]
+    matches = [cell(key.get("id")) for key in keys if key.get("id") == ref]
+    matches = matches or [cell(key.get("id")) for key in keys if key.get("name") == ref]
+    if not matches:
+        raise CliError(f"There is no key {ref[:80]!r}: list keys with casemate key list")
+    if len(matches) > 1:
+        raise CliError(f"The name {ref[:80]!r} matches several keys, {', '.join(matches)}: give one of these ids")
+    return matches[0]

@@ -1,4 +1,4 @@
-"""`casemate sandbox update`, `sleep`, `wake`, `start` and `restart`: its name, how long it lives, if it runs."""
+"""`casemate sandbox update`, `sleep`, `wake`, `start` and `restart`: change a sandbox's settings and state."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from .console import CliError, note, run, show_json, show_table
-from .options import AsJson, Ref, complete_sandbox, place_of
+from .options import AsJson, Ref, complete_sandbox, target_of
 from .remote import route
 from .target import open_remote
 from .values import Object, as_object, cell, check_ref, parse_limit, parse_pairs
@@ -16,44 +16,48 @@ _LONG_S = 300
 
 Ttl = Annotated[
     str,
-    typer.Option("--ttl", metavar="SPAN|none", help="Its time to live from now on, such as 2h, not counted asleep."),
+    typer.Option(
+        "--ttl", metavar="DURATION|none", help="Time to live from now, such as 2h; time asleep does not count."
+    ),
 ]
 Idle = Annotated[
-    str, typer.Option("--idle", metavar="SPAN|none", help="After how long without use it falls asleep, such as 15m.")
+    str, typer.Option("--idle", metavar="DURATION|none", help="Idle time before it falls asleep, such as 15m.")
 ]
-Refs = Annotated[list[str], typer.Argument(metavar="REF...", help="Sandboxes.", autocompletion=complete_sandbox)]
+Refs = Annotated[
+    list[str], typer.Argument(metavar="SANDBOX...", help="Ids or names of sandboxes.", autocompletion=complete_sandbox)
+]
 
 
 def update(
     context: typer.Context,
     ref: Ref,
-    name: Annotated[str, typer.Option("--name", help="Another name.")] = "",
+    name: Annotated[str, typer.Option("--name", help="New name.")] = "",
     label: Annotated[
         list[str] | None,
-        typer.Option("--label", metavar="K=V|none", help="A label; repeatable; they take the place of all others."),
+        typer.Option("--label", metavar="K=V|none", help="Label; repeatable; replaces all existing labels."),
     ] = None,
     ttl: Ttl = "",
     idle: Idle = "",
     auto_sleep: Annotated[
-        bool | None, typer.Option("--auto-sleep/--no-auto-sleep", help="Whether it falls asleep at all when idle.")
+        bool | None, typer.Option("--auto-sleep/--no-auto-sleep", help="Whether it falls asleep when idle.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Change a sandbox. What is not named stays."""
+    """Change a sandbox. Settings that are not given stay unchanged."""
     check_ref(ref)
-    wish = limits(ttl, idle)
+    body = limits(ttl, idle)
     if name:
-        wish["name"] = name
+        body["name"] = name
     if label:
-        wish["labels"] = {} if label == ["none"] else parse_pairs(label, "--label")
+        body["labels"] = {} if label == ["none"] else parse_pairs(label, "--label")
     if auto_sleep is not None:
-        wish["autoSleep"] = auto_sleep
-    if not wish:
-        raise CliError("There is nothing to change: give --name, --label, --ttl, --idle or --auto-sleep")
+        body["autoSleep"] = auto_sleep
+    if not body:
+        raise CliError("Nothing to change: give --name, --label, --ttl, --idle or --auto-sleep")
 
     async def work() -> Object:
-        async with open_remote(place_of(context)) as remote:
-            return as_object(await remote.data("PATCH", route("sandboxes", ref), body=wish))
+        async with open_remote(target_of(context)) as remote:
+            return as_object(await remote.data("PATCH", route("sandboxes", ref), body=body))
 
     changed = run(work)
     if as_json:
@@ -63,8 +67,8 @@ def update(
 
 
 def sleep(context: typer.Context, refs: Refs, as_json: AsJson = False) -> None:
-    """Put sandboxes to sleep, with all their memory. Any call wakes them."""
-    _each(context, refs, "sleep", "sleeps", as_json=as_json)
+    """Put sandboxes to sleep, memory included. Any call wakes them."""
+    _each(context, refs, "sleep", "is asleep", as_json=as_json)
 
 
 def wake(context: typer.Context, refs: Refs, as_json: AsJson = False) -> None:
@@ -73,43 +77,43 @@ def wake(context: typer.Context, refs: Refs, as_json: AsJson = False) -> None:
 
 
 def start(context: typer.Context, refs: Refs, as_json: AsJson = False) -> None:
-    """Have sandboxes run again, also those that were killed; says what is lost."""
-    _each(context, refs, "start", "runs", as_json=as_json)
+    """Start sandboxes again, including killed ones, and report what was lost."""
+    _each(context, refs, "start", "is running", as_json=as_json)
 
 
 def restart(
     context: typer.Context,
     refs: Refs,
     from_snapshot: Annotated[
-        bool, typer.Option("--from-snapshot", help="Go back to the newest snapshot instead of booting from the disk.")
+        bool, typer.Option("--from-snapshot", help="Restore the newest snapshot instead of booting from disk.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Start sandboxes again whatever they do, above all unresponsive ones. Files stay; programs and memory are lost."""
-    _each(context, refs, "restart", "runs", wish={"fromSnapshot": from_snapshot}, as_json=as_json)
+    """Restart sandboxes in any state, including unresponsive ones. Files are kept; programs and memory are lost."""
+    _each(context, refs, "restart", "is running", body={"fromSnapshot": from_snapshot}, as_json=as_json)
 
 
 def limits(ttl: str, idle: str) -> Object:
-    """The limits that were named, in the server's words.
+    """Return the limits that were given, as fields of a request.
 
     Raises:
-        CliError: One is no span of time.
+        CliError: A limit is not a valid duration.
     """
     given = {"ttl": ttl, "idle": idle}
     return {name: parse_limit(text, f"--{name}") for name, text in given.items() if text}
 
 
 def _each(
-    context: typer.Context, refs: list[str], verb: str, done: str, *, wish: Object | None = None, as_json: bool
+    context: typer.Context, refs: list[str], verb: str, done: str, *, body: Object | None = None, as_json: bool
 ) -> None:
     for ref in refs:
         check_ref(ref)
     seen: list[Object] = []
 
     async def work() -> None:
-        async with open_remote(place_of(context)) as remote:
+        async with open_remote(target_of(context)) as remote:
             for ref in refs:
-                await remote.call("POST", route("sandboxes", ref, verb), body=wish, read_s=_LONG_S)
+                await remote.call("POST", route("sandboxes", ref, verb), body=body, read_s=_LONG_S)
                 seen.append(as_object(await remote.data("GET", route("sandboxes", ref))))
                 if not as_json:
                     reason = cell(seen[-1].get("reason") or "")

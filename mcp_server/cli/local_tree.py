@@ -1,4 +1,4 @@
-"""Files of this machine, as one end of a copy."""
+"""Files on this host, as one end of a copy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vmm.agent.tar import TarError
 from vmm.agent.unpacking import Unpacker
 
 from .console import CliError, plain
-from .tree_path import Entry, Report, Tree, kind_of
+from .tree import Entry, Report, Tree, kind_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Generator, Iterator
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
 
 _PIECE = 256 * 1024
 _OWN = 0o600
-_WEIGHING_S = 2
+_ESTIMATE_S = 2
 _SECTOR = 512
 
 
 class LocalTree(Tree):
-    """This machine.
+    """The local file system.
 
     Args:
-        outward: Whether links that lead out of what a sandbox sent are made.
+        outward: Whether links from a sandbox that point outside the target directory are created.
     """
 
     sandbox = False
@@ -45,31 +45,31 @@ class LocalTree(Tree):
         self._outward = outward
 
     def name(self, path: str) -> str:
-        """What a path is called in messages."""
+        """Return the name of a path for messages."""
         return plain(path)
 
-    async def look(self, path: str) -> Entry | None:
-        """What is there, links followed."""
+    async def find(self, path: str) -> Entry | None:
+        """Return the entry at a path, following links; None if there is none."""
 
-        def look() -> Entry | None:
+        def find() -> Entry | None:
             try:
                 return _entry(Path(path).name, Path(path).stat())
             except (FileNotFoundError, NotADirectoryError):
                 return None
 
-        with _told(path):
-            return await anyio.to_thread.run_sync(look)
+        with _os_errors(path):
+            return await anyio.to_thread.run_sync(find)
 
     @asynccontextmanager
     async def open(self, path: str) -> AsyncGenerator[AsyncIterator[bytes]]:
-        """A file's content."""
-        with _told(path):
+        """Open a file and yield its content in pieces."""
+        with _os_errors(path):
             async with await anyio.open_file(path, "rb") as file:
                 yield _pieces(file)
 
     async def write(self, path: str, content: AsyncIterable[bytes], mode: int) -> None:
-        """Make or replace a file; what is no plain file is written into."""
-        with _told(path):
+        """Create or replace a file; write into existing paths that are not regular files, such as devices."""
+        with _os_errors(path):
             target = Path(await anyio.to_thread.run_sync(os.path.realpath, path))
             if await anyio.to_thread.run_sync(lambda: target.exists() and not target.is_file()):
                 async with await anyio.open_file(target, "wb") as file:
@@ -85,18 +85,18 @@ class LocalTree(Tree):
                     await _fill(file, content)
                 await anyio.to_thread.run_sync(new.replace, target)
             except BaseException:
-                with suppress(OSError):  # the first error is the one that counts
+                with suppress(OSError):  # report the first error, not this one
                     new.unlink()
                 raise
 
-    async def weigh(self, path: str) -> int:
-        """About how many bytes a directory holds."""
-        return await anyio.to_thread.run_sync(_weight, path)
+    async def estimate_size(self, path: str) -> int:
+        """Return the approximate size of a directory in bytes."""
+        return await anyio.to_thread.run_sync(_size_of, path)
 
     @asynccontextmanager
     async def pack(self, path: str) -> AsyncGenerator[AsyncIterator[bytes]]:
-        """A directory as a tar stream."""
-        with _told(path):
+        """Open a directory as a tar stream."""
+        with _os_errors(path):
             packer = await anyio.to_thread.run_sync(lambda: Packer(os.fsencode(Path(path).absolute())))
         try:
             yield _stepped(packer.pieces())
@@ -104,18 +104,18 @@ class LocalTree(Tree):
             packer.close()
 
     async def unpack(self, path: str, content: AsyncIterable[bytes], *, owners: bool) -> Report:
-        """Unpack a tar stream that a sandbox made, and that is not trusted for it; owners are this user."""
+        """Unpack an untrusted tar stream from a sandbox; everything belongs to the current user."""
         del owners
-        with _told(path):
+        with _os_errors(path):
             root, fresh = await anyio.to_thread.run_sync(_directory, path)
         unpacker = Unpacker(root, fresh=fresh, umask=_umask(), inward=not self._outward)
         try:
             async for piece in content:
-                with _told(path):
+                with _os_errors(path):
                     await anyio.to_thread.run_sync(unpacker.feed, piece)
             unpacker.finish()
         except TarError as error:
-            raise CliError(f"{plain(path)}: in what came from the sandbox {error}") from None
+            raise CliError(f"{plain(path)}: invalid archive from the sandbox: {error}") from None
         finally:
             unpacker.close()
         tally = unpacker.tally
@@ -123,13 +123,13 @@ class LocalTree(Tree):
 
 
 async def standard_input() -> AsyncGenerator[bytes]:
-    """What comes in; a wait for it can be given up."""
+    """Yield standard input in pieces; waiting for it can be cancelled."""
     descriptor = sys.stdin.fileno()
     mode = os.fstat(descriptor).st_mode
-    # The others, plain files above all, cannot be waited for and need not be.
-    patient = stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(descriptor)
+    # Regular files cannot be polled, and reading them does not block.
+    pollable = stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(descriptor)
     while True:
-        if patient:
+        if pollable:
             await anyio.wait_readable(descriptor)
         piece = await anyio.to_thread.run_sync(os.read, descriptor, _PIECE)
         if not piece:
@@ -149,7 +149,7 @@ async def _stepped(pieces: Iterator[bytes]) -> AsyncGenerator[bytes]:
 
 
 def _directory(path: str) -> tuple[int, bool]:
-    """A directory's descriptor, and whether it was made for this."""
+    """Open a directory, creating it if needed; return its descriptor and whether it is new."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     try:
         Path(path).mkdir()
@@ -165,9 +165,9 @@ def _umask() -> int:
     return mask
 
 
-def _weight(path: str) -> int:
-    """Bytes below a directory; 0 if there are so many files that the count would be waited for."""
-    end = time.monotonic() + _WEIGHING_S
+def _size_of(path: str) -> int:
+    """Return the bytes below a directory; 0 if counting them takes too long."""
+    end = time.monotonic() + _ESTIMATE_S
     total = 0
     for directory, _, names in os.walk(path):
         if time.monotonic() > end:
@@ -189,8 +189,8 @@ def _entry(name: str, found: os.stat_result) -> Entry:
 
 
 @contextmanager
-def _told(path: str) -> Generator[None]:
-    """Turn what the system refuses into a `CliError`."""
+def _os_errors(path: str) -> Generator[None]:
+    """Raise an `OSError` as a `CliError`."""
     try:
         yield
     except OSError as error:

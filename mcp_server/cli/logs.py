@@ -1,4 +1,4 @@
-"""`casemate logs`: what background commands have printed, and print."""
+"""`casemate logs`: show the output of background commands."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from .console import CliError, note, out, plain, run, show_json, write_raw
-from .following import BINARY, Ended, Sink, follow
-from .options import AsJson, Ref, place_of
+from .options import AsJson, Ref, target_of
+from .output_stream import BINARY, Ended, Sink, follow
 from .remote import Remote, route
 from .target import open_remote
 from .values import Object, as_object, as_objects, cell, check_ref
@@ -18,17 +18,19 @@ from .values import Object, as_object, as_objects, cell, check_ref
 def logs(
     context: typer.Context,
     ref: Ref,
-    pid: Annotated[int | None, typer.Argument(metavar="[PID]", min=1, help="One command; default: all.")] = None,
-    following: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the command ends.")] = False,
+    pid: Annotated[
+        int | None, typer.Argument(metavar="[PID]", min=1, help="Process id of one command; default: all.")
+    ] = None,
+    following: Annotated[bool, typer.Option("-f", "--follow", help="Print new output until the command ends.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show the output of commands that were started in the background, those that have ended too."""
+    """Show the output of background commands, running or ended."""
     check_ref(ref)
     if following and as_json:
-        raise CliError("--json shows what there is, and --follow goes on: say one of them")
+        raise CliError("--json and --follow cannot be combined: give one of them")
 
     async def work() -> None:
-        async with open_remote(place_of(context)) as remote:
+        async with open_remote(target_of(context)) as remote:
             found = await _commands(remote, ref, pid)
             if following:
                 await _follow(remote, ref, found)
@@ -49,9 +51,9 @@ async def _commands(remote: Remote, ref: str, pid: int | None) -> list[Object]:
     if pid is not None:
         found = [command for command in found if command.get("pid") == pid]
         if not found:
-            raise CliError(f"No command {pid} was started in the background of {ref}: casemate logs {ref} shows all")
+            raise CliError(f"There is no background command {pid} in {ref}: list all with casemate logs {ref}")
     elif not found:
-        note("No command was started in the background.")
+        note("No background commands.")
     return found
 
 
@@ -59,17 +61,17 @@ async def _follow(remote: Remote, ref: str, found: list[Object]) -> None:
     running = [command for command in found if command.get("running")]
     if len(found) > 1 and len(running) != 1:
         pids = ", ".join(cell(command.get("pid")) for command in running or found)
-        raise CliError(f"There are several commands: name one of {pids}")
+        raise CliError(f"There are several background commands: give one of these PIDs: {pids}")
     for command in found if len(found) == 1 else running:
         ended = await _attach(remote, ref, command, write_raw, to_end=True)
         if ended is None:
-            raise CliError(f"{remote.url} ended the output before the command's end: follow it again")
+            raise CliError(f"{remote.url} closed the output before the command ended: run casemate logs --follow again")
         note(f"Command {cell(command.get('pid'))} ended with status {ended.exit_code}.")
 
 
 @dataclass(slots=True)
 class _Recorder:
-    """Keeps what comes."""
+    """Collects output."""
 
     texts: dict[str, bytearray] = field(default_factory=lambda: {"stdout": bytearray(), "stderr": bytearray()})
 
@@ -84,9 +86,9 @@ async def _recorded(remote: Remote, ref: str, command: Object) -> Object:
 
 
 async def _attach(remote: Remote, ref: str, command: Object, sink: Sink, *, to_end: bool) -> Ended | None:
-    """Hand on what a command has printed, and what it prints until its end if that is asked for."""
-    wish = {"pid": command.get("pid"), "follow": to_end} | BINARY
-    async with remote.events(route("sandboxes", ref, "commands", "attach"), wish) as output:
+    """Pass a command's output to a sink: what it has printed so far or, with `to_end`, all until it ends."""
+    body = {"pid": command.get("pid"), "follow": to_end} | BINARY
+    async with remote.events(route("sandboxes", ref, "commands", "attach"), body) as output:
         return await follow(output, sink)
 
 

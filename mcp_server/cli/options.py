@@ -1,4 +1,4 @@
-"""The options that many commands share, and what stands before every command: which server, with which key."""
+"""Options and arguments that commands share, and the global options for the server and the key."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from .values import Object, cell
 
 _COMPLETION_S = 5
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 UrlOption = Annotated[
     str,
     typer.Option(
-        "--url", envvar=URL, metavar="URL", help="The server; default: the one that works on this data directory."
+        "--url", envvar=URL, metavar="URL", help="URL of the server; default: the server of the data directory."
     ),
 ]
 KeyFileOption = Annotated[
@@ -27,24 +27,24 @@ KeyFileOption = Annotated[
     typer.Option(
         "--key-file",
         metavar="FILE",
-        help="A file that holds the API key; default: the variable CASEMATE_API_KEY, or the local key.",
+        help="File that holds the API key; default: the key in CASEMATE_API_KEY, or the local key.",
     ),
 ]
 
 
-def place_of(context: typer.Context) -> Target:
-    """Which server the person at the keyboard means."""
+def target_of(context: typer.Context) -> Target:
+    """Return the target that the global options select."""
     given = context.find_root().params
     return Target(url=given.get("url") or "", key_file=given.get("key_file"))
 
 
 def complete_sandbox(context: typer.Context, incomplete: str) -> list[str]:
-    """Names of sandboxes that begin so, from a server that runs; none if it does not answer soon."""
+    """Return names of sandboxes with this prefix; none if no server answers in time."""
     return _completed(context, incomplete, Remote.sandboxes)
 
 
 def complete_snapshot(context: typer.Context, incomplete: str) -> list[str]:
-    """Names of snapshots that begin so, likewise."""
+    """Return names of snapshots with this prefix; none if no server answers in time."""
     return _completed(context, incomplete, Remote.snapshots)
 
 
@@ -54,7 +54,7 @@ def _completed(
     async def ask() -> list[str]:
         names: list[str] = []
         with anyio.move_on_after(_COMPLETION_S):
-            async with open_running(place_of(context)) as remote:
+            async with open_running(target_of(context)) as remote:
                 if remote is not None:
                     names = [cell(one.get("name")) for one in await listed(remote)]
         return names
@@ -62,15 +62,15 @@ def _completed(
     try:
         names = anyio.run(ask)
     except Exception:
-        # Whatever it is: nothing may be written into the line that is being typed.
+        # Whatever failed: an error message must not disturb the command line being typed.
         return []
     return sorted({name for name in names if name.startswith(incomplete)})
 
 
-Ref = Annotated[str, typer.Argument(metavar="REF", help="Id or name of a sandbox.", autocompletion=complete_sandbox)]
+Ref = Annotated[
+    str, typer.Argument(metavar="SANDBOX", help="Id or name of a sandbox.", autocompletion=complete_sandbox)
+]
 SnapshotRef = Annotated[
     str,
-    typer.Argument(
-        metavar="SNAPSHOT", help="Name or id of a snapshot, or the id's beginning.", autocompletion=complete_snapshot
-    ),
+    typer.Argument(metavar="SNAPSHOT", help="Name, id or id prefix of a snapshot.", autocompletion=complete_snapshot),
 ]

@@ -1,4 +1,4 @@
-"""Progress of image builds: bars on a terminal, plain lines elsewhere."""
+"""Progress of image builds: a bar on a terminal, plain lines otherwise."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def shown_progress() -> Generator[Progress]:
-    """A callback for a build, whose steps are shown while the block lasts."""
+    """Yield a progress callback for a build and show its steps."""
     if not err.is_terminal:
         yield _Lines()
         return
@@ -30,22 +30,22 @@ def shown_progress() -> Generator[Progress]:
         TimeElapsedColumn(),
     )
     with Bars(*columns, console=err) as bars:
-        task = bars.add_task("Looking at the images", total=None)
+        task = bars.add_task("Checking images", total=None)
 
-        def tell(step: str, done: int, total: int) -> None:
+        def update(step: str, done: int, total: int) -> None:
             bars.update(task, description=step, completed=done, total=total)
 
-        yield tell
+        yield update
 
 
 class _Lines:
-    """A line for each new stage; the packages within one would fill pages."""
+    """Prints one line per stage: a line per package would be too many."""
 
     def __init__(self) -> None:
         self._last = ""
 
     def __call__(self, step: str, done: int, total: int) -> None:
-        """Write the stage of the step, unless it is the last one still."""
+        """Print the step's stage if it differs from the last one."""
         stage = step.partition(":")[0]
         if stage != self._last:
             self._last = stage

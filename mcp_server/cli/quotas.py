@@ -1,4 +1,4 @@
-"""`casemate quota`: what an organisation may have at once, and what it has."""
+"""`casemate quota`: show and set an organisation's quota."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Annotated
 import typer
 
 from .console import CliError, run, show_json, show_table
-from .options import AsJson, place_of
+from .options import AsJson, target_of
 from .remote import route
 from .target import open_remote
 from .values import Object, as_object, cell, check_ref
 
-app = typer.Typer(help="What an organisation may have at once.", no_args_is_help=True)
+app = typer.Typer(help="Quotas of organisations.", no_args_is_help=True)
 
 _DEFAULT = "default"
 _NAMES = {
@@ -27,14 +27,16 @@ _NAMES = {
 @app.command()
 def show(
     context: typer.Context,
-    org: Annotated[str, typer.Argument(metavar="[ORG]", help="Its id, for the operator; default: your own.")] = "",
+    org: Annotated[
+        str, typer.Argument(metavar="[ORG]", help="Operator only: id of the organisation; default: yours.")
+    ] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Show limits and use."""
+    """Show the limits and usage of an organisation."""
     path = route("operator", "quotas", check_ref(org, "organisation")) if org else route("orgs", "quota")
 
     async def work() -> Object:
-        async with open_remote(place_of(context)) as remote:
+        async with open_remote(target_of(context)) as remote:
             return as_object(await remote.call("GET", path))
 
     _show(run(work), as_json=as_json)
@@ -43,24 +45,24 @@ def show(
 @app.command("set")
 def set_limits(
     context: typer.Context,
-    org: Annotated[str, typer.Argument(metavar="ORG", help="The organisation's id.")],
-    sandboxes: Annotated[str, typer.Option("--sandboxes", metavar="N|default", help="How many sandboxes.")] = "",
-    cpus: Annotated[str, typer.Option("--cpus", metavar="N|default", help="Virtual CPUs of all together.")] = "",
-    mem: Annotated[str, typer.Option("--mem", metavar="MIB|default", help="Memory of all together.")] = "",
-    disk: Annotated[str, typer.Option("--disk", metavar="MIB|default", help="Disk of all together.")] = "",
-    snapshots: Annotated[str, typer.Option("--snapshots", metavar="N|default", help="How many snapshots.")] = "",
+    org: Annotated[str, typer.Argument(metavar="ORG", help="Id of the organisation.")],
+    sandboxes: Annotated[str, typer.Option("--sandboxes", metavar="N|default", help="Number of sandboxes.")] = "",
+    cpus: Annotated[str, typer.Option("--cpus", metavar="N|default", help="Virtual CPUs in total.")] = "",
+    mem: Annotated[str, typer.Option("--mem", metavar="MIB|default", help="Memory in total.")] = "",
+    disk: Annotated[str, typer.Option("--disk", metavar="MIB|default", help="Disk in total.")] = "",
+    snapshots: Annotated[str, typer.Option("--snapshots", metavar="N|default", help="Number of snapshots.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Set limits of an organisation, or take them back to the default; for the operator. The others stay."""
+    """Set limits of an organisation, or reset them to the default; operator only. Other limits stay unchanged."""
     check_ref(org, "organisation")
     given = {"sandboxes": sandboxes, "cpus": cpus, "mem": mem, "disk": disk, "snapshots": snapshots}
-    wish: Object = {name: _limit(name, text) for name, text in given.items() if text}
-    if not wish:
-        raise CliError("There is nothing to set: give --sandboxes, --cpus, --mem, --disk or --snapshots")
+    body: Object = {name: _limit(name, text) for name, text in given.items() if text}
+    if not body:
+        raise CliError("Nothing to set: give --sandboxes, --cpus, --mem, --disk or --snapshots")
 
     async def work() -> Object:
-        async with open_remote(place_of(context)) as remote:
-            return as_object(await remote.call("PATCH", route("operator", "quotas", org), body=wish))
+        async with open_remote(target_of(context)) as remote:
+            return as_object(await remote.call("PATCH", route("operator", "quotas", org), body=body))
 
     _show(run(work), as_json=as_json)
 
@@ -69,7 +71,7 @@ def _limit(name: str, text: str) -> int | None:
     if text == _DEFAULT:
         return None
     if not (text.isascii() and text.isdecimal() and len(text) <= 12):
-        raise CliError(f"--{name} {text[:80]!r} is no limit: give a number from 0 on, or the word {_DEFAULT}")
+        raise CliError(f"--{name} must be a number from 0 or {_DEFAULT}, got {text[:80]!r}")
     return int(text)
 
 

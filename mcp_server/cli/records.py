@@ -1,4 +1,4 @@
-"""Lists of a server's objects: a table for people, the whole of it for programs."""
+"""Lists of objects from a server: a table of selected columns, or complete JSON."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 
 def show_records(found: list[Object], columns: Mapping[str, str], *, as_json: bool, nothing: str = "") -> None:
-    """Write a list of objects.
+    """Print a list of objects.
 
     Args:
         found: The objects.
-        columns: Headings of the table, each with the name of its field: a time if that ends in At, bytes if in Bytes.
-        as_json: Write them as they are instead.
-        nothing: What to say in place of a table without rows; the headings alone if empty.
+        columns: Field names by heading; fields named *At are shown as times, fields named *Bytes as sizes.
+        as_json: Print the objects as JSON instead of a table.
+        nothing: Message to print if there are no objects; if empty, the headings are printed alone.
     """
     if as_json:
         show_json(found)

@@ -1,4 +1,4 @@
-"""A server, as the commands see it: JSON calls, streams of bytes and events, terminals; failures are CliError."""
+"""Client for a server: JSON calls, byte and event streams, and WebSockets; failures raise CliError."""
 
 from __future__ import annotations
 
@@ -34,43 +34,43 @@ Query = dict[str, str | int]
 
 
 def route(*parts: str) -> str:
-    """A path below /api of parts that may hold anything."""
+    """Return a path below /api, with each part percent-encoded."""
     return "/api/" + "/".join(quote(part, safe="") for part in parts)
 
 
 class Remote:
-    """A server and a key.
+    """A connection to a server with a key.
 
-    Every method raises CliError (Missing for what is not there) when the server refuses or cannot be reached.
+    Every method raises CliError if the server returns an error or cannot be reached, and Missing on a 404.
 
     Args:
         url: The server's address, without /api.
-        key: The key; none is sent if it is empty.
+        key: The API key; none is sent if it is empty.
         key_origin: Where the key came from, for messages.
-        near: It is on this machine: no proxy is asked.
+        loopback: Whether the server is on this host, so that no proxy is used.
     """
 
-    def __init__(self, http: httpx2.AsyncClient, *, url: str, key: str, key_origin: str, near: bool) -> None:
+    def __init__(self, http: httpx2.AsyncClient, *, url: str, key: str, key_origin: str, loopback: bool) -> None:
         self._http = http
         self._key = key
         self._key_origin = key_origin
-        self._near = near
+        self._loopback = loopback
         self._ready_s = 0.0
         self.url = url
 
     @classmethod
     @asynccontextmanager
-    async def connected(cls, url: str, *, key: str, key_origin: str, near: bool) -> AsyncGenerator[Remote]:
-        """A client for the length of a block."""
+    async def connect(cls, url: str, *, key: str, key_origin: str, loopback: bool) -> AsyncGenerator[Remote]:
+        """Open a client and close it when the block ends."""
         headers = {"X-API-Key": key} if key else {}
         timeout = httpx2.Timeout(READ_S, connect=CONNECT_S)
-        async with httpx2.AsyncClient(base_url=url, headers=headers, timeout=timeout, trust_env=not near) as http:
-            yield cls(http, url=url, key=key, key_origin=key_origin, near=near)
+        async with httpx2.AsyncClient(base_url=url, headers=headers, timeout=timeout, trust_env=not loopback) as http:
+            yield cls(http, url=url, key=key, key_origin=key_origin, loopback=loopback)
 
     async def call(
         self, method: str, path: str, *, query: Query | None = None, body: Object | None = None, read_s: float = READ_S
     ) -> Any:
-        """The JSON of an answer; None if it has no body."""
+        """Send a request and return the JSON of the response; None if it has no body."""
         async with self.stream(method, path, query=query, body=body, read_s=read_s) as response:
             text = await response.aread()
         if not text:
@@ -78,20 +78,22 @@ class Remote:
         try:
             return json.loads(text)
         except ValueError:
-            raise CliError(f"{self.url} answered no JSON: is it a Casemate server, and is the URL right?") from None
+            raise CliError(
+                f"{self.url} did not answer with JSON: is it a Casemate server, and is the URL right?"
+            ) from None
 
     async def data(
         self, method: str, path: str, *, query: Query | None = None, body: Object | None = None, read_s: float = READ_S
     ) -> Any:
-        """The data in the envelope of an answer."""
+        """Send a request and return the `data` field of the response."""
         return as_object(await self.call(method, path, query=query, body=body, read_s=read_s)).get("data")
 
     async def sandboxes(self, labels: str = "") -> list[Object]:
-        """All sandboxes that have the labels, newest first."""
+        """Return all sandboxes with the labels, newest first."""
         return await self._all(route("sandboxes"), {"labels": labels} if labels else {})
 
     async def snapshots(self, sandbox: str = "") -> list[Object]:
-        """All snapshots, or those of one sandbox, newest first."""
+        """Return all snapshots, or those of one sandbox, newest first."""
         return await self._all(route("sandboxes", sandbox, "snapshots") if sandbox else route("snapshots"), {})
 
     @asynccontextmanager
@@ -106,16 +108,16 @@ class Remote:
         headers: Mapping[str, str] | None = None,
         read_s: float | None = READ_S,
     ) -> AsyncGenerator[Response]:
-        """An answer whose body is read in the block.
+        """Send a request and yield the response, whose body the block reads.
 
         Args:
             method: HTTP method.
-            path: Of `route`.
-            query: Parameters.
-            body: Sent as JSON.
-            content: Sent as it is.
-            headers: More of them.
-            read_s: How long the server may be silent; None for ever.
+            path: Path built by `route`.
+            query: Query parameters.
+            body: JSON body.
+            content: Raw body.
+            headers: Additional headers.
+            read_s: Read timeout in seconds; None for no timeout.
         """
         timeout = httpx2.Timeout(READ_S, connect=CONNECT_S, read=read_s)
         call = self._http.stream(
@@ -124,7 +126,7 @@ class Remote:
         await self._pause()
         try:
             async with call as response:
-                self._heed_limit(response)
+                self._note_rate_limit(response)
                 if not response.is_success:
                     raise await refusal(response, server=self.url, key_origin=self._key_origin)
                 yield response
@@ -132,12 +134,12 @@ class Remote:
             raise failure(error, server=self.url) from None
         except UnicodeEncodeError:
             raise CliError(
-                "A name has bytes that are no UTF-8: rename it, or pack what it belongs to with tar"
+                "A file name is not valid UTF-8: rename the file, or copy the directory that contains it"
             ) from None
 
     @asynccontextmanager
     async def events(self, path: str, body: Object) -> AsyncGenerator[tuple[Response, AsyncIterator[ServerSentEvent]]]:
-        """The events of a stream as they come, with the answer that brings them; the server may be silent for ever."""
+        """Yield a response and its server-sent events, without a read timeout."""
         headers = {"Accept": "text/event-stream"}
         async with self.stream("POST", path, body=body, headers=headers, read_s=None) as response:
             events = aiter(httpx2.EventSource(response, max_event_size=_MOST_EVENT))
@@ -145,15 +147,15 @@ class Remote:
 
     @asynccontextmanager
     async def socket(self, path: str, query: Query) -> AsyncGenerator[ClientConnection]:
-        """A WebSocket for the length of a block."""
+        """Open a WebSocket and close it when the block ends."""
         headers = {"X-API-Key": self._key} if self._key else {}
         address = f"ws{self.url.removeprefix('http')}{path}?{urlencode(query)}"
-        proxy = None if self._near else True
+        proxy = None if self._loopback else True
         try:
             socket = await connect(
                 address,
                 additional_headers=headers,
-                open_timeout=READ_S,  # before it answers, the server may have a machine to wake
+                open_timeout=READ_S,  # the server may have to wake a sandbox first
                 close_timeout=CONNECT_S,
                 max_size=_MOST_MESSAGE,
                 proxy=proxy,
@@ -176,7 +178,7 @@ class Remote:
                 await socket.close()
 
     async def _all(self, path: str, query: Query) -> list[Object]:
-        """The rows of all pages."""
+        """Return the items of all pages."""
         found: list[Object] = []
         page = 1
         while True:
@@ -188,8 +190,8 @@ class Remote:
                 return found
             page += 1
 
-    def _heed_limit(self, response: Response) -> None:
-        """Remember when the server takes the next request, if this one was the last of its time."""
+    def _note_rate_limit(self, response: Response) -> None:
+        """Remember when the rate limit resets, if this response used it up."""
         reset = response.headers.get("ratelimit-reset", "")
         if response.headers.get("ratelimit-remaining") == "0" and reset.isdecimal():
             self._ready_s = anyio.current_time() + min(int(reset), _LONGEST_PAUSE_S)
@@ -197,5 +199,5 @@ class Remote:
     async def _pause(self) -> None:
         seconds = math.ceil(self._ready_s - anyio.current_time())
         if seconds > 0:
-            note(f"The server takes no more requests with this key for {seconds} s; waiting.")
+            note(f"Rate limit reached; waiting {seconds} s.")
             await anyio.sleep_until(self._ready_s)

@@ -1,4 +1,4 @@
-"""Files of a sandbox over REST, as one end of a copy."""
+"""Files in a sandbox, reached over REST, as one end of a copy."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING
 from .console import CliError, plain
 from .errors import Missing
 from .remote import Remote, route
-from .tree_path import Entry, Report, Tree, kind_of
+from .tree import Entry, Report, Tree, kind_of
 from .values import Object, as_object, as_objects
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 
 _LONG_S = 900
-_NOTHING = "no such"
+_NO_SUCH_FILE = "no such"
 
 
 class SandboxTree(Tree):
-    """A sandbox, over REST.
+    """The file system of a sandbox.
 
     Args:
         remote: The server.
@@ -35,11 +35,11 @@ class SandboxTree(Tree):
         self._ref = ref
 
     def name(self, path: str) -> str:
-        """What a path is called in messages."""
+        """Return the name of a path for messages."""
         return plain(f"{self._ref}:{path}")
 
-    async def look(self, path: str) -> Entry | None:
-        """What is there, links followed."""
+    async def find(self, path: str) -> Entry | None:
+        """Return the entry at a path, following links; None if there is none."""
         found = await self._stat(path)
         if found is None or found.kind != "link":
             return found
@@ -53,12 +53,12 @@ class SandboxTree(Tree):
 
     @asynccontextmanager
     async def open(self, path: str) -> AsyncGenerator[AsyncIterator[bytes]]:
-        """A file's content."""
+        """Open a file and yield its content in pieces."""
         async with self._remote.stream("GET", self._route("download"), query={"path": path}) as response:
             yield response.aiter_bytes()
 
     async def write(self, path: str, content: AsyncIterable[bytes], mode: int) -> None:
-        """Make or replace a file."""
+        """Create or replace a file."""
         headers = {"Content-Type": "application/octet-stream"}
         upload = self._remote.stream(
             "POST",
@@ -71,14 +71,14 @@ class SandboxTree(Tree):
         async with upload as response:
             await response.aread()
 
-    async def weigh(self, path: str) -> int:
-        """Not known: to add it up takes a sandbox as long as to send it."""
+    async def estimate_size(self, path: str) -> int:
+        """Return 0, unknown: a sandbox takes as long to add up the size as to send the files."""
         del path
         return 0
 
     @asynccontextmanager
     async def pack(self, path: str) -> AsyncGenerator[AsyncIterator[bytes]]:
-        """A directory as a tar stream."""
+        """Open a directory as a tar stream."""
         stream = self._remote.stream("GET", self._route("archive"), query={"path": path}, read_s=_LONG_S)
         async with stream as response:
             yield response.aiter_bytes()
@@ -99,21 +99,21 @@ class SandboxTree(Tree):
                 files, size, skipped = (int(done[name]) for name in ("files", "bytes", "skippedCount"))
                 listed = [(str(one.get("path")), str(one.get("reason"))) for one in as_objects(done.get("skipped"))]
             except (ValueError, TypeError, KeyError):
-                raise CliError(f"{self.name(path)}: the server does not say what it has unpacked") from None
+                raise CliError(f"{self.name(path)}: the server did not report what it unpacked") from None
         return Report(files=files, size=size, skipped=skipped, listed=listed)
 
     async def _stat(self, path: str) -> Entry | None:
         done = as_object(await self._remote.data("GET", self._route("stat"), query={"path": path}))
         if done.get("exitCode") != 0:
-            why = str(done.get("stderr") or "")
-            if _NOTHING in why.lower():
+            reason = str(done.get("stderr") or "")
+            if _NO_SUCH_FILE in reason.lower():
                 return None
-            raise CliError(f"{self.name(path)}: {plain(why.strip())}")
+            raise CliError(f"{self.name(path)}: {plain(reason.strip())}")
         try:
             found = as_object(json.loads(str(done.get("stdout"))))
             mode = int(str(found.get("mode")), 16)
         except ValueError:
-            raise CliError(f"{self.name(path)}: the server does not say what it is") from None
+            raise CliError(f"{self.name(path)}: the server did not report the file's type") from None
         size = found.get("size")
         return Entry(
             name=path.rstrip("/").rpartition("/")[2],

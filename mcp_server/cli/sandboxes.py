@@ -1,4 +1,4 @@
-"""`casemate sandbox`: list, create, look at, use and end sandboxes."""
+"""`casemate sandbox`: list, create, show, use and delete sandboxes."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-from .console import CliError, complain, note, run, show_json, show_table
+from .console import CliError, note, print_errors, run, show_json, show_table
 from .errors import Missing
 from .execute import execute
 from .lifecycle import Idle, Ttl, limits, restart, sleep, start, update, wake
-from .options import AsJson, Ref, complete_sandbox, complete_snapshot, place_of
+from .options import AsJson, Ref, complete_sandbox, complete_snapshot, target_of
 from .records import show_records
 from .remote import route
 from .target import open_remote
@@ -37,41 +37,45 @@ _COLUMNS = {
 def list_all(
     context: typer.Context,
     label: Annotated[
-        list[str] | None, typer.Option("--label", metavar="K=V", help="Only those with this label; repeatable.")
+        list[str] | None, typer.Option("--label", metavar="K=V", help="Only sandboxes with this label; repeatable.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the sandboxes, newest first."""
+    """List sandboxes, newest first."""
     labels = ",".join(f"{name}={value}" for name, value in parse_pairs(label, "--label").items())
 
     async def work() -> list[Object]:
-        async with open_remote(place_of(context)) as remote:
+        async with open_remote(target_of(context)) as remote:
             return await remote.sandboxes(labels)
 
     found = run(work)
     if not as_json:
         found = [{**one, "status": status_of(one)} for one in found]
-    show_records(found, _COLUMNS, as_json=as_json, nothing="There is no sandbox.")
+    show_records(found, _COLUMNS, as_json=as_json, nothing="No sandboxes.")
 
 
 @app.command()
 def create(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A host name, such as box or build-1.")],
-    image: Annotated[str, typer.Option("--image", help="What it is made from; default: the server's.")] = "",
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Name of the sandbox: a host name, such as box or build-1.")
+    ],
+    image: Annotated[str, typer.Option("--image", help="Image; default: the server's.")] = "",
     cpu: Annotated[int | None, typer.Option("--cpu", min=1, help="Virtual CPUs; default: the server's.")] = None,
     mem: Annotated[int | None, typer.Option("--mem", min=1, help="Memory in MiB; default: the server's.")] = None,
     env: Annotated[
         list[str] | None,
-        typer.Option("--env", metavar="K=V", help="A variable of all its commands; K alone hands on the one here."),
+        typer.Option(
+            "--env", metavar="K=V", help="Environment variable of all commands; K alone passes its local value."
+        ),
     ] = None,
-    label: Annotated[list[str] | None, typer.Option("--label", metavar="K=V", help="A label; repeatable.")] = None,
+    label: Annotated[list[str] | None, typer.Option("--label", metavar="K=V", help="Label; repeatable.")] = None,
     snapshot: Annotated[
         str,
         typer.Option(
             "--snapshot",
             metavar="SNAPSHOT",
-            help="Start from this one, with its image and size.",
+            help="Start from this snapshot, with its image and size.",
             autocompletion=complete_snapshot,
         ),
     ] = "",
@@ -79,7 +83,7 @@ def create(
     idle: Idle = "",
     as_json: AsJson = False,
 ) -> None:
-    """Create a sandbox; it is ready when this ends."""
+    """Create a sandbox, wait until it is ready and print its id."""
     given = {
         "image": image,
         "cpu": cpu,
@@ -88,12 +92,12 @@ def create(
         "labels": parse_pairs(label, "--label"),
         "snapshot": snapshot,
     }
-    wish: Object = {"name": name, **{field: value for field, value in given.items() if value}}
-    wish |= limits(ttl, idle)
+    body: Object = {"name": name, **{field: value for field, value in given.items() if value}}
+    body |= limits(ttl, idle)
 
     async def work() -> Object:
-        async with open_remote(place_of(context)) as remote:
-            return as_object(await remote.data("POST", route("sandboxes"), body=wish, read_s=_CREATE_S))
+        async with open_remote(target_of(context)) as remote:
+            return as_object(await remote.data("POST", route("sandboxes"), body=body, read_s=_CREATE_S))
 
     made = run(work)
     if as_json:
@@ -108,7 +112,7 @@ def get(context: typer.Context, ref: Ref, as_json: AsJson = False) -> None:
     check_ref(ref)
 
     async def work() -> Object:
-        async with open_remote(place_of(context)) as remote:
+        async with open_remote(target_of(context)) as remote:
             return as_object(await remote.data("GET", route("sandboxes", ref)))
 
     found = run(work)
@@ -123,24 +127,26 @@ def rm(
     context: typer.Context,
     refs: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[REF]...", help="Sandboxes to end.", autocompletion=complete_sandbox),
+        typer.Argument(
+            metavar="[SANDBOX]...", help="Ids or names of sandboxes to delete.", autocompletion=complete_sandbox
+        ),
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="End all of them.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Delete all sandboxes.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """End sandboxes and delete everything in them."""
+    """Delete sandboxes and everything in them."""
     if bool(refs) == everything:
-        raise CliError("Name the sandboxes to end, or say --all")
+        raise CliError("Give either the sandboxes to delete or --all")
     for ref in refs or ():
         check_ref(ref)
 
     missing: list[str] = []
 
     async def work() -> list[str]:
-        async with open_remote(place_of(context)) as remote:
-            doomed = [cell(one.get("id")) for one in await remote.sandboxes()] if everything else list(refs or ())
+        async with open_remote(target_of(context)) as remote:
+            to_delete = [cell(one.get("id")) for one in await remote.sandboxes()] if everything else list(refs or ())
             ended: list[str] = []
-            for ref in doomed:
+            for ref in to_delete:
                 try:
                     await remote.call("DELETE", route("sandboxes", ref), read_s=_DELETE_S)
                     ended.append(ref)
@@ -152,7 +158,7 @@ def rm(
     if as_json:
         show_json({"ended": ended})
     elif ended or everything:
-        note(f"Ended {len(ended)} sandbox{'' if len(ended) == 1 else 'es'}.")
+        note(f"Deleted {len(ended)} sandbox{'' if len(ended) == 1 else 'es'}.")
     if missing and not everything:
-        complain(*missing)
+        print_errors(*missing)
         raise typer.Exit(2)

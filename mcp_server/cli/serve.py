@@ -1,4 +1,4 @@
-"""`casemate serve`: from nothing to a server that says how to use it, and back within seconds."""
+"""`casemate serve`: check the settings and the data directory, then run the server."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from .console import prepare_directory, run_server
 
 
 def serve() -> None:
-    """Serve sandboxes over MCP and REST; on the first start, build the images and make a local key."""
+    """Serve sandboxes over MCP and REST; the first start builds the default image and creates a local key."""
     settings = Settings.load()
     logs.configure(settings.log_level, settings.log_format)
     if url := holder_url(settings.data):
         raise DataDirInUse(settings.data, url)
     listen(settings.host, settings.port).close()
     prepare_directory(settings.data)
-    # Late: the whole server takes longer to load than most other commands take in all.
+    # Imported late: loading the whole server takes longer than most other commands run.
     from .service import Service  # noqa: PLC0415
 
     run_server(lambda: Service(settings).run())

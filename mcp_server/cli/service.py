@@ -1,4 +1,4 @@
-"""One run of `casemate serve`: images, parts, web server, signals, and what is said at its beginning."""
+"""One run of `casemate serve`: images, services, web server, signals and the welcome message."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import anyio
 import structlog
 
 from mcp_server import snippets
-from mcp_server.app import open_catalogue, open_parts
+from mcp_server.app import open_catalogue, open_services
 from vmm.errors import CasemateError
 from vmm.sandboxes.spec import SandboxSpec
 
 from ..http.serve import WebServer, listen
 from .console import note, out
 from .progress import shown_progress
-from .stopping import Stopping, promise
+from .shutdown import Shutdown, stop_hint
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup, TaskStatus
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mcp_server.settings import Settings
     from vmm.images.catalogue import Catalogue
 
-# A database that starts with the machine takes as long as that.
+# A database that starts at boot together with this server needs up to a minute.
 _PATIENCE_S = 60.0
 _log = structlog.stdlib.get_logger("casemate.serve")
 
@@ -37,53 +37,53 @@ class Service:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._server: WebServer | None = None
-        self._stopping = Stopping(settings.on_stop)
-        self._farewell = "Stopped before it served."
+        self._shutdown = Shutdown(settings.on_stop)
+        self._last_note = "Stopped before the server was ready."
 
     async def run(self) -> None:
-        """Serve until a signal comes."""
+        """Serve until a signal arrives."""
         async with anyio.create_task_group() as tasks:
-            await tasks.start(self._heed_signals, tasks)
+            await tasks.start(self._handle_signals, tasks)
             catalogue = open_catalogue(self._settings)
             with shown_progress() as progress:
                 await catalogue.ensure(self._settings.default_image, progress=progress)
-            async with open_parts(self._settings, patience_s=_PATIENCE_S) as parts:
-                # Not before: until then, the directory may be another server's, of another version.
-                await _forget_old_images(catalogue)
-                await self._serve(parts)
+            async with open_services(self._settings, patience_s=_PATIENCE_S) as services:
+                # Only now: before the lock is held, another server of another version may use the directory.
+                await _prune_images(catalogue)
+                await self._serve(services)
             tasks.cancel_scope.cancel()
-        note(self._farewell)
+        note(self._last_note)
 
-    async def _serve(self, parts: Services) -> None:
+    async def _serve(self, services: Services) -> None:
         listener = listen(self._settings.host, self._settings.port)
         url = self._settings.url(listener.getsockname()[1])
 
         def started() -> None:
-            parts.occupancy.announce(url)
-            _say_hello(self._settings, url, parts.hypervisor)
+            services.lock.announce(url)
+            _print_welcome(self._settings, url, services.hypervisor)
 
-        self._server = WebServer(parts.web(), started, trusted_proxies=self._settings.trusted_proxies)
+        self._server = WebServer(services.web(), started, trusted_proxies=self._settings.trusted_proxies)
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(parts.run)
+            tasks.start_soon(services.run)
             if self._settings.warm:
-                tasks.start_soon(_warm, parts)
+                tasks.start_soon(_warm, services)
             await self._server.serve(sockets=[listener])
             tasks.cancel_scope.cancel()
-        self._farewell = await self._stopping.settle(parts.fleet.lifecycle)
+        self._last_note = await self._shutdown.settle(services.fleet.lifecycle)
 
-    async def _heed_signals(self, tasks: TaskGroup, *, task_status: TaskStatus[None]) -> None:
+    async def _handle_signals(self, tasks: TaskGroup, *, task_status: TaskStatus[None]) -> None:
         with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as received:
             task_status.started()
             async for number in received:
-                self._stopping.heed(number)
+                self._shutdown.handle(number)
                 if self._server is None:
                     tasks.cancel_scope.cancel()
                 else:
                     self._server.stop(number)
 
 
-async def _forget_old_images(catalogue: Catalogue) -> None:
-    """Remove what earlier versions built; machines that still use it hold it open."""
+async def _prune_images(catalogue: Catalogue) -> None:
+    """Remove images of earlier versions; machines that still use one hold it open."""
     try:
         removed = await catalogue.prune()
     except (CasemateError, OSError) as error:
@@ -93,20 +93,20 @@ async def _forget_old_images(catalogue: Catalogue) -> None:
         _log.info("old images removed", parts=[path.name for path in removed])
 
 
-async def _warm(parts: Services) -> None:
-    """Make the default template now, so that the first sandbox does not wait for it."""
-    defaults = parts.defaults
+async def _warm(services: Services) -> None:
+    """Build the default template now, so that the first sandbox does not wait for it."""
+    defaults = services.defaults
     spec = SandboxSpec(name="default", image=defaults.image, cpu=defaults.cpu, mem=defaults.mem)
     started = time.monotonic()
     try:
-        await parts.fleet.prepare(spec.image, cpu=spec.cpu, mem=spec.mem)
+        await services.fleet.prepare(spec.image, cpu=spec.cpu, mem=spec.mem)
     except CasemateError as error:
         _log.warning("template not prepared", reason=str(error))
         return
     _log.info("template ready", image=spec.image, cpu=spec.cpu, mem=spec.mem, s=round(time.monotonic() - started, 1))
 
 
-def _say_hello(settings: Settings, url: str, hypervisor: str) -> None:
+def _print_welcome(settings: Settings, url: str, hypervisor: str) -> None:
     key = settings.key_file
     cursor = "\n".join(f"    {line}" for line in snippets.cursor(url).splitlines())
     out.print(
@@ -132,7 +132,7 @@ curl:
 
     {snippets.curl(url, key)}
 
-{promise(settings.on_stop)}
+{stop_hint(settings.on_stop)}
 """,
         markup=False,
     )
@@ -145,5 +145,5 @@ def _store(settings: Settings) -> str:
 def _access(settings: Settings) -> str:
     registration = f"registration is {settings.registration_policy}"
     if settings.local_mode:
-        return f"NO KEY NEEDED: every program of this machine is the local user (local mode); {registration}"
+        return f"NO KEY NEEDED: every program on this host acts as the local user (local mode); {registration}"
     return f"with a key; {registration}"

@@ -1,4 +1,4 @@
-"""`casemate snapshot` and `casemate fork`: keep a sandbox's moment, go back to it, make copies that go on from now."""
+"""`casemate snapshot` and `casemate fork`: save and restore the state of sandboxes, and copy running ones."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from typing import Annotated
 
 import typer
 
-from .console import CliError, complain, note, plain, run, show_json, show_table
+from .console import CliError, note, plain, print_errors, run, show_json, show_table
 from .errors import Missing
-from .options import AsJson, Ref, SnapshotRef, complete_sandbox, complete_snapshot, place_of
+from .options import AsJson, Ref, SnapshotRef, complete_sandbox, complete_snapshot, target_of
 from .records import show_records
 from .remote import route
 from .target import open_remote
 from .values import Object, as_object, as_objects, cell, check_ref, moment, parse_pairs
 
-app = typer.Typer(help="Snapshots: whole sandboxes, kept as they were.", no_args_is_help=True)
+app = typer.Typer(help="Snapshots of sandboxes.", no_args_is_help=True)
 
 _LONG_S = 900
 _MOST = 100
@@ -36,26 +36,26 @@ def create(
     context: typer.Context,
     ref: Ref,
     name: Annotated[
-        str, typer.Argument(metavar="[NAME]", help="Such as before-upgrade; default: one is made up.")
+        str, typer.Argument(metavar="[NAME]", help="Name, such as before-upgrade; default: generated.")
     ] = "",
-    label: Annotated[list[str] | None, typer.Option("--label", metavar="K=V", help="A label; repeatable.")] = None,
+    label: Annotated[list[str] | None, typer.Option("--label", metavar="K=V", help="Label; repeatable.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Keep a sandbox as it is: files, memory and programs. It runs on, or sleeps on."""
+    """Save the state of a sandbox: files, memory and programs. The sandbox stays running or asleep."""
     check_ref(ref)
-    wish: Object = {"name": name, "labels": parse_pairs(label, "--label")}
+    body: Object = {"name": name, "labels": parse_pairs(label, "--label")}
 
     async def work() -> Object:
-        async with open_remote(place_of(context)) as remote:
+        async with open_remote(target_of(context)) as remote:
             path = route("sandboxes", ref, "snapshots")
-            return as_object(await remote.data("POST", path, body=wish, read_s=_LONG_S))
+            return as_object(await remote.data("POST", path, body=body, read_s=_LONG_S))
 
     made = run(work)
     if as_json:
         show_json(made)
     else:
         typer.echo(cell(made.get("id")))
-        note(f"Kept {cell(made.get('sandboxName'))} as {cell(made.get('name'))}.")
+        note(f"Created snapshot {cell(made.get('name'))} of {cell(made.get('sandboxName'))}.")
 
 
 @app.command("ls", hidden=True)
@@ -63,19 +63,20 @@ def create(
 def list_all(
     context: typer.Context,
     ref: Annotated[
-        str, typer.Argument(metavar="[REF]", help="Only those of this sandbox.", autocompletion=complete_sandbox)
+        str,
+        typer.Argument(metavar="[SANDBOX]", help="Only snapshots of this sandbox.", autocompletion=complete_sandbox),
     ] = "",
     as_json: AsJson = False,
 ) -> None:
-    """List the snapshots, newest first."""
+    """List snapshots, newest first."""
     if ref:
         check_ref(ref)
 
     async def work() -> list[Object]:
-        async with open_remote(place_of(context)) as remote:
+        async with open_remote(target_of(context)) as remote:
             return await remote.snapshots(ref)
 
-    show_records(run(work), _COLUMNS, as_json=as_json, nothing="There is no snapshot.")
+    show_records(run(work), _COLUMNS, as_json=as_json, nothing="No snapshots.")
 
 
 @app.command("show", hidden=True)
@@ -85,7 +86,7 @@ def get(context: typer.Context, snapshot: SnapshotRef, as_json: AsJson = False) 
     check_ref(snapshot, "snapshot")
 
     async def work() -> Object:
-        async with open_remote(place_of(context)) as remote:
+        async with open_remote(target_of(context)) as remote:
             return as_object(await remote.data("GET", route("snapshots", snapshot)))
 
     _show(run(work), as_json=as_json)
@@ -95,14 +96,14 @@ def get(context: typer.Context, snapshot: SnapshotRef, as_json: AsJson = False) 
 def rename(
     context: typer.Context,
     snapshot: SnapshotRef,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The new name.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="New name.")],
     as_json: AsJson = False,
 ) -> None:
-    """Give a snapshot another name."""
+    """Rename a snapshot."""
     check_ref(snapshot, "snapshot")
 
     async def work() -> Object:
-        async with open_remote(place_of(context)) as remote:
+        async with open_remote(target_of(context)) as remote:
             return as_object(await remote.data("PATCH", route("snapshots", snapshot), body={"name": name}))
 
     _show(run(work), as_json=as_json)
@@ -110,40 +111,43 @@ def rename(
 
 @app.command()
 def restore(context: typer.Context, ref: Ref, snapshot: SnapshotRef, as_json: AsJson = False) -> None:
-    """Put a sandbox back to a snapshot. What it did since then is lost."""
+    """Restore a sandbox to a snapshot. All later changes are lost."""
     check_ref(ref)
     check_ref(snapshot, "snapshot")
 
     async def work() -> tuple[Object, Object]:
-        async with open_remote(place_of(context)) as remote:
+        async with open_remote(target_of(context)) as remote:
             kept = as_object(await remote.data("GET", route("snapshots", snapshot)))
-            wish: Object = {"snapshot": kept.get("id")}
+            body: Object = {"snapshot": kept.get("id")}
             path = route("sandboxes", ref, "restore")
-            return kept, as_object(await remote.data("POST", path, body=wish, read_s=_LONG_S))
+            return kept, as_object(await remote.data("POST", path, body=body, read_s=_LONG_S))
 
     kept, sandbox = run(work)
     if as_json:
         show_json(sandbox)
     else:
         when = moment(kept.get("createdAt"))
-        note(f"{ref} is as {cell(kept.get('name'))} has it, from {when} UTC; what it did since then is undone.")
+        note(f"Restored {ref} to {cell(kept.get('name'))} from {when} UTC; all later changes are lost.")
 
 
 @app.command()
 def rm(
     context: typer.Context,
     snapshots: Annotated[
-        list[str], typer.Argument(metavar="SNAPSHOT...", help="Snapshots.", autocompletion=complete_snapshot)
+        list[str],
+        typer.Argument(
+            metavar="SNAPSHOT...", help="Names, ids or id prefixes of snapshots.", autocompletion=complete_snapshot
+        ),
     ],
     as_json: AsJson = False,
 ) -> None:
-    """Delete snapshots. One from which other snapshots or sandboxes were made is refused."""
+    """Delete snapshots. A snapshot that other snapshots or sandboxes are based on cannot be deleted."""
     for snapshot in snapshots:
         check_ref(snapshot, "snapshot")
     missing: list[str] = []
 
     async def work() -> list[str]:
-        async with open_remote(place_of(context)) as remote:
+        async with open_remote(target_of(context)) as remote:
             deleted: list[str] = []
             for snapshot in snapshots:
                 try:
@@ -159,21 +163,21 @@ def rm(
     elif deleted:
         note(f"Deleted {len(deleted)} snapshot{'' if len(deleted) == 1 else 's'}.")
     if missing:
-        complain(*missing)
+        print_errors(*missing)
         raise typer.Exit(2)
 
 
 def fork(
     context: typer.Context,
     ref: Ref,
-    count: Annotated[int, typer.Option("--count", "-n", min=1, max=_MOST, help="How many copies.")] = 1,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, max=_MOST, help="Number of copies.")] = 1,
     as_json: AsJson = False,
 ) -> None:
-    """Make copies of a running sandbox that go on from this moment, and print their ids. It runs on itself."""
+    """Copy a running sandbox and print the ids of the copies, which continue from its current state."""
     check_ref(ref)
 
     async def work() -> list[Object]:
-        async with open_remote(place_of(context)) as remote:
+        async with open_remote(target_of(context)) as remote:
             path = route("sandboxes", ref, "fork")
             return as_objects(await remote.data("POST", path, body={"count": count}, read_s=_LONG_S))
 
@@ -186,8 +190,8 @@ def fork(
             if child not in failed:
                 typer.echo(f"{cell(child.get('id'))}  {plain(cell(child.get('name')))}")
     if failed:
-        why = {f"{cell(child.get('error'))}: {cell(child.get('hint'))}" for child in failed}
-        raise CliError(f"{len(failed)} of {len(children)} did not come about. {'; '.join(sorted(why))}")
+        reasons = {f"{cell(child.get('error'))}: {cell(child.get('hint'))}" for child in failed}
+        raise CliError(f"{len(failed)} of {len(children)} copies failed. {'; '.join(sorted(reasons))}")
 
 
 def _show(snapshot: Object, *, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""`casemate store`: move everything between the file in the data directory and MongoDB. No server may run meanwhile."""
+"""`casemate store`: copy the store between SQLite in the data directory and MongoDB while no server runs."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import typer
 from mcp_server.settings import Settings
 from storage.copy import copy_store
 
-from ..data_dir_lock import occupy
+from ..data_dir_lock import lock_data_dir
 from .console import CliError, err, run, show_json, show_table
 from .options import AsJson
 
 if TYPE_CHECKING:
     from storage.collection import Database
 
-app = typer.Typer(help="The store of accounts, keys and records.", no_args_is_help=True)
+app = typer.Typer(help="The database of accounts, keys and records.", no_args_is_help=True)
 
 
 class Kind(StrEnum):
-    """Where a store can be."""
+    """The kinds of stores."""
 
     SQLITE = "sqlite"
     MONGODB = "mongodb"
@@ -29,38 +29,42 @@ class Kind(StrEnum):
 
 @app.callback()
 def store() -> None:
-    """The store of accounts, keys and records."""
+    """The database of accounts, keys and records."""
 
 
 @app.command()
 def copy(
-    source: Annotated[Kind, typer.Option("--from", help="Where everything is.")],
-    target: Annotated[Kind, typer.Option("--to", help="Where it goes; nothing else may be there.")],
+    source: Annotated[Kind, typer.Option("--from", help="Store to copy from.")],
+    target: Annotated[Kind, typer.Option("--to", help="Store to copy to; it must not hold other data.")],
     as_json: AsJson = False,
 ) -> None:
-    """Copy everything from one store to the other, and compare the counts. What was interrupted can be run again.
+    """Copy everything from one store to the other and compare the counts. An interrupted copy can be run again.
 
-    The file is the one of CASEMATE_DATA; the database is that of MONGO_URI and MONGO_DB, or CASEMATE_MONGO_URI_FILE.
+    The SQLite file is in CASEMATE_DATA; MONGO_URI and MONGO_DB, or CASEMATE_MONGO_URI_FILE, give the MongoDB database.
     """
     if source is target:
-        raise CliError(f"--from and --to are both {source}: one is sqlite and the other mongodb")
+        raise CliError(
+            f"--from and --to must differ, got {source} for both: give sqlite for one and mongodb for the other"
+        )
     settings = Settings.load()
     if settings.mongo_uri is None:
         raise CliError(
-            "There is no address of MongoDB: set MONGO_URI, or CASEMATE_MONGO_URI_FILE to a file that holds it"
+            "The MongoDB address is not set: set MONGO_URI, or CASEMATE_MONGO_URI_FILE to a file that holds it"
         )
     if not settings.data.is_dir():
-        raise CliError(f"CASEMATE_DATA={settings.data} is no directory: set it to the one that holds the store")
+        raise CliError(
+            f"CASEMATE_DATA: {settings.data} is not a directory: set it to the directory that holds the store"
+        )
 
     async def work() -> dict[str, int]:
-        # Late: with the collections comes the whole server.
+        # Imported late: the collections import the whole server.
         from mcp_server.app import COLLECTIONS, mongo_database, sqlite_database  # noqa: PLC0415
 
-        with occupy(settings.data):
+        with lock_data_dir(settings.data):
             async with sqlite_database(settings) as file, mongo_database(settings) as server:
                 stores: tuple[Database, Database] = (file, server)
                 old, new = stores if source is Kind.SQLITE else stores[::-1]
-                return await copy_store(old, new, COLLECTIONS, tell=_tell)
+                return await copy_store(old, new, COLLECTIONS, tell=_print_count)
 
     copied = run(work)
     if as_json:
@@ -69,5 +73,5 @@ def copy(
         show_table([("collection", "documents"), *((name, str(count)) for name, count in copied.items())])
 
 
-def _tell(collection: str, count: int) -> None:
+def _print_count(collection: str, count: int) -> None:
     err.print(f"{collection}: {count}", markup=False)

@@ -1,7 +1,7 @@
-"""Which server a command works with: a named one, the one that runs on the data directory, or one made for the moment.
+"""The server that a command talks to: a given one, the one of the data directory, or a temporary one.
 
-Only one process may work on a data directory. When no server does, the same web application is served here, on a free
-port of the loopback, for as long as the command takes: everything then goes the one way, streams and terminals too.
+Only one process may use a data directory. If no server runs, the command serves the same web application itself on a
+free loopback port while it runs, so that all commands use the same REST API, streams and terminals included.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ _MOST_KEY = 4096
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """Where the person at the keyboard wants to work.
+    """The server and the key that the user selected.
 
     Attributes:
-        url: A server's address; empty for the one of this data directory.
-        key_file: Where the key lies; None for CASEMATE_API_KEY, or the local key if no server is named.
+        url: A server's address; empty for the server of the data directory.
+        key_file: File that holds the key; None for CASEMATE_API_KEY or, without a URL, the local key.
     """
 
     url: str = ""
@@ -50,36 +50,36 @@ class Target:
 
 
 @asynccontextmanager
-async def open_remote(place: Target) -> AsyncGenerator[Remote]:
-    """The server, for the length of a block.
+async def open_remote(target: Target) -> AsyncGenerator[Remote]:
+    """Connect to the target's server, starting a temporary one if needed.
 
     Raises:
         CliError: There is no server, or no key.
-        DataDirInUse: Another command is at work on the data directory at this moment.
+        DataDirInUse: Another command is using the data directory.
     """
-    key, origin = await _given_key(place)
-    if place.url:
-        url = _checked(place.url)
-        near = urlsplit(url).hostname in _LOOPBACK
-        async with Remote.connected(url, key=key, key_origin=origin, near=near) as remote:
+    key, origin = await _given_key(target)
+    if target.url:
+        url = _base_url(target.url)
+        loopback = urlsplit(url).hostname in _LOOPBACK
+        async with Remote.connect(url, key=key, key_origin=origin, loopback=loopback) as remote:
             yield remote
         return
     settings = Settings.load()
     if not key:
         key, origin = await _local_key(settings)
-    async with _local_server(settings) as url, Remote.connected(url, key=key, key_origin=origin, near=True) as remote:
+    async with _local_server(settings) as url, Remote.connect(url, key=key, key_origin=origin, loopback=True) as remote:
         yield remote
 
 
 @asynccontextmanager
-async def open_running(place: Target) -> AsyncGenerator[Remote | None]:
-    """The server if one is named or runs, for the length of a block; nothing is started or made.
+async def open_running(target: Target) -> AsyncGenerator[Remote | None]:
+    """Connect to the target's server if one is given or running, without starting or creating anything.
 
     Raises:
         CliError: There is no key.
     """
-    if place.url or await _holder(Settings.load()):
-        async with open_remote(place) as remote:
+    if target.url or await _running_server(Settings.load()):
+        async with open_remote(target) as remote:
             yield remote
     else:
         yield None
@@ -87,33 +87,35 @@ async def open_running(place: Target) -> AsyncGenerator[Remote | None]:
 
 @asynccontextmanager
 async def _local_server(settings: Settings) -> AsyncGenerator[str]:
-    """The address of the server of this data directory, which is made for the block if none runs."""
-    url = await _holder(settings)
+    """Yield the address of the data directory's server, or of a temporary one if none runs."""
+    url = await _running_server(settings)
     if url:
         yield url
         return
-    # Late: it brings the whole server, which takes longer to load than a command on a running one takes in all.
-    from .serving import served_here  # noqa: PLC0415
+    # Imported late: loading the whole server takes longer than a command against a running one.
+    from .temporary_server import temporary_server  # noqa: PLC0415
 
-    async with served_here(settings) as url:
+    async with temporary_server(settings) as url:
         yield url
 
 
-async def _holder(settings: Settings) -> str:
+async def _running_server(settings: Settings) -> str:
     try:
         return await anyio.to_thread.run_sync(holder_url, settings.data)
     except OSError as error:
         raise CliError(
-            f"CASEMATE_DATA={settings.data} cannot be used ({error.strerror}): work as its owner, or name a server "
+            f"CASEMATE_DATA: cannot use {settings.data} ({error.strerror}): run this as its owner, or give a server "
             f"with --url or {URL}"
         ) from None
 
 
-async def _given_key(place: Target) -> tuple[str, str]:
-    if place.key_file is not None:
-        return _sane(await anyio.to_thread.run_sync(_read, place.key_file), str(place.key_file)), str(place.key_file)
+async def _given_key(target: Target) -> tuple[str, str]:
+    if target.key_file is not None:
+        return _valid_key(await anyio.to_thread.run_sync(_read, target.key_file), str(target.key_file)), str(
+            target.key_file
+        )
     key = os.environ.get(API_KEY, "").strip()
-    return _sane(key, API_KEY), API_KEY if key else ""
+    return _valid_key(key, API_KEY), API_KEY if key else ""
 
 
 async def _local_key(settings: Settings) -> tuple[str, str]:
@@ -122,39 +124,41 @@ async def _local_key(settings: Settings) -> tuple[str, str]:
     except KeyFileError as error:
         raise CliError(str(error)) from None
     if not key:
-        raise CliError(f"There is no key at {settings.key_file} yet: casemate serve makes one on its first start")
-    return _sane(key, str(settings.key_file)), str(settings.key_file)
+        raise CliError(f"There is no key at {settings.key_file} yet: casemate serve creates it on its first start")
+    return _valid_key(key, str(settings.key_file)), str(settings.key_file)
 
 
 def _read(path: Path) -> str:
-    """A key of the user's own keeping; unlike the local one its file is left as it is."""
+    """Read a key from a file that the user manages; unlike the local key's file, its mode is not changed."""
     try:
         with path.open("rb") as file:
             key = file.read(_MOST_KEY).decode("ascii", "replace").strip()
     except OSError as error:
-        raise CliError(f"--key-file {path} cannot be read ({error.strerror}): name a file that holds a key") from None
+        raise CliError(f"--key-file: cannot read {path} ({error.strerror}): give a file that holds a key") from None
     if not key:
-        raise CliError(f"--key-file {path} is empty: name a file that holds a key")
+        raise CliError(f"--key-file: {path} is empty: give a file that holds a key")
     return key
 
 
-def _sane(key: str, origin: str) -> str:
-    """A key that fits into a header; what it is stays unsaid."""
+def _valid_key(key: str, origin: str) -> str:
+    """Check that a key is valid in a header; the message does not reveal it."""
     if not key.isascii() or not key.isprintable() or " " in key:
-        raise CliError(f"What {origin} holds can be no key: it has blanks or other letters than keys have")
+        raise CliError(f"{origin} does not hold a valid key: keys are printable ASCII without spaces")
     return key
 
 
-def _checked(url: str) -> str:
+def _base_url(url: str) -> str:
     try:
         parts = urlsplit(url)
         good = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
     except ValueError:
         good, parts = False, urlsplit("")
     if parts.username or parts.password:
-        raise CliError(f"The URL holds a user name or password: give the key with --key-file or in {API_KEY} instead")
+        raise CliError(
+            f"The URL must not contain a user name or password: give the key with --key-file or in {API_KEY} instead"
+        )
     if not good or parts.query or parts.fragment or not url.isprintable() or " " in url:
-        raise CliError(f"{url[:_SHOWN]!r} is no server's address: write such as https://casemate.example.org")
+        raise CliError(f"{url[:_SHOWN]!r} is not a server's URL: write one such as https://casemate.example.org")
     base = url.rstrip("/")
     for endpoint in _ENDPOINTS:
         base = base.removesuffix(endpoint)

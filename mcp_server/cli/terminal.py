@@ -1,4 +1,4 @@
-"""The terminal of the person at the keyboard: raw while a session has it, and as it was before in every case after."""
+"""The user's terminal: in raw mode during a session, and always restored afterwards."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ _MOST = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terminal:
-    """A terminal by its descriptors."""
+    """A terminal, given by its file descriptors."""
 
     keyboard: int
     screen: int
 
     @classmethod
     def own(cls) -> Terminal:
-        """The one that this process was started on.
+        """Return the terminal of this process.
 
         Raises:
-            CliError: There is none.
+            CliError: Standard input or output is not a terminal.
         """
         keyboard, screen = sys.stdin.fileno(), sys.stdout.fileno()
         if not (os.isatty(keyboard) and os.isatty(screen)):
-            raise CliError("A shell needs a terminal here: run single commands with casemate sandbox exec")
+            raise CliError("casemate shell needs a terminal: run single commands with casemate sandbox exec")
         return cls(keyboard=keyboard, screen=screen)
 
     def size(self) -> tuple[int, int]:
-        """Columns and rows."""
+        """Return columns and rows."""
         try:
             found = os.get_terminal_size(self.screen)
         except OSError:
@@ -54,17 +54,17 @@ class Terminal:
 
     @contextmanager
     def raw(self) -> Generator[None]:
-        """Hand every key on, for the length of a block."""
+        """Keep the terminal in raw mode until the block ends."""
         before = termios.tcgetattr(self.keyboard)
         try:
             tty.setraw(self.keyboard, termios.TCSADRAIN)
             yield
         finally:
-            # What was typed and not read is dropped: it was meant for the session, not for the shell here.
+            # Drop unread input: it was typed for the session, not for the local shell.
             termios.tcsetattr(self.keyboard, termios.TCSAFLUSH, before)
 
     async def keys(self) -> AsyncGenerator[bytes]:
-        """What is typed, until the terminal is gone."""
+        """Yield typed bytes until the terminal closes."""
         while True:
             await anyio.wait_readable(self.keyboard)
             try:
@@ -76,13 +76,13 @@ class Terminal:
             yield typed
 
     async def sizes(self) -> AsyncGenerator[tuple[int, int]]:
-        """Columns and rows, each time that they change."""
+        """Yield columns and rows each time they change."""
         with anyio.open_signal_receiver(signal.SIGWINCH) as changes:
             async for _ in changes:
                 yield self.size()
 
     async def write(self, data: bytes) -> None:
-        """Show output."""
+        """Write output to the terminal."""
 
         def write() -> None:
             rest = memoryview(data)

@@ -1,4 +1,4 @@
-"""What comes from a server and from the person at the keyboard, as values that a command can rely on."""
+"""Validation and formatting of values from the server and from the command line."""
 
 from __future__ import annotations
 
@@ -7,45 +7,51 @@ import re
 from datetime import UTC, datetime
 from typing import Any, cast
 
+from storage.shown import shown
+
 from .console import CliError
 
 Object = dict[str, Any]
 
 NONE = "none"
-"""What stands for no limit on the command line."""
+"""The word for no limit on the command line."""
 
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,252})")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_SPAN = re.compile(r"([0-9]{1,9})(s|m|h|d|w)")
+_DURATION = re.compile(r"([0-9]{1,9})(s|m|h|d|w)")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _SHOWN = 80
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 def as_object(value: object) -> Object:
-    """A JSON object of a server's.
+    """Return a JSON value from the server as an object.
 
     Raises:
-        CliError: It is something else.
+        CliError: The value is not an object.
     """
     if not isinstance(value, dict):
-        raise CliError(f"The server answered {_cut(value)} where an object belongs: is it of another version?")
+        raise CliError(
+            f"The server answered {shown(value)} instead of a JSON object: does it run another version of Casemate?"
+        )
     return cast("Object", value)
 
 
 def as_objects(value: object) -> list[Object]:
-    """A JSON array of objects.
+    """Return a JSON value from the server as a list of objects.
 
     Raises:
-        CliError: It is something else.
+        CliError: The value is not a list of objects.
     """
     if not isinstance(value, list):
-        raise CliError(f"The server answered {_cut(value)} where a list belongs: is it of another version?")
+        raise CliError(
+            f"The server answered {shown(value)} instead of a JSON list: does it run another version of Casemate?"
+        )
     return [as_object(item) for item in cast("list[object]", value)]
 
 
 def cell(value: object) -> str:
-    """A value of a server's in a table; `-` where there is none."""
+    """Format a value from the server for a table; `-` if it is empty."""
     match value:
         case None | "":
             return "-"
@@ -60,7 +66,7 @@ def cell(value: object) -> str:
 
 
 def moment(value: object) -> str:
-    """A time of a server's, RFC 3339 or epoch milliseconds, to the second; `-` where there is none."""
+    """Format a time from the server, RFC 3339 or epoch milliseconds, to the second; `-` if there is none."""
     try:
         if isinstance(value, int):
             when = datetime.fromtimestamp(value / 1000, UTC)
@@ -74,7 +80,7 @@ def moment(value: object) -> str:
 
 
 def amount(count: object) -> str:
-    """Bytes for people; `-` where the number is missing."""
+    """Format a number of bytes with a unit; `-` if it is missing."""
     if not isinstance(count, int | float):
         return "-"
     value = float(count)
@@ -86,83 +92,80 @@ def amount(count: object) -> str:
 
 
 def check_ref(ref: str, what: str = "sandbox") -> str:
-    """An id or name that may stand in a path.
+    """Return an id or name that is safe in a URL path.
 
     Raises:
-        CliError: It can be none.
+        CliError: The text is not a valid id or name.
     """
     if not _NAME.fullmatch(ref):
-        raise CliError(f"{ref[:_SHOWN]!r} can be no {what}: give its id or name, of letters, digits, dots and dashes")
+        raise CliError(
+            f"{ref[:_SHOWN]!r} is not a valid {what}: give an id or name of letters, digits, '.', '_' and '-'"
+        )
     return ref
 
 
 def status_of(sandbox: Object) -> str:
-    """A sandbox's status in a table: on the wire, one that sleeps or is unresponsive bears VoidRun's word for it."""
+    """Return a sandbox's status for display; on the wire, sleeping and unresponsive ones have VoidRun's status."""
     if sandbox.get("unresponsive"):
         return "unresponsive"
     return "asleep" if sandbox.get("asleepSince") else cell(sandbox.get("status"))
 
 
 def parse_pairs(pairs: list[str] | None, option: str) -> dict[str, str]:
-    """`K=V` of a repeatable option.
+    """Parse the `K=V` pairs of a repeatable option.
 
     Raises:
-        CliError: One is no pair.
+        CliError: A value is not a pair.
     """
     found: dict[str, str] = {}
     for pair in pairs or ():
         name, separator, value = pair.partition("=")
         if not separator or not name:
-            raise CliError(f"{option} {pair[:_SHOWN]!r} is no pair: write {option} name=value")
+            raise CliError(f"{option} must be name=value, got {pair[:_SHOWN]!r}")
         found[name] = value
     return found
 
 
 def parse_environment(pairs: list[str] | None) -> dict[str, str]:
-    """`K=V` of --env; a bare `K` hands on the variable of this process.
+    """Parse the `K=V` pairs of --env; a bare `K` takes its value from this process's environment.
 
     Raises:
-        CliError: One is no variable, or is not set here.
+        CliError: A name is not a variable name, or a bare one is not set.
     """
     found: dict[str, str] = {}
     for pair in pairs or ():
         name, separator, value = pair.partition("=")
         if not _VARIABLE.fullmatch(name):
-            raise CliError(f"--env {name[:_SHOWN]!r} is no variable's name: write --env NAME=value")
+            raise CliError(f"--env: {name[:_SHOWN]!r} is not a valid variable name: write --env NAME=value")
         if not separator:
             if name not in os.environ:
-                raise CliError(f"--env {name}: it is not set here: write --env {name}=value")
+                raise CliError(f"--env: {name} is not set in the local environment: write --env {name}=value")
             value = os.environ[name]
         found[name] = value
     return found
 
 
-def parse_span(text: str, option: str) -> int:
-    """Seconds of a span such as `90s`, `15m`, `2h`, `30d`, `1w`.
+def parse_duration(text: str, option: str) -> int:
+    """Parse a duration such as `90s`, `15m`, `2h`, `30d` or `1w` into seconds.
 
     Raises:
-        CliError: It is none.
+        CliError: The text is not a duration.
     """
-    found = _SPAN.fullmatch(text.strip())
+    found = _DURATION.fullmatch(text.strip())
     if found is None or not int(found[1]):
-        raise CliError(f"{option} {text[:_SHOWN]!r} is no span of time: write such as 90s, 15m, 2h, 30d, 1w")
+        raise CliError(f"{option} must be a duration such as 90s, 15m, 2h, 30d or 1w, got {text[:_SHOWN]!r}")
     return int(found[1]) * _SECONDS[found[2]]
 
 
 def parse_limit(text: str, option: str) -> int:
-    """Seconds of a span as `parse_span` has it; 0 for the word `none`.
+    """Parse a duration, as `parse_duration` does, or `none`, which means 0.
 
     Raises:
-        CliError: It is neither.
+        CliError: The text is neither.
     """
     if text.strip() == NONE:
         return 0
-    found = _SPAN.fullmatch(text.strip())
+    found = _DURATION.fullmatch(text.strip())
     if found is None or not int(found[1]):
-        raise CliError(f"{option} {text[:_SHOWN]!r} is no span of time: write such as 90s, 15m, 2h, 7d, or {NONE}")
+        raise CliError(f"{option} must be a duration such as 90s, 15m, 2h, 7d, or {NONE}, got {text[:_SHOWN]!r}")
     return int(found[1]) * _SECONDS[found[2]]
-
-
-def _cut(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"

@@ -71,7 +71,7 @@ async def test_bad_settings_are_refused_in_one_line(shell: Shell) -> None:
 
 
 async def test_a_data_directory_that_cannot_be_made_is_refused(shell: Shell) -> None:
-    assert "cannot be made" in refusal(await shell("serve", CASEMATE_DATA="/proc/casemate"))
+    assert "cannot create" in refusal(await shell("serve", CASEMATE_DATA="/proc/casemate"))
 
 
 async def test_a_port_in_use_is_refused_before_anything_is_made(shell: Shell) -> None:
@@ -82,12 +82,12 @@ async def test_a_port_in_use_is_refused_before_anything_is_made(shell: Shell) ->
 
 async def test_without_a_first_start_there_is_no_key_to_work_with(shell: Shell) -> None:
     for command in (("key", "path"), ("sandbox", "list"), ("sandbox", "rm", "--all")):
-        assert "casemate serve makes one on its first start" in refusal(await shell(*command))
+        assert "casemate serve creates it on its first start" in refusal(await shell(*command))
 
 
 async def test_ending_sandboxes_needs_names_or_the_word_all(shell: Shell) -> None:
-    assert "or say --all" in refusal(await shell("sandbox", "rm"))
-    assert "or say --all" in refusal(await shell("sandbox", "rm", "--all", "box"))
+    assert "or --all" in refusal(await shell("sandbox", "rm"))
+    assert "or --all" in refusal(await shell("sandbox", "rm", "--all", "box"))
 
 
 async def test_an_unknown_image_is_refused_with_the_known_ones(shell: Shell) -> None:
@@ -175,7 +175,7 @@ async def test_a_server_is_started_used_stopped_started_again_and_emptied(
             out, err = await stopped(process, signal.SIGTERM)
         assert f"Casemate serves on http://127.0.0.1:{shell.port}/api/mcp" in out
         assert "claude mcp add --transport http casemate" in out
-        assert "1 machine lives on" in err
+        assert "1 machine keeps running" in err
         assert "casemate sandbox rm --all" in err
         key = (shell.data / "key").read_text().strip()
         assert key not in out + err
@@ -192,7 +192,7 @@ async def test_a_server_is_started_used_stopped_started_again_and_emptied(
             assert through.stdout == alone.stdout
             assert b"Ended 1 sandbox." in (await shell("sandbox", "rm", "--all")).stderr
             _, err = await stopped(process, signal.SIGINT)
-        assert "Stopped; no machine runs." in err
+        assert "Stopped; no machines are running." in err
     finally:
         with anyio.CancelScope(shield=True):
             await shell("sandbox", "rm", "--all")

@@ -36,8 +36,8 @@ class Place:
 async def place(assemble: Assemble, keys: dict[str, str], tmp_path: Path) -> AsyncGenerator[Place]:
     """A server whose calls notice soon that the guest is silent."""
     async with one_host(tmp_path, grace=QUICK) as fleet:
-        parts = assemble(fleet)
-        async with serving(parts.web(), keys, parts.identity.run) as edge:
+        services = assemble(fleet)
+        async with serving(services.web(), keys, services.identity.run) as edge:
             yield Place(fleet=fleet, edge=edge)
 
 
@@ -90,9 +90,9 @@ async def test_clients_see_a_word_that_they_know_and_what_it_means(place: Place)
 
 
 async def test_people_see_it_in_the_list_and_restart_it(place: Place, tmp_path: Path) -> None:
-    here = tmp_path / "here"
-    here.mkdir()
-    cli = Cli(url=place.edge.url, key=place.edge.keys["alice"], keys=place.edge.keys, here=here)
+    cwd = tmp_path / "cwd"
+    cwd.mkdir()
+    cli = Cli(url=place.edge.url, key=place.edge.keys["alice"], keys=place.edge.keys, cwd=cwd)
     with place.fleet.stopped():
         assert not await place.fleet.look()
         assert re.search(r"  box +unresponsive +code ", (await cli("sandbox", "list")).text)
@@ -100,7 +100,8 @@ async def test_people_see_it_in_the_list_and_restart_it(place: Place, tmp_path: 
         assert row.split()[:3] == [SANDBOX, "box", "unresponsive"]
         assert "restart_sandbox" in (await cli("sandbox", "get", "box")).text
     await answers_again(place.fleet)
-    assert (await cli("sandbox", "restart", "box")).err == "box runs: restarted from its disk: its memory is lost\n"
+    restarted = await cli("sandbox", "restart", "box")
+    assert restarted.err == "box is running: restarted from its disk: its memory is lost\n"
     assert "newest snapshot" in (await cli("sandbox", "restart", "box", "--from-snapshot")).err
-    bob = cli.towards(key=cli.keys["bob"])
+    bob = cli.using(key=cli.keys["bob"])
     assert "There is no sandbox 'box'" in (await bob("sandbox", "restart", "box")).refusal

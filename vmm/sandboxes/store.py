@@ -6,10 +6,10 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from storage.backoff import Backoff
 from storage.collection import Collection, CollectionSpec, Document, Index
 from storage.documents import is_value
 from storage.errors import DocumentMissing, DuplicateKey, StoreError, StoreFull, StoreUnavailable, VersionConflict
-from storage.rivals import Contest
 
 from ..errors import Conflict, Damaged, HostExhausted, NotFound, Unavailable
 from ..repeated_warnings import RepeatedWarnings
@@ -127,8 +127,8 @@ class SandboxStore:
             NotFound: It is gone.
             Conflict: Many change it at once.
         """
-        contest = Contest()
-        while contest.lost < _TRIES:
+        backoff = Backoff()
+        while backoff.failed < _TRIES:
             found = await self.find(sandbox_id)
             if found is None:
                 raise NotFound(f"There is no sandbox {sandbox_id} any more", hint="List the sandboxes, or create one")
@@ -136,7 +136,7 @@ class SandboxStore:
             try:
                 return await self.save(wanted)
             except Conflict:
-                await contest.again()
+                await backoff.wait()
         raise Conflict(f"Sandbox {sandbox_id} is being changed by many at once", hint="Try again")
 
     async def remove(self, sandbox_id: str) -> None:

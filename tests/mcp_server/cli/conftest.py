@@ -1,4 +1,4 @@
-"""Fixtures of the command line's tests: `casemate` towards a server whose sandbox is this host."""
+"""Fixtures for the tests of the command line: `casemate` with a server whose sandbox is this host."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from tests.mcp_server.edge import Edge
 @pytest.fixture
 def cli(host: Edge, tmp_path: Path) -> Cli:
     """The command line with alice's key."""
-    here = tmp_path / "here"
-    here.mkdir()
-    return Cli(url=host.url, key=host.keys["alice"], keys=host.keys, here=here)
+    cwd = tmp_path / "cwd"
+    cwd.mkdir()
+    return Cli(url=host.url, key=host.keys["alice"], keys=host.keys, cwd=cwd)
 
 
 @pytest.fixture
 def guest(tmp_path: Path) -> Path:
-    """A directory of the sandbox, which is this host."""
-    place = tmp_path / "guest"
-    place.mkdir()
-    return place
+    """A directory in the sandbox, which is this host."""
+    directory = tmp_path / "guest"
+    directory.mkdir()
+    return directory

@@ -1,4 +1,4 @@
-"""Runs `casemate` as a person does: as a process of its own, with pipes or on a terminal."""
+"""Runs `casemate` as a user does: as a separate process, with pipes or on a terminal."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ CASEMATE = Path(sys.executable).parent / "casemate"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Done:
-    """A command that has ended."""
+class Result:
+    """The result of a command."""
 
     status: int
     out: bytes
@@ -48,12 +48,12 @@ class Done:
 
     @property
     def object(self) -> Any:
-        """What it printed as JSON, whatever its status."""
+        """The JSON that it printed, whatever its status."""
         return json.loads(self.out)
 
     @property
     def refusal(self) -> str:
-        """The one line of a command that was refused."""
+        """The one-line error message of a command that failed."""
         assert self.status in {2, 75}, self
         assert self.out == b""
         (line,) = self.err.splitlines()
@@ -63,43 +63,43 @@ class Done:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cli:
-    """`casemate` towards a server, with a key, in a directory."""
+    """`casemate` with a server, a key and a working directory."""
 
     url: str
     key: str
     keys: Mapping[str, str]
-    here: Path
+    cwd: Path
 
     def http(self) -> httpx.AsyncClient:
-        """The same without the command line."""
+        """Return an HTTP client for the same server and key."""
         return httpx.AsyncClient(base_url=self.url, headers={"x-api-key": self.key}, timeout=PATIENCE_S)
 
-    def towards(self, url: str = "", key: str = "") -> Cli:
+    def using(self, url: str = "", key: str = "") -> Cli:
         return replace(self, url=url or self.url, key=key or self.key)
 
     @property
     def env(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("CASEMATE_")}
-        named = {"CASEMATE_URL": self.url, "CASEMATE_API_KEY": self.key, "CASEMATE_DATA": str(self.here / "data")}
+        named = {"CASEMATE_URL": self.url, "CASEMATE_API_KEY": self.key, "CASEMATE_DATA": str(self.cwd / "data")}
         return kept | {name: value for name, value in named.items() if value} | {"TERM": "xterm", "COLUMNS": "200"}
 
     async def __call__(
         self, *arguments: str | Path, stdin: bytes | None = None, env: Mapping[str, str] | None = None
-    ) -> Done:
-        """Run it to its end."""
+    ) -> Result:
+        """Run a command to its end."""
         with anyio.fail_after(PATIENCE_S):
             done = await run_forked(
                 [str(argument) for argument in arguments],
                 stdin=stdin or b"",
                 env=self.env | dict(env or {}),
-                cwd=self.here,
+                cwd=self.cwd,
             )
         assert b"Traceback" not in done.stderr, done.stderr.decode()
         assert self.key == "" or self.key.encode() not in done.stderr
-        return Done(status=done.returncode, out=done.stdout, err=done.stderr.decode())
+        return Result(status=done.returncode, out=done.stdout, err=done.stderr.decode())
 
-    async def piped(self, *arguments: str, into: str = "cat", source: str = "") -> Done:
-        """Run it in a pipe between shell lines; the status is its own, the output that of the last."""
+    async def piped(self, *arguments: str, into: str = "cat", source: str = "") -> Result:
+        """Run a command in a shell pipeline; return its own status and the output of the last part."""
         before = f"{source} | " if source else ""
         script = f'{before}"$0" "$@" | {into}; exit "${{PIPESTATUS[{int(bool(source))}]}}"'
         with anyio.fail_after(PATIENCE_S):
@@ -107,17 +107,15 @@ class Cli:
                 ["bash", "-c", script, CASEMATE, *arguments],
                 stdin=subprocess.DEVNULL,
                 env=self.env,
-                cwd=self.here,
+                cwd=self.cwd,
                 check=False,
             )
-        return Done(status=done.returncode, out=done.stdout, err=done.stderr.decode())
+        return Result(status=done.returncode, out=done.stdout, err=done.stderr.decode())
 
     @asynccontextmanager
     async def started(self, *arguments: str) -> AsyncGenerator[Process]:
-        """Run it until the block ends, if it has not ended by itself."""
-        process = await anyio.open_process(
-            [CASEMATE, *arguments], env=self.env, cwd=self.here, stdin=subprocess.DEVNULL
-        )
+        """Run a command and kill it when the block ends."""
+        process = await anyio.open_process([CASEMATE, *arguments], env=self.env, cwd=self.cwd, stdin=subprocess.DEVNULL)
         try:
             yield process
         finally:
@@ -127,22 +125,22 @@ class Cli:
                 await process.aclose()
 
     @asynccontextmanager
-    async def on_terminal(self, *arguments: str) -> AsyncGenerator[Seat]:
-        """Run it on a terminal of its own, 132 columns and 24 rows, until the block ends."""
+    async def on_terminal(self, *arguments: str) -> AsyncGenerator[Terminal]:
+        """Run a command on a new terminal of 132 columns and 24 rows and kill it when the block ends."""
         master, slave = pty.openpty()
         try:
             fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 132, 0, 0))
             process = await anyio.open_process(
                 [CASEMATE, *arguments],
                 env=self.env | {"COLUMNS": ""},
-                cwd=self.here,
+                cwd=self.cwd,
                 stdin=slave,
                 stdout=slave,
                 stderr=slave,
                 start_new_session=True,
             )
             try:
-                yield Seat(master, slave, process)
+                yield Terminal(master, slave, process)
             finally:
                 with anyio.CancelScope(shield=True):
                     if process.returncode is None:
@@ -153,8 +151,8 @@ class Cli:
             os.close(master)
 
 
-class Seat:
-    """Who sits before a terminal on which the command runs."""
+class Terminal:
+    """A terminal on which a command runs: types keys and reads the screen."""
 
     def __init__(self, master: int, slave: int, process: Process) -> None:
         self._master = master
@@ -171,7 +169,7 @@ class Seat:
     def resize(self, cols: int, rows: int) -> None:
         fcntl.ioctl(self._slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, cols, 0, 0))
         self._screen.resize(rows, cols)
-        # The session of the command has no controlling terminal here, so nobody else tells it.
+        # The command's session has no controlling terminal here, so the kernel does not send this signal.
         self.process.send_signal(signal.SIGWINCH)
 
     @property
@@ -187,25 +185,25 @@ class Seat:
         return "\n".join(line.rstrip() for line in self._screen.display)
 
     async def sees(self, text: str) -> None:
-        """Look at the screen until a text is on it."""
+        """Wait until a text is on the screen."""
         with anyio.move_on_after(PATIENCE_S) as limit:
             while text not in self.shown:
                 await anyio.wait_readable(self._master)
-                self._look()
+                self._read()
         assert not limit.cancelled_caught, f"{text!r} is not on the screen:\n{self.shown}"
 
     async def ended(self) -> int:
-        """Wait for the command's end; its status."""
+        """Wait for the command to end and return its status."""
         with anyio.fail_after(PATIENCE_S):
             status = await self.process.wait()
         while True:
-            with anyio.move_on_after(0.1) as quiet:
+            with anyio.move_on_after(0.1) as silence:
                 await anyio.wait_readable(self._master)
-            if quiet.cancelled_caught:
+            if silence.cancelled_caught:
                 return status
-            self._look()
+            self._read()
 
-    def _look(self) -> None:
+    def _read(self) -> None:
         data = os.read(self._master, 65536)
         self.written += data
         self._stream.feed(data)

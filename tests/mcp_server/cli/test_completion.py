@@ -1,4 +1,4 @@
-"""What shells are told about the command line."""
+"""Shell completion."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ printf '%s\\n' "${COMPREPLY[@]}"
 
 
 async def completed(cli: Cli, *words: str) -> list[str]:
-    """What bash offers for the last of the words."""
+    """Return the completions that bash offers for the last word."""
     with anyio.fail_after(PATIENCE_S):
         done = await anyio.run_process(
             ["bash", "-c", TRY, "bash", "casemate", *words],
@@ -46,12 +46,12 @@ async def test_bash_completes_commands_options_and_names_of_sandboxes(cli: Cli) 
     assert await completed(cli, "fork", "bo") == ["box"]
 
 
-async def test_without_a_server_or_a_key_nothing_is_offered_and_nothing_is_said(cli: Cli) -> None:
+async def test_completion_without_a_server_or_a_key_offers_and_prints_nothing(cli: Cli) -> None:
     nowhere = "http://127.0.0.1:1"
-    assert await completed(cli.towards(url=nowhere), "shell", "b") == []
+    assert await completed(cli.using(url=nowhere), "shell", "b") == []
     assert await completed(cli, "--url", nowhere, "shell", "b") == []
-    assert await completed(cli.towards(key="cm_" + "x" * 43), "shell", "b") == []
-    alone = Cli(url="", key="", keys={}, here=cli.here)
+    assert await completed(cli.using(key="cm_" + "x" * 43), "shell", "b") == []
+    alone = Cli(url="", key="", keys={}, cwd=cli.cwd)
     assert await completed(alone, "shell", "b") == []
 
 
@@ -62,7 +62,7 @@ async def test_without_a_server_or_a_key_nothing_is_offered_and_nothing_is_said(
         ("fish", "casemate completion fish | source; complete -C 'casemate sandbox get b'"),
     ],
 )
-async def test_other_shells_take_their_scripts(cli: Cli, shell: str, words: str) -> None:
+async def test_other_shells_accept_their_scripts(cli: Cli, shell: str, words: str) -> None:
     program = shutil.which(shell)
     if program is None:
         pytest.skip(f"{shell} is not installed")
@@ -70,7 +70,7 @@ async def test_other_shells_take_their_scripts(cli: Cli, shell: str, words: str)
     with anyio.fail_after(PATIENCE_S):
         done = await anyio.run_process(
             [program, *flags, "-c", words],
-            env=cli.env | {"PATH": f"{CASEMATE.parent}:{cli.env['PATH']}", "HOME": str(cli.here)},
+            env=cli.env | {"PATH": f"{CASEMATE.parent}:{cli.env['PATH']}", "HOME": str(cli.cwd)},
         )
     assert done.stderr == b""
     assert done.stdout.split() == [b"_casemate_completion" if shell == "zsh" else b"box"]

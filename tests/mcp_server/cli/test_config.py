@@ -1,4 +1,4 @@
-"""`casemate config show`, as a person types it."""
+"""`casemate config show`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Show = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture
 def show(tmp_path: Path) -> Show:
-    """Runs the command with these variables, in an environment that has few others."""
+    """Runs the command with the given variables and few others."""
 
     def run(*options: str, **variables: str) -> subprocess.CompletedProcess[str]:
         env = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "CASEMATE_DATA": str(tmp_path)} | variables
@@ -29,13 +29,13 @@ def show(tmp_path: Path) -> Show:
 
 
 def row(done: subprocess.CompletedProcess[str], variable: str) -> list[str]:
-    """Value and origin of a variable."""
+    """Return the value and origin of a variable."""
     assert done.returncode == 0, done
     (line,) = [line for line in done.stdout.splitlines() if line.startswith(f"{variable} ")]
     return line.split(maxsplit=2)[1:]
 
 
-def test_each_value_is_shown_with_where_it_came_from(show: Show) -> None:
+def test_each_value_is_shown_with_its_origin(show: Show) -> None:
     done = show(CASEMATE_PORT="1234", SERVER_HOST="127.0.0.2", CASEMATE_WARM="0")
     assert row(done, "CASEMATE_PORT") == ["1234", "CASEMATE_PORT"]
     assert row(done, "CASEMATE_HOST") == ["127.0.0.2", "SERVER_HOST (VoidRun)"]
@@ -64,7 +64,7 @@ def test_secrets_are_never_shown(show: Show, tmp_path: Path, options: list[str])
     assert "CASEMATE_PORT is meant?" in (done.stdout if options else done.stderr)
 
 
-def test_names_of_other_systems_that_do_nothing_are_listed_with_the_reason(show: Show) -> None:
+def test_variables_of_other_systems_without_effect_are_listed_with_the_reason(show: Show) -> None:
     done = show(REDIS_HOST="cache", CONTAINER_IMAGE="python:3.12", HOST_ID="")
     after = done.stdout.partition("Set, but without effect:")[2]
     assert "REDIS_HOST (VoidRun, sandbox-api)  nothing needs Redis" in after
@@ -72,7 +72,7 @@ def test_names_of_other_systems_that_do_nothing_are_listed_with_the_reason(show:
     assert "HOST_ID" not in after
 
 
-def test_programs_get_the_same_as_json(show: Show) -> None:
+def test_settings_are_printed_as_json(show: Show) -> None:
     report = json.loads(show("--json", CASEMATE_ALLOWED_HOSTS="a.example.org", JWT_ALGORITHM="HS256").stdout)
     settings = {entry["name"]: entry for entry in report["settings"]}
     assert settings["allowed_hosts"] == {
@@ -87,7 +87,7 @@ def test_programs_get_the_same_as_json(show: Show) -> None:
     assert [entry["variable"] for entry in report["withoutEffect"]] == ["JWT_ALGORITHM"]
 
 
-def test_a_refused_environment_ends_with_all_reasons(show: Show) -> None:
+def test_an_invalid_environment_fails_with_all_reasons(show: Show) -> None:
     wrong = {"CASEMATE_PORT": "x", "JWT_ALGORITHM": "none", "CASEMATE_JWT_SECRET": "hunter2"}
     done = show(**wrong)
     assert (done.returncode, done.stdout) == (2, "")

@@ -1,4 +1,4 @@
-"""What goes wrong for the person at the keyboard: one line with the way out, status 2, never a key."""
+"""Errors of the command line: one line that says how to fix it, status 2, and never a key."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from anyio.abc import ByteStream
 
 from mcp_server.http.serve import listen
-from tests.mcp_server.cli.rig import Cli, Done
+from tests.mcp_server.cli.rig import Cli, Result
 
 pytestmark = pytest.mark.anyio
 
@@ -22,7 +22,7 @@ KEYS = "give a valid key with --key-file FILE or in CASEMATE_API_KEY"
 
 
 async def all_refused(cli: Cli, cases: dict[tuple[str, ...], str]) -> None:
-    """Run all commands, a few at a time; each must be refused with the words."""
+    """Run all commands, a few at a time; each must fail with its message."""
     limiter = anyio.CapacityLimiter(3)
 
     async def refused(arguments: tuple[str, ...], words: str) -> None:
@@ -34,45 +34,57 @@ async def all_refused(cli: Cli, cases: dict[tuple[str, ...], str]) -> None:
             tasks.start_soon(refused, arguments, words)
 
 
-async def test_values_that_cannot_be_are_refused_by_name_before_anything_is_done(cli: Cli) -> None:
+async def test_invalid_values_are_refused_by_name_before_anything_is_done(cli: Cli) -> None:
     cases = {
-        ("sandbox", "list", "--label", "x"): "--label 'x' is no pair",
-        ("sandbox", "create", "x", "--label", "=y"): "--label '=y' is no pair",
-        ("sandbox", "create", "x", "--env", "NOT_SET_ANYWHERE"): "it is not set here",
-        ("sandbox", "create", "x", "--env", "A-B=1"): "is no variable's name",
-        ("sandbox", "rm"): "or say --all",
-        ("sandbox", "rm", "--all", "box"): "or say --all",
-        ("sandbox", "get", "../../x"): "can be no sandbox",
-        ("sandbox", "get", ""): "can be no sandbox",
+        ("sandbox", "list", "--label", "x"): "--label must be name=value, got 'x'",
+        ("sandbox", "create", "x", "--label", "=y"): "--label must be name=value, got '=y'",
+        ("sandbox", "create", "x", "--env", "NOT_SET_ANYWHERE"): "NOT_SET_ANYWHERE is not set in the local environment",
+        ("sandbox", "create", "x", "--env", "A-B=1"): "'A-B' is not a valid variable name",
+        ("sandbox", "rm"): "or --all",
+        ("sandbox", "rm", "--all", "box"): "or --all",
+        ("sandbox", "get", "../../x"): "is not a valid sandbox",
+        ("sandbox", "get", ""): "is not a valid sandbox",
         ("sandbox", "exec", "box", "--shell", "--", "a", "b"): "quote the line",
-        ("logs", "box", "-f", "--json"): "say one of them",
-        ("top", "a/b"): "can be no sandbox",
-        ("key", "create", "x", "--expires", "tomorrow"): "--expires 'tomorrow' is no span of time",
-        ("key", "create", "x", "--expires", "0d"): "--expires '0d' is no span of time",
-        ("invite", "create", "--expires", "-1d"): "is no span of time",
-        ("invite", "revoke", "a/b"): "can be no invitation",
-        ("quota", "set", "x"): "nothing to set",
-        ("quota", "set", "x", "--cpus", "-1"): "--cpus '-1' is no limit",
-        ("quota", "set", "x", "--mem", "much"): "--mem 'much' is no limit",
-        ("quota", "show", ".."): "can be no organisation",
-        ("sandbox", "update", "box"): "nothing to change",
-        ("sandbox", "update", "box", "--ttl", "-1"): "--ttl '-1' is no span of time",
+        ("logs", "box", "-f", "--json"): "give one of them",
+        ("top", "a/b"): "is not a valid sandbox",
+        (
+            "key",
+            "create",
+            "x",
+            "--expires",
+            "tomorrow",
+        ): "--expires must be a duration such as 90s, 15m, 2h, 30d or 1w, got 'tomorrow'",
+        ("key", "create", "x", "--expires", "0d"): "30d or 1w, got '0d'",
+        ("invite", "create", "--expires", "-1d"): "30d or 1w, got '-1d'",
+        ("invite", "revoke", "a/b"): "is not a valid invitation",
+        ("quota", "set", "x"): "Nothing to set",
+        ("quota", "set", "x", "--cpus", "-1"): "--cpus must be a number from 0 or default, got '-1'",
+        ("quota", "set", "x", "--mem", "much"): "--mem must be a number from 0 or default, got 'much'",
+        ("quota", "show", ".."): "is not a valid organisation",
+        ("sandbox", "update", "box"): "Nothing to change",
+        (
+            "sandbox",
+            "update",
+            "box",
+            "--ttl",
+            "-1",
+        ): "--ttl must be a duration such as 90s, 15m, 2h, 7d, or none, got '-1'",
         ("sandbox", "update", "box", "--idle", "0s"): "or none",
-        ("sandbox", "create", "x", "--ttl", "soon"): "--ttl 'soon' is no span of time",
-        ("sandbox", "sleep", "a/b"): "can be no sandbox",
-        ("snapshot", "create", "a/b"): "can be no sandbox",
-        ("snapshot", "get", "a/b"): "can be no snapshot",
-        ("snapshot", "rm", "x", "a/b"): "can be no snapshot",
-        ("snapshot", "restore", "box", ""): "can be no snapshot",
-        ("fork", ".."): "can be no sandbox",
-        ("store", "copy", "--from", "sqlite", "--to", "sqlite"): "one is sqlite and the other mongodb",
+        ("sandbox", "create", "x", "--ttl", "soon"): "or none, got 'soon'",
+        ("sandbox", "sleep", "a/b"): "is not a valid sandbox",
+        ("snapshot", "create", "a/b"): "is not a valid sandbox",
+        ("snapshot", "get", "a/b"): "is not a valid snapshot",
+        ("snapshot", "rm", "x", "a/b"): "is not a valid snapshot",
+        ("snapshot", "restore", "box", ""): "is not a valid snapshot",
+        ("fork", ".."): "is not a valid sandbox",
+        ("store", "copy", "--from", "sqlite", "--to", "sqlite"): "give sqlite for one and mongodb for the other",
         ("store", "copy", "--from", "sqlite", "--to", "mongodb"): "set MONGO_URI",
-        ("--key-file", "nothing", "sandbox", "list"): "--key-file nothing cannot be read",
+        ("--key-file", "nothing", "sandbox", "list"): "--key-file: cannot read nothing",
     }
     await all_refused(cli, cases)
 
 
-async def test_options_that_are_none_end_with_status_2(cli: Cli) -> None:
+async def test_invalid_options_end_with_status_2(cli: Cli) -> None:
     for arguments in (
         ("sandbox", "create", "x", "--cpu", "zero"),
         ("sandbox", "create", "x", "--mem", "0"),
@@ -90,7 +102,7 @@ async def test_options_that_are_none_end_with_status_2(cli: Cli) -> None:
         assert arguments[-1] in done.err or "Invalid value" in done.err
 
 
-async def test_what_is_not_there_is_said_by_the_server(cli: Cli) -> None:
+async def test_errors_of_the_server_are_printed(cli: Cli) -> None:
     cases = {
         ("sandbox", "get", "nobody"): "There is no sandbox 'nobody'",
         ("sandbox", "rm", "nobody"): "There is no sandbox 'nobody'",
@@ -98,7 +110,7 @@ async def test_what_is_not_there_is_said_by_the_server(cli: Cli) -> None:
         ("sandbox", "create", "Not A Name"): "name",
         ("sandbox", "create", "x", "--image", "nothing"): "nothing",
         ("logs", "nobody"): "There is no sandbox 'nobody'",
-        ("logs", "box", "999"): "casemate logs box shows all",
+        ("logs", "box", "999"): "list all with casemate logs box",
         ("top", "nobody", "--once"): "There is no sandbox 'nobody'",
         ("cp", "nobody:/x", "y"): "There is no sandbox 'nobody'",
         ("sandbox", "wake", "nobody"): "There is no sandbox 'nobody'",
@@ -112,33 +124,33 @@ async def test_what_is_not_there_is_said_by_the_server(cli: Cli) -> None:
     await all_refused(cli, cases)
 
 
-async def test_a_key_that_is_wrong_is_said_with_where_it_came_from(cli: Cli) -> None:
-    wrong = cli.towards(key="cm_" + "x" * 43)
+async def test_a_wrong_key_is_reported_with_its_origin(cli: Cli) -> None:
+    wrong = cli.using(key="cm_" + "x" * 43)
     assert (
-        f"the key of CASEMATE_API_KEY is not accepted by {cli.url}; {KEYS}" in (await wrong("sandbox", "list")).refusal
+        f"{cli.url} does not accept the key from CASEMATE_API_KEY; {KEYS}" in (await wrong("sandbox", "list")).refusal
     )
-    (cli.here / "file").write_text("cm_" + "y" * 43)
+    (cli.cwd / "file").write_text("cm_" + "y" * 43)
     refusal = (await cli("--key-file", "file", "sandbox", "list")).refusal
-    assert "the key of file is not accepted" in refusal
-    (cli.here / "good").write_text(f"{cli.key}\n")
+    assert "does not accept the key from file" in refusal
+    (cli.cwd / "good").write_text(f"{cli.key}\n")
     assert (await wrong("--key-file", "good", "sandbox", "list")).status == 0
 
 
-async def test_a_key_that_can_be_none_is_refused_unsent_and_unsaid(cli: Cli) -> None:
+async def test_a_malformed_key_is_neither_sent_nor_printed(cli: Cli) -> None:
     for key in ("two words", "umläut", "line\nbreak"):
-        done = await cli.towards(key=key)("sandbox", "list")
-        assert "CASEMATE_API_KEY holds can be no key" in done.refusal
+        done = await cli.using(key=key)("sandbox", "list")
+        assert "CASEMATE_API_KEY does not hold a valid key" in done.refusal
         assert key not in done.err
 
 
-async def test_addresses_that_are_none_are_refused_and_their_passwords_unsaid(cli: Cli) -> None:
+async def test_invalid_addresses_are_refused_without_printing_their_passwords(cli: Cli) -> None:
     for url, words in {
-        "example.org": "is no server's address",
-        "ftp://example.org": "is no server's address",
-        "http://": "is no server's address",
-        "http://[::1": "is no server's address",
-        "http://example.org:99999": "is no server's address",
-        "http://example.org/?a=b": "is no server's address",
+        "example.org": "is not a server's URL",
+        "ftp://example.org": "is not a server's URL",
+        "http://": "is not a server's URL",
+        "http://[::1": "is not a server's URL",
+        "http://example.org:99999": "is not a server's URL",
+        "http://example.org/?a=b": "is not a server's URL",
         "http://user:secret@example.org": "give the key with --key-file",
     }.items():
         refusal = (await cli("--url", url, "sandbox", "list")).refusal
@@ -146,27 +158,27 @@ async def test_addresses_that_are_none_are_refused_and_their_passwords_unsaid(cl
         assert "secret" not in refusal
 
 
-async def test_the_address_of_the_endpoint_is_good_too(cli: Cli) -> None:
+async def test_the_address_of_an_endpoint_is_accepted(cli: Cli) -> None:
     for url in (f"{cli.url}/", f"{cli.url}/api", f"{cli.url}/api/mcp", f"{cli.url}/api/mcp/"):
         assert (await cli("--url", url, "sandbox", "list")).status == 0
 
 
-async def test_a_server_of_this_machine_is_not_asked_through_a_proxy(cli: Cli) -> None:
-    elsewhere = {"HTTP_PROXY": "http://127.0.0.1:1", "ALL_PROXY": "http://127.0.0.1:1"}
-    assert (await cli("sandbox", "list", env=elsewhere)).status == 0
+async def test_a_server_on_this_host_is_not_reached_through_a_proxy(cli: Cli) -> None:
+    proxies = {"HTTP_PROXY": "http://127.0.0.1:1", "ALL_PROXY": "http://127.0.0.1:1"}
+    assert (await cli("sandbox", "list", env=proxies)).status == 0
 
 
-async def test_a_server_that_is_not_there_is_said(cli: Cli) -> None:
+async def test_an_unreachable_server_is_reported(cli: Cli) -> None:
     with listen("127.0.0.1", 0) as free:
         nowhere = f"http://127.0.0.1:{free.getsockname()[1]}"
     refusal = (await cli("--url", nowhere, "sandbox", "list")).refusal
-    assert f"{nowhere} cannot be reached" in refusal
+    assert f"Cannot connect to {nowhere}" in refusal
     assert "casemate serve" in refusal
 
 
 @asynccontextmanager
 async def answering(piece: bytes, asked_at: list[float] | None = None) -> AsyncGenerator[str]:
-    """A server that answers every request with these bytes and hangs up; it notes when it was asked."""
+    """Serve every request with these bytes and close the connection; record when requests arrive."""
 
     async def answer(stream: ByteStream) -> None:
         if asked_at is not None:
@@ -184,39 +196,41 @@ async def answering(piece: bytes, asked_at: list[float] | None = None) -> AsyncG
 
 
 def answer(status: int, body: bytes, **headers: str) -> bytes:
-    """A whole HTTP answer."""
+    """Return a complete HTTP response."""
     lines = [f"HTTP/1.1 {status} Said", f"content-length: {len(body)}", "connection: close"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
-def error(status: int, **said: str) -> bytes:
-    return answer(status, json.dumps(said).encode(), content_type="application/json", retry_after="7")
+def error(status: int, **fields: str) -> bytes:
+    return answer(status, json.dumps(fields).encode(), content_type="application/json", retry_after="7")
 
 
 @pytest.mark.parametrize(
-    ("said", "words"),
+    ("response", "words"),
     [
         (error(401, error="authentication required"), KEYS),
         (error(403, error="This needs the scope run; the credential has read"), "needs the scope run"),
         (error(409, error="The name fits several", details="Use one of these ids"), "fits several: Use one of"),
         (error(429, error="Too many requests"), "Too many requests: try again in 7 s"),
         (error(503, error="The server's store failed"), "store failed: try again in a moment"),
-        (error(500, error="Internal error", requestId="r-1"), "look at the server's log for the request r-1"),
+        (error(500, error="Internal error", requestId="r-1"), "search the server's log for request r-1"),
         (error(529, error="The host is full", details="End something"), "The host is full: End something"),
         (error(400, error="bad \x1b[31mred\nline"), "bad \\x1b[31mred\\nline"),
         (answer(404, b"<html>nginx</html>"), "is it a Casemate server"),
         (answer(502, b""), "is it a Casemate server"),
-        (answer(200, b"<html>hello</html>"), "answered no JSON"),
-        (answer(200, b"[1]"), "where an object belongs"),
-        (answer(200, b'{"data": {"a": 1}}'), "where a list belongs"),
-        (answer(200, b'{"data": [')[:-3], "went away in the middle"),
-        (b"", "went away in the middle"),
-        (b"SSH-2.0-OpenSSH_9.2\r\n", "went away in the middle"),
+        (answer(200, b"<html>hello</html>"), "did not answer with JSON"),
+        (answer(200, b"[1]"), "instead of a JSON object"),
+        (answer(200, b'{"data": {"a": 1}}'), "instead of a JSON list"),
+        (answer(200, b'{"data": [')[:-3], "closed the connection early"),
+        (b"", "closed the connection early"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "closed the connection early"),
     ],
 )
-async def test_odd_answers_are_told_in_one_line_with_the_way_out(cli: Cli, said: bytes, words: str) -> None:
-    async with answering(said) as url:
+async def test_unexpected_answers_are_reported_in_one_line_with_the_way_out(
+    cli: Cli, response: bytes, words: str
+) -> None:
+    async with answering(response) as url:
         assert words in (await cli("--url", url, "sandbox", "list")).refusal
 
 
@@ -224,15 +238,15 @@ HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding
 EVENT = b"1a\r\nevent: stdout\ndata:hello\n\n\r\n"
 
 
-async def test_a_server_that_dies_in_the_middle_of_output_is_not_taken_for_an_end(cli: Cli) -> None:
-    for ending, words in ((b"", "went away in the middle"), (b"0\r\n\r\n", "is not known")):
+async def test_a_server_that_dies_during_output_is_not_mistaken_for_the_end_of_the_command(cli: Cli) -> None:
+    for ending, words in ((b"", "closed the connection early"), (b"0\r\n\r\n", "may still be running")):
         async with answering(HEAD + EVENT + ending) as url:
-            done: Done = await cli("--url", url, "sandbox", "exec", "box", "--", "true")
+            done: Result = await cli("--url", url, "sandbox", "exec", "box", "--", "true")
             assert (done.status, done.out) == (2, b"hello\n")
             assert words in done.err
 
 
-async def test_a_server_that_dies_in_the_middle_of_a_file_leaves_nothing_of_it(cli: Cli, tmp_path: Path) -> None:
+async def test_a_server_that_dies_during_a_download_is_reported(cli: Cli, tmp_path: Path) -> None:
     done = await cli("sandbox", "exec", "box", "--shell", f"echo content > {tmp_path}/source")
     assert done.status == 0
     cut = answer(200, b"x" * 1000)[:-500]
@@ -240,10 +254,10 @@ async def test_a_server_that_dies_in_the_middle_of_a_file_leaves_nothing_of_it(c
         done = await cli("--url", url, "cp", "box:/x", "-")
         assert done.status == 2
         assert done.out == b"x" * 500
-        assert "went away in the middle" in done.err
+        assert "closed the connection early" in done.err
 
 
-async def test_a_server_that_has_had_enough_for_now_is_given_its_time(cli: Cli) -> None:
+async def test_a_reached_rate_limit_is_waited_for(cli: Cli) -> None:
     full = answer(200, b"{}", ratelimit_remaining="0", ratelimit_reset="1")
     asked_at: list[float] = []
     async with answering(full, asked_at) as url:
@@ -251,15 +265,17 @@ async def test_a_server_that_has_had_enough_for_now_is_given_its_time(cli: Cli) 
     assert asked_at[1] - asked_at[0] > 0.9
     assert done.status == 0
     assert done.err.splitlines() == [
-        "The server takes no more requests with this key for 1 s; waiting.",
-        "Ended 2 sandboxes.",
+        "Rate limit reached; waiting 1 s.",
+        "Deleted 2 sandboxes.",
     ]
 
 
-async def test_a_file_whose_name_is_no_text_is_refused_by_itself_and_goes_with_its_tree(cli: Cli, guest: Path) -> None:
+async def test_a_file_whose_name_is_not_utf_8_is_refused_alone_but_copied_with_its_directory(
+    cli: Cli, guest: Path
+) -> None:
     name = os.fsdecode(b"bad\xff")
-    (cli.here / "tree").mkdir()
-    (cli.here / "tree" / name).touch()
-    assert "bytes that are no UTF-8" in (await cli("cp", f"tree/{name}", f"box:{guest}")).refusal
+    (cli.cwd / "tree").mkdir()
+    (cli.cwd / "tree" / name).touch()
+    assert "A file name is not valid UTF-8" in (await cli("cp", f"tree/{name}", f"box:{guest}")).refusal
     assert (await cli("cp", "tree", f"box:{guest}/tree")).status == 0
     assert (guest / "tree" / name).exists()

@@ -1,4 +1,4 @@
-"""The command line on this machine: the server of the data directory, or none, and the operator's commands."""
+"""The command line on the server's host: with and without a running server, and the operator's commands."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 import anyio
 import pytest
 
-from mcp_server.app import open_parts
-from mcp_server.data_dir_lock import occupy
+from mcp_server.app import open_services
+from mcp_server.data_dir_lock import lock_data_dir
 from mcp_server.settings import Settings
 from tests.mcp_server.cli.rig import Cli
 from tests.mcp_server.edge import serving
@@ -23,35 +23,35 @@ pytestmark = pytest.mark.anyio
 
 
 @asynccontextmanager
-async def at_work(data: Path) -> AsyncGenerator[Cli]:
-    """A server on a data directory, and the command line of its operator."""
+async def server_on(data: Path) -> AsyncGenerator[Cli]:
+    """Run a server on a data directory and yield its operator's command line."""
     data.mkdir(exist_ok=True)
-    async with open_parts(Settings(data=data)) as parts, serving(parts.web(), {}, parts.run) as running:
-        parts.occupancy.announce(running.url)
-        yield Cli(url="", key="", keys={}, here=data.parent)
+    async with open_services(Settings(data=data)) as services, serving(services.web(), {}, services.run) as running:
+        services.lock.announce(running.url)
+        yield Cli(url="", key="", keys={}, cwd=data.parent)
 
 
 @pytest.fixture
 async def local(tmp_path: Path) -> AsyncGenerator[Cli]:
-    async with at_work(tmp_path / "data") as cli:
+    async with server_on(tmp_path / "data") as cli:
         yield cli
 
 
-async def test_the_local_key_opens_the_server_of_the_data_directory(local: Cli) -> None:
+async def test_the_local_key_is_accepted_by_the_server_of_the_data_directory(local: Cli) -> None:
     me = (await local("user", "me", "--json")).json
     assert (me["email"], me["operator"], me["role"]) == ("local@localhost", True, "owner")
     assert re.search(r"^email +local@localhost$", (await local("user", "me")).text, re.MULTILINE)
     file = (await local("key", "path", "--json")).json["path"]
-    assert file == (await local("key", "path")).text.strip() == str(local.here / "data" / "key")
+    assert file == (await local("key", "path")).text.strip() == str(local.cwd / "data" / "key")
     assert (await local("--key-file", file, "sandbox", "list", "--json")).json == []
 
 
-async def test_a_key_is_made_printed_once_works_within_its_scope_and_is_revoked(local: Cli) -> None:
+async def test_a_key_is_created_printed_once_limited_to_its_scope_and_revoked(local: Cli) -> None:
     made = await local("key", "create", "for reading", "--scope", "read", "--expires", "30d")
     key = made.text.strip()
     assert key.startswith("cm_")
-    assert "shown this once" in made.err
-    reader = local.towards(key=key)
+    assert "shown only once" in made.err
+    reader = local.using(key=key)
     assert (await reader("sandbox", "list", "--json")).json == []
     assert "This needs the scope run" in (await reader("sandbox", "create", "box")).refusal
 
@@ -66,17 +66,17 @@ async def test_a_key_is_made_printed_once_works_within_its_scope_and_is_revoked(
     assert whole["plainKey"].startswith("cm_")
     assert (await local("key", "revoke", "for programs", "--json")).json == {"revoked": whole["keyId"]}
     assert (await local("key", "revoke", found["id"])).status == 0
-    assert "is not accepted" in (await reader("sandbox", "list")).refusal
+    assert "does not accept the key" in (await reader("sandbox", "list")).refusal
     assert "There is no key 'for reading'" in (await local("key", "revoke", "for reading")).refusal
 
 
-async def test_people_are_invited_register_and_belong(local: Cli) -> None:
+async def test_users_are_invited_register_and_become_members(local: Cli) -> None:
     made = await local("invite", "create", "--email", "ann@example.org", "--expires", "2h")
     code = made.text.strip()
     (invitation,) = (await local("invite", "list", "--json")).json
     assert (invitation["email"], invitation["used"]) == ("ann@example.org", False)
     assert code not in (await local("invite", "list")).text
-    async with local.towards(url=await served_at(local)).http() as http:
+    async with local.using(url=await served_at(local)).http() as http:
         body = {"name": "Ann", "email": "ann@example.org", "invitation": code}
         assert (await http.post("/api/register", json=body)).status_code == 201
     assert [one["used"] for one in (await local("invite", "list", "--json")).json] == [True]
@@ -98,11 +98,11 @@ async def test_people_are_invited_register_and_belong(local: Cli) -> None:
 
 
 async def served_at(cli: Cli) -> str:
-    """Where the server of the data directory listens."""
-    return (cli.here / "data" / "server.lock").read_text()
+    """Return the address of the data directory's server."""
+    return (cli.cwd / "data" / "server.lock").read_text()
 
 
-async def test_quotas_are_shown_set_and_taken_back(local: Cli) -> None:
+async def test_quotas_are_shown_set_and_reset(local: Cli) -> None:
     org = (await local("user", "me", "--json")).json["orgId"]
     before = (await local("quota", "show", "--json")).json
     assert before["orgId"] == org
@@ -117,10 +117,10 @@ async def test_quotas_are_shown_set_and_taken_back(local: Cli) -> None:
     assert "f" * 24 in (await local("quota", "show", "f" * 24)).refusal
 
 
-async def test_every_call_is_in_the_audit_refused_ones_too(local: Cli) -> None:
-    stranger = local.towards(key="cm_" + "x" * 43)
-    assert "is not accepted" in (await stranger("sandbox", "list")).refusal
-    assert "no record" in (await local("audit", "--sandbox", "other")).err
+async def test_the_audit_log_has_every_call_including_refused_ones(local: Cli) -> None:
+    stranger = local.using(key="cm_" + "x" * 43)
+    assert "does not accept the key" in (await stranger("sandbox", "list")).refusal
+    assert "No records found" in (await local("audit", "--sandbox", "other")).err
     assert (await local("sandbox", "get", "nobody")).status == 2
     found: list[dict[str, Any]] = []
     with anyio.fail_after(PATIENCE_S):
@@ -133,7 +133,7 @@ async def test_every_call_is_in_the_audit_refused_ones_too(local: Cli) -> None:
     assert "no point in time" in (await local("audit", "--since", "yesterday")).refusal
 
 
-async def test_the_audit_is_followed_line_by_line(local: Cli) -> None:
+async def test_the_audit_log_is_followed_line_by_line(local: Cli) -> None:
     async with local.started("audit", "-f", "--json", "--action", "sandbox.get") as process:
         assert process.stdout is not None
         assert (await local("sandbox", "get", "nobody")).status == 2
@@ -142,25 +142,25 @@ async def test_the_audit_is_followed_line_by_line(local: Cli) -> None:
         assert record["sandbox"] == "nobody"
 
 
-async def test_without_a_server_the_same_commands_work_on_their_own(tmp_path: Path) -> None:
-    async with at_work(tmp_path / "data") as local:
+async def test_the_same_commands_work_without_a_server(tmp_path: Path) -> None:
+    async with server_on(tmp_path / "data") as local:
         assert (await local("key", "create", "kept")).status == 0
     assert "kept" in (await local("key", "list")).text
     assert (await local("sandbox", "list", "--json")).json == []
     assert "There is no sandbox 'box'" in (await local("sandbox", "exec", "box", "--", "true")).refusal
     assert "sandbox.list" in (await local("audit")).text
-    other = await local.towards(key="cm_" + "x" * 43)("sandbox", "list")
-    assert "the key of CASEMATE_API_KEY is not accepted" in other.refusal
+    other = await local.using(key="cm_" + "x" * 43)("sandbox", "list")
+    assert "does not accept the key from CASEMATE_API_KEY" in other.refusal
 
 
-async def test_while_another_command_is_at_work_one_is_refused(tmp_path: Path) -> None:
-    async with at_work(tmp_path / "data") as local:
+async def test_a_command_is_refused_while_another_uses_the_data_directory(tmp_path: Path) -> None:
+    async with server_on(tmp_path / "data") as local:
         pass
-    with occupy(tmp_path / "data"):
+    with lock_data_dir(tmp_path / "data"):
         assert "Another Casemate works on" in (await local("sandbox", "list")).refusal
 
 
-async def test_a_data_directory_of_somebody_else_is_refused(tmp_path: Path) -> None:
-    local = Cli(url="", key="", keys={}, here=tmp_path)
+async def test_an_unreadable_key_file_is_reported(tmp_path: Path) -> None:
+    local = Cli(url="", key="", keys={}, cwd=tmp_path)
     (tmp_path / "data" / "key").mkdir(parents=True)
     assert "casemate: key file" in (await local("sandbox", "list")).refusal

@@ -1,4 +1,4 @@
-"""The output of background commands, by the command line."""
+"""`casemate logs`: the output of background commands."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ pytestmark = pytest.mark.anyio
 
 
 async def started(cli: Cli, command: str) -> int:
-    """Start a command in the background; its process id."""
+    """Start a command in the background and return its process id."""
     async with cli.http() as http:
         return (await http.post("/api/sandboxes/box/commands/run", json={"command": command})).json()["pid"]
 
 
 async def printed(cli: Cli, pid: int, what: str) -> bool:
-    """Whether a command has ended, or has printed something."""
+    """Return whether a command has ended, or has printed a text."""
     async with cli.http() as http:
-        wish = {"pid": pid, "follow": False}
-        answer = (await http.post("/api/sandboxes/box/commands/attach", json=wish)).text
+        body = {"pid": pid, "follow": False}
+        answer = (await http.post("/api/sandboxes/box/commands/attach", json=body)).text
     return ("event: exit" if what == "ended" else what) in answer.replace("event:exit", "event: exit")
 
 
-async def test_nothing_was_started_and_so_there_is_nothing_to_show(cli: Cli) -> None:
+async def test_without_background_commands_there_are_no_logs(cli: Cli) -> None:
     done = await cli("logs", "box")
-    assert (done.status, done.out, done.err) == (0, b"", "No command was started in the background.\n")
+    assert (done.status, done.out, done.err) == (0, b"", "No background commands.\n")
     assert (await cli("logs", "box", "--json")).json == []
 
 
-async def test_what_was_printed_is_shown_byte_for_byte_while_it_runs_and_after(cli: Cli) -> None:
+async def test_output_of_running_and_ended_commands_is_shown_byte_for_byte(cli: Cli) -> None:
     over = await started(cli, "printf 'no end\\n\\377'; echo err >&2; exit 3")
     on = await started(cli, "echo begun; sleep 1000")
     await until(lambda: printed(cli, over, "ended"))
@@ -47,21 +47,21 @@ async def test_what_was_printed_is_shown_byte_for_byte_while_it_runs_and_after(c
     assert (kept[over]["stderr"], kept[over]["exitCode"]) == ("err\n", 3)
 
 
-async def test_the_one_that_runs_is_followed_to_its_end(cli: Cli) -> None:
+async def test_the_running_command_is_followed_to_its_end(cli: Cli) -> None:
     await started(cli, "true")
-    on = await started(cli, f"echo begun; until test -e {cli.here}/go; do sleep 0.02; done; echo over; exit 4")
+    on = await started(cli, f"echo begun; until test -e {cli.cwd}/go; do sleep 0.02; done; echo over; exit 4")
     async with cli.started("logs", "box", "-f") as process:
         assert process.stdout is not None
         assert process.stderr is not None
         output = BufferedByteReceiveStream(process.stdout)
         with anyio.fail_after(PATIENCE_S):
             assert await output.receive_until(b"\n", 100) == b"begun"
-            (cli.here / "go").touch()
+            (cli.cwd / "go").touch()
             assert await output.receive_until(b"\n", 100) == b"over"
             assert await process.wait() == 0
         assert (await process.stderr.receive()).decode() == f"Command {on} ended with status 4.\n"
 
 
-async def test_of_several_one_must_be_named(cli: Cli) -> None:
+async def test_one_of_several_commands_must_be_given(cli: Cli) -> None:
     pids = [await started(cli, "sleep 1000") for _ in range(2)]
-    assert f"name one of {pids[0]}, {pids[1]}" in (await cli("logs", "box", "-f")).refusal
+    assert f"give one of these PIDs: {pids[0]}, {pids[1]}" in (await cli("logs", "box", "-f")).refusal

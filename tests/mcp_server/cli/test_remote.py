@@ -1,4 +1,4 @@
-"""The command line's end of a connection, towards a server that takes its time."""
+"""The command line's connection to a slow server."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHORT_S = 0.2
 
 
 async def wakes_a_machine(_socket: ServerConnection, _request: Request) -> None:
-    """Longer than a connection may take."""
+    """Answer after more time than a connection may take."""
     await anyio.sleep(5 * SHORT_S)
 
 
@@ -32,23 +32,23 @@ async def greets(socket: ServerConnection) -> None:
     await socket.send("$ ")
 
 
-async def test_a_terminal_opens_on_a_machine_that_has_to_wake_first(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_terminal_opens_on_a_machine_that_must_wake_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "CONNECT_S", SHORT_S)
     async with (
         serve(greets, "127.0.0.1", 0, process_request=wakes_a_machine) as server,
-        Remote.connected(address(server.sockets[0].getsockname()), key="", key_origin="", near=True) as there,
-        there.socket("/api/sandboxes/box/pty", {}) as socket,
+        Remote.connect(address(server.sockets[0].getsockname()), key="", key_origin="", loopback=True) as client,
+        client.socket("/api/sandboxes/box/pty", {}) as socket,
     ):
         assert await socket.recv() == "$ "
 
 
-async def test_a_server_that_never_answers_is_told_from_one_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_silent_server_is_distinguished_from_an_unreachable_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "READ_S", SHORT_S)
     async with serve(greets, "127.0.0.1", 0, process_request=never_answers) as server:
         url = address(server.sockets[0].getsockname())
-        async with Remote.connected(url, key="", key_origin="", near=True) as there:
-            with pytest.raises(CliError, match="does not answer in time"):
-                async with there.socket("/api/sandboxes/box/pty", {}):
+        async with Remote.connect(url, key="", key_origin="", loopback=True) as client:
+            with pytest.raises(CliError, match="did not answer in time"):
+                async with client.socket("/api/sandboxes/box/pty", {}):
                     pass
         server.close(close_connections=True)
 

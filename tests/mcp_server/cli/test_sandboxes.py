@@ -1,4 +1,4 @@
-"""Sandboxes by the command line: list, create, look at, end."""
+"""`casemate sandbox`: list, create, show, change and delete sandboxes."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from tests.mcp_server.host import SANDBOX
 pytestmark = pytest.mark.anyio
 
 
-async def test_sandboxes_are_listed_for_people_and_for_programs(cli: Cli) -> None:
+async def test_sandboxes_are_listed_as_a_table_and_as_json(cli: Cli) -> None:
     assert re.search(rf"^{SANDBOX}  box +running +code +1 +1024 ", (await cli("sandbox", "list")).text, re.MULTILINE)
     (box,) = (await cli("sandbox", "list", "--json")).json
     assert (box["id"], box["name"], box["cpu"]) == (SANDBOX, "box", 1)
 
 
-async def test_a_sandbox_is_created_as_wished_looked_at_and_ended(cli: Cli) -> None:
-    wish = ("--image", "minimal", "--cpu", "2", "--mem", "2048", "--env", "A=b=c", "--label", "team=red")
-    made = (await cli("sandbox", "create", "mine", *wish, "--json")).json
+async def test_a_sandbox_is_created_with_options_shown_and_deleted(cli: Cli) -> None:
+    options = ("--image", "minimal", "--cpu", "2", "--mem", "2048", "--env", "A=b=c", "--label", "team=red")
+    made = (await cli("sandbox", "create", "mine", *options, "--json")).json
     assert (made["name"], made["image"], made["cpu"], made["mem"]) == ("mine", "minimal", 2, 2048)
     assert made["labels"] == {"team": "red"}
     assert (await cli("sandbox", "create", "other")).text.strip() != made["id"]
@@ -29,14 +29,14 @@ async def test_a_sandbox_is_created_as_wished_looked_at_and_ended(cli: Cli) -> N
     assert (await cli("sandbox", "get", "mine", "--json")).json == made
     assert re.search(r"^labels +team=red$", (await cli("sandbox", "get", made["id"])).text, re.MULTILINE)
 
-    assert (await cli("sandbox", "rm", "mine", "other")).err == "Ended 2 sandboxes.\n"
+    assert (await cli("sandbox", "rm", "mine", "other")).err == "Deleted 2 sandboxes.\n"
     assert (await cli("sandbox", "rm", "--all", "--json")).json == {"ended": [SANDBOX]}
     nothing = await cli("sandbox", "list")
-    assert (nothing.out, nothing.err) == (b"", "There is no sandbox.\n")
+    assert (nothing.out, nothing.err) == (b"", "No sandboxes.\n")
     assert (await cli("sandbox", "list", "--json")).json == []
 
 
-async def test_more_sandboxes_than_a_page_holds_are_all_there(cli: Cli) -> None:
+async def test_all_pages_of_sandboxes_are_listed(cli: Cli) -> None:
     async with cli.http() as http:
         for number in range(105):
             assert (await http.post("/api/sandboxes", json={"name": f"box-{number}"})).status_code == 201
@@ -45,34 +45,34 @@ async def test_more_sandboxes_than_a_page_holds_are_all_there(cli: Cli) -> None:
     assert len((await cli("sandbox", "list")).text.splitlines()) == 107
 
 
-async def test_nobody_sees_the_sandboxes_of_others(cli: Cli) -> None:
-    bob = cli.towards(key=cli.keys["bob"])
+async def test_sandboxes_of_others_are_not_visible(cli: Cli) -> None:
+    bob = cli.using(key=cli.keys["bob"])
     assert (await bob("sandbox", "list", "--json")).json == []
     assert "There is no sandbox 'box'" in (await bob("sandbox", "get", "box")).refusal
 
 
-async def test_what_is_not_there_does_not_keep_the_others_from_being_ended(cli: Cli) -> None:
+async def test_a_missing_sandbox_does_not_prevent_deleting_the_others(cli: Cli) -> None:
     done = await cli("sandbox", "rm", "nobody", "box", "--json")
     assert (done.status, done.object) == (2, {"ended": ["box"]})
     assert "There is no sandbox 'nobody'" in done.err
     assert (await cli("sandbox", "list", "--json")).json == []
 
 
-async def test_a_sandbox_is_changed_put_to_sleep_woken_and_started(cli: Cli) -> None:
-    wish = ("--name", "cart", "--label", "team=red", "--ttl", "2h", "--idle", "none", "--no-auto-sleep")
-    changed = (await cli("sandbox", "update", "box", *wish, "--json")).json
+async def test_a_sandbox_is_updated_put_to_sleep_woken_and_started(cli: Cli) -> None:
+    options = ("--name", "cart", "--label", "team=red", "--ttl", "2h", "--idle", "none", "--no-auto-sleep")
+    changed = (await cli("sandbox", "update", "box", *options, "--json")).json
     assert (changed["name"], changed["labels"], changed["ttlSeconds"]) == ("cart", {"team": "red"}, 7200)
     assert (changed["idleSeconds"], changed["autoSleep"]) == (0, False)
     shown = (await cli("sandbox", "update", "cart", "--ttl", "none", "--label", "none")).text
     assert re.search(r"^name +cart$", shown, re.MULTILINE)
     assert not re.search(r"^(expiresAt|labels)", shown, re.MULTILINE)
 
-    assert (await cli("sandbox", "sleep", "cart")).err == "cart sleeps.\n"
+    assert (await cli("sandbox", "sleep", "cart")).err == "cart is asleep.\n"
     assert re.search(r"  cart +asleep +code ", (await cli("sandbox", "list")).text)
     assert (await cli("sandbox", "wake", "cart", "--json")).json[0]["status"] == "running"
-    assert (await cli("sandbox", "start", "cart", SANDBOX)).err == f"cart runs.\n{SANDBOX} runs.\n"
+    assert (await cli("sandbox", "start", "cart", SANDBOX)).err == f"cart is running.\n{SANDBOX} is running.\n"
 
 
-async def test_a_sandbox_may_have_a_limited_life_from_its_creation_on(cli: Cli) -> None:
+async def test_a_sandbox_is_created_with_a_time_to_live_and_an_idle_time(cli: Cli) -> None:
     made = (await cli("sandbox", "create", "short", "--ttl", "90s", "--idle", "15m", "--json")).json
     assert (made["ttlSeconds"], made["idleSeconds"]) == (90, 900)

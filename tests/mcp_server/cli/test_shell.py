@@ -1,4 +1,4 @@
-"""Terminal sessions, before a real terminal."""
+"""`casemate shell` on a real terminal."""
 
 from __future__ import annotations
 
@@ -8,128 +8,128 @@ from typing import Any
 
 import pytest
 
-from tests.mcp_server.cli.rig import Cli, Seat
+from tests.mcp_server.cli.rig import Cli, Terminal
 
 pytestmark = pytest.mark.anyio
 
 SH = ("shell", "box", "--command", "PS1='ready> ' exec sh")
 
 
-async def begun(seat: Seat) -> None:
+async def ready(terminal: Terminal) -> None:
     """Wait for the shell's prompt."""
-    await seat.sees("ready>")
-    assert seat.raw
+    await terminal.sees("ready>")
+    assert terminal.raw
 
 
 async def sessions(cli: Cli) -> list[dict[str, Any]]:
-    """The sessions that there are."""
+    """Return the existing sessions."""
     async with cli.http() as http:
         return (await http.get("/api/sandboxes/box/pty/sessions")).json()["data"]["sessions"]
 
 
-async def test_a_shell_hands_keys_and_output_on_and_ends_with_its_status(cli: Cli) -> None:
-    async with cli.on_terminal(*SH) as seat:
-        await begun(seat)
-        seat.type("echo $((40 + 2)); tty\r")
-        await seat.sees("42")
-        await seat.sees("/dev/")
-        seat.type("exit 7\r")
-        assert await seat.ended() == 7
-        assert seat.restored
+async def test_a_shell_forwards_keys_and_output_and_exits_with_its_status(cli: Cli) -> None:
+    async with cli.on_terminal(*SH) as terminal:
+        await ready(terminal)
+        terminal.type("echo $((40 + 2)); tty\r")
+        await terminal.sees("42")
+        await terminal.sees("/dev/")
+        terminal.type("exit 7\r")
+        assert await terminal.ended() == 7
+        assert terminal.restored
     assert await sessions(cli) == []
 
 
 async def test_control_keys_reach_the_program_not_the_command_line(cli: Cli) -> None:
-    async with cli.on_terminal(*SH) as seat:
-        await begun(seat)
-        seat.type("sh -c 'echo $((40 + 2)); exec sleep 1000'\r")
-        await seat.sees("42")
-        seat.type("\x03")
-        await seat.sees("^C")
-        seat.type("echo woke$?\r")
-        await seat.sees("woke130")
-        seat.type("\x04")
-        assert await seat.ended() == 0
-        assert seat.restored
+    async with cli.on_terminal(*SH) as terminal:
+        await ready(terminal)
+        terminal.type("sh -c 'echo $((40 + 2)); exec sleep 1000'\r")
+        await terminal.sees("42")
+        terminal.type("\x03")
+        await terminal.sees("^C")
+        terminal.type("echo woke$?\r")
+        await terminal.sees("woke130")
+        terminal.type("\x04")
+        assert await terminal.ended() == 0
+        assert terminal.restored
 
 
-async def test_the_size_is_the_terminals_and_follows_it(cli: Cli) -> None:
-    async with cli.on_terminal(*SH) as seat:
-        await begun(seat)
-        seat.type("stty size\r")
-        await seat.sees("24 132")
-        seat.resize(100, 30)
+async def test_the_size_follows_the_terminal(cli: Cli) -> None:
+    async with cli.on_terminal(*SH) as terminal:
+        await ready(terminal)
+        terminal.type("stty size\r")
+        await terminal.sees("24 132")
+        terminal.resize(100, 30)
         for _ in range(20):
-            seat.type("stty size\r")
-            await seat.sees("size")
-            if "30 100" in seat.shown:
+            terminal.type("stty size\r")
+            await terminal.sees("size")
+            if "30 100" in terminal.shown:
                 break
-        await seat.sees("30 100")
-        seat.type("exit\r")
-        assert await seat.ended() == 0
+        await terminal.sees("30 100")
+        terminal.type("exit\r")
+        assert await terminal.ended() == 0
 
 
-async def test_a_session_that_is_left_goes_on_and_can_be_gone_back_to(cli: Cli) -> None:
-    async with cli.on_terminal(*SH) as seat:
-        await begun(seat)
-        seat.type("word=kept; stty rows 9 cols 99\r")
-        await seat.sees("word=kept")
-        seat.type("~.")
-        assert await seat.ended() == 0
-        assert seat.restored
-        found = re.search(r"--attach\s+(\S+)", seat.shown)
-        assert found is not None, seat.shown
-    async with cli.on_terminal("shell", "box", "--attach", found[1]) as seat:
-        await seat.sees("word=kept")
-        seat.type("echo [$word]; stty size; exit 3\r")
-        await seat.sees("[kept]")
-        await seat.sees("24 132")
-        assert await seat.ended() == 3
+async def test_a_detached_session_keeps_running_and_can_be_attached_again(cli: Cli) -> None:
+    async with cli.on_terminal(*SH) as terminal:
+        await ready(terminal)
+        terminal.type("word=kept; stty rows 9 cols 99\r")
+        await terminal.sees("word=kept")
+        terminal.type("~.")
+        assert await terminal.ended() == 0
+        assert terminal.restored
+        found = re.search(r"--attach\s+(\S+)", terminal.shown)
+        assert found is not None, terminal.shown
+    async with cli.on_terminal("shell", "box", "--attach", found[1]) as terminal:
+        await terminal.sees("word=kept")
+        terminal.type("echo [$word]; stty size; exit 3\r")
+        await terminal.sees("[kept]")
+        await terminal.sees("24 132")
+        assert await terminal.ended() == 3
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-async def test_a_signal_gives_the_terminal_back_and_closes_the_session(cli: Cli, number: signal.Signals) -> None:
-    async with cli.on_terminal(*SH) as seat:
-        await begun(seat)
-        seat.process.send_signal(number)
-        assert await seat.ended() == 128 + number
-        assert seat.restored
+async def test_a_signal_restores_the_terminal_and_closes_the_session(cli: Cli, number: signal.Signals) -> None:
+    async with cli.on_terminal(*SH) as terminal:
+        await ready(terminal)
+        terminal.process.send_signal(number)
+        assert await terminal.ended() == 128 + number
+        assert terminal.restored
     assert await sessions(cli) == []
 
 
-async def test_without_a_terminal_a_shell_is_refused(cli: Cli) -> None:
+async def test_a_shell_needs_a_terminal(cli: Cli) -> None:
     assert "casemate sandbox exec" in (await cli("shell", "box")).refusal
 
 
-async def test_a_session_that_is_not_there_is_refused_with_the_terminal_as_it_was(cli: Cli) -> None:
+async def test_a_missing_session_is_reported_and_the_terminal_restored(cli: Cli) -> None:
     for arguments, words in (
         (("shell", "nobody"), "no sandbox 'nobody'"),
         (("shell", "box", "--attach", "f" * 12), "f" * 12),
-        (("shell", "box", "--attach", "x", "--command", "y"), "say one of them"),
+        (("shell", "box", "--attach", "x", "--command", "y"), "give one of them"),
     ):
-        async with cli.on_terminal(*arguments) as seat:
-            assert await seat.ended() == 2
-            assert words in " ".join(seat.shown.split())
-            assert seat.restored
+        async with cli.on_terminal(*arguments) as terminal:
+            assert await terminal.ended() == 2
+            assert words in " ".join(terminal.shown.split())
+            assert terminal.restored
 
 
-async def test_a_connection_that_is_lost_gives_the_terminal_back_and_says_how_to_return(cli: Cli) -> None:
-    async with cli.on_terminal(*SH) as seat:
-        await begun(seat)
+async def test_a_lost_connection_restores_the_terminal_and_says_how_to_return(cli: Cli) -> None:
+    async with cli.on_terminal(*SH) as terminal:
+        await ready(terminal)
         async with cli.http() as http:
             (key,) = (await http.get("/api/orgs/apikeys")).json()
             await http.delete(f"/api/orgs/apikeys/{key['id']}")
-        assert await seat.ended() == 2
-        assert seat.restored
-        assert "--attach" in seat.shown
+        assert await terminal.ended() == 2
+        assert terminal.restored
+        assert "--attach" in terminal.shown
 
 
-async def test_one_word_in_two_languages_arrives_whole(cli: Cli) -> None:
-    async with cli.on_terminal("shell", "box", "--command", "echo ready; cat; echo over") as seat:
-        await seat.sees("ready")
-        seat.type("größer 漢字\r")
-        await seat.sees("größer")
-        seat.type("\x04")
-        await seat.sees("over")
-        assert await seat.ended() == 0
-        assert seat.written.decode().count("größer 漢字") == 2
+async def test_multibyte_characters_arrive_whole(cli: Cli) -> None:
+    async with cli.on_terminal("shell", "box", "--command", "echo ready; cat; echo over") as terminal:
+        await terminal.sees("ready")
+        terminal.type("größer 漢字\r")
+        await terminal.sees("größer")
+        terminal.type("\x04")
+        await terminal.sees("over")
+        assert await terminal.ended() == 0
+        assert terminal.written.decode().count("größer 漢字") == 2

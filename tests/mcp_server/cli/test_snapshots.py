@@ -1,4 +1,4 @@
-"""Snapshots and forks by the command line."""
+"""`casemate snapshot` and `casemate fork`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from tests.mcp_server.host import SANDBOX
 pytestmark = pytest.mark.anyio
 
 
-async def test_a_snapshot_is_taken_listed_shown_renamed_gone_back_to_and_deleted(cli: Cli) -> None:
+async def test_a_snapshot_is_created_listed_shown_renamed_restored_and_deleted(cli: Cli) -> None:
     done = await cli("snapshot", "create", "box", "before", "--label", "team=red")
     kept = done.text.strip()
     assert re.fullmatch(r"[0-9a-f]{24}", kept)
-    assert done.err == "Kept box as before.\n"
+    assert done.err == "Created snapshot before of box.\n"
     head, row = (await cli("snapshot", "list")).text.splitlines()
     assert head.split() == ["id", "name", "sandbox", "parent", "image", "cpu", "mem", "MiB", "size", "created"]
     assert re.fullmatch(rf"{kept}  before  box +- +code +1 +1024 +0 B +1970-01-01 00:00:05", row)
@@ -24,39 +24,39 @@ async def test_a_snapshot_is_taken_listed_shown_renamed_gone_back_to_and_deleted
     assert re.search(rf"^sandboxId +{SANDBOX}$", (await cli("snapshot", "show", kept[:23])).text, re.MULTILINE)
     assert (await cli("snapshot", "rename", "before", "first", "--json")).json["name"] == "first"
     back = await cli("snapshot", "restore", "box", "first")
-    assert back.err == "box is as first has it, from 1970-01-01 00:00:05 UTC; what it did since then is undone.\n"
+    assert back.err == "Restored box to first from 1970-01-01 00:00:05 UTC; all later changes are lost.\n"
     assert (await cli("sandbox", "get", "box", "--json")).json["snapshot"] == kept
     made = (await cli("sandbox", "create", "new", "--snapshot", "first", "--json")).json
     assert made["snapshot"] == kept
     assert (await cli("snapshot", "rm", "first")).err == "Deleted 1 snapshot.\n"
     nothing = await cli("snapshot", "list")
-    assert (nothing.out, nothing.err) == (b"", "There is no snapshot.\n")
+    assert (nothing.out, nothing.err) == (b"", "No snapshots.\n")
 
 
-async def test_more_snapshots_than_a_page_holds_are_all_there(cli: Cli) -> None:
+async def test_all_pages_of_snapshots_are_listed(cli: Cli) -> None:
     async with cli.http() as http:
         for _ in range(105):
             assert (await http.post("/api/sandboxes/box/snapshots", json={})).status_code == 201
     assert len((await cli("snapshot", "list", "--json")).json) == 105
 
 
-async def test_a_fork_prints_its_children_and_says_which_did_not_come_about(cli: Cli) -> None:
+async def test_a_fork_prints_its_copies_and_reports_failed_ones(cli: Cli) -> None:
     assert [line.split()[1] for line in (await cli("fork", "box", "-n", "2")).text.splitlines()] == ["box-1", "box-2"]
-    rest = await cli("fork", "box", "--count", "3")
-    assert (rest.status, len(rest.out.splitlines())) == (2, 1)
-    assert rest.err == "casemate: 2 of 3 did not come about. The host has no room: Delete one\n"
+    partial = await cli("fork", "box", "--count", "3")
+    assert (partial.status, len(partial.out.splitlines())) == (2, 1)
+    assert partial.err == "casemate: 2 of 3 copies failed. The host has no room: Delete one\n"
     assert "The host has no room" in (await cli("fork", "box", "--json")).refusal
 
 
-async def test_what_is_missing_does_not_keep_other_snapshots_from_being_deleted(cli: Cli) -> None:
+async def test_a_missing_snapshot_does_not_prevent_deleting_the_others(cli: Cli) -> None:
     await cli("snapshot", "create", "box", "kept")
     done = await cli("snapshot", "rm", "nothing", "kept", "--json")
     assert (done.status, done.object) == (2, {"deleted": ["kept"]})
     assert "There is no snapshot 'nothing'" in done.err
 
 
-async def test_nobody_sees_the_snapshots_of_others(cli: Cli) -> None:
+async def test_snapshots_of_others_are_not_visible(cli: Cli) -> None:
     await cli("snapshot", "create", "box", "kept")
-    bob = cli.towards(key=cli.keys["bob"])
+    bob = cli.using(key=cli.keys["bob"])
     assert (await bob("snapshot", "list", "--json")).json == []
     assert "There is no snapshot 'kept'" in (await bob("snapshot", "get", "kept")).refusal

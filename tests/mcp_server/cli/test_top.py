@@ -1,4 +1,4 @@
-"""What sandboxes use, by the command line."""
+"""`casemate top`: resource usage of sandboxes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.waiting import PATIENCE_S
 pytestmark = pytest.mark.anyio
 
 BOX = {"id": "1", "name": "box", "status": "running"}
-LOOK = {
+SAMPLE = {
     "uptimeMs": 10_000,
     "cpuUsedMs": 4_000,
     "memoryTotal": 1000,
@@ -27,9 +27,9 @@ LOOK = {
 }
 
 
-def test_use_is_what_lies_between_two_looks() -> None:
-    later = LOOK | {"uptimeMs": 12_000, "cpuUsedMs": 5_000}
-    assert usage(BOX, LOOK, later).as_json() == {
+def test_cpu_usage_is_measured_between_two_samples() -> None:
+    later = SAMPLE | {"uptimeMs": 12_000, "cpuUsedMs": 5_000}
+    assert usage(BOX, SAMPLE, later).as_json() == {
         "id": "1",
         "name": "box",
         "status": "running",
@@ -42,13 +42,13 @@ def test_use_is_what_lies_between_two_looks() -> None:
     }
 
 
-@pytest.mark.parametrize("before", [{}, LOOK, LOOK | {"uptimeMs": 99_000}, {"uptimeMs": "x", "cpuUsedMs": None}])
-def test_without_a_look_before_nothing_is_made_up(before: dict[str, object]) -> None:
-    assert usage(BOX, before, LOOK).cpu_percent is None
+@pytest.mark.parametrize("before", [{}, SAMPLE, SAMPLE | {"uptimeMs": 99_000}, {"uptimeMs": "x", "cpuUsedMs": None}])
+def test_cpu_usage_is_unknown_without_a_valid_earlier_sample(before: dict[str, object]) -> None:
+    assert usage(BOX, before, SAMPLE).cpu_percent is None
     assert usage(BOX, before, {}).shown() == ("1", "box", "running", *("-",) * 6)
 
 
-async def test_one_look_is_a_table_for_people_and_a_list_for_programs(cli: Cli) -> None:
+async def test_one_sample_is_printed_as_a_table_or_as_json(cli: Cli) -> None:
     head, row = (await cli("top")).text.splitlines()
     assert head.split()[:3] == ["id", "name", "status"]
     assert row.startswith(f"{SANDBOX}  box")
@@ -57,7 +57,7 @@ async def test_one_look_is_a_table_for_people_and_a_list_for_programs(cli: Cli) 
     assert found["processes"] > 0
 
 
-async def test_one_that_sleeps_is_shown_as_such_and_left_asleep(cli: Cli) -> None:
+async def test_a_sleeping_sandbox_is_shown_and_not_woken(cli: Cli) -> None:
     assert (await cli("sandbox", "sleep", "box")).status == 0
     _, row = (await cli("top")).text.splitlines()
     assert row.split() == [SANDBOX, "box", "asleep", *"------"]
@@ -65,7 +65,7 @@ async def test_one_that_sleeps_is_shown_as_such_and_left_asleep(cli: Cli) -> Non
     assert (found["status"], found["memoryUsed"]) == ("snapshotted", None)
 
 
-async def test_looks_for_programs_come_line_by_line_until_an_interrupt(cli: Cli) -> None:
+async def test_json_samples_are_printed_line_by_line_until_an_interrupt(cli: Cli) -> None:
     async with cli.started("top", "--json") as process:
         assert process.stdout is not None
         with anyio.fail_after(PATIENCE_S):
@@ -75,11 +75,11 @@ async def test_looks_for_programs_come_line_by_line_until_an_interrupt(cli: Cli)
             assert await process.wait() == 128 + signal.SIGINT
 
 
-async def test_on_a_terminal_the_table_is_drawn_anew_and_the_screen_given_back(cli: Cli) -> None:
-    async with cli.on_terminal("top") as seat:
-        await seat.sees(SANDBOX)
-        assert "memory" in seat.shown
-        seat.process.send_signal(signal.SIGTERM)
-        assert await seat.ended() == 128 + signal.SIGTERM
-        assert seat.restored
-        assert seat.written.endswith(b"\x1b[?1049l\x1b[?25h") or seat.written.endswith(b"\x1b[?25h\x1b[?1049l")
+async def test_the_table_on_a_terminal_is_refreshed_and_the_screen_restored(cli: Cli) -> None:
+    async with cli.on_terminal("top") as terminal:
+        await terminal.sees(SANDBOX)
+        assert "memory" in terminal.shown
+        terminal.process.send_signal(signal.SIGTERM)
+        assert await terminal.ended() == 128 + signal.SIGTERM
+        assert terminal.restored
+        assert terminal.written.endswith(b"\x1b[?1049l\x1b[?25h") or terminal.written.endswith(b"\x1b[?25h\x1b[?1049l")

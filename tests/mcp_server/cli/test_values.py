@@ -1,4 +1,4 @@
-"""What people type and servers say, as values."""
+"""Validation and formatting of values."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from hypothesis import strategies as st
 
 from mcp_server.cli.console import CliError, plain
 from mcp_server.cli.escapes import Escapes
-from mcp_server.cli.values import amount, cell, check_ref, moment, parse_environment, parse_pairs, parse_span
+from mcp_server.cli.values import amount, cell, check_ref, moment, parse_duration, parse_environment, parse_pairs
 
 
 @pytest.mark.parametrize(
     ("text", "seconds"), [("90s", 90), ("15m", 900), ("2h", 7200), ("30d", 2_592_000), ("1w", 604_800)]
 )
-def test_spans_are_read(text: str, seconds: int) -> None:
-    assert parse_span(text, "--expires") == seconds
+def test_durations_are_parsed(text: str, seconds: int) -> None:
+    assert parse_duration(text, "--expires") == seconds
 
 
 @pytest.mark.parametrize("text", ["", "1", "d", "0s", "-1h", "1.5h", "1y", "1 h", "9999999999s", "1h30m", "\u0661s"])
-def test_what_is_no_span_is_refused(text: str) -> None:
+def test_invalid_durations_are_refused(text: str) -> None:
     with pytest.raises(CliError, match="--expires"):
-        parse_span(text, "--expires")
+        parse_duration(text, "--expires")
 
 
-def test_pairs_and_variables_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pairs_and_variables_are_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HERE", "home")
     assert parse_pairs(["a=b", "c=d=e", "f="], "--label") == {"a": "b", "c": "d=e", "f": ""}
     assert parse_environment(["A=b=c", "HERE", "_=x"]) == {"A": "b=c", "HERE": "home", "_": "x"}
@@ -34,7 +34,7 @@ def test_pairs_and_variables_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("ref", ["", ".", "..", "a/b", "-x", "a b", "a%2fb", "a\n", "ä", "x" * 300])
-def test_what_can_be_no_id_and_no_name_never_gets_into_a_path(ref: str) -> None:
+def test_invalid_ids_and_names_are_refused(ref: str) -> None:
     with pytest.raises(CliError):
         check_ref(ref)
 
@@ -43,7 +43,7 @@ def test_what_can_be_no_id_and_no_name_never_gets_into_a_path(ref: str) -> None:
     ("count", "text"),
     [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (200 * 1024, "200 KiB"), (5 << 30, "5.0 GiB"), (None, "-")],
 )
-def test_bytes_are_written_for_people(count: int | None, text: str) -> None:
+def test_sizes_are_formatted_with_a_unit(count: int | None, text: str) -> None:
     assert amount(count) == text
 
 
@@ -60,7 +60,7 @@ def test_bytes_are_written_for_people(count: int | None, text: str) -> None:
         ("soon", "soon"),
     ],
 )
-def test_times_are_written_for_people(value: object, text: str) -> None:
+def test_times_are_formatted_to_the_second(value: object, text: str) -> None:
     assert moment(value) == text
 
 
@@ -68,12 +68,12 @@ def test_times_are_written_for_people(value: object, text: str) -> None:
     ("value", "text"),
     [(None, "-"), ("", "-"), ([], "-"), ({}, "-"), (0, "0"), (False, "no"), (["a", 1], "a,1"), ({"k": "v"}, "k=v")],
 )
-def test_every_value_has_a_cell(value: object, text: str) -> None:
+def test_every_value_is_formatted_for_a_table(value: object, text: str) -> None:
     assert cell(value) == text
 
 
 @given(st.text())
-def test_nothing_that_others_wrote_steers_the_terminal(text: str) -> None:
+def test_untrusted_text_cannot_control_the_terminal(text: str) -> None:
     shown = plain(text)
     assert shown.isprintable() or all(letter.isprintable() or category(letter) == "Zs" for letter in shown)
     assert not set(shown) & set(map(chr, [*range(32), *range(127, 160), 0x202E, 0x2028, 0x200B]))
@@ -92,12 +92,10 @@ def test_nothing_that_others_wrote_steers_the_terminal(text: str) -> None:
         (b"a~.\r~x~.", b"a~.\r~x~.", False),
     ],
 )
-def test_a_tilde_and_a_dot_leave_a_session_at_the_beginning_of_a_line_alone(
-    typed: bytes, sent: bytes, left: bool
-) -> None:
+def test_a_tilde_and_a_dot_detach_only_at_the_start_of_a_line(typed: bytes, sent: bytes, left: bool) -> None:
     assert Escapes().feed(typed) == (sent, left)
     escapes = Escapes()
     pieces = [escapes.feed(bytes((byte,))) for byte in typed]
     assert any(gone for _, gone in pieces) == left
-    upto = next((place for place, (_, gone) in enumerate(pieces) if gone), len(pieces))
-    assert b"".join(piece for piece, _ in pieces[:upto]) == sent
+    end = next((index for index, (_, gone) in enumerate(pieces) if gone), len(pieces))
+    assert b"".join(piece for piece, _ in pieces[:end]) == sent

@@ -1,4 +1,4 @@
-"""A command's output as it comes in a stream of events."""
+"""A command's output, read from a stream of server-sent events."""
 
 from __future__ import annotations
 
@@ -15,57 +15,57 @@ if TYPE_CHECKING:
     from httpx2 import Response, ServerSentEvent
 
 BINARY: Object = {"binary": True}
-"""Asks for the bytes as they are; a server that does not know it sends lines of text."""
+"""Requests output as raw bytes; servers that do not know the option send lines of text."""
 
 _ENCODING = "x-casemate-encoding"
 
 Output = tuple["Response", AsyncIterator["ServerSentEvent"]]
 Sink = Callable[[str, bytes], Awaitable[None]]
-"""Takes the name of the stream, `stdout` or `stderr`, and bytes of it."""
+"""Receives the name of the stream, `stdout` or `stderr`, and bytes from it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
-    """How a command ended; `reason` is more than its status says, or nothing."""
+    """How a command ended; `reason` explains the status or is empty."""
 
     exit_code: int
     reason: str
 
 
 async def follow(output: Output, sink: Sink, started: Callable[[int], None] | None = None) -> Ended | None:
-    """Hand on what comes until the command ends; None if the stream ended before.
+    """Pass on output until the command ends; return None if the stream ends first.
 
     Args:
         output: The stream.
-        sink: Takes the command's output.
-        started: Is told the pid to which input may be sent.
+        sink: Receives the command's output.
+        started: Called with the pid that accepts input.
 
     Raises:
-        CliError: The server lost the command.
+        CliError: The server sent no pid or no exit status.
     """
     response, events = output
     raw = response.headers.get(_ENCODING) == "base64"
-    ailment = ""
+    problem = ""
     async for event in events:
         if started is not None:
             started(_pid(event))
             started = None
         if event.event == "exit":
             ended = _ended(event.data)
-            _tell(ailment if ailment != ended.reason else "")
+            _report(problem if problem != ended.reason else "")
             return ended
-        _tell(ailment)
-        ailment = event.data if event.event == "error" else ""
+        _report(problem)
+        problem = event.data if event.event == "error" else ""
         if event.event in {"stdout", "stderr"}:
             await sink(event.event, base64.b64decode(event.data) if raw else f"{event.data}\n".encode())
-    _tell(ailment)
+    _report(problem)
     return None
 
 
-def _tell(ailment: str) -> None:
-    """Say what was lost on the way; what ended the stream is said again with its end."""
-    if ailment:
-        note(f"casemate: {ailment}")
+def _report(problem: str) -> None:
+    """Print an error event; the one that ended the stream is printed with the exit event instead."""
+    if problem:
+        note(f"casemate: {problem}")
 
 
 def _pid(event: ServerSentEvent) -> int:
@@ -74,16 +74,16 @@ def _pid(event: ServerSentEvent) -> int:
     except ValueError:
         pid = None
     if not isinstance(pid, int):
-        raise CliError("The server does not say how the command takes input: is it of an older version?")
+        raise CliError("The server sent no pid to send input to: does it run an older version of Casemate?")
     return pid
 
 
 def _ended(text: str) -> Ended:
     try:
-        said = as_object(json.loads(text))
+        fields = as_object(json.loads(text))
     except ValueError:
-        said = {}
-    exit_code, reason = said.get("exitCode"), str(said.get("error") or "")
+        fields = {}
+    exit_code, reason = fields.get("exitCode"), str(fields.get("error") or "")
     if not isinstance(exit_code, int) or exit_code < 0:
-        raise CliError(reason or "The server said nothing of the command's status")
+        raise CliError(reason or "The server sent no exit status for the command")
     return Ended(exit_code=exit_code, reason=reason)

@@ -1,4 +1,4 @@
-"""A server of the moment: the web application on a free port of the loopback, for as long as one command takes."""
+"""A temporary server: the web application on a free loopback port for the duration of one command."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from mcp_server.app import open_parts
+from mcp_server.app import open_services
 
 from ..http.serve import WebServer, listen
 from ..observability import logs
@@ -22,19 +22,19 @@ _HOST = "127.0.0.1"
 
 
 @asynccontextmanager
-async def served_here(settings: Settings) -> AsyncGenerator[str]:
-    """The address of a server on this data directory, for the length of a block. It asks for keys as any other.
+async def temporary_server(settings: Settings) -> AsyncGenerator[str]:
+    """Serve this data directory until the block ends and yield the address. Keys are required as on any server.
 
     Raises:
-        DataDirInUse: Another process works on the data directory.
+        DataDirInUse: Another process uses the data directory.
         CliError: The application did not start.
     """
-    # What this host lacks is for serve and doctor to tell, not for each command anew.
+    # Warnings about the host belong to serve and doctor; commands would repeat them each time.
     logs.configure("error", "auto")
-    async with open_parts(settings) as parts:
+    async with open_services(settings) as services:
         listener = listen(_HOST, 0)
         ready, over = anyio.Event(), anyio.Event()
-        server = WebServer(parts.web(), ready.set)
+        server = WebServer(services.web(), ready.set)
 
         async def serve() -> None:
             try:
@@ -44,11 +44,11 @@ async def served_here(settings: Settings) -> AsyncGenerator[str]:
                 ready.set()
 
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(parts.run)
+            tasks.start_soon(services.run)
             tasks.start_soon(serve)
             await ready.wait()
             if over.is_set():
-                raise CliError("The server of this data directory did not start: casemate serve says more")
+                raise CliError("Cannot start a server for this data directory: run casemate serve to see why")
             try:
                 yield f"http://{_HOST}:{listener.getsockname()[1]}"
             finally:

@@ -1,4 +1,4 @@
-"""Standard input for a command that runs in a sandbox: in bursts, each one request for as long as more keeps coming."""
+"""Standard input for a command in a sandbox: sent in bursts, each one request that lasts while input keeps coming."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ if TYPE_CHECKING:
     from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 _PAUSE_S = 1
-"""A source that is silent for so long may be for hours: the request ends, and the next input is another one."""
+"""End the request after this much silence: the input may be idle for hours, and later input starts a new request."""
 _BURST = 64 * 1024 * 1024
 
 
-async def feed_input(remote: Remote, ref: str, pid: int) -> None:
-    """Send what comes in until its end, or until the command reads no more.
+async def send_stdin(remote: Remote, ref: str, pid: int) -> None:
+    """Send standard input until it ends or the command stops reading.
 
     Raises:
-        CliError: The server did not take it.
+        CliError: The server did not accept the input.
     """
     sender, receiver = anyio.create_memory_object_stream[bytes]()
     failures: list[CliError] = []
     async with anyio.create_task_group() as tasks, receiver:
         tasks.start_soon(_read, sender)
         try:
-            await _Feeder(remote, ref, pid, receiver).run()
-        except CliError as trouble:  # Raised again outside of the group that would wrap it.
-            failures.append(trouble)
+            await _StdinSender(remote, ref, pid, receiver).run()
+        except CliError as error:  # Raised again below, because the task group would wrap it.
+            failures.append(error)
         tasks.cancel_scope.cancel()
-    if failures and not isinstance(failures[0], Missing):  # It has ended, and is forgotten already.
+    if failures and not isinstance(failures[0], Missing):  # The command ended and its record is gone.
         raise failures[0]
 
 
@@ -48,29 +48,29 @@ async def _read(sender: MemoryObjectSendStream[bytes]) -> None:
             await sender.send(piece)
 
 
-class _Feeder:
-    """Sends bursts."""
+class _StdinSender:
+    """Sends input in bursts."""
 
     def __init__(self, remote: Remote, ref: str, pid: int, receiver: MemoryObjectReceiveStream[bytes]) -> None:
         self._remote = remote
         self._path = route("sandboxes", ref, "commands", "stdin")
         self._pid = pid
         self._receiver = receiver
-        self._over = False
+        self._ended = False
 
     async def run(self) -> None:
-        while not self._over:
+        while not self._ended:
             first = await self._next()
             if first and not await self._send(self._burst(first), eof=False):
                 return
-        await self._send(_nothing(), eof=True)
+        await self._send(_empty(), eof=True)
 
     async def _next(self) -> bytes:
-        """What comes next; nothing at the end."""
+        """Return the next piece of input; empty at its end."""
         try:
             return await self._receiver.receive()
         except anyio.EndOfStream:
-            self._over = True
+            self._ended = True
             return b""
 
     async def _burst(self, piece: bytes) -> AsyncGenerator[bytes]:
@@ -84,7 +84,7 @@ class _Feeder:
                     piece = await self._next()
 
     async def _send(self, content: AsyncGenerator[bytes], *, eof: bool) -> bool:
-        """Send one request; whether the command would read more."""
+        """Send one request and return whether the command still reads."""
         query = {"pid": self._pid, "eof": "true" if eof else "false"}
         headers = {"Content-Type": "application/octet-stream"}
         call = self._remote.stream("POST", self._path, query=query, content=content, headers=headers, read_s=None)
@@ -92,9 +92,9 @@ class _Feeder:
             try:
                 return bool(as_object(json.loads(await response.aread())).get("open"))
             except ValueError:
-                raise CliError(f"{self._remote.url} does not say whether the command took its input") from None
+                raise CliError(f"{self._remote.url} did not confirm that the command received its input") from None
 
 
-async def _nothing() -> AsyncGenerator[bytes]:
+async def _empty() -> AsyncGenerator[bytes]:
     return
     yield b""
