@@ -72,7 +72,7 @@ async def test_when_the_database_goes_away_calls_fail_at_once_machines_go_on_and
             assert "The same call may succeed later" in text_of(failed)
             # In the end the key's last check is too old: the gate itself cannot tell who calls.
             with anyio.fail_after(PATIENCE_S):
-                while "keys cannot be checked now" not in text_of(failed):
+                while "API keys cannot be checked now" not in text_of(failed):
                     failed = await client.call_tool("execute_command", {"id": box, "command": "true"})
                     assert failed.is_error
             assert "try again" in text_of(failed)

@@ -36,14 +36,14 @@ class NoSandboxes:
     """A host on which nobody has a sandbox."""
 
     def __init__(self) -> None:
-        self.sandboxes = _None()
+        self.sandboxes = EmptySandboxes()
         self.snapshots = _NoSnapshots()
 
     async def health(self, image: str) -> dict[str, str]:
         return {"store": "", "hypervisor": "", "image": ""}
 
 
-class _None:
+class EmptySandboxes:
     async def get(self, owner: str, ref: str) -> None:
         raise NotFound(f"There is no sandbox {ref[:80]!r}", hint="List the sandboxes, or create one")
 
