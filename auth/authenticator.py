@@ -46,7 +46,7 @@ class Verified:
 
 
 class Authenticator:
-    """Checks credentials. It caches answers of the store for five seconds; a change in this process clears the cache."""
+    """Checks credentials. Answers of the store are cached for five seconds; changes in this process clear the cache."""
 
     def __init__(
         self,

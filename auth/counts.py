@@ -63,7 +63,7 @@ class Counts(Storage):
         return count + amount + self._elsewhere(key, now)[0], end_ms
 
     def current(self, key: str) -> tuple[int, int]:
-        """Return the sum in the current window and the window's end in epoch milliseconds; now if nothing is counted."""
+        """Return the sum in the current window and the window's end in epoch milliseconds; now if there is no count."""
         now = self._clock()
         count, end_ms = self._own.get(key, (0, 0))
         if end_ms <= now:

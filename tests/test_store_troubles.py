@@ -158,7 +158,7 @@ async def test_who_waits_in_vain_is_told_so_without_the_password_and_may_try_aga
     assert "hush" not in str(caught.value)
     copying = ("store", "copy", "--from", "mongodb", "--to", "sqlite")
     (line,) = cli(data, *copying, expect=75, CASEMATE_MONGO_URI=uri).splitlines()
-    assert "check that MongoDB runs" in line
+    assert "check that MongoDB is running" in line
     assert "hush" not in line
 
 
@@ -193,7 +193,7 @@ def foreign(store: Path) -> None:
     [
         (corrupt, ("is not a store", "restore it from a copy")),
         (damaged, ("is damaged", "restore it from a copy")),
-        (newer, (f"format {FORMAT + 1}", "use the newer release")),
+        (newer, (f"format {FORMAT + 1}", "use a newer release")),
         (foreign, ("another program's database", "move it away")),
     ],
 )
@@ -253,7 +253,7 @@ async def test_while_the_disk_is_full_reads_go_on_and_afterwards_everything(plac
         fill(disk / "ballast")
         full = await until_refused(rest)
         assert full.status_code == 507
-        assert "no room left; free disk space" in full.text
+        assert "no space left; free disk space" in full.text
         assert (await rest.get("/api/users/me")).status_code == 200
         assert (await rest.get("/api/sandboxes")).json()["data"] == []
         ready = await rest.get("/ready")
