@@ -191,10 +191,10 @@ def foreign(store: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (corrupt, ("is not a store", "restore it from a copy")),
-        (damaged, ("is damaged", "restore it from a copy")),
+        (corrupt, ("is not a store", "restore it from a backup")),
+        (damaged, ("is damaged", "restore it from a backup")),
         (newer, (f"format {FORMAT + 1}", "use a newer release")),
-        (foreign, ("another program's database", "move it away")),
+        (foreign, ("database of another program", "move it away")),
     ],
 )
 async def test_a_file_that_is_no_store_of_ours_stops_the_start_and_stays_as_it_is(
