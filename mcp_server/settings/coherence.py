@@ -1,4 +1,4 @@
-"""Whether settings go together: which combinations are unsafe or cannot work, and which deserve a word."""
+"""Validation of combinations of settings: errors for unsafe or unusable ones, warnings for doubtful ones."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ if TYPE_CHECKING:
 
 
 def clashes(settings: Settings) -> list[str]:
-    """One line for each combination that is refused."""
+    """Return one line for each combination that is refused."""
     return [*_listening(settings), *_local_mode(settings), *_sizes(settings)]
 
 
 def doubts(settings: Settings) -> list[str]:
-    """One line for each combination that works, but perhaps not as meant."""
+    """Return one line for each combination that works, but perhaps not as intended."""
     lines: list[str] = []
     if settings.jwt_jwks_url and not settings.jwt_audience:
         lines.append(
-            f"{PREFIX}JWT_JWKS_URL without {PREFIX}JWT_AUDIENCE accepts tokens that were made for other services: "
-            f"set the audience"
+            f"{PREFIX}JWT_JWKS_URL without {PREFIX}JWT_AUDIENCE accepts tokens that were issued for other services: "
+            f"set {PREFIX}JWT_AUDIENCE"
         )
     if settings.registration == "open" and not settings.local_only:
-        lines.append(f"{PREFIX}REGISTRATION=open lets everybody who reaches the server make an account")
+        lines.append(f"{PREFIX}REGISTRATION=open lets everybody who can reach the server create an account")
     if settings.local_mode:
-        lines.append(f"{PREFIX}LOCAL_MODE is on: every program of this machine may use all sandboxes without a key")
+        lines.append(f"{PREFIX}LOCAL_MODE is on: every program on this machine can use all sandboxes without a key")
     return lines
 
 
 def _listening(settings: Settings) -> list[str]:
     host = shown(settings.host)
     if not checks.addresses(settings.host):
-        return [f"{PREFIX}HOST={host!r} is no address of this machine: set for example {PREFIX}HOST=127.0.0.1"]
+        return [f"{PREFIX}HOST={host!r} is not an address of this machine: set for example {PREFIX}HOST=127.0.0.1"]
     if checks.is_wildcard(settings.host) and not settings.allowed_hosts:
         return [
-            f"{PREFIX}HOST={host} listens on every address, so the names that clients use must be known: "
+            f"{PREFIX}HOST={host} listens on every address, which requires the host names that clients use: "
             f"set for example {PREFIX}ALLOWED_HOSTS={socket.gethostname()},192.0.2.7"
         ]
     return []
@@ -50,12 +50,12 @@ def _local_mode(settings: Settings) -> list[str]:
         return []
     if not settings.local_only:
         return [
-            f"{PREFIX}LOCAL_MODE=true lets callers in without a key, so only this machine may reach the server: "
-            f"set {PREFIX}HOST=127.0.0.1 and remove {PREFIX}ALLOWED_HOSTS and {PREFIX}TRUSTED_PROXIES, or remove it"
+            f"{PREFIX}LOCAL_MODE=true lets callers in without a key, so only this machine may reach the server: set "
+            f"{PREFIX}HOST=127.0.0.1 and remove {PREFIX}ALLOWED_HOSTS and {PREFIX}TRUSTED_PROXIES, or turn it off"
         ]
     if settings.allowed_origins:
         return [
-            f"{PREFIX}LOCAL_MODE=true lets callers in without a key, web pages of {PREFIX}ALLOWED_ORIGINS included: "
+            f"{PREFIX}LOCAL_MODE=true lets callers in without a key, including web pages of {PREFIX}ALLOWED_ORIGINS: "
             f"remove one of the two"
         ]
     return []
@@ -64,12 +64,12 @@ def _local_mode(settings: Settings) -> list[str]:
 def _sizes(settings: Settings) -> list[str]:
     if settings.default_mem > settings.max_memory_mib:
         return [
-            f"{PREFIX}DEFAULT_MEM={settings.default_mem} is more than {PREFIX}MAX_MEMORY_MIB="
-            f"{settings.max_memory_mib}, so that no sandbox could start: lower one or raise the other"
+            f"{PREFIX}DEFAULT_MEM={settings.default_mem} must be at most {PREFIX}MAX_MEMORY_MIB="
+            f"{settings.max_memory_mib}, otherwise no sandbox can start: lower one or raise the other"
         ]
     if settings.default_cpu > settings.max_vcpus:
         return [
-            f"{PREFIX}DEFAULT_CPU={settings.default_cpu} is more than {PREFIX}MAX_VCPUS={settings.max_vcpus}, "
-            f"so that no sandbox could start: lower one or raise the other"
+            f"{PREFIX}DEFAULT_CPU={settings.default_cpu} must be at most {PREFIX}MAX_VCPUS={settings.max_vcpus}, "
+            f"otherwise no sandbox can start: lower one or raise the other"
         ]
     return []

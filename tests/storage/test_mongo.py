@@ -184,7 +184,7 @@ async def test_another_programs_database_is_refused_and_left_as_it_is(mongo_uri:
 
 async def test_a_second_opening_is_refused_and_harms_nothing(mongo: MongoDatabase) -> None:
     async with mongo:
-        with pytest.raises(StoreUnavailable, match="open already"):
+        with pytest.raises(StoreUnavailable, match="already open"):
             await mongo.open()
         await mongo.ping()
 
