@@ -84,7 +84,7 @@ class Authenticator:
         self._homes = KeyCache[tuple[str, ...]](monotonic)
         changes.subscribe(self._forget)
 
-    def knows(self, credential: Credential) -> bool:
+    def recently_valid(self, credential: Credential) -> bool:
         """Return whether the credential was valid within the last hour, without reading the store."""
         return credential.text in self._known
 
@@ -118,7 +118,7 @@ class Authenticator:
         self._known.add(text)
         return verified
 
-    async def good(self, verified: Verified) -> bool:
+    async def still_valid(self, verified: Verified) -> bool:
         """Return whether a caller's credential is still valid, without using the cache.
 
         Raises:
@@ -129,7 +129,7 @@ class Authenticator:
             return False
         if not verified.revocable:
             return True
-        if principal.method == "key" and not await self._keys.good(principal.key_id):
+        if principal.method == "key" and not await self._keys.is_valid(principal.key_id):
             return False
         return await self._accounts.standing(principal.org_id, principal.user_id) is not None
 
@@ -156,7 +156,7 @@ class Authenticator:
             org_id=key.org_id,
             user_id=key.created_by,
             key_id=key.id,
-            scopes=_worth(key.scopes, standing),
+            scopes=_allowed_scopes(key.scopes, standing),
             role=standing.role,
             operator=standing.operator and Scope.ADMIN in key.scopes,
         )
@@ -190,7 +190,7 @@ class Authenticator:
         principal = Principal(
             org_id=org_id,
             user_id=user_id,
-            scopes=_worth(ALL_SCOPES, standing),
+            scopes=_allowed_scopes(ALL_SCOPES, standing),
             role=standing.role,
             operator=standing.operator,
             method="jwt",
@@ -250,6 +250,6 @@ class Authenticator:
         self._homes.clear()
 
 
-def _worth(scopes: frozenset[Scope], standing: Standing) -> frozenset[Scope]:
+def _allowed_scopes(scopes: frozenset[Scope], standing: Standing) -> frozenset[Scope]:
     """Limit scopes to those of the user's role: a member never administers others, whatever the key allows."""
     return expanded(scopes) & standing.role.scopes

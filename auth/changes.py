@@ -31,7 +31,7 @@ class Changes:
         """Call the subscriber with every change from now on; it must neither block nor raise."""
         self._subscribers.append(subscriber)
 
-    def tell(self, change: Change) -> None:
+    def publish(self, change: Change) -> None:
         """Notify all subscribers of a change."""
         for subscriber in self._subscribers:
             subscriber(change)

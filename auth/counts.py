@@ -60,7 +60,7 @@ class Counts(Storage):
         if len(self._own) > self._capacity:
             self._own.popitem(last=False)
         self._changed = True
-        return count + amount + self._elsewhere(key, now)[0], end_ms
+        return count + amount + self._others_sum(key, now)[0], end_ms
 
     def current(self, key: str) -> tuple[int, int]:
         """Return the sum in the current window and the window's end in epoch milliseconds; now if there is no count."""
@@ -68,7 +68,7 @@ class Counts(Storage):
         count, end_ms = self._own.get(key, (0, 0))
         if end_ms <= now:
             count, end_ms = 0, now
-        elsewhere, other_end_ms = self._elsewhere(key, now)
+        elsewhere, other_end_ms = self._others_sum(key, now)
         return count + elsewhere, max(end_ms, other_end_ms)
 
     async def get(self, key: str) -> int:
@@ -107,11 +107,11 @@ class Counts(Storage):
         """Whether a counter changed since the last export."""
         return self._changed
 
-    def unsaved(self) -> None:
+    def mark_unsaved(self) -> None:
         """Mark the last export as not written, so that the counters are exported again."""
         self._changed = True
 
-    def adopt(self, counters: list[Counter]) -> None:
+    def set_others(self, counters: list[Counter]) -> None:
         """Replace the counters of all other servers by these."""
         sums: dict[str, tuple[int, int]] = {}
         for key, count, end_ms in counters:
@@ -123,7 +123,7 @@ class Counts(Storage):
                 sums[key] = (before + count, end_ms)
         self._others = sums
 
-    def _elsewhere(self, key: str, now: int) -> tuple[int, int]:
+    def _others_sum(self, key: str, now: int) -> tuple[int, int]:
         if not self._others:
             return 0, 0
         count, end_ms = self._others.get(key, (0, 0))

@@ -51,11 +51,11 @@ class Exchange:
             try:
                 await self._write({"_id": self._id, "version": 1, "until_ms": until_ms, "counters": counters})
             except BaseException:
-                self._counts.unsaved()
+                self._counts.mark_unsaved()
                 raise
         documents = await self._collection.find(_BY_END, low=now + 1, limit=_MOST_SERVERS)
         others = [document for document in documents if document["_id"] != self._id]
-        self._counts.adopt([counter for document in others for counter in document["counters"]])
+        self._counts.set_others([counter for document in others for counter in document["counters"]])
 
     async def run(self, *, interval_s: float = _INTERVAL_S) -> None:
         """Exchange counters about once a second; start it in the server's task group.
@@ -84,4 +84,4 @@ class Exchange:
         except (DocumentMissing, DuplicateKey, VersionConflict):
             # The document was purged, or a write that seemed to fail was applied: continue from the stored version.
             self._written = await self._collection.get(self._id)
-            self._counts.unsaved()
+            self._counts.mark_unsaved()

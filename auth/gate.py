@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from .address import address_of
 from .claims import sdk_user
 from .credentials import take
-from .refusal import TOO_MANY, Refused, tell
+from .refusal import TOO_MANY, Refused, send_refusal
 from .watch import ENDED
 
 if TYPE_CHECKING:
@@ -89,8 +89,8 @@ class Gate:
         address = address_of(scope)
         if credential.text:
             # Before the store is read: a flood of guessed keys costs it nothing, and known callers are not affected.
-            wait_s = await self._limits.shut(address)
-            if wait_s and not self._authenticator.knows(credential):
+            wait_s = await self._limits.blocked_s(address)
+            if wait_s and not self._authenticator.recently_valid(credential):
                 raise Refused(
                     status=429,
                     reason="too many refusals",
@@ -113,7 +113,7 @@ class Gate:
             all_headers = [*headers, (b"retry-after", b"%d" % refusal.retry_after_s)]
             await self._on_later(scope, receive, send, refusal, all_headers)
             return
-        await tell(refusal, scope, receive, send, headers)
+        await send_refusal(refusal, scope, receive, send, headers)
 
 
 def _over(limit: int, wait_s: int) -> Refused:

@@ -150,7 +150,7 @@ class KeyStore:
         self._used[record.id] = now
         return record
 
-    async def good(self, key_id: str) -> bool:
+    async def is_valid(self, key_id: str) -> bool:
         """Return whether the key with this id is valid now, without using the cache."""
         document = await self._collection.get(key_id)
         return document is not None and from_document(document).accepted(self._clock())
@@ -274,7 +274,7 @@ class KeyStore:
         Call it only after the write, so that an older read cannot enter the cache afterwards.
         """
         self._cache.clear()
-        self._changes.tell(Change(org_id=org_id, key_id=key_id))
+        self._changes.publish(Change(org_id=org_id, key_id=key_id))
 
     def _fresh(self, record: ApiKey) -> ApiKey:
         return replace(record, last_used_ms=max(record.last_used_ms, self._used.get(record.id, 0)))

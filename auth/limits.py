@@ -88,7 +88,7 @@ class Limits:
         """Count a credential that was refused."""
         self._hit(self._strangers, self._per_guesser, address)
 
-    async def shut(self, address: str) -> int:
+    async def blocked_s(self, address: str) -> int:
         """Return for how many seconds unknown credentials from an address stay blocked; 0 if they are not."""
         item = self._per_guesser
         if item is None or not len(self._strangers):

@@ -171,7 +171,7 @@ class Organisations:
             return (await self._edit(org_id, become)).members[user_id]
         finally:
             # Also after a failure, because the write may have been applied.
-            self._changes.tell(Change(org_id=org_id, user_id=user_id))
+            self._changes.publish(Change(org_id=org_id, user_id=user_id))
 
     async def remove(self, org_id: str, user_id: str) -> None:
         """Remove a member; this invalidates the user's keys for the organisation.
@@ -187,7 +187,7 @@ class Organisations:
         try:
             await self._edit(org_id, leave)
         finally:
-            self._changes.tell(Change(org_id=org_id, user_id=user_id))
+            self._changes.publish(Change(org_id=org_id, user_id=user_id))
 
     async def _edit(self, org_id: str, change: Callable[[Organisation], Organisation]) -> Organisation:
         def changed(document: Document) -> Document:

@@ -45,7 +45,7 @@ def unavailable(error: str) -> Refused:
     return Refused(status=503, reason="unavailable", error=error, details=details, retry_after_s=_RETRY_AFTER_S)
 
 
-async def tell(
+async def send_refusal(
     refusal: Refused, scope: Scope, receive: Receive, send: Send, headers: list[Header] | None = None
 ) -> None:
     """Answer a refused request or a refused WebSocket handshake.

@@ -118,7 +118,7 @@ class Registration:
         done = await self._accounts.users.change(user.id, self._done(user))
         return Registered(user=done or user, organisation=home, key=key)
 
-    async def dismiss(self, org_id: str, user_id: str) -> None:
+    async def remove_member(self, org_id: str, user_id: str) -> None:
         """Remove a member, and deactivate the user's keys for the organisation in case the user returns.
 
         The keys are refused as soon as the membership ends, even if a crash leaves them active.

@@ -186,7 +186,7 @@ class Watch:
 
         async def check(verified: Verified, streams: Iterable[Stream]) -> None:
             async with places:
-                if await self._good(verified):
+                if await self._still_valid(verified):
                     return
                 for stream in streams:
                     await stream.end()
@@ -195,10 +195,10 @@ class Watch:
             for verified, streams in by_credential.items():
                 tasks.start_soon(check, verified, streams)
 
-    async def _good(self, verified: Verified) -> bool:
+    async def _still_valid(self, verified: Verified) -> bool:
         try:
             with anyio.fail_after(_CHECK_S):
-                return await self._authenticator.good(verified)
+                return await self._authenticator.still_valid(verified)
         except (StoreError, TimeoutError) as error:
             # An outage of the store must not end streams: the next round checks them again.
             _log.warning("open streams not checked", error=str(error))

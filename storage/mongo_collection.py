@@ -65,7 +65,7 @@ class MongoCollection(StoredCollection):
         """Return the document with this id; see `Collection`."""
         if not is_value(document_id):
             return None
-        found = await self._link.read(lambda database: self._stands(database, document_id))
+        found = await self._link.read(lambda database: self._current(database, document_id))
         return None if found is None else from_stored(found)
 
     async def walk(self, *, after: str = "", limit: int = 100) -> list[Document]:
@@ -106,13 +106,13 @@ class MongoCollection(StoredCollection):
 
         async def attempt(database: _Database) -> None:
             if not await swapped(database):
-                found = await self._stands(database, document_id)
+                found = await self._current(database, document_id)
                 raise self._missing(document_id) if found is None else self._conflict(found, seen)
 
         async def again(database: _Database) -> None:
             if await swapped(database):
                 return
-            found = await self._stands(database, document_id)
+            found = await self._current(database, document_id)
             if found is not None and found.get(MARK) == mark:
                 return
             # The next version with another mark: another write won. A later version may be based on this write.
@@ -132,7 +132,7 @@ class MongoCollection(StoredCollection):
         async def attempt(database: _Database) -> bool:
             if (await database[self.spec.name].delete_one(one)).deleted_count:
                 return True
-            found = None if version is None else await self._stands(database, document_id)
+            found = None if version is None else await self._current(database, document_id)
             if version is not None and found is not None:
                 raise self._conflict(found, version)
             return False
@@ -184,7 +184,7 @@ class MongoCollection(StoredCollection):
             try:
                 await attempt(database)
             except DuplicateKeyError as error:
-                found = await self._stands(database, document_id)
+                found = await self._current(database, document_id)
                 if found is not None and found.get(MARK) == mark:
                     return
                 # If it was changed or deleted since, it may have been this insert.
@@ -203,7 +203,7 @@ class MongoCollection(StoredCollection):
 
         return [from_stored(found) for found in await self._link.read(ask)]
 
-    async def _stands(self, database: _Database, document_id: str) -> Document | None:
+    async def _current(self, database: _Database, document_id: str) -> Document | None:
         return await database[self.spec.name].find_one({"_id": document_id})
 
     async def _purge(self, database: _Database, query: Query, most: int) -> tuple[int, int]:

@@ -101,8 +101,12 @@ class SqliteCollection(StoredCollection):
 
         def change(connection: sqlite3.Connection) -> None:
             if not _changed(connection, sql, (seen + 1, text, document_id, seen)):
-                stands = self._version(connection, document_id)
-                raise self._missing(document_id) if stands is None else self._conflict(document_id, stands, seen)
+                stored_version = self._version(connection, document_id)
+                raise (
+                    self._missing(document_id)
+                    if stored_version is None
+                    else self._conflict(document_id, stored_version, seen)
+                )
 
         await self._write(change)
         return stored
@@ -115,9 +119,9 @@ class SqliteCollection(StoredCollection):
 
         def change(connection: sqlite3.Connection) -> bool:
             if version is not None:
-                stands = self._version(connection, document_id)
-                if stands not in {None, version}:
-                    raise self._conflict(document_id, stands, version)
+                stored_version = self._version(connection, document_id)
+                if stored_version not in {None, version}:
+                    raise self._conflict(document_id, stored_version, version)
             return bool(_changed(connection, sql, (document_id,)))
 
         return await self._write(change)
@@ -157,9 +161,9 @@ class SqliteCollection(StoredCollection):
     def _missing(self, document_id: str) -> DocumentMissing:
         return DocumentMissing(f"Document {shown(document_id)} of {self.spec.name} does not exist")
 
-    def _conflict(self, document_id: str, stands: int | None, seen: int) -> VersionConflict:
+    def _conflict(self, document_id: str, stored_version: int | None, seen: int) -> VersionConflict:
         return VersionConflict(
-            f"Document {shown(document_id)} of {self.spec.name} has version {stands}, not {seen}: read it again"
+            f"Document {shown(document_id)} of {self.spec.name} has version {stored_version}, not {seen}: read it again"
         )
 
 

@@ -23,7 +23,7 @@ from vmm.sandboxes.lease import MOST_IDLE_S
 from vmm.sandboxes.spec import CPU_RANGE, IDLE_S, MEM_RANGE
 
 from . import checks
-from .coherence import clashes, doubts
+from .combinations import combination_errors, combination_warnings
 from .refusals import SettingsRefused, reasons
 from .sources import gather
 
@@ -180,11 +180,13 @@ class Settings(BaseModel):
             raise SettingsRefused((*gathered.refusals, *reasons(error, gathered, defaults))) from None
         if gathered.refusals:
             raise SettingsRefused(gathered.refusals)
-        return Reading(settings=settings, origins=gathered.origins, warnings=(*gathered.warnings, *doubts(settings)))
+        return Reading(
+            settings=settings, origins=gathered.origins, warnings=(*gathered.warnings, *combination_warnings(settings))
+        )
 
     @model_validator(mode="after")
     def _coherent(self) -> Self:
-        if lines := clashes(self):
+        if lines := combination_errors(self):
             raise ValueError("\n".join(lines))
         return self
 

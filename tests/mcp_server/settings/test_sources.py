@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mcp_server.settings import Settings
-from mcp_server.settings.names import ALIASES, WITHOUT_EFFECT, without_effect
+from mcp_server.settings.names import ALIASES, IGNORED, without_effect
 
 from .conftest import Read, Refusals
 
@@ -138,16 +138,16 @@ def test_origins_with_cors_turned_off_contradict_each_other(refusals: Refusals, 
     ["REDIS_HOST", "SANDBOX_DEFAULT_DISK_MB", "HEALTH_ENABLED", "CLERK_SECRET_KEY", "CONTAINER_IMAGE", "NODE_ID"],
 )
 def test_a_known_name_without_effect_has_a_reason(variable: str) -> None:
-    idle = without_effect(variable)
-    assert idle is not None
-    assert idle.reason
+    ignored = without_effect(variable)
+    assert ignored is not None
+    assert ignored.reason
 
 
 @pytest.mark.parametrize("variable", ["AUTO_LIFECYCLE_ENABLED", "SESSION_TTL_SECONDS"])
 def test_who_limits_idle_time_elsewhere_is_told_our_name_for_it(variable: str) -> None:
-    idle = without_effect(variable)
-    assert idle is not None
-    assert "CASEMATE_IDLE_SECONDS" in idle.reason
+    ignored = without_effect(variable)
+    assert ignored is not None
+    assert "CASEMATE_IDLE_SECONDS" in ignored.reason
 
 
 def test_a_name_with_an_effect_is_never_called_idle() -> None:
@@ -160,4 +160,4 @@ def test_a_name_with_an_effect_is_never_called_idle() -> None:
 def test_aliases_and_idle_names_are_what_they_claim() -> None:
     assert set(ALIASES) <= set(Settings.model_fields)
     assert set(GOOD) == set(ALIASES)
-    assert len({idle.name for idle in WITHOUT_EFFECT}) == len(WITHOUT_EFFECT)
+    assert len({idle.name for idle in IGNORED}) == len(IGNORED)

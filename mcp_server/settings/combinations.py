@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from .model import Settings
 
 
-def clashes(settings: Settings) -> list[str]:
+def combination_errors(settings: Settings) -> list[str]:
     """Return one line for each combination that is refused."""
     return [*_listening(settings), *_local_mode(settings), *_sizes(settings)]
 
 
-def doubts(settings: Settings) -> list[str]:
+def combination_warnings(settings: Settings) -> list[str]:
     """Return one line for each combination that works, but perhaps not as intended."""
     lines: list[str] = []
     if settings.jwt_jwks_url and not settings.jwt_audience:
