@@ -58,18 +58,18 @@ class Meters:
         )
         self._request_seconds = Histogram(
             "voidrun_http_request_duration_seconds",
-            "From a request to the end of its answer",
+            "Time from a request to the end of its answer",
             ["method", "route"],
             buckets=_BUCKETS,
             registry=registry,
         )
         operation = ["category", "operation", "status"]
         self._operations = Counter(
-            "voidrun_sbx_operation_requests", "Calls on sandboxes, on every surface", operation, registry=registry
+            "voidrun_sbx_operation_requests", "Calls on sandboxes over MCP and REST", operation, registry=registry
         )
         self._operation_seconds = Histogram(
             "voidrun_sbx_operation_duration_seconds",
-            "How long calls on sandboxes took",
+            "Duration of calls on sandboxes",
             operation,
             buckets=_BUCKETS,
             registry=registry,
@@ -78,21 +78,25 @@ class Meters:
         self._refusals = Counter("casemate_refusals", "Requests refused with a 4xx", ["reason"], registry=registry)
         self._limited = Counter("casemate_rate_limited", "Requests answered with 429", registry=registry)
         self._streams = Gauge("casemate_open_streams", "Event streams and WebSockets", ["kind"], registry=registry)
-        self._waiting = Gauge("casemate_audit_queue", "Audit records that wait for the store", registry=registry)
-        self._written = Counter("casemate_audit_written", "Audit records in the store", registry=registry)
+        self._waiting = Gauge("casemate_audit_queue", "Audit records waiting to be written", registry=registry)
+        self._written = Counter("casemate_audit_written", "Audit records written to the store", registry=registry)
         self._dropped = Counter("casemate_audit_dropped", "Audit records lost", registry=registry)
-        self._failures = Counter("casemate_audit_failures", "Times the store began to fail", registry=registry)
+        self._failures = Counter(
+            "casemate_audit_failures", "Times that writing audit records began to fail", registry=registry
+        )
         self._sandboxes = Gauge("casemate_sandboxes", "Sandboxes by state", ["state"], registry=registry)
         self._started = Counter(
             "casemate_machines_started",
-            "Machines that came up, by how they came by their memory",
+            "Started machines by the source of their memory",
             ["memory"],
             registry=registry,
         )
         for memory in _MEMORIES:
             self._started.labels(memory)
         self._store_up = Gauge("casemate_store_up", "Whether the store answers", registry=registry)
-        self._fleet_up = Gauge("casemate_fleet_up", "Whether the fleet's figures could be had", registry=registry)
+        self._fleet_up = Gauge(
+            "casemate_fleet_up", "Whether the usage of the sandboxes could be read", registry=registry
+        )
         self._vcpus = Gauge("voidrun_host_allocated_vcpus", "vCPUs of running machines", registry=registry)
         self._memory = Gauge("voidrun_host_allocated_mem_bytes", "Memory of running machines", registry=registry)
         self._disk = Gauge("voidrun_host_allocated_disk_bytes", "Disks of all sandboxes", registry=registry)
