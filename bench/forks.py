@@ -22,7 +22,7 @@ from vmm.lifecycle.forks import Fork
 from vmm.sandboxes.sandbox import Sandbox
 from vmm.sandboxes.spec import SandboxSpec
 
-_HEAD = ("forks asked for", "busy programs", "made", "answer", "in the making at once", "took")
+_HEAD = ("forks requested", "busy programs", "made", "answer", "being made at once", "took")
 _IMAGE = "minimal"
 _LOOK_S = 0.01
 

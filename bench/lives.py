@@ -18,7 +18,7 @@ from vmm.sandboxes.sandbox import Sandbox
 from vmm.sandboxes.spec import SandboxSpec
 
 _MANY = 10
-_HEAD = ("what", "n", "p50", "slowest", "asked for")
+_HEAD = ("what", "n", "p50", "slowest", "goal")
 _CREATE, _FIRST = "create", "first exec"
 _SLEEP, _WAKE = "sleep", "wake"
 _SLEEP_LATER, _WAKE_LATER = "sleep, not the first", "wake, not the first"

@@ -33,7 +33,7 @@ _EXECS = 30
 _CHILDREN = 5
 _SETTLE_S = 5.0
 _WAIT_MS = 60_000
-_HEAD = ("what", "n", "p50", "asked for")
+_HEAD = ("what", "n", "p50", "goal")
 
 Row = Sequence[str]
 

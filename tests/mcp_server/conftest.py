@@ -44,6 +44,8 @@ class NoSandboxes:
 
 
 class EmptySandboxes:
+    """No sandboxes."""
+
     async def get(self, owner: str, ref: str) -> None:
         raise NotFound(f"There is no sandbox {ref[:80]!r}", hint="List the sandboxes, or create one")
 

@@ -100,7 +100,7 @@ async def collector() -> AsyncGenerator[Collector]:
 async def traced(directory: Path, endpoint: str, **variables: str) -> AsyncGenerator[str]:
     """A server in a process of its own; when the block is over, it has sent what it had."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, **variables}
-    command = [sys.executable, "-m", "tests.mcp_server.traced", str(directory)]
+    command = [sys.executable, "-m", "tests.mcp_server.observability.traced", str(directory)]
     async with await anyio.open_process(command, env=environment, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
         assert process.stdout is not None
         assert process.stdin is not None
