@@ -1,4 +1,4 @@
-"""Accounts: users, organisations, and how a user stands in an organisation."""
+"""Accounts: users, organisations, and the rights of a user in an organisation."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from .users import USERS, User, Users
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """How a user stands in an organisation.
+    """The rights of a user in an organisation.
 
     Attributes:
-        role: What the user is there.
-        operator: Whether the user runs this server.
+        role: The user's role in the organisation.
+        operator: Whether the user operates this server.
     """
 
     role: Role
@@ -31,8 +31,8 @@ class Accounts:
     """Users and organisations together. Every method may raise `storage.errors.StoreError`.
 
     Attributes:
-        users: The people.
-        organisations: What they belong to.
+        users: The users.
+        organisations: The organisations and their members.
     """
 
     def __init__(self, users: Users, organisations: Organisations) -> None:
@@ -41,11 +41,11 @@ class Accounts:
 
     @classmethod
     async def open(cls, database: Database, *, changes: Changes | None = None, clock: Clock = now_ms) -> Accounts:
-        """The accounts of a database.
+        """Open the accounts of a database.
 
         Args:
-            database: Where they are kept.
-            changes: Told of members who were removed or demoted.
+            database: The database that stores them.
+            changes: Publishes removed and demoted members.
             clock: Epoch milliseconds.
         """
         users = Users(await database.collection(USERS), clock=clock)
@@ -55,7 +55,7 @@ class Accounts:
         return cls(users, organisations)
 
     async def standing(self, org_id: str, user_id: str) -> Standing | None:
-        """How a user stands in an organisation, by two reads; None if the user does not belong there."""
+        """Look up a user's rights in an organisation, with two reads; None if the user is not a member."""
         organisation = await self.organisations.get(org_id)
         member = None if organisation is None else organisation.members.get(user_id)
         if member is None:
@@ -64,7 +64,7 @@ class Accounts:
         return None if user is None else Standing(role=member.role, operator=user.operator)
 
     async def members(self, org_id: str) -> list[tuple[Member, User]]:
-        """Who belongs to an organisation, in the order of joining."""
+        """List the members of an organisation, in the order of joining."""
         organisation = await self.organisations.get(org_id)
         if organisation is None:
             return []
@@ -73,14 +73,14 @@ class Accounts:
         return sorted(known, key=lambda pair: (pair[0].created_ms, pair[0].user_id))
 
     async def add_member(self, org_id: str, email: str, role: Role) -> tuple[Member, User]:
-        """Let the user of an address belong to an organisation; one who does already keeps the role.
+        """Add the user with this e-mail address to an organisation; an existing member keeps the role.
 
         Raises:
-            InvalidAccount: It is no address.
-            MemberMissing: Nobody is registered under it, or the organisation does not exist.
-            OrganisationFull: The organisation has no room.
+            InvalidAccount: The address is invalid.
+            MemberMissing: No user has this address, or the organisation does not exist.
+            OrganisationFull: The organisation has as many members as it may have.
         """
         user = await self.users.by_email(email)
         if user is None or user.registering_ms:
-            raise MemberMissing(f"email {email[:80]!a:.80}: nobody is registered under it; send them an invitation")
+            raise MemberMissing(f"email {email[:80]!a:.80} is not registered: send an invitation to this address")
         return await self.organisations.add(org_id, user.id, role), user

@@ -1,4 +1,4 @@
-"""Where a request comes from, as limits count it."""
+"""The client address of a request, as the rate limits count it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ if TYPE_CHECKING:
 
 
 def address_of(scope: Scope) -> str:
-    """The client's IPv4 address, or the /64 of its IPv6 one: who has one address of a /64 has them all."""
+    """Return the client's IPv4 address, or the /64 network of its IPv6 address.
+
+    Whoever has one address of a /64 usually has all of them.
+    """
     client = scope.get("client")
     return _counted(str(client[0]) if client else "")
 

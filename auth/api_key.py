@@ -1,4 +1,4 @@
-"""An API key as a value: what is kept of it, how it is shown, and what its text looks like."""
+"""API keys as values: the stored record, the masked form and the format of the key's text."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ _FORM = re.compile(r"cm_[A-Za-z0-9_-]{43}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiKey:
-    """A key as it is kept.
+    """The stored record of a key.
 
     Attributes:
         id: Id of the record.
         org_id: Organisation that the key acts for.
-        name: What its maker calls it.
-        masked: `cm_` with the first and the last four characters, to recognise it by.
+        name: Name that its creator gave it.
+        masked: `cm_` with the first and the last four characters, to recognise the key by.
         digest: SHA-256 of the whole key, in hex.
-        created_by: Id of the user who made it.
-        created_ms: When, in epoch milliseconds.
+        created_by: Id of the user who created it.
+        created_ms: Time of creation, in epoch milliseconds.
         is_active: Whether it is accepted.
-        expires_ms: From when on it is refused, in epoch milliseconds; 0 means never.
-        last_used_ms: When it was last accepted, to about a minute; 0 means never.
-        updated_ms: When it was last switched on or off, in epoch milliseconds; 0 means never.
-        scopes: What it is good for.
+        expires_ms: Expiry, in epoch milliseconds; 0 means never.
+        last_used_ms: When it was last accepted, accurate to about a minute; 0 means never.
+        updated_ms: When it was last activated or deactivated, in epoch milliseconds; 0 means never.
+        scopes: What the key may do.
         version: Version of the record.
     """
 
@@ -49,22 +49,22 @@ class ApiKey:
     version: int = 1
 
     def accepted(self, at_ms: int) -> bool:
-        """Whether the key is good at that time, in epoch milliseconds."""
+        """Return whether the key is valid at that time, in epoch milliseconds."""
         return self.is_active and (self.expires_ms == 0 or at_ms < self.expires_ms)
 
     @property
     def principal(self) -> Principal:
-        """Who calls with this key, as long as its maker owns the organisation."""
+        """The caller that this key stands for, as long as its creator owns the organisation."""
         return Principal(org_id=self.org_id, user_id=self.created_by, key_id=self.id, scopes=self.scopes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewKey:
-    """A key just made: the only time that its text is known.
+    """A newly created key: the only time that its text is known.
 
     Attributes:
-        record: The key as it is kept.
-        plain: The key itself, for its user's eyes; kept out of `repr`.
+        record: The stored record.
+        plain: The key itself, to be shown to its user once; left out of `repr`.
     """
 
     record: ApiKey
@@ -72,22 +72,22 @@ class NewKey:
 
 
 def well_formed(text: str) -> bool:
-    """Whether a text has the form of a key: `cm_` and 43 characters of URL-safe base64."""
+    """Return whether a text has the format of a key: `cm_` and 43 characters of URL-safe base64."""
     return _FORM.fullmatch(text) is not None
 
 
 def masked(plain: str) -> str:
-    """A key as it may be shown: `cm_Ab12…x9Yz`."""
+    """Mask a key for display: `cm_Ab12…x9Yz`."""
     return f"{plain[:7]}…{plain[-4:]}"
 
 
 def digest_of(plain: str) -> str:
-    """SHA-256 of a well-formed key, in hex."""
+    """Return the SHA-256 of a well-formed key, in hex."""
     return hashlib.sha256(plain.encode("ascii")).hexdigest()
 
 
 def to_document(record: ApiKey) -> Document:
-    """A key as the store has it."""
+    """Convert a key to its document in the store."""
     return {
         "_id": record.id,
         "version": record.version,
@@ -106,7 +106,7 @@ def to_document(record: ApiKey) -> Document:
 
 
 def from_document(document: Document) -> ApiKey:
-    """A key from what the store has."""
+    """Convert a document of the store to a key."""
     fields = {name: value for name, value in document.items() if name not in {"_id", "scopes"}}
-    # Keys made before there were scopes are good for everything, as they were.
+    # Keys that were created before scopes existed keep all their rights.
     return ApiKey(id=document["_id"], scopes=frozenset(map(Scope, document.get("scopes", ALL_SCOPES))), **fields)

@@ -1,4 +1,4 @@
-"""From what a request presents to who calls: keys, configured keys, tokens, and nothing at all in local mode."""
+"""Authentication of a credential: API keys, configured keys, bearer tokens, and no credential in local mode."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verified:
-    """A caller whose credential was checked.
+    """A caller whose credential is valid.
 
     Attributes:
-        principal: Who calls.
-        expires_ms: From when on the credential is refused, in epoch milliseconds; 0 means never.
-        revocable: Whether it can stop being good before: one of the configuration cannot.
+        principal: The caller.
+        expires_ms: Expiry of the credential, in epoch milliseconds; 0 means never.
+        revocable: Whether the credential can be revoked before it expires; a configured key cannot.
     """
 
     principal: Principal
@@ -46,7 +46,7 @@ class Verified:
 
 
 class Authenticator:
-    """Checks credentials. What it learns from the store is trusted for five seconds, in this process not even that."""
+    """Checks credentials. Answers of the store are cached for five seconds; changes in this process clear the cache."""
 
     def __init__(
         self,
@@ -60,15 +60,15 @@ class Authenticator:
         clock: Clock = now_ms,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """A check of credentials.
+        """Create an authenticator.
 
         Args:
             keys: The keys of the store.
-            accounts: Who belongs where.
-            changes: The same that keys and accounts tell.
-            static: Keys of the configuration.
-            tokens: The check of tokens; without it none is taken.
-            local: Who calls without any credential, in local mode; None refuses such calls.
+            accounts: Users and memberships.
+            changes: The same instance that `keys` and `accounts` publish to.
+            static: Keys from the configuration.
+            tokens: Checks bearer tokens; None refuses them.
+            local: The caller of requests without a credential, in local mode; None refuses such requests.
             clock: Epoch milliseconds.
             monotonic: Seconds, for the age of cached answers.
         """
@@ -84,15 +84,15 @@ class Authenticator:
         self._homes = KeyCache[tuple[str, ...]](monotonic)
         changes.subscribe(self._forget)
 
-    def knows(self, credential: Credential) -> bool:
-        """Whether the credential was good within the last hour; asks nobody."""
+    def recently_valid(self, credential: Credential) -> bool:
+        """Return whether the credential was valid within the last hour, without reading the store."""
         return credential.text in self._known
 
     async def authenticate(self, credential: Credential) -> Verified:
-        """Who calls.
+        """Check a credential and return its caller.
 
         Raises:
-            Refused: Nobody who may.
+            Refused: The credential is missing or invalid, or it cannot be checked now.
         """
         text = credential.text
         if not text:
@@ -107,10 +107,10 @@ class Authenticator:
         try:
             verified = await self._verified(credential)
         except StoreError as error:
-            _log.error("credential not checked: the store failed", error=error.message)
-            raise unavailable("keys cannot be checked now") from None
+            _log.error("credential check failed: the store failed", error=error.message)
+            raise unavailable("API keys cannot be checked now") from None
         except JwksUnavailable:
-            raise unavailable("tokens cannot be checked now") from None
+            raise unavailable("bearer tokens cannot be checked now") from None
         except Refused as refusal:
             if refusal.status == 401:
                 self._known.discard(text)
@@ -118,18 +118,18 @@ class Authenticator:
         self._known.add(text)
         return verified
 
-    async def good(self, verified: Verified) -> bool:
-        """Whether a caller is still one, by fresh reads.
+    async def still_valid(self, verified: Verified) -> bool:
+        """Return whether a caller's credential is still valid, without using the cache.
 
         Raises:
-            StoreError: It cannot be known.
+            StoreError: The store failed, so the answer is unknown.
         """
         principal = verified.principal
         if verified.expires_ms and self._clock() >= verified.expires_ms:
             return False
         if not verified.revocable:
             return True
-        if principal.method == "key" and not await self._keys.good(principal.key_id):
+        if principal.method == "key" and not await self._keys.is_valid(principal.key_id):
             return False
         return await self._accounts.standing(principal.org_id, principal.user_id) is not None
 
@@ -145,18 +145,18 @@ class Authenticator:
         key = await self._keys.check(text)
         standing = None if key is None else await self._standing(key.org_id, key.created_by)
         if key is None or standing is None:
-            # The same answer for a key that never was and for one whose maker was removed.
+            # An unknown key and one whose creator was removed get the same answer, which reveals nothing.
             raise Refused(
                 status=401,
                 reason="bad key",
                 error="invalid or inactive API key",
-                details="Check the key, or have a new one made",
+                details="Check the key, or create a new one",
             )
         principal = Principal(
             org_id=key.org_id,
             user_id=key.created_by,
             key_id=key.id,
-            scopes=_worth(key.scopes, standing),
+            scopes=_allowed_scopes(key.scopes, standing),
             role=standing.role,
             operator=standing.operator and Scope.ADMIN in key.scopes,
         )
@@ -167,7 +167,7 @@ class Authenticator:
             claims = await tokens.check(credential.bearer)
         except TokenRefused as error:
             raise Refused(
-                status=401, reason="bad token", error="invalid bearer token", details=f"The token is refused: {error}"
+                status=401, reason="bad token", error="invalid bearer token", details=f"The token was refused: {error}"
             ) from None
         user_id = await self._user(claims)
         if not user_id:
@@ -175,22 +175,22 @@ class Authenticator:
                 status=401,
                 reason="unknown user",
                 error="invalid bearer token",
-                details="It names no user of this server by `sub`, nor by an `email` with `email_verified`",
+                details="Neither `sub` nor an `email` with `email_verified` names a user of this server",
             )
         org_id = credential.org_id or await self._only_organisation(user_id)
         standing = await self._standing(org_id, user_id) if _ID.fullmatch(org_id) else None
         if standing is None:
-            # The same answer for an organisation that never was, a stranger's, and one that the user was removed from.
+            # An unknown organisation, somebody else's, and one that the user was removed from get the same answer.
             raise Refused(
                 status=401,
                 reason="no member",
-                error="X-Org-ID names no organisation of this user",
+                error="X-Org-ID does not name an organisation of this user",
                 details="GET /api/users/me lists the user's organisations",
             )
         principal = Principal(
             org_id=org_id,
             user_id=user_id,
-            scopes=_worth(ALL_SCOPES, standing),
+            scopes=_allowed_scopes(ALL_SCOPES, standing),
             role=standing.role,
             operator=standing.operator,
             method="jwt",
@@ -208,7 +208,7 @@ class Authenticator:
         return standing
 
     async def _user(self, claims: Claims) -> str:
-        """The id of the user whom a token is about; empty if there is none."""
+        """Return the id of the user that a token names; empty if there is none."""
         subject = claims.subject if _ID.fullmatch(claims.subject) else ""
         name = f"{subject} {claims.email}"
         user_id = self._users.get(name)
@@ -219,9 +219,9 @@ class Authenticator:
         if user is None and claims.email:
             try:
                 user = await self._accounts.users.by_email(claims.email)
-            except InvalidAccount:  # an address that nobody here can have
+            except InvalidAccount:  # no user can have such an address
                 return ""
-            # The local user is known by the key file alone: no provider can vouch for an address without a place.
+            # Only the key file identifies the local user: anybody could claim an address at localhost.
             if user is not None and user.email.endswith("@localhost"):
                 return ""
         if user is None:
@@ -230,7 +230,7 @@ class Authenticator:
         return user.id
 
     async def _only_organisation(self, user_id: str) -> str:
-        """The user's organisation; empty if there is none."""
+        """Return the id of the user's only organisation; empty if there is none."""
         homes = self._homes.get(user_id)
         if homes is None:
             ticket = self._homes.ticket()
@@ -240,8 +240,8 @@ class Authenticator:
             raise Refused(
                 status=400,
                 reason="which organisation",
-                error="X-Org-ID is needed: this user belongs to several organisations",
-                details="Send the id of one as the header X-Org-ID",
+                error="X-Org-ID is required: this user belongs to several organisations",
+                details="Send the id of one of them in the header X-Org-ID",
             )
         return homes[0] if homes else ""
 
@@ -250,6 +250,6 @@ class Authenticator:
         self._homes.clear()
 
 
-def _worth(scopes: frozenset[Scope], standing: Standing) -> frozenset[Scope]:
-    """What scopes are worth in somebody's hands: a member never administers others, whatever the key says."""
+def _allowed_scopes(scopes: frozenset[Scope], standing: Standing) -> frozenset[Scope]:
+    """Limit scopes to those of the user's role: a member never administers others, whatever the key allows."""
     return expanded(scopes) & standing.role.scopes

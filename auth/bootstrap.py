@@ -1,7 +1,6 @@
-"""The first start: a local user, an organisation and a key, so that whoever runs the server can use it at once.
+"""Bootstrap at the first start: a local user, an organisation and a key, so that the operator can use the server.
 
-Every step looks before it acts. A start that was interrupted is finished by the next one, and a store that has what is
-needed is left as it is.
+Every step is idempotent. The next start completes an interrupted one, and a store that is complete is left alone.
 """
 
 from __future__ import annotations
@@ -29,13 +28,13 @@ _KEY = "local"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BootstrapResult:
-    """What the local operator has.
+    """The local operator's access.
 
     Attributes:
-        key_file: Where the key lies.
-        principal: Whom the key in it speaks for.
-        created_account: Whether the local user was made just now.
-        created_key: Whether the key was made just now.
+        key_file: The file with the key.
+        principal: The caller that the key stands for.
+        created_account: Whether this start created the local user.
+        created_key: Whether this start created the key.
     """
 
     key_file: Path
@@ -45,10 +44,11 @@ class BootstrapResult:
 
 
 async def ensure_local_access(accounts: Accounts, keys: KeyStore, key_file: Path) -> BootstrapResult:
-    """Make sure that the key file holds a valid key, for the local user unless its owner put another one there.
+    """Make sure that the key file has a valid key: the local user's, unless the operator put another one there.
 
-    If the file is missing or its key is not accepted, a new key is made and written: who may write the data directory
-    owns the machine anyway. Keys made before stay valid until they are revoked. The local user runs the server.
+    If the file is missing or its key is not valid, a new key is created and written: whoever can write to the data
+    directory controls the server anyway. Older keys stay valid until they are revoked. The local user becomes an
+    operator of the server.
 
     Raises:
         KeyFileError: The file cannot be read or written.
@@ -67,19 +67,19 @@ async def ensure_local_access(accounts: Accounts, keys: KeyStore, key_file: Path
         await anyio.to_thread.run_sync(write_key, key_file, made.plain)
     except BaseException:
         with anyio.CancelScope(shield=True):
-            await keys.set_active(org_id, made.record.id, active=False)  # nobody will ever know it
+            await keys.set_active(org_id, made.record.id, active=False)  # nobody will ever see its text
         raise
     principal = replace(made.record.principal, operator=True)
     return BootstrapResult(key_file=key_file, principal=principal, created_account=created, created_key=True)
 
 
 async def _local_user(accounts: Accounts) -> tuple[User, bool]:
-    """The local user, as operator; and whether it was made just now."""
+    """Return the local user, as an operator, and whether this call created it."""
     user = await accounts.users.by_email(_EMAIL)
     if user is None:
         try:
             return await accounts.users.create(name=_NAME, email=_EMAIL, operator=True), True
-        except EmailTaken:  # by another server on the same store, in this moment
+        except EmailTaken:  # another server on the same store created it at the same moment
             user = await accounts.users.by_email(_EMAIL)
             if user is None:
                 raise
@@ -87,7 +87,7 @@ async def _local_user(accounts: Accounts) -> tuple[User, bool]:
 
 
 async def _ensure_operator(accounts: Accounts, user_id: str) -> bool:
-    """Whether the user is the local one, who is operator from now on if not before."""
+    """Return whether the user is the local one, and make it an operator if it is."""
     local = await accounts.users.by_email(_EMAIL)
     if local is None or local.id != user_id:
         return False
@@ -100,15 +100,15 @@ async def _organisation_of(accounts: Accounts, user: User) -> str:
     if owned:
         return owned
     try:
-        # Of an id that all know: servers that start for the first time together make one and not one each.
+        # The id is predictable, so that servers that start for the first time together create only one organisation.
         return (await accounts.organisations.create(name=_ORGANISATION, owner_id=user.id, org_id=user.id)).id
     except DuplicateKey:
-        # By another server, in this moment; or long ago, and the local user has left it since.
+        # Another server created it at the same moment, or the local user has left it since.
         owned = await _owned_by(accounts, user)
         return owned or (await accounts.organisations.create(name=_ORGANISATION, owner_id=user.id)).id
 
 
 async def _owned_by(accounts: Accounts, user: User) -> str:
-    """The user's oldest organisation as an owner; empty if there is none."""
+    """Return the id of the oldest organisation that the user owns; empty if there is none."""
     found = await accounts.organisations.of_user(user.id)
     return next((it.id for it in found if it.members[user.id].role is Role.OWNER), "")

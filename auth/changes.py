@@ -1,4 +1,4 @@
-"""Word of credentials that may have stopped being good, from who changes them to who relies on them."""
+"""Notifications about revoked access, from the stores that change credentials to the caches that rely on them."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """Something was taken away in an organisation.
+    """Access that may have been revoked in an organisation.
 
     Attributes:
-        org_id: Where.
-        user_id: Whose membership it is about; empty if it is about a key.
-        key_id: Which key it is about; empty if it is about a membership.
+        org_id: The organisation.
+        user_id: The member whose membership changed; empty if a key changed.
+        key_id: The key that changed; empty if a membership changed.
     """
 
     org_id: str
@@ -22,16 +22,16 @@ class Change:
 
 
 class Changes:
-    """Tells every subscriber of each change, in this process and before the change's call returns."""
+    """Notifies every subscriber in this process of each change, before the call that made the change returns."""
 
     def __init__(self) -> None:
         self._subscribers: list[Callable[[Change], None]] = []
 
     def subscribe(self, subscriber: Callable[[Change], None]) -> None:
-        """Call this with every change from now on; it must neither wait nor raise."""
+        """Call the subscriber with every change from now on; it must neither block nor raise."""
         self._subscribers.append(subscriber)
 
-    def tell(self, change: Change) -> None:
-        """Pass a change on."""
+    def publish(self, change: Change) -> None:
+        """Notify all subscribers of a change."""
         for subscriber in self._subscribers:
             subscriber(change)

@@ -1,4 +1,4 @@
-"""A principal as claims of the SDK's access token and back: the form in which tools learn who calls."""
+"""Conversion between a principal and the SDK's access token, which tells the tools who is calling."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from .roles import Role, Scope
 
 
 def sdk_user(principal: Principal) -> AuthenticatedUser:
-    """The principal as the SDK knows callers; sessions of older protocols are bound to its organisation."""
+    """Convert a principal to the SDK's user; sessions of older protocols are bound to its organisation."""
     token = AccessToken(
-        token="-",  # noqa: S106 -- the SDK wants a text, and the key shall not travel further
+        token="-",  # noqa: S106 -- the SDK requires a text, and the key must not get further
         client_id="api-key",
         scopes=sorted(principal.scopes),
         subject=principal.org_id,
@@ -30,7 +30,7 @@ def sdk_user(principal: Principal) -> AuthenticatedUser:
 
 
 def principal_of(token: AccessToken | None) -> Principal | None:
-    """The principal that `sdk_user` put into a token; None if it carries none, or was made by somebody else."""
+    """Return the principal that `sdk_user` put into a token; None if there is none, or something else made it."""
     if token is None or not token.subject:
         return None
     claims: dict[str, Any] = token.claims or {}

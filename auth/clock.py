@@ -1,4 +1,4 @@
-"""The wall clock as records keep it: epoch milliseconds."""
+"""The wall clock in epoch milliseconds, as records store time."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ Clock = Callable[[], int]
 
 
 def now_ms() -> int:
-    """Milliseconds since the epoch."""
+    """Return the milliseconds since the epoch."""
     return time.time_ns() // 1_000_000

@@ -1,7 +1,7 @@
-"""Counters for the library `limits`: in memory, bounded, in windows that begin at the same moment everywhere.
+"""Counters for the library `limits`: in memory, bounded, in windows that begin at the same time on all servers.
 
-The library's own memory storage starts a task over all of its counters with every hit, keeps as many as come, and
-counts each in a window of its own, so that the sums of several servers could not be put together.
+The library's own memory storage starts a task over all of its counters with every hit, is not bounded, and gives each
+counter its own window, so the counts of several servers could not be added up.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from .clock import Clock, now_ms
 
 CAPACITY = 20_000
 Counter: TypeAlias = list[Any]
-"""A counter as documents have it: name, count, end of the window in epoch milliseconds."""
+"""A counter in a document: name, count, end of the window in epoch milliseconds."""
 
 
 class Counts(Storage):
-    """Counters by name, each for the current window; the least recently counted go first when there are too many."""
+    """Counters by name, each for the current window; the least recently used are evicted when there are too many."""
 
     STORAGE_SCHEME = None
 
     def __init__(self, *, clock: Clock = now_ms, capacity: int = CAPACITY) -> None:
-        """Nothing is counted yet.
+        """Create an empty set of counters.
 
         Args:
             clock: Epoch milliseconds.
-            capacity: Most counters.
+            capacity: The maximum number of counters.
         """
         super().__init__()
         self._clock = clock
@@ -42,15 +42,15 @@ class Counts(Storage):
 
     @property
     def base_exceptions(self) -> type[Exception]:
-        """What the library would wrap: nothing here fails."""
+        """The errors that the library should wrap; nothing here raises any."""
         return ValueError
 
     async def incr(self, key: str, expiry: int, amount: int = 1) -> int:
-        """Count, in the window of `expiry` seconds that holds now, and give the sum."""
+        """Increment a counter in the current window of `expiry` seconds, and return its sum."""
         return self.hit(key, expiry, amount)[0]
 
     def hit(self, key: str, expiry: int, amount: int = 1) -> tuple[int, int]:
-        """Count, and give the sum in the window and its end in epoch milliseconds."""
+        """Increment a counter, and return its sum in the window and the window's end in epoch milliseconds."""
         now = self._clock()
         count, end_ms = self._own.get(key, (0, 0))
         if end_ms <= now:
@@ -60,70 +60,70 @@ class Counts(Storage):
         if len(self._own) > self._capacity:
             self._own.popitem(last=False)
         self._changed = True
-        return count + amount + self._elsewhere(key, now)[0], end_ms
+        return count + amount + self._others_sum(key, now)[0], end_ms
 
     def current(self, key: str) -> tuple[int, int]:
-        """The sum in the current window, and its end in epoch milliseconds; now if nothing is counted."""
+        """Return the sum in the current window and the window's end in epoch milliseconds; now if there is no count."""
         now = self._clock()
         count, end_ms = self._own.get(key, (0, 0))
         if end_ms <= now:
             count, end_ms = 0, now
-        elsewhere, other_end_ms = self._elsewhere(key, now)
+        elsewhere, other_end_ms = self._others_sum(key, now)
         return count + elsewhere, max(end_ms, other_end_ms)
 
     async def get(self, key: str) -> int:
-        """The sum in the current window."""
+        """Return the sum in the current window."""
         return self.current(key)[0]
 
     async def get_expiry(self, key: str) -> float:
-        """When the current window ends, in epoch seconds; now if nothing is counted."""
+        """Return the end of the current window in epoch seconds; now if nothing is counted."""
         return self.current(key)[1] / 1000
 
     async def check(self) -> bool:
-        """Whether counting works: always."""
+        """Return whether counting works: always True."""
         return True
 
     async def reset(self) -> int:
-        """Forget everything; gives the number of counters."""
+        """Remove all counters and return how many there were."""
         counters = len(self._own)
         self._own.clear()
         return counters
 
     async def clear(self, key: str) -> None:
-        """Forget one counter."""
+        """Remove one counter."""
         self._own.pop(key, None)
 
     def export(self) -> list[Counter]:
-        """This server's counters of windows that last."""
+        """Return this server's counters whose windows have not ended."""
         now = self._clock()
         self._changed = False
-        # Only from the front: what was counted long ago. What is over elsewhere goes when its turn comes.
+        # Only the oldest are dropped here; the other ended windows are filtered below and dropped later.
         while self._own and next(iter(self._own.values()))[1] <= now:
             self._own.popitem(last=False)
         return [[key, count, end_ms] for key, (count, end_ms) in self._own.items() if end_ms > now]
 
     @property
     def changed(self) -> bool:
-        """Whether something was counted since the last export."""
+        """Whether a counter changed since the last export."""
         return self._changed
 
-    def unsaved(self) -> None:
-        """What was exported did not get through: it is to be exported again."""
+    def mark_unsaved(self) -> None:
+        """Mark the last export as not written, so that the counters are exported again."""
         self._changed = True
 
-    def adopt(self, counters: list[Counter]) -> None:
-        """Take over what all other servers counted, in place of what they had counted before."""
+    def set_others(self, counters: list[Counter]) -> None:
+        """Replace the counters of all other servers by these."""
         sums: dict[str, tuple[int, int]] = {}
         for key, count, end_ms in counters:
             before, last_ms = sums.get(key, (0, 0))
-            # Windows of one counter end at the same moments everywhere: a later end is a later window.
+            # Windows of one counter end at the same time on all servers: a later end is a later window.
             if end_ms > last_ms:
                 sums[key] = (count, end_ms)
             elif end_ms == last_ms:
                 sums[key] = (before + count, end_ms)
         self._others = sums
 
-    def _elsewhere(self, key: str, now: int) -> tuple[int, int]:
+    def _others_sum(self, key: str, now: int) -> tuple[int, int]:
         if not self._others:
             return 0, 0
         count, end_ms = self._others.get(key, (0, 0))

@@ -1,4 +1,4 @@
-"""What a request presents, taken off it: nothing behind the gate can log or repeat a credential."""
+"""Extraction of the credential from a request, so that nothing behind the gate can log or repeat it."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ _KEY = b"x-api-key"
 _BEARER = b"authorization"
 _ORGANISATION = b"x-org-id"
 _PARAMETER = b"apikey"
-HOW = "Send the key as the header X-API-Key, or as Authorization: Bearer"
-_HOW_ON_HTTP = f"{HOW}; apiKey in the address is taken for websockets only"
+HOW = "Send the key in the header X-API-Key, or as Authorization: Bearer"
+_HOW_ON_HTTP = f"{HOW}; apiKey in the URL works for WebSockets only"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credential:
-    """What a request presents.
+    """The credential of a request.
 
     Attributes:
-        key: From X-API-Key, or from the address of a websocket; empty without one.
-        bearer: A key or a token from Authorization; empty without one.
-        org_id: What X-Org-ID says, for tokens.
-        hint: How to present one, for the message of a request that presents none.
+        key: The value of X-API-Key, or of `apiKey` in the URL of a WebSocket; empty if missing.
+        bearer: A key or a token from Authorization; empty if missing.
+        org_id: The value of X-Org-ID, for tokens.
+        hint: How to send a credential, for the error message of a request without one.
     """
 
     key: str = field(default="", repr=False)
@@ -37,17 +37,17 @@ class Credential:
 
     @property
     def text(self) -> str:
-        """The key or token; empty if the request presents nothing."""
+        """The key or token; empty if the request has none."""
         return self.key or self.bearer
 
 
 def take(scope: Scope) -> Credential:
-    """Take the credential off a request or a websocket's handshake.
+    """Remove the credential from a request or a WebSocket's handshake, and return it.
 
-    An empty header is what a client sends whose configuration names an unset variable: as good as none.
+    An empty header counts as none: clients send it when their configuration names an unset variable.
 
     Raises:
-        Refused: It presents two at once. They are taken off all the same.
+        Refused: The request has two credentials. They are removed nevertheless.
     """
     headers: list[tuple[bytes, bytes]] = scope["headers"]
     found: dict[bytes, list[str]] = {_KEY: [], _BEARER: [], _ORGANISATION: []}
@@ -63,7 +63,7 @@ def take(scope: Scope) -> Credential:
         keys = [*keys, *in_address]
     for name, values in (("X-API-Key", keys), ("Authorization", bearers), ("X-Org-ID", organisations)):
         if len(values) > 1:
-            raise Refused(status=400, reason="twice", error=f"{name} is given more than once", details=HOW)
+            raise Refused(status=400, reason="twice", error=f"{name} was sent more than once", details=HOW)
     scheme, _, token = bearers[0].partition(" ") if bearers else ("", "", "")
     credential = Credential(
         key=keys[0] if keys else "",
@@ -79,7 +79,7 @@ def take(scope: Scope) -> Credential:
 
 
 def _from_address(scope: Scope) -> list[str]:
-    """The values of `apiKey` in the query, which is left without them."""
+    """Remove `apiKey` from the query and return its values."""
     query: bytes = scope.get("query_string", b"")
     if not query:
         return []
@@ -87,7 +87,7 @@ def _from_address(scope: Scope) -> list[str]:
     values: list[str] = []
     for pair in query.split(b"&"):
         name, _, value = pair.partition(b"=")
-        # However the name is spelled or encoded, what follows may be a key, and shall not go further.
+        # However the name is spelled or encoded, its value may be a key, which must not get further.
         if unquote_to_bytes(name.replace(b"+", b" ")).strip().lower() == _PARAMETER:
             values.append(unquote_to_bytes(value).strip().decode("latin-1"))
         else:

@@ -1,4 +1,4 @@
-"""Changing one document against its version, as often as others are faster."""
+"""Optimistic update of one document, repeated while other writers win."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ _ATTEMPTS = 100
 
 
 async def edit(collection: Collection, document_id: str, change: Callable[[Document], Document]) -> Document | None:
-    """Read a document, change it, write it; again while somebody else changes it in between.
+    """Read a document, change it and write it; repeat if another writer changed it in between.
 
     Args:
-        collection: Where it is.
-        document_id: Which one.
-        change: Gives the new document, or the very one that it got if nothing is to be written. What it raises passes.
+        collection: The collection of the document.
+        document_id: The id of the document.
+        change: Returns the new document, or its argument itself if nothing is to be written. Its errors propagate.
 
     Returns:
-        The document as it stands now; None if there is none.
+        The document after the update; None if it does not exist.
 
     Raises:
         StoreError: The store failed, or the document was changed a hundred times in between.

@@ -1,30 +1,30 @@
-"""What accounts and keys refuse. No message carries a key; the store's failures pass as `storage.errors.StoreError`.
+"""Errors of accounts and keys. No message contains a key; failures of the store propagate as `StoreError`.
 
-Four kinds tell the edge how to answer: what was asked wrongly (`AuthError` itself), is not there (`Missing`), is not
-allowed (`Denied`), or stands against what is there already (`Conflict`).
+Four kinds tell the edge how to answer: the request is invalid (`AuthError` itself), its object does not exist
+(`Missing`), it is not allowed (`Denied`), or it conflicts with the current state (`Conflict`).
 """
 
 from __future__ import annotations
 
 
 class AuthError(Exception):
-    """A request about accounts or keys that cannot be granted; the message names the field and the way out."""
+    """A refused request about accounts or keys; the message names the field and the way out."""
 
 
 class Missing(AuthError):
-    """What the request is about does not exist, or is somebody else's: the answer is the same."""
+    """The object of the request does not exist or belongs to somebody else; the answer is the same for both."""
 
 
 class Denied(AuthError):
-    """The caller may not do that."""
+    """The caller is not allowed to do that."""
 
 
 class Conflict(AuthError):
-    """It cannot be done as things stand."""
+    """The request conflicts with the current state."""
 
 
 class InvalidAccount(AuthError):
-    """A field of a user, an organisation or a key was refused."""
+    """A field of a user, an organisation or a key is invalid."""
 
 
 class EmailTaken(Conflict):
@@ -32,7 +32,7 @@ class EmailTaken(Conflict):
 
 
 class LastOwner(Conflict):
-    """An organisation keeps at least one owner."""
+    """An organisation must keep at least one owner."""
 
 
 class OrganisationFull(Conflict):
@@ -40,24 +40,24 @@ class OrganisationFull(Conflict):
 
 
 class KeyMissing(Missing):
-    """The organisation has no such key; a stranger's key gets the same answer."""
+    """The organisation has no such key; a key of another organisation gets the same answer."""
 
 
 class MemberMissing(Missing):
-    """The organisation has no such member, or nobody is registered under the address."""
+    """The organisation has no such member, or no user has the e-mail address."""
 
 
 class InvitationMissing(Missing):
-    """There is no such invitation."""
+    """The invitation does not exist."""
 
 
 class RegistrationRefused(Denied):
-    """This server registers nobody, or only with an invitation that is good."""
+    """Registration is closed on this server, or requires a valid invitation."""
 
 
 class TooManyScopes(Denied):
-    """A credential cannot make a key that is good for more than itself."""
+    """A credential cannot create a key with more scopes than it has itself."""
 
 
 class KeyFileError(AuthError):
-    """The local key could not be written to its file."""
+    """The file of the local key cannot be read or written."""

@@ -1,4 +1,4 @@
-"""How servers on one store share their counters: each writes its own once a second, and reads the others'."""
+"""Exchange of rate limit counters between servers on one store: each writes its own and reads the others'."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _log = structlog.get_logger(__name__)
 
 
 class Exchange:
-    """Puts the sums of several servers together in the background, so that no call waits for the store.
+    """Adds up the counters of several servers in the background, so that no call waits for the store.
 
-    While the store fails, each server counts alone. A burst that is spread over N servers overshoots by what they
-    admit within about a second.
+    While the store fails, each server counts alone. A burst that is spread over several servers can exceed its limit
+    by what they admit within about a second.
     """
 
     def __init__(self, collection: Collection, counts: Counts, *, clock: Clock = now_ms) -> None:
-        """An exchange over a collection declared as `COUNTS`."""
+        """Create an exchange over a collection declared as `COUNTS`."""
         self._collection = collection
         self._counts = counts
         self._clock = clock
@@ -39,10 +39,10 @@ class Exchange:
         self._written: Document | None = None
 
     async def round(self) -> None:
-        """Write the own counters, read the others'.
+        """Write this server's counters and read those of the others.
 
         Raises:
-            StoreError: The store failed; nothing is lost.
+            StoreError: The store failed; no count is lost.
         """
         now = self._clock()
         if self._counts.changed:
@@ -51,14 +51,14 @@ class Exchange:
             try:
                 await self._write({"_id": self._id, "version": 1, "until_ms": until_ms, "counters": counters})
             except BaseException:
-                self._counts.unsaved()
+                self._counts.mark_unsaved()
                 raise
         documents = await self._collection.find(_BY_END, low=now + 1, limit=_MOST_SERVERS)
         others = [document for document in documents if document["_id"] != self._id]
-        self._counts.adopt([counter for document in others for counter in document["counters"]])
+        self._counts.set_others([counter for document in others for counter in document["counters"]])
 
     async def run(self, *, interval_s: float = _INTERVAL_S) -> None:
-        """Exchange about once a second; to be started in the server's task group.
+        """Exchange counters about once a second; start it in the server's task group.
 
         Args:
             interval_s: Seconds between two rounds.
@@ -72,7 +72,7 @@ class Exchange:
                         purged_ms = self._clock()
                         await self._collection.purge(_BY_END, below=purged_ms - _PURGE_MS)
             except (StoreError, TimeoutError) as error:
-                _log.warning("counters not exchanged: each server counts alone", error=str(error))
+                _log.warning("rate limit counters not exchanged: each server counts alone", error=str(error))
             await anyio.sleep(interval_s)
 
     async def _write(self, document: Document) -> None:
@@ -82,6 +82,6 @@ class Exchange:
             else:
                 self._written = await self._collection.replace({**document, "version": self._written["version"]})
         except (DocumentMissing, DuplicateKey, VersionConflict):
-            # Purged, or a write that was thought to have failed had been applied: what stands now is the start.
+            # The document was purged, or a write that seemed to fail was applied: continue from the stored version.
             self._written = await self._collection.get(self._id)
-            self._counts.unsaved()
+            self._counts.mark_unsaved()

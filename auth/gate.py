@@ -1,7 +1,7 @@
-"""The gate: pure ASGI, lets a request through only with a good credential and says from whom it comes.
+"""The authentication gate: ASGI middleware that lets only requests with a valid credential through.
 
-The principal goes into `scope["state"]`, and into `scope["user"]` in the form by which the MCP SDK binds the sessions
-of older protocols to their owner. A refusal leaves its reason in `scope["state"]["refusal"]`.
+It puts the principal into `scope["state"]`, and into `scope["user"]` in the form that the MCP SDK uses to bind the
+sessions of older protocols to their owner. A refusal puts its reason into `scope["state"]["refusal"]`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from .address import address_of
 from .claims import sdk_user
 from .credentials import take
-from .refusal import TOO_MANY, Refused, tell
+from .refusal import TOO_MANY, Refused, send_refusal
 from .watch import ENDED
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Gate:
-    """Wraps an ASGI application. Requests and websockets need a credential; what is neither (lifespan) passes."""
+    """Wraps an ASGI application. Requests and WebSockets need a credential; other events (lifespan) pass."""
 
     def __init__(
         self,
@@ -38,16 +38,16 @@ class Gate:
         *,
         on_later: OnLater | None = None,
     ) -> None:
-        """A gate before an application.
+        """Put a gate in front of an application.
 
         Args:
-            app: What is behind it.
-            authenticator: Says who calls.
-            limits: Say how often; one for all gates of a server.
-            watch: Ends what is open when its credential stops being good; one for all gates of a server.
-            on_later: Answers in the application's own form what may pass later: a request over its limit, or one
-                whose credential cannot be checked now. It is given the headers that belong to the answer,
-                Retry-After among them.
+            app: The application behind the gate.
+            authenticator: Checks credentials.
+            limits: The rate limits; shared by all gates of a server.
+            watch: Ends open streams when their credential is revoked; shared by all gates of a server.
+            on_later: Answers, in the application's own format, requests that may succeed later: over their rate limit,
+                or with a credential that cannot be checked now. It gets the headers of the answer, including
+                Retry-After.
         """
         self._app = app
         self._authenticator = authenticator
@@ -56,7 +56,7 @@ class Gate:
         self._on_later = on_later
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a refused request, or pass it on with its principal."""
+        """Refuse a request, or pass it on with its principal."""
         if scope["type"] not in {"http", "websocket"}:
             await self._app(scope, receive, send)
             return
@@ -80,7 +80,7 @@ class Gate:
                     scope["state"]["refusal"] = "ended"
                     await stream.finish()
                 else:
-                    refusal = Refused(status=401, reason="ended", error=ENDED, details="Use another one")
+                    refusal = Refused(status=401, reason="ended", error=ENDED, details="Use another credential")
                     await self._refuse(refusal, scope, receive, send, [])
 
     async def _verified(self, scope: Scope) -> Verified:
@@ -88,14 +88,14 @@ class Gate:
         credential = take(scope)
         address = address_of(scope)
         if credential.text:
-            # Before the store is asked: a flood of guesses costs it nothing, and good callers notice nothing.
-            wait_s = await self._limits.shut(address)
-            if wait_s and not self._authenticator.knows(credential):
+            # Before the store is read: a flood of guessed keys costs it nothing, and known callers are not affected.
+            wait_s = await self._limits.blocked_s(address)
+            if wait_s and not self._authenticator.recently_valid(credential):
                 raise Refused(
                     status=429,
                     reason="too many refusals",
                     error="too many refused credentials from this address",
-                    details=f"Wait {wait_s} s, then send a credential that is good",
+                    details=f"Wait {wait_s} s, then send a valid credential",
                     retry_after_s=wait_s,
                 )
         try:
@@ -113,7 +113,7 @@ class Gate:
             all_headers = [*headers, (b"retry-after", b"%d" % refusal.retry_after_s)]
             await self._on_later(scope, receive, send, refusal, all_headers)
             return
-        await tell(refusal, scope, receive, send, headers)
+        await send_refusal(refusal, scope, receive, send, headers)
 
 
 def _over(limit: int, wait_s: int) -> Refused:
@@ -121,6 +121,6 @@ def _over(limit: int, wait_s: int) -> Refused:
         status=429,
         reason=TOO_MANY,
         error=f"more than {limit} requests in a window",
-        details=f"Wait {wait_s} s, then go on",
+        details=f"Wait {wait_s} s, then try again",
         retry_after_s=wait_s,
     )

@@ -1,4 +1,4 @@
-"""Invitations: codes that let one person register, made by who runs the server, kept as digests, used once."""
+"""Invitations: codes that let one person register. An operator creates them; the store has only their digests."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ _FORM = re.compile(r"ci_[A-Za-z0-9_-]{43}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Invitation:
-    """An invitation as it is kept.
+    """The stored record of an invitation.
 
     Attributes:
         id: Id of the record.
         digest: SHA-256 of the code, in hex.
-        email: The only address that it is good for; empty for any.
-        org_id: The organisation to join; empty to make a new one.
-        role: What the user will be there.
-        created_by: Id of the user who made it.
-        created_ms: When, in epoch milliseconds.
-        expires_ms: From when on it is refused, in epoch milliseconds.
-        used_by: Id of the user who registered with it; empty before.
-        used_ms: When, in epoch milliseconds; 0 before.
+        email: The only e-mail address that may use it; empty for any.
+        org_id: The organisation to join; empty to create a new one.
+        role: The role of the new user in the organisation.
+        created_by: Id of the user who created it.
+        created_ms: Time of creation, in epoch milliseconds.
+        expires_ms: Expiry, in epoch milliseconds.
+        used_by: Id of the user who registered with it; empty if unused.
+        used_ms: Time of use, in epoch milliseconds; 0 if unused.
         version: Version of the record.
     """
 
@@ -58,11 +58,11 @@ class Invitation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewInvitation:
-    """An invitation just made: the only time that its code is known.
+    """A newly created invitation: the only time that its code is known.
 
     Attributes:
-        record: The invitation as it is kept.
-        code: To be given to the person, out of sight of others; kept out of `repr`.
+        record: The stored record.
+        code: The code, to be given to the person confidentially; left out of `repr`.
     """
 
     record: Invitation
@@ -70,16 +70,16 @@ class NewInvitation:
 
 
 class Invitations:
-    """Makes, lists, revokes and uses invitations. Every method may raise `storage.errors.StoreError`."""
+    """Creates, lists, revokes and uses invitations. Every method may raise `storage.errors.StoreError`."""
 
     def __init__(self, collection: Collection, *, clock: Clock = now_ms) -> None:
-        """Invitations on a collection declared as `INVITATIONS`."""
+        """Create the invitations over a collection declared as `INVITATIONS`."""
         self._collection = collection
         self._clock = clock
 
     @classmethod
     async def open(cls, database: Database, *, clock: Clock = now_ms) -> Invitations:
-        """The invitations of a database."""
+        """Open the invitations of a database."""
         return cls(await database.collection(INVITATIONS), clock=clock)
 
     async def create(
@@ -91,20 +91,20 @@ class Invitations:
         role: Role = Role.OWNER,
         lifetime_ms: int = LIFETIME_MS,
     ) -> NewInvitation:
-        """Make an invitation. Its code is in the result and nowhere else.
+        """Create an invitation. Its code is in the result and nowhere else.
 
         Args:
-            created_by: Id of the user who makes it.
-            email: The only address that it is good for; empty for any.
-            org_id: The organisation to join; empty to make a new one, which the user will own.
-            role: What the user will be in the organisation to join.
-            lifetime_ms: Milliseconds that it is good for, at most a year.
+            created_by: Id of the user who creates it.
+            email: The only e-mail address that may use it; empty for any.
+            org_id: The organisation to join; empty to create a new one, which the user will own.
+            role: The role of the user in the organisation to join.
+            lifetime_ms: Milliseconds until it expires, at most a year.
 
         Raises:
-            InvalidAccount: The address or the lifetime.
+            InvalidAccount: The address or the lifetime is invalid.
         """
         if not 0 < lifetime_ms <= _MOST_MS:
-            raise InvalidAccount(f"lifetime of {lifetime_ms} ms: give more than 0 and at most a year, {_MOST_MS}")
+            raise InvalidAccount(f"lifetime_ms must be from 1 to {_MOST_MS} (a year), got {lifetime_ms}")
         code = "ci_" + secrets.token_urlsafe(32)
         now = self._clock()
         record = Invitation(
@@ -121,34 +121,35 @@ class Invitations:
         return NewInvitation(record=record, code=code)
 
     async def list(self, *, after: Invitation | None = None, limit: int = 100) -> list[Invitation]:
-        """Invitations, newest first, used ones included.
+        """List invitations, newest first, including used ones.
 
         Args:
-            after: The last one of the page before.
-            limit: Most invitations, 1 to 10,000.
+            after: The last invitation of the previous page.
+            limit: The maximum number of invitations, 1 to 10,000.
         """
         last = None if after is None else _document(after)
         found = await self._collection.find(_BY_AGE, after=last, descending=True, limit=limit)
         return [_invitation(document) for document in found]
 
     async def revoke(self, invitation_id: str) -> None:
-        """Remove an invitation; whoever registered with it stays.
+        """Delete an invitation; a user who registered with it stays.
 
         Raises:
-            InvitationMissing: There is none of that id.
+            InvitationMissing: There is no invitation with this id.
         """
         if not await self._collection.delete(invitation_id):
-            raise InvitationMissing(f"invitation {invitation_id!r:.80} does not exist: list them")
+            raise InvitationMissing(f"invitation {invitation_id!r:.80} does not exist: list the invitations")
 
     async def find(self, code: str, email: str) -> Invitation:
-        """The invitation of a code, if somebody with that address may register with it now.
+        """Find the invitation of a code, if somebody with this address may register with it now.
 
         Args:
-            code: As it was given out.
-            email: Normalised.
+            code: The code that was given out.
+            email: The normalised address.
 
         Raises:
-            RegistrationRefused: It is unknown, revoked, used, expired or meant for somebody else: the answer is one.
+            RegistrationRefused: The code is unknown, revoked, used, expired or meant for another address; the message
+                is the same for all of them.
         """
         documents = (
             await self._collection.find(_BY_DIGEST, {"digest": _digest(code)}, limit=1) if _FORM.fullmatch(code) else []
@@ -159,10 +160,10 @@ class Invitations:
         return invitation
 
     async def use(self, invitation_id: str, user_id: str) -> None:
-        """Use an invitation up, for a user; for the same one again it is a no-op.
+        """Mark an invitation as used by a user; doing it again for the same user is a no-op.
 
         Raises:
-            RegistrationRefused: Somebody else was faster, or it was revoked.
+            RegistrationRefused: Somebody else used it first, or it was revoked.
         """
 
         def used(document: Document) -> Document:
@@ -178,7 +179,7 @@ class Invitations:
 
 
 def _refused() -> RegistrationRefused:
-    return RegistrationRefused("invitation is unknown, used, expired or meant for another address: ask for a new one")
+    return RegistrationRefused("invitation is unknown, used, expired or for another e-mail address: ask for a new one")
 
 
 def _digest(code: str) -> str:

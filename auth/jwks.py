@@ -1,4 +1,4 @@
-"""The keys of an identity provider, from its JWKS address: fetched when needed, kept through its failures."""
+"""The public keys of an identity provider, from its JWKS URL: fetched when needed, cached while it fails."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ ALGORITHMS = {
     "EC": frozenset({"ES256", "ES384", "ES512"}),
     "OKP": frozenset({"EdDSA"}),
 }
-"""What each type of key may sign with; secrets shared with the provider (`oct`) are not taken from a public place."""
+"""The algorithms of each key type. Shared secrets (`oct`) are left out: a public URL must not provide them."""
 
 _log = structlog.get_logger(__name__)
 
 
 class JwksUnavailable(Exception):
-    """No keys are held, and the provider gives none now."""
+    """No keys are cached, and the provider does not return any now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,22 +47,22 @@ class _Key:
 
 
 class Jwks:
-    """The keys behind an address. One fetch at a time; the others go on with what is held."""
+    """The keys of a JWKS URL. Only one fetch runs at a time; other callers use the cached keys meanwhile."""
 
     def __init__(self, url: str, *, monotonic: Callable[[], float] = time.monotonic) -> None:
-        """Nothing is fetched yet.
+        """Create the cache, without fetching anything yet.
 
         Args:
-            url: https, or http on loopback.
-            monotonic: Seconds that never go back.
+            url: An https URL, or http on loopback.
+            monotonic: Monotonic clock in seconds.
 
         Raises:
-            InvalidAccount: The address is another one.
+            InvalidAccount: The URL is of another kind.
         """
         parts = urlsplit(url)
         local = parts.hostname in _LOOPBACK
         if not parts.hostname or parts.scheme not in ({"https", "http"} if local else {"https"}):
-            raise InvalidAccount("the JWKS address must be https, or http on loopback")
+            raise InvalidAccount("the JWKS URL must be https, or http on loopback")
         self._url = url
         self._through_proxy = not local
         self._monotonic = monotonic
@@ -72,14 +72,14 @@ class Jwks:
         self._tried_s = float("-inf")
 
     async def key(self, kid: str, algorithm: str) -> Any | None:
-        """The public key for a token's header, in the form that PyJWT takes; None if the provider has no such key.
+        """Find the public key for a token's header, as PyJWT takes it; None if the provider has no such key.
 
         Args:
-            kid: As the token names it; empty if it names none, which is enough if only one key fits.
-            algorithm: As the token names it.
+            kid: The key id in the token's header; empty if missing, which works if only one key fits.
+            algorithm: The algorithm in the token's header.
 
         Raises:
-            JwksUnavailable: It cannot be known now.
+            JwksUnavailable: The keys cannot be fetched now, and none are cached.
         """
         if self._age(self._fetched_s) >= FRESH_S:
             await self._refresh(again_s=UNKNOWN_AGAIN_S if self._held() else _FAILED_AGAIN_S)
@@ -104,12 +104,12 @@ class Jwks:
         return self._monotonic() - since_s
 
     async def _refresh(self, *, again_s: float) -> None:
-        """Fetch the keys, unless that was tried lately, or is being tried while old ones can be used."""
+        """Fetch the keys, unless that was tried recently, or another fetch runs while cached keys can be used."""
         if self._held() if self._lock.locked() else self._age(self._tried_s) < again_s:
             return
         async with self._lock:
             if self._age(self._tried_s) < again_s:
-                return  # somebody else was faster
+                return  # another caller fetched them meanwhile
             self._tried_s = self._monotonic()
             try:
                 with anyio.fail_after(_DEADLINE_S):
@@ -119,7 +119,7 @@ class Jwks:
                 _log.warning("JWKS not fetched", error=f"{type(error).__name__}: {error}"[:200])
 
     async def _fetch(self) -> bytes:
-        # A client for each fetch: there are few, and a kept connection would be stale by the next one.
+        # A client for each fetch: fetches are rare, and a pooled connection would be stale by the next one.
         body = bytearray()
         async with (
             httpx2.AsyncClient(follow_redirects=False, timeout=_DEADLINE_S, trust_env=self._through_proxy) as client,
@@ -138,7 +138,7 @@ def _parsed(body: bytes) -> tuple[_Key, ...]:
     document: object = json.loads(body)
     entries = cast("dict[str, object]", document).get("keys") if isinstance(document, dict) else None
     if not isinstance(entries, list):
-        raise ValueError("no object with a list `keys`")  # noqa: TRY004 -- as any other answer that is no key set
+        raise ValueError("not an object with a list `keys`")  # noqa: TRY004 -- handled as any other invalid answer
     keys = tuple(key for entry in cast("list[object]", entries) if (key := _usable(entry)) is not None)
     if not keys:
         raise ValueError("no usable key")
@@ -146,7 +146,7 @@ def _parsed(body: bytes) -> tuple[_Key, ...]:
 
 
 def _usable(entry: object) -> _Key | None:
-    """A key that may sign tokens; None for any other."""
+    """Parse an entry of a key set; None if it cannot sign tokens."""
     if not isinstance(entry, dict):
         return None
     fields = cast("dict[str, Any]", entry)

@@ -1,4 +1,4 @@
-"""JSON web tokens: whether one is good now, and whom it is about."""
+"""JSON Web Tokens: validation of signature, claims and times."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _PUBLIC = frozenset(name for names in ALGORITHMS.values() for name in names)
 
 
 class TokenRefused(Exception):
-    """The token is not good; the message says why and never repeats it."""
+    """The token is invalid; the message says why and never repeats the token."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claims:
-    """What a good token says.
+    """The claims of a valid token.
 
     Attributes:
-        subject: Whom it is about, as its issuer calls them; empty if it does not say.
-        email: An address that the issuer has verified; empty without one.
-        expires_ms: From when on it is refused, in epoch milliseconds.
+        subject: The user's id at the issuer; empty if missing.
+        email: An e-mail address that the issuer has verified; empty if there is none.
+        expires_ms: Expiry, in epoch milliseconds.
     """
 
     subject: str
@@ -41,7 +41,7 @@ class Claims:
 
 
 class Tokens:
-    """Checks tokens by a shared secret (HS256), by an identity provider's keys, or by either."""
+    """Validates tokens with a shared secret (HS256), with an identity provider's keys, or with either."""
 
     def __init__(
         self,
@@ -52,22 +52,25 @@ class Tokens:
         audience: str = "",
         clock: Clock = now_ms,
     ) -> None:
-        """A check.
+        """Create a validator.
 
         Args:
-            secret: For HS256, at least 32 bytes; empty if there is none.
-            jwks: The provider's keys.
-            issuer: What `iss` must be; empty for any.
-            audience: What `aud` must have; empty for any.
+            secret: The secret for HS256, at least 32 bytes; empty to refuse such tokens.
+            jwks: The provider's keys; None to refuse tokens that are signed with a private key.
+            issuer: The required `iss`; empty for any.
+            audience: The required `aud`; empty for any.
             clock: Epoch milliseconds.
 
         Raises:
-            InvalidAccount: The secret is too short, or there is neither secret nor provider.
+            InvalidAccount: The secret is too short, or there is neither a secret nor a provider.
         """
         if secret and len(secret.encode()) < SHORTEST_SECRET:
-            raise InvalidAccount(f"the JWT secret has less than {SHORTEST_SECRET} bytes: make one with openssl rand")
+            raise InvalidAccount(
+                f"the JWT secret must have at least {SHORTEST_SECRET} bytes, got {len(secret.encode())}: "
+                "create one with openssl rand -hex 32"
+            )
         if not secret and jwks is None:
-            raise InvalidAccount("tokens need a secret or a JWKS address")
+            raise InvalidAccount("tokens need a JWT secret or a JWKS URL: set one of them")
         self._secret = secret
         self._jwks = jwks
         self._issuer = issuer or None
@@ -75,11 +78,11 @@ class Tokens:
         self._clock = clock
 
     async def check(self, token: str) -> Claims:
-        """What a token says.
+        """Validate a token and return its claims.
 
         Raises:
-            TokenRefused: It is not good.
-            JwksUnavailable: It cannot be checked now.
+            TokenRefused: The token is invalid.
+            JwksUnavailable: The token cannot be checked now.
         """
         algorithm, kid = _header(token)
         key = await self._key(algorithm, kid)
@@ -90,7 +93,7 @@ class Tokens:
                 algorithms=[algorithm],
                 issuer=self._issuer,
                 audience=self._audience,
-                # Times are checked below: by this server's clock, and whatever they are written as.
+                # Times are checked below: by this server's clock, and in whatever number format they are written.
                 options={
                     "verify_exp": False,
                     "verify_nbf": False,
@@ -103,31 +106,32 @@ class Tokens:
         except jwt.InvalidSignatureError:
             raise TokenRefused("its signature is wrong") from None
         except jwt.InvalidIssuerError:
-            raise TokenRefused("its issuer is another one") from None
+            raise TokenRefused("its iss is not the issuer that this server accepts") from None
         except jwt.InvalidAudienceError:
-            raise TokenRefused("it is meant for another audience") from None
+            raise TokenRefused("its aud is not the audience of this server") from None
         except jwt.MissingRequiredClaimError as error:
             raise TokenRefused(f"it has no {error.claim}") from None
         except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
-            raise TokenRefused("it cannot be read") from None
+            raise TokenRefused("it is malformed") from None
         return self._claims(payload)
 
     async def _key(self, algorithm: str, kid: str) -> Any:
         if algorithm == _SHARED and self._secret:
             return self._secret
-        # A public key is never taken for a secret: which kind an algorithm needs is decided before any is looked up.
+        # The algorithm decides between secret and public key before any is looked up: otherwise an attacker could sign
+        # a token with the public key as the secret.
         if algorithm in _PUBLIC and self._jwks is not None:
             key = await self._jwks.key(kid, algorithm)
             if key is None:
-                raise TokenRefused("it is signed with a key that the identity provider does not have")
+                raise TokenRefused("the identity provider does not have the key that signed it")
             return key
-        raise TokenRefused("its algorithm is not accepted here")
+        raise TokenRefused("this server does not accept its algorithm")
 
     def _claims(self, payload: dict[str, Any]) -> Claims:
         now_s = self._clock() / 1000
         expires_s = _seconds(payload, "exp")
         if expires_s is None:
-            raise TokenRefused("it has no exp: tokens that never end are not taken")
+            raise TokenRefused("it has no exp: set an expiry time")
         if now_s >= expires_s:
             raise TokenRefused("it has expired: get a new one")
         for name in ("nbf", "iat"):
@@ -143,33 +147,33 @@ class Tokens:
 
 
 def _header(token: str) -> tuple[str, str]:
-    """Algorithm and key id, before anything costly is done."""
+    """Read algorithm and key id from the header, before anything costly is done."""
     if len(token) > MAX_BYTES:
         raise TokenRefused(f"it has more than {MAX_BYTES} characters")
     parts = token.split(".")
     if len(parts) != 3 or not all(parts[:2]):
-        raise TokenRefused("it is no signed token")
+        raise TokenRefused("it is not a signed token")
     try:
         text = base64.b64decode(parts[0] + "=" * (-len(parts[0]) % 4), altchars=b"-_", validate=True)
         header: object = json.loads(text)
     except (ValueError, RecursionError):
-        raise TokenRefused("its header cannot be read") from None
+        raise TokenRefused("its header is malformed") from None
     if not isinstance(header, dict):
-        raise TokenRefused("its header cannot be read")
+        raise TokenRefused("its header is malformed")
     fields = cast("dict[str, object]", header)
     algorithm, kid = fields.get("alg"), fields.get("kid", "")
     if not isinstance(algorithm, str) or not isinstance(kid, str):
-        raise TokenRefused("its header cannot be read")
+        raise TokenRefused("its header is malformed")
     if "crit" in fields:
-        raise TokenRefused("its header demands extensions that are not known here")
+        raise TokenRefused("its header requires extensions (crit) that this server does not know")
     return algorithm, kid
 
 
 def _seconds(payload: dict[str, Any], name: str) -> float | None:
-    """A time of a token, in epoch seconds; None if it has none."""
+    """Read a time claim in epoch seconds; None if it is missing."""
     value = payload.get(name)
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise TokenRefused(f"its {name} is no time")
+        raise TokenRefused(f"its {name} is not a time in epoch seconds")
     return min(float(value), float(2**53)) if isinstance(value, float) or abs(value) < 2**62 else float(2**53)

@@ -1,4 +1,4 @@
-"""Answers of the key store that are still fresh: few, short-lived, and gone when a key is revoked."""
+"""A small, short-lived cache for answers of the key store; revoking a key clears it."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 LIFETIME_S = 5.0
-"""How long another process's revocation may stay unseen."""
+"""How long a revocation by another process may go unnoticed."""
 
 CAPACITY = 4096
 
 
 class KeyCache(Generic[T]):
-    """Values by digest, the least recently used dropped. Only good keys are put in, so guesses displace nothing."""
+    """An LRU cache by digest. It holds only valid keys, so guessed ones cannot evict them."""
 
     def __init__(self, monotonic: Callable[[], float], *, capacity: int = CAPACITY) -> None:
-        """An empty cache.
+        """Create an empty cache.
 
         Args:
-            monotonic: Seconds that never go back.
-            capacity: Most values to keep.
+            monotonic: Monotonic clock in seconds.
+            capacity: The maximum number of values.
         """
         self._monotonic = monotonic
         self._capacity = capacity
@@ -33,7 +33,7 @@ class KeyCache(Generic[T]):
         return len(self._values)
 
     def get(self, digest: str) -> T | None:
-        """The value, if it is fresh."""
+        """Return the value if it is cached and fresh."""
         found = self._values.get(digest)
         if found is None:
             return None
@@ -45,11 +45,11 @@ class KeyCache(Generic[T]):
         return value
 
     def ticket(self) -> tuple[int, float]:
-        """To be taken before the store is read; `put` needs it."""
+        """Return a ticket for `put`; take it before reading the store."""
         return self._generation, self._monotonic()
 
     def put(self, digest: str, value: T, ticket: tuple[int, float]) -> None:
-        """Keep what was read with that ticket, unless a clearing came in between: then it may be out of date."""
+        """Cache a value that was read after taking the ticket, unless the cache was cleared since: it may be stale."""
         generation, read_at = ticket
         if generation != self._generation:
             return
@@ -59,6 +59,6 @@ class KeyCache(Generic[T]):
             self._values.popitem(last=False)
 
     def clear(self) -> None:
-        """Forget everything, and what is being read."""
+        """Remove everything, and invalidate all tickets."""
         self._generation += 1
         self._values.clear()

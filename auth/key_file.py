@@ -1,4 +1,4 @@
-"""The file in which the local operator finds the key: private from its first moment, whole or not there."""
+"""The file with the local operator's key: created with mode 0600 and replaced atomically."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _MOST_BYTES = 4096
 
 
 def read_key(path: Path) -> str:
-    """What the file says, without the white space around it; empty if there is no such file or it is no text.
+    """Read the key, without surrounding white space; empty if the file does not exist.
 
     A file that others may read is made private.
 
     Raises:
-        KeyFileError: It is there but cannot be read.
+        KeyFileError: The file exists but cannot be read.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -34,10 +34,10 @@ def read_key(path: Path) -> str:
 
 
 def write_key(path: Path, key: str) -> None:
-    """Put the key into the file with mode 0600, in one step; a directory made for it is its owner's alone.
+    """Write the key atomically with mode 0600; a missing directory is created with mode 0700.
 
     Raises:
-        KeyFileError: It cannot be written; what was there stays.
+        KeyFileError: The file cannot be written; its old content stays.
     """
     new = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
@@ -50,12 +50,12 @@ def write_key(path: Path, key: str) -> None:
                 os.fsync(fd)
             new.replace(path)
         except BaseException:
-            with contextlib.suppress(OSError):  # the first error is the one that counts
+            with contextlib.suppress(OSError):  # the first error is the one to report
                 new.unlink()
             raise
         _sync_directory(path.parent)
     except OSError as error:
-        raise KeyFileError(f"key file {path}: {error.strerror}; free the place or choose another directory") from error
+        raise KeyFileError(f"key file {path}: {error.strerror}; check the directory, or choose another one") from error
 
 
 def _sync_directory(path: Path) -> None:

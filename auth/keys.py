@@ -1,6 +1,6 @@
-"""API keys: made once, kept as digests, looked up by one unique index.
+"""The store of API keys: it keeps their digests and looks keys up by one unique index.
 
-A key has 256 random bits, so a fast hash is enough: there is nothing to guess. The text of a key exists only in
+A key has 256 random bits, so a fast hash is enough: it cannot be guessed. The text of a key exists only in
 `NewKey.plain` and in the request that carries it; everything else holds its digest or its masked form.
 """
 
@@ -41,7 +41,7 @@ _log = structlog.get_logger(__name__)
 
 
 class KeyStore:
-    """Makes, checks, lists and revokes keys. Every method may raise `storage.errors.StoreError`."""
+    """Creates, checks, lists and revokes keys. Every method may raise `storage.errors.StoreError`."""
 
     def __init__(
         self,
@@ -51,11 +51,11 @@ class KeyStore:
         clock: Clock = now_ms,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """A store on a collection declared as `KEYS`.
+        """Create a store over a collection declared as `KEYS`.
 
         Args:
-            collection: Where the keys are kept.
-            changes: Told of keys that were switched off or deleted.
+            collection: The collection of the keys.
+            changes: Publishes deactivated and deleted keys.
             clock: Epoch milliseconds, for creation, expiry and last use.
             monotonic: Seconds, for the age of cached answers.
         """
@@ -67,7 +67,7 @@ class KeyStore:
 
     @classmethod
     async def open(cls, database: Database, *, changes: Changes | None = None, clock: Clock = now_ms) -> KeyStore:
-        """The store of a database."""
+        """Open the key store of a database."""
         return cls(await database.collection(KEYS), changes=changes, clock=clock)
 
     async def create(
@@ -80,30 +80,33 @@ class KeyStore:
         scopes: frozenset[Scope] = ALL_SCOPES,
         within: frozenset[Scope] = ALL_SCOPES,
     ) -> NewKey:
-        """Make a key. Its text is in the result and nowhere else.
+        """Create a key. Its text is in the result and nowhere else.
 
         Args:
             org_id: Organisation that the key acts for.
-            created_by: Id of the user who makes it.
+            created_by: Id of the user who creates it.
             name: 1 to 100 printable characters.
-            expires_ms: From when on it is refused, in epoch milliseconds; 0 means never.
-            scopes: What it is good for.
-            within: What the credential is good for that makes it.
+            expires_ms: Expiry, in epoch milliseconds; 0 means never.
+            scopes: What the key may do.
+            within: Scopes of the credential that creates it.
 
         Raises:
-            InvalidAccount: The name, the expiry, or no scope at all.
-            TooManyScopes: It would be good for more than what makes it.
+            InvalidAccount: The name or the expiry is invalid, or there is no scope.
+            TooManyScopes: The key would have more scopes than the credential that creates it.
         """
         now = self._clock()
         name = clean_name("key name", name)
         if expires_ms and expires_ms <= now:
-            raise InvalidAccount(f"expires_ms {expires_ms} has passed: give a later time, or 0 for never")
+            raise InvalidAccount(f"expires_ms must be in the future, or 0 for never, got {expires_ms}")
         if not scopes:
-            raise InvalidAccount(f"scopes are empty: give some of {', '.join(Scope)}")
+            raise InvalidAccount(f"scopes must have at least one of {', '.join(Scope)}")
         beyond = expanded(scopes) - expanded(within)
         if beyond:
             held = ", ".join(sorted(expanded(within))) or "none"
-            raise TooManyScopes(f"scopes {', '.join(sorted(beyond))}: more than the credential has itself, {held}")
+            raise TooManyScopes(
+                f"scopes must be among those of the credential that creates the key ({held}), "
+                f"got {', '.join(sorted(beyond))} besides"
+            )
         plain = "cm_" + secrets.token_urlsafe(32)
         record = ApiKey(
             id=new_id(),
@@ -120,14 +123,14 @@ class KeyStore:
         return NewKey(record=record, plain=plain)
 
     async def verify(self, plain: str) -> Principal | None:
-        """Who calls with this key; see `check`. Whether its maker still belongs to the organisation is not asked."""
+        """Return the caller that a key stands for; see `check`. It does not check the creator's membership."""
         record = await self.check(plain)
         return None if record is None else record.principal
 
     async def check(self, plain: str) -> ApiKey | None:
-        """The key of that text; None if it is malformed, unknown, switched off or expired.
+        """Look up a key by its text; None if it is malformed, unknown, inactive or expired.
 
-        Costs one read of a unique index, or none if the same key was good within the last five seconds.
+        Costs one read of a unique index, or none if the same key was valid within the last five seconds.
         """
         if not well_formed(plain):
             return None
@@ -147,13 +150,13 @@ class KeyStore:
         self._used[record.id] = now
         return record
 
-    async def good(self, key_id: str) -> bool:
-        """Whether the key of that id is accepted now, by a fresh read."""
+    async def is_valid(self, key_id: str) -> bool:
+        """Return whether the key with this id is valid now, without using the cache."""
         document = await self._collection.get(key_id)
         return document is not None and from_document(document).accepted(self._clock())
 
     async def get(self, org_id: str, key_id: str) -> ApiKey:
-        """A key of an organisation.
+        """Return a key of an organisation.
 
         Raises:
             KeyMissing: The organisation has no such key.
@@ -162,7 +165,7 @@ class KeyStore:
         return self._fresh(from_document(_own(document, org_id, key_id)))
 
     async def list(self, org_id: str) -> list[ApiKey]:
-        """All keys of an organisation, newest first, revoked ones included."""
+        """List all keys of an organisation, newest first, including revoked ones."""
         keys: list[ApiKey] = []
         after: Document | None = None
         while True:
@@ -173,7 +176,7 @@ class KeyStore:
             after = page[-1]
 
     async def set_active(self, org_id: str, key_id: str, *, active: bool) -> ApiKey:
-        """Switch a key on or off: in this process at once, elsewhere within five seconds. Again is a no-op.
+        """Activate or deactivate a key: at once in this process, within five seconds in others. Idempotent.
 
         Raises:
             KeyMissing: The organisation has no such key.
@@ -190,11 +193,11 @@ class KeyStore:
             self._forget(org_id, key_id)
 
     async def revoke(self, org_id: str, key_id: str) -> ApiKey:
-        """Switch a key off; see `set_active`."""
+        """Deactivate a key; see `set_active`."""
         return await self.set_active(org_id, key_id, active=False)
 
     async def delete(self, org_id: str, key_id: str) -> None:
-        """Remove a key for good: it is refused at once in this process, elsewhere within five seconds.
+        """Delete a key: it is refused at once in this process, and within five seconds in others.
 
         Raises:
             KeyMissing: The organisation has no such key.
@@ -218,7 +221,7 @@ class KeyStore:
         )
 
     async def flush(self) -> None:
-        """Record the last uses that are known but not yet kept: one write for each key used since the last time."""
+        """Write pending last-used times to the store: one write for each key used since the last flush."""
         used, self._used = self._used, {}
         try:
             while used:
@@ -229,7 +232,7 @@ class KeyStore:
             self._used = used | self._used
 
     async def run(self, *, interval_s: float = _FLUSH_S) -> None:
-        """Record last uses now and then, and once more when cancelled; to be started in the server's task group.
+        """Flush last-used times periodically, and once more when cancelled; start it in the server's task group.
 
         Args:
             interval_s: Seconds between two rounds.
@@ -245,7 +248,7 @@ class KeyStore:
     async def _try_flush(self) -> None:
         try:
             await self.flush()
-        except StoreError as error:  # a last use is worth no outage; it stays known and is tried again
+        except StoreError as error:  # not worth an outage; the times stay pending and the next round retries
             _log.warning("last use of keys not recorded", error=str(error))
 
     async def _touch(self, key_id: str, at_ms: int) -> None:
@@ -255,7 +258,7 @@ class KeyStore:
         try:
             await self._collection.replace({**document, "last_used_ms": at_ms})
         except VersionConflict:
-            self._used.setdefault(key_id, at_ms)  # somebody changed the key meanwhile: the next round will do
+            self._used.setdefault(key_id, at_ms)  # the key was changed meanwhile: the next round retries
 
     async def _change(self, org_id: str, key_id: str, change: Callable[[ApiKey], ApiKey]) -> ApiKey:
         def changed(document: Document) -> Document:
@@ -266,12 +269,12 @@ class KeyStore:
         return from_document(_own(await edit(self._collection, key_id, changed), org_id, key_id))
 
     def _forget(self, org_id: str, key_id: str) -> None:
-        """Trust nothing that was read before: also when a write failed or was cancelled, for it may have been applied.
+        """Clear the cache and notify subscribers, even if a write failed or was cancelled: it may have been applied.
 
-        Called after the write only, so that what was read before it cannot enter the cache after it.
+        Call it only after the write, so that an older read cannot enter the cache afterwards.
         """
         self._cache.clear()
-        self._changes.tell(Change(org_id=org_id, key_id=key_id))
+        self._changes.publish(Change(org_id=org_id, key_id=key_id))
 
     def _fresh(self, record: ApiKey) -> ApiKey:
         return replace(record, last_used_ms=max(record.last_used_ms, self._used.get(record.id, 0)))
@@ -279,5 +282,5 @@ class KeyStore:
 
 def _own(document: Document | None, org_id: str, key_id: str) -> Document:
     if document is None or document["org_id"] != org_id:
-        raise KeyMissing(f"key {key_id!r:.80}: the organisation has no such key; list its keys")
+        raise KeyMissing(f"key {key_id!r:.80} does not exist in this organisation: list its keys")
     return document

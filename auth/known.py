@@ -1,4 +1,4 @@
-"""Credentials that were good lately: few, as digests, so that a flood of others cannot displace or delay them."""
+"""Recently valid credentials, as digests, so that a flood of invalid ones cannot evict or delay them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ CAPACITY = 16_384
 
 
 class KnownCredentials:
-    """Remembers the digests of credentials for an hour after each time that they were good."""
+    """Remembers the digests of credentials for an hour after their last successful check."""
 
     def __init__(self, monotonic: Callable[[], float], *, capacity: int = CAPACITY) -> None:
-        """Nothing is known yet.
+        """Create an empty set.
 
         Args:
-            monotonic: Seconds that never go back.
-            capacity: Most digests to keep; the least recently good go first.
+            monotonic: Monotonic clock in seconds.
+            capacity: The maximum number of digests; the least recently valid are evicted.
         """
         self._monotonic = monotonic
         self._capacity = capacity
@@ -31,7 +31,7 @@ class KnownCredentials:
         return self._until.get(_digest(text), 0.0) > self._monotonic()
 
     def add(self, text: str) -> None:
-        """It was good just now."""
+        """Remember a credential that is valid now."""
         digest = _digest(text)
         self._until[digest] = self._monotonic() + LIFETIME_S
         self._until.move_to_end(digest)
@@ -39,7 +39,7 @@ class KnownCredentials:
             self._until.popitem(last=False)
 
     def discard(self, text: str) -> None:
-        """It was refused just now."""
+        """Forget a credential that was refused."""
         self._until.pop(_digest(text), None)
 
 

@@ -1,4 +1,4 @@
-"""How often somebody may call: each credential, each address whose credentials are refused, each that registers."""
+"""Rate limits: calls per credential, refused credentials per address, and registrations per address."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _HOUR_S = 3600
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Allowance:
-    """What is left of a limit.
+    """The state of a limit after a call.
 
     Attributes:
-        limit: Calls in a window; 0 if there is no limit.
-        remaining: Calls left in this one.
-        reset_s: Whole seconds until the next one, at least 1.
+        limit: Calls allowed in a window; 0 if there is no limit.
+        remaining: Calls left in the current window.
+        reset_s: Whole seconds until the next window, at least 1.
         passed: Whether this call was within the limit.
     """
 
@@ -32,7 +32,7 @@ class Allowance:
     passed: bool = True
 
     def headers(self) -> list[tuple[bytes, bytes]]:
-        """For the answer: what was allowed, what is left, and when it begins anew."""
+        """Return the RateLimit headers of the answer."""
         if not self.limit:
             return []
         return [
@@ -46,7 +46,7 @@ _UNLIMITED = Allowance()
 
 
 class Limits:
-    """Counts in fixed windows. No method waits for anything outside."""
+    """Rate limits in fixed windows. No method waits for the store."""
 
     def __init__(
         self,
@@ -58,19 +58,19 @@ class Limits:
         registrations_per_hour: int = 10,
         clock: Clock = now_ms,
     ) -> None:
-        """Limits; each may be 0 for none.
+        """Create the limits; 0 turns a limit off.
 
         Args:
-            counts: Where calls are counted; several servers share them by an `Exchange`.
-            requests: Calls of one credential in a window.
-            window_s: Seconds of that window.
-            refusals_per_minute: Refused credentials of one address, after which only known good ones are looked at.
-            registrations_per_hour: Registrations from one address.
-            clock: Epoch milliseconds; the one of the counts.
+            counts: The counters of calls; several servers share them through an `Exchange`.
+            requests: Calls per credential in a window.
+            window_s: Length of that window in seconds.
+            refusals_per_minute: Refused credentials per address, after which only recently valid ones are checked.
+            registrations_per_hour: Registrations per address.
+            clock: Epoch milliseconds; the clock of the counters.
         """
         self._clock = clock
         self._calls = Counts(clock=clock) if counts is None else counts
-        # Apart, and this server's alone: a flood of addresses costs no caller a counter and the store no byte.
+        # Separate and not shared: a flood of addresses must not evict callers' counters or fill the store.
         self._strangers = Counts(clock=clock)
         self._per_caller = _item(requests, window_s, "calls")
         self._per_guesser = _item(refusals_per_minute, _MINUTE_S, "refusals")
@@ -88,8 +88,8 @@ class Limits:
         """Count a credential that was refused."""
         self._hit(self._strangers, self._per_guesser, address)
 
-    async def shut(self, address: str) -> int:
-        """For how many seconds no unknown credential of that address is looked at; 0 if it is."""
+    async def blocked_s(self, address: str) -> int:
+        """Return for how many seconds unknown credentials from an address stay blocked; 0 if they are not."""
         item = self._per_guesser
         if item is None or not len(self._strangers):
             return 0
@@ -99,7 +99,7 @@ class Limits:
     def _hit(self, counts: Counts, item: RateLimitItem | None, who: str) -> Allowance:
         if item is None:
             return _UNLIMITED
-        # The library's strategy would ask three times for what the counts know at once.
+        # The library's strategy would need three calls for what `hit` returns in one.
         count, end_ms = counts.hit(item.key_for(who), item.get_expiry())
         return Allowance(
             limit=item.amount,

@@ -1,4 +1,4 @@
-"""Names of people, organisations and keys, and e-mail addresses: one form for each, whatever was typed."""
+"""Validation and normalisation of names and e-mail addresses."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ _EMAIL = re.compile(
 
 
 def clean_name(field: str, name: str) -> str:
-    """A name as it is kept: trimmed, in Unicode's composed form (NFC).
+    """Normalise a name: trimmed, in Unicode's composed form (NFC).
 
-    Control characters, and the marks that turn the direction of the text around them, are no part of a name.
+    Control characters and marks that change the direction of text are refused.
 
     Args:
-        field: What the message calls it.
-        name: As it was given.
+        field: The field's name in the error message.
+        name: The name as it was given.
 
     Raises:
-        InvalidAccount: It is empty, longer than 100 characters, or has characters that cannot be printed.
+        InvalidAccount: It is empty, longer than 100 characters, or has characters that are not printable.
     """
-    # Cut before anything is computed: composing a megabyte of marks takes its time.
+    # Checked for length first: composing a megabyte of combining marks takes long.
     text = unicodedata.normalize("NFC", name[: 4 * MAX_NAME].strip()) if len(name) <= 4 * MAX_NAME else ""
     if not 1 <= len(text) <= MAX_NAME or not text.isprintable():
-        raise InvalidAccount(f"{field} {name[:80]!a:.80}: give 1 to {MAX_NAME} printable characters")
+        raise InvalidAccount(f"{field} must have 1 to {MAX_NAME} printable characters, got {name[:80]!a:.80}")
     return text
 
 
 def normalised(email: str) -> str:
-    """An address as it is kept and compared: trimmed and in lower case.
+    """Normalise an e-mail address: trimmed and in lower case.
 
-    Only ASCII is taken, for look-alikes from other alphabets would pass as different people.
+    Only ASCII is allowed, because look-alike letters of other alphabets would pass as different people.
 
     Raises:
-        InvalidAccount: It is no address.
+        InvalidAccount: It is not an e-mail address.
     """
     address = email.strip().lower() if email.isascii() else ""
     if len(address) > _MAX_EMAIL or _EMAIL.fullmatch(address) is None:
-        raise InvalidAccount(f"email {email[:80]!a:.80}: give an address such as name@example.org, in ASCII")
+        raise InvalidAccount(f"email must be an ASCII address such as name@example.org, got {email[:80]!a:.80}")
     return address

@@ -1,8 +1,8 @@
-"""Organisations and their members: what owns sandboxes and keys, and who may act for it.
+"""Organisations, which own sandboxes and keys, and their members.
 
-Who belongs to an organisation, and as what, stands in the organisation's own document, so that each change of it is
-one compare-and-set: two owners who demote each other at once cannot leave it without one. The collection `members` only
-finds a user's organisations: an entry is made before the membership, stays for good, and counts for nothing alone.
+The members and their roles are part of the organisation's document, so each change is one compare-and-set: two owners
+who demote each other at the same time cannot leave the organisation without an owner. The collection `members` is only
+an index of a user's organisations: its entries are written before the membership, never deleted, and grant nothing.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _MOST_ORGANISATIONS = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """That a user belongs to an organisation, and as what; `created_ms` is epoch milliseconds."""
+    """The membership of a user in an organisation; `created_ms` is in epoch milliseconds."""
 
     org_id: str
     user_id: str
@@ -42,14 +42,14 @@ class Member:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Organisation:
-    """What owns sandboxes and keys.
+    """An organisation: the owner of sandboxes and keys.
 
     Attributes:
         id: Id of the record.
-        name: As its members see it.
-        created_by: Id of the user who made it.
-        created_ms: When, in epoch milliseconds.
-        members: Who belongs to it, by user id.
+        name: Display name.
+        created_by: Id of the user who created it.
+        created_ms: Time of creation, in epoch milliseconds.
+        members: The members by user id.
         version: Version of the record.
     """
 
@@ -61,43 +61,43 @@ class Organisation:
     version: int = 1
 
     def with_role(self, member: Member) -> Organisation:
-        """The organisation with that member in that role.
+        """Return the organisation with a member added or changed.
 
         Raises:
-            LastOwner: It would be without an owner.
-            OrganisationFull: It has no room.
+            LastOwner: It would have no owner.
+            OrganisationFull: It would have too many members.
         """
         changed = replace(self, members={**self.members, member.user_id: member})
         if len(changed.members) > MOST_MEMBERS:
-            raise OrganisationFull(f"The organisation has {MOST_MEMBERS} members, and may have no more: remove one")
+            raise OrganisationFull(f"An organisation may have at most {MOST_MEMBERS} members: remove one first")
         return changed._owned()
 
     def without(self, user_id: str) -> Organisation:
-        """The organisation without that member.
+        """Return the organisation without a member.
 
         Raises:
-            LastOwner: It would be without an owner.
+            LastOwner: It would have no owner.
         """
         return replace(self, members={key: it for key, it in self.members.items() if key != user_id})._owned()
 
     def _owned(self) -> Organisation:
         if not any(member.role is Role.OWNER for member in self.members.values()):
-            raise LastOwner("The organisation would be left without an owner: make somebody else an owner first")
+            raise LastOwner("The organisation must keep at least one owner: make another member an owner first")
         return self
 
 
 class Organisations:
-    """Keeps organisations and memberships. Every method may raise `storage.errors.StoreError`."""
+    """Stores organisations and memberships. Every method may raise `storage.errors.StoreError`."""
 
     def __init__(
         self, organisations: Collection, members: Collection, *, changes: Changes | None = None, clock: Clock = now_ms
     ) -> None:
-        """Organisations on collections declared as `ORGANISATIONS` and `MEMBERS`.
+        """Create the store over collections declared as `ORGANISATIONS` and `MEMBERS`.
 
         Args:
-            organisations: Where they are kept.
-            members: Where a user's organisations are found.
-            changes: Told of members who were removed or demoted.
+            organisations: The collection of the organisations.
+            members: The index of a user's organisations.
+            changes: Publishes removed and demoted members.
             clock: Epoch milliseconds.
         """
         self._organisations = organisations
@@ -106,16 +106,16 @@ class Organisations:
         self._clock = clock
 
     async def create(self, *, name: str, owner_id: str, org_id: str = "") -> Organisation:
-        """Add an organisation with its owner as the only member.
+        """Create an organisation with its owner as the only member.
 
         Args:
-            name: As its members see it.
-            owner_id: The owner's id.
-            org_id: Of the record, where several may try to make the same one; a new id without it.
+            name: Display name.
+            owner_id: Id of the owner.
+            org_id: Id of the record, if several servers may create the same one; empty for a new id.
 
         Raises:
-            InvalidAccount: The name.
-            DuplicateKey: There is one of that id.
+            InvalidAccount: The name is invalid.
+            DuplicateKey: An organisation with this id exists.
         """
         now, org_id = self._clock(), org_id or new_id()
         owner = Member(org_id=org_id, user_id=owner_id, role=Role.OWNER, created_ms=now)
@@ -131,22 +131,22 @@ class Organisations:
         return made
 
     async def get(self, org_id: str) -> Organisation | None:
-        """The organisation of that id."""
+        """Return the organisation with this id; None if it does not exist."""
         document = await self._organisations.get(org_id)
         return None if document is None else _organisation(document)
 
     async def of_user(self, user_id: str) -> list[Organisation]:
-        """The organisations that a user belongs to, oldest first; a thousand are looked at."""
+        """List the organisations of a user, oldest first, at most a thousand."""
         pointers = await self._members.find(_BY_USER, {"user_id": user_id}, limit=_MOST_ORGANISATIONS)
         found = [await self.get(pointer["org_id"]) for pointer in pointers]
         return [it for it in found if it is not None and user_id in it.members]
 
     async def add(self, org_id: str, user_id: str, role: Role) -> Member:
-        """Let a user belong to an organisation; one who does already keeps the role.
+        """Add a user to an organisation; an existing member keeps the role.
 
         Raises:
-            MemberMissing: There is no such organisation.
-            OrganisationFull: It has no room.
+            MemberMissing: The organisation does not exist.
+            OrganisationFull: It has as many members as it may have.
         """
         await self._point(org_id, user_id)
         joining = Member(org_id=org_id, user_id=user_id, role=role, created_ms=self._clock())
@@ -157,11 +157,11 @@ class Organisations:
         return (await self._edit(org_id, join)).members[user_id]
 
     async def set_role(self, org_id: str, user_id: str, role: Role) -> Member:
-        """Make a member an owner, or an owner a member.
+        """Change the role of a member.
 
         Raises:
             MemberMissing: The organisation has no such member.
-            LastOwner: Nobody else owns it.
+            LastOwner: The member is the only owner.
         """
 
         def become(organisation: Organisation) -> Organisation:
@@ -170,15 +170,15 @@ class Organisations:
         try:
             return (await self._edit(org_id, become)).members[user_id]
         finally:
-            # Also after a failure, for the write may have been applied.
-            self._changes.tell(Change(org_id=org_id, user_id=user_id))
+            # Also after a failure, because the write may have been applied.
+            self._changes.publish(Change(org_id=org_id, user_id=user_id))
 
     async def remove(self, org_id: str, user_id: str) -> None:
-        """End a membership; the user's keys for the organisation stop being good with it.
+        """Remove a member; this invalidates the user's keys for the organisation.
 
         Raises:
             MemberMissing: The organisation has no such member.
-            LastOwner: Nobody else owns it.
+            LastOwner: The member is the only owner.
         """
 
         def leave(organisation: Organisation) -> Organisation:
@@ -187,7 +187,7 @@ class Organisations:
         try:
             await self._edit(org_id, leave)
         finally:
-            self._changes.tell(Change(org_id=org_id, user_id=user_id))
+            self._changes.publish(Change(org_id=org_id, user_id=user_id))
 
     async def _edit(self, org_id: str, change: Callable[[Organisation], Organisation]) -> Organisation:
         def changed(document: Document) -> Document:
@@ -197,7 +197,7 @@ class Organisations:
 
         document = await edit(self._organisations, org_id, changed)
         if document is None:
-            raise MemberMissing(f"organisation {org_id!r:.80} does not exist: list your own")
+            raise MemberMissing(f"organisation {org_id!r:.80} does not exist: list your organisations")
         return _organisation(document)
 
     async def _point(self, org_id: str, user_id: str) -> None:
@@ -211,13 +211,13 @@ class Organisations:
         try:
             await self._members.insert(pointer)
         except DuplicateKey:
-            return  # of an earlier membership
+            return  # left by an earlier membership
 
 
 def _member(organisation: Organisation, user_id: str) -> Member:
     member = organisation.members.get(user_id)
     if member is None:
-        raise MemberMissing(f"user {user_id!r:.80}: the organisation has no such member; list its users")
+        raise MemberMissing(f"user {user_id!r:.80} is not a member of this organisation: list its users")
     return member
 
 
@@ -237,7 +237,7 @@ def _document(organisation: Organisation) -> Document:
 
 def _organisation(document: Document) -> Organisation:
     org_id: str = document["_id"]
-    # Before there were members, an organisation was its maker's alone.
+    # Organisations that were created before members existed belong to their creator alone.
     first = {document["created_by"]: {"role": Role.OWNER.value, "created_ms": document["created_ms"]}}
     members = cast("dict[str, Document]", document.get("members", first))
     return Organisation(

@@ -1,4 +1,4 @@
-"""Who a request comes from, once its credential was checked."""
+"""The principal: the authenticated caller of a request."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ Method = Literal["key", "jwt", "local"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Principal:
-    """A caller.
+    """An authenticated caller.
 
     Attributes:
-        org_id: The organisation that owns what the caller makes.
+        org_id: The organisation that owns what the caller creates.
         user_id: The user who calls, or who created the key.
-        key_id: The key's id, never the key; empty without one.
-        scopes: What the credential is good for.
-        role: What the user is in the organisation.
-        operator: Whether the user runs this server: may see to invitations, quotas and users.
-        method: How the caller proved to be who it is.
+        key_id: The key's id, never the key; empty if there is none.
+        scopes: What the credential may do.
+        role: The user's role in the organisation.
+        operator: Whether the user operates this server: manages invitations, quotas and users.
+        method: How the caller authenticated.
     """
 
     org_id: str
@@ -33,11 +33,11 @@ class Principal:
     method: Method = "key"
 
     def may(self, scope: Scope) -> bool:
-        """Whether the credential is good for that."""
+        """Return whether the credential has this scope, directly or through a wider one."""
         return any(scope in held.included for held in self.scopes)
 
     def lack(self, scope: Scope) -> str:
-        """Why the caller may not do something that needs a scope; empty if it may."""
+        """Explain why the caller may not do something that needs a scope; empty if it may."""
         if self.may(scope):
             return ""
         return f"This needs the scope {scope}; the credential has {', '.join(sorted(self.scopes)) or 'none'}"

@@ -1,4 +1,4 @@
-"""A request that the gate turns away, and how it is told: by HTTP status and words, on websockets too."""
+"""Refusals of the gate, and their answers over HTTP and WebSocket."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ if TYPE_CHECKING:
     Header = tuple[bytes, bytes]
 
 POLICY_VIOLATION = 1008
-"""Code of a websocket's end for want of a good credential."""
+"""Close code of a WebSocket without a valid credential."""
 
 TOO_MANY = "too many requests"
-"""The reason of a refusal for want of calls left in a window."""
+"""The reason of a refusal by the rate limit."""
 
 _RETRY_AFTER_S = 2
 
 
 class Refused(Exception):
-    """A request that does not pass.
+    """A refused request.
 
     Attributes:
         status: HTTP status.
         reason: One of a bounded set of names, for audit and metrics.
-        error: What is wrong; never with the credential.
+        error: What is wrong; it never contains the credential.
         details: The way out.
-        retry_after_s: Seconds after which it may pass; 0 if waiting alone does not help.
+        retry_after_s: Seconds after which a retry may succeed; 0 if waiting alone does not help.
     """
 
     def __init__(self, *, status: int, reason: str, error: str, details: str, retry_after_s: int = 0) -> None:
@@ -40,17 +40,17 @@ class Refused(Exception):
 
 
 def unavailable(error: str) -> Refused:
-    """Something that is needed for the check does not answer now."""
-    details = "What it takes does not answer; try again shortly"
+    """Create the refusal of a request whose credential cannot be checked now."""
+    details = "The store or the identity provider does not answer; try again in a few seconds"
     return Refused(status=503, reason="unavailable", error=error, details=details, retry_after_s=_RETRY_AFTER_S)
 
 
-async def tell(
+async def send_refusal(
     refusal: Refused, scope: Scope, receive: Receive, send: Send, headers: list[Header] | None = None
 ) -> None:
-    """Answer a request, or a websocket's handshake, that was refused.
+    """Answer a refused request or a refused WebSocket handshake.
 
-    There is no WWW-Authenticate: clients would start OAuth and forget the key that they are configured with.
+    The answer has no WWW-Authenticate header: it would make clients start OAuth and ignore their configured key.
     """
     prefix = ""
     if scope["type"] == "websocket":

@@ -1,9 +1,9 @@
-"""Registration: a user, an organisation and a first key at once, or nothing that anybody could notice.
+"""Registration: creates a user, an organisation and a first key, all or nothing as far as anybody can see.
 
-The store has no transactions, so the steps are ordered. The user comes first, for the unique address decides between
-those who register it at the same moment; it is marked as being registered until everything is there. What a crash
-leaves behind is such a user: nobody has a key to it, and whoever registers the address a minute later takes it over
-and finishes the work. A key that was made for it before is deleted, for nobody was ever told it.
+The store has no transactions, so the order of the steps matters. The user comes first, because its unique address
+decides between concurrent registrations; it is marked as registering until all steps are done. A crash leaves such a
+user behind, without a key that anybody knows. Whoever registers the same address a minute later takes it over and
+completes the registration; a key from the interrupted one is deleted, because nobody ever received it.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from .organisations import Organisation
 from .users import User
 
 ABANDONED_MS = 60_000
-"""After how many milliseconds a registration that is not done counts as interrupted."""
+"""Milliseconds after which an unfinished registration counts as interrupted."""
 
 _FIRST_KEY = "first key"
 
 
 class RegistrationPolicy(StrEnum):
-    """Who may register: everybody, who has an invitation, or nobody."""
+    """Who may register: everybody, people with an invitation, or nobody."""
 
     OPEN = "open"
     INVITE = "invite"
@@ -40,11 +40,11 @@ class RegistrationPolicy(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Registered:
-    """What a registration made.
+    """The result of a registration.
 
     Attributes:
-        user: The person.
-        organisation: The person's own, or the one that the invitation is for.
+        user: The new user.
+        organisation: The user's own organisation, or the one of the invitation.
         key: The first key; its text is known only here.
     """
 
@@ -54,7 +54,7 @@ class Registered:
 
 
 class Registration:
-    """Lets people in, and out of an organisation again. Every method may raise `storage.errors.StoreError`."""
+    """Registers users, and removes members with their keys. Every method may raise `storage.errors.StoreError`."""
 
     def __init__(
         self,
@@ -65,12 +65,12 @@ class Registration:
         policy: RegistrationPolicy,
         clock: Clock = now_ms,
     ) -> None:
-        """A registration over stores.
+        """Create a registration over the stores.
 
         Args:
-            accounts: Where users and organisations are made.
-            keys: Where the first key is made.
-            invitations: What lets people in.
+            accounts: Users and organisations.
+            keys: The key store.
+            invitations: The invitations.
             policy: Who may register.
             clock: Epoch milliseconds.
         """
@@ -81,25 +81,25 @@ class Registration:
         self._clock = clock
 
     async def register(self, *, name: str, email: str, invitation: str = "", organisation: str = "") -> Registered:
-        """Make a user, an organisation or a membership, and a key.
+        """Create a user, an organisation or a membership, and a key.
 
         Args:
-            name: Of the person.
-            email: Of the person; unique on this server.
-            invitation: The code of one; empty without.
+            name: The user's name.
+            email: The user's e-mail address; unique on this server.
+            invitation: The code of an invitation; empty without one.
             organisation: Name of a new organisation; empty for the default, `<FirstName>-Org`.
 
         Raises:
-            RegistrationRefused: The policy, or the invitation.
-            InvalidAccount: A field.
-            EmailTaken: Somebody has the address, or is registering it at this moment.
+            RegistrationRefused: The policy does not allow it, or the invitation is invalid.
+            InvalidAccount: A field is invalid.
+            EmailTaken: Another user has the address, or is registering it now.
         """
         name, email = clean_name("name", name), normalised(email)
         organisation = clean_name("organisation name", organisation or _default_name(name))
         if self._policy is RegistrationPolicy.CLOSED:
-            raise RegistrationRefused("registration is closed on this server: ask who runs it")
+            raise RegistrationRefused("registration is closed on this server: ask its operator")
         if self._policy is RegistrationPolicy.INVITE and not invitation:
-            raise RegistrationRefused("registration needs an invitation on this server: ask who runs it for a code")
+            raise RegistrationRefused("registration needs an invitation on this server: ask its operator for a code")
         invited = await self._invited(invitation, email) if invitation else None
         user, is_new = await self._claim(name, email)
         if invited is not None:
@@ -118,14 +118,14 @@ class Registration:
         done = await self._accounts.users.change(user.id, self._done(user))
         return Registered(user=done or user, organisation=home, key=key)
 
-    async def dismiss(self, org_id: str, user_id: str) -> None:
-        """End a membership, and switch the user's keys for the organisation off for the case of a return.
+    async def remove_member(self, org_id: str, user_id: str) -> None:
+        """Remove a member, and deactivate the user's keys for the organisation in case the user returns.
 
-        The keys are refused with the end of the membership; a crash before they are off changes nothing about that.
+        The keys are refused as soon as the membership ends, even if a crash leaves them active.
 
         Raises:
             MemberMissing: The organisation has no such member.
-            LastOwner: Nobody else owns it.
+            LastOwner: The member is the only owner.
         """
         await self._accounts.organisations.remove(org_id, user_id)
         with anyio.CancelScope(shield=True):
@@ -134,7 +134,7 @@ class Registration:
                     await self._keys.set_active(org_id, key.id, active=False)
 
     async def _claim(self, name: str, email: str) -> tuple[User, bool]:
-        """The user to work on, which nobody else works on; and whether it was made just now."""
+        """Create the user or take over an abandoned one; return it and whether it is new."""
         try:
             return await self._accounts.users.create(name=name, email=email, registering=True), True
         except EmailTaken:
@@ -144,20 +144,20 @@ class Registration:
         now = self._clock()
 
         def take_over(user: User) -> User:
-            # Of those who find it at the same moment, the second sees that it is at work again.
+            # Of two concurrent attempts to take it over, the second one finds it claimed again.
             if not self._abandoned(user):
-                raise EmailTaken(f"email {email!r:.80} is registered already: use another one")
+                raise EmailTaken(f"email {email!r:.80} is already registered: use another address")
             return replace(user, name=name, registering_ms=now)
 
         taken = await self._accounts.users.change(left.id, take_over)
         if taken is None:
-            raise EmailTaken(f"email {email!r:.80} was registered and removed at this moment: try again")
+            raise EmailTaken(f"email {email!r:.80} was just registered and removed: try again")
         return taken, False
 
     async def _invited(self, code: str, email: str) -> Invitation:
         invitation = await self._invitations.find(code, email)
         if invitation.org_id and await self._accounts.organisations.get(invitation.org_id) is None:
-            raise RegistrationRefused("the organisation of the invitation is gone: ask for a new one")
+            raise RegistrationRefused("the organisation of the invitation was deleted: ask for a new invitation")
         return invitation
 
     async def _home(self, user: User, invited: Invitation | None, name: str) -> Organisation:
@@ -165,7 +165,7 @@ class Registration:
         if invited is not None and invited.org_id:
             await organisations.add(invited.org_id, user.id, invited.role)
         for existing in await organisations.of_user(user.id):
-            # The one that was just joined, or one that an interrupted registration made.
+            # The one that was just joined, or one that an interrupted registration created.
             if existing.id == (invited.org_id if invited is not None else "") or existing.created_by == user.id:
                 return existing
         return await organisations.create(name=name, owner_id=user.id)
@@ -175,9 +175,9 @@ class Registration:
 
     def _done(self, claimed: User) -> Callable[[User], User]:
         def done(user: User) -> User:
-            # So slow that somebody took the user over, who gets a key of their own: this one must not count.
+            # Somebody took the user over because this registration was too slow, and gets their own key.
             if user.registering_ms != claimed.registering_ms:
-                raise EmailTaken(f"email {user.email!r:.80} was registered by somebody else meanwhile")
+                raise EmailTaken(f"email {user.email!r:.80} was registered by somebody else meanwhile: use another one")
             return replace(user, registering_ms=0)
 
         return done

@@ -1,4 +1,4 @@
-"""What somebody may do: the role of a member in an organisation, and the scopes of a key."""
+"""Permissions: the role of a member in an organisation, and the scopes of a key."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import cache
 
 
 class Scope(StrEnum):
-    """What a key is good for; each includes the ones before it."""
+    """What a key may do; each scope includes the ones before it."""
 
     READ = "read"
     RUN = "run"
@@ -15,7 +15,7 @@ class Scope(StrEnum):
 
     @property
     def included(self) -> frozenset[Scope]:
-        """This scope and those that it includes."""
+        """This scope and the ones that it includes."""
         order = list(Scope)
         return frozenset(order[: order.index(self) + 1])
 
@@ -24,18 +24,18 @@ ALL_SCOPES = frozenset(Scope)
 
 
 class Role(StrEnum):
-    """What a member may do: an owner manages the organisation, a member uses it."""
+    """The role of a member: an owner manages the organisation, a member uses it."""
 
     OWNER = "owner"
     MEMBER = "member"
 
     @property
     def scopes(self) -> frozenset[Scope]:
-        """The most that a credential of such a member is worth, whatever scopes it was given."""
+        """The scopes that a credential of this role can have at most."""
         return ALL_SCOPES if self is Role.OWNER else Scope.RUN.included
 
 
-@cache  # asked with every call, and there are only eight answers
+@cache  # called for every request, with at most eight different arguments
 def expanded(scopes: frozenset[Scope]) -> frozenset[Scope]:
-    """Scopes together with all that they include."""
+    """Return the scopes together with all that they include."""
     return frozenset(inner for scope in scopes for inner in scope.included)

@@ -1,4 +1,4 @@
-"""Keys from the configuration: texts that speak for one principal, held as digests, never in the store."""
+"""API keys from the configuration: they all stand for one principal and are never written to the store."""
 
 from __future__ import annotations
 
@@ -14,23 +14,24 @@ _LONGEST = 512
 
 
 class StaticKeys:
-    """A fixed set of keys. Each is limited and audited on its own, under an id that is made of its digest."""
+    """A fixed set of keys. Each is rate limited and audited separately, under an id derived from its digest."""
 
     def __init__(self, texts: Iterable[str], principal: Principal) -> None:
-        """Keys that speak for a principal.
+        """Create the set.
 
         Args:
-            texts: The keys, visible ASCII of at least 24 characters each.
-            principal: Whom they speak for; its `key_id` does not matter.
+            texts: The keys, each at least 24 visible ASCII characters.
+            principal: The caller that they stand for; its `key_id` is ignored.
 
         Raises:
-            InvalidAccount: One is too short or has other characters; the message does not repeat it.
+            InvalidAccount: A key is too short or has other characters; the message does not repeat it.
         """
         self._by_digest: dict[bytes, Principal] = {}
         for number, text in enumerate(texts, start=1):
             if not SHORTEST <= len(text) <= _LONGEST or not text.isascii() or not text.isprintable() or " " in text:
                 raise InvalidAccount(
-                    f"configured key number {number} must have {SHORTEST} to {_LONGEST} visible ASCII characters"
+                    f"configured key number {number} must have {SHORTEST} to {_LONGEST} visible ASCII characters, "
+                    f"got {len(text)} characters: openssl rand -hex 24 creates one"
                 )
             digest = _digest(text)
             self._by_digest[digest] = replace(principal, key_id=f"configured-{digest.hex()[:12]}", method="key")
@@ -39,7 +40,7 @@ class StaticKeys:
         return len(self._by_digest)
 
     def check(self, text: str) -> Principal | None:
-        """Whom a text speaks for; None if it is none of the keys."""
+        """Return the caller that a key stands for; None if it is not in the set."""
         if not self._by_digest or not SHORTEST <= len(text) <= _LONGEST:
             return None
         return self._by_digest.get(_digest(text))

@@ -1,4 +1,4 @@
-"""Users: people with a unique e-mail address."""
+"""Users, each with a unique e-mail address."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ USERS = CollectionSpec(name="users", indexes=(_BY_EMAIL, _BY_AGE))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class User:
-    """A person.
+    """A user.
 
     Attributes:
         id: Id of the record.
-        name: As others see it.
-        email: Normalised.
-        created_ms: When, in epoch milliseconds.
-        operator: Whether this person runs the server.
-        registering_ms: Since when a registration is at work on the user, in epoch milliseconds; 0 when it is done.
+        name: Display name.
+        email: Normalised e-mail address.
+        created_ms: Time of creation, in epoch milliseconds.
+        operator: Whether this user operates the server.
+        registering_ms: Start of an unfinished registration, in epoch milliseconds; 0 when it is finished.
         version: Version of the record.
     """
 
@@ -43,19 +43,19 @@ class User:
 
 
 class Users:
-    """Keeps users. Every method may raise `storage.errors.StoreError`."""
+    """Stores users. Every method may raise `storage.errors.StoreError`."""
 
     def __init__(self, collection: Collection, *, clock: Clock = now_ms) -> None:
-        """Users on a collection declared as `USERS`."""
+        """Create the store over a collection declared as `USERS`."""
         self._collection = collection
         self._clock = clock
 
     async def create(self, *, name: str, email: str, operator: bool = False, registering: bool = False) -> User:
-        """Add a person.
+        """Create a user.
 
         Raises:
-            EmailTaken: Somebody has the address, in whatever case.
-            InvalidAccount: A field.
+            EmailTaken: Another user has the address, regardless of case.
+            InvalidAccount: A field is invalid.
         """
         now = self._clock()
         user = User(
@@ -69,35 +69,35 @@ class Users:
         try:
             await self._collection.insert(_document(user))
         except DuplicateKey as error:
-            raise EmailTaken(f"email {user.email!r:.80} is registered already: use another one") from error
+            raise EmailTaken(f"email {user.email!r:.80} is already registered: use another address") from error
         return user
 
     async def get(self, user_id: str) -> User | None:
-        """The user of that id."""
+        """Return the user with this id; None if there is none."""
         document = await self._collection.get(user_id)
         return None if document is None else _user(document)
 
     async def by_email(self, email: str) -> User | None:
-        """The user of that address, in whatever case.
+        """Return the user with this e-mail address, regardless of case; None if there is none.
 
         Raises:
-            InvalidAccount: It is no address.
+            InvalidAccount: The address is invalid.
         """
         found = await self._collection.find(_BY_EMAIL, {"email": normalised(email)}, limit=1)
         return _user(found[0]) if found else None
 
     async def list(self, *, after: User | None = None, limit: int = 100) -> list[User]:
-        """Users of this server, oldest first.
+        """List the users of this server, oldest first.
 
         Args:
-            after: The last one of the page before.
-            limit: Most users, 1 to 10,000.
+            after: The last user of the previous page.
+            limit: The maximum number of users, 1 to 10,000.
         """
         last = None if after is None else _document(after)
         return [_user(document) for document in await self._collection.find(_BY_AGE, after=last, limit=limit)]
 
     async def change(self, user_id: str, change: Callable[[User], User]) -> User | None:
-        """Change a user; what the function raises passes. None if there is none."""
+        """Change a user with a function, whose errors propagate; None if the user does not exist."""
 
         def changed(document: Document) -> Document:
             before = _user(document)
@@ -108,11 +108,11 @@ class Users:
         return None if document is None else _user(document)
 
     async def make_operator(self, user_id: str) -> User | None:
-        """Let a user run this server; one who does already is left alone."""
+        """Make a user an operator of this server. Idempotent."""
         return await self.change(user_id, lambda user: replace(user, operator=True))
 
     async def delete(self, user_id: str) -> None:
-        """Remove a user."""
+        """Delete a user."""
         await self._collection.delete(user_id)
 
 

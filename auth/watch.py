@@ -1,7 +1,7 @@
-"""Open streams and websockets, and their end when the credential behind them stops being good.
+"""Termination of open streams and WebSockets when their credential expires or is revoked.
 
-A call that is answered at once pays for an entry in a dictionary. What lasts longer than a second is looked at every
-two, with one fresh check for all that share a credential; a change in this process is looked at when it is made.
+A short call costs one entry in a dictionary. Streams that last longer than a second are checked every two seconds, with
+one uncached check for all streams of a credential; a change in this process triggers a check at once.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ _log = structlog.get_logger(__name__)
 
 
 class Stream:
-    """One request or websocket while the application works on it.
+    """One request or WebSocket while the application handles it.
 
     Attributes:
-        verified: Who opened it.
-        since_s: Since when, in monotonic seconds.
-        cancel: Around the application.
-        ended: Whether the credential stopped being good.
-        begun: Whether an answer has begun, or the websocket is accepted.
-        complete: Whether the answer is whole, or the websocket closed.
-        events: Whether the answer is a stream of events, which may end anywhere.
+        verified: The caller.
+        since_s: When it was opened, in monotonic seconds.
+        cancel: The cancel scope around the application.
+        ended: Whether the credential was revoked or has expired.
+        begun: Whether the answer has begun, or the WebSocket was accepted.
+        complete: Whether the answer is complete, or the WebSocket is closed.
+        events: Whether the answer is an event stream, which may end at any point.
     """
 
     __slots__ = (
@@ -71,7 +71,7 @@ class Stream:
         self.ended = self.begun = self.complete = self.events = False
 
     async def send(self, message: Message) -> None:
-        """What the application sends, until the stream is ended."""
+        """Forward what the application sends, until the stream is ended."""
         if self.ended:
             return
         match message["type"]:
@@ -93,7 +93,7 @@ class Stream:
         await self._send(message)
 
     async def end(self) -> None:
-        """Stop the application; a websocket is told why first."""
+        """Stop the application; a WebSocket is closed with the reason first."""
         if self.ended:
             return
         self.ended = True
@@ -103,18 +103,18 @@ class Stream:
                 with anyio.move_on_after(_CLOSE_S, shield=True):
                     await self._send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": ENDED})
             except Exception as error:
-                # Of a socket whose client just left, and others wait for their end.
+                # The client may have just left; the other streams must still be ended.
                 _log.debug("websocket not closed", error=str(error))
         self.cancel.cancel()
 
     async def finish(self) -> None:
-        """Complete a stream of events that was ended. Any other answer breaks off, for it is not whole."""
+        """Complete an event stream that was ended. Any other answer stays incomplete, so that clients notice."""
         if self._kind == "http" and self.events and self.begun and not self.complete:
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 class Watch:
-    """Ends streams whose credential stopped being good: `run` does it."""
+    """Ends streams whose credential expired or was revoked, while `run` runs."""
 
     def __init__(
         self,
@@ -124,11 +124,11 @@ class Watch:
         clock: Clock = now_ms,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Nothing is open yet.
+        """Create a watch over no streams.
 
         Args:
-            authenticator: Says whether a credential is still good.
-            changes: The same that keys and accounts tell.
+            authenticator: Checks whether a credential is still valid.
+            changes: The same instance that keys and accounts publish to.
             clock: Epoch milliseconds.
             monotonic: Seconds, for the age of requests.
         """
@@ -141,20 +141,20 @@ class Watch:
         changes.subscribe(self._hear)
 
     def __len__(self) -> int:
-        """How many requests and websockets are open."""
+        """Return the number of open requests and WebSockets."""
         return len(self._open)
 
     @contextmanager
     def opened(
         self, scope: Scope, send: Send, verified: Verified, headers: list[tuple[bytes, bytes]]
     ) -> Generator[Stream]:
-        """Watch over a request for the length of a block.
+        """Watch a request for the duration of a block.
 
         Args:
-            scope: Of the request.
-            send: Where its answer goes.
-            verified: Who makes it.
-            headers: To be added to the answer.
+            scope: The ASGI scope of the request.
+            send: Sends the answer.
+            verified: The caller.
+            headers: Headers to add to the answer.
         """
         stream = Stream(scope, send, verified, headers, self._monotonic())
         self._open[id(stream)] = stream
@@ -164,10 +164,10 @@ class Watch:
             del self._open[id(stream)]
 
     async def run(self, *, interval_s: float = INTERVAL_S) -> None:
-        """Look after what is open; to be started in the server's task group.
+        """Check open streams until cancelled; start it in the server's task group.
 
         Args:
-            interval_s: Seconds between two rounds, at most.
+            interval_s: The longest time between two rounds, in seconds.
         """
         while True:
             await self.round()
@@ -175,7 +175,7 @@ class Watch:
                 await self._news.wait()
 
     async def round(self) -> None:
-        """Check each credential once that lasting streams rely on, and each that a change was told about."""
+        """Check the credentials of long streams, and those that a change concerns, each once."""
         changed, self._changed, self._news = self._changed, [], anyio.Event()
         lasting_s = self._monotonic() - LASTING_S
         by_credential: dict[Verified, list[Stream]] = {}
@@ -186,7 +186,7 @@ class Watch:
 
         async def check(verified: Verified, streams: Iterable[Stream]) -> None:
             async with places:
-                if await self._good(verified):
+                if await self._still_valid(verified):
                     return
                 for stream in streams:
                     await stream.end()
@@ -195,17 +195,17 @@ class Watch:
             for verified, streams in by_credential.items():
                 tasks.start_soon(check, verified, streams)
 
-    async def _good(self, verified: Verified) -> bool:
+    async def _still_valid(self, verified: Verified) -> bool:
         try:
             with anyio.fail_after(_CHECK_S):
-                return await self._authenticator.good(verified)
+                return await self._authenticator.still_valid(verified)
         except (StoreError, TimeoutError) as error:
-            # An outage of the store ends nothing: what cannot be known now is asked again in the next round.
+            # An outage of the store must not end streams: the next round checks them again.
             _log.warning("open streams not checked", error=str(error))
             return True
 
     def _pause_s(self, interval_s: float) -> float:
-        """Seconds to the next round: sooner if a credential expires before."""
+        """Return the seconds until the next round: fewer if a credential expires earlier."""
         now = self._clock()
         ends = (stream.verified.expires_ms for stream in self._open.values() if stream.verified.expires_ms)
         next_ms = min((end for end in ends if end > now), default=now + int(interval_s * 1000))

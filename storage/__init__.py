@@ -1,1 +1,1 @@
-"""Documents with declared indexes, over SQLite or MongoDB; the only package that knows either."""
+"""Document storage with declared indexes on SQLite or MongoDB; the only package that imports their drivers."""

@@ -1,7 +1,7 @@
-"""The port: collections of documents with declared indexes, and the database that holds them.
+"""The storage interface: collections of documents with declared indexes, and the database that holds them.
 
 A document is a JSON object with a str `_id` and an int `version`. Every query names one of the collection's indexes,
-gives values for a prefix of its fields and gets documents in the order of the remaining ones, so none can scan.
+gives values for a prefix of its fields and gets documents ordered by the remaining ones, so no query needs a full scan.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class Index:
     Attributes:
         name: Unique within its collection.
         fields: Top-level fields whose values are str or int; `_id` and `version` may be among them.
-        unique: No two documents have the same values.
-        sparse: A document that lacks the field, of which there is one, is not in the index; otherwise it is refused.
+        unique: No two documents may have the same values.
+        sparse: Documents without the index's only field are left out of it; otherwise they are refused.
     """
 
     name: str
@@ -34,13 +34,13 @@ class Index:
 
     @property
     def order(self) -> tuple[str, ...]:
-        """The fields that order its documents, without ties."""
+        """The fields that order the documents, including one that breaks ties."""
         return self.fields if self.unique or "_id" in self.fields else (*self.fields, "_id")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectionSpec:
-    """What a domain store declares: the collection's name and its indexes."""
+    """The declaration of a collection: its name and its indexes."""
 
     name: str
     indexes: tuple[Index, ...] = ()
@@ -49,8 +49,8 @@ class CollectionSpec:
 class Collection(ABC):
     """Documents of one kind.
 
-    Every method raises StoreUnavailable, StoreFull, StoreReadOnly or StoreCorrupt when the store fails. A write
-    that was begun is waited for, cancelled or not; only after a StoreUnavailable it may or may not have happened.
+    Every method raises StoreUnavailable, StoreFull, StoreReadOnly or StoreCorrupt when the store fails. A write that
+    has begun is completed even when the caller is cancelled; only after StoreUnavailable its outcome is unknown.
     """
 
     spec: CollectionSpec
@@ -60,28 +60,29 @@ class Collection(ABC):
         """Store a new document and return it as stored. Its version is 1.
 
         Raises:
-            DuplicateKey: Its id, or its values under a unique index, are there already.
-            InvalidDocument: It cannot be stored.
+            DuplicateKey: Another document has the same id, or the same values under a unique index.
+            InvalidDocument: The document cannot be stored.
         """
 
     @abstractmethod
     async def insert_all(self, documents: Sequence[Mapping[str, Any]]) -> list[str]:
-        """Store new documents at the price of few. Their version is 1.
+        """Store new documents in one batch. Their version is 1.
 
-        After an error any of them may be stored. It may be called again with the same ones, so it suits documents
-        that nobody else writes.
+        After an error any of them may be stored. The call can be repeated with the same documents, so it suits
+        documents that have a single writer.
 
         Returns:
-            Ids of those that were there already and are left as they stand; after a lost answer perhaps by this call.
+            Ids of the documents that existed already and were left unchanged. If an answer was lost and the write was
+            repeated, this call may have inserted them itself.
 
         Raises:
-            DuplicateKey: Values of one under a unique index are there already.
+            DuplicateKey: A document has the same values under a unique index as another one.
             InvalidDocument: One of them cannot be stored.
         """
 
     @abstractmethod
     async def get(self, document_id: str) -> Document | None:
-        """The document of that id."""
+        """Return the document with this id; None if there is none."""
 
     @abstractmethod
     async def find(
@@ -95,51 +96,51 @@ class Collection(ABC):
         high: Value | None = None,
         limit: int = 100,
     ) -> list[Document]:
-        """Documents by an index.
+        """Find documents by an index.
 
         Args:
-            index: One that the collection declares.
-            equal: Values for a prefix of its fields. The rest of the fields give the order, `_id` breaks ties.
-            descending: The order reversed.
-            after: Where the page before ended: its last document, or its values of the ordering fields.
-            low: Least value of the first field after the prefix. Integers come before all texts.
-            high: The first value of that field which is too high.
-            limit: Most documents, 1 to 10,000.
+            index: An index that the collection declares.
+            equal: Values for a prefix of its fields. The other fields give the order, `_id` breaks ties.
+            descending: Reverse the order.
+            after: The end of the previous page: its last document, or that document's values of the ordering fields.
+            low: Lower bound, inclusive, of the first field after the prefix. Integers sort before all texts.
+            high: Upper bound, exclusive, of that field.
+            limit: The maximum number of documents, 1 to 10,000.
 
         Raises:
-            InvalidQuery: The index is not declared or the values do not fit it.
+            InvalidQuery: The index is not declared, or the values do not fit it.
         """
 
     @abstractmethod
     async def replace(self, document: Mapping[str, Any]) -> Document:
-        """Store a document in place of the one it was made from; the result is one version on.
+        """Replace a document if its stored version is still the same; return it with the next version.
 
         Raises:
             VersionConflict: The stored version is not the document's.
-            DocumentMissing: There is none.
-            DuplicateKey: Its values under a unique index are another document's.
-            InvalidDocument: It cannot be stored.
+            DocumentMissing: The document does not exist.
+            DuplicateKey: Another document has the same values under a unique index.
+            InvalidDocument: The document cannot be stored.
         """
 
     @abstractmethod
     async def delete(self, document_id: str, *, version: int | None = None) -> bool:
-        """Remove a document; False if there is none.
+        """Delete a document; return False if it does not exist.
 
         Raises:
-            VersionConflict: A version is given and the stored one is another.
+            VersionConflict: A version is given and the stored version differs.
         """
 
     @abstractmethod
     async def ping(self) -> None:
-        """Return if documents can be read and written now.
+        """Check that documents can be read and written now.
 
         Raises:
-            StoreError: They cannot, and why.
+            StoreError: They cannot; the message says why.
         """
 
     @abstractmethod
     async def count(self, index: Index, equal: Mapping[str, Value] | None = None) -> int:
-        """How many documents `find` would give without a limit.
+        """Count the documents that `find` would return without a limit.
 
         Raises:
             InvalidQuery: As with `find`.
@@ -149,10 +150,10 @@ class Collection(ABC):
     async def purge(
         self, index: Index, equal: Mapping[str, Value] | None = None, *, below: Value, limit: int = 1000
     ) -> int:
-        """Remove documents whose first field after the prefix is below a value, lowest first.
+        """Delete documents whose first field after the prefix is below a value, lowest first.
 
         Returns:
-            How many were removed; fewer than `limit` means that none is left.
+            The number of deleted documents; fewer than `limit` means that none are left.
 
         Raises:
             InvalidQuery: As with `find`.
@@ -160,48 +161,48 @@ class Collection(ABC):
 
 
 class StoredCollection(Collection):
-    """A collection as its database gives it: what domain stores use, and what copying a store needs besides."""
+    """A collection with the additional operations that copying a store needs."""
 
     @abstractmethod
     async def walk(self, *, after: str = "", limit: int = 100) -> list[Document]:
-        """Documents with an id beyond one, in the order of their ids' code points.
+        """List documents with ids greater than `after`, ordered by the code points of their ids.
 
         Raises:
-            InvalidQuery: The limit is not from 1 to 10,000, or the id is none.
+            InvalidQuery: The limit is not from 1 to 10,000, or the id is invalid.
         """
 
     @abstractmethod
     async def put(self, document: Mapping[str, Any]) -> Document:
-        """Store a new document with the version that it says, as if its history had been here.
+        """Store a new document and keep its version, for copies from another store.
 
         Raises:
             DuplicateKey: As with `insert`.
-            InvalidDocument: It cannot be stored, or says no version.
+            InvalidDocument: The document cannot be stored, or has no version.
         """
 
 
 class Database(ABC):
-    """Collections under one roof. An async context manager: opened on entry, closed at the end."""
+    """A database with collections. An async context manager: opened on entry, closed on exit."""
 
     @abstractmethod
     async def open(self) -> None:
-        """Make it ready for use.
+        """Open the database.
 
         Raises:
-            StoreError: It cannot be, and why.
+            StoreError: It cannot be opened; the message says why.
         """
 
     @abstractmethod
     async def collection(self, spec: CollectionSpec) -> StoredCollection:
-        """The collection as declared; it and its indexes are made if they are missing.
+        """Return the declared collection; create it and its indexes if they are missing.
 
         Raises:
-            InvalidQuery: The declaration cannot be, or the store has an index of that name with other fields.
+            InvalidQuery: The declaration is invalid, or the store has an index of that name with other fields.
         """
 
     @abstractmethod
     async def ping(self) -> None:
-        """Return if the store answers.
+        """Check that the store answers.
 
         Raises:
             StoreError: It does not.
@@ -209,7 +210,7 @@ class Database(ABC):
 
     @abstractmethod
     async def aclose(self) -> None:
-        """Finish the writes that were begun and let go of everything; a no-op the second time."""
+        """Complete writes that have begun and release all resources. Idempotent."""
 
     async def __aenter__(self) -> Self:
         await self.open()

@@ -1,4 +1,4 @@
-"""Copies a whole store into another one, of whatever kind; interrupted, it can be called again."""
+"""Copying a whole store into another one of any kind; an interrupted copy can be repeated."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ _AT_ONCE = 16
 async def copy_store(
     source: Database, target: Database, specs: Sequence[CollectionSpec], *, tell: Callable[[str, int], None]
 ) -> dict[str, int]:
-    """Copy every document of every collection, versions included. Nothing else may use either store meanwhile.
+    """Copy every document of every collection, including versions. Nothing else may use either store meanwhile.
 
     Args:
-        source: Open; it is only read, but its collections are made if they are missing.
-        target: Open. What it holds already must be the same as in the source.
+        source: The open source; it is only read, but missing collections are created.
+        target: The open target. Documents that it has already must equal those of the source.
         specs: The collections.
-        tell: Called with a collection's name and how many of its documents are in the target so far.
+        tell: Called with a collection's name and the number of its documents that are in the target so far.
 
     Returns:
-        How many documents each collection has, in both stores.
+        The number of documents of each collection, in both stores.
 
     Raises:
-        InvalidQuery: The target holds something else; nothing was copied.
-        StoreUnavailable: The two are not the same after copying: something else used one of them. Or a store failed.
+        InvalidQuery: The target has other documents; nothing was copied.
+        StoreUnavailable: The stores differ after copying because something else used one of them, or a store failed.
         StoreError: A store failed.
     """
     pairs = [(await source.collection(spec), await target.collection(spec)) for spec in specs]
-    # All collections first, so that a target in use is refused before anything is in it.
+    # Compare all collections first, so that a target in use is refused before anything is written to it.
     for old, new in pairs:
         async with aclosing(_missing(old, new)) as batches:
             async for _ in batches:
@@ -55,7 +55,9 @@ async def _copy(old: StoredCollection, new: StoredCollection, tell: Callable[[st
         async for seen, missing in batches:
             counted += seen
             if missing:
-                raise StoreUnavailable(f"Collection {old.spec.name} was changed while it was copied: copy it again")
+                raise StoreUnavailable(
+                    f"Collection {old.spec.name} changed while it was copied: stop all servers, then copy again"
+                )
     return counted
 
 
@@ -76,10 +78,10 @@ async def _put(new: StoredCollection, documents: list[Document]) -> None:
 
 
 async def _missing(old: StoredCollection, new: StoredCollection) -> AsyncGenerator[tuple[int, list[Document]]]:
-    """For each batch of the old collection: how many there are, and those that the new one lacks.
+    """Yield, for each batch of the old collection, its size and the documents that the new collection lacks.
 
     Raises:
-        InvalidQuery: The new one has a document that the old one has not, or has otherwise.
+        InvalidQuery: The new collection has a document that is missing or different in the old one.
     """
     after = ""
     while True:
@@ -99,12 +101,13 @@ async def _missing(old: StoredCollection, new: StoredCollection) -> AsyncGenerat
 
 
 async def _between(collection: StoredCollection, after: str, last: str | None) -> dict[str, Document]:
-    """Documents beyond one id, up to and with another; to the end without one. One more than a batch at most."""
+    """Read the documents with ids after one and up to another, or to the end if None; at most a batch and one more."""
     found = await collection.walk(after=after, limit=_BATCH + 1)
     return {document["_id"]: document for document in found if last is None or document["_id"] <= last}
 
 
 def _differs(collection: StoredCollection, document_id: str) -> InvalidQuery:
     return InvalidQuery(
-        f"The target holds another {document_id!r} in {collection.spec.name} than the source: copy into an empty store"
+        f"Document {document_id!r} of {collection.spec.name} in the target differs from the source: "
+        "copy into an empty store"
     )

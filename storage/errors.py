@@ -1,14 +1,14 @@
-"""What can go wrong with the store: one tree, the same for every adapter."""
+"""Errors of the store: one hierarchy, the same for every adapter."""
 
 from __future__ import annotations
 
 
 class StoreError(Exception):
-    """The store did not do what it was asked to.
+    """An operation of the store failed.
 
     Attributes:
         message: What is wrong and the way out, in one line.
-        retryable: Whether the same call may succeed a little later.
+        retryable: Whether the same call may succeed if it is retried later.
     """
 
     retryable = False
@@ -31,41 +31,41 @@ class DuplicateKey(StoreError):
 
 
 class VersionConflict(StoreError):
-    """The document was changed since it was read: read it again and decide anew."""
+    """The document was changed since it was read: read it again and repeat the change."""
 
 
 class DocumentMissing(StoreError):
-    """There is no document of that id."""
+    """The document does not exist."""
 
 
 class InvalidDocument(StoreError):
-    """The document cannot be stored as it is; a mistake of the caller."""
+    """The document cannot be stored; a bug of the caller."""
 
 
 class InvalidQuery(StoreError):
-    """The query or the declaration does not fit the collection; a mistake of the caller."""
+    """The query or the declaration does not fit the collection; a bug of the caller."""
 
 
 class StoreUnavailable(StoreError):
-    """The store does not answer now."""
+    """The store does not answer at the moment."""
 
     retryable = True
 
 
 class StoreFull(StoreError):
-    """No room is left for the store; what is stored can still be read and deleted."""
+    """The store has no space left; documents can still be read and deleted."""
 
 
 class StoreReadOnly(StoreError):
-    """The store's files may not be written."""
+    """The store cannot be written."""
 
 
 class StoreCorrupt(StoreError):
-    """The store's file is damaged, or is no store at all."""
+    """The store is damaged, or is not a store at all."""
 
 
 class StoreNewer(StoreError):
-    """A later release wrote the store; this one would misread it."""
+    """A newer release wrote the store; this one cannot read its format."""
 
 
 class StoreLocked(StoreError):

@@ -1,7 +1,7 @@
-"""Ids of documents: 24 hex digits that sort by creation, made without asking anybody.
+"""Document ids: 24 hex digits that sort by creation time, generated without coordination.
 
 Four bytes of seconds, five bytes that are random per process, three bytes of a counter. Within a process each id is
-greater than the one before; between processes they sort by the second. Nothing about an id is secret.
+greater than the previous one; across processes ids sort by the second. Ids are not secret.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _COUNTER_MASK = (1 << _COUNTER_BITS) - 1
 
 
 class IdSource:
-    """Makes ids; safe to use from any thread, and in a forked child.
+    """Generates ids; safe to use from any thread and in a forked child.
 
     Args:
         clock: Seconds since the epoch.
@@ -26,14 +26,14 @@ class IdSource:
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        # Seconds and counter as one number: when the counter wraps within a second, the carry goes into the
-        # seconds, and when the clock is set back, the seconds stay. So the order holds in both cases.
+        # Seconds and counter are one number: when the counter overflows, the carry goes into the seconds, and when the
+        # clock is set back, the seconds stay. The order holds in both cases.
         self._last = 0
         self._pid = 0
         self._process = b""
 
     def new_id(self) -> str:
-        """An id greater than every one before it from this source."""
+        """Return an id that is greater than all previous ones of this source."""
         with self._lock:
             if self._pid != os.getpid():
                 self._pid = os.getpid()
@@ -43,5 +43,5 @@ class IdSource:
             return f"{seconds & 0xFFFFFFFF:08x}{self._process.hex()}{counter:06x}"
 
 
-# One per process by its nature: the random part names the process, and the order is promised within it.
+# One source per process: the random part identifies the process, and ids are ordered within it.
 new_id = IdSource().new_id

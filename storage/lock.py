@@ -1,4 +1,4 @@
-"""A lock that one process holds as long as it lives, however it ends."""
+"""File locks that the kernel releases when their process ends, however it ends."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ _POLL_S = 0.01
 
 
 def take(descriptor: int) -> None:
-    """Lock an open file for this process alone. Blocks for half a second at most.
+    """Lock an open file exclusively. Blocks for half a second at most.
 
-    A server that was killed while it started a program leaves its locks to that program, until it is another one.
+    The wait is for a server that was killed while it started a child process: between fork and exec, the child still
+    holds the lock.
 
     Raises:
-        BlockingIOError: Another process has it.
+        BlockingIOError: Another process holds the lock.
     """
     until = time.monotonic() + _PATIENCE_S
     while True:
@@ -32,10 +33,11 @@ def take(descriptor: int) -> None:
 
 
 class FileLock:
-    """The lock on a file; the kernel releases it when the process ends, kill -9 included.
+    """An exclusive lock on a file; the kernel releases it when the process ends, even after kill -9.
 
     Args:
-        path: The lock file, made if it is missing and left behind: removing it would let two processes hold two files.
+        path: The lock file. It is created if missing and never deleted: otherwise two processes could hold locks on
+            two different files of this name.
     """
 
     def __init__(self, path: Path) -> None:
@@ -43,12 +45,12 @@ class FileLock:
         self._fd = -1
 
     def acquire(self) -> None:
-        """Take it, or say who has it.
+        """Take the lock.
 
         Raises:
-            StoreLocked: Another process has it.
-            StoreReadOnly: The lock file cannot be made.
-            StoreFull: The disk has no room for it.
+            StoreLocked: Another process holds it; the message names the process.
+            StoreReadOnly: The lock file cannot be created.
+            StoreFull: The disk has no space for it.
         """
         try:
             fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -72,7 +74,7 @@ class FileLock:
             raise StoreFull(f"Cannot write {self._path}: {error.strerror}; free disk space") from error
 
     def release(self) -> None:
-        """Let it go; a no-op without it."""
+        """Release the lock. Idempotent."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

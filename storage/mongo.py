@@ -1,4 +1,4 @@
-"""The database on a MongoDB server: shared by several servers of ours, and out of reach now and then."""
+"""The database on a MongoDB server, which several Casemate servers can share."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SELECTION_MS = 3000
 _CONNECT_MS = 2000
 _INDEX_BUILD_S = 600.0
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,63}")
-# An @ or a slash in a password that is not encoded would move a part of it to where a host or a name is expected.
+# An unencoded @ or slash in a password would make a part of it look like a host or a database name.
 _URI = re.compile(r"mongodb(\+srv)?://([^/@?]+@)?[^/@?]+(/[^/@:?]*)?(\?[^@]*)?")
 
 
@@ -36,35 +36,35 @@ class MongoDatabase(Database):
     """Collections in a database of a MongoDB server, 4.4 or later.
 
     Args:
-        uri: The server's address; user and password percent-encoded. It is in no message.
-        name: The database, used by nothing else.
-        within_s: Seconds within which every call ends, with StoreUnavailable if need be, once it is its turn: of many
-            at once each waits for its turn as long as others come through, and for as many seconds if none does.
+        uri: The connection string; user and password percent-encoded. No message contains it.
+        name: The database, which nothing else may use.
+        within_s: Deadline of every call in seconds, counted from when it gets a connection. A call waits for a
+            connection as long as other calls complete, and for this long if none does.
 
     Raises:
-        StoreError: The address or the name cannot be one.
+        StoreError: The address or the name is invalid.
     """
 
     def __init__(self, uri: str, name: str, *, within_s: float = WITHIN_S) -> None:
         if not _URI.fullmatch(uri):
             raise StoreError(
                 "The store's address must be mongodb://USER:PASSWORD@HOST:PORT/?OPTIONS, with special characters "
-                f"of user and password percent-encoded; this one is for {shown(redacted(uri))}"
+                f"of user and password percent-encoded, got one for {shown(redacted(uri))}"
             )
         if not _NAME.fullmatch(name):
-            raise StoreError(f"The database's name {shown(name)} must match {_NAME.pattern}")
+            raise StoreError(f"The database name must match {_NAME.pattern}, got {shown(name)}")
         self._uri = uri
         self._name = name
         self._link = MongoLink(redacted(uri), name, within_s=within_s)
 
     async def open(self) -> None:
-        """Connect, and see that what is there is ours.
+        """Connect, and check that the database belongs to Casemate.
 
         Raises:
             StoreUnavailable: The server does not answer.
-            StoreNewer: A later release wrote it.
-            StoreCorrupt: It is another program's.
-            StoreReadOnly: It may not be written.
+            StoreNewer: A newer release wrote the database.
+            StoreCorrupt: The database belongs to another program.
+            StoreReadOnly: The user may not write.
         """
         self._link.start(self._connected())
         try:
@@ -75,7 +75,7 @@ class MongoDatabase(Database):
             raise
 
     async def collection(self, spec: CollectionSpec) -> MongoCollection:
-        """The collection as declared; see `Database`."""
+        """Return the declared collection; see `Database`."""
         check_spec(spec)
 
         async def declare(database: AsyncDatabase[Document]) -> None:
@@ -85,29 +85,29 @@ class MongoDatabase(Database):
         return MongoCollection(spec, link=self._link, ping=self.ping)
 
     async def ping(self) -> None:
-        """Return if the store answers; see `Database`."""
-        # A write that changes nothing: a server that can be read but not written is not fit for use.
+        """Check that the store answers; see `Database`."""
+        # A write that changes nothing, because a server that can only be read is not usable.
         await self._link.write(self._touch, self._touch)
 
     async def aclose(self) -> None:
-        """Finish what was begun and hang up."""
+        """Complete writes that have begun and close the connections."""
         await self._link.aclose()
 
     def _connected(self) -> Client:
         try:
             with warnings.catch_warnings():
-                # The driver ignores an option that it does not understand; it might be the one that demands TLS.
+                # The driver only warns about options that it does not know; one of them might be meant to require TLS.
                 warnings.simplefilter("error")
                 return AsyncMongoClient(
                     self._uri,
                     appname="casemate",
                     tz_aware=True,
                     readPreference="primary",
-                    # What is acknowledged survives the loss of a server, and of its power.
+                    # An acknowledged write survives the loss of a server and a power failure.
                     w="majority",
                     journal=True,
-                    # The driver repeats writes on replica sets only. The collection settles them everywhere, in one
-                    # way that the tests go through; two ways would be one that they do not.
+                    # The driver retries writes on replica sets only. MongoCollection retries them on all servers, so
+                    # that there is a single code path, which the tests cover.
                     retryWrites=False,
                     retryReads=True,
                     serverSelectionTimeoutMS=_SELECTION_MS,
@@ -115,8 +115,8 @@ class MongoDatabase(Database):
                     maxPoolSize=AT_ONCE,
                 )
         except (PyMongoError, ValueError, TypeError, OSError, Warning):
-            # Not chained: the driver's text may quote a part of the address.
-            reason = f"The store's address for {self._link.where} has an option or a part that the driver does not take"
+            # Not chained: the driver's message may quote a part of the address.
+            reason = f"The store's address for {self._link.where} has an option or a part that the driver does not know"
         raise StoreError(f"{reason}; compare it with MongoDB's connection string format")
 
     async def _mark(self, database: AsyncDatabase[Document]) -> None:
@@ -124,10 +124,10 @@ class MongoDatabase(Database):
         marker = await markers.find_one({"_id": "format"})
         if marker is None:
             others = [name for name in await database.list_collection_names() if not name.startswith("system.")]
-            # Another server of ours makes the marker first, so whoever sees its collections sees the marker.
+            # A Casemate server creates the marker before its collections, so its database always has the marker.
             if set(others) - {MARKER} and await markers.find_one({"_id": "format"}) is None:
                 raise StoreCorrupt(
-                    f"Database {self._name} at {self._link.where} is another program's; choose another name"
+                    f"Database {self._name} at {self._link.where} belongs to another program; choose another name"
                 )
             try:
                 await markers.insert_one({"_id": "format", "version": FORMAT})
@@ -151,8 +151,8 @@ class MongoDatabase(Database):
         version = marker.get("version")
         if not isinstance(version, int) or version > FORMAT:
             raise StoreNewer(
-                f"Database {self._name} at {self._link.where} has format {shown(version)}, this release knows "
-                f"{FORMAT}: use the newer release"
+                f"Database {self._name} at {self._link.where} has format {shown(version)}, this release supports "
+                f"{FORMAT}: use a newer release"
             )
 
     async def _declare(self, database: AsyncDatabase[Document], spec: CollectionSpec) -> None:
@@ -165,8 +165,8 @@ class MongoDatabase(Database):
                 await raw.create_index(index_key(index), name=index.name, **index_options(index))
             elif index_hint(index) != "_id_" and wanted != _comparable(found):
                 raise InvalidQuery(
-                    f"The store has index {index.name} of {spec.name} declared otherwise: {_comparable(found)}, not "
-                    f"{wanted}; give the index another name"
+                    f"Index {index.name} of {spec.name} must be {wanted}, but the store has it as "
+                    f"{_comparable(found)}; give the index another name"
                 )
 
 

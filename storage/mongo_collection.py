@@ -1,6 +1,6 @@
-"""A collection in MongoDB. Every write is safe to repeat: it names the version it replaces, and leaves its mark.
+"""A collection in MongoDB. Every write can be retried: it names the version that it replaces, and has a unique mark.
 
-The mark is what tells, after a lost answer, an applied write of ours from somebody else's with the same content.
+After a lost answer, the mark shows whether this write was applied, or another one with the same content.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _PURGED_AT_ONCE = 500
 
 
 class MongoCollection(StoredCollection):
-    """Made by `MongoDatabase.collection`, after its indexes.
+    """A collection; `MongoDatabase.collection` creates it after its indexes.
 
     Args:
-        spec: As declared.
-        link: The way to the server.
-        ping: The database's own.
+        spec: The declaration.
+        link: The connection to the server.
+        ping: Checks the database.
     """
 
     def __init__(self, spec: CollectionSpec, *, link: MongoLink, ping: Callable[[], Awaitable[None]]) -> None:
@@ -45,7 +45,7 @@ class MongoCollection(StoredCollection):
         return await self._insert(document, 1)
 
     async def insert_all(self, documents: Sequence[Mapping[str, Any]]) -> list[str]:
-        """Store new documents by one command; see `Collection`."""
+        """Store new documents with one command; see `Collection`."""
         mark = new_id()
         sent = [to_stored(encode(self.spec, document, version=1)[0], mark) for document in documents]
 
@@ -63,14 +63,14 @@ class MongoCollection(StoredCollection):
         return await self._insert(document, version_of(self.spec, document))
 
     async def get(self, document_id: str) -> Document | None:
-        """The document of that id; see `Collection`."""
+        """Return the document with this id; see `Collection`."""
         if not is_value(document_id):
             return None
-        found = await self._link.read(lambda database: self._stands(database, document_id))
+        found = await self._link.read(lambda database: self._current(database, document_id))
         return None if found is None else from_stored(found)
 
     async def walk(self, *, after: str = "", limit: int = 100) -> list[Document]:
-        """Documents in the order of their ids; see `StoredCollection`."""
+        """List documents in the order of their ids; see `StoredCollection`."""
         check_limit(limit)
         beyond: Filter = {"_id": {"$gt": as_value("_id", after)}}
         return await self._listed(beyond, sort=[("_id", 1)], hint="_id_", limit=limit)
@@ -86,7 +86,7 @@ class MongoCollection(StoredCollection):
         high: Value | None = None,
         limit: int = 100,
     ) -> list[Document]:
-        """Documents by an index; see `Collection`."""
+        """Find documents by an index; see `Collection`."""
         query = plan(self.spec, index, equal, after=after, low=low, high=high, descending=descending, limit=limit)
         wanted = matching(query)
         if wanted is None:
@@ -94,7 +94,7 @@ class MongoCollection(StoredCollection):
         return await self._listed(wanted, sort=order(query), hint=index_hint(index), limit=limit)
 
     async def replace(self, document: Mapping[str, Any]) -> Document:
-        """Store a document in place of the one it was made from; see `Collection`."""
+        """Replace a document if its version is unchanged; see `Collection`."""
         seen = version_of(self.spec, document)
         stored, _ = encode(self.spec, document, version=seen + 1)
         document_id: str = stored["_id"]
@@ -107,16 +107,16 @@ class MongoCollection(StoredCollection):
 
         async def attempt(database: _Database) -> None:
             if not await swapped(database):
-                found = await self._stands(database, document_id)
+                found = await self._current(database, document_id)
                 raise self._missing(document_id) if found is None else self._conflict(found, seen)
 
         async def again(database: _Database) -> None:
             if await swapped(database):
                 return
-            found = await self._stands(database, document_id)
+            found = await self._current(database, document_id)
             if found is not None and found.get(MARK) == mark:
                 return
-            # One version on and not ours: another write took this one's place. Further on, ours may lie beneath.
+            # The next version with another mark: another write won. A later version may be based on this write.
             if found is not None and found["version"] == seen + 1:
                 raise self._conflict(found, seen)
             raise self._link.in_doubt(f"replacing {shown(document_id)} of {self.spec.name}")
@@ -125,7 +125,7 @@ class MongoCollection(StoredCollection):
         return stored
 
     async def delete(self, document_id: str, *, version: int | None = None) -> bool:
-        """Remove a document; see `Collection`."""
+        """Delete a document; see `Collection`."""
         if not is_value(document_id):
             return False
         one: Filter = {"_id": document_id} if version is None else {"_id": document_id, "version": version}
@@ -133,7 +133,7 @@ class MongoCollection(StoredCollection):
         async def attempt(database: _Database) -> bool:
             if (await database[self.spec.name].delete_one(one)).deleted_count:
                 return True
-            found = None if version is None else await self._stands(database, document_id)
+            found = None if version is None else await self._current(database, document_id)
             if version is not None and found is not None:
                 raise self._conflict(found, version)
             return False
@@ -141,17 +141,17 @@ class MongoCollection(StoredCollection):
         async def again(database: _Database) -> bool:
             if await attempt(database):
                 return True
-            # It is gone, and nobody knows by whom: True to two callers would be worse than no answer.
+            # It is gone, but by which call is unknown: returning True to two callers would be worse than an error.
             raise self._link.in_doubt(f"deleting {shown(document_id)} of {self.spec.name}")
 
         return await self._link.write(attempt, again)
 
     async def ping(self) -> None:
-        """Return if documents can be read and written now; see `Collection`."""
+        """Check that documents can be read and written now; see `Collection`."""
         await self._ping()
 
     async def count(self, index: Index, equal: Mapping[str, Value] | None = None) -> int:
-        """How many documents there are; see `Collection`."""
+        """Count documents; see `Collection`."""
         wanted = matching(plan(self.spec, index, equal))
         if wanted is None:
             return 0
@@ -162,7 +162,7 @@ class MongoCollection(StoredCollection):
     async def purge(
         self, index: Index, equal: Mapping[str, Value] | None = None, *, below: Value, limit: int = 1000
     ) -> int:
-        """Remove documents below a value; see `Collection`."""
+        """Delete documents below a value; see `Collection`."""
         query = plan(self.spec, index, equal, high=below, limit=limit)
         removed, more = 0, True
         while more and removed < limit:
@@ -185,10 +185,10 @@ class MongoCollection(StoredCollection):
             try:
                 await attempt(database)
             except DuplicateKeyError as error:
-                found = await self._stands(database, document_id)
+                found = await self._current(database, document_id)
                 if found is not None and found.get(MARK) == mark:
                     return
-                # Changed or gone since, it may have been ours.
+                # If it was changed or deleted since, it may have been this insert.
                 gone = found is None and duplicate(error).index == "_id"
                 if gone or (found is not None and found["version"] > version):
                     raise self._link.in_doubt(f"inserting {shown(document_id)} into {self.spec.name}") from error
@@ -204,11 +204,11 @@ class MongoCollection(StoredCollection):
 
         return [from_stored(found) for found in await self._link.read(ask)]
 
-    async def _stands(self, database: _Database, document_id: str) -> Document | None:
+    async def _current(self, database: _Database, document_id: str) -> Document | None:
         return await database[self.spec.name].find_one({"_id": document_id})
 
     async def _purge(self, database: _Database, query: Query, most: int) -> tuple[int, int]:
-        """How many were found, and how many of them are gone."""
+        """Delete a batch; return how many documents were found and how many of them were deleted."""
         raw = database[self.spec.name]
         wanted = matching(query)
         if wanted is None:
@@ -218,12 +218,12 @@ class MongoCollection(StoredCollection):
         ).to_list()
         if not found:
             return 0, 0
-        # What was changed since it was found is spared if it does not match any more.
+        # Documents that were changed since and do not match any more are not deleted.
         doomed = within(query, [document["_id"] for document in found])
         return len(found), (await raw.delete_many(doomed)).deleted_count
 
     def _missing(self, document_id: str) -> DocumentMissing:
-        return DocumentMissing(f"There is no document {shown(document_id)} in {self.spec.name}")
+        return DocumentMissing(f"Document {shown(document_id)} of {self.spec.name} does not exist")
 
     def _conflict(self, found: Document, seen: int) -> VersionConflict:
         return VersionConflict(

@@ -1,4 +1,4 @@
-"""Documents as MongoDB keeps them: the same fields, names that every server takes, and the mark of the last write."""
+"""Conversion of documents to their form in MongoDB: escaped field names, and the mark of the last write."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Any, cast
 from .collection import Document
 
 MARK = "%write"
-"""The field that says which write made the document what it is. No document's own field can have this name."""
+"""The field that identifies the last write of a document. Escaping keeps documents from having a field of this name."""
 
-# A dollar or a dot in a name means something to the server, NUL cannot be in one, and the driver takes
-# {"$ref": ..., "$id": ...} for a reference. Escaped everywhere, as one rule is easier to keep than many.
+# Dollars and dots in names have a meaning to the server, NUL is not allowed, and the driver reads
+# {"$ref": ..., "$id": ...} as a reference. All are escaped everywhere, because one rule is simpler than several.
 _SPECIAL = re.compile(r"[%$.\0]")
 _ESCAPED = re.compile(r"%(25|24|2E|00)")
 
 
 def to_stored(document: Mapping[str, Any], mark: str) -> Document:
-    """The document as it is sent, with the mark of the write that sends it."""
+    """Convert a document to its stored form, with the mark of the write."""
     return {**cast("Document", _renamed(document, _escape)), MARK: mark}
 
 
 def from_stored(found: Mapping[str, Any]) -> Document:
-    """The document as its owner knows it."""
+    """Convert a stored document back, without the mark."""
     return cast("Document", _renamed({name: value for name, value in found.items() if name != MARK}, _unescape))
 
 
@@ -32,7 +32,7 @@ def _renamed(value: object, rename: Any) -> object:
         return {rename(name): _renamed(inner, rename) for name, inner in cast("Document", value).items()}
     if isinstance(value, list):
         return [_renamed(inner, rename) for inner in cast("list[object]", value)]
-    # The driver gives large integers a type of its own.
+    # The driver returns large integers as its own type.
     return int(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 

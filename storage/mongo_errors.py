@@ -1,4 +1,4 @@
-"""MongoDB's failures as the store's own errors, and addresses without what is secret in them."""
+"""Translation of MongoDB's errors to the store's errors, and redaction of connection strings."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ _DUPLICATE_KEY = 11000
 _UNAUTHORIZED = 13
 _AUTHENTICATION_FAILED = (18, 8000)
 _OUT_OF_DISK_SPACE = 14031
-# Host unreachable or not found, lock time-outs, network and other time-outs, shutdown, elections, interruptions,
-# a write conflict, a majority that is not there, a cursor that is gone.
+# Host unreachable or not found, lock timeouts, network and other timeouts, shutdown, elections, interruptions, write
+# conflicts, a missing majority, a lost cursor.
 _PASSING = frozenset(
     (6, 7, 24, 43, 46, 50, 64, 89, 91, 112, 134, 189, 237, 262, 9001, 10058, 10107, 11600, 11601, 11602, 13435, 13436)
 )
@@ -46,20 +46,20 @@ _INDEX = re.compile(r"index: (?:\S*\.\$)?(\w+)")
 
 
 def redacted(uri: str) -> str:
-    """The address for messages: scheme and hosts, without user, password, database and options."""
+    """Reduce an address to scheme and hosts for messages, without user, password, database and options."""
     scheme, found, rest = uri.partition("://")
-    # An unescaped @ or / in the password would make any finer cut show a part of it.
+    # With an unescaped @ or / in the password, any finer split would reveal a part of it.
     hosts = rest.rpartition("@")[2].partition("?")[0].partition("/")[0]
     return f"{scheme}://{hosts}" if found and scheme in {"mongodb", "mongodb+srv"} else "(no MongoDB address)"
 
 
 def translated(where: str, error: Failure, *, writing: bool) -> StoreError:
-    """The store's error for one of the driver's.
+    """Translate an error of the driver to an error of the store.
 
     Args:
-        where: The address, redacted.
-        error: The driver's.
-        writing: What failed was a write.
+        where: The redacted address.
+        error: The driver's error.
+        writing: Whether a write failed.
     """
     if isinstance(error, BSONError):
         return InvalidDocument(f"The document is too large for the store: {shown(str(error))}")
@@ -72,12 +72,12 @@ def translated(where: str, error: Failure, *, writing: bool) -> StoreError:
     if isinstance(error, ConfigurationError):
         return StoreError(f"The store at {where} cannot be used: {shown(str(error))}")
     return StoreUnavailable(
-        f"The store at {where} does not answer: {shown(str(error))}; check that MongoDB runs and can be reached"
+        f"The store at {where} does not answer: {shown(str(error))}; check that MongoDB is running and reachable"
     )
 
 
 def unsure(error: Failure) -> bool:
-    """Whether a write that failed so may have been applied all the same, or may be yet."""
+    """Return whether a write that failed with this error may nevertheless have been applied, or may still be."""
     if isinstance(error, ServerSelectionTimeoutError | WaitQueueTimeoutError):
         return False
     if isinstance(error, ConnectionFailure | WriteConcernError | ExecutionTimeout):
@@ -86,8 +86,8 @@ def unsure(error: Failure) -> bool:
 
 
 def duplicate(error: DuplicateKeyError) -> DuplicateKey:
-    """The error for a value that is another document's."""
-    # "E11000 duplicate key error collection: casemate.users index: by_email dup key: ..."; the rest is not shown.
+    """Translate the error of a duplicate value."""
+    # "E11000 duplicate key error collection: casemate.users index: by_email dup key: ..."; values are left out.
     text = str((error.details or {}).get("errmsg") or error)
     collection = re.search(r"collection: [^.\s]+\.(\S+)", text)
     index = _INDEX.search(text)
@@ -96,10 +96,10 @@ def duplicate(error: DuplicateKeyError) -> DuplicateKey:
 
 
 def there_already(error: BulkWriteError) -> list[int]:
-    """The places of documents that were not inserted because their ids are taken, if that is all that went wrong.
+    """Return the positions of documents that were not inserted because their ids exist, if nothing else failed.
 
     Raises:
-        OperationFailure: What else did.
+        OperationFailure: Something else failed.
     """
     details = cast("dict[str, Any]", error.details)
     for concern in details.get("writeConcernErrors", ()):
@@ -117,16 +117,16 @@ def there_already(error: BulkWriteError) -> list[int]:
 
 
 def _refused(where: str, error: OperationFailure, writing: bool) -> StoreError:
-    # The text of the server may quote the document; its name and number say enough.
+    # The server's message may quote the document; the name and the code are enough.
     name = str((error.details or {}).get("codeName") or "error")
     reason = f"({name}, code {error.code})"
     if isinstance(error, WriteConcernError) or error.code in _PASSING:
-        return StoreUnavailable(f"The store at {where} cannot do this now {reason}; try again")
+        return StoreUnavailable(f"The store at {where} is temporarily unavailable {reason}; try again")
     if error.code == _OUT_OF_DISK_SPACE:
-        return StoreFull(f"The store at {where} has no room left {reason}; free disk space")
+        return StoreFull(f"The store at {where} has no space left {reason}; free disk space")
     if error.code in _AUTHENTICATION_FAILED:
-        return StoreError(f"The store at {where} refuses the user or the password {reason}; check both")
+        return StoreError(f"The store at {where} rejected the user or the password {reason}; check both")
     if error.code == _UNAUTHORIZED:
         kind = StoreReadOnly if writing else StoreError
-        return kind(f"The store at {where} does not let its user do this {reason}; give the role readWrite")
+        return kind(f"The store at {where} denied its user permission {reason}; grant the role readWrite")
     return StoreError(f"The store at {where} failed {reason}")

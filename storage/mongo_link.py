@@ -1,4 +1,4 @@
-"""The way to MongoDB: every operation has a deadline, and a write whose answer was lost is settled."""
+"""The connection to MongoDB: every operation has a deadline, and writes with a lost answer are resolved."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ Client: TypeAlias = AsyncMongoClient[Document]
 Raw: TypeAlias = AsyncCollection[Document]
 
 AT_ONCE = 32
-"""Operations that are under way together: one for each connection of the driver's."""
+"""Concurrent operations: one for each connection of the driver."""
 
 _GRACE_S = 0.5
 
 
 class MongoLink:
-    """Does operations on one database of a server while it is open.
+    """Runs operations on one database of a server while it is open.
 
     Args:
-        where: The server's address for messages, with nothing secret in it.
+        where: The redacted address of the server, for messages.
         name: The database.
-        within_s: Seconds within which an operation ends one way or the other, once it is its turn. Until then it
-            waits as long as others come through; for as many seconds at most if none does.
+        within_s: Deadline of an operation in seconds, counted from when it gets a connection. It waits for a connection
+            as long as other operations complete, and for this long if none does.
     """
 
     def __init__(self, where: str, name: str, *, within_s: float) -> None:
@@ -48,17 +48,17 @@ class MongoLink:
         self._came_through = 0
 
     def start(self, client: Client) -> None:
-        """Take the client, which is the link's from now on.
+        """Take ownership of a client.
 
         Raises:
-            StoreUnavailable: It has one already.
+            StoreUnavailable: The link is already open.
         """
         if self._client is not None:
-            raise StoreUnavailable(f"The store at {self.where} is open already")
+            raise StoreUnavailable(f"The store at {self.where} is already open")
         self._client = client
 
     async def aclose(self) -> None:
-        """Refuse what comes, wait for what is under way, hang up; a no-op the second time."""
+        """Refuse new operations, wait for running ones, and close the client. Idempotent."""
         client, self._client = self._client, None
         if client is None:
             return
@@ -71,14 +71,14 @@ class MongoLink:
                 await client.close()
 
     async def read(self, ask: Callable[[AsyncDatabase[Document]], Awaitable[T]]) -> T:
-        """Do what changes nothing. The driver itself asks again when the connection is lost.
+        """Run a read. The driver itself retries it when the connection is lost.
 
         Raises:
-            StoreError: It failed.
+            StoreError: The read failed.
         """
         await anyio.lowlevel.checkpoint_if_cancelled()
         async with self._using(self._within_s, writing=False) as database:
-            # Shielded, because the driver loses sockets when it is cancelled while it connects.
+            # Shielded, because the driver leaks sockets when it is cancelled while it connects.
             with anyio.move_on_after(self._within_s + _GRACE_S, shield=True):
                 return await ask(database)
             raise self._late()
@@ -90,23 +90,23 @@ class MongoLink:
         *,
         within_s: float = 0.0,
     ) -> T:
-        """Change something. Once begun, it is waited for even when cancelled.
+        """Run a write. Once it has begun, it is completed even when the caller is cancelled.
 
         Args:
             attempt: The write.
-            again: Done once if it is not known whether the first attempt was applied: finds that out, or does what
-                is missing. Without it, the error says that it is not known.
-            within_s: Seconds for something that takes longer than usual.
+            again: Runs once if the outcome of the first attempt is unknown: finds out whether it was applied, or
+                repeats it. Without it, the error says that the outcome is unknown.
+            within_s: Deadline in seconds for a write that takes longer than usual.
 
         Raises:
-            StoreUnavailable: It was not applied, or may or may not have been.
-            StoreError: It failed and changed nothing.
+            StoreUnavailable: The write was not applied, or its outcome is unknown.
+            StoreError: The write failed and changed nothing.
         """
         await anyio.lowlevel.checkpoint_if_cancelled()
         limit_s = within_s or self._within_s
         async with self._using(limit_s, writing=True) as database:
-            # Shielded, so that who is cancelled knows that nothing is written behind his back. The driver's own
-            # deadline comes first; this one is for what it may not bound, such as the look-up of a name.
+            # Shielded, so that nothing is written after a cancelled caller has gone on. The driver's own deadline comes
+            # first; this one covers what the driver does not bound, such as name resolution.
             with anyio.move_on_after(limit_s + _GRACE_S, shield=True):
                 try:
                     return await attempt(database)
@@ -117,8 +117,11 @@ class MongoLink:
             raise self._late()
 
     def in_doubt(self, what: str) -> StoreUnavailable:
-        """The error for a write of which nobody can say whether it was applied."""
-        return StoreUnavailable(f"The store at {self.where} lost the connection while {what}; look, then try again")
+        """Create the error for a write with an unknown outcome."""
+        return StoreUnavailable(
+            f"The connection to the store at {self.where} was lost while {what}; "
+            "check whether it was applied, then try again"
+        )
 
     @asynccontextmanager
     async def _using(self, limit_s: float, *, writing: bool) -> AsyncGenerator[AsyncDatabase[Document]]:
@@ -132,7 +135,7 @@ class MongoLink:
             raise
         answered = True
         try:
-            # One deadline for all that happens within, connecting and repeating included.
+            # One deadline for the whole operation, including connecting and retrying.
             with pymongo.timeout(limit_s):
                 yield client[self._name]
         except FAILURES as error:
@@ -150,7 +153,7 @@ class MongoLink:
                 self._none_under_way.set()
 
     async def _turn(self) -> None:
-        """Wait for a place. A busy server takes long for many, which is no failure; one that is gone takes nobody."""
+        """Wait for a connection: as long as a busy server completes operations, but not for one that completes none."""
         while True:
             before = self._came_through
             with anyio.move_on_after(self._within_s):

@@ -1,4 +1,4 @@
-"""A checked query as MongoDB's filter and order: pure. Each branch of a filter is one range of the query's index."""
+"""Translation of a validated query to MongoDB's filter and sort. Each branch of a filter is one range of the index."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ _LEAST = -(2**63)
 
 
 def index_key(index: Index) -> list[tuple[str, int]]:
-    """The fields of the server's index, all ascending."""
+    """Return the fields of the server's index, all ascending."""
     return [(field, 1) for field in index.order]
 
 
 def index_options(index: Index) -> dict[str, Any]:
-    """Its options, those that are off left out."""
-    # An index that orders ties by `_id` holds every document; `_present` leaves out those that lack the field.
+    """Return the options of the server's index, without those that are off."""
+    # An index that ends with `_id` holds every document; `_present` leaves out those that lack the field.
     return {"unique": True, **({"sparse": True} if index.sparse else {})} if index.unique else {}
 
 
 def index_hint(index: Index) -> str:
-    """The name by which a query demands the index, so that the server refuses rather than scans."""
+    """Return the index hint of a query, which makes the server refuse the query rather than scan the collection."""
     return "_id_" if index.order == ("_id",) else index.name
 
 
 def order(query: Query) -> list[tuple[str, int]]:
-    """The order of the result."""
+    """Return the sort order of the result."""
     return [(field, -1 if query.descending else 1) for field in query.rest]
 
 
 def matching(query: Query) -> Filter | None:
-    """The filter; None if no document can match."""
+    """Build the filter; None if no document can match."""
     branches = [{**dict(query.equal), **branch} for branch in _branches(query)]
     for branch in branches:
         branch.update(_present(query, branch))
@@ -45,7 +45,7 @@ def matching(query: Query) -> Filter | None:
 
 
 def within(query: Query, ids: list[str]) -> Filter:
-    """The filter for those of the ids that match still."""
+    """Build the filter for those of the ids that still match."""
     (first, *_) = query.rest
     return {**dict(query.equal), "_id": {"$in": ids}, "$or": [{first: span} for span in _spans(None, _high(query))]}
 
@@ -74,11 +74,11 @@ def _branches(query: Query) -> list[Filter]:
 
 
 def _spans(low: _Bound | None, high: _Bound | None) -> list[Filter]:
-    """What a field's value must satisfy, one filter for each type: a bound is compared with its own type alone."""
+    """Build the conditions on a field, one for each type, because MongoDB compares a bound only with its own type."""
     if low is None and high is None:
         return [{}]
     spans: list[Filter] = []
-    # Integers come before all texts.
+    # Integers sort before all strings.
     if low is None or isinstance(low[1], int):
         spans.append(dict([low or ("$gte", _LEAST), *([high] if high and isinstance(high[1], int) else [])]))
     if high is None or isinstance(high[1], str):
@@ -99,7 +99,7 @@ def _lower(edge: _Bound, high: _Bound | None) -> _Bound:
 
 
 def _outside(query: Query) -> bool:
-    """Whether the position to go on from is out of the range, so that nothing ties with it."""
+    """Return whether the position to continue from is out of the range, so that no document ties with it."""
     at = _rank(query.after[0])
     below = query.low is not None and at < _rank(query.low)
     return below or (query.high is not None and at >= _rank(query.high))

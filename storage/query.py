@@ -1,4 +1,4 @@
-"""A query, checked against the index that it names: pure, and the same for every adapter."""
+"""Validation of a query against the index that it names, the same for every adapter."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ MAX_LIMIT = 10_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
-    """What an adapter is asked for; nothing in it needs another check.
+    """A validated query.
 
     Attributes:
         equal: Values of the index's first fields.
-        rest: The fields that order the result; the last one leaves no ties.
-        after: Values of `rest` at the end of the page before; empty at the start.
-        low: Least value of the first field of `rest`.
-        high: First value of that field which is too high.
+        rest: The fields that order the result; the last one breaks ties.
+        after: Values of `rest` at the end of the previous page; empty for the first page.
+        low: Lower bound, inclusive, of the first field of `rest`.
+        high: Upper bound, exclusive, of that field.
     """
 
     index: Index
@@ -47,7 +47,7 @@ def plan(
     descending: bool = False,
     limit: int = MAX_LIMIT,
 ) -> Query:
-    """Check a query.
+    """Validate a query.
 
     Raises:
         InvalidQuery: The index is not declared, or the values do not fit it.
@@ -55,16 +55,16 @@ def plan(
     equal = equal or {}
     where = f"index {index.name} of {spec.name}"
     if index not in spec.indexes:
-        raise InvalidQuery(f"There is no {where} with fields {index.fields}: declare it")
+        raise InvalidQuery(f"The {where} with fields {index.fields} is not declared: add it to the collection's spec")
     prefix, rest = index.order[: len(equal)], index.order[len(equal) :]
     if set(prefix) != set(equal):
-        raise InvalidQuery(f"Fields {sorted(equal)} are not the first ones of {where}, which has {index.order}")
+        raise InvalidQuery(f"Fields must be the first ones of {where}, {index.order}, got {sorted(equal)}")
     check_limit(limit)
     if not rest and not (after is None and low is None and high is None):
-        raise InvalidQuery(f"All fields of {where} are given: nothing is left for a range or a position")
+        raise InvalidQuery(f"All fields of {where} are given: a range or a position needs a field without a value")
     missing = [field for field in rest if after is not None and field not in after]
     if missing:
-        raise InvalidQuery(f"The position to go on from lacks {missing}, which {where} orders by")
+        raise InvalidQuery(f"The position to continue from must have {missing}, which {where} orders by")
     return Query(
         index=index,
         equal=tuple((field, as_value(field, equal[field])) for field in prefix),
@@ -78,10 +78,10 @@ def plan(
 
 
 def check_limit(limit: int) -> None:
-    """Refuse a page of no documents or of too many.
+    """Validate the size of a page.
 
     Raises:
         InvalidQuery: The limit is not from 1 to 10,000.
     """
     if not 1 <= limit <= MAX_LIMIT:
-        raise InvalidQuery(f"Limit {shown(limit)} is not from 1 to {MAX_LIMIT}")
+        raise InvalidQuery(f"Limit must be from 1 to {MAX_LIMIT}, got {shown(limit)}")

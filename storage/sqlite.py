@@ -1,4 +1,4 @@
-"""The embedded database: SQLite in one file, written by one thread, read by a few, used by one process."""
+"""The embedded database: SQLite in one file, with one writing thread and a few readers, used by one process."""
 
 from __future__ import annotations
 
@@ -32,8 +32,9 @@ class SqliteDatabase(Database):
     """Collections in a file.
 
     Args:
-        path: The file; it and its directory are made, for the owner alone. Beside it lie the log and the lock file.
-        max_bytes: The file does not grow beyond this; 0 means that the disk is the limit.
+        path: The file. It and its directory are created for the owner alone; the write-ahead log and the lock file are
+            next to it.
+        max_bytes: The maximum size of the file; 0 for no limit besides the disk.
     """
 
     def __init__(self, path: Path, *, max_bytes: int = 0) -> None:
@@ -42,7 +43,7 @@ class SqliteDatabase(Database):
         self._lock = FileLock(path.with_name(f"{path.name}.lock"))
         self._writer: SqliteWriter | None = None
         self._readers = anyio.CapacityLimiter(_READERS)
-        # Not the threads that all share: others hold them for long.
+        # Not the shared thread pool, whose threads may be busy for long.
         self._threads = anyio.CapacityLimiter(_READERS)
         self._idle: list[sqlite3.Connection] = []
 
@@ -50,40 +51,40 @@ class SqliteDatabase(Database):
         """Take the lock and open the file.
 
         Raises:
-            StoreLocked: Another process has it open.
-            StoreNewer: A later release wrote it.
-            StoreCorrupt: It is damaged or no store.
-            StoreReadOnly: It may not be written.
+            StoreLocked: Another process has the store open.
+            StoreNewer: A newer release wrote the store.
+            StoreCorrupt: The file is damaged or is not a store.
+            StoreReadOnly: The file cannot be written.
         """
         if self._writer is not None:
-            raise StoreUnavailable(f"The store {self._path} is open already")
+            raise StoreUnavailable(f"The store {self._path} is already open")
         self._writer = SqliteWriter(await anyio.to_thread.run_sync(self._prepare), self._translated)
 
     async def collection(self, spec: CollectionSpec) -> SqliteCollection:
-        """The collection as declared; see `Database`."""
+        """Return the declared collection; see `Database`."""
         check_spec(spec)
         await self._write(lambda connection: _declare(connection, spec))
         return SqliteCollection(spec, read=self._read, write=self._write, ping=self.ping)
 
     async def ping(self) -> None:
-        """Return if the store answers; see `Database`."""
-        # Through the writer: a store that can be read but not written is not fit for use.
+        """Check that the store answers; see `Database`."""
+        # Through the writer, because a store that can only be read is not usable.
         await self._opened().run(
             lambda connection: connection.execute(f"PRAGMA user_version = {FORMAT}").close(), within=_PING_S
         )
 
     async def aclose(self) -> None:
-        """Finish what was begun, empty the log into the file, release the lock."""
+        """Complete running operations, checkpoint the write-ahead log, and release the lock."""
         writer, self._writer = self._writer, None
         if writer is None:
             return
         with anyio.CancelScope(shield=True):
-            # Once every place is taken, no read is under way.
+            # Once all slots are taken, no read is running.
             for reader in range(_READERS):
                 await self._readers.acquire_on_behalf_of((self, reader))
             while self._idle:
                 self._idle.pop().close()
-            # The writer's connection is the last one: closing it empties the log into the file.
+            # The writer's connection is the last one: closing it checkpoints the write-ahead log.
             await writer.aclose()
             self._lock.release()
             for reader in range(_READERS):
@@ -100,7 +101,9 @@ class SqliteDatabase(Database):
                 return await anyio.to_thread.run_sync(
                     self._query, work, connection, abandon_on_cancel=True, limiter=self._threads
                 )
-            raise StoreUnavailable(f"The store {self._path} did not read within {DEADLINE_S:g} s; check the disk")
+            raise StoreUnavailable(
+                f"A read from the store {self._path} did not finish within {DEADLINE_S:g} s; check the disk"
+            )
 
     def _query(self, work: Callable[[sqlite3.Connection], T], connection: sqlite3.Connection | None) -> T:
         try:
@@ -122,7 +125,7 @@ class SqliteDatabase(Database):
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock.acquire()
-            # SQLite gives its log the mode of the file.
+            # SQLite creates its write-ahead log with the mode of the file.
             os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             self._path.chmod(0o600)
             return self._connect(self._set_up)
@@ -149,10 +152,12 @@ class SqliteDatabase(Database):
         application = int(connection.execute("PRAGMA application_id").fetchone()[0])
         fresh = connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is None
         if application != APPLICATION and (application or version or not fresh):
-            raise StoreCorrupt(f"The file {self._path} is another program's database; move it away to start anew")
+            raise StoreCorrupt(
+                f"The file {self._path} is a database of another program; move it away to start with a new store"
+            )
         if version > FORMAT:
             raise StoreNewer(
-                f"The store {self._path} has format {version}, this release knows {FORMAT}: use the newer release"
+                f"The store {self._path} has format {version}, this release supports {FORMAT}: use a newer release"
             )
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute(f"PRAGMA application_id = {APPLICATION}")
@@ -173,4 +178,6 @@ def _declare(connection: sqlite3.Connection, spec: CollectionSpec) -> None:
         if row is None:
             connection.execute(sql)
         elif row[0] != sql:
-            raise InvalidQuery(f"The store has {name} declared otherwise: {row[0]}; give the index another name")
+            raise InvalidQuery(
+                f"{name} must be declared as {sql}, but the store has it as {row[0]}; give the index another name"
+            )

@@ -1,4 +1,4 @@
-"""A collection in SQLite: one table of JSON texts, and one index on their fields for each that is declared."""
+"""A collection in SQLite: a table of JSON documents, with an index on JSON fields for each declared index."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ _COLUMNS = {"_id": "id", "version": "version"}
 
 
 class Run(Protocol):
-    """Does something with a connection off the event loop."""
+    """Runs a function with a connection in another thread."""
 
     def __call__(self, work: Callable[[sqlite3.Connection], T], /) -> Awaitable[T]:
-        """What the work returned; its SQLite errors become the store's."""
+        """Return the function's result; errors of SQLite become errors of the store."""
         ...
 
 
 class SqliteCollection(StoredCollection):
-    """Made by `SqliteDatabase.collection`, after the table.
+    """A collection; `SqliteDatabase.collection` creates it after its table.
 
     Args:
-        spec: As declared.
+        spec: The declaration.
         read: Runs a query.
         write: Runs a change in a transaction.
-        ping: The database's own.
+        ping: Checks the database.
     """
 
     def __init__(self, spec: CollectionSpec, *, read: Run, write: Run, ping: Callable[[], Awaitable[None]]) -> None:
@@ -61,7 +61,7 @@ class SqliteCollection(StoredCollection):
         return await self._insert(document, version_of(self.spec, document))
 
     async def get(self, document_id: str) -> Document | None:
-        """The document of that id; see `Collection`."""
+        """Return the document with this id; see `Collection`."""
         if not is_value(document_id):
             return None
         sql = self._sql("SELECT body FROM TABLE_NAME WHERE id = ?")
@@ -69,7 +69,7 @@ class SqliteCollection(StoredCollection):
         return found[0] if found else None
 
     async def walk(self, *, after: str = "", limit: int = 100) -> list[Document]:
-        """Documents in the order of their ids; see `StoredCollection`."""
+        """List documents in the order of their ids; see `StoredCollection`."""
         check_limit(limit)
         sql, values = (
             self._sql("SELECT body FROM TABLE_NAME WHERE id > ? ORDER BY id LIMIT ?"),
@@ -88,13 +88,13 @@ class SqliteCollection(StoredCollection):
         high: Value | None = None,
         limit: int = 100,
     ) -> list[Document]:
-        """Documents by an index; see `Collection`."""
+        """Find documents by an index; see `Collection`."""
         query = plan(self.spec, index, equal, after=after, low=low, high=high, descending=descending, limit=limit)
         sql, values = select(self.spec, query, "body")
         return await self._read(lambda connection: _documents(connection, sql, values))
 
     async def replace(self, document: Mapping[str, Any]) -> Document:
-        """Store a document in place of the one it was made from; see `Collection`."""
+        """Replace a document if its version is unchanged; see `Collection`."""
         seen = version_of(self.spec, document)
         stored, text = encode(self.spec, document, version=seen + 1)
         document_id: str = stored["_id"]
@@ -102,33 +102,37 @@ class SqliteCollection(StoredCollection):
 
         def change(connection: sqlite3.Connection) -> None:
             if not _changed(connection, sql, (seen + 1, text, document_id, seen)):
-                stands = self._version(connection, document_id)
-                raise self._missing(document_id) if stands is None else self._conflict(document_id, stands, seen)
+                stored_version = self._version(connection, document_id)
+                raise (
+                    self._missing(document_id)
+                    if stored_version is None
+                    else self._conflict(document_id, stored_version, seen)
+                )
 
         await self._write(change)
         return stored
 
     async def delete(self, document_id: str, *, version: int | None = None) -> bool:
-        """Remove a document; see `Collection`."""
+        """Delete a document; see `Collection`."""
         if not is_value(document_id):
             return False
         sql = self._sql("DELETE FROM TABLE_NAME WHERE id = ?")
 
         def change(connection: sqlite3.Connection) -> bool:
             if version is not None:
-                stands = self._version(connection, document_id)
-                if stands not in {None, version}:
-                    raise self._conflict(document_id, stands, version)
+                stored_version = self._version(connection, document_id)
+                if stored_version not in {None, version}:
+                    raise self._conflict(document_id, stored_version, version)
             return bool(_changed(connection, sql, (document_id,)))
 
         return await self._write(change)
 
     async def ping(self) -> None:
-        """Return if documents can be read and written now; see `Collection`."""
+        """Check that documents can be read and written now; see `Collection`."""
         await self._ping()
 
     async def count(self, index: Index, equal: Mapping[str, Value] | None = None) -> int:
-        """How many documents there are; see `Collection`."""
+        """Count documents; see `Collection`."""
         source, values = _source(self.spec, plan(self.spec, index, equal))
         sql = " ".join(("SELECT count(*) FROM", source))
         return await self._read(lambda connection: int(connection.execute(sql, values).fetchone()[0]))
@@ -136,7 +140,7 @@ class SqliteCollection(StoredCollection):
     async def purge(
         self, index: Index, equal: Mapping[str, Value] | None = None, *, below: Value, limit: int = 1000
     ) -> int:
-        """Remove documents below a value; see `Collection`."""
+        """Delete documents below a value; see `Collection`."""
         inner, values = select(self.spec, plan(self.spec, index, equal, high=below, limit=limit), "rowid")
         sql = self._sql("DELETE FROM TABLE_NAME WHERE rowid IN (INNER)").replace("INNER", inner)
         return await self._write(lambda connection: _changed(connection, sql, values))
@@ -156,33 +160,33 @@ class SqliteCollection(StoredCollection):
         return None if row is None else row[0]
 
     def _missing(self, document_id: str) -> DocumentMissing:
-        return DocumentMissing(f"There is no document {shown(document_id)} in {self.spec.name}")
+        return DocumentMissing(f"Document {shown(document_id)} of {self.spec.name} does not exist")
 
-    def _conflict(self, document_id: str, stands: int | None, seen: int) -> VersionConflict:
+    def _conflict(self, document_id: str, stored_version: int | None, seen: int) -> VersionConflict:
         return VersionConflict(
-            f"Document {shown(document_id)} of {self.spec.name} has version {stands}, not {seen}: read it again"
+            f"Document {shown(document_id)} of {self.spec.name} has version {stored_version}, not {seen}: read it again"
         )
 
 
 def create_table(spec: CollectionSpec) -> str:
-    """The statement that makes a collection's table."""
+    """Build the statement that creates a collection's table."""
     return f"CREATE TABLE {_table(spec)} (id TEXT PRIMARY KEY NOT NULL, version INTEGER NOT NULL, body TEXT NOT NULL)"
 
 
 def create_index(spec: CollectionSpec, index: Index) -> str:
-    """The statement that makes an index."""
+    """Build the statement that creates an index."""
     columns = ", ".join(_column(field) for field in index.order)
     sql = f"CREATE {'UNIQUE ' if index.unique else ''}INDEX {index_name(spec, index)} ON {_table(spec)} ({columns})"
     return f"{sql} WHERE {' AND '.join(_present(index))}" if index.sparse else sql
 
 
 def index_name(spec: CollectionSpec, index: Index) -> str:
-    """The index's name in the file: names of indexes are unique in all of it."""
+    """Return the index's name in the file, where index names are unique across all tables."""
     return f"{spec.name}__{index.name}"
 
 
 def select(spec: CollectionSpec, query: Query, columns: str) -> tuple[str, tuple[Value, ...]]:
-    """The statement and the values of a query."""
+    """Build the statement and the values of a query."""
     source, values = _source(spec, query)
     order = ", ".join(f"{_column(field)}{' DESC' if query.descending else ''}" for field in query.rest)
     parts = ("SELECT", columns, "FROM", source, f"ORDER BY {order}" if order else "", "LIMIT ?")
@@ -204,7 +208,7 @@ def _source(spec: CollectionSpec, query: Query) -> tuple[str, tuple[Value, ...]]
         beyond = "<" if query.descending else ">"
         terms.append(f"({columns}) {beyond} ({marks})")
         values.extend(query.after)
-        # Implied by the comparison of rows, for which SQLite does not use an index on expressions.
+        # Redundant to the row comparison, for which SQLite does not use an index on expressions.
         terms.append(f"{_column(query.rest[0])} {beyond}= ?")
         values.append(query.after[0])
     if query.index.sparse:
@@ -219,12 +223,12 @@ def _present(index: Index) -> Iterable[str]:
 
 
 def _table(spec: CollectionSpec) -> str:
-    # The name was checked when the collection was declared, but it may be a word of SQL.
+    # The name was validated when the collection was declared, but it may be an SQL keyword.
     return f'"{spec.name}"'
 
 
 def _column(field: str) -> str:
-    # Names of fields are checked when the collection is declared: letters, digits and underscores.
+    # Field names are validated when the collection is declared: letters, digits and underscores.
     return _COLUMNS.get(field, f"json_extract(body, '$.{field}')")
 
 

@@ -1,4 +1,4 @@
-"""The one thread that writes to SQLite. Writes that wait are done in one transaction, so they share one sync."""
+"""The single thread that writes to SQLite. It groups waiting writes into one transaction, so they share one sync."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class _Job:
 
 
 class SqliteWriter:
-    """Does writes in the order in which they come, and returns each only after its commit.
+    """Runs writes in the order of their arrival, and returns each only after its commit.
 
     Args:
-        connection: In autocommit mode, usable from any thread; from now on it is the writer's alone.
-        translate: Makes the store's error of one of SQLite's.
+        connection: In autocommit mode and usable from any thread; the writer takes ownership of it.
+        translate: Translates an error of SQLite to an error of the store.
     """
 
     def __init__(self, connection: sqlite3.Connection, translate: Callable[[sqlite3.Error], StoreError]) -> None:
@@ -48,15 +48,16 @@ class SqliteWriter:
         self._thread.start()
 
     async def run(self, write: Write[T], *, within: float = DEADLINE_S) -> T:
-        """Do a write; a failing one leaves its neighbours alone. Once begun, it is waited for even when cancelled.
+        """Run a write; its failure does not affect others. Once begun, it is completed even if the caller is cancelled.
 
         Args:
-            write: What to do; SQLite's errors in it become the store's.
-            within: Seconds to wait while nothing is written at all; behind others that are, it waits for its turn.
+            write: The write; errors of SQLite become errors of the store.
+            within: Seconds to wait while the writer completes nothing at all; as long as it does, a write waits for its
+                turn.
 
         Raises:
-            StoreUnavailable: It was not done in time; if it had been begun, it may be done later.
-            StoreError: It failed and changed nothing.
+            StoreUnavailable: The write did not finish in time; if it had begun, it may still be applied.
+            StoreError: The write failed and changed nothing.
         """
         await anyio.lowlevel.checkpoint_if_cancelled()
         if self._closed:
@@ -65,17 +66,17 @@ class SqliteWriter:
         self._jobs.put(_Job(write, future))
         outcome = asyncio.wrap_future(future)
         before = -1
-        # Many may wait, and the disk may be slow: that is no failure as long as one after the other is done.
+        # A long queue on a slow disk is not a failure as long as writes complete.
         while self._done != before:
             before = self._done
-            # Shielded, so that who is cancelled knows that nothing is written behind his back.
+            # Shielded, so that nothing is written after a cancelled caller has gone on.
             with anyio.move_on_after(within, shield=True):
                 return await asyncio.shield(outcome)
         outcome.cancel()
-        raise StoreUnavailable(f"The store did not write within {within:g} s; check the disk")
+        raise StoreUnavailable(f"A write to the store did not finish within {within:g} s; check the disk")
 
     async def aclose(self) -> None:
-        """Do what waits, then end the thread and close the connection."""
+        """Complete the waiting writes, then end the thread and close the connection."""
         if not self._closed:
             self._closed = True
             self._jobs.put(None)
@@ -99,7 +100,7 @@ class SqliteWriter:
             outcomes = self._transact(jobs)
         except sqlite3.Error as error:
             if len(jobs) > 1:
-                # Nothing of the group was kept. One by one, only those fail that are to blame or find no room.
+                # The whole group was rolled back. One by one, only those writes fail that caused it or find no space.
                 for job in jobs:
                     self._settle([job])
                 return
@@ -111,10 +112,10 @@ class SqliteWriter:
                 job.future.set_result(outcome)
 
     def _transact(self, jobs: list[_Job]) -> list[object]:
-        """What each write returned or raised, after the commit.
+        """Run the writes in one transaction; return what each returned or raised.
 
         Raises:
-            sqlite3.Error: SQLite gave the whole transaction up.
+            sqlite3.Error: SQLite rolled back the whole transaction.
         """
         connection = self._connection
         outcomes: list[object] = []

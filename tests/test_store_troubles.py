@@ -72,7 +72,7 @@ async def test_when_the_database_goes_away_calls_fail_at_once_machines_go_on_and
             assert "The same call may succeed later" in text_of(failed)
             # In the end the key's last check is too old: the gate itself cannot tell who calls.
             with anyio.fail_after(PATIENCE_S):
-                while "keys cannot be checked now" not in text_of(failed):
+                while "API keys cannot be checked now" not in text_of(failed):
                     failed = await client.call_tool("execute_command", {"id": box, "command": "true"})
                     assert failed.is_error
             assert "try again" in text_of(failed)
@@ -158,7 +158,7 @@ async def test_who_waits_in_vain_is_told_so_without_the_password_and_may_try_aga
     assert "hush" not in str(caught.value)
     copying = ("store", "copy", "--from", "mongodb", "--to", "sqlite")
     (line,) = cli(data, *copying, expect=75, CASEMATE_MONGO_URI=uri).splitlines()
-    assert "check that MongoDB runs" in line
+    assert "check that MongoDB is running" in line
     assert "hush" not in line
 
 
@@ -191,10 +191,10 @@ def foreign(store: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (corrupt, ("is not a store", "restore it from a copy")),
-        (damaged, ("is damaged", "restore it from a copy")),
-        (newer, (f"format {FORMAT + 1}", "use the newer release")),
-        (foreign, ("another program's database", "move it away")),
+        (corrupt, ("is not a store", "restore it from a backup")),
+        (damaged, ("is damaged", "restore it from a backup")),
+        (newer, (f"format {FORMAT + 1}", "use a newer release")),
+        (foreign, ("database of another program", "move it away")),
     ],
 )
 async def test_a_file_that_is_no_store_of_ours_stops_the_start_and_stays_as_it_is(
@@ -253,7 +253,7 @@ async def test_while_the_disk_is_full_reads_go_on_and_afterwards_everything(plac
         fill(disk / "ballast")
         full = await until_refused(rest)
         assert full.status_code == 507
-        assert "no room left; free disk space" in full.text
+        assert "no space left; free disk space" in full.text
         assert (await rest.get("/api/users/me")).status_code == 200
         assert (await rest.get("/api/sandboxes")).json()["data"] == []
         ready = await rest.get("/ready")

@@ -1,1 +1,1 @@
-"""Who did what, when, and what became of it: a record of every call on every surface."""
+"""The audit: a record of every call over MCP and REST, with caller, time and outcome."""

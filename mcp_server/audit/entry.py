@@ -1,4 +1,4 @@
-"""What is known of the request and of the call that a task works for, so that code deep inside may add to it."""
+"""The audit's context: the current request and call of a task, so that inner code can add to their records."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _OWN_FAULT = frozenset({"invalid_input", "not_found", "conflict", "limit_exceede
 
 @dataclass(slots=True)
 class Entry:
-    """A call while it runs. What it says at its end is recorded."""
+    """The audit entry of a running call. It is recorded when the call ends."""
 
     arguments: Mapping[str, object] = field(default_factory=dict[str, object])
     sandbox: str = ""
@@ -35,16 +35,16 @@ class Entry:
     exit_code: int = NO_EXIT_CODE
 
     def refuse(self, reason: str) -> None:
-        """The call was not allowed, or asked for what cannot be."""
+        """Mark the call as refused: it was not allowed, or its arguments were invalid."""
         self.decision, self.reason = "refused", reason
 
     def refuse_arguments(self, error: ValidationError) -> None:
-        """A model refused the caller's arguments. Its text repeats them, so only their names are kept."""
+        """Mark the call as refused by validation. The error's text repeats the arguments, so only names are kept."""
         names = [".".join(str(part) for part in problem["loc"])[:40] for problem in error.errors()[:_NAMES]]
         self.refuse(f"invalid_input: {', '.join(filter(None, names)) or 'arguments'}")
 
     def fail(self, error: BaseException) -> None:
-        """The call ended with this error: its kind tells whether it was refused or failed."""
+        """Mark the call as refused or failed, depending on the error that ended it."""
         if isinstance(error, CasemateError):
             self.decision = "refused" if error.code in _OWN_FAULT else "failed"
             self.reason = f"{error.code}: {error.message}"
@@ -58,13 +58,13 @@ class Entry:
 
 @dataclass(slots=True)
 class AuditedRequest:
-    """A request while it is served: who and from where, for the records of the calls in it.
+    """A request that is being served: its caller and address, for the records of its calls.
 
     Attributes:
-        address: Of the caller's host.
-        request_id: As in the answer.
+        address: Address of the caller's host.
+        request_id: The request id of the answer.
         state: The request's `scope["state"]`, into which the gate puts the principal.
-        calls: How many calls in it have a record of their own.
+        calls: The number of its calls that have their own record.
     """
 
     address: str = ""
@@ -74,7 +74,7 @@ class AuditedRequest:
 
     @property
     def principal(self) -> Principal | None:
-        """Who calls, as far as is known yet."""
+        """The caller; None before the request is authenticated."""
         return self.state.get("principal")
 
 
@@ -83,11 +83,11 @@ _request: ContextVar[AuditedRequest | None] = ContextVar("audit_request", defaul
 
 
 def annotate_call(*, exit_code: int | None = None, sandbox: str = "") -> None:
-    """Add to the record of the call that this task works for; without effect where there is none.
+    """Add details to the record of the current call; without effect outside of a call.
 
     Args:
-        exit_code: Of the command that the call ran; None while it is unknown.
-        sandbox: The id of the sandbox that the call is about.
+        exit_code: Exit code of the command that the call ran; None while it is unknown.
+        sandbox: Id of the call's sandbox.
     """
     entry = _entry.get()
     if entry is not None:
@@ -98,13 +98,13 @@ def annotate_call(*, exit_code: int | None = None, sandbox: str = "") -> None:
 
 
 def current_request() -> AuditedRequest:
-    """The request that this task works for; an empty one outside of requests."""
+    """Return the current request; an empty one outside of requests."""
     return _request.get() or AuditedRequest()
 
 
 @contextmanager
 def use_entry(entry: Entry) -> Generator[None]:
-    """Let this task, and those that it starts, work for the call."""
+    """Make this call the current one of the task, and of the tasks that it starts."""
     token = _entry.set(entry)
     try:
         yield
@@ -114,7 +114,7 @@ def use_entry(entry: Entry) -> Generator[None]:
 
 @contextmanager
 def use_request(request: AuditedRequest) -> Generator[None]:
-    """Let this task, and those that it starts, work for the request."""
+    """Make this request the current one of the task, and of the tasks that it starts."""
     token = _request.set(request)
     try:
         yield

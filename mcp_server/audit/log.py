@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from .entry import AuditedRequest
 
 UNKNOWN = "unknown"
-"""The action of a call of something that there is not."""
+"""The action of a call to an unknown tool or route."""
 
 NOT_REACHED = "mcp"
-"""The action of an MCP request that was refused on its way to the protocol."""
+"""The action of an MCP request that was refused before it reached the MCP server."""
 
 _DAY_MS = 86_400_000
 _REFUSALS_TICK_S = 1.0
@@ -47,12 +47,12 @@ _log = structlog.stdlib.get_logger("casemate.audit")
 
 
 class AuditLog:
-    """Notes calls. It writes only while `run` does; what comes before or after waits in memory.
+    """Records calls. Records are written while `run` runs; before and after, they wait in memory.
 
     Args:
-        collection: Of AUDIT.
-        meters: Told of every call.
-        days: How long records are kept.
+        collection: The collection AUDIT.
+        meters: Counts the calls.
+        days: Retention of records in days.
         clock: Epoch milliseconds.
     """
 
@@ -68,16 +68,16 @@ class AuditLog:
     def call(
         self, *, surface: Surface, action: str, arguments: Mapping[str, object], sandbox: str = ""
     ) -> Generator[Entry]:
-        """Record the block as one call of the request that this task works for.
+        """Record the block as one call of the current request.
 
-        What the block raises is recorded and raised on. A block that turns an error into an answer, or into another
-        error, tells it with `Entry.fail` or `Entry.refuse`.
+        An exception of the block is recorded and propagates. A block that turns an error into an answer, or into
+        another error, reports it with `Entry.fail` or `Entry.refuse`.
 
         Args:
-            surface: Which door was used.
-            action: A name out of a bounded set; `UNKNOWN` for what there is not.
-            arguments: As the caller gave them.
-            sandbox: Id or name, as the caller gave it.
+            surface: The interface that was used.
+            action: A name out of a bounded set; `UNKNOWN` for an unknown tool or route.
+            arguments: The caller's arguments.
+            sandbox: Id or name of the sandbox, as the caller gave it.
         """
         request = current_request()
         request.calls += 1
@@ -100,11 +100,11 @@ class AuditLog:
 
         Args:
             entry: The call.
-            request: The request that it came in.
-            surface: Which door was used.
+            request: The request of the call.
+            surface: The interface that was used.
             action: A name out of a bounded set.
-            began_ms: When it began, epoch milliseconds.
-            began: The same as `time.perf_counter` has it.
+            began_ms: The start in epoch milliseconds.
+            began: The start as a value of `time.perf_counter`.
         """
         seconds = time.perf_counter() - began
         who = request.principal
@@ -114,9 +114,9 @@ class AuditLog:
             self._meters.call(surface, action, entry.decision, seconds)
         sandbox = _plain(entry.sandbox)
         describe_call(sandbox=sandbox, outcome=entry.decision)
-        # A refusal of which anybody can cause any number at no cost: the many of a flood cost no more than a look.
-        at_the_door = entry.decision == "refused" and (not org_id or entry.status == 429 or action == NOT_REACHED)
-        if at_the_door and self._refusals.again(request.address, reason, action, org_id):
+        # Anybody can cause these refusals in any number at no cost, so a flood of them must be cheap for the server.
+        early = entry.decision == "refused" and (not org_id or entry.status == 429 or action == NOT_REACHED)
+        if early and self._refusals.again(request.address, reason, action, org_id):
             return
         record = AuditRecord(
             id=new_id(),
@@ -137,12 +137,12 @@ class AuditLog:
             arguments=redact_arguments(entry.arguments),
             request_id=request.request_id or current_request_id(),
         )
-        kept = self._refusals.add(record, self._clock()) if at_the_door else record
+        kept = self._refusals.add(record, self._clock()) if early else record
         if kept is not None:
             self._keep(kept)
 
     async def run(self) -> None:
-        """Write, sum up and purge until cancelled; then write what waits, for a few seconds at most."""
+        """Write, aggregate and purge records until cancelled; then flush pending ones for a few seconds at most."""
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._writer.run)
@@ -152,10 +152,10 @@ class AuditLog:
             with anyio.move_on_after(_FLUSH_S, shield=True):
                 await self._flush()
             if len(self._writer):
-                _log.error("audit records lost at the stop", lost=len(self._writer))
+                _log.error("audit records lost at shutdown", lost=len(self._writer))
 
     async def purge(self) -> int:
-        """Remove records that are older than they are kept; how many.
+        """Delete records that are older than the retention; return their number.
 
         Raises:
             StoreError: The store failed.
@@ -213,5 +213,5 @@ class AuditLog:
 
 
 def _plain(text: str, most: int = _LONGEST_REF) -> str:
-    """A text that every store can keep and index."""
+    """Make a text storable and indexable in every store."""
     return text[:most].encode("utf-8", "replace").decode().replace("\0", "\ufffd")

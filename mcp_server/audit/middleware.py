@@ -1,6 +1,6 @@
-"""Around all routes, outside of the gate: one record for each REST request, and for each MCP request that got nowhere.
+"""Audit middleware around all routes, outside of the gate: it records REST requests and refused MCP requests.
 
-A tool's call is recorded where it is made; here an MCP request counts only when it was refused on the way there.
+Tool calls are recorded where they are executed. An MCP request is recorded here only if it was refused before that.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .log import AuditLog
 
 PROBES = frozenset({"/health", "/ready", "/metrics"})
-"""Paths that supervisors ask again and again: recorded only when they are refused."""
+"""Paths that supervisors poll: recorded only when they are refused."""
 
 _BODY_MOST = 64 * 1024
 _QUERY_MOST = 8 * 1024
@@ -38,12 +38,12 @@ _log = structlog.stdlib.get_logger("casemate.audit")
 
 
 class AuditMiddleware:
-    """Records and measures what passes.
+    """Records and measures requests.
 
     Args:
-        app: Everything behind.
-        audit_log: Takes the records.
-        meters: Told of every request.
+        app: The application behind the middleware.
+        audit_log: Records the requests.
+        meters: Counts the requests.
         mcp: Paths of the MCP endpoints.
         clock: Epoch milliseconds.
     """
@@ -58,7 +58,7 @@ class AuditMiddleware:
         self._clock = clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection of any kind; only requests and WebSockets are looked at."""
+        """Handle one ASGI connection; only requests and WebSockets are recorded."""
         if scope["type"] not in {"http", "websocket"}:
             await self._app(scope, receive, send)
             return
@@ -93,15 +93,15 @@ class AuditMiddleware:
             state["recorded"] = request.calls > 0
 
     def _counts(self, scope: Scope, request: AuditedRequest, status: int) -> bool:
-        """Whether the request is a call that has no record yet."""
+        """Return whether the request is a call that has no record yet."""
         if scope["path"] in self._mcp:
-            # Who calls too often is answered in the protocol's own terms, with a status that looks like success.
+            # A rate limited request is answered in MCP's own format, with a status that looks like success.
             return request.calls == 0 and (status >= 400 or "refusal" in scope["state"])
         return scope["path"] not in PROBES or 400 <= status < 500
 
 
 class _Watched:
-    """What passes between the server and the application in one request."""
+    """Observes the messages between server and application in one request."""
 
     def __init__(self, receive: Receive, send: Send, meters: Meters, scope: Scope, *, tapped: bool) -> None:
         self._inner_receive = receive
@@ -112,7 +112,7 @@ class _Watched:
         self._stream = ""
         self._size = 0
         self._body = bytearray()
-        # Of large bodies and of uploads the size is enough.
+        # For large bodies and uploads, the size is enough.
         self._tapped = tapped and "json" in Headers(scope=scope).get("content-type", "")
 
     async def receive(self) -> Message:
@@ -138,18 +138,18 @@ class _Watched:
         await self._inner_send(message)
 
     def close(self) -> None:
-        """The request is over."""
+        """End the observation of a stream."""
         if self._stream:
             self._meters.stream(self._stream, -1)
 
     def outcome(self, error: BaseException | None) -> int:
-        """The status of the answer; an error that nobody answered becomes one of the server's."""
+        """Return the status of the answer; 500 for an error without an answer."""
         if not self._status and isinstance(error, Exception):
             return HTTPStatus.INTERNAL_SERVER_ERROR
         return int(self._status)
 
     def arguments(self) -> dict[str, object]:
-        """What was asked for: parameters of path, query and body; for an unknown route the path itself."""
+        """Return the request's arguments: parameters of path, query and body; for an unknown route also its path."""
         found: dict[str, object] = {}
         if "action" not in self._scope["state"]:
             found |= {"method": _method(self._scope), "path": self._scope["path"]}
@@ -168,7 +168,7 @@ class _Watched:
         self._stream = kind
         self._meters.stream(kind, 1)
         if kind == "websocket":
-            # Its record comes at its end, which may be days away.
+            # Its record is written at its end, which may be days later.
             _log.info("websocket opened", action=self._scope["state"].get("action", UNKNOWN))
 
     def _parsed(self) -> dict[str, object]:
@@ -182,7 +182,7 @@ class _Watched:
 
 
 def _conclude(entry: Entry, status: int, error: BaseException | None, reason: str, *, mcp: bool) -> None:
-    """Let the entry say how the request ended; a reason with a good status is that of an answer that broke off."""
+    """Set the entry's outcome; a reason with a success status means that the answer was interrupted."""
     entry.status = status
     if error is not None:
         entry.fail(error)
@@ -194,7 +194,7 @@ def _conclude(entry: Entry, status: int, error: BaseException | None, reason: st
 
 
 def _route(scope: Scope) -> str:
-    """A name for the metrics, out of a bounded set."""
+    """Return the route's name for metrics, out of a bounded set."""
     return scope["state"].get("action") or (scope["path"].strip("/") if scope["path"] in PROBES else UNKNOWN)
 
 

@@ -1,4 +1,4 @@
-"""Looking records up: newest first, by a filter, page by page, with a bound on what one page may cost."""
+"""Queries of audit records: newest first, filtered and paged, with a bound on the cost of a page."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _CURSOR = re.compile(r"(\d{1,16})-([0-9a-f]{24})")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filter:
-    """Which records; an empty text is no condition.
+    """A filter on records; an empty text is not a condition.
 
     Attributes:
-        org: The organisation; an empty one for calls of which nobody is known to be the caller, None for all.
-        sandbox: As it stands in the record.
-        key: A key's id.
-        since_ms, until_ms: Begun at or after, and before; epoch milliseconds.
+        org: The organisation; empty for calls without a known caller, None for all.
+        sandbox: The sandbox as it is in the record.
+        key: Id of a key.
+        since_ms, until_ms: Bounds on the start of the call, inclusive and exclusive; epoch milliseconds.
     """
 
     org: str | None
@@ -39,7 +39,7 @@ class Filter:
     until_ms: int | None = None
 
     def plan(self) -> tuple[Index, dict[str, Value]]:
-        """The index that fits best, and the values for its first fields."""
+        """Choose the best index, and the values for its first fields."""
         if self.org is None:
             return BY_TIME, {}
         if self.sandbox:
@@ -49,7 +49,7 @@ class Filter:
         return BY_ORG, {"org_id": self.org}
 
     def fits(self, record: AuditRecord) -> bool:
-        """Whether the record meets every condition."""
+        """Return whether the record meets every condition."""
         wanted = (
             (self.sandbox, record.sandbox),
             (self.key, record.key_id),
@@ -62,11 +62,11 @@ class Filter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """Some records, newest first.
+    """A page of records, newest first.
 
     Attributes:
-        next: Where to go on; empty at the end. A page may have fewer records than were asked for and yet a next one,
-            where few of the many that were looked at met the filter.
+        next: Cursor of the next page; empty at the end. A page may have a next one although it has fewer records than
+            requested, if few of the records that were read match the filter.
     """
 
     records: tuple[AuditRecord, ...]
@@ -80,22 +80,22 @@ class AuditReader:
         self._collection = collection
 
     async def page(self, wanted: Filter, *, limit: int, cursor: str = "") -> Page:
-        """Records that meet a filter.
+        """Find a page of records that match a filter.
 
         Args:
             wanted: The filter.
-            limit: Most records.
-            cursor: `next` of the page before.
+            limit: The maximum number of records.
+            cursor: `next` of the previous page.
 
         Raises:
-            InvalidInput: The cursor is none.
+            InvalidInput: The cursor is invalid.
             StoreError: The store failed.
         """
         index, equal = wanted.plan()
         found: list[AuditRecord] = []
         after = _position(cursor)
         for _ in range(_MOST_READ // _BATCH):
-            # Most filters are met by every record of their index.
+            # For most filters, every record of the index matches.
             size = max(min(_BATCH, limit - len(found) + 1), 50)
             batch = await self._collection.find(
                 index,
@@ -127,5 +127,8 @@ def _position(cursor: str) -> dict[str, Any] | None:
         return None
     match = _CURSOR.fullmatch(cursor)
     if match is None:
-        raise InvalidInput(f"cursor: {cursor[:80]!r} is none", hint="Give `next` of the page before, unchanged")
+        raise InvalidInput(
+            f"cursor must be the `next` of a page, got {cursor[:80]!r}",
+            hint="Pass `next` of the previous page unchanged",
+        )
     return {"at_ms": int(match[1]), "_id": match[2]}

@@ -1,4 +1,4 @@
-"""One call as the audit keeps it: a value, its document in the store, and the indexes by which records are found."""
+"""The audit record of a call, its document in the store, and the indexes of the collection."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ AUDIT = CollectionSpec(name="audit", indexes=(BY_ORG, BY_ORG_SANDBOX, BY_ORG_KEY
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditRecord:
-    """One call, or several alike that were refused in short order.
+    """A call, or several identical calls that were refused within a short time.
 
     Attributes:
-        id: Sorts by the time at which the call ended.
-        org_id: The organisation of the caller; empty where nobody is known.
-        at_ms: When the call began, epoch milliseconds.
-        user_id, key_id: Who called, and with which key (its id); empty if unknown.
-        method: How the caller proved to be who it is: key, jwt or local; empty if unknown.
-        address: Of the caller's host; `many` for refusals that were summed up over addresses.
-        surface: Which door was used.
+        id: Id of the record; sorts by the end of the call.
+        org_id: The organisation of the caller; empty if unknown.
+        at_ms: Start of the call, epoch milliseconds.
+        user_id, key_id: Ids of the user and of the key; empty if unknown.
+        method: How the caller authenticated: key, jwt or local; empty if unknown.
+        address: Address of the caller's host; `many` for refusals that were aggregated over addresses.
+        surface: The interface that was used.
         action: The tool, or the action of a REST route; a bounded set of names.
-        sandbox: Its id if that became known, else the id or name as the caller gave it; may be empty.
-        decision: `refused` is the caller's fault or for want of a right, `failed` the server's or the sandbox's.
+        sandbox: The sandbox's id if known, otherwise the id or name that the caller gave; may be empty.
+        decision: `refused` if the caller is at fault or lacks a permission, `failed` if the server or the sandbox is.
         status: HTTP status of the answer; 101 for an accepted WebSocket, 0 if there was no answer.
-        reason: Why it was not allowed or what failed; empty else.
-        duration_ms: Milliseconds from the beginning to the end of the answer.
-        exit_code: Of the command that the call ran; -1 for none.
-        arguments: What was asked for as JSON text, cut, without secrets.
-        request_id: As in the answer and the logs.
-        count: How many calls the record stands for.
+        reason: Why the call was refused or failed; otherwise empty.
+        duration_ms: Milliseconds until the end of the answer.
+        exit_code: Exit code of the command that the call ran; -1 for none.
+        arguments: The arguments as JSON text, truncated and redacted.
+        request_id: The request id in the answer and the logs.
+        count: The number of calls that the record stands for.
     """
 
     id: str
@@ -65,13 +65,13 @@ class AuditRecord:
     count: int = 1
 
     def document(self) -> dict[str, Any]:
-        """The record as the store keeps it."""
-        # Not `asdict`, which copies every value, and takes longer than all the rest of keeping a record.
+        """Convert the record to its document in the store."""
+        # Not `asdict`, which copies every value and would dominate the cost of a record.
         return {"_id": self.id, "version": 1, **{name: getattr(self, name) for name in _STORED}}
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> Self:
-        """The record from what the store keeps."""
+        """Convert a document of the store to a record."""
         return cls(id=document["_id"], **{name: document[name] for name in _STORED if name in document})
 
 

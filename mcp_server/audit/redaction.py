@@ -1,7 +1,7 @@
-"""What of a call's arguments may be kept: a short text, without file contents, values of variables, or credentials.
+"""Redaction of a call's arguments: a short text without file contents, values of variables, or credentials.
 
-Pure. Names decide first (what is called a password is hidden whole), then the look of the text itself, so that a key
-in the middle of a command line is hidden as well.
+Pure. Names decide first (a value that is called a password is hidden completely), then patterns in the text itself, so
+that a key in the middle of a command line is hidden too.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from collections.abc import Mapping, Sequence
 from typing import cast
 
 MOST_BYTES = 2048
-"""The longest text that is made of arguments."""
+"""The maximum size of the redacted arguments."""
 
 _STRING = 200
-# Looked at beyond what is shown, so that a credential across the cut is recognised as a whole.
+# Patterns are searched beyond the cut, so that a credential across it is recognised completely.
 _AHEAD = 512
 _DEEPEST = 6
 _ITEMS = 50
 _HIDDEN = "[hidden]"
-# Nothing shorter is recognised, and most names and many values are shorter.
+# No pattern matches a shorter text, and most names and many values are shorter.
 _SHORTEST = 8
 
 _SECRET_NAME = re.compile(
@@ -49,7 +49,7 @@ _NAMED = (
     r"(?:secret|token|passw(?:or)?d|passphrase|api[_-]?key|access[_-]?key|private[_-]?key|credentials?)"
     r"[A-Za-z0-9_-]{0,40}"
 )
-# NAME=value, "name": value; but only after the dashes of an option may a space stand between.
+# NAME=value, "name": value, and --name value; a space as the separator counts only after the dashes of an option.
 _ASSIGNED = re.compile(
     rf"({_NAMED}[\"']?\s{{0,4}}[=:]\s{{0,4}}|--?[A-Za-z0-9_-]{{0,40}}{_NAMED}\s{{1,4}})"
     r"(\"[^\"]{1,400}\"|'[^']{1,400}'|[^\s\"'&;|]{1,400})",
@@ -58,7 +58,7 @@ _ASSIGNED = re.compile(
 
 
 def redact_arguments(arguments: Mapping[str, object]) -> str:
-    """Arguments as JSON text of at most 2 KiB without anything secret; what is too long is cut with an ellipsis."""
+    """Redact arguments into a JSON text of at most 2 KiB, truncated with an ellipsis."""
     room = _Room(MOST_BYTES)
     text = json.dumps(_mapping(arguments, room, 0), ensure_ascii=False, separators=(",", ":"))
     data = text.encode("utf-8", "replace")
@@ -68,7 +68,7 @@ def redact_arguments(arguments: Mapping[str, object]) -> str:
 
 
 def redact_text(text: str, most: int = _STRING) -> str:
-    """A text without what looks like a credential, in at most `most` characters."""
+    """Redact everything in a text that looks like a credential, and truncate it to at most `most` characters."""
     if len(text) < _SHORTEST:
         return text
     seen = text[: most + _AHEAD]
@@ -81,12 +81,12 @@ def redact_text(text: str, most: int = _STRING) -> str:
 
 
 def _behind(match: re.Match[str]) -> str:
-    """What stands before a secret, and not the secret."""
+    """Keep the text before a secret, and hide the secret."""
     return f"{match[1]}{_HIDDEN}"
 
 
 class _Room:
-    """How many characters are left; beyond them nothing is looked at any more."""
+    """The number of characters left; when they are used up, further arguments are skipped."""
 
     def __init__(self, left: int) -> None:
         self.left = left
@@ -118,7 +118,7 @@ def _named(name: str, value: object, room: _Room, depth: int) -> object:
 
 
 def _names(value: object, room: _Room) -> object:
-    """Of an environment its names: of a mapping, or of texts such as NAME=value."""
+    """Return only the names of an environment, which is a mapping or a list of NAME=value."""
     if isinstance(value, Mapping):
         given = [str(name) for name in cast("Mapping[object, object]", value)]
     elif isinstance(value, Sequence) and not isinstance(value, str):

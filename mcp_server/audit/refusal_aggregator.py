@@ -1,7 +1,7 @@
-"""Refusals alike, summed up: whoever knocks a thousand times a second shall not fill the store.
+"""Aggregation of identical refusals, so that a client that is refused a thousand times a second cannot fill the store.
 
-The first of them is recorded at once. Those that follow within ten seconds are only counted, and at the end of that
-time the same record is written again with their number. Pure: time comes in as a number.
+The first refusal is recorded at once. Those that follow within ten seconds are only counted; at the end of that window
+the record is written again with their number. Pure: the caller passes the time.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class RefusalAggregator:
     """Counts refusals by address, reason, action and organisation.
 
     Args:
-        most: Different ones that are told apart; the rest is summed up over addresses and reasons.
+        most: The maximum number of separate counts; further refusals are aggregated over addresses and reasons.
     """
 
     def __init__(self, most: int = _MOST) -> None:
@@ -38,7 +38,7 @@ class RefusalAggregator:
         self._most = most
 
     def again(self, address: str, reason: str, action: str, org_id: str) -> bool:
-        """Count a refusal like one that was added lately; False if there was none."""
+        """Count a refusal that is identical to one of the current window; return False if there is none."""
         burst = self._open.get((address, reason, action, org_id))
         if burst is None:
             return False
@@ -46,7 +46,7 @@ class RefusalAggregator:
         return True
 
     def add(self, record: AuditRecord, now_ms: int) -> AuditRecord | None:
-        """The record to write now, or None if it was counted with another."""
+        """Return the record if it is to be written now, or None if it was counted with another."""
         key = (record.address, record.reason, record.action, record.org_id)
         burst = self._open.get(key)
         if burst is None and len(self._open) >= self._most:
@@ -54,20 +54,20 @@ class RefusalAggregator:
             key = (MANY, MANY, record.action, record.org_id)
             burst = self._open.get(key)
         if burst is not None:
-            # One whose time is over but that was not closed yet takes this one with it.
+            # A burst whose window has ended but that was not written yet includes this refusal.
             burst.count += record.count
             return None
         self._open[key] = _Burst(record, now_ms)
         return record
 
     def due(self, now_ms: int) -> list[AuditRecord]:
-        """Records that stand for more than themselves and whose time is over; they are forgotten here."""
+        """Remove the bursts whose window has ended; return the records of those with more than one refusal."""
         over = [key for key, burst in self._open.items() if now_ms - burst.started_ms >= WINDOW_MS]
         closed = [self._open.pop(key) for key in over]
         return [replace(burst.first, count=burst.count) for burst in closed if burst.count > 1]
 
     def close(self) -> list[AuditRecord]:
-        """The same for all of them, whether their time is over or not."""
+        """Remove all bursts; return the records of those with more than one refusal."""
         closed = list(self._open.values())
         self._open.clear()
         return [replace(burst.first, count=burst.count) for burst in closed if burst.count > 1]

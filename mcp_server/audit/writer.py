@@ -1,4 +1,4 @@
-"""The way of records into the store: a bounded buffer in memory, emptied in batches in the background."""
+"""The background writer of audit records: a bounded buffer in memory that is written in batches."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _log = structlog.stdlib.get_logger("casemate.audit")
 
 
 class Writer:
-    """Writes records. While the store is down they are kept, and of too many the oldest are dropped and counted.
+    """Writes records. While the store is down it buffers them; if there are too many, it drops and counts the oldest.
 
     Args:
-        collection: Of AUDIT.
-        meters: Told how many wait, were written and were dropped.
-        most: SandboxStore that are kept in memory.
+        collection: The collection AUDIT.
+        meters: Counts waiting, written and dropped records.
+        most: The maximum number of buffered records.
     """
 
     def __init__(self, collection: Collection, meters: Meters, *, most: int = MOST_KEPT) -> None:
@@ -45,21 +45,21 @@ class Writer:
         self._dropped = 0
 
     def __len__(self) -> int:
-        """How many records wait."""
+        """Return the number of waiting records."""
         return len(self._waiting)
 
     def add(self, record: AuditRecord) -> None:
-        """Take a record; it is written a moment later."""
+        """Buffer a record; it is written shortly afterwards."""
         self._waiting.append(record)
         self._shed()
         if not self._wake.is_set():
             self._wake.set()
 
     async def run(self) -> None:
-        """Write what comes, for ever."""
+        """Write records until cancelled."""
         while True:
             await self._wake.wait()
-            # A moment's calls share a transaction.
+            # The calls of this interval share a transaction.
             await anyio.sleep(_GATHER_S)
             self._wake = anyio.Event()
             while self._waiting:
@@ -67,7 +67,7 @@ class Writer:
                     await anyio.sleep(_RETRY_S)
 
     async def write_batch(self) -> bool:
-        """Write some of what waits; False if the store fails, and then they wait on."""
+        """Write a batch of waiting records; return False if the store failed, in which case they stay buffered."""
         batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
         left, reason = batch, f"no answer within {_WRITE_S:g} s"
         try:
@@ -94,28 +94,28 @@ class Writer:
                     await self._put([record])
                 return
             self._meters.audit_dropped(1)
-            _log.exception("audit record not storable", record=batch[0].id)
+            _log.exception("audit record cannot be stored", record=batch[0].id)
             return
         for record_id in there:
-            # Written before: either a write whose answer was lost, or the first of several that are summed up now.
+            # It exists already: a write whose answer was lost, or the first record of an aggregate.
             await self._replace(documents[record_id])
 
     async def _replace(self, document: dict[str, object]) -> None:
         try:
             await self._collection.replace(document)
         except (VersionConflict, DocumentMissing):
-            # Summed up already, or purged meanwhile.
+            # Already replaced by its aggregate, or purged meanwhile.
             return
 
     def _shed(self) -> None:
-        """Make room by dropping the oldest."""
+        """Drop the oldest records if there are too many."""
         while len(self._waiting) > self._most:
             self._waiting.popleft()
             self._dropped += 1
             self._meters.audit_dropped(1)
 
     def _tell(self, reason: str) -> None:
-        """Say it once when the store begins to fail, and once when it works again."""
+        """Log once when the store begins to fail, and once when it works again."""
         if reason and not self._failing:
             self._meters.audit_failed()
             _log.error("audit not written", reason=reason, waiting=len(self._waiting))

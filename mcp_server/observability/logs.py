@@ -1,6 +1,6 @@
-"""Logging: structlog for our own events and for those of the libraries, as JSON or for people. Never a secret.
+"""Logging: structlog for our own events and those of libraries, as JSON or for the console, without secrets.
 
-Keys arrive in two headers and are never bound to an event; what a library logs by itself is cut to a safe length.
+API keys arrive in two headers and are never bound to an event; values in log events are truncated.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ _QUIET = {
     "mcp": "WARNING",
     "httpx2": "WARNING",
     "asyncio": "WARNING",
-    "pymongo": "INFO",  # below that it logs whole commands, documents included
+    "pymongo": "INFO",  # at DEBUG it logs whole commands, including documents
 }
 
 
 def configure(level: Literal["debug", "info", "warning", "error"], form: Literal["auto", "console", "json"]) -> None:
-    """Send every log event to standard error in one form.
+    """Configure logging to standard error.
 
     Args:
-        level: The least level that is shown.
+        level: The lowest level that is logged.
         form: `json`, `console`, or `auto` for console on a terminal and JSON elsewhere.
     """
     people = form == "console" or (form == "auto" and sys.stderr.isatty())
@@ -44,7 +44,7 @@ def configure(level: Literal["debug", "info", "warning", "error"], form: Literal
         [
             structlog.dev.ConsoleRenderer(
                 colors=sys.stderr.isatty(),
-                # The fuller ones show the values of variables, keys among them.
+                # The richer formatters show the values of variables, including keys.
                 exception_formatter=structlog.dev.plain_traceback,
             )
         ]
@@ -52,7 +52,7 @@ def configure(level: Literal["debug", "info", "warning", "error"], form: Literal
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )
     structlog.configure(
-        # First what the level drops, before anything is done to it.
+        # Filter by level first, before any work is done on an event.
         processors=[
             structlog.stdlib.filter_by_level,
             *shared[:3],
@@ -70,7 +70,7 @@ def configure(level: Literal["debug", "info", "warning", "error"], form: Literal
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
         )
     )
-    # What no form shows need not be looked up for each line.
+    # Neither format shows these, so looking them up for each line would be wasted.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -81,12 +81,12 @@ def configure(level: Literal["debug", "info", "warning", "error"], form: Literal
 
 
 def _no_quirk(record: logging.LogRecord) -> bool:
-    # Uvicorn says it of every handshake that was refused in good order.
+    # Uvicorn logs this for every WebSocket handshake that was refused on purpose.
     return record.msg != "ASGI callable returned without completing handshake."
 
 
 def _bounded(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Cut what is too long to be read, such as a header that somebody made up."""
+    """Truncate values that are too long to read, such as a made-up header."""
     return {
         name: f"{value[:_LONGEST]}…" if isinstance(value, str) and len(value) > _LONGEST else value
         for name, value in event.items()

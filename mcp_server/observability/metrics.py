@@ -1,6 +1,6 @@
-"""All meters of one application, in a registry of its own. VoidRun's names where they mean the same.
+"""The Prometheus metrics of an application, in a separate registry, with VoidRun's names where they mean the same.
 
-Every label is bounded: methods, actions, names of tools, statuses. Never an id, a name or a path that a caller gave.
+Every label is bounded: methods, actions, names of tools, statuses. No label is an id, a name or a path from a caller.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ _MIB = 1024 * 1024
 
 
 class Meters:
-    """The meters.
+    """The metrics of one application.
 
     Args:
-        version: Of this release.
-        commit: That it was built from; may be empty.
+        version: Version of this release.
+        commit: Commit that it was built from; may be empty.
     """
 
     def __init__(self, *, version: str, commit: str = "") -> None:
@@ -58,18 +58,18 @@ class Meters:
         )
         self._request_seconds = Histogram(
             "voidrun_http_request_duration_seconds",
-            "From a request to the end of its answer",
+            "Time from a request to the end of its answer",
             ["method", "route"],
             buckets=_BUCKETS,
             registry=registry,
         )
         operation = ["category", "operation", "status"]
         self._operations = Counter(
-            "voidrun_sbx_operation_requests", "Calls on sandboxes, on every surface", operation, registry=registry
+            "voidrun_sbx_operation_requests", "Calls on sandboxes over MCP and REST", operation, registry=registry
         )
         self._operation_seconds = Histogram(
             "voidrun_sbx_operation_duration_seconds",
-            "How long calls on sandboxes took",
+            "Duration of calls on sandboxes",
             operation,
             buckets=_BUCKETS,
             registry=registry,
@@ -78,21 +78,25 @@ class Meters:
         self._refusals = Counter("casemate_refusals", "Requests refused with a 4xx", ["reason"], registry=registry)
         self._limited = Counter("casemate_rate_limited", "Requests answered with 429", registry=registry)
         self._streams = Gauge("casemate_open_streams", "Event streams and WebSockets", ["kind"], registry=registry)
-        self._waiting = Gauge("casemate_audit_queue", "Audit records that wait for the store", registry=registry)
-        self._written = Counter("casemate_audit_written", "Audit records in the store", registry=registry)
+        self._waiting = Gauge("casemate_audit_queue", "Audit records waiting to be written", registry=registry)
+        self._written = Counter("casemate_audit_written", "Audit records written to the store", registry=registry)
         self._dropped = Counter("casemate_audit_dropped", "Audit records lost", registry=registry)
-        self._failures = Counter("casemate_audit_failures", "Times the store began to fail", registry=registry)
+        self._failures = Counter(
+            "casemate_audit_failures", "Times that writing audit records began to fail", registry=registry
+        )
         self._sandboxes = Gauge("casemate_sandboxes", "Sandboxes by state", ["state"], registry=registry)
         self._started = Counter(
             "casemate_machines_started",
-            "Machines that came up, by how they came by their memory",
+            "Started machines by the source of their memory",
             ["memory"],
             registry=registry,
         )
         for memory in _MEMORIES:
             self._started.labels(memory)
         self._store_up = Gauge("casemate_store_up", "Whether the store answers", registry=registry)
-        self._fleet_up = Gauge("casemate_fleet_up", "Whether the fleet's figures could be had", registry=registry)
+        self._fleet_up = Gauge(
+            "casemate_fleet_up", "Whether the usage of the sandboxes could be read", registry=registry
+        )
         self._vcpus = Gauge("voidrun_host_allocated_vcpus", "vCPUs of running machines", registry=registry)
         self._memory = Gauge("voidrun_host_allocated_mem_bytes", "Memory of running machines", registry=registry)
         self._disk = Gauge("voidrun_host_allocated_disk_bytes", "Disks of all sandboxes", registry=registry)
@@ -100,7 +104,7 @@ class Meters:
         build.labels(version, commit).set(1)
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
-        """A request was answered; `route` is the action behind it, status 0 stands for no answer."""
+        """Count an answered request; `route` is its action, status 0 means no answer."""
         known = method if method in _METHODS or method == "WEBSOCKET" else "OTHER"
         self._requests.labels(known, route, str(status)).inc()
         self._request_seconds.labels(known, route).observe(seconds)
@@ -110,7 +114,7 @@ class Meters:
             self._limited.inc()
 
     def call(self, surface: str, action: str, decision: str, seconds: float) -> None:
-        """A call ended. An action of REST is `category.operation`, one of MCP the name of a tool."""
+        """Count a call that ended. A REST action is `category.operation`, an MCP action the name of a tool."""
         category, dot, operation = action.partition(".")
         labels = (category, operation, decision) if dot else (surface, action, decision)
         self._operations.labels(*labels).inc()
@@ -119,31 +123,31 @@ class Meters:
             self._tools.labels(action, decision).inc()
 
     def stream(self, kind: str, change: int) -> None:
-        """A stream of a kind (`events` or `websocket`) was opened (1) or ended (-1)."""
+        """Count a stream of a kind (`events` or `websocket`) that was opened (1) or ended (-1)."""
         self._streams.labels(kind).inc(change)
 
     def audit_waiting(self, count: int) -> None:
-        """How many audit records wait."""
+        """Set the number of waiting audit records."""
         self._waiting.set(count)
 
     def audit_written(self, count: int) -> None:
-        """So many audit records are in the store now."""
+        """Count audit records that were written to the store."""
         self._written.inc(count)
 
     def audit_dropped(self, count: int) -> None:
-        """So many audit records are lost."""
+        """Count lost audit records."""
         self._dropped.inc(count)
 
     def audit_failed(self) -> None:
-        """The store began to fail."""
+        """Count a failure of the store to write audit records."""
         self._failures.inc()
 
     def store(self, *, up: bool) -> None:
-        """Whether the store answers."""
+        """Set whether the store answers."""
         self._store_up.set(up)
 
     def fleet(self, survey: Mapping[State, Usage]) -> None:
-        """What the sandboxes of each state take of the host."""
+        """Set the resources of the host that sandboxes use, by state."""
         for state, usage in survey.items():
             self._sandboxes.labels(state.value).set(usage.sandboxes)
         self._fleet_up.set(1)
@@ -152,14 +156,14 @@ class Meters:
         self._disk.set(sum(usage.disk for usage in survey.values()) * _MIB)
 
     def started(self, memory: str) -> None:
-        """A machine came up; `memory` is a value of `Memory`, and anything else counts as `other`."""
+        """Count a started machine; `memory` is a value of `Memory`, and anything else counts as `other`."""
         self._started.labels(memory if memory in _MEMORIES else "other").inc()
 
     def no_fleet(self) -> None:
-        """The fleet's figures could not be had; old ones would mislead."""
+        """Clear the fleet's metrics because they could not be read; stale ones would mislead."""
         self._fleet_up.set(0)
         self._sandboxes.clear()
 
     def text(self) -> bytes:
-        """All meters in Prometheus' text format."""
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(self._registry)

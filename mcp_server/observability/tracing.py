@@ -1,7 +1,7 @@
-"""OpenTelemetry traces, when the standard variables name a collector: a span for each request and each tool call.
+"""OpenTelemetry tracing, if the standard variables name a collector: a span for each request and each tool call.
 
-The MCP SDK makes a span for each message by itself, with whatever provider the process has; so does this module for
-requests, and both join into one trace. Nothing here ever puts an argument, a header or a query on a span.
+The MCP SDK creates a span for each message, with the tracer provider of the process; this module creates one for each
+request, and both join into one trace. No span has an argument, a header or a query.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ _log = structlog.stdlib.get_logger("casemate.tracing")
 
 
 class TracingRefused(Exception):
-    """Traces are asked for but cannot be sent; the message says the way out."""
+    """Tracing is configured but cannot work; the message says the way out."""
 
 
 class Tracing:
-    """Where the spans of a process go; nowhere without a provider.
+    """The tracing of a process.
 
     Args:
-        provider: Of the OpenTelemetry SDK; None where traces are off.
+        provider: The tracer provider of the OpenTelemetry SDK; None if tracing is off.
     """
 
     def __init__(self, provider: TracerProvider | None) -> None:
@@ -52,14 +52,14 @@ class Tracing:
 
     @classmethod
     def of_environment(cls, *, version: str, environment: Mapping[str, str] = os.environ) -> Self:
-        """Set up what the OTEL_ variables ask for. The provider becomes the process's, for the MCP SDK uses that one.
+        """Set up tracing as the OTEL_ variables say. The provider becomes the process's one, which the MCP SDK uses.
 
         Args:
-            version: Of this release, for the spans' resource.
-            environment: The variables; those below the ones named here are read by OpenTelemetry itself.
+            version: Version of this release, for the spans' resource.
+            environment: The variables; OpenTelemetry itself reads those that this module does not name.
 
         Raises:
-            TracingRefused: The extra is not installed, or another protocol than HTTP is asked for.
+            TracingRefused: The extra is not installed, or the protocol is not HTTP.
         """
         if not _wanted(environment):
             return cls(None)
@@ -68,27 +68,27 @@ class Tracing:
         return cls(provider)
 
     def layers(self) -> list[Middleware]:
-        """The layer around all requests, or none."""
+        """Return the middleware that traces requests; empty if tracing is off."""
         if self._provider is None:
             return []
         return [Middleware(TracedRequests, tracer=self._provider.get_tracer("casemate"))]
 
     async def aclose(self) -> None:
-        """Send what waits, for a few seconds at most."""
+        """Export waiting spans, for a few seconds at most."""
         if self._provider is None:
             return
-        # A thread of the pool would hold up the end of the process for as long as the exporter tries.
+        # A thread of the pool would delay the end of the process for as long as the exporter retries.
         sending = threading.Thread(target=self._provider.shutdown, name="traces", daemon=True)
         sending.start()
         with anyio.move_on_after(_SHUTDOWN_S, shield=True):
             while sending.is_alive():
                 await anyio.sleep(_LOOK_S)
         if sending.is_alive():
-            _log.warning("traces not sent", reason=f"the collector did not take them within {_SHUTDOWN_S:g} s")
+            _log.warning("traces not sent", reason=f"the collector did not accept them within {_SHUTDOWN_S:g} s")
 
 
 class TracedRequests:
-    """A span around each request and WebSocket, below the caller's if it sent a `traceparent`."""
+    """Creates a span around each request and WebSocket, as a child of the caller's span if it sent `traceparent`."""
 
     def __init__(self, app: ASGIApp, tracer: Tracer) -> None:
         self._app = app
@@ -96,7 +96,7 @@ class TracedRequests:
         self._propagator = TraceContextTextMapPropagator()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection of any kind; probes have no spans."""
+        """Handle one ASGI connection; probes have no spans."""
         if scope["type"] not in {"http", "websocket"} or scope["path"] in _PROBES:
             await self._app(scope, receive, send)
             return
@@ -113,7 +113,7 @@ class TracedRequests:
                 "url.scheme": scope.get("scheme", "http"),
                 "url.path": scope["path"][:_LONGEST],
             },
-            # Their texts may repeat arguments.
+            # Messages of exceptions may repeat arguments.
             record_exception=False,
             set_status_on_exception=False,
         ) as span:
@@ -137,7 +137,7 @@ class TracedRequests:
 
 
 def describe_call(*, sandbox: str, outcome: str) -> None:
-    """Put what became of a call on the span that it runs in; without effect where nothing is traced."""
+    """Set the outcome of a call on the current span; without effect if tracing is off."""
     span = trace.get_current_span()
     if span.is_recording():
         span.set_attribute("casemate.outcome", outcome)
@@ -161,10 +161,10 @@ def _status(message: Message) -> int:
 
 
 def _wanted(environment: Mapping[str, str]) -> bool:
-    """Whether the variables ask for traces.
+    """Return whether the variables turn tracing on.
 
     Raises:
-        TracingRefused: They do, over something that is no HTTP.
+        TracingRefused: They do, but with another protocol than HTTP.
     """
     disabled = environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
     elsewhere = environment.get("OTEL_TRACES_EXPORTER", "otlp").strip().lower() == "none"
@@ -173,20 +173,20 @@ def _wanted(environment: Mapping[str, str]) -> bool:
     for name in _PROTOCOLS:
         protocol = environment.get(name, "").strip()
         if protocol not in {"", _PROTOCOL}:
-            raise TracingRefused(f"{name}={protocol[:80]} is not supported: set it to {_PROTOCOL}, or leave it out")
+            raise TracingRefused(f"{name}={protocol[:80]} is not supported: set it to {_PROTOCOL}, or remove it")
     return True
 
 
 def _provider(version: str, *, named: bool) -> TracerProvider:
     try:
-        # Part of the extra: they are not there on every server, and cost a third of a second.
+        # Part of an optional extra, and their import takes a third of a second.
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
         from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
         from opentelemetry.sdk.trace import SpanLimits, TracerProvider  # noqa: PLC0415
         from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
     except ImportError as error:
         raise TracingRefused(
-            f"{_ENDPOINTS[1]} asks for traces, but {error.name} is missing: pip install 'casemate[otel]'"
+            f"{_ENDPOINTS[1]} turns tracing on, but {error.name} is not installed: pip install 'casemate[otel]'"
         ) from None
     attributes = {"service.version": version} | ({} if named else {"service.name": "casemate"})
     provider = TracerProvider(

@@ -153,7 +153,7 @@ class AccountRoutes:
 
     async def remove(self, request: Request, who: Principal) -> Response:
         """End a membership; the user's keys for the organisation are refused from now on, and stay off on a return."""
-        await self._registration.dismiss(who.org_id, request.path_params["user_id"])
+        await self._registration.remove_member(who.org_id, request.path_params["user_id"])
         return success("user removed")
 
 

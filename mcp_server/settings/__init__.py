@@ -1,4 +1,4 @@
-"""Everything that an operator may set, read once from the environment, with refusals that say the way out."""
+"""The operator's settings, read once from the environment and validated."""
 
 from __future__ import annotations
 

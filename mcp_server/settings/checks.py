@@ -1,4 +1,4 @@
-"""Checks of single values: pure functions that give the value back, or say what is wrong with it and the way out."""
+"""Validation of single values: pure functions that return the value, or raise an error with the way out."""
 
 from __future__ import annotations
 
@@ -23,59 +23,59 @@ _TOKEN_LENGTH = 16
 
 
 def split(value: object) -> object:
-    """The parts of a list with commas."""
+    """Split a list at commas."""
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
 def split_secrets(value: object) -> object:
-    """The parts of a list with commas or, as files have them, on lines."""
+    """Split a list at commas or, as in a file, at line ends."""
     return tuple(part for part in re.split(r"[,\s]+", value) if part) if isinstance(value, str) else value
 
 
 def directory(value: Path) -> Path:
-    """An absolute path that is a directory, or nothing yet."""
+    """Validate an absolute path to a directory, which need not exist yet."""
     path = value.expanduser()
     if not path.is_absolute() or "\0" in str(path):
-        raise ValueError("is not an absolute path: set it to one such as /var/lib/casemate")
+        raise ValueError("must be an absolute path, such as /var/lib/casemate")
     if path.exists() and not path.is_dir():
-        raise ValueError("is not a directory: name another one, or move the file away")
+        raise ValueError("must be a directory: set another path, or move the file away")
     return path
 
 
 def host_names(value: tuple[str, ...]) -> tuple[str, ...]:
-    """Names or addresses, each with a port or `:*` if need be."""
+    """Validate host names or addresses, each with an optional port or `:*`."""
     for host in value:
         if any(letter in host for letter in "/*? ") and not host.endswith(":*"):
-            raise ValueError(f"has {shown(host)!r}, which is no host name: write names such as box.example.org")
+            raise ValueError(f"has {shown(host)!r}, which is not a host name: use names such as box.example.org")
     return value
 
 
 def web_origins(value: tuple[str, ...]) -> tuple[str, ...]:
-    """Origins of web pages, never all of them."""
+    """Validate origins of web pages; a wildcard for all of them is refused."""
     for origin in value:
         if origin == "*":
-            raise ValueError("has '*', which would let every web page call: name the origins that you trust")
+            raise ValueError("has '*', which would allow every web page to call: list the origins that you trust")
         if not _ORIGIN.fullmatch(origin):
-            raise ValueError(f"has {shown(origin)!r}, which is no origin: write such as https://box.example.org")
+            raise ValueError(f"has {shown(origin)!r}, which is not an origin: use one such as https://box.example.org")
     return value
 
 
 def proxies(value: tuple[str, ...]) -> tuple[str, ...]:
-    """Addresses and networks, never all of them."""
+    """Validate addresses and networks of proxies; a network of all addresses is refused."""
     for entry in value:
         try:
             network = ip_network(entry)
         except ValueError:
             raise ValueError(
-                f"has {shown(entry)!r}, which is no address and no network: write such as 127.0.0.1 or 10.0.0.0/8"
+                f"has {shown(entry)!r}, which is not an address or network: use one such as 127.0.0.1 or 10.0.0.0/8"
             ) from None
         if network.prefixlen == 0:
-            raise ValueError(f"has {shown(entry)!r}, which would let everybody choose an address: name your proxies")
+            raise ValueError(f"has {shown(entry)!r}, which would let everybody forge an address: list your proxies")
     return value
 
 
 def key_set(value: str) -> str:
-    """An address of public keys that nobody on the way can change; empty is allowed."""
+    """Validate a JWKS URL: https, or http on loopback, so that nobody can replace the keys in transit; may be empty."""
     if not value:
         return value
     try:
@@ -84,44 +84,48 @@ def key_set(value: str) -> str:
     except ValueError:
         parts, host = urlsplit(""), ""
     if "@" in parts.netloc:
-        raise ValueError("has a user in it: name an address that needs none")
+        raise ValueError("has a user name: use a URL that needs no login")
     if not host or parts.scheme not in {"http", "https"}:
-        raise ValueError("is no address: write such as https://id.example.org/.well-known/jwks.json")
+        raise ValueError("must be a URL such as https://id.example.org/.well-known/jwks.json")
     if parts.scheme == "http" and not is_loopback(host):
-        raise ValueError("is not encrypted, so that anybody on the way could put in keys: use https")
+        raise ValueError("is not encrypted, so an attacker on the network could inject keys: use https")
     return value
 
 
 def database_uri(value: SecretStr) -> SecretStr:
-    """The address of a MongoDB; what is wrong is never quoted, it holds a password."""
+    """Validate a MongoDB connection string; messages never quote it, because it has a password."""
     uri = value.get_secret_value()
     scheme, separator, rest = uri.partition("://")
     if scheme not in {"mongodb", "mongodb+srv"} or not separator or not rest.rpartition("@")[2].strip("/"):
-        raise ValueError("is no address of a MongoDB: write such as mongodb://user:password@host:27017/casemate")
+        raise ValueError("must be a MongoDB connection string such as mongodb://user:password@host:27017/casemate")
     return value
 
 
 def database_name(value: str) -> str:
-    """A name that MongoDB accepts, and does not use itself."""
+    """Validate a database name that MongoDB accepts and does not reserve."""
     if not _DATABASE.fullmatch(value) or len(value.encode()) > 63 or value in _OWN_DATABASES:
-        raise ValueError("is no name for a database of ours: use letters, digits, - and _, such as casemate")
+        raise ValueError(
+            "must be a database name of letters, digits, - and _, such as casemate, and not one of "
+            f"{', '.join(sorted(_OWN_DATABASES))}"
+        )
     return value
 
 
 def signing_secret(value: SecretStr) -> SecretStr:
-    """A secret that cannot be guessed from a token."""
-    if len(value.get_secret_value().encode()) < _JWT_BYTES:
-        raise ValueError(f"is shorter than {_JWT_BYTES} bytes, so it could be guessed: openssl rand -hex 32 makes one")
+    """Validate a signing secret: long enough that it cannot be guessed from a token."""
+    size = len(value.get_secret_value().encode())
+    if size < _JWT_BYTES:
+        raise ValueError(f"must have at least {_JWT_BYTES} bytes, got {size}: create one with openssl rand -hex 32")
     return value
 
 
 def static_keys(value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
-    """Keys long enough that nobody tries them all."""
+    """Validate API keys: long enough that they cannot be guessed."""
     for number, key in enumerate(value, 1):
         if len(key) < _KEY_LENGTH or not _WORD.fullmatch(key.get_secret_value()):
             raise ValueError(
-                f"has a key, number {number}, of {len(key)} characters; {_KEY_LENGTH} ASCII letters, digits and "
-                f"signs are the least: openssl rand -hex 24 makes one"
+                f"must have keys of at least {_KEY_LENGTH} visible ASCII characters, key number {number} has "
+                f"{len(key)} characters or others: create one with openssl rand -hex 24"
             )
     if len(set(value)) < len(value):
         raise ValueError("has the same key twice: remove one")
@@ -129,16 +133,16 @@ def static_keys(value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
 
 
 def scrape_token(value: SecretStr) -> SecretStr:
-    """A token that fits into a header."""
+    """Validate a bearer token: long enough, and valid in a header."""
     if len(value) < _TOKEN_LENGTH or not _WORD.fullmatch(value.get_secret_value()):
         raise ValueError(
-            f"needs {_TOKEN_LENGTH} ASCII letters, digits and signs at least: openssl rand -hex 24 makes one"
+            f"must have at least {_TOKEN_LENGTH} visible ASCII characters: create one with openssl rand -hex 24"
         )
     return value
 
 
 def addresses(host: str) -> list[IPv4Address | IPv6Address]:
-    """The addresses of a host to listen on; none if it has none on this machine."""
+    """Resolve a host to listen on; empty if it does not resolve."""
     try:
         infos = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
@@ -147,7 +151,7 @@ def addresses(host: str) -> list[IPv4Address | IPv6Address]:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host, written as in a URL or a Host header, can only be this machine."""
+    """Return whether a host, written as in a URL or a Host header, is always this machine."""
     name = host if host in _LOOPBACK_NAMES else host.rpartition(":")[0] if has_port(host) else host
     try:
         return name in _LOOPBACK_NAMES or ip_address(name.strip("[]")).is_loopback
@@ -156,7 +160,7 @@ def is_loopback(host: str) -> bool:
 
 
 def is_wildcard(host: str) -> bool:
-    """Whether an address means all addresses of the machine."""
+    """Return whether an address means all addresses of the machine."""
     try:
         return ip_address(host).is_unspecified
     except ValueError:
@@ -164,10 +168,10 @@ def is_wildcard(host: str) -> bool:
 
 
 def bracketed(host: str) -> str:
-    """A host as a URL has it."""
+    """Write a host as in a URL, with brackets around an IPv6 address."""
     return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
 def has_port(name: str) -> bool:
-    """Whether a name as a Host header has it names a port."""
+    """Return whether a name, written as in a Host header, has a port."""
     return ":" in name.rsplit("]", 1)[-1]

@@ -1,4 +1,4 @@
-"""The settings: names, types, defaults and bounds, and how they are read."""
+"""The settings: names, types, defaults and bounds, and reading them from the environment."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from vmm.sandboxes.lease import MOST_IDLE_S
 from vmm.sandboxes.spec import CPU_RANGE, IDLE_S, MEM_RANGE
 
 from . import checks
-from .coherence import clashes, doubts
+from .combinations import combination_errors, combination_warnings
 from .refusals import SettingsRefused, reasons
 from .sources import gather
 
@@ -41,7 +41,7 @@ List = BeforeValidator(checks.split)
 
 
 def default_data() -> Path:
-    """Where data lives unless somebody says otherwise: /var/lib for root, the user's own data directory else."""
+    """Return the default data directory: in /var/lib for root, otherwise in the user's data directory."""
     if os.geteuid() == 0:
         return Path("/var/lib/casemate")
     base = os.environ.get("XDG_DATA_HOME", "")
@@ -54,12 +54,12 @@ def _below(name: str) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """What an environment says.
+    """The settings of an environment.
 
     Attributes:
         settings: The values.
-        origins: By the name of the setting the variable that it came from; what is not there is the default.
-        warnings: One line for each variable that is set and not used, and for each doubtful choice.
+        origins: The variable that each setting came from, by the setting's name; defaults are missing.
+        warnings: One line for each variable that is set but not used, and for each doubtful combination.
     """
 
     settings: Settings
@@ -68,40 +68,40 @@ class Reading:
 
 
 class Settings(BaseModel):
-    """The settings, each from the variable of its name in upper case with `CASEMATE_` in front.
+    """The settings. Each is read from the variable of its name in upper case with the prefix `CASEMATE_`.
 
     Attributes:
-        data: Directory of everything that lasts: the store, images, sandboxes, the local key.
-        images, instances: Directories of the images and of the sandboxes; below `data` unless set.
-        host, port: Where to listen; port 0 takes any free one.
-        allowed_hosts: Names under which clients reach the server, besides the loopback ones.
-        allowed_origins: Origins whose web pages may call it, besides the server's own; naming one turns CORS on.
-        trusted_proxies: Addresses and networks whose word about a client's address counts.
-        log_level, log_format: What to log, and how; `auto` is for people on a terminal and JSON elsewhere.
-        mongo_uri, mongo_db: A MongoDB that keeps accounts and everything else; without it a file in `data` does.
-        registration: Who may register; empty means `registration_policy` decides.
-        local_mode: Whether callers without a key are the local user; only where this machine alone can call.
-        jwt_secret: What HS256 tokens are signed with.
-        jwt_jwks_url: Where the public keys of other tokens are.
-        jwt_issuer, jwt_audience: What tokens must say, where set.
-        api_keys: Keys that speak for the local user, besides those in the store.
-        rate_limit_requests, rate_limit_window_seconds: Requests of one key in a window; 0 requests is no limit.
-        refusals_per_minute: Refused credentials of one address before it is turned away unread.
-        registrations_per_hour: Registrations from one address.
-        max_sandboxes, max_vcpus, max_memory_mib, max_disk_mib: What one organisation may have at once, unless a quota
-            of its own says otherwise.
-        max_sessions, sessions_per_owner, session_idle_seconds: Bounds on the sessions of clients of older protocols.
+        data: Directory of persistent data: the store, images, sandboxes, the local key.
+        images, instances: Directories of the images and of the sandboxes; below `data` by default.
+        host, port: Address to listen on; port 0 takes any free port.
+        allowed_hosts: Host names that clients use for the server, besides the loopback ones.
+        allowed_origins: Origins whose web pages may call the server, besides its own; setting one turns CORS on.
+        trusted_proxies: Addresses and networks whose forwarded client addresses are trusted.
+        log_level, log_format: Level and format of the log; `auto` is console on a terminal and JSON elsewhere.
+        mongo_uri, mongo_db: The MongoDB that stores everything; without it, a file in `data` does.
+        registration: Who may register; if empty, `registration_policy` decides.
+        local_mode: Whether callers without a key are the local user; only if the server is reachable from this machine
+            alone.
+        jwt_secret: The secret of HS256 tokens.
+        jwt_jwks_url: The URL of the public keys of other tokens.
+        jwt_issuer, jwt_audience: The required issuer and audience of tokens; empty for any.
+        api_keys: Keys that stand for the local user, besides those in the store.
+        rate_limit_requests, rate_limit_window_seconds: Requests per key in a window; 0 requests means no limit.
+        refusals_per_minute: Refused credentials per address before unknown ones are refused without a check.
+        registrations_per_hour: Registrations per address.
+        max_sandboxes, max_vcpus, max_memory_mib, max_disk_mib: Limits of an organisation without its own quota.
+        max_sessions, sessions_per_owner, session_idle_seconds: Limits on the sessions of clients of older protocols.
         max_body_mib, max_upload_mib: The largest request, and the largest file that is streamed into a sandbox.
         default_image, default_cpu, default_mem: Image, vCPUs and MiB of a sandbox whose creator names none.
-        idle_seconds: After how long without use a sandbox whose creator does not say may fall asleep; 0 is never.
-        sleep_retention_days: After how long asleep a sandbox is deleted; 0 is never.
-        max_snapshots: How many snapshots one organisation may keep.
-        on_stop: What the server's end does to machines, whichever signal ends it; empty is sleep for an interrupt at
-            the terminal, and keep for every other.
-        warm: Whether the default template is prepared at the start instead of at the first create.
-        warm_pool: How many machines of the default image and size are kept ready for who asks next.
-        audit_days: How long records of calls are kept.
-        metrics, metrics_token: Whether /metrics is there, and the bearer token that callers from elsewhere need.
+        idle_seconds: Idle time after which a sandbox goes to sleep unless its creator sets another; 0 means never.
+        sleep_retention_days: Days asleep after which a sandbox is deleted; 0 means never.
+        max_snapshots: Snapshots of an organisation.
+        on_stop: What happens to machines when a signal stops the server; empty means sleep after an interrupt at the
+            terminal, and keep after any other signal.
+        warm: Whether the default template is prepared at the start instead of by the first create.
+        warm_pool: The number of machines of the default image and size that are kept ready.
+        audit_days: Retention of audit records in days.
+        metrics, metrics_token: Whether /metrics is served, and the bearer token that callers from other machines need.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
@@ -155,10 +155,10 @@ class Settings(BaseModel):
 
     @classmethod
     def load(cls) -> Settings:
-        """Read the environment of this process, and log what is set without being used.
+        """Read the environment of this process, and log the warnings.
 
         Raises:
-            SettingsRefused: With a line for each variable that cannot be used.
+            SettingsRefused: Variables are invalid; it has one line for each.
         """
         reading = cls.read(os.environ)
         for warning in reading.warnings:
@@ -167,10 +167,10 @@ class Settings(BaseModel):
 
     @classmethod
     def read(cls, environ: Mapping[str, str]) -> Reading:
-        """Read an environment, and remember where each value came from.
+        """Read an environment, and record where each value came from.
 
         Raises:
-            SettingsRefused: With a line for each variable that cannot be used.
+            SettingsRefused: Variables are invalid; it has one line for each.
         """
         gathered = gather(environ, cls.model_fields)
         try:
@@ -180,17 +180,19 @@ class Settings(BaseModel):
             raise SettingsRefused((*gathered.refusals, *reasons(error, gathered, defaults))) from None
         if gathered.refusals:
             raise SettingsRefused(gathered.refusals)
-        return Reading(settings=settings, origins=gathered.origins, warnings=(*gathered.warnings, *doubts(settings)))
+        return Reading(
+            settings=settings, origins=gathered.origins, warnings=(*gathered.warnings, *combination_warnings(settings))
+        )
 
     @model_validator(mode="after")
     def _coherent(self) -> Self:
-        if lines := clashes(self):
+        if lines := combination_errors(self):
             raise ValueError("\n".join(lines))
         return self
 
     @property
     def local_only(self) -> bool:
-        """Whether only this machine can call: the host is a loopback one, and nothing speaks of a proxy before it."""
+        """Whether only this machine can call: the host is a loopback address, and no setting hints at a proxy."""
         own = checks.addresses(self.host)
         return (
             bool(own)
@@ -201,32 +203,32 @@ class Settings(BaseModel):
 
     @property
     def registration_policy(self) -> Policy:
-        """Who may register: what was set, else everybody where only this machine can call, and nobody elsewhere."""
+        """Who may register: as set, otherwise everybody if only this machine can call, and nobody if others can."""
         return self.registration or ("open" if self.local_only else "closed")
 
     @property
     def hosts(self) -> list[str]:
-        """Host headers to accept, in the notation of the SDK: exact, or `name:*` for any port."""
+        """Accepted Host headers, in the notation of the SDK: exact, or `name:*` for any port."""
         own = () if checks.is_wildcard(self.host) else (checks.bracketed(self.host),)
         names = dict.fromkeys((*_LOOPBACK, *own, *self.allowed_hosts))
         return [entry for name in names for entry in ((name,) if checks.has_port(name) else (name, f"{name}:*"))]
 
     @property
     def origins(self) -> list[str]:
-        """Origin headers to accept: those of the server's own names, and the configured ones."""
+        """Accepted Origin headers: those of the server's own host names, and the configured ones."""
         own = [f"{scheme}://{host}" for host in self.hosts for scheme in ("http", "https")]
         return [*own, *self.allowed_origins]
 
     @property
     def key_file(self) -> Path:
-        """Where the local key lies, readable by its user alone."""
+        """The file of the local key, readable by its owner alone."""
         return self.data / "key"
 
     def url(self, port: int | None = None) -> str:
-        """The address under which clients on this machine reach the server.
+        """Return the URL of the server for clients on this machine.
 
         Args:
-            port: The port that was bound, if it is not the configured one.
+            port: The bound port, if it differs from the configured one.
         """
         host = "127.0.0.1" if checks.is_wildcard(self.host) else checks.bracketed(self.host)
         return f"http://{host}:{self.port if port is None else port}"

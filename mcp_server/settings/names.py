@@ -1,4 +1,4 @@
-"""The names of variables: ours, those of other systems that mean the same, and those that mean nothing here."""
+"""The names of variables: ours, aliases from other systems, and known names without effect."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 PREFIX = "CASEMATE_"
 FILE = "_FILE"
-"""Behind the name of a secret: the variable names a file that holds it."""
+"""The suffix of a variable that names a file with a secret."""
 
 SECRETS = frozenset({"mongo_uri", "jwt_secret", "api_keys", "metrics_token"})
 """Settings whose values are never shown."""
@@ -32,25 +32,25 @@ ALIASES: dict[str, tuple[tuple[str, str], ...]] = {
     "rate_limit_requests": (("RATE_LIMIT_REQUESTS", SANDBOX_API),),
     "rate_limit_window_seconds": (("RATE_LIMIT_WINDOW_SECONDS", SANDBOX_API),),
 }
-"""For each setting the names under which other systems know it, with the system."""
+"""The names of each setting in other systems, with the system."""
 
-EVERYWHERE = {"SERVER_HOST": "0.0.0.0"}  # noqa: S104 -- what an empty value means to VoidRun; CASEMATE_ALLOWED_HOSTS is demanded then
-"""Aliases whose empty value means something."""
+EVERYWHERE = {"SERVER_HOST": "0.0.0.0"}  # noqa: S104 -- what an empty value means to VoidRun; CASEMATE_ALLOWED_HOSTS is required then
+"""Aliases whose empty value has a meaning."""
 
 NOT_SETTINGS = frozenset(
     {"API_KEY", "URL", "PUBLISH", "SECRETS", "TEST_DATA", "BENCH_IMAGES", "REQUIRE_KVM", "INSIDE_KVM_HOST"}
 )
-"""Names with our prefix that clients, Compose, tests and benchmarks read, not the server."""
+"""Names with our prefix that the server does not read, but clients, Compose, tests and benchmarks do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Idle:
+class Ignored:
     """A known name that has no effect.
 
     Attributes:
-        name: The variable, or the beginning of several if it ends in `*`.
-        system: Whose it is.
-        reason: Why it does nothing, and what to use instead.
+        name: The variable, or a prefix of several if it ends in `*`.
+        system: The system that it belongs to.
+        reason: Why it has no effect, and what to use instead.
     """
 
     name: str
@@ -58,21 +58,21 @@ class Idle:
     reason: str
 
     def covers(self, variable: str) -> bool:
-        """Whether the variable is meant."""
+        """Return whether this entry is about the variable."""
         return variable.startswith(self.name[:-1]) if self.name.endswith("*") else variable == self.name
 
 
 _OWN_VMM = "machines are set up by Casemate itself; casemate doctor shows how"
 _NO_GUEST_NETWORK = "sandboxes have no network device"
 _NO_CONTAINERS = "sandboxes are virtual machines, not containers"
-_NO_REDIS = "nothing needs Redis: limits, sessions and caches are in the server and its store"
-_CLOCKS = "set CASEMATE_IDLE_SECONDS (0: sandboxes never fall asleep) and CASEMATE_SLEEP_RETENTION_DAYS (0: for ever)"
-_SLEEPS = "a sandbox that nobody uses is not deleted; it falls asleep after CASEMATE_IDLE_SECONDS"
+_NO_REDIS = "Redis is not needed: limits, sessions and caches are in the server and its store"
+_CLOCKS = "set CASEMATE_IDLE_SECONDS (0: sandboxes never sleep) and CASEMATE_SLEEP_RETENTION_DAYS (0: no deletion)"
+_SLEEPS = "an idle sandbox is not deleted; it goes to sleep after CASEMATE_IDLE_SECONDS"
 _CLERK = "set CASEMATE_JWT_JWKS_URL, CASEMATE_JWT_ISSUER and CASEMATE_JWT_AUDIENCE for tokens of an identity provider"
 
-WITHOUT_EFFECT: tuple[Idle, ...] = (
+IGNORED: tuple[Ignored, ...] = (
     *(
-        Idle(name=name, system=VOIDRUN, reason=_OWN_VMM)
+        Ignored(name=name, system=VOIDRUN, reason=_OWN_VMM)
         for name in (
             *("KERNEL_PATH", "INITRD_PATH", "CH_PATH", "SANDBOX_KERNEL_CMDLINE", "SANDBOX_SYNC_TIMEOUT_SEC"),
             *("SANDBOX_DEFAULT_OVERLAY_IMAGE", "SANDBOX_DEFAULT_HOSTNAME", "SANDBOX_DISK_FORMAT", "SANDBOX_SECCOMP"),
@@ -80,48 +80,58 @@ WITHOUT_EFFECT: tuple[Idle, ...] = (
             *("SANDBOX_RAM_ALLOW_SWAP", "SANDBOX_DEBUG_BOOT_CONSOLE", "SANDBOX_CONSOLE_LOG_*"),
         )
     ),
-    Idle(name="SANDBOX_DEFAULT_DISK_MB", system=VOIDRUN, reason="every sandbox has a sparse disk of 10240 MiB"),
+    Ignored(name="SANDBOX_DEFAULT_DISK_MB", system=VOIDRUN, reason="every sandbox has a sparse disk of 10240 MiB"),
     *(
-        Idle(name=name, system=VOIDRUN, reason=_NO_GUEST_NETWORK)
+        Ignored(name=name, system=VOIDRUN, reason=_NO_GUEST_NETWORK)
         for name in ("BRIDGE_NAME", "GATEWAY_IP", "NETWORK_CIDR", "NET_PREFIX", "DNS_NAMESERVERS")
     ),
-    Idle(name="MONGO_LOG_QUERIES", system=VOIDRUN, reason="queries are not logged: they could hold data of users"),
-    Idle(name="REDIS_*", system=f"{VOIDRUN}, {SANDBOX_API}", reason=_NO_REDIS),
-    Idle(name="CLERK_*", system=VOIDRUN, reason=_CLERK),
-    Idle(name="LOCAL_MODE", system=VOIDRUN, reason="set CASEMATE_LOCAL_MODE"),
-    Idle(
-        name="SYSTEM_USER_*", system=VOIDRUN, reason="the local user is made at the first start, with a key of its own"
+    Ignored(
+        name="MONGO_LOG_QUERIES", system=VOIDRUN, reason="queries are not logged: they could contain data of users"
     ),
-    Idle(name="API_KEY_CACHE_TTL_SECONDS", system=VOIDRUN, reason="a key is forgotten 5 seconds after its last check"),
-    Idle(name="HEALTH_*", system=VOIDRUN, reason="machines report their end themselves; there is nothing to poll"),
-    Idle(name="METRICS_PATH", system=VOIDRUN, reason="metrics are at /metrics"),
-    Idle(name="METRICS_*", system=VOIDRUN, reason="figures are taken when they are asked for"),
-    Idle(name="MONITOR_ENABLED", system=VOIDRUN, reason="the server always watches its machines"),
-    Idle(name="AUTO_LIFECYCLE_*", system=VOIDRUN, reason=_CLOCKS),
-    Idle(name="CORS_ENABLED", system=VOIDRUN, reason="CORS is on when CASEMATE_ALLOWED_ORIGINS names origins"),
-    Idle(name="CORS_*", system=VOIDRUN, reason="methods and headers are those that clients need"),
-    Idle(name="NODE_ID", system=VOIDRUN, reason="a server is known by its host's name"),
-    Idle(name="HOST_ID", system=VOIDRUN, reason="a server is known by its host's name"),
+    Ignored(name="REDIS_*", system=f"{VOIDRUN}, {SANDBOX_API}", reason=_NO_REDIS),
+    Ignored(name="CLERK_*", system=VOIDRUN, reason=_CLERK),
+    Ignored(name="LOCAL_MODE", system=VOIDRUN, reason="set CASEMATE_LOCAL_MODE"),
+    Ignored(name="SYSTEM_USER_*", system=VOIDRUN, reason="the first start creates the local user, with a key"),
+    Ignored(
+        name="API_KEY_CACHE_TTL_SECONDS",
+        system=VOIDRUN,
+        reason="keys are cached for 5 seconds, which is not configurable",
+    ),
+    Ignored(name="HEALTH_*", system=VOIDRUN, reason="machines report their exit themselves, so they are not polled"),
+    Ignored(name="METRICS_PATH", system=VOIDRUN, reason="metrics are at /metrics"),
+    Ignored(name="METRICS_*", system=VOIDRUN, reason="metrics are collected at each scrape"),
+    Ignored(name="MONITOR_ENABLED", system=VOIDRUN, reason="the server always monitors its machines"),
+    Ignored(name="AUTO_LIFECYCLE_*", system=VOIDRUN, reason=_CLOCKS),
+    Ignored(name="CORS_ENABLED", system=VOIDRUN, reason="CORS is on when CASEMATE_ALLOWED_ORIGINS names origins"),
+    Ignored(name="CORS_*", system=VOIDRUN, reason="methods and headers are fixed to those that clients need"),
+    Ignored(name="NODE_ID", system=VOIDRUN, reason="a server is identified by its host name"),
+    Ignored(name="HOST_ID", system=VOIDRUN, reason="a server is identified by its host name"),
     *(
-        Idle(name=f"CONTAINER_{name}", system=SANDBOX_API, reason=_NO_CONTAINERS)
+        Ignored(name=f"CONTAINER_{name}", system=SANDBOX_API, reason=_NO_CONTAINERS)
         for name in ("IMAGE", "MEM_LIMIT", "MEMSWAP_LIMIT", "CPU_*", "PIDS_LIMIT", "TMPFS_*", "ULIMIT_*")
     ),
-    Idle(name="JWT_ALGORITHM", system=SANDBOX_API, reason="tokens signed with a secret are HS256, always"),
-    Idle(name="JWT_EXPIRE_MINUTES", system=SANDBOX_API, reason="who makes a token sets its exp, which is required"),
-    Idle(name="API_KEY_HEADER", system=SANDBOX_API, reason="keys are sent in X-API-Key, or as bearer"),
-    Idle(name="SESSION_TTL_SECONDS", system=SANDBOX_API, reason=_SLEEPS),
-    Idle(name="CLEANUP_*", system=SANDBOX_API, reason="a sandbox lives as long as whoever makes it says, or for ever"),
-    Idle(name="DEFAULT_EXEC_TIMEOUT_SECONDS", system=SANDBOX_API, reason="a caller names the time of each command"),
-    Idle(name="MAX_EXEC_TIMEOUT_SECONDS", system=SANDBOX_API, reason="a caller names the time of each command"),
-    Idle(
-        name="ALLOWED_COMMANDS", system=SANDBOX_API, reason="a list of first words protects nothing; the machine does"
+    Ignored(name="JWT_ALGORITHM", system=SANDBOX_API, reason="tokens signed with a secret are always HS256"),
+    Ignored(
+        name="JWT_EXPIRE_MINUTES", system=SANDBOX_API, reason="the issuer of a token sets its exp, which is required"
     ),
-    Idle(name="WORKSPACE_*", system=SANDBOX_API, reason="a sandbox's files are kept as long as the sandbox"),
+    Ignored(name="API_KEY_HEADER", system=SANDBOX_API, reason="keys are sent in X-API-Key, or as bearer token"),
+    Ignored(name="SESSION_TTL_SECONDS", system=SANDBOX_API, reason=_SLEEPS),
+    Ignored(
+        name="CLEANUP_*", system=SANDBOX_API, reason="the creator of a sandbox sets its ttl; without one it is kept"
+    ),
+    Ignored(name="DEFAULT_EXEC_TIMEOUT_SECONDS", system=SANDBOX_API, reason="callers set the timeout of each command"),
+    Ignored(name="MAX_EXEC_TIMEOUT_SECONDS", system=SANDBOX_API, reason="callers set the timeout of each command"),
+    Ignored(
+        name="ALLOWED_COMMANDS",
+        system=SANDBOX_API,
+        reason="a list of commands is no protection; the virtual machine is",
+    ),
+    Ignored(name="WORKSPACE_*", system=SANDBOX_API, reason="a sandbox's files are kept as long as the sandbox"),
 )
 
 
-def without_effect(variable: str) -> Idle | None:
-    """The entry of a known name that does nothing; none for all others, aliases included."""
+def without_effect(variable: str) -> Ignored | None:
+    """Return the entry of a known name without effect; None for all others, including aliases."""
     if any(variable == name for names in ALIASES.values() for name, _ in names):
         return None
-    return next((idle for idle in WITHOUT_EFFECT if idle.covers(variable)), None)
+    return next((ignored for ignored in IGNORED if ignored.covers(variable)), None)

@@ -1,4 +1,4 @@
-"""Refusals of settings: one line each, with the variable, its value unless it is secret, and the way out."""
+"""Error messages about settings: one line each, with the variable, its value unless it is secret, and the way out."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SHOWN = 80
 
 
 class SettingsRefused(Exception):
-    """The environment holds values that cannot be used.
+    """The environment has invalid values.
 
     Attributes:
         reasons: One line for each, with the variable, its value and the way out.
@@ -36,7 +36,7 @@ def shown(value: str) -> str:
 
 
 def reasons(error: ValidationError, gathered: Gathered, defaults: Mapping[str, object]) -> list[str]:
-    """The lines about values that were refused."""
+    """Return one line for each invalid value."""
     return [line for details in error.errors() for line in _lines(details, gathered, defaults)]
 
 
@@ -45,17 +45,17 @@ def _lines(details: ErrorDetails, gathered: Gathered, defaults: Mapping[str, obj
     if not details["loc"]:
         return [_as_written(line, gathered) for line in message.splitlines()]
     setting = str(details["loc"][0])
-    if setting not in gathered.values:  # it is derived from one that has a line of its own
+    if setting not in gathered.values:  # derived from a setting that has its own line
         return ()
     variable = gathered.origins[setting].variable
     name = variable if setting in SECRETS else f"{variable}={shown(gathered.values[setting])}"
     if details["type"] == "value_error":
         return (f"{name} {message}",)
-    return (f"{name} is refused: {message[0].lower()}{message[1:]}. The default is {_default(defaults[setting])}",)
+    return (f"{name} is invalid: {message[0].lower()}{message[1:]}. The default is {_default(defaults[setting])}",)
 
 
 def _as_written(line: str, gathered: Gathered) -> str:
-    """A line that begins with one of our names, with the name under which the value was set."""
+    """Replace our name at the beginning of a line by the name under which the value was set."""
     for setting, origin in gathered.origins.items():
         own = f"{PREFIX}{setting.upper()}="
         if line.startswith(own):

@@ -1,4 +1,4 @@
-"""Where the values of settings come from: our variables, files named by them, and the names of other systems."""
+"""The sources of settings: our variables, files that they name, and aliases of other systems."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FALSE = {"0", "false", "f", "no", "n", "off"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """The variable that a value came from, and the system whose name it is, empty for ours."""
+    """The variable that a value came from, and the system that the name belongs to; empty for ours."""
 
     variable: str
     system: str = ""
@@ -30,13 +30,13 @@ class Origin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gathered:
-    """What the environment says, before anybody has looked at the values.
+    """The values from the environment, not validated yet.
 
     Attributes:
-        values: By the name of the setting; what is not set is not there.
-        origins: Where each came from.
-        warnings: One line for each variable that is set and not used.
-        refusals: One line for each that cannot be read, or means what Casemate does not do.
+        values: The values by the name of the setting; unset ones are missing.
+        origins: The origin of each value.
+        warnings: One line for each variable that is set but not used.
+        refusals: One line for each variable that cannot be read, or asks for something that Casemate does not support.
     """
 
     values: dict[str, str]
@@ -46,7 +46,7 @@ class Gathered:
 
 
 def gather(environ: Mapping[str, str], settings: Collection[str]) -> Gathered:
-    """Look for the settings of these names. Our own name wins over a file, a file over other systems' names."""
+    """Collect the values of these settings. Our name takes precedence over a file, a file over other systems' names."""
     values: dict[str, str] = {}
     origins: dict[str, Origin] = {}
     warnings = _unknown(environ, settings)
@@ -57,7 +57,7 @@ def gather(environ: Mapping[str, str], settings: Collection[str]) -> Gathered:
             continue
         (origin, value), *others = found
         warnings += [
-            f"{other} is not used: {origin} is set, too. Remove one of them"
+            f"{other} is not used because {origin} is set too: remove one of them"
             for other, text in others
             if text != value or other.variable.endswith(FILE)
         ]
@@ -68,7 +68,7 @@ def gather(environ: Mapping[str, str], settings: Collection[str]) -> Gathered:
             except (OSError, ValueError) as error:
                 reason = error.strerror if isinstance(error, OSError) else str(error)
                 refusals.append(
-                    f"{origin.variable}={shown(value)} cannot be used ({reason}): name a file with the secret"
+                    f"{origin.variable}={shown(value)} must name a readable file with the secret, got: {reason}"
                 )
         else:
             values[setting] = value or EVERYWHERE[origin.variable]
@@ -102,7 +102,7 @@ def _content(path: Path) -> str:
 
 
 def _unknown(environ: Mapping[str, str], settings: Collection[str]) -> list[str]:
-    """Names with our prefix that mean nothing are slips of the hand more often than not."""
+    """Warn of unknown names with our prefix, which are usually typing errors."""
     known = {setting.upper() for setting in settings}
     files = {setting.upper() + FILE for setting in SECRETS}
     lines: list[str] = []
@@ -111,12 +111,12 @@ def _unknown(environ: Mapping[str, str], settings: Collection[str]) -> list[str]
         if not variable.startswith(PREFIX) or name in known | files | NOT_SETTINGS:
             continue
         near = difflib.get_close_matches(name, known, n=1)
-        lines.append(f"{shown(variable)} is no setting" + (f": {PREFIX}{near[0]} is meant?" if near else ""))
+        lines.append(f"{shown(variable)} is not a setting" + (f": did you mean {PREFIX}{near[0]}?" if near else ""))
     return lines
 
 
 def _contradictions(environ: Mapping[str, str]) -> list[str]:
-    """Values of other systems' variables that would be unsafe to pass over."""
+    """Refuse values of other systems' variables that would be unsafe to ignore."""
     lines: list[str] = []
     algorithm = environ.get("JWT_ALGORITHM", "")
     if algorithm not in {"", "HS256"}:
@@ -125,5 +125,5 @@ def _contradictions(environ: Mapping[str, str]) -> list[str]:
             f"Remove it, or set {PREFIX}JWT_JWKS_URL for tokens signed with a private key"
         )
     if environ.get("CORS_ENABLED", "").lower() in _FALSE and environ.get("CORS_ALLOW_ORIGINS"):
-        lines.append("CORS_ENABLED is off but CORS_ALLOW_ORIGINS names origins, which would turn it on: remove one")
+        lines.append("CORS_ENABLED is off but CORS_ALLOW_ORIGINS has origins, which would turn CORS on: remove one")
     return lines

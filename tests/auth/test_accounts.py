@@ -168,7 +168,7 @@ async def test_only_registered_people_can_be_added(accounts: Accounts) -> None:
     made, _, _ = await team(accounts)
     await accounts.users.create(name="Half", email="half@example.org", registering=True)
     for email in ("nobody@example.org", "half@example.org"):
-        with pytest.raises(MemberMissing, match="nobody is registered"):
+        with pytest.raises(MemberMissing, match="is not registered"):
             await accounts.add_member(made.id, email, Role.MEMBER)
     with pytest.raises(InvalidAccount):
         await accounts.add_member(made.id, "bob", Role.MEMBER)

@@ -155,7 +155,7 @@ async def test_a_key_in_the_address_of_a_request_is_not_taken_and_not_passed_on(
     async with client(rig) as opened:
         answer = await opened.get("/who", params={"apiKey": made.plain})
         assert (answer.status_code, answer.json()["error"]) == (401, NO_KEY)
-        assert "websockets only" in answer.json()["details"]
+        assert "WebSockets only" in answer.json()["details"]
         answer = await opened.get(
             "/who", params={"a": "1", "apiKey": made.plain, "b": "2"}, headers={"X-API-Key": made.plain}
         )

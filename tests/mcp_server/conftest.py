@@ -36,14 +36,14 @@ class NoSandboxes:
     """A host on which nobody has a sandbox."""
 
     def __init__(self) -> None:
-        self.sandboxes = Nobodys()
+        self.sandboxes = EmptySandboxes()
         self.snapshots = _NoSnapshots()
 
     async def health(self, image: str) -> dict[str, str]:
         return {"store": "", "hypervisor": "", "image": ""}
 
 
-class Nobodys:
+class EmptySandboxes:
     """No sandboxes."""
 
     async def get(self, owner: str, ref: str) -> None:
@@ -93,13 +93,13 @@ def meters() -> Meters:
 
 @pytest.fixture
 async def records(database: Database) -> Collection:
-    """Where the audit's records are kept."""
+    """The collection of audit records."""
     return await database.collection(AUDIT)
 
 
 @pytest.fixture
 def audit_log(records: Collection, meters: Meters) -> AuditLog:
-    """Takes note of every call; it writes only in tests that run it."""
+    """Records every call; it writes only in tests that run it."""
     return AuditLog(records, meters=meters, days=30)
 
 
@@ -107,7 +107,7 @@ def audit_log(records: Collection, meters: Meters) -> AuditLog:
 async def assemble(
     settings: Settings, database: Database, identity: Identity, records: Collection, audit_log: AuditLog, meters: Meters
 ) -> Assemble:
-    """Puts a server's services together around a fleet, or what stands in for one."""
+    """Builds a server's services around a fleet, or around a fake one."""
     quotas = Quotas(OwnerLimits(), await database.collection(QUOTAS))
 
     def assembled(fleet: object) -> Services:

@@ -150,7 +150,7 @@ async def test_a_store_of_a_newer_release_is_refused_and_left_as_it_is(mongo_uri
     with looking(mongo_uri, mongo_name) as seen:
         seen[MARKER].insert_one({"_id": "format", "version": FORMAT + 1})
     database = MongoDatabase(mongo_uri, mongo_name)
-    with pytest.raises(StoreNewer, match=f"format {FORMAT + 1}.*knows {FORMAT}.*newer release"):
+    with pytest.raises(StoreNewer, match=f"format {FORMAT + 1}.*supports {FORMAT}.*newer release"):
         await database.open()
     with pytest.raises(StoreUnavailable, match="not open"):
         await database.ping()
@@ -184,7 +184,7 @@ async def test_another_programs_database_is_refused_and_left_as_it_is(mongo_uri:
 
 async def test_a_second_opening_is_refused_and_harms_nothing(mongo: MongoDatabase) -> None:
     async with mongo:
-        with pytest.raises(StoreUnavailable, match="open already"):
+        with pytest.raises(StoreUnavailable, match="already open"):
             await mongo.open()
         await mongo.ping()
 

@@ -48,7 +48,7 @@ async def test_a_disk_that_hangs_is_given_up_and_what_was_not_begun_is_never_don
         done.append("first")
 
     async def given_up(number: int) -> None:
-        with pytest.raises(StoreUnavailable, match="did not write within"):
+        with pytest.raises(StoreUnavailable, match="did not finish within"):
             await writer.run(first if number == 0 else lambda _connection: done.append("second"), within=0.5)
 
     async with anyio.create_task_group() as tasks:

@@ -35,7 +35,7 @@ from mcp_server.http.request_log import RequestLog
 from mcp_server.observability.metrics import Meters
 from mcp_server.rest.endpoint import Endpoint, routes
 from storage.collection import Collection
-from tests.mcp_server.conftest import Assemble, Nobodys, NoSandboxes
+from tests.mcp_server.conftest import Assemble, EmptySandboxes, NoSandboxes
 from tests.mcp_server.edge import ERAS, Edge, Era, answer_of, initialize, rpc, serving, text_of
 from tests.mcp_server.people import ALICE
 from tests.waiting import PATIENCE_S
@@ -122,10 +122,10 @@ class Spoilt(NoSandboxes):
 
     def __init__(self) -> None:
         super().__init__()
-        self.sandboxes = _Spoilt()
+        self.sandboxes = SpoiltSandboxes()
 
 
-class _Spoilt(Nobodys):
+class SpoiltSandboxes(EmptySandboxes):
     async def get(self, owner: str, ref: str) -> None:
         TypeAdapter(int).validate_python(ref)
 

@@ -61,7 +61,7 @@ def test_secrets_are_never_shown(show: Show, tmp_path: Path, options: list[str])
     assert done.returncode == 0
     assert "hunter2" not in done.stdout + done.stderr
     assert "CASEMATE_JWT_SECRET_FILE" in done.stdout
-    assert "CASEMATE_PORT is meant?" in (done.stdout if options else done.stderr)
+    assert "did you mean CASEMATE_PORT?" in (done.stdout if options else done.stderr)
 
 
 def test_variables_of_other_systems_without_effect_are_listed_with_the_reason(show: Show) -> None:

@@ -45,7 +45,7 @@ def test_an_empty_variable_counts_as_unset(read: Read) -> None:
 @pytest.mark.parametrize("value", ["abc", "-1", "65536", "1.5"])
 def test_a_bad_port_is_refused_by_name_and_value(refusal: Callable[..., str], value: str) -> None:
     reason = refusal(CASEMATE_PORT=value)
-    assert reason.startswith(f"CASEMATE_PORT={value} is refused: ")
+    assert reason.startswith(f"CASEMATE_PORT={value} is invalid: ")
     assert reason.endswith("The default is 33944")
 
 
@@ -67,10 +67,10 @@ def test_all_bad_values_are_told_at_once(refusals: Refusals) -> None:
 
 
 def test_a_bad_data_directory_is_one_reason_not_three(refusal: Callable[..., str], tmp_path: Path) -> None:
-    assert "CASEMATE_DATA=data is not an absolute path" in refusal(CASEMATE_DATA="data")
+    assert "CASEMATE_DATA=data must be an absolute path" in refusal(CASEMATE_DATA="data")
     file = tmp_path / "file"
     file.touch()
-    assert "is not a directory" in refusal(CASEMATE_DATA=str(file))
+    assert "must be a directory" in refusal(CASEMATE_DATA=str(file))
 
 
 def test_a_home_directory_is_expanded(read: Read) -> None:
@@ -78,7 +78,7 @@ def test_a_home_directory_is_expanded(read: Read) -> None:
 
 
 def test_an_unknown_host_is_refused(refusal: Callable[..., str]) -> None:
-    assert "is no address of this machine" in refusal(CASEMATE_HOST="not an address")
+    assert "is not an address of this machine" in refusal(CASEMATE_HOST="not an address")
 
 
 @pytest.mark.parametrize("host", [ANYWHERE, str(IPv6Address(0))])
@@ -153,26 +153,26 @@ def test_open_registration_and_tokens_for_anybody_deserve_a_word(read: Read) -> 
 @pytest.mark.parametrize(
     ("name", "value", "told"),
     [
-        ("ALLOWED_HOSTS", "http://box.example.org/", "is no host name"),
-        ("ALLOWED_ORIGINS", "box.example.org", "is no origin"),
-        ("ALLOWED_ORIGINS", "https://box.example.org/", "is no origin"),
-        ("ALLOWED_ORIGINS", "null", "is no origin"),
+        ("ALLOWED_HOSTS", "http://box.example.org/", "is not a host name"),
+        ("ALLOWED_ORIGINS", "box.example.org", "is not an origin"),
+        ("ALLOWED_ORIGINS", "https://box.example.org/", "is not an origin"),
+        ("ALLOWED_ORIGINS", "null", "is not an origin"),
         ("ALLOWED_ORIGINS", "https://a.example.org,*", "every web page"),
-        ("TRUSTED_PROXIES", "*", "is no address"),
-        ("TRUSTED_PROXIES", "proxy.example.org", "is no address"),
-        ("TRUSTED_PROXIES", "10.0.0.1/8", "is no address"),
+        ("TRUSTED_PROXIES", "*", "is not an address"),
+        ("TRUSTED_PROXIES", "proxy.example.org", "is not an address"),
+        ("TRUSTED_PROXIES", "10.0.0.1/8", "is not an address"),
         ("TRUSTED_PROXIES", f"{ANYWHERE}/0", "everybody"),
         ("LOG_LEVEL", "loud", "'debug', 'info', 'warning' or 'error'"),
         ("REGISTRATION", "yes", "'open', 'invite', 'closed' or ''"),
         ("LOCAL_MODE", "perhaps", "valid boolean"),
-        ("MONGO_DB", "a.b", "is no name"),
-        ("MONGO_DB", "admin", "is no name"),
-        ("MONGO_DB", "x" * 64, "is no name"),
+        ("MONGO_DB", "a.b", "must be a database name"),
+        ("MONGO_DB", "admin", "must be a database name"),
+        ("MONGO_DB", "x" * 64, "must be a database name"),
         ("JWT_JWKS_URL", "http://id.example.org/keys", "not encrypted"),
-        ("JWT_JWKS_URL", "file:///etc/passwd", "is no address"),
-        ("JWT_JWKS_URL", "https://", "is no address"),
-        ("JWT_JWKS_URL", "https://id.example.org:x/", "is no address"),
-        ("JWT_JWKS_URL", "https://me@id.example.org/", "has a user"),
+        ("JWT_JWKS_URL", "file:///etc/passwd", "must be a URL"),
+        ("JWT_JWKS_URL", "https://", "must be a URL"),
+        ("JWT_JWKS_URL", "https://id.example.org:x/", "must be a URL"),
+        ("JWT_JWKS_URL", "https://me@id.example.org/", "has a user name"),
         ("RATE_LIMIT_REQUESTS", "-1", "greater than or equal to 0"),
         ("RATE_LIMIT_WINDOW_SECONDS", "0", "greater than or equal to 1"),
         ("AUDIT_DAYS", "0", "greater than or equal to 1"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mcp_server.settings import Settings
-from mcp_server.settings.names import ALIASES, WITHOUT_EFFECT, without_effect
+from mcp_server.settings.names import ALIASES, IGNORED, without_effect
 
 from .conftest import Read, Refusals
 
@@ -49,14 +49,16 @@ def test_what_is_not_set_has_no_origin(read: Read) -> None:
 def test_our_name_wins_and_a_different_value_of_theirs_is_told(read: Read) -> None:
     reading = read(CASEMATE_PORT="1", SERVER_PORT="2")
     assert reading.settings.port == 1
-    assert reading.warnings == ("SERVER_PORT (VoidRun) is not used: CASEMATE_PORT is set, too. Remove one of them",)
+    assert reading.warnings == (
+        "SERVER_PORT (VoidRun) is not used because CASEMATE_PORT is set too: remove one of them",
+    )
     assert read(CASEMATE_PORT="1", SERVER_PORT="1").warnings == ()
 
 
 def test_a_bad_value_is_told_under_the_name_that_was_used(refusal: Callable[..., str]) -> None:
-    assert refusal(SERVER_PORT="x").startswith("SERVER_PORT=x is refused")
-    assert refusal(SERVER_HOST="no such host").startswith("SERVER_HOST='no such host' is no address")
-    assert refusal(JWT_SECRET="hunter2").startswith("JWT_SECRET is shorter than 32 bytes")
+    assert refusal(SERVER_PORT="x").startswith("SERVER_PORT=x is invalid")
+    assert refusal(SERVER_HOST="no such host").startswith("SERVER_HOST='no such host' is not an address")
+    assert refusal(JWT_SECRET="hunter2").startswith("JWT_SECRET must have at least 32 bytes, got 7")
     assert "every web page" in refusal(CORS_ALLOW_ORIGINS="*")
 
 
@@ -87,7 +89,7 @@ def test_a_file_is_for_secrets_only(read: Read, tmp_path: Path) -> None:
     file.write_text("1")
     reading = read(CASEMATE_PORT_FILE=str(file))
     assert reading.settings.port == 33944
-    assert reading.warnings == ("CASEMATE_PORT_FILE is no setting: CASEMATE_PORT is meant?",)
+    assert reading.warnings == ("CASEMATE_PORT_FILE is not a setting: did you mean CASEMATE_PORT?",)
 
 
 @pytest.mark.parametrize("content", [None, b"", b" \n", b"\xff\xfe", b"s" * 70_000])
@@ -99,7 +101,7 @@ def test_a_file_without_a_secret_is_refused_by_its_name_alone(
         file.write_bytes(content)
     line = refusal(CASEMATE_JWT_SECRET_FILE=str(file))
     assert line.startswith(f"CASEMATE_JWT_SECRET_FILE={file}"[:80])
-    assert "name a file with the secret" in line
+    assert "must name a readable file with the secret" in line
     assert "sss" not in line
 
 
@@ -107,11 +109,11 @@ def test_a_secret_set_twice_is_told(read: Read, tmp_path: Path) -> None:
     file = tmp_path / "secret"
     file.write_text(SECRET)
     (line,) = read(CASEMATE_JWT_SECRET="t" * 32, CASEMATE_JWT_SECRET_FILE=str(file)).warnings
-    assert line.startswith("CASEMATE_JWT_SECRET_FILE is not used: CASEMATE_JWT_SECRET is set, too")
+    assert line.startswith("CASEMATE_JWT_SECRET_FILE is not used because CASEMATE_JWT_SECRET is set too")
 
 
 def test_a_slip_in_a_name_is_told_with_the_nearest_one(read: Read) -> None:
-    assert read(CASEMATE_PROT="1").warnings == ("CASEMATE_PROT is no setting: CASEMATE_PORT is meant?",)
+    assert read(CASEMATE_PROT="1").warnings == ("CASEMATE_PROT is not a setting: did you mean CASEMATE_PORT?",)
     assert read(CASEMATE_API_KEY="cm_x", CASEMATE_REQUIRE_KVM="1").warnings == ()
 
 
@@ -136,16 +138,16 @@ def test_origins_with_cors_turned_off_contradict_each_other(refusals: Refusals, 
     ["REDIS_HOST", "SANDBOX_DEFAULT_DISK_MB", "HEALTH_ENABLED", "CLERK_SECRET_KEY", "CONTAINER_IMAGE", "NODE_ID"],
 )
 def test_a_known_name_without_effect_has_a_reason(variable: str) -> None:
-    idle = without_effect(variable)
-    assert idle is not None
-    assert idle.reason
+    ignored = without_effect(variable)
+    assert ignored is not None
+    assert ignored.reason
 
 
 @pytest.mark.parametrize("variable", ["AUTO_LIFECYCLE_ENABLED", "SESSION_TTL_SECONDS"])
 def test_who_limits_idle_time_elsewhere_is_told_our_name_for_it(variable: str) -> None:
-    idle = without_effect(variable)
-    assert idle is not None
-    assert "CASEMATE_IDLE_SECONDS" in idle.reason
+    ignored = without_effect(variable)
+    assert ignored is not None
+    assert "CASEMATE_IDLE_SECONDS" in ignored.reason
 
 
 def test_a_name_with_an_effect_is_never_called_idle() -> None:
@@ -158,4 +160,4 @@ def test_a_name_with_an_effect_is_never_called_idle() -> None:
 def test_aliases_and_idle_names_are_what_they_claim() -> None:
     assert set(ALIASES) <= set(Settings.model_fields)
     assert set(GOOD) == set(ALIASES)
-    assert len({idle.name for idle in WITHOUT_EFFECT}) == len(WITHOUT_EFFECT)
+    assert len({idle.name for idle in IGNORED}) == len(IGNORED)
