@@ -54,7 +54,7 @@ class SandboxStore:
     def __init__(self, collection: Collection, *, host: str) -> None:
         self._collection = collection
         self._host = host
-        self._complaints = RepeatedWarnings()
+        self._warnings = RepeatedWarnings()
 
     async def insert(self, sandbox: Sandbox) -> None:
         """Keep a new record."""
@@ -164,7 +164,7 @@ class SandboxStore:
         found: list[Sandbox] = []
         for document in await self._documents(index, equal):
             # One that cannot be read must not hide the others.
-            with self._complaints.about("record cannot be read", sandbox=str(document["_id"])):
+            with self._warnings.about("record cannot be read", sandbox=str(document["_id"])):
                 found.append(Sandbox.of(document))
         return [sandbox for sandbox in found if deleted or sandbox.state is not State.DELETED]
 
