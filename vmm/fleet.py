@@ -1,7 +1,7 @@
-"""The fleet: the one public door to sandboxes.
+"""The fleet: the only public entry to sandboxes.
 
 What owners may do is in four groups: `fleet.sandboxes`, `fleet.lifecycle`, `fleet.snapshots` and `fleet.guest`. Every
-call of theirs takes the owner first, whom `Ownership` alone checks.
+call in them takes the owner first, whom only `Ownership` checks.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from .lifecycle.restore import Restorer
 from .lifecycle.sleep import Sleeper
 from .lifecycle.snapshot import Snapshotter
 from .lifecycle.transitions import Transitions
-from .machines.clone import Cloner, end, silent
+from .machines.clone import Cloner, end, no_progress
 from .machines.registry import MachineRegistry
 from .machines.snapshots import Snapshots
 from .machines.templates import Report, Templates
@@ -61,14 +61,14 @@ def _now_ms() -> int:
 
 
 class Fleet(AsyncContextManagerMixin):
-    """All sandboxes of a host, for the length of a block: adopts machines that run, cleans up the rest, watches.
+    """All sandboxes of a host, for the length of a block: adopts running machines, cleans up the rest, watches them.
 
-    At the end the machines live on.
+    When the block ends, the machines keep running.
 
     Attributes:
         sandboxes: Create, find, list, change and delete them.
-        lifecycle: Sleep, wake, start again.
-        snapshots: Take them, restore them, fork.
+        lifecycle: Put them to sleep, wake and restart them.
+        snapshots: Take and restore snapshots, and fork.
         guest: Commands, processes, files and terminals inside.
 
     Args:
@@ -78,12 +78,12 @@ class Fleet(AsyncContextManagerMixin):
         store: The records of the sandboxes.
         quotas: What each owner may have.
         reserve: What must stay free on the host.
-        instances: Where machines have their directories, if not below the data directory.
+        instances: The directory of the machines' directories, if not below the data directory.
         own_memory: Whether each machine has a memory file of its own from the start, rather than from its first sleep;
-            None leaves it to the driver.
+            None lets the driver decide.
         ready: How many machines wait for new sandboxes of the image and size that `prepare` names.
         retention_s: Seconds after which a sandbox that sleeps is deleted; 0 is never.
-        sweep_s: How often clocks are looked at.
+        sweep_s: How often timers are checked.
         clock: Milliseconds since the epoch.
         on_sandbox: Called with the id of each sandbox that a call is about, once it is known.
         on_start: Called with how each machine got its memory (`Memory`).
@@ -223,7 +223,7 @@ class Fleet(AsyncContextManagerMixin):
             ),
             sweep_s=sweep_s,
         )
-        ownership = Ownership(store, silence=machines.silence, on_sandbox=on_sandbox)
+        ownership = Ownership(store, why_unresponsive=machines.why_unresponsive, on_sandbox=on_sandbox)
         access = GuestAccess(
             store=store, machines=machines, transitions=transitions, sleeper=sleeper, activity=activity
         )
@@ -251,25 +251,25 @@ class Fleet(AsyncContextManagerMixin):
                     await self._housekeeping.end()
 
     def __len__(self) -> int:
-        """How many machines run."""
+        """Count the machines that run."""
         return len(self._machines)
 
     def images(self) -> tuple[str, ...]:
-        """The names of the images that a sandbox can be made from."""
+        """Return the names of the images that a sandbox can be created from."""
         return self._catalogue.names()
 
     async def prepare(self, image: str, *, cpu: int, mem: int, report: Report | None = None) -> None:
-        """Make sure that sandboxes of this image and size start by cloning, and have some machines of it ready.
+        """Make sure that sandboxes of this image and size start by cloning, and keep some machines of it ready.
 
         Raises:
-            Unavailable: The image is not built, or the template cannot be.
+            Unavailable: The image is not built, or its template cannot be built.
         """
         images = await built(self._catalogue, image)
-        await self._templates.get(images, cpu=cpu, mem=mem, report=report or silent)
+        await self._templates.get(images, cpu=cpu, mem=mem, report=report or no_progress)
         self._housekeeping.keep_ready(Key(images=images, cpu=cpu, mem=mem))
 
     async def health(self, image: str) -> dict[str, str]:
-        """The parts that creating a sandbox of an image needs, each with what is wrong with it, or nothing."""
+        """Check the parts that creating a sandbox of an image needs: each with its problem, or an empty text."""
         return {
             "store": await _problem(self._store.ping),
             "hypervisor": await _problem(self._driver.probe),

@@ -66,7 +66,7 @@ def command(value: Command) -> dict[str, object]:
         arguments["shell"] = value.shell
     else:
         arguments["argv"] = value.argv
-    return arguments | surroundings(value.cwd, value.env, value.user)
+    return arguments | execution_context(value.cwd, value.env, value.user)
 
 
 def text(value: str, name: str) -> str:
@@ -121,7 +121,7 @@ def size(cols: int, rows: int) -> None:
         raise InvalidInput(f"size: {cols}x{rows} is not between 1x1 and 1000x1000")
 
 
-def surroundings(cwd: str, env: dict[str, str], user: str) -> dict[str, object]:
+def execution_context(cwd: str, env: dict[str, str], user: str) -> dict[str, object]:
     """Where and as whom a program runs, as the agent takes it.
 
     Raises:

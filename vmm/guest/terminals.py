@@ -31,7 +31,7 @@ class TerminalCalls(Caller):
             GuestError: Too many are open.
         """
         checks.size(cols, rows)
-        arguments = checks.surroundings(cwd, env or {}, user)
+        arguments = checks.execution_context(cwd, env or {}, user)
         reply = await self._call(
             "terminal_open", cols=cols, rows=rows, command=checks.argument(command, "command"), more=arguments
         )

@@ -15,7 +15,7 @@ from vmm.errors import CasemateError, Conflict, HostExhausted, InvalidInput, Una
 from ..disk.os_errors import translate_os_errors
 from . import base, kernel, toolbox
 from .builds import Site
-from .progress import Meter, Progress, silent
+from .progress import Meter, Progress, no_progress
 from .recipe import Recipe
 from .store import Part, Store
 
@@ -114,7 +114,7 @@ class Catalogue:
         with translate_os_errors("the images", self._root):
             return await anyio.to_thread.run_sync(self._find, name, recipes)
 
-    async def ensure(self, name: str = DEFAULT, *, progress: Progress = silent) -> ImageSet:
+    async def ensure(self, name: str = DEFAULT, *, progress: Progress = no_progress) -> ImageSet:
         """An image, verified as in `find`; what is missing of it is built first, which takes about a minute.
 
         Raises:
@@ -124,7 +124,7 @@ class Catalogue:
         """
         return await self.find(name) or await self.build(name, progress=progress)
 
-    async def build(self, name: str, force: bool = False, *, progress: Progress = silent) -> ImageSet:
+    async def build(self, name: str, force: bool = False, *, progress: Progress = no_progress) -> ImageSet:
         """Build what is missing of an image, or all of it anew, with the newest packages. Waits for other builds.
 
         Interrupted at any moment, it leaves nothing that could be taken for an image. What older builds left stays for

@@ -27,7 +27,7 @@ class Progress(Protocol):
         ...
 
 
-def silent(step: str, done: int, total: int) -> None:
+def no_progress(step: str, done: int, total: int) -> None:
     """Draw nothing."""
     del step, done, total
 

@@ -1,4 +1,4 @@
-"""Creates sandboxes, new ones and forks: each is there with its machine, or not at all."""
+"""Creates sandboxes, new ones and forks: afterwards the record and the machine exist, or neither does."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ _AT_ONCE = os.cpu_count() or 1
 
 
 class Creator:
-    """Creates sandboxes: their records and machines together.
+    """Creates sandboxes: records and machines together.
 
     Args:
         store: The records of the sandboxes.
         machines: The machines that run.
         catalogue: The images.
-        snapshots: What sandboxes can be made from, too.
-        restorer: Knows which of them this host can load.
-        admission: Who may have one.
+        snapshots: Snapshots to create sandboxes from.
+        restorer: Checks that this host can load a snapshot.
+        admission: Checks limits.
         cloner: Makes machines.
-        pool: Has some ready.
+        pool: Holds machines that are ready.
         clock: Milliseconds since the epoch.
         on_sandbox: Called with the id of each new sandbox.
         on_start: Called with how each machine got its memory.
@@ -87,13 +87,13 @@ class Creator:
         return await self._of_image(owner, spec, key, report)
 
     async def of(self, checkpoint: Checkpoint, owner: str, spec: SandboxSpec, *, base: str) -> Sandbox:
-        """A new sandbox of a saved moment.
+        """Create a sandbox from a checkpoint.
 
         Args:
-            checkpoint: The moment.
-            owner: Whose.
-            spec: What it is to be like; image and size are the moment's.
-            base: The snapshot that it goes back to, if it does to one.
+            checkpoint: What it starts from.
+            owner: Its owner.
+            spec: The request; image and size are those of the checkpoint.
+            base: The snapshot that the checkpoint descends from; empty if none.
         """
 
         async def machine(sandbox: Sandbox) -> Machine:
@@ -103,7 +103,7 @@ class Creator:
         return await self._make(new, machine)
 
     async def children(self, parent: Sandbox, checkpoint: Checkpoint, count: int, created_by: str) -> tuple[Fork, ...]:
-        """Forks of a moment of their parent, as many at once as the host has processors."""
+        """Create forks from a checkpoint of their parent, as many at once as the host has processors."""
         taken = {sandbox.name for sandbox in await self._store.owned(parent.owner)}
         forks: list[Fork] = [Fork()] * count
         slots = anyio.CapacityLimiter(_AT_ONCE)
@@ -146,7 +146,7 @@ class Creator:
         return await self.of(checkpoint, owner, whole, base=snapshot.id)
 
     async def _of_image(self, owner: str, spec: SandboxSpec, key: Key, report: Report) -> Sandbox:
-        """A new sandbox of an image, at once if a machine is ready."""
+        """Create a sandbox of an image, at once if a machine is ready."""
 
         async def machine(sandbox: Sandbox) -> Machine:
             ready = await self._pool.take(key)
@@ -158,7 +158,7 @@ class Creator:
         return await self._make(Sandbox.new(new_id(), owner, spec, now_ms=self._clock()), machine)
 
     async def _given(self, ready: Machine, sandbox: Sandbox) -> bool:
-        """Give a machine that waited to a sandbox; one that does not take the name is ended."""
+        """Give a ready machine to a sandbox; end the machine if it does not take the name."""
         try:
             await ready.assign_identity(sandbox.name)
             await ready.save_record()
@@ -180,7 +180,7 @@ class Creator:
             self._machines.attach(sandbox.id, machine)
             now = self._clock()
             running = replace(
-                # Its life begins here: what a template took to build is not its own.
+                # The time to live begins here: building a template must not use it up.
                 lease.renewed(sandbox.moved(State.RUNNING, now_ms=now), sandbox.ttl_s, now),
                 active_ms=now,
                 machine=machine.directory.name,
@@ -199,13 +199,13 @@ class Creator:
         return saved
 
     async def _undo(self, sandbox: Sandbox, machine: Machine | None) -> bool:
-        """Leave nothing of a sandbox that did not come about, and say whether somebody deleted it meanwhile."""
+        """Remove everything of a sandbox that was not created, and tell whether somebody deleted it in the meantime."""
         name = machine.directory.name if machine else sandbox.machine
         try:
             await self._machines.destroy(sandbox.id, name)
         except CasemateError as error:
             log.warning("sandbox not removed yet", sandbox=sandbox.id, reason=str(error))
-            # The sweep goes on where this ends.
+            # The sweep removes the rest.
             with suppress(NotFound, Conflict):
                 await self._store.change(
                     sandbox.id, lambda found: replace(found.moved(State.DELETED, now_ms=self._clock()), machine=name)
@@ -218,7 +218,7 @@ class Creator:
 
 
 async def built(catalogue: Catalogue, name: str) -> ImageSet:
-    """An image that sandboxes can be created from.
+    """Return an image that sandboxes can be created from.
 
     Raises:
         Unavailable: It is not built; the hint says how to build it.

@@ -1,7 +1,7 @@
-"""What a server does first: bring the records and the machines that an earlier one left together again.
+"""The first step of a server: makes the records agree with the machines that an earlier server left.
 
-An earlier server may have been killed at any step. Its machines run on, so what stands in the record is compared with
-what is there: a process, a machine that sleeps whole, or nothing.
+An earlier server may have been killed at any step, and its machines keep running. So each record is compared with what
+exists: a process, a complete sleeping machine, or nothing.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ _Step = Callable[[Sandbox], Awaitable[bool]]
 
 
 class Recovery:
-    """Takes over what an earlier server left.
+    """Adopts what an earlier server left.
 
     Args:
         store: The records of the sandboxes.
         machines: The machines that run.
-        transitions: SandboxStore what became of each sandbox.
-        deaths: SandboxStore those whose machine is gone.
+        transitions: Record the new state of each sandbox.
+        deaths: Records machines that have ended.
     """
 
     def __init__(
@@ -49,9 +49,9 @@ class Recovery:
         self._deaths = deaths
 
     async def adopt(self) -> list[Sandbox]:
-        """Take over what runs, remove what belongs to nobody, and tell of what was lost.
+        """Adopt running machines, remove what belongs to nobody, and record what was lost.
 
-        What goes wrong with one sandbox, or what cannot be read of it, holds up no other, and nothing of it is removed.
+        A sandbox that fails, or whose record cannot be read, does not stop the others, and nothing of it is removed.
 
         Returns:
             The sandboxes that the last server put to sleep when it stopped.
@@ -62,7 +62,7 @@ class Recovery:
         running = [sandbox for sandbox in kept if sandbox.state is State.RUNNING]
         asleep = [sandbox for sandbox in kept if sandbox.state is State.ASLEEP]
         failed = [sandbox for sandbox in kept if sandbox.state is State.ERROR]
-        # Those that were being woken have left their sleep behind, and may run already.
+        # The wake of these was under way: they have left sleep, and may already run.
         woken = [sandbox for sandbox in asleep if not suspend.is_asleep(self._machines.directory(sandbox.machine))]
         unread = {damage.machine for damage in damaged}
         swept = 0
@@ -105,14 +105,14 @@ class Recovery:
             log.warning("machine not adopted", sandbox=sandbox.id, reason=str(error))
             reason = error.message
         except CasemateError:
-            raise  # the store's, or the host's: nothing is wrong with this one
+            raise  # the store or the host fails: this sandbox is not the cause
         except Exception as error:
             if isinstance(error, OSError) and error.errno in EXHAUSTED:
                 raise
             log.exception("machine not adopted", sandbox=sandbox.id)
-            reason = f"the server could not take it over ({type(error).__name__})"
+            reason = f"the server could not adopt it ({type(error).__name__})"
         if self._machines.get(sandbox.id) is None:
-            # Its process, if it runs, stays as it is: a server that can read the record takes it over.
+            # A process of it keeps running: a server that can read the record will adopt it.
             await self._transitions.failed(
                 sandbox, reason, holds_memory=await self._machines.has_process(sandbox.machine)
             )
@@ -130,7 +130,7 @@ class Recovery:
             return False
         self._transitions.runs(sandbox)
         try:
-            # A sleep, a snapshot or a fork that was broken off left it standing still.
+            # An interrupted sleep, snapshot or fork has left it paused.
             await anyio.to_thread.run_sync(suspend.forget_sleep, directory)
             if await machine.driver.problem(machine.running):
                 await machine.driver.resume(machine.running)
@@ -157,14 +157,14 @@ class Recovery:
         return True
 
     async def _look_again(self, sandbox: Sandbox) -> bool:
-        """Take over one that could not be before, if it can be now."""
+        """Adopt a machine that an earlier start could not adopt, if it works now."""
         machine = await self._machines.adopt(sandbox.id, sandbox.machine)
         if machine is not None:
             await self._transitions.woke(sandbox.id, machine)
         return machine is not None
 
     async def _end_unrecorded(self, sandbox: Sandbox) -> None:
-        """End a machine that a server began to start and did not live to write down."""
+        """End a machine that a server started without recording it."""
         try:
             await self._machines.end_orphans(sandbox.machine)
         except TimeoutError:

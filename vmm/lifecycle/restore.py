@@ -1,4 +1,4 @@
-"""Puts sandboxes back to snapshots, in place: the old machine ends once the new one is recorded."""
+"""Restores sandboxes from snapshots in place: the old machine ends once the new one is recorded."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class Restorer:
 
     Args:
         driver: The hypervisor.
-        transitions: One change at a time.
+        transitions: Allow one change of a sandbox at a time.
         store: The records of the sandboxes.
         machines: The machines that run.
-        cloner: Makes new ones.
-        snapshots: What sandboxes can be put back to.
-        admission: Who may have a machine.
+        cloner: Makes new machines.
+        snapshots: Snapshots to restore from.
+        admission: Checks limits.
         on_start: Called with how each machine got its memory.
     """
 
@@ -61,7 +61,7 @@ class Restorer:
         self._on_start = on_start
 
     async def source(self, snapshot: Snapshot) -> Checkpoint:
-        """What machines are made of, if this host can.
+        """Return what machines are made from, if this host can load it.
 
         Raises:
             Conflict: Another hypervisor saved it.
@@ -72,17 +72,17 @@ class Restorer:
         return await self._snapshots.checkpoint(snapshot)
 
     async def restore(self, sandbox: Sandbox, snapshot: Snapshot, *, reason: str = "") -> Sandbox:
-        """Put a sandbox back to a snapshot, whatever state it is in. If that fails, it is as it was.
+        """Restore a sandbox from a snapshot, in any state. If that fails, it is as it was.
 
         Args:
-            sandbox: Which.
-            snapshot: To what.
-            reason: What its owner should know of it afterwards.
+            sandbox: The sandbox.
+            snapshot: The snapshot.
+            reason: What its owner should know afterwards.
 
         Raises:
-            Conflict: The snapshot is of another image or size, or another hypervisor's; or the sandbox is being made.
+            Conflict: The snapshot has another image, size or hypervisor, or the sandbox is being created.
             Unavailable: A file of the snapshot is damaged, or the hypervisor failed.
-            HostExhausted: The host lacks memory or disk.
+            HostExhausted: The host lacks memory or disk space.
         """
         snapshot.check()
         check_same(sandbox, snapshot)
@@ -92,7 +92,7 @@ class Restorer:
             check_made(sandbox)
             old = self._machines.get(sandbox.id)
             name = new_id()
-            # From here on the promise is the new machine's: the old one may die and be taken note of meanwhile.
+            # From here on the memory is promised to the new machine: the old one may die and be recorded meanwhile.
             await self._admission.readmit(sandbox, name)
             machine: Machine | None = None
             try:
@@ -123,12 +123,12 @@ class Restorer:
                     else:
                         await self._machines.end_orphans(sandbox.machine)
                     await remove(self._machines.directory(sandbox.machine))
-                except CasemateError as error:  # it is put back; what is left there, the next start removes
+                except CasemateError as error:  # the sandbox is restored; the next start removes the rest
                     log.warning("earlier machine not removed", sandbox=sandbox.id, reason=str(error))
             return restored
 
     async def loadable(self, sandbox: Sandbox) -> list[Snapshot]:
-        """The moments that were kept of a sandbox and that this host can go back to, the last one first."""
+        """List the snapshots of a sandbox that this host can load, newest first."""
         return [
             snapshot
             for snapshot in await self._snapshots.owned(sandbox.owner)
@@ -139,5 +139,5 @@ class Restorer:
         try:
             record = MachineRecord.read(self._machines.directory(sandbox.machine))
         except Damaged:
-            return ""  # it is to be put back to a snapshot, which needs no record
+            return ""  # restoring a snapshot does not need the record
         return record.machine_id if record is not None else ""

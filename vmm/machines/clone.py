@@ -14,7 +14,7 @@ from .warm_pool import Key
 _AHEAD = "ready"
 
 
-async def silent(_step: str) -> None:
+async def no_progress(_step: str) -> None:
     """Report to nobody."""
 
 
@@ -43,7 +43,7 @@ class Cloner:
             self._driver, checkpoint, directory, hostname=hostname, machine_id=machine_id, own=self._own_memory
         )
 
-    async def template(self, key: Key, report: Report = silent) -> Checkpoint:
+    async def template(self, key: Key, report: Report = no_progress) -> Checkpoint:
         """What machines of an image and a size are made of."""
         return await self._templates.get(key.images, cpu=key.cpu, mem=key.mem, report=report)
 

@@ -189,7 +189,7 @@ class MachineRegistry:
             self._stalled[sandbox_id] = problem
         return problem
 
-    def silence(self, sandbox_id: str) -> str:
+    def why_unresponsive(self, sandbox_id: str) -> str:
         """Why a sandbox's guest does not answer, in words for its owner; empty if it does, as far as is known."""
         machine = self._running.get(sandbox_id)
         if machine is None or not machine.link.silent_s:

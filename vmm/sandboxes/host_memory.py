@@ -1,4 +1,4 @@
-"""How much memory there is for machines: the host's, or less where a cgroup limits the server, as a container does.
+"""How much memory machines can use: the host's, or less where a cgroup limits the server, as in a container.
 
 Source: Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst of Linux 6.1; cgroups(7) and proc(5).
 """
@@ -12,18 +12,18 @@ from pathlib import Path
 _MIB = 1024 * 1024
 _KIB = 1024
 _PROC = Path("/proc")
-# What v1 reports where there is no limit: the largest number of pages, in bytes.
+# What v1 reports without a limit: the largest number of pages, in bytes.
 _NO_LIMIT = 1 << 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostMemory:
-    """Memory in MiB.
+    """An amount of memory, in MiB.
 
     Attributes:
         total: All of it.
-        available: What can be had without harm to anybody.
-        source: Whose it is, as the beginning of a sentence.
+        available: What can be used without taking memory from anything that runs.
+        source: Who has it, as the subject of a sentence.
     """
 
     total: int
@@ -33,7 +33,7 @@ class HostMemory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Version:
-    """The names that a version of cgroups has for things."""
+    """The names of the files and counters of one version of cgroups."""
 
     limit: str
     usage: str
@@ -41,7 +41,7 @@ class _Version:
     mapped: str
 
 
-# A page of a file that a machine has mapped is its memory, however little the kernel minds to lose it.
+# A page of a file that a machine has mapped counts as its memory, although the kernel could drop it.
 _V1 = _Version(
     limit="memory.limit_in_bytes",
     usage="memory.usage_in_bytes",
@@ -57,7 +57,7 @@ _V2 = _Version(
 
 
 def read_memory(proc: Path = _PROC) -> HostMemory:
-    """The memory of the host or of the tightest cgroup that this process is in, whichever has less.
+    """Measure the memory of the host or of the tightest cgroup of this process, whichever has less.
 
     Args:
         proc: The kernel's files about processes.
@@ -80,11 +80,11 @@ def _of_host(meminfo: str) -> HostMemory:
 
 
 def _cgroups(mountinfo: str, own: str) -> Iterator[tuple[Path, _Version]]:
-    """The cgroups of a process that may limit its memory, from its own up to the topmost that it sees.
+    """Find the cgroups that may limit the memory of a process, from its own up to the topmost visible one.
 
     Args:
-        mountinfo: The kernel's list of the process's mounts.
-        own: Its list of the process's cgroups.
+        mountinfo: The kernel's list of the mounts of the process.
+        own: The kernel's list of the cgroups of the process.
     """
     for line in mountinfo.splitlines():
         before, _, after = line.partition(" - ")
@@ -99,7 +99,7 @@ def _cgroups(mountinfo: str, own: str) -> Iterator[tuple[Path, _Version]]:
         if path is None:
             continue
         mounted = Path(place)
-        # In a container without a namespace of cgroups, the path is the host's, and its root is mounted.
+        # In a container without a cgroup namespace, the path is the host's, and its root is mounted.
         here = mounted / path.relative_to(root) if path.is_relative_to(root) else mounted
         yield here, version
         yield from ((step, version) for step in here.parents if step.is_relative_to(mounted))
@@ -118,7 +118,7 @@ def _of_cgroup(cgroup: Path, version: _Version) -> HostMemory | None:
         limit = (cgroup / version.limit).read_text().strip()
         usage = int((cgroup / version.usage).read_text())
         lines = [line.split() for line in (cgroup / "memory.stat").read_text().splitlines()]
-    except OSError:  # the topmost has no such files, nor has one without the controller
+    except OSError:  # the root cgroup has no such files, nor does one without the controller
         return None
     if limit == "max" or int(limit) >= _NO_LIMIT:
         return None
@@ -127,5 +127,5 @@ def _of_cgroup(cgroup: Path, version: _Version) -> HostMemory | None:
     return HostMemory(
         total=int(limit) // _MIB,
         available=max(0, int(limit) - usage + min(cache, usage)) // _MIB,
-        source="The server's container, or service,",
+        source="The server's container or service",
     )

@@ -21,7 +21,7 @@ from vmm.hypervisor.detect import Choice
 from vmm.hypervisor.process import ProcessRef
 from vmm.machines import suspend
 from vmm.machines.checkpoint import Checkpoint, hardware_in
-from vmm.machines.clone import silent
+from vmm.machines.clone import no_progress
 from vmm.machines.machine import Machine, MachineRecord
 from vmm.machines.snapshots import Snapshot, Snapshots
 from vmm.machines.template import template_key
@@ -203,9 +203,9 @@ async def test_a_template_that_is_damaged_or_not_whole_is_made_anew(tmp_path: Pa
         ):
             spoil()
             with pytest.raises(Unavailable, match="minimal is built anew"):
-                await templates.get(images, cpu=1, mem=256, report=silent)
+                await templates.get(images, cpu=1, mem=256, report=no_progress)
             mend()
-        assert await templates.get(images, cpu=1, mem=256, report=silent) == whole
+        assert await templates.get(images, cpu=1, mem=256, report=no_progress) == whole
         (base / "ram").unlink()
         with pytest.raises(Unavailable, match="minimal is built anew"):
-            await templates.get(images, cpu=1, mem=256, report=silent)
+            await templates.get(images, cpu=1, mem=256, report=no_progress)
