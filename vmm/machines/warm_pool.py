@@ -1,7 +1,7 @@
-"""Machines that are ready before anybody asks for one, so that who asks does not wait until it is made.
+"""Machines that are ready before they are requested, so that a new sandbox does not wait for one to be made.
 
-A machine that waits here has proved itself as every clone does, and is asked once more when it is handed out. The pool
-sets no timers: its owner calls `tend` now and then, and what takes time happens in the background, one thing at a time.
+A machine here has proved its identity as every clone does, and is pinged once more when it is handed out. The pool
+sets no timers: its owner calls `tend` every few seconds, and slow work happens in the background, one step at a time.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _LONGEST_PAUSE_S = 300.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Key:
-    """What a machine is asked for by. After another build of its image a machine is one of another key.
+    """What a machine is requested by. After its image is rebuilt, a machine belongs to another key.
 
     Attributes:
-        images: What it is made from.
+        images: The image it is made from.
         cpu: Virtual CPUs.
         mem: MiB.
     """
@@ -43,16 +43,16 @@ class Key:
 
 
 class WarmPool:
-    """Machines that wait for somebody to ask.
+    """Machines that are ready for a sandbox.
 
     Args:
-        make: Makes a machine that has proved itself; broken off or failed, it leaves nothing.
+        make: Makes a machine that has proved its identity; if it fails or is interrupted, it leaves nothing.
         discard: Ends a machine and removes everything of it; may be repeated.
-        admit: Raises `HostExhausted` if the host cannot carry one more.
-        size: How many wait of each key that is kept; 0 for none.
-        max_age_s: How long one may wait before another takes its place.
-        clock: Seconds from any moment on, which never go back.
-        tasks: Where machines are made and retired.
+        admit: Raises `HostExhausted` if the host has no memory for one more.
+        size: How many to keep ready of each key; 0 for none.
+        max_age_s: How long a machine may wait before another replaces it.
+        clock: A monotonic clock, in seconds.
+        tasks: Runs what makes and ends machines.
     """
 
     def __init__(
@@ -85,22 +85,22 @@ class WarmPool:
         self._warnings = RepeatedWarnings()
 
     def __len__(self) -> int:
-        """How many machines wait."""
+        """Count the machines that are ready."""
         return sum(place.stage is _Stage.READY for place in self._places)
 
     def keep(self, *keys: Key) -> None:
-        """Have machines of these keys ready from now on, and of no others."""
+        """Keep machines of these keys ready from now on, and of no others."""
         self._kept = keys
         self._failures = {key: failure for key, failure in self._failures.items() if key in keys}
         self.tend()
 
     def promised(self) -> int:
-        """MiB of all machines that the pool has or makes; one that was taken is the taker's."""
+        """Count the MiB of all machines that the pool has or makes, without those that were taken."""
         keys = [place.key for place in self._places]
         return sum(key.mem for key in (keys if self._making is None else [*keys, self._making]))
 
     async def take(self, key: Key) -> Machine | None:
-        """A machine that runs and has answered just now; it is the caller's. None at once if none is ready."""
+        """Hand over a machine that runs and has just answered; None at once if none is ready."""
         try:
             with anyio.move_on_after(_TAKE_S):
                 while (place := self._oldest(key)) is not None:
@@ -111,10 +111,10 @@ class WarmPool:
             self.tend()
 
     async def give_way(self) -> bool:
-        """End one machine, because somebody needs the host's memory; for a while no other is made.
+        """End one machine, because a sandbox needs the host's memory; for a while no other is made.
 
         Returns:
-            Whether there was one, so that a second look at the host is worth it.
+            Whether there was one, so that checking the host again makes sense.
         """
         self._paused_until = self._clock() + _LONGEST_PAUSE_S
         place = self._first_ready()
@@ -130,13 +130,13 @@ class WarmPool:
         return place not in self._places
 
     def tend(self) -> None:
-        """Replace what died, is too old or was taken, in the background. Call it every few seconds."""
+        """Replace machines that died, are too old or were taken, in the background. Call it every few seconds."""
         if not self._tending and not self._closed:
             self._tending = True
             self._tasks.start_soon(self._tend)
 
     async def aclose(self) -> None:
-        """End all machines that nobody took, and break off what is being made."""
+        """End all machines that nobody took, and stop making others."""
         self._closed = True
         self._work.cancel()
         with anyio.CancelScope(shield=True):
@@ -217,7 +217,7 @@ class WarmPool:
         place.stage = _Stage.ASKED
         try:
             await place.machine.link.ping(timeout_ms=_PING_MS)
-            # It may have been let go of meanwhile: then its answer came too late.
+            # If it was discarded in the meantime, its answer came too late.
             taken = place.stage is _Stage.ASKED
         except CasemateError as error:
             log.warning("waiting machine did not answer", directory=place.machine.directory.name, error=error.message)
