@@ -131,7 +131,7 @@ async def started_api(
         told = await session.version(start_s)
         if told != version:
             raise ApiError(
-                f"The hypervisor's version must be {version}, as at this server's start, got {told}",
+                f"The hypervisor's version must be {version}, as at server start, got {told}",
                 hint="Restart the server, which then builds new templates",
             )
         yield session

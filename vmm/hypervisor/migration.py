@@ -47,7 +47,7 @@ async def write_out(control: Qmp, path: Path, *, memory: bool) -> None:
         await _completed(control, limit_s)
     except BaseException:
         with anyio.CancelScope(shield=True):
-            # It would write while the guest runs, and block the next save. The first failure already explains why it ended
+            # It would write while the guest runs, and block the next save. The first failure tells why it ended
             # or hangs.
             with suppress(QmpError):
                 await cancel(control)

@@ -255,7 +255,7 @@ class Qemu:
         ):
             if control.version not in {"", self.version}:
                 raise QmpError(
-                    f"The hypervisor's version must be {self.version}, as at this server's start, got {control.version}",
+                    f"The hypervisor's version must be {self.version}, as at server start, got {control.version}",
                     hint="Restart the server, which then builds new templates",
                 )
             yield control

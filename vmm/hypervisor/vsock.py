@@ -28,8 +28,8 @@ async def connect_vsock(socket: Path) -> ByteStream:
 
     A restored machine's guest holds the connections that were open when it was saved until its agent has closed them,
     while the hypervisor counts its ports from the first again. So a new connection may be refused as an old one or,
-    with v51, not be answered for two seconds. Each attempt has a port of its own, so if one is not answered soon, another
-    starts beside it, and the first to be accepted is used.
+    with v51, not be answered for two seconds. Each attempt has a port of its own, so if one is not answered soon,
+    another starts beside it, and the first to be accepted is used.
 
     Args:
         socket: The machine's socket for vsock.
