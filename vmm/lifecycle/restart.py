@@ -119,7 +119,7 @@ class Restarter:
             try:
                 return await self._restorer.restore(sandbox, snapshot, reason=what)
             except Damaged as error:
-                log.warning("snapshot passed over", sandbox=sandbox_id, reason=str(error))
+                log.warning("snapshot skipped", sandbox=sandbox_id, reason=str(error))
         return await self._boot(sandbox, f"started from its disk, because it has no snapshot that loads here: {LOST}")
 
     async def _restart_from_snapshot(self, sandbox_id: str) -> Sandbox:
@@ -131,7 +131,7 @@ class Restarter:
             try:
                 return await self._restorer.restore(sandbox, snapshot, reason=what)
             except Damaged as error:
-                log.warning("snapshot passed over", sandbox=sandbox_id, reason=str(error))
+                log.warning("snapshot skipped", sandbox=sandbox_id, reason=str(error))
                 damage = f": {error.message}"
         raise Conflict(
             f"Sandbox {sandbox_id} has no snapshot that can be restored here{damage}", hint="Restart it from its disk"
