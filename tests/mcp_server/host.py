@@ -213,7 +213,7 @@ class _Snapshots:
             )
             for name in names[:room]
         ]
-        full = HostExhausted("The host has no room", hint="Delete one")
+        full = HostExhausted("The host has no space", hint="Delete one")
         return (*(Fork(sandbox=one) for one in made), *(Fork(error=full) for _ in names[room:]))
 
 

@@ -1,4 +1,4 @@
-"""What is logged of troubles that are met again and again."""
+"""What is logged of problems that occur again and again."""
 
 from __future__ import annotations
 

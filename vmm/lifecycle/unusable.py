@@ -60,7 +60,7 @@ def check_same(sandbox: Sandbox, snapshot: Snapshot) -> None:
     ):
         if own != other:
             raise Conflict(
-                f"snapshot must have {what} {own} as sandbox {sandbox.id} has, got {snapshot.id} with {other}",
+                f"snapshot must have {what} {own} like sandbox {sandbox.id}, got {other} in {snapshot.id}",
                 hint="Create a new sandbox from the snapshot instead",
             )
 

@@ -106,7 +106,7 @@ def check_driver(fingerprint: str, driver: Hypervisor) -> None:
     """
     if fingerprint != driver.fingerprint:
         raise Conflict(
-            f"driver must be {fingerprint}, which saved the memory, got {driver.fingerprint} on this host",
+            f"Its memory was saved by {fingerprint} and loads only there; this host runs {driver.fingerprint}",
             hint="Start it from its disk instead, or install that hypervisor again",
         )
 

@@ -44,8 +44,8 @@ async def test_a_fork_prints_its_children_and_says_which_did_not_come_about(cli:
     assert [line.split()[1] for line in (await cli("fork", "box", "-n", "2")).text.splitlines()] == ["box-1", "box-2"]
     rest = await cli("fork", "box", "--count", "3")
     assert (rest.status, len(rest.out.splitlines())) == (2, 1)
-    assert rest.err == "casemate: 2 of 3 did not come about. The host has no room: Delete one\n"
-    assert "The host has no room" in (await cli("fork", "box", "--json")).refusal
+    assert rest.err == "casemate: 2 of 3 did not come about. The host has no space: Delete one\n"
+    assert "The host has no space" in (await cli("fork", "box", "--json")).refusal
 
 
 async def test_what_is_missing_does_not_keep_other_snapshots_from_being_deleted(cli: Cli) -> None:

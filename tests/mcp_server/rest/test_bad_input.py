@@ -134,7 +134,7 @@ BODIES: dict[tuple[str, str], Fields] = {
             (MEGABYTE, "name: 1000000 characters"),
             *NO_TEXT,
         ],
-        "image": [("windows", "image: there is no image 'windows'"), (MEGABYTE, "image: "), *NO_TEXT],
+        "image": [("windows", "image must be code or minimal, got 'windows'"), (MEGABYTE, "image must be "), *NO_TEXT],
         "cpu": [(0, "cpu: 0"), (9, "cpu: 9"), ("2", "cpu='2'"), (1.5, "cpu=1.5"), (HUGE, "cpu")],
         "mem": [(255, "mem: 255"), (16385, "mem: 16385"), ("1024", "mem='1024'"), (HUGE, "mem")],
         "sync": [("yes", "sync='yes'"), (1, "sync=1")],

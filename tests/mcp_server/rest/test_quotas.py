@@ -53,7 +53,7 @@ async def test_the_operator_sets_limits_one_by_one_and_takes_them_back(edge: Edg
     ("body", "named"),
     [
         ({"gpus": 1}, "there is no 'gpus'"),
-        ({"sandboxes": -1}, "sandboxes: -1 is out of range"),
+        ({"sandboxes": -1}, "sandboxes must be 0 to 1099511627776, got -1"),
         ({"mem": 2**70}, "mem: "),
         ({"cpus": "7"}, "cpus='7' is no limit"),
         ({"cpus": True}, "cpus=True is no limit"),

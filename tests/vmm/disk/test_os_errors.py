@@ -91,7 +91,7 @@ def small(tmp_path: Path) -> Generator[Path]:
 
 
 def fill(place: Path) -> None:
-    """Leave no room for a byte, and none for a name."""
+    """Leave no space for a byte, and none for a name."""
     with pytest.raises(OSError, match="No space left"), (place / "ballast").open("wb") as ballast:
         while True:
             ballast.write(bytes(4096))
@@ -106,7 +106,7 @@ def fill(place: Path) -> None:
 async def test_no_room_on_the_disk_is_said_with_the_file_system(small: Path, choice: Choice, step: str) -> None:
     host = Host(small, choice)
     fill(small)
-    with pytest.raises(HostExhausted, match=f"disk is full: no room for .* on {small}") as refused:
+    with pytest.raises(HostExhausted, match=f"disk is full: no space for .* on {small}") as refused:
         await STEPS[step](host)
     assert refused.value.hint
     await host.machine.link.aclose()
@@ -141,11 +141,11 @@ async def test_a_server_with_too_many_files_open_says_so(tmp_path: Path, choice:
     await host.machine.link.aclose()
 
 
-async def test_what_is_no_trouble_of_the_hosts_passes(tmp_path: Path) -> None:
+async def test_what_is_not_the_hosts_problem_passes(tmp_path: Path) -> None:
     with pytest.raises(KeyError), translate_os_errors("a thing", tmp_path):
         raise KeyError
     with (
-        pytest.raises(Unavailable, match="fails at a thing: it takes too long"),
+        pytest.raises(Unavailable, match="failed at a thing: it takes too long"),
         translate_os_errors("a thing", tmp_path),
     ):
         raise TimeoutError

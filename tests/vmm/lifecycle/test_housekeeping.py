@@ -223,7 +223,7 @@ async def test_a_promise_belongs_to_the_machine_that_it_was_last_given_for(tmp_p
         admission.running(sandbox)
         await admission.readmit(sandbox, new)
         admission.release(sandbox.id, old)
-        with pytest.raises(HostExhausted, match=r"mem: 256 of (299|300) MiB are promised"):
+        with pytest.raises(HostExhausted, match=r"\(256 of (299|300) MiB are promised"):
             admission.check_ahead(sandbox.mem)
         admission.release(sandbox.id, new)
         admission.check_ahead(sandbox.mem)

@@ -71,7 +71,7 @@ class Host:
     def admit(self, key: Key) -> None:
         self.tries += 1
         if self.full:
-            raise HostExhausted(f"no room for {key.mem} MiB")
+            raise HostExhausted(f"no space for {key.mem} MiB")
 
     async def make(self, key: Key) -> Machine:
         if self.broken:

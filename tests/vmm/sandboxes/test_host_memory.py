@@ -112,9 +112,11 @@ def test_a_reserve_that_the_container_has_not_is_refused(kernel: Kernel, monkeyp
     kernel.v2("", str(1024 * MIB), usage=900)
     kernel.own(mounts=f"24 18 0:21 / {kernel.cgroups} rw - cgroup2 cgroup2 rw", cgroups="0::/\n")
     monkeypatch.setattr("vmm.sandboxes.limits.read_memory", lambda: read_memory(kernel.proc))
-    with pytest.raises(HostExhausted, match="The server's container, or service, has 124 MiB of memory available; 704"):
+    with pytest.raises(HostExhausted, match="The server's container or service has 124 MiB of memory available; 704"):
         HostReserve(disk=1).check([kernel.proc], 0, 256)
-    with pytest.raises(HostExhausted, match="mem: 1400 of 1536 MiB are promised to sandboxes, 256 more do not fit"):
+    with pytest.raises(
+        HostExhausted, match=r"mem must be at most 136 MiB \(1400 of 1536 MiB are promised to sandboxes\), got 256"
+    ):
         HostReserve(memory=1, machine=1, disk=1).check([kernel.proc], 1400, 256)
 
 
