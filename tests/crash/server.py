@@ -1,7 +1,7 @@
-"""Servers that are killed in the middle of an operation, each a fork of a process in which all is loaded already.
+"""Servers that are killed in the middle of an operation, each a fork of a process in which everything is loaded.
 
-`python -m tests.crash.server` reads one request per line, lets a forked server fulfil it, and answers with what became of
-that server. What it logs goes to the file that the request names.
+`python -m tests.crash.server` reads one request per line, lets a forked server carry it out, and answers with what
+became of that server. What it logs goes to the file that the request names.
 """
 
 from __future__ import annotations

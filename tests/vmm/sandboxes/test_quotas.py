@@ -49,8 +49,8 @@ async def test_null_takes_a_limit_back_to_the_default(quotas: Quotas) -> None:
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"gpus": 1}, "quota must be one of .*, got 'gpus'"),
-        ({"cpus": -1}, "cpus must be 0 to .*, got -1"),
+        ({"gpus": 1}, "quota must be .*, got 'gpus'"),
+        ({"cpus": -1}, "cpus must be 0 to"),
         ({"mem": 2**62}, "mem must be "),
     ],
 )
