@@ -285,7 +285,7 @@ class MachineRecord:
             return None
         memory = written.text("memory")
         if memory not in set(Memory):
-            raise written.damaged("this release does not know the kind of its memory")
+            raise written.damaged("its memory is of a kind that this release does not know")
         return cls(
             process=ProcessRef(written.number("pid"), written.number("started")),
             port=written.number("port"),

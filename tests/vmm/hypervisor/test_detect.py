@@ -62,7 +62,7 @@ async def test_cloud_hypervisor_needs_kvm_and_a_program(tmp_path: Path, monkeypa
     monkeypatch.setenv(detect.BINARY_VARIABLE, str(tmp_path / "missing"))
     without_program = (await detect.drivers())["cloud-hypervisor"]
     assert isinstance(without_program, detect.NoDriver)
-    assert "missing is no program" in without_program.reason
+    assert "missing is not a program" in without_program.reason
     assert "releases page" in without_program.fix
 
 

@@ -115,7 +115,7 @@ async def test_a_state_of_a_form_that_is_not_known_is_refused_before_anything_st
     (state / "state.json").write_text("{}")
     driver = made("cloud-hypervisor", program(tmp_path, "touch started"))
     error = await refusal(driver, tmp_path, "restore", state=state)
-    assert "no snapshot that this server knows" in error.message
+    assert "not a snapshot that this server knows" in error.message
     assert not (tmp_path / "machine" / "started").exists()
 
 
