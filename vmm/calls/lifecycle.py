@@ -82,7 +82,7 @@ class LifecycleCalls:
             HostExhausted: The host lacks memory.
             Unavailable: The hypervisor failed.
         """
-        return await self._answering(await self._sleeper.wake((await self._ownership.get(owner, ref)).id))
+        return await self._check_answers(await self._sleeper.wake((await self._ownership.get(owner, ref)).id))
 
     async def revive(self, owner: str, ref: str) -> Sandbox:
         """Make a sandbox run again, whatever its state: from its sleep, its newest snapshot, or its disk.
@@ -96,7 +96,7 @@ class LifecycleCalls:
             HostExhausted: The host lacks memory or disk space.
             Unavailable: The hypervisor failed.
         """
-        return await self._answering(await self._restarter.revive((await self._ownership.get(owner, ref)).id))
+        return await self._check_answers(await self._restarter.revive((await self._ownership.get(owner, ref)).id))
 
     async def restart(self, owner: str, ref: str, *, from_snapshot: bool = False) -> Sandbox:
         """Start a sandbox again from its disk, or from its newest snapshot, even if its guest hangs.
@@ -113,7 +113,7 @@ class LifecycleCalls:
         """
         return await self._restarter.restart((await self._ownership.get(owner, ref)).id, from_snapshot=from_snapshot)
 
-    async def _answering(self, sandbox: Sandbox) -> Sandbox:
+    async def _check_answers(self, sandbox: Sandbox) -> Sandbox:
         """Return a sandbox that is recorded as running, if its guest answers."""
         machine = self._machines.get(sandbox.id)
         if machine is not None and not await machine.link.answers():

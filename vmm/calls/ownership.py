@@ -36,7 +36,7 @@ class Ownership:
         """
         sandbox = await self._store.get(owner, ref)
         if sandbox is None or sandbox.state is State.DELETED:
-            sandbox = await self._only(owner, ref)
+            sandbox = await self._by_name(owner, ref)
         self._on_sandbox(sandbox.id)
         return self.seen(sandbox)
 
@@ -45,7 +45,7 @@ class Ownership:
         why = self._why_unresponsive(sandbox.id) if sandbox.state is State.RUNNING else ""
         return sandbox.as_unresponsive(why) if why else sandbox
 
-    async def _only(self, owner: str, ref: str) -> Sandbox:
+    async def _by_name(self, owner: str, ref: str) -> Sandbox:
         named = await self._store.named(owner, ref)
         if not named:
             raise NotFound(f"There is no sandbox {shown(ref)}", hint="List the sandboxes, or create one")

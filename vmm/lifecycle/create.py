@@ -150,14 +150,14 @@ class Creator:
 
         async def machine(sandbox: Sandbox) -> Machine:
             ready = await self._pool.take(key)
-            if ready is not None and await self._given(ready, sandbox):
+            if ready is not None and await self._hand_over(ready, sandbox):
                 return ready
             checkpoint = await self._cloner.template(key, report)
             return await self._cloner.clone(checkpoint, sandbox.machine, hostname=sandbox.name)
 
         return await self._make(Sandbox.new(new_id(), owner, spec, now_ms=self._clock()), machine)
 
-    async def _given(self, ready: Machine, sandbox: Sandbox) -> bool:
+    async def _hand_over(self, ready: Machine, sandbox: Sandbox) -> bool:
         """Give a ready machine to a sandbox; end the machine if it does not take the name."""
         try:
             await ready.assign_identity(sandbox.name)

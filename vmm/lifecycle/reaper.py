@@ -89,7 +89,7 @@ class Reaper:
             now_ms = self._now_ms()
             if lease.expired(sandbox, now_ms) or lease.overslept(sandbox, self._retention_s, now_ms):
                 await self._delete(sandbox)
-                _log.info("sandbox deleted", sandbox=sandbox.id, reason=_end_of(sandbox))
+                _log.info("sandbox deleted", sandbox=sandbox.id, reason=_reason(sandbox))
             elif sandbox.state is State.RUNNING:
                 await self._sleep_if_idle(await self._recorded(sandbox, older_ms=_RECORD_MS))
 
@@ -135,5 +135,5 @@ class Reaper:
                 _log.debug("changed meanwhile", sandbox=sandbox.id, error=error.message)
 
 
-def _end_of(sandbox: Sandbox) -> str:
+def _reason(sandbox: Sandbox) -> str:
     return "it has slept for too long" if sandbox.state is State.ASLEEP else "its time to live is over"

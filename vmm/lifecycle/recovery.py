@@ -87,7 +87,7 @@ class Recovery:
             adopted += await self._each(sandbox, self._finish_wake)
         lost = len(running) + len(woken) - adopted
         for sandbox in failed:
-            adopted += await self._each(sandbox, self._look_again)
+            adopted += await self._each(sandbox, self._adopt_failed)
         log.info(
             "adopted",
             machines=adopted,
@@ -156,7 +156,7 @@ class Recovery:
             return False
         return True
 
-    async def _look_again(self, sandbox: Sandbox) -> bool:
+    async def _adopt_failed(self, sandbox: Sandbox) -> bool:
         """Adopt a machine that an earlier start could not adopt, if it works now."""
         machine = await self._machines.adopt(sandbox.id, sandbox.machine)
         if machine is not None:

@@ -143,7 +143,7 @@ class Restarter:
             if self._machines.get(sandbox.id) is not None:
                 return sandbox
             check_made(sandbox)
-            hardware, machine_id = await anyio.to_thread.run_sync(self._left, sandbox)
+            hardware, machine_id = await anyio.to_thread.run_sync(self._last_machine, sandbox)
             await self._admission.readmit(sandbox, sandbox.machine)
             try:
                 machine = await boot_again(
@@ -162,7 +162,7 @@ class Restarter:
             if machine is not None:
                 hardware, machine_id = machine.hardware, machine.machine_id
             else:
-                hardware, machine_id = await anyio.to_thread.run_sync(self._left, sandbox)
+                hardware, machine_id = await anyio.to_thread.run_sync(self._last_machine, sandbox)
             await self._admission.readmit(sandbox, sandbox.machine)
             if machine is not None:
                 await flush(machine)
@@ -203,7 +203,7 @@ class Restarter:
         if known:
             raise Unavailable(f"Sandbox {sandbox.id} ({sandbox.name}) is killed: {why}", hint=_AGAIN) from error
 
-    def _left(self, sandbox: Sandbox) -> tuple[Hardware, str]:
+    def _last_machine(self, sandbox: Sandbox) -> tuple[Hardware, str]:
         """Read the hardware of a sandbox's last machine, and the machine id of its guest, if they are known."""
         directory = self._machines.directory(sandbox.machine)
         try:

@@ -43,14 +43,14 @@ class SingleFlight:
         flight = self._flights.get((what, sandbox_id))
         if flight is None:
             flight = self._flights[what, sandbox_id] = _Flight()
-            self._tasks.start_soon(self._fly, what, sandbox_id, work, flight)
+            self._tasks.start_soon(self._run, what, sandbox_id, work, flight)
         with anyio.move_on_after(within_s):
             await flight.done.wait()
         if flight.sandbox is None:
             raise flight.error or Unavailable(f"Sandbox {sandbox_id}: its {what} takes too long", hint="Try again")
         return flight.sandbox
 
-    async def _fly(self, what: str, sandbox_id: str, work: Work, flight: _Flight) -> None:
+    async def _run(self, what: str, sandbox_id: str, work: Work, flight: _Flight) -> None:
         try:
             flight.sandbox = await work(sandbox_id)
         except CasemateError as error:

@@ -231,7 +231,7 @@ class MachineRegistry:
         return (await anyio.to_thread.run_sync(orphans, self._root)).get((self._root / name).resolve(), [])
 
     async def _report_end(self, sandbox_id: str, machine: Machine) -> None:
-        reason = await self._end_of(sandbox_id, machine)
+        reason = await self._wait_for_end(sandbox_id, machine)
         if self._running.get(sandbox_id) is machine:
             # Clean up first, so that nobody starts another machine in its directory in the meantime.
             with self._warnings.about("dead machine not cleaned up", sandbox=sandbox_id):
@@ -241,7 +241,7 @@ class MachineRegistry:
             with self._warnings.about("death not recorded", sandbox=sandbox_id):
                 await self._on_death(sandbox_id, machine.directory.name, reason)
 
-    async def _end_of(self, sandbox_id: str, machine: Machine) -> str:
+    async def _wait_for_end(self, sandbox_id: str, machine: Machine) -> str:
         """Wait until a machine ends; retry if that fails, for example for lack of file descriptors."""
         while self._running.get(sandbox_id) is machine:
             with self._warnings.about("machine not watched", sandbox=sandbox_id):

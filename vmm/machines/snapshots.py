@@ -89,13 +89,13 @@ class Snapshot:
             return None
         owner = written.text("owner")
         try:
-            return cls._whole(directory.name, owner, written)
+            return cls._from_manifest(directory.name, owner, written)
         except Damaged as error:
             name = written.fields.get("name")
             return cls._damaged(directory.name, owner, name if isinstance(name, str) else directory.name, error.message)
 
     @classmethod
-    def _whole(cls, snapshot_id: str, owner: str, written: RecordFile) -> Self:
+    def _from_manifest(cls, snapshot_id: str, owner: str, written: RecordFile) -> Self:
         files = written.part("files")
         return cls(
             id=snapshot_id,

@@ -126,7 +126,7 @@ class WarmPool:
                 return True
         if place is None:
             return False
-        await self._let_go(place)
+        await self._remove(place)
         return place not in self._places
 
     def tend(self) -> None:
@@ -142,14 +142,14 @@ class WarmPool:
         with anyio.CancelScope(shield=True):
             async with self._turn:
                 for place in list(self._places):
-                    await self._let_go(place)
+                    await self._remove(place)
 
     async def _tend(self) -> None:
         try:
             async with self._turn:
                 with self._work:
                     await self._clear()
-                    while not self._closed and (key := self._lacking()) is not None:
+                    while not self._closed and (key := self._next_missing()) is not None:
                         await self._add(key)
                         await self._clear()
         finally:
@@ -158,10 +158,10 @@ class WarmPool:
 
     async def _clear(self) -> None:
         for place in list(self._places):
-            if place.stage is _Stage.LEAVING or (place.stage is _Stage.READY and self._unfit(place)):
-                await self._let_go(place)
+            if place.stage is _Stage.LEAVING or (place.stage is _Stage.READY and self._unusable(place)):
+                await self._remove(place)
 
-    def _lacking(self) -> Key | None:
+    def _next_missing(self) -> Key | None:
         now = self._clock()
         if now < self._paused_until:
             return None
@@ -205,11 +205,11 @@ class WarmPool:
 
     def _oldest(self, key: Key) -> _Place | None:
         for place in self._places:
-            if place.stage is _Stage.READY and place.key == key and not self._unfit(place):
+            if place.stage is _Stage.READY and place.key == key and not self._unusable(place):
                 return place
         return None
 
-    def _unfit(self, place: _Place) -> bool:
+    def _unusable(self, place: _Place) -> bool:
         too_old = self._clock() - place.since >= self._max_age_s
         return place.key not in self._kept or too_old or not place.machine.running.process.alive()
 
@@ -229,7 +229,7 @@ class WarmPool:
         finally:
             place.stage = _Stage.LEAVING
 
-    async def _let_go(self, place: _Place) -> None:
+    async def _remove(self, place: _Place) -> None:
         place.stage = _Stage.LEAVING
         try:
             with anyio.CancelScope(shield=True):

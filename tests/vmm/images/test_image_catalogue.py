@@ -244,7 +244,7 @@ async def test_nothing_is_removed_during_a_build(root: Path, log: Path) -> None:
 async def test_an_unknown_image_is_refused_with_the_names_of_the_others(root: Path, log: Path) -> None:
     catalogue = tiny_catalogue(root, log)
     for call in (catalogue.find, catalogue.ensure, catalogue.remove, catalogue.verify):
-        with pytest.raises(InvalidInput, match=r'image must be code or minimal, got .\.\./etc'):
+        with pytest.raises(InvalidInput, match=r"image must be code or minimal, got .\.\./etc"):
             await call("../etc")
     assert not root.exists()
 
