@@ -4,7 +4,7 @@
     own   a file of its own from the start: a copy at each create and fork, nothing to write at a sleep
     mix   a private map until the first sleep, a file of its own from then on
 
-A fork saves its parent's moment and makes children of it in the same way. MachineRegistry alone: no records, no fleet.
+A fork saves a checkpoint of its parent and makes children of it in the same way. Machines alone: no records, no fleet.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class Bench:
         )
         await machine.save_record()
         await run_sync(suspend.forget_sleep, directory)
-        await suspend.rejoin(machine)
+        await suspend.reconnect(machine)
         return machine
 
     async def _fork(self, parent: Machine, count: int, what: str) -> None:

@@ -137,7 +137,7 @@ async def opened(data: Path, uri: str) -> AsyncGenerator[House]:
 async def fill(house: House, rows: int) -> None:
     """Add organisations until there are so many rows; through the stores' own doors, several at a time."""
     services = house.services
-    records = SandboxStore(await services.database.collection(SANDBOXES), host=host_id(services.settings.data))
+    store = SandboxStore(await services.database.collection(SANDBOXES), host=host_id(services.settings.data))
     accounts, keys, places = services.identity.accounts, services.identity.keys, anyio.CapacityLimiter(20)
 
     async def organisation() -> None:
@@ -152,7 +152,7 @@ async def fill(house: House, rows: int) -> None:
                 key = await keys.create(org_id=org_id, created_by=user.id, name="bench")
                 spec = SandboxSpec(name=f"box-{number}", image="code", cpu=1, mem=1024, labels={"team": "blue"})
                 sandbox = Sandbox.new(new_id(), org_id, spec, now_ms=time.time_ns() // 1_000_000)
-                await records.insert(sandbox.moved(State.RUNNING, now_ms=sandbox.created_ms))
+                await store.insert(sandbox.moved(State.RUNNING, now_ms=sandbox.created_ms))
                 house.keys.append(key.plain)
                 house.homes.append((org_id, sandbox.id))
 

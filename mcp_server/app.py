@@ -177,14 +177,14 @@ async def open_services(settings: Settings, *, patience_s: float = 0) -> AsyncGe
                     data=settings.data,
                     driver=choice.driver,
                     catalogue=open_catalogue(settings),
-                    records=records,
+                    store=records,
                     quotas=quotas,
                     reserve=HostReserve(),
                     instances=settings.instances,
                     ready=settings.warm_pool,
                     retention_s=settings.sleep_retention_days * _DAY_S,
-                    found=lambda sandbox_id: annotate_call(sandbox=sandbox_id),
-                    started=meters.started,
+                    on_sandbox=lambda sandbox_id: annotate_call(sandbox=sandbox_id),
+                    on_start=meters.started,
                 ) as fleet:
                     await confinement.sweep()
                     yield Services(

@@ -1,1 +1,1 @@
-"""Sandboxes as machines: no HTTP, no MCP, no users; an owner is an opaque id."""
+"""Sandboxes as virtual machines: no HTTP, no MCP, no users; an owner is an opaque id."""

@@ -1,4 +1,24 @@
-"""The one tree of errors below the edge. REST maps it once to status codes, MCP maps it once to error results."""
+"""All errors below the API, in one tree. REST maps them once to status codes, MCP maps them once to error results.
+
+CasemateError                 internal          any failure that a caller should know about
+|-- InvalidInput              invalid_input     a value was refused
+|-- NotFound                  not_found         no such thing, or somebody else's
+|-- Conflict                  conflict          the state does not allow the call
+|-- LimitExceeded             limit_exceeded    the owner has reached a limit
+|-- HostExhausted             host_exhausted    the host lacks memory or disk space     (retryable)
+|-- Unavailable               unavailable       a part of the server does not work      (retryable)
+|   `-- Damaged               unavailable       a file or record cannot be used         (not retryable)
+|-- SandboxLost               sandbox_lost      the virtual machine died
+|-- GuestError                guest_error       the guest refused the operation
+|   |-- GuestFileMissing      file_not_found    no such file
+|   |-- GuestFileRefused      file_refused      the file does not allow it
+|   |-- GuestDiskFull         disk_full         the sandbox's disk is full
+|   `-- ProcessMissing        process_not_found no such process or terminal
+`-- LinkError                 link_error        the connection to the guest broke       (retryable)
+    `-- LinkTimeout           link_timeout      the guest did not answer in time        (retryable)
+
+The second column is the error's `code`.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +26,12 @@ from typing import ClassVar
 
 
 class CasemateError(Exception):
-    """Anything that a caller should be told: what happened, and what to do next.
+    """Any failure that a caller should know about: what happened, and what to do next.
 
     Attributes:
         code: Stable machine-readable name, the same on every surface.
-        message: What happened, with the offending field and value.
-        hint: The way out; empty where the message already says it.
+        message: What happened, with the field and its value.
+        hint: What to do next; empty where the message already says it.
         retryable: Whether the same call may succeed later, unchanged.
     """
 
@@ -28,7 +48,7 @@ class CasemateError(Exception):
 
 
 class InvalidInput(CasemateError):
-    """A value was refused at the edge, before anything was touched."""
+    """A value was refused, before anything was changed."""
 
     code = "invalid_input"
 
@@ -40,33 +60,33 @@ class NotFound(CasemateError):
 
 
 class Conflict(CasemateError):
-    """The record changed meanwhile, or its state does not allow the call."""
+    """The record was changed by another call, or its state does not allow this one."""
 
     code = "conflict"
 
 
 class LimitExceeded(CasemateError):
-    """The owner's limit on sandboxes, vCPUs or memory would be passed."""
+    """The call would exceed the owner's limit on sandboxes, vCPUs, memory, disk or snapshots."""
 
     code = "limit_exceeded"
 
 
 class HostExhausted(CasemateError):
-    """The host lacks memory or disk for this; what runs goes on unharmed."""
+    """The host lacks memory or disk space for the call; everything that runs goes on."""
 
     code = "host_exhausted"
     retryable = True
 
 
 class Unavailable(CasemateError):
-    """A part that the call needs (hypervisor, image, store) cannot serve at the moment."""
+    """A part that the call needs (hypervisor, image, store) does not work at the moment."""
 
     code = "unavailable"
     retryable = True
 
 
 class Damaged(Unavailable):
-    """What the host's disk holds of one thing cannot be used: the message names the file, the hint the way out."""
+    """A file or record on the host cannot be used: the message names it, the hint says what to do."""
 
     retryable = False
 
@@ -78,13 +98,13 @@ class SandboxLost(CasemateError):
 
 
 class GuestError(CasemateError):
-    """The guest refused the operation: the message is the guest's own reason."""
+    """The guest refused the operation: the message is the reason that the guest gave."""
 
     code = "guest_error"
 
 
 class GuestFileMissing(GuestError):
-    """No file or directory at the path inside the sandbox."""
+    """There is no file or directory at the path inside the sandbox."""
 
     code = "file_not_found"
 
@@ -102,7 +122,7 @@ class GuestDiskFull(GuestError):
 
 
 class ProcessMissing(GuestError):
-    """No process or terminal of that id was started through Casemate in this sandbox."""
+    """No process or terminal with that id was started through Casemate in this sandbox."""
 
     code = "process_not_found"
 

@@ -1,4 +1,4 @@
-"""Troubles that are met again and again, logged when they begin, change and end, rather than each time."""
+"""Problems that occur again and again, logged when they begin, change and end instead of each time."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ log = structlog.get_logger(__name__)
 
 
 class RepeatedWarnings:
-    """What is wrong at the moment, by what it is wrong with."""
+    """The current problems, by what they concern."""
 
     def __init__(self) -> None:
         self._known: dict[str, str] = {}
 
     @contextmanager
     def about(self, what: str, **more: str) -> Generator[None]:
-        """Let nothing that goes wrong in a block reach those outside, and tell it.
+        """Catch and log whatever fails in a block, so that the caller continues.
 
         Args:
-            what: What was tried, such as "machine not removed".
-            more: With what, for the log.
+            what: What failed, such as "machine not removed".
+            more: The objects it concerns, as fields of the log.
         """
         try:
             yield
@@ -37,24 +37,24 @@ class RepeatedWarnings:
             self.settled(what, **more)
 
     def raised(self, error: Exception, what: str, **more: str) -> None:
-        """Tell a failure, unless it is the one that was told before."""
+        """Log a failure, unless it is the one that was logged last."""
         error = _cause(error)
         key, reason = _key(what, more), f"{type(error).__name__}: {error}"
         if self._known.get(key) == reason:
             return
         self._known[key] = reason
-        # What nobody foresaw is a defect: whoever mends it needs to know where.
+        # An unexpected error is a defect, and finding it needs the traceback.
         foreseen = isinstance(error, CasemateError | StoreError | OSError)
         log.warning(what, reason=str(error) or reason, exc_info=None if foreseen else error, **more)
 
     def settled(self, what: str, **more: str) -> None:
-        """Tell that what failed before does not any more; a no-op if it did not."""
+        """Log that an earlier problem is over; a no-op if there was none."""
         if self._known.pop(_key(what, more), None) is not None:
             log.info(f"{what}: over", **more)
 
 
 def _cause(error: Exception) -> Exception:
-    """The error itself, below the groups of one that task groups put around it."""
+    """Return the error itself, out of the exception groups that task groups put around it."""
     members = cast("tuple[Exception, ...]", getattr(error, "exceptions", ()))  # of a group
     return _cause(members[0]) if len(members) == 1 else error
 

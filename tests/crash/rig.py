@@ -10,7 +10,7 @@ import anyio
 
 from bench.fleet import OWNER, Host, opened, said
 from tests.crash.operations import SPEC
-from tests.crash.server import Fate, Nursery, Wish
+from tests.crash.server import Fate, Nursery, Request
 from tests.waiting import PATIENCE_S
 from vmm.fleet import Fleet
 from vmm.hypervisor.cgroup import Cgroups
@@ -103,7 +103,7 @@ class Rig:
             await fleet.prepare(SPEC.image, cpu=SPEC.cpu, mem=SPEC.mem)
             found = {name: await subject(fleet) for name, subject in subjects.items()}
         log = self._data.parent / f"{operation}-{last}.log"
-        wish = Wish(
+        request = Request(
             data=str(self._data),
             images=str(self._images),
             operation=operation,
@@ -112,7 +112,7 @@ class Rig:
             last=last,
             log=str(log),
         )
-        return await self._nursery.grant(wish)
+        return await self._nursery.grant(request)
 
     async def _seen(self, fate: Fate, look: Look) -> None:
         try:

@@ -1,7 +1,7 @@
-"""Servers that are killed in the middle of an operation, each a fork of a process in which all is loaded already.
+"""Servers that are killed in the middle of an operation, each a fork of a process in which everything is loaded.
 
-`python -m tests.crash.server` reads one wish per line, lets a forked server fulfil it, and answers with what became of
-that server. What it logs goes to the file that the wish names.
+`python -m tests.crash.server` reads one request per line, lets a forked server carry it out, and answers with what
+became of that server. What it logs goes to the file that the request names.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _LOST = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
+class Request:
     """What a server shall do, and when it shall die.
 
     Attributes:
@@ -80,42 +80,42 @@ class Nursery:
             yield cls(process)
             process.communicate()
 
-    async def grant(self, wish: Wish) -> Fate:
+    async def grant(self, request: Request) -> Fate:
         """Run a server and wait for its end."""
-        return await anyio.to_thread.run_sync(self._grant, wish)
+        return await anyio.to_thread.run_sync(self._grant, request)
 
-    def _grant(self, wish: Wish) -> Fate:
+    def _grant(self, request: Request) -> Fate:
         assert self._process.stdin is not None and self._process.stdout is not None
-        print(json.dumps(asdict(wish)), file=self._process.stdin, flush=True)
+        print(json.dumps(asdict(request)), file=self._process.stdin, flush=True)
         status = json.loads(self._process.stdout.readline())
-        steps = tuple(Path(f"{wish.log}.steps").read_text().splitlines())
-        log = Path(wish.log).read_text()
+        steps = tuple(Path(f"{request.log}.steps").read_text().splitlines())
+        log = Path(request.log).read_text()
         if status not in {0, -9}:
-            raise AssertionError(f"{wish.operation} failed by itself after {steps}:\n{log}")
+            raise AssertionError(f"{request.operation} failed by itself after {steps}:\n{log}")
         return Fate(survived=status == 0, steps=steps, log=log)
 
 
 def main() -> None:
-    """Serve wishes until the input ends."""
+    """Serve requests until the input ends."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what is logged is no answer
     host = anyio.run(this_host)
     for line in sys.stdin:
-        wish = Wish(**json.loads(line))
+        request = Request(**json.loads(line))
         pid = os.fork()
         if pid == 0:
-            _serve(wish, host)
+            _serve(request, host)
         _, status = os.waitpid(pid, 0)
         print(json.dumps(os.waitstatus_to_exitcode(status)), file=answers, flush=True)
 
 
-def _serve(wish: Wish, host: Host) -> None:
+def _serve(request: Request, host: Host) -> None:
     try:
-        log = os.open(wish.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        log = os.open(request.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        written = os.open(f"{wish.log}.steps", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        anyio.run(_operate, wish, host, Steps(wish.last, written))
+        written = os.open(f"{request.log}.steps", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        anyio.run(_operate, request, host, Steps(request.last, written))
     except BaseException:
         traceback.print_exc()
         sys.stderr.flush()
@@ -123,12 +123,12 @@ def _serve(wish: Wish, host: Host) -> None:
     os._exit(0)
 
 
-async def _operate(wish: Wish, host: Host, steps: Steps) -> None:
+async def _operate(request: Request, host: Host, steps: Steps) -> None:
     count(steps)
-    data, images = Path(wish.data), Path(wish.images)
-    async with opened(data, at=images, host=host, own_memory=wish.own_memory) as fleet:
+    data, images = Path(request.data), Path(request.images)
+    async with opened(data, at=images, host=host, own_memory=request.own_memory) as fleet:
         steps.arm()
-        await OPERATIONS[wish.operation](fleet, **wish.subject)
+        await OPERATIONS[request.operation](fleet, **request.subject)
         steps.disarm()
 
 

@@ -148,7 +148,7 @@ async def test_a_snapshot_of_a_sleeper_is_the_hypervisors_that_put_it_to_sleep(t
         assert snapshot.driver == "qemu 6.0 tcg max"
         manifest = there.data / "snapshots" / snapshot.id / "saved.json"
         assert json.loads(manifest.read_text())["fingerprint"] == snapshot.driver
-        with pytest.raises(Conflict, match=r"was saved by qemu 6\.0 tcg max and loads into nothing else"):
+        with pytest.raises(Conflict, match=r"was saved by qemu 6\.0 tcg max and loads only there"):
             await there.fleet.snapshots.restore(ALICE, old.id, snapshot.id)
 
 
@@ -170,7 +170,7 @@ async def test_of_many_snapshots_at_once_no_more_are_taken_than_the_owner_may_ha
                 tasks.start_soon(take, sandbox)
         taken = await there.fleet.snapshots.list(ALICE)
         assert sorted(one.name for one in taken) == ["box-1", "box-2", "box-3"]
-        assert refused == ["snapshots: 3 of 3 exist already"] * 5
+        assert refused == ["snapshots must be at most 3, got 3 existing and 1 more"] * 5
         await there.fleet.snapshots.delete(ALICE, taken[0].id)
         await there.fleet.snapshots.take(ALICE, sleepers[0].id)
 

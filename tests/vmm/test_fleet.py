@@ -227,7 +227,7 @@ async def test_several_are_created_at_once(fleet: Fleet) -> None:
         assert await run(fleet, f"n{n}", "hostname") == f"n{n}\n"
 
 
-async def test_a_full_guest_disk_is_the_guests_own_trouble(fleet: Fleet) -> None:
+async def test_a_full_guest_disk_is_the_guests_own_problem(fleet: Fleet) -> None:
     await fleet.sandboxes.create(ALICE, SPEC)
     outcome = await fleet.guest.exec(
         ALICE, "box", Command(shell="head -c 4096 /dev/zero > /root/small; fallocate -l 20G /root/big"), wait_ms=30_000

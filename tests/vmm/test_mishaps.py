@@ -20,7 +20,7 @@ from vmm.fleet import Fleet
 from vmm.guest.values import Command
 from vmm.hypervisor.detect import Choice
 from vmm.hypervisor.process import orphans
-from vmm.sandboxes.host_memory import there_is
+from vmm.sandboxes.host_memory import read_memory
 from vmm.sandboxes.limits import HostReserve
 from vmm.sandboxes.sandbox import State
 from vmm.sandboxes.spec import SandboxSpec
@@ -52,7 +52,7 @@ async def test_what_an_upgraded_server_saves_of_an_adopted_machine_is_the_old_hy
         assert snapshot.driver == choice.driver.fingerprint
         saved = json.loads((data / "snapshots" / snapshot.id / "saved.json").read_text())
         assert saved["fingerprint"] == choice.driver.fingerprint
-        refusal = "and loads into nothing else; this host runs another 1.0"
+        refusal = "and loads only there; this host runs another 1.0"
         with pytest.raises(Conflict, match=refusal):
             await fleet.snapshots.restore(ALICE, "box", "kept")
         await fleet.lifecycle.sleep(ALICE, "box")
@@ -69,7 +69,7 @@ async def test_what_an_upgraded_server_saves_of_an_adopted_machine_is_the_old_hy
 async def test_a_machine_that_dies_while_its_sandbox_is_put_back_takes_no_promise_along(
     open_fleet: Opener, data: Path
 ) -> None:
-    overcommit = 300 / there_is().total  # MiB: room for one sandbox, not for two
+    overcommit = 300 / read_memory().total  # MiB: room for one sandbox, not for two
     async with open_fleet(reserve=HostReserve(overcommit=overcommit)) as fleet:
         sandbox = await fleet.sandboxes.create(ALICE, SPEC)
         await fleet.snapshots.take(ALICE, "box", name="kept")
@@ -82,7 +82,7 @@ async def test_a_machine_that_dies_while_its_sandbox_is_put_back_takes_no_promis
             os.kill(old.pid, signal.SIGKILL)
         found = await fleet.sandboxes.get(ALICE, "box")
         assert (found.state, found.machine != sandbox.machine) == (State.RUNNING, True)
-        with pytest.raises(HostExhausted, match=r"mem: 256 of \d+ MiB are promised to sandboxes"):
+        with pytest.raises(HostExhausted, match=r"\(256 of \d+ MiB are promised to sandboxes\)"):
             await fleet.sandboxes.create(ALICE, replace(SPEC, name="more"))
         assert await said(fleet, "box", "hostname") == "box"
         await fleet.sandboxes.delete(ALICE, "box")
@@ -96,7 +96,7 @@ async def test_a_machine_that_dies_while_its_sandbox_is_put_back_takes_no_promis
 async def test_of_all_that_are_put_to_sleep_one_that_cannot_be_holds_up_no_other(fleet: Fleet, data: Path) -> None:
     boxes = [await fleet.sandboxes.create(ALICE, replace(SPEC, name=name)) for name in ("one", "two", "three")]
     with still.mounted(data / "instances" / boxes[1].machine / "asleep.draft", "size=1m"):
-        with pytest.raises(CasemateError, match="The host fails at a machine's memory: File exists"):
+        with pytest.raises(CasemateError, match="The host failed at a machine's memory: File exists"):
             await fleet.lifecycle.sleep(ALICE, "two")
         assert await said(fleet, "two", "hostname") == "two"
         assert await fleet.lifecycle.sleep_all() == 2
@@ -114,7 +114,7 @@ async def test_a_sleeper_whose_record_is_damaged_starts_from_its_disk_and_says_w
         await fleet.guest.exec(ALICE, "box", Command(shell="true"), wait_ms=1000)
     revived = await fleet.lifecycle.revive(ALICE, "box")
     assert (revived.state, revived.memory) == (State.RUNNING, "booted")
-    assert "started from its disk, for " in revived.reason
+    assert "started from its disk, because " in revived.reason
     assert "machine.json is damaged: it has no secret" in revived.reason
     assert await said(fleet, "box", "cat /root/file; hostname") == "kept\nbox"
     await fleet.lifecycle.sleep(ALICE, "box")

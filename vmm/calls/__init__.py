@@ -1,1 +1,1 @@
-"""What a fleet offers to owners, in groups. Each call names the owner, and `ownership` alone checks it."""
+"""The calls that a fleet offers to owners, in groups. Each call names the owner, and only `ownership` checks it."""

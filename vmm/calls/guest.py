@@ -1,6 +1,7 @@
-"""Calls that go through to a sandbox's guest: commands, processes, files, terminals.
+"""Calls to the guest of a sandbox: commands, processes, files, terminals.
 
-Each call names the owner and the sandbox (id or name) first; the rest, and what comes back, is `GuestLink`'s.
+Each call takes the owner and the sandbox (id or name) first; its other arguments and its result are those of
+`GuestLink`.
 """
 
 from __future__ import annotations
@@ -38,11 +39,11 @@ T = TypeVar("T")
 
 
 class GuestCalls:
-    """What a sandbox's owner may do inside it.
+    """What an owner may do inside a sandbox.
 
     Args:
         ownership: Finds the owner's sandboxes.
-        access: Leads to their guests.
+        access: Connects to their guests.
     """
 
     def __init__(self, ownership: Ownership, access: GuestAccess) -> None:
@@ -51,16 +52,17 @@ class GuestCalls:
 
     @asynccontextmanager
     async def reach(self, owner: str, ref: str, *, wake: bool = True) -> AsyncGenerator[tuple[Sandbox, GuestLink]]:
-        """Find a sandbox of the owner and the link to its guest, for one operation. One that sleeps is woken.
+        """Find a sandbox of the owner and the link to its guest, for one operation; wakes one that sleeps.
 
         Args:
-            owner: Whose.
-            ref: Its id or name.
-            wake: Whether this is a use, which wakes it and keeps it awake; else one that sleeps is a Conflict.
+            owner: The owner.
+            ref: The sandbox's id or name.
+            wake: Whether the operation counts as use, which wakes the sandbox and keeps it awake; otherwise one that
+                sleeps is a Conflict.
 
         Raises:
             NotFound: There is none, or it is somebody else's.
-            Conflict: The name fits several.
+            Conflict: Several sandboxes have the name.
             SandboxLost: Its machine has died.
         """
         sandbox = await self._ownership.get(owner, ref)
@@ -78,7 +80,7 @@ class GuestCalls:
         keep_tail: int = 256 * KIB,
         detach: bool = False,
     ) -> Outcome:
-        """Run a command; after `wait_ms` it goes on in the background and the outcome says so."""
+        """Run a command; after `wait_ms` it goes on in the background, and the outcome says so."""
         async with self.reach(owner, ref) as (sandbox, link):
             command = _with_defaults(sandbox, command)
             return await link.exec(command, wait_ms=wait_ms, keep_head=keep_head, keep_tail=keep_tail, detach=detach)
@@ -89,7 +91,7 @@ class GuestCalls:
             return await link.start(_with_defaults(sandbox, command), open_stdin=open_stdin)
 
     async def processes(self, owner: str, ref: str) -> tuple[ProcessInfo, ...]:
-        """The commands started through Casemate, finished ones included."""
+        """List the commands that were started through Casemate, including finished ones."""
         return await self._run(owner, ref, lambda link: link.processes())
 
     async def wait(self, owner: str, ref: str, pid: int, *, wait_ms: int) -> Outcome:
@@ -107,7 +109,7 @@ class GuestCalls:
         max_bytes: int = 256 * KIB,
         wait_ms: int = 0,
     ) -> ProcessOutput:
-        """Read what a command printed from given offsets on, during its life and after."""
+        """Read a command's output from given offsets on, while it runs and afterwards."""
         return await self._run(
             owner,
             ref,
@@ -128,36 +130,36 @@ class GuestCalls:
             yield chunks
 
     async def send_stdin(self, owner: str, ref: str, pid: int, data: bytes, *, eof: bool = False) -> None:
-        """Feed a command that was started with open standard input."""
+        """Send input to a command that was started with open standard input."""
         await self._run(owner, ref, lambda link: link.send_stdin(pid, data, eof=eof))
 
     async def feed(self, owner: str, ref: str, pid: int, data: bytes, *, eof: bool = False, wait_ms: int = 0) -> Fed:
-        """Feed a command that was started with open standard input, with patience; what became of it."""
+        """Send input to a command that was started with open standard input, wait, and say what was taken."""
         return await self._run(owner, ref, lambda link: link.feed(pid, data, eof=eof, wait_ms=wait_ms))
 
     async def signal(self, owner: str, ref: str, pid: int, signal: int = 15) -> None:
-        """Signal a command's whole process tree."""
+        """Send a signal to a command's whole process tree."""
         await self._run(owner, ref, lambda link: link.signal(pid, signal))
 
     async def list_files(self, owner: str, ref: str, path: str, *, limit: int = 1000) -> Listing:
-        """The entries of a directory."""
+        """List the entries of a directory."""
         return await self._run(owner, ref, lambda link: link.list_files(path, limit=limit))
 
     async def stat(self, owner: str, ref: str, path: str) -> FileInfo:
-        """What a path is."""
+        """Describe what is at a path."""
         return await self._run(owner, ref, lambda link: link.stat(path))
 
     async def read_file(
         self, owner: str, ref: str, path: str, *, offset: int = 0, length: int | None = None
     ) -> FileSlice:
-        """A range of a file's bytes."""
+        """Read a range of a file."""
         return await self._run(owner, ref, lambda link: link.read_file(path, offset=offset, length=length))
 
     @asynccontextmanager
     async def open_read(
         self, owner: str, ref: str, path: str, *, offset: int = 0, length: int | None = None
     ) -> AsyncGenerator[tuple[FileInfo, Pieces]]:
-        """Stream a file out, however large."""
+        """Stream a file of any size out."""
         async with (
             self.reach(owner, ref) as (_, link),
             link.open_read(path, offset=offset, length=length) as opened,
@@ -192,7 +194,7 @@ class GuestCalls:
         mode: int | None = None,
         make_parents: bool = True,
     ) -> FileInfo:
-        """Stream a file in, however large, all of it or nothing."""
+        """Stream a file of any size in, all of it or nothing."""
         return await self._run(
             owner, ref, lambda link: link.write_stream(path, chunks, mode=mode, make_parents=make_parents)
         )
@@ -206,7 +208,7 @@ class GuestCalls:
     async def unpack(
         self, owner: str, ref: str, path: str, chunks: AsyncIterable[bytes], *, owners: bool = False
     ) -> ArchiveReport:
-        """Unpack a tar archive into a directory; what was unpacked stays, whatever ends it."""
+        """Unpack a tar archive into a directory; what was unpacked stays, even after an error."""
         return await self._run(owner, ref, lambda link: link.unpack(path, chunks, owners=owners))
 
     async def make_directory(self, owner: str, ref: str, path: str, *, parents: bool = True) -> FileInfo:
@@ -218,11 +220,11 @@ class GuestCalls:
         await self._run(owner, ref, lambda link: link.delete(path, recursive=recursive))
 
     async def move(self, owner: str, ref: str, source: str, target: str, *, overwrite: bool = True) -> FileInfo:
-        """Move or rename."""
+        """Move or rename a file or directory."""
         return await self._run(owner, ref, lambda link: link.move(source, target, overwrite=overwrite))
 
     async def copy(self, owner: str, ref: str, source: str, target: str) -> FileInfo:
-        """Copy a file or a tree."""
+        """Copy a file or directory."""
         return await self._run(owner, ref, lambda link: link.copy(source, target))
 
     async def search(
@@ -255,13 +257,13 @@ class GuestCalls:
         env: dict[str, str] | None = None,
         user: str = "",
     ) -> TerminalInfo:
-        """Open a terminal; it lives on without connections."""
+        """Open a terminal; it stays open without connections."""
         async with self.reach(owner, ref) as (sandbox, link):
             merged = {**sandbox.env, **(env or {})}
             return await link.terminal_open(cols=cols, rows=rows, command=command, cwd=cwd, env=merged, user=user)
 
     async def terminals(self, owner: str, ref: str) -> tuple[TerminalInfo, ...]:
-        """The open terminals."""
+        """List the open terminals."""
         return await self._run(owner, ref, lambda link: link.terminals())
 
     async def terminal_input(self, owner: str, ref: str, terminal_id: str, data: bytes) -> None:
@@ -294,7 +296,7 @@ class GuestCalls:
         await self._run(owner, ref, lambda link: link.terminal_close(terminal_id))
 
     async def metrics(self, owner: str, ref: str) -> GuestMetrics:
-        """The guest's view of its resources. To look is no use: it neither wakes a sandbox nor keeps it awake."""
+        """Measure the guest's resources. This does not count as use: it neither wakes a sandbox nor keeps it awake."""
         async with self.reach(owner, ref, wake=False) as (_, link):
             return await link.metrics()
 

@@ -1,4 +1,4 @@
-"""Calls that change whether a sandbox runs: sleep, wake, start again."""
+"""Calls that change whether a sandbox runs: sleep, wake, restart."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _AT_ONCE = os.cpu_count() or 1
 
 
 class LifecycleCalls:
-    """What a sandbox's owner may do to its life.
+    """What an owner may do to whether a sandbox runs.
 
     Args:
         ownership: Finds the owner's sandboxes.
@@ -38,21 +38,21 @@ class LifecycleCalls:
         self._machines = machines
 
     def __len__(self) -> int:
-        """How many machines run."""
+        """Count the machines that run."""
         return len(self._machines)
 
     async def sleep(self, owner: str, ref: str) -> Sandbox:
-        """Put a sandbox to sleep with its memory; one that sleeps goes on sleeping. Calls in it are broken off.
+        """Put a sandbox to sleep with its memory; a sleeping one stays asleep. Interrupts calls in it.
 
         Raises:
             Conflict: It does not run.
-            HostExhausted: The host's disk is full; it runs on.
-            Unavailable: The hypervisor could not save it; it runs on, if it lives.
+            HostExhausted: The host's disk is full; it keeps running.
+            Unavailable: The hypervisor could not save it; it keeps running, if it is alive.
         """
         return await self._sleeper.sleep((await self._ownership.get(owner, ref)).id)
 
     async def sleep_all(self) -> int:
-        """Put all sandboxes to sleep, to be woken by the next start; returns how many sleep. What fails runs on."""
+        """Put all sandboxes to sleep, to be woken by the next start, and count those that sleep; the others run on."""
         asleep = 0
         slots = anyio.CapacityLimiter(_AT_ONCE)
 
@@ -64,7 +64,7 @@ class LifecycleCalls:
                     asleep += 1
                 except CasemateError as error:
                     log.warning("machine not put to sleep", sandbox=sandbox_id, error=error.message)
-                except Exception:  # whatever it is, the others sleep
+                except Exception:  # one failure must not keep the others awake
                     log.exception("machine not put to sleep", sandbox=sandbox_id)
 
         async with anyio.create_task_group() as tasks:
@@ -73,51 +73,50 @@ class LifecycleCalls:
         return asleep
 
     async def wake(self, owner: str, ref: str) -> Sandbox:
-        """Wake a sandbox; one that runs goes on. Any other call in it does the same by itself.
+        """Wake a sandbox; a running one stays as it is. Any other call in it wakes it too.
 
         Raises:
-            Conflict: Another hypervisor put it to sleep, it cannot wake from its state, or its guest does not answer.
+            Conflict: Another hypervisor put it to sleep, its state does not allow it, or its guest does not answer.
             SandboxLost: Its machine has died.
-            LimitExceeded: The owner's other sandboxes take what they may.
+            LimitExceeded: The owner's other sandboxes have used up the limit.
             HostExhausted: The host lacks memory.
             Unavailable: The hypervisor failed.
         """
-        return await self._answering(await self._sleeper.wake((await self._ownership.get(owner, ref)).id))
+        return await self._check_answers(await self._sleeper.wake((await self._ownership.get(owner, ref)).id))
 
     async def revive(self, owner: str, ref: str) -> Sandbox:
-        """Let a sandbox run again, whatever has become of it: from its sleep, its newest snapshot, or its disk.
+        """Make a sandbox run again, whatever its state: from its sleep, its newest snapshot, or its disk.
 
         `reason` of the result says what it was started from and what is lost; it is empty if nothing is.
 
         Raises:
-            Conflict: It runs, and its guest does not answer: it must be restarted.
+            Conflict: It runs, but its guest does not answer: it must be restarted.
             SandboxLost: Nothing is left to start from.
-            LimitExceeded: The owner's other sandboxes take what they may.
-            HostExhausted: The host lacks memory or disk.
+            LimitExceeded: The owner's other sandboxes have used up the limit.
+            HostExhausted: The host lacks memory or disk space.
             Unavailable: The hypervisor failed.
         """
-        return await self._answering(await self._restarter.revive((await self._ownership.get(owner, ref)).id))
+        return await self._check_answers(await self._restarter.revive((await self._ownership.get(owner, ref)).id))
 
     async def restart(self, owner: str, ref: str, *, from_snapshot: bool = False) -> Sandbox:
-        """Start a sandbox again from its disk, or from its newest snapshot, whatever its guest does.
+        """Start a sandbox again from its disk, or from its newest snapshot, even if its guest hangs.
 
-        Works in any state, and asks the guest for nothing. Calls in it are broken off. `reason` of the result says what
-        it was started from and what is lost: memory and programs, and with a snapshot all that came after it.
+        Works in any state, and needs nothing from the guest. Interrupts calls in it. `reason` of the result says what
+        it was started from and what is lost: memory and programs, and with a snapshot everything that came after it.
 
         Raises:
-            Conflict: It is still being made, or no snapshot of it can be restored here.
+            Conflict: It is still being created, or no snapshot of it can be restored here.
             SandboxLost: It has no disk.
-            LimitExceeded: The owner's other sandboxes take what they may.
-            HostExhausted: The host lacks memory or disk.
-            Unavailable: It did not come up: from a snapshot it is as it was, from its disk it is killed.
+            LimitExceeded: The owner's other sandboxes have used up the limit.
+            HostExhausted: The host lacks memory or disk space.
+            Unavailable: It did not start: after a snapshot it is as it was, after its disk it is killed.
         """
         return await self._restarter.restart((await self._ownership.get(owner, ref)).id, from_snapshot=from_snapshot)
 
-    async def _answering(self, sandbox: Sandbox) -> Sandbox:
-        """A sandbox that is said to run, if its guest says so, too."""
+    async def _check_answers(self, sandbox: Sandbox) -> Sandbox:
+        """Return a sandbox that is recorded as running, if its guest answers."""
         machine = self._machines.get(sandbox.id)
         if machine is not None and not await machine.link.answers():
-            raise Conflict(
-                f"Sandbox {sandbox.id} ({sandbox.name}) is running already, but {self._machines.silence(sandbox.id)}"
-            )
+            why = self._machines.why_unresponsive(sandbox.id)
+            raise Conflict(f"Sandbox {sandbox.id} ({sandbox.name}) is running already, but {why}")
         return sandbox

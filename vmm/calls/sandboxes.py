@@ -1,4 +1,4 @@
-"""Calls about sandboxes as a whole: create, find, list, change, delete, and what they take of the host."""
+"""Calls about whole sandboxes: create, find, list, change, delete, and what they use of the host."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Self
 
 from ..lifecycle.create import Creator
 from ..lifecycle.delete import Deleter
-from ..machines.clone import silent
+from ..machines.clone import no_progress
 from ..machines.templates import Report
 from ..sandboxes import lease
 from ..sandboxes.sandbox import Sandbox, State
@@ -31,7 +31,7 @@ class Page:
 
     @classmethod
     def of(cls, sandboxes: Sequence[Sandbox], *, labels: Mapping[str, str] | None, page: int, limit: int) -> Self:
-        """One page of those that have all the labels; what is out of range is brought into it."""
+        """Return one page of those that have all the labels; page and limit are clamped to their ranges."""
         page, limit = max(1, page), min(max(1, limit), _PAGE_LIMIT)
         wanted = (labels or {}).items()
         found = [sandbox for sandbox in sandboxes if wanted <= sandbox.labels.items()]
@@ -40,13 +40,13 @@ class Page:
 
 
 class SandboxCalls:
-    """What an owner may do with sandboxes as a whole: create, find, change and delete them.
+    """What an owner may do with whole sandboxes: create, find, change and delete them.
 
     Args:
         ownership: Finds the owner's sandboxes.
-        records: The sandboxes' records.
-        creator: Makes new ones.
-        deleter: Ends them.
+        store: The records of the sandboxes.
+        creator: Creates new ones.
+        deleter: Deletes them.
         clock: Milliseconds since the epoch.
     """
 
@@ -54,13 +54,13 @@ class SandboxCalls:
         self,
         *,
         ownership: Ownership,
-        records: SandboxStore,
+        store: SandboxStore,
         creator: Creator,
         deleter: Deleter,
         clock: Callable[[], int],
     ) -> None:
         self._ownership = ownership
-        self._records = records
+        self._store = store
         self._creator = creator
         self._deleter = deleter
         self._clock = clock
@@ -68,43 +68,43 @@ class SandboxCalls:
     async def create(self, owner: str, spec: SandboxSpec, *, on_progress: Report | None = None) -> Sandbox:
         """Create a sandbox; it is ready for commands when this returns. On failure nothing of it is left.
 
-        With a snapshot named, the image and the size are that one's.
+        If the spec names a snapshot, image and size are those of the snapshot.
 
         Raises:
             InvalidInput: A value of the spec is not allowed.
             NotFound: There is no such snapshot.
-            Conflict: The snapshot's name fits several, or another hypervisor saved it.
-            LimitExceeded: The owner has enough.
-            HostExhausted: The host lacks memory or disk.
-            Unavailable: The image is not built, a snapshot is damaged, or the machine did not come up.
+            Conflict: Several snapshots have the name, or another hypervisor saved the snapshot.
+            LimitExceeded: The owner has reached a limit.
+            HostExhausted: The host lacks memory or disk space.
+            Unavailable: The image is not built, a snapshot is damaged, or the machine did not start.
         """
-        return await self._creator.create(owner, spec, on_progress or silent)
+        return await self._creator.create(owner, spec, on_progress or no_progress)
 
     async def get(self, owner: str, ref: str) -> Sandbox:
-        """One sandbox, by id or name.
+        """Find one sandbox, by id or name.
 
         Raises:
             NotFound: There is none, or it is somebody else's.
-            Conflict: The name fits several; the message lists their ids.
+            Conflict: Several sandboxes have the name; the message lists their ids.
         """
         return await self._ownership.get(owner, ref)
 
     async def list(
         self, owner: str, *, labels: Mapping[str, str] | None = None, page: int = 1, limit: int = 20
     ) -> Page:
-        """The owner's sandboxes, newest first; with labels, those that have all of them."""
-        found = Page.of(await self._records.owned(owner), labels=labels, page=page, limit=limit)
+        """List the owner's sandboxes, newest first; with labels, those that have all of them."""
+        found = Page.of(await self._store.owned(owner), labels=labels, page=page, limit=limit)
         return replace(found, items=tuple(self._ownership.seen(sandbox) for sandbox in found.items))
 
     async def usage(self, owner: str) -> Usage:
-        """What the owner's sandboxes take, as quotas count it."""
-        return Usage.of(await self._records.owned(owner))
+        """Count what the owner's sandboxes use, as quotas count it."""
+        return Usage.of(await self._store.owned(owner))
 
     async def survey(self) -> dict[State, Usage]:
-        """What all sandboxes of this host take, whoever owns them, by state."""
+        """Count what all sandboxes of this host use, whoever owns them, by state."""
         seen: dict[State, list[Sandbox]] = {state: [] for state in State}
         for state in State:
-            for sandbox in map(self._ownership.seen, await self._records.in_state(state)):
+            for sandbox in map(self._ownership.seen, await self._store.in_state(state)):
                 seen[sandbox.state].append(sandbox)
         return {state: Usage.of(sandboxes) for state, sandboxes in seen.items()}
 
@@ -119,20 +119,20 @@ class SandboxCalls:
         ttl_s: int | None = None,
         idle_s: int | None = None,
     ) -> Sandbox:
-        """Change what may be changed; what is None stays.
+        """Change the values that are not None.
 
         Args:
-            owner: Whose.
-            ref: Which.
+            owner: The owner.
+            ref: The sandbox's id or name.
             name: A new name.
-            labels: In place of all others.
+            labels: New labels, which replace all others.
             auto_sleep: Whether it may be put to sleep when idle.
-            ttl_s: Seconds to live from now on, or from its waking; 0 is no limit.
-            idle_s: Seconds without use after which it may be put to sleep; 0 is never.
+            ttl_s: Seconds to live from now on, or from when it wakes; 0 is no limit.
+            idle_s: Seconds without use before it may be put to sleep; 0 is never.
 
         Raises:
-            InvalidInput: A new value cannot be.
-            Conflict: A time to live for a sandbox that is dead.
+            InvalidInput: A new value is not allowed.
+            Conflict: A new time to live for a sandbox that is dead.
         """
         if name is not None:
             check_name(name)
@@ -153,11 +153,11 @@ class SandboxCalls:
                 updated_ms=now,
             )
 
-        return self._ownership.seen(await self._records.change((await self._ownership.get(owner, ref)).id, changed))
+        return self._ownership.seen(await self._store.change((await self._ownership.get(owner, ref)).id, changed))
 
     async def delete(self, owner: str, ref: str) -> None:
         """Delete a sandbox with everything in it; its snapshots stay.
 
-        Never needs the guest; what a crash leaves, the next start finishes.
+        Does not need the guest. If the server crashes, its next start finishes the deletion.
         """
         await self._deleter.delete((await self._ownership.get(owner, ref)).id)

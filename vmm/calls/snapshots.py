@@ -1,4 +1,4 @@
-"""Calls that keep what sandboxes are at a moment, go back to it, and make more of it: snapshots and forks."""
+"""Calls that keep the state of a sandbox, restore it, and make copies of it: snapshots and forks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..lifecycle.restore import Restorer
 from ..lifecycle.snapshot import Snapshotter
 from ..lifecycle.transitions import Transitions
 from ..lifecycle.unusable import unreachable
-from ..machines.clone import silent
+from ..machines.clone import no_progress
 from ..machines.snapshots import Snapshot, Snapshots
 from ..machines.templates import Report
 from ..sandboxes.sandbox import Sandbox, State
@@ -24,14 +24,14 @@ from .ownership import Ownership
 
 
 class SnapshotCalls:
-    """What a sandbox's owner may keep of it, and make of that.
+    """What an owner may do with snapshots and forks of a sandbox.
 
     Args:
         ownership: Finds the owner's sandboxes.
-        transitions: One change of a sandbox at a time.
-        snapshots: Those that are kept.
+        transitions: Allow one change of a sandbox at a time.
+        snapshots: The snapshots of this host.
         snapshotter: Takes and deletes them.
-        restorer: Puts sandboxes back to them.
+        restorer: Restores sandboxes from them.
         creator: Makes forks.
     """
 
@@ -55,19 +55,19 @@ class SnapshotCalls:
     async def take(
         self, owner: str, ref: str, *, name: str = "", labels: Mapping[str, str] | None = None, created_by: str = ""
     ) -> Snapshot:
-        """Keep what a running or sleeping sandbox is now. It goes on, with its open streams.
+        """Keep the current state of a running or sleeping sandbox, which goes on with its open streams.
 
         Args:
-            owner: Whose.
-            ref: Which.
+            owner: The owner.
+            ref: The sandbox's id or name.
             name: DNS-1123 subdomain; the sandbox's name with a number if empty.
             labels: At most 5 short pairs.
             created_by: Opaque id of the user.
 
         Raises:
-            InvalidInput: A value cannot be.
-            SandboxLost: It neither runs nor sleeps.
-            LimitExceeded: The owner has enough snapshots.
+            InvalidInput: A value is not allowed.
+            SandboxLost: It is neither running nor asleep.
+            LimitExceeded: The owner has reached the limit on snapshots.
             HostExhausted: The host's disk is full; the sandbox goes on.
             Unavailable: The hypervisor could not save it.
         """
@@ -80,22 +80,22 @@ class SnapshotCalls:
             return await self._snapshotter.take(sandbox, name=name, labels=labels or {}, created_by=created_by)
 
     async def list(self, owner: str, *, sandbox: str = "") -> tuple[Snapshot, ...]:
-        """The owner's snapshots, newest first; with a sandbox named, by id or name, those that were taken of it."""
+        """List the owner's snapshots, newest first; with a sandbox given, by id or name, only those of it."""
         owned = await self._snapshots.owned(owner)
         if not sandbox:
             return tuple(owned)
         taken = tuple(snapshot for snapshot in owned if sandbox in {snapshot.sandbox, snapshot.sandbox_name})
-        if taken:  # also of a sandbox that is gone
+        if taken:  # also those of a deleted sandbox
             return taken
         found = await self._ownership.get(owner, sandbox)
         return tuple(snapshot for snapshot in owned if snapshot.sandbox == found.id)
 
     async def get(self, owner: str, ref: str) -> Snapshot:
-        """One snapshot, by id, by name, or by the beginning of its id.
+        """Find one snapshot, by id, by name, or by the beginning of its id.
 
         Raises:
             NotFound: There is none, or it is somebody else's.
-            Conflict: The name or the beginning fits several; the message lists their ids.
+            Conflict: The name or beginning matches several; the message lists their ids.
         """
         return await self._snapshots.find(owner, ref)
 
@@ -103,7 +103,7 @@ class SnapshotCalls:
         """Give a snapshot another name.
 
         Raises:
-            InvalidInput: The name cannot be.
+            InvalidInput: The name is not allowed.
         """
         check_name(name)
         return await self._snapshots.rename(await self._snapshots.find(owner, ref), name)
@@ -112,18 +112,18 @@ class SnapshotCalls:
         """Delete a snapshot.
 
         Raises:
-            Conflict: Snapshots or sandboxes were made from it; the message names them.
+            Conflict: Snapshots or sandboxes were created from it; the message names them.
         """
         await self._snapshotter.delete(await self._snapshots.find(owner, ref))
 
     async def restore(self, owner: str, ref: str, snapshot: str) -> Sandbox:
-        """Put a sandbox back to a snapshot in place, whatever state it is in. If that fails, it is as it was.
+        """Restore a sandbox from a snapshot in place, whatever its state. If that fails, it is as it was.
 
         Raises:
             NotFound: There is no such sandbox or snapshot.
-            Conflict: The snapshot is of another image or size, or another hypervisor's.
+            Conflict: The snapshot has another image or size, or another hypervisor saved it.
             Unavailable: A file of the snapshot is damaged, or the hypervisor failed.
-            HostExhausted: The host lacks memory or disk.
+            HostExhausted: The host lacks memory or disk space.
         """
         sandbox = await self._ownership.get(owner, ref)
         return await self._restorer.restore(sandbox, await self._snapshots.find(owner, snapshot))
@@ -131,13 +131,13 @@ class SnapshotCalls:
     async def fork(
         self, owner: str, ref: str, count: int = 1, *, created_by: str = "", on_progress: Report | None = None
     ) -> tuple[Fork, ...]:
-        """Make children of a running sandbox's present moment: its memory, its files, its background commands.
+        """Create copies of a running sandbox as it is now: its memory, its files, its background commands.
 
-        The parent goes on, with its open streams. Each child is named after it, and has a result of its own.
+        The parent goes on, with its open streams. Each child is named after it, and has its own result.
 
         Raises:
             InvalidInput: The count is not 1 to 100.
-            Conflict: It sleeps, or is being made.
+            Conflict: It is asleep or being created.
             SandboxLost: Its machine has died.
             HostExhausted: The host's disk is full.
             Unavailable: The hypervisor could not save it.
@@ -157,9 +157,9 @@ class SnapshotCalls:
                     raise Conflict(
                         f"Sandbox {parent.id} is {parent.state}, only a running one can be forked", hint=hint
                     )
-                await (on_progress or silent)(f"Saving {parent.name}")
-                saved = await self._snapshotter.checkpoint(parent, base)
-            return await self._creator.children(parent, saved, count, created_by)
+                await (on_progress or no_progress)(f"Saving {parent.name}")
+                checkpoint = await self._snapshotter.checkpoint(parent, base)
+            return await self._creator.children(parent, checkpoint, count, created_by)
         finally:
             with anyio.CancelScope(shield=True):
                 await self._snapshots.discard(base)

@@ -1,1 +1,1 @@
-"""Files on the host's disk: sparse copies, digests, records that are read back, and what the kernel says of them."""
+"""Files on the host's disk: sparse copies, digests, record files, and errors of the kernel."""

@@ -1,4 +1,4 @@
-"""Copies of sparse files: a sandbox's disk starts as a copy of its template's, as a reflink where that works."""
+"""Copies of sparse files: a sandbox's disk starts as a copy of its template's, as a reflink where possible."""
 
 from __future__ import annotations
 
@@ -19,38 +19,38 @@ _CANNOT = {errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOS
 
 
 async def copy_sparse(source: Path, target: Path, *, reserved: bool = False) -> None:
-    """Copy a file without its holes, as a reflink where the file system has them.
+    """Copy a file without its holes, as a reflink where the file system supports it.
 
     Args:
         source: What to copy.
-        target: Made if it does not exist; one that does must be empty.
-        reserved: Whether the disk holds room for the copy's holes, too, as after `reserve`.
+        target: Created if it does not exist; if it does, it must be empty.
+        reserved: Whether to reserve disk space for the copy's holes too, as `reserve` does.
 
     Raises:
-        FileExistsError: There is something in the target.
+        FileExistsError: The target is not empty.
         HostExhausted: The host's disk is full; nothing is left of the target.
     """
     await anyio.to_thread.run_sync(_copy, source, target, reserved)
 
 
 async def reserve(path: Path) -> None:
-    """Have the host's disk hold room for all of a file, holes too.
+    """Reserve disk space for all of a file, including its holes.
 
     A machine whose memory is a sparse file dies when it touches a new page of it on a full disk.
 
     Raises:
-        HostExhausted: There is not so much room.
+        HostExhausted: There is not enough space.
     """
     await anyio.to_thread.run_sync(_reserve, path)
 
 
 async def release(path: Path) -> None:
-    """Give back the room that was reserved for the holes of a file; a no-op if there is no such file."""
+    """Give back the space that was reserved for the holes of a file; a no-op if there is no such file."""
     await anyio.to_thread.run_sync(_release, path)
 
 
 def sync_directory(directory: Path) -> None:
-    """Have the names in a directory reach the disk. Blocks: call it in a thread."""
+    """Sync the names in a directory to the disk. Blocks: call it in a thread."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -67,7 +67,7 @@ def _copy(source: Path, target: Path, reserved: bool) -> None:
             if not shared:
                 os.ftruncate(write, os.fstat(read).st_size)
             if reserved:
-                # Before the data: a file system that knows where all of it goes takes it sooner.
+                # Before the data: a file system allocates faster when it knows the whole size.
                 _allocate(write)
             if not shared:
                 copy_data(read, write)
@@ -75,7 +75,7 @@ def _copy(source: Path, target: Path, reserved: bool) -> None:
             target.unlink()
             if error.errno in _NO_SPACE:
                 raise HostExhausted(
-                    f"The host's disk is full: no room for {target.name}", hint="Free space or delete sandboxes"
+                    f"The host's disk is full: no space for {target.name}", hint="Free space or delete sandboxes"
                 ) from error
             raise
         finally:
@@ -126,7 +126,7 @@ def _reserve(path: Path) -> None:
     except OSError as error:
         if error.errno in _NO_SPACE:
             raise HostExhausted(
-                f"The host's disk is full: no room for {os.fstat(descriptor).st_size >> 20} MiB of memory",
+                f"The host's disk is full: no space for {os.fstat(descriptor).st_size >> 20} MiB of memory",
                 hint="Free space or delete sandboxes",
             ) from error
         raise

@@ -1,4 +1,4 @@
-"""Digests of sparse files, and how to see without reading a file that it is still the one that was digested."""
+"""Digests of sparse files, and how to tell without reading a file that it has not changed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _STEP = 4 * 1024 * 1024
 
 
 class FileDigest(TypedDict):
-    """What a file was: SHA-256 (hex) over its data with their offsets, size and time of change (ns), and its inode."""
+    """A file's digest: SHA-256 (hex) over its data with their offsets, size and time of change (ns), and its inode."""
 
     sha256: str
     size: int
@@ -25,14 +25,14 @@ class FileDigest(TypedDict):
 
 
 def digest(path: Path) -> FileDigest:
-    """Read a file's data, but not its holes, and have it reach the disk. Blocks: call it in a thread."""
+    """Digest a file's data, but not its holes, and sync it to the disk. Blocks: call it in a thread."""
     total = hashlib.sha256()
     with path.open("rb") as file:
         os.fsync(file.fileno())
         status = os.fstat(file.fileno())
         total.update(status.st_size.to_bytes(8))
         for offset, data in _pieces(file.fileno()):
-            # Where a file system has holes is its own affair: zeros are no data anywhere.
+            # Zeros do not count as data, because file systems differ in what they store as holes.
             if data.count(0) != len(data):
                 total.update(offset.to_bytes(8))
                 total.update(data)
@@ -45,7 +45,7 @@ def digest(path: Path) -> FileDigest:
 
 
 def written(file: RecordFile) -> FileDigest:
-    """A digest that was written down.
+    """Read a digest from a file.
 
     Raises:
         Damaged: It cannot be read.
@@ -59,24 +59,24 @@ def written(file: RecordFile) -> FileDigest:
 
 
 def check(path: Path, known: FileDigest) -> None:
-    """See that a file is what it was; it is read again only if it looks touched. Blocks: call it in a thread.
+    """Check that a file is unchanged; reads it only if its metadata has changed. Blocks: call it in a thread.
 
     Raises:
-        Unavailable: It is not.
+        Unavailable: It has changed.
     """
     try:
         status = path.stat()
     except FileNotFoundError:
         raise Unavailable(f"{path.name} is missing") from None
     if status.st_size != known["size"]:
-        raise Unavailable(f"{path.name} has {status.st_size} bytes in place of {known['size']}")
+        raise Unavailable(f"{path.name} must have {known['size']} bytes, got {status.st_size}")
     touched = (status.st_mtime_ns, status.st_ino) != (known["mtime_ns"], known["inode"])
     if touched and digest(path)["sha256"] != known["sha256"]:
         raise Unavailable(f"{path.name} has changed since it was saved")
 
 
 def _pieces(descriptor: int) -> Iterator[tuple[int, bytes]]:
-    """What holds data, in steps that lie at the same places whatever the file system's holes are."""
+    """Read the data, in steps at fixed positions that do not depend on the file system's holes."""
     after = 0
     for start, end in data_runs(descriptor):
         for step in range(max(after, start - start % _STEP), end, _STEP):

@@ -1,4 +1,4 @@
-"""What goes wrong with the host's files, told to callers in one way, wherever it goes wrong."""
+"""Errors of the kernel about the host's files, translated to errors of Casemate in one place."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from pathlib import Path
 from ..errors import CasemateError, HostExhausted, Unavailable
 
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
-"""What the kernel says where a file system has no room, or no more for this user."""
+"""Errors that say that a file system is full, or that this user's quota on it is."""
 EXHAUSTED = NO_SPACE | {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
-"""What says nothing about the file at hand: the host, or this process, lacks something."""
+"""Errors that are not about the file: the host, or this process, lacks something."""
 
 
 @contextmanager
 def translate_os_errors(what: str, place: Path) -> Generator[None]:
-    """Have a step on the host's files end well, or in an error that callers know.
+    """Translate the kernel's errors in a block.
 
     Args:
-        what: What is worked on, as in "no room for WHAT".
-        place: Where it lies, or shall lie; its file system is named where that is full.
+        what: What is worked on, as in "no space for WHAT" and "the host failed at WHAT".
+        place: Where it is, or will be; the message names this file system if it is full.
 
     Raises:
-        HostExhausted: The disk is full, or the server may open no more files, or memory is short.
+        HostExhausted: The disk is full, too many files are open, or memory is short.
         Unavailable: The host refuses it, or its disk fails.
     """
     try:
@@ -35,10 +35,10 @@ def translate_os_errors(what: str, place: Path) -> Generator[None]:
 
 
 def translate_os_error(error: OSError, what: str, place: Path) -> CasemateError:
-    """The error that callers know for one of the host's; see `translate_os_errors`."""
+    """Translate one error of the kernel; see `translate_os_errors`."""
     if error.errno in NO_SPACE:
         return HostExhausted(
-            f"The host's disk is full: no room for {what} on {file_system(place)}",
+            f"The host's disk is full: no space for {what} on {file_system(place)}",
             hint="Free space or delete sandboxes",
         )
     if error.errno in {errno.EMFILE, errno.ENFILE}:
@@ -48,14 +48,15 @@ def translate_os_error(error: OSError, what: str, place: Path) -> CasemateError:
         )
     if error.errno == errno.ENOMEM:
         return HostExhausted(f"The host lacks memory for {what}", hint="Delete a sandbox, or try again in a moment")
-    # A deadline that passed is an OSError, too, and has no number.
+    # A TimeoutError is an OSError too, and has no number.
     reason = error.strerror or str(error) or "it takes too long"
     return Unavailable(
-        f"The host fails at {what}: {reason} ({error.filename or place})", hint="Tell the operator, or try again later"
+        f"The host failed at {what}: {reason} ({error.filename or place})",
+        hint="Tell the operator, or try again later",
     )
 
 
 def file_system(place: Path) -> Path:
-    """Where the file system is mounted on which a file lies, or would lie."""
+    """Return the mount point of the file system that a file is on, or would be on."""
     path = place.absolute()
     return next(step for step in (path, *path.parents) if os.path.ismount(step))

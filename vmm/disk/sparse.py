@@ -1,4 +1,4 @@
-"""Where a sparse file has data and where holes, and how room for holes is taken and given back. Everything blocks."""
+"""Where a sparse file has data and holes, and how to reserve and free space for holes. Everything blocks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def data_runs(descriptor: int) -> Iterator[tuple[int, int]]:
-    """Where each run of data begins and ends, in bytes from the file's start."""
+    """Find where each run of data begins and ends, in bytes from the start of the file."""
     size = os.fstat(descriptor).st_size
     end = 0
     while end < size:
@@ -27,7 +27,7 @@ def data_runs(descriptor: int) -> Iterator[tuple[int, int]]:
 
 
 def hole_runs(descriptor: int) -> Iterator[tuple[int, int]]:
-    """Where each hole begins and ends."""
+    """Find where each hole begins and ends."""
     after = 0
     for start, end in data_runs(descriptor):
         if start > after:
@@ -39,10 +39,10 @@ def hole_runs(descriptor: int) -> Iterator[tuple[int, int]]:
 
 
 def allocate(descriptor: int) -> None:
-    """Take room on the disk for the whole file; what it holds does not change.
+    """Reserve disk space for the whole file, without changing its content.
 
     Raises:
-        OSError: There is none, or the file system cannot.
+        OSError: There is not enough, or the file system does not support it.
     """
     _fallocate(descriptor, 0, 0, os.fstat(descriptor).st_size)
 
@@ -51,7 +51,7 @@ def punch(descriptor: int, start: int, end: int) -> None:
     """Make a hole.
 
     Raises:
-        OSError: The file system cannot.
+        OSError: The file system does not support it.
     """
     _fallocate(descriptor, _PUNCH_HOLE, start, end - start)
 

@@ -1,1 +1,1 @@
-"""The host's end of the guest link, and the values that go through it."""
+"""The host's end of the guest link, and the values that it sends and receives."""

@@ -1,4 +1,4 @@
-"""The link's calls that move whole trees as tar streams: a directory out of the guest, and one into it."""
+"""The link's calls that move whole trees as tar streams, out of the guest and into it."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ class ArchiveCalls(Caller):
     """Pack and unpack directories in the guest.
 
     An archive holds files with their holes, directories, links of both kinds and FIFOs, with modes, owners and times.
-    Sockets, devices and what cannot be read are left out and told; nothing that is left out ends the call.
+    Sockets, devices and unreadable files are left out and reported; they do not end the call.
     """
 
     @asynccontextmanager
     async def pack(self, path: str) -> AsyncGenerator[Archive]:
-        """Stream a directory as a tar archive of what is in it; its own name is `./` there.
+        """Stream a directory as a tar archive of its content; the directory itself is `./` there.
 
         Raises:
-            InvalidInput: A path that is relative, or none.
-            GuestFileMissing: There is nothing.
-            GuestFileRefused: It is no directory.
+            InvalidInput: The path is relative or invalid.
+            GuestFileMissing: Nothing is there.
+            GuestFileRefused: It is not a directory.
         """
         async with self._stream("pack", path=checks.path(path)) as answer:
             frame = await answer.receive()
@@ -41,30 +41,30 @@ class ArchiveCalls(Caller):
             yield Archive(plain(FileInfo, unpack(frame[1])), answer)
 
     async def unpack(self, path: str, chunks: AsyncIterable[bytes], *, owners: bool = False) -> ArchiveReport:
-        """Unpack a tar archive into a directory, which is made if it is not there.
+        """Unpack a tar archive into a directory, which is created if it does not exist.
 
-        A file is replaced whole or not at all. Nothing gets out of the directory, and no link is followed, whatever the
-        archive says. What was unpacked stays, whatever ends the call.
+        A file is replaced completely or not at all. Nothing gets out of the directory, and no link is followed,
+        whatever the archive says. What was unpacked stays, even after an error.
 
         Args:
             path: The directory.
-            chunks: The archive, not compressed; what they raise ends the call.
-            owners: Whether everything gets the owners, and the modes of programs that lend them, that it has there.
+            chunks: The archive, not compressed; an error that they raise ends the call.
+            owners: Whether to restore the owners, and setuid and setgid bits, from the archive.
 
         Raises:
-            InvalidInput: A path that is relative, or none; or it is no archive, or not a whole one.
-            GuestFileRefused: It is no directory.
-            GuestDiskFull: The disk is full; the message tells how much was unpacked.
+            InvalidInput: The path is relative or invalid, or the data is not a complete archive.
+            GuestFileRefused: It is not a directory.
+            GuestDiskFull: The disk is full; the message says how much was unpacked.
         """
         request = pack_request("unpack", {"path": checks.path(path), "owners": owners}, with_body=True)
         async with self._vitality.watch("unpack", more_s=math.inf), self._pool.connection() as connection:
             upload = Upload(connection, "unpack", self._vitality.grace.living_s)
             return _report((await upload.run(request, chunks)).value)
-        raise AssertionError  # Not reached: the block either returns or raises.
+        raise AssertionError  # unreachable: the block either returns or raises
 
 
 class Archive(DataStream):
-    """A tar stream as it comes; an empty piece is a sign of life.
+    """A tar stream as it arrives; an empty piece is a sign of life.
 
     Attributes:
         info: The directory that it holds.
@@ -76,7 +76,7 @@ class Archive(DataStream):
 
     @property
     def report(self) -> ArchiveReport:
-        """What it holds, and what was left out; once all of it has come."""
+        """Return what it holds, and what was left out; only after all of it has arrived."""
         return _report(self._stream.result)
 
 

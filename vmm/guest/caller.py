@@ -1,4 +1,4 @@
-"""One request and its reply: what every call of the link is made of."""
+"""One request and its reply: the base of every call of the link."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from .vitality import GRACE, Grace, Vitality
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """A RESULT, and the data that came before it."""
+    """A RESULT frame, and the data that came before it."""
 
     value: dict[str, Any]
     data: bytes
 
 
 class Caller:
-    """Sends requests over pooled connections. The base of the link's families of calls."""
+    """Sends requests over pooled connections. The base of the link's groups of calls."""
 
     def __init__(self, dial: Dial, secret: bytes, max_idle: int, grace: Grace = GRACE) -> None:
         self._vitality = Vitality(lambda: self._exchange(pack_request("ping", {}, with_body=False)), grace)
@@ -45,21 +45,21 @@ class Caller:
         more: dict[str, object] | None = None,
         **arguments: object,
     ) -> Reply:
-        """One operation with a bounded answer.
+        """Perform one operation with a bounded answer.
 
         Args:
             name: The operation.
-            body: Data that goes with the request, if it takes any.
-            own_s: How long it is asked to take.
-            more_s: How much longer it may take while the guest lives; None for what the link's grace says.
-            most_data: Bytes of data that the answer may have.
-            more: Arguments of the operation that were put together elsewhere.
+            body: Data that the request carries, if it takes any.
+            own_s: How long the operation is expected to take.
+            more_s: How much longer it may take while the guest is alive; None for the link's default.
+            most_data: Limit on the bytes of data in the answer.
+            more: Further arguments of the operation.
             arguments: The operation's arguments.
 
         Raises:
             CasemateError: What the guest refused.
-            LinkError: The connection broke, or the answer is none.
-            LinkTimeout: The guest fell silent, or the time passed.
+            LinkError: The connection broke, or the answer is invalid.
+            LinkTimeout: The guest stopped answering, or the time is over.
         """
         arguments |= more or {}
         if body is not None and len(body) > frames.MAX_DATA:
@@ -70,10 +70,10 @@ class Caller:
             request += (frames.pack(frames.DATA, body) if body else b"") + frames.pack(frames.END)
         async with self._vitality.watch(name, own_s, more_s=more_s):
             return await self._exchange(request, most_data)
-        raise AssertionError  # Not reached: the block either returns or raises.
+        raise AssertionError  # unreachable: the block either returns or raises
 
     async def _exchange(self, request: bytes, most_data: int = 0) -> Reply:
-        """One request and its answer, for as long as that takes."""
+        """Send one request and wait for its answer, for as long as that takes."""
         async with self._pool.connection() as connection:
             await connection.send(request)
             try:
@@ -81,12 +81,12 @@ class Caller:
             except GuestRefusalError as refused:
                 await self._pool.keep(connection)
                 raise refused.error from None
-        raise AssertionError  # Not reached: the block either returns or raises.
+        raise AssertionError  # unreachable: the block either returns or raises
 
     async def _upload(
         self, name: str, /, chunks: AsyncIterable[bytes], *, most_data: int = 0, **arguments: object
     ) -> Reply:
-        """One operation whose data comes piece by piece; each step has a deadline, the transfer as a whole has none.
+        """Perform one operation whose data is sent in pieces; each step has a deadline, the whole transfer has none.
 
         Raises:
             CasemateError: As `_call`; and whatever `chunks` raises.
@@ -99,15 +99,15 @@ class Caller:
                 await upload.listen(most_data)
                 tasks.cancel_scope.cancel()
             return upload.reply(name)
-        raise AssertionError  # Not reached: the block either returns or raises.
+        raise AssertionError  # unreachable: the block either returns or raises
 
     @asynccontextmanager
     async def _stream(self, name: str, /, *, own_s: float = 0.0, **arguments: object) -> AsyncGenerator[Stream]:
-        """One operation whose answer comes piece by piece; leaving the block before its end closes the connection.
+        """Perform one operation whose answer comes in pieces; leaving the block early closes the connection.
 
         Args:
             name: The operation.
-            own_s: How far apart its pieces may be.
+            own_s: The longest expected time between pieces.
             arguments: The operation's arguments.
         """
         request = pack_request(name, arguments, with_body=False)
@@ -129,11 +129,11 @@ class Caller:
 
 
 class Stream:
-    """The frames of an answer that comes piece by piece.
+    """The frames of an answer that comes in pieces.
 
     Attributes:
         finished: Whether all of it has come, so that the connection is free again.
-        result: What the guest said at the end.
+        result: The guest's result at the end.
     """
 
     def __init__(self, connection: Connection, name: str, own_s: float, vitality: Vitality) -> None:
@@ -145,7 +145,7 @@ class Stream:
         self._vitality = vitality
 
     async def receive(self) -> tuple[int, bytes] | None:
-        """The next frame before the final one, or None at the end.
+        """Receive the next frame before the final one, or None at the end.
 
         Raises:
             CasemateError: What the guest refused.
@@ -166,41 +166,41 @@ class Stream:
 
     async def _frame(self) -> tuple[int, bytes]:
         patience_s = self._vitality.patience_s(self._own_s)
-        # Most frames come at once, and a watch costs more than a frame. What has come of one is kept for the next try.
+        # Most frames come at once, and a watch costs more than a frame. A partial frame is kept for the next try.
         with anyio.move_on_after(patience_s):
             return await self._connection.receive()
         async with self._vitality.watch(self._name, self._own_s, waited_s=patience_s):
             return await self._connection.receive()
-        raise AssertionError  # Not reached: the block either returns or raises.
+        raise AssertionError  # unreachable: the block either returns or raises
 
 
 class DataStream:
-    """The data of such an answer, piece by piece."""
+    """The data of an answer that comes in pieces."""
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
 
     def __aiter__(self) -> Self:
-        """The pieces that have not come yet."""
+        """Iterate over the pieces that have not come yet."""
         return self
 
     async def __anext__(self) -> bytes:
-        """The next piece.
+        """Receive the next piece.
 
         Raises:
-            CasemateError: What the guest said against it.
-            LinkError: The connection broke, or what came is no data.
+            CasemateError: What the guest refused.
+            LinkError: The connection broke, or a frame is not data.
         """
         frame = await self._stream.receive()
         if frame is None:
             raise StopAsyncIteration
         if frame[0] != frames.DATA:
-            raise LinkError(f"The guest sent a frame of kind {frame[0]} where data belongs")
+            raise LinkError(f"The guest sent a frame of kind {frame[0]} instead of data")
         return frame[1]
 
 
 class _Upload:
-    """Sending and listening at once: the answer may come before all is sent, when the disk is full for example."""
+    """Sends and listens at once: the answer may come before all is sent, for example when the disk is full."""
 
     def __init__(self, connection: Connection, vitality: Vitality) -> None:
         self._connection = connection
@@ -219,8 +219,8 @@ class _Upload:
             await self._step(frames.pack(frames.END))
         except LinkError as error:
             self._failure = error
-            self._patience.deadline = anyio.current_time() + 1  # The guest's own reason may be on its way.
-        except Exception as error:  # The source's own: it is raised where the call was made.
+            self._patience.deadline = anyio.current_time() + 1  # the guest's own reason may be on its way
+        except Exception as error:  # the source's own error, raised again where the call was made
             self._failure = error
             self._patience.cancel()
         else:
@@ -248,11 +248,11 @@ class _Upload:
 
 
 async def read_answer(connection: Connection, most_data: int = 0) -> Reply:
-    """The frames up to RESULT.
+    """Read the frames up to RESULT.
 
     Raises:
-        GuestRefusalError: The guest refused; the connection is in order if all data was sent.
-        LinkError: The connection broke, or what came does not belong there.
+        GuestRefusalError: The guest refused; the connection can be used again if all data was sent.
+        LinkError: The connection broke, or a frame is unexpected.
     """
     data = bytearray()
     while True:
@@ -262,7 +262,7 @@ async def read_answer(connection: Connection, most_data: int = 0) -> Reply:
         if kind == frames.ERROR:
             raise GuestRefusalError(refusal(payload))
         if kind != frames.DATA or len(data) + len(payload) > most_data:
-            raise LinkError(f"The guest answered with a frame of kind {kind} that does not belong there")
+            raise LinkError(f"The guest answered with an unexpected frame of kind {kind}")
         data += payload
 
 
@@ -280,7 +280,7 @@ class GuestRefusalError(Exception):
 
 @contextmanager
 def deadline(name: str, seconds: float) -> Generator[None]:
-    """Turn the end of the time into the link's own error."""
+    """Raise the link's own error when the time is over."""
     try:
         with anyio.fail_after(seconds):
             yield
@@ -289,7 +289,7 @@ def deadline(name: str, seconds: float) -> Generator[None]:
 
 
 def pack_request(name: str, arguments: dict[str, object], *, with_body: bool) -> bytes:
-    """A REQUEST frame."""
+    """Pack a REQUEST frame."""
     value: dict[str, Any] = {"op": name, **arguments}
     if with_body:
         value["data"] = True

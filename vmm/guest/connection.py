@@ -32,19 +32,19 @@ _ERRORS: dict[str, type[CasemateError]] = {
 
 
 class HungUp(LinkError):
-    """The other side closed the connection before it said a word: a network that was just restored, most often."""
+    """The other side closed the connection without answering, most often because a network was just restored."""
 
 
 class _Closed(LinkError):
-    """The connection ended while something was awaited."""
+    """The connection ended while a frame was awaited."""
 
 
 class Connection:
     """Frames over one stream. Not safe for several tasks at once, except that one may send while another receives.
 
     Attributes:
-        generation: Which of the link's secrets it was opened with; a pool keeps only the newest.
-        loan: How often it was given back to its pool: it may be another call's by now.
+        generation: The number of the link's secret that it was opened with; a pool keeps only the newest.
+        loan: How often it was returned to its pool, to tell whether another call has it by now.
     """
 
     def __init__(self, stream: ByteStream, generation: int, heard: Callable[[], None] | None = None) -> None:
@@ -58,17 +58,17 @@ class Connection:
     async def open(
         cls, dial: Dial, secret: bytes, generation: int, heard: Callable[[], None] | None = None
     ) -> Connection:
-        """Dial once, and go through the handshake.
+        """Dial once, and perform the handshake.
 
         Args:
-            dial: Makes a fresh connection to the agent.
-            secret: What the agent and the host know.
-            generation: Which of the link's secrets that is.
-            heard: Told of each frame that comes, as a sign of life.
+            dial: Opens a new connection to the agent.
+            secret: The secret that the agent and the host share.
+            generation: The number of that secret.
+            heard: Called for each frame that arrives, as a sign of life.
 
         Raises:
-            HungUp: Whoever answered closed the connection before it said a word.
-            LinkError: Nobody answers, or not an agent that knows the secret. It learns nothing of use.
+            HungUp: The other side closed the connection without answering.
+            LinkError: Nobody answers, or not an agent that knows the secret, which learns nothing useful.
         """
         connection = await cls._dialled(dial, generation, heard)
         try:
@@ -91,7 +91,7 @@ class Connection:
             await anyio.aclose_forcefully(self._stream)
 
     def alive(self) -> bool:
-        """Whether an idle connection is of use: the agent has nothing to say on it, so whatever comes is its end."""
+        """Tell whether an idle connection can be used: the agent sends nothing on it, so any data means its end."""
         if self._buffer:
             return False
         descriptor = self._stream.extra(SocketAttribute.raw_socket, None)
@@ -110,13 +110,13 @@ class Connection:
         try:
             await self._stream.send(bytes(data) if isinstance(data, bytearray) else data)
         except (OSError, anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
-            raise LinkError("The connection to the guest broke while it was told what to do") from error
+            raise LinkError("The connection to the guest broke while the request was sent") from error
 
     async def receive(self) -> tuple[int, bytes]:
-        """The next frame.
+        """Receive the next frame.
 
         Raises:
-            LinkError: The connection broke, or what came is no frame.
+            LinkError: The connection broke, or the data is not a frame.
         """
         buffer = self._buffer
         await self._fill(frames.HEADER.size)
@@ -138,19 +138,19 @@ class Connection:
         except _Closed as error:
             if self._buffer:
                 raise
-            raise HungUp("The guest closed the connection before it said a word") from error
+            raise HungUp("The guest closed the connection without answering") from error
         if kind != frames.HELLO or len(hello) != 1 + frames.NONCE:
-            raise LinkError("The guest does not greet as an agent does")
+            raise LinkError("The guest did not send an agent's greeting")
         if hello[0] != frames.VERSION:
             raise LinkError(
-                f"The guest's agent speaks version {hello[0]}, the server {frames.VERSION}",
+                f"The guest's agent must speak version {frames.VERSION}, got {hello[0]}",
                 hint="Rebuild the images: casemate image build",
             )
         agent_nonce, host_nonce = hello[1:], os.urandom(frames.NONCE)
         await self.send(frames.pack(frames.AUTH, host_nonce + frames.host_proof(secret, agent_nonce, host_nonce)))
         kind, proof = await self.receive()
         if kind != frames.PROOF or not frames.same(proof, frames.agent_proof(secret, agent_nonce, host_nonce)):
-            raise LinkError("What answers as the guest's agent does not know the sandbox's secret")
+            raise LinkError("The guest's agent does not know the sandbox's secret")
 
     async def _fill(self, size: int) -> None:
         buffer = self._buffer
@@ -158,16 +158,16 @@ class Connection:
             while len(buffer) < size:
                 buffer += await self._stream.receive(_RECEIVE)
         except anyio.EndOfStream as error:
-            raise _Closed("The guest closed the connection; whether the call took effect is not known") from error
+            raise _Closed("The guest closed the connection; the call may or may not have taken effect") from error
         except (OSError, anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
-            raise _Closed("The connection to the guest broke; whether the call took effect is not known") from error
+            raise _Closed("The connection to the guest broke; the call may or may not have taken effect") from error
 
 
 def unpack(payload: bytes) -> dict[str, Any]:
-    """The object in a JSON frame.
+    """Unpack the object in a JSON frame.
 
     Raises:
-        LinkError: It is none.
+        LinkError: It is not one.
     """
     try:
         return frames.unpack_json(payload)
@@ -176,7 +176,7 @@ def unpack(payload: bytes) -> dict[str, Any]:
 
 
 def refusal(payload: bytes) -> CasemateError:
-    """The error that an ERROR frame tells of."""
+    """Make the error that an ERROR frame describes."""
     value = unpack(payload)
     kind = _ERRORS.get(str(value.get("code")), GuestError)
     return kind(str(value.get("message", "the guest gave no reason"))[:500])

@@ -1,4 +1,4 @@
-"""From the agent's JSON and data to values."""
+"""Turns the agent's JSON and data into values."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ T = TypeVar("T")
 
 
 def plain(kind: type[T], value: dict[str, Any]) -> T:
-    """A value whose fields are named as the agent names them.
+    """Make a value whose fields have the agent's names.
 
     Raises:
-        LinkError: The agent's answer lacks some, or has others.
+        LinkError: The agent's answer has missing or unknown fields.
     """
     try:
         return kind(**value)
     except TypeError as error:
-        raise LinkError(f"The guest's answer is no {kind.__name__}: {error}") from error
+        raise LinkError(f"The guest's answer must be {kind.__name__}: {error}") from error
 
 
 def outcome(reply: Reply) -> Outcome:
-    """How a command stands; the data holds head and tail of stdout, then of stderr."""
+    """Read the state of a command; the data holds head and tail of stdout, then of stderr."""
     value = dict(reply.value)
     stdout, at = _captured(value.get("stdout"), reply.data, 0)
     stderr, _ = _captured(value.get("stderr"), reply.data, at)
@@ -33,7 +33,7 @@ def outcome(reply: Reply) -> Outcome:
 
 
 def slices(reply: Reply, *names: str) -> list[OutputSlice]:
-    """Parts of streams, which lie one after the other in the data."""
+    """Read parts of streams, which follow each other in the data."""
     found: list[OutputSlice] = []
     at = 0
     for name in names:
@@ -51,5 +51,5 @@ def _captured(sizes: object, data: bytes, at: int) -> tuple[Captured, int]:
 
 def _numbers(value: Any, count: int) -> list[int]:
     if not isinstance(value, list) or len(value) != count or not all(isinstance(item, int) for item in value):  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-        raise LinkError("The guest's answer does not say where its data belongs")
+        raise LinkError("The guest's answer does not say which data belongs to which stream")
     return value  # pyright: ignore[reportUnknownVariableType]

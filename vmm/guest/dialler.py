@@ -1,7 +1,7 @@
-"""New connections to a guest's agent, however many of them are lost on the way.
+"""Opens new connections to a guest's agent, even if many of them are lost on the way.
 
-Until the agent has greeted and the host has shown that it knows the secret, nothing was asked of it. So a connection on
-which no greeting comes is dialled again beside it, and the first that is through the handshake is taken.
+Until the agent has greeted and the host has shown that it knows the secret, no request was sent. So if no greeting
+arrives on a connection, another is opened beside it, and the first to complete the handshake is used.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from vmm.errors import LinkError, LinkTimeout
 from .connection import Connection, Dial, HungUp
 
 _BESIDE_S = 0.3
-"""How long a handshake may take before the agent is dialled once more beside it; doubled each time."""
+"""Seconds that a handshake may take before another connection is opened beside it; doubled each time."""
 _USUAL = 2.0
-"""The same, in handshakes that take as long as the last one, if that is longer: the guest is slow."""
+"""The same, in multiples of the last handshake's time, if that is longer: the guest is slow."""
 _HUNG_UP_S = (0.01, 0.05, 0.2)
-"""The pauses after which an agent that hung up before it said a word is dialled again."""
+"""Pauses in seconds before dialling again after an agent hung up without answering."""
 _SILENT_S = 5.0
-"""How long an agent that was heard may be silent."""
+"""Seconds that an agent that has answered before may be silent."""
 _UNHEARD_S = 30.0
-"""How long one may be that was not heard yet: its machine has only begun to run, on a busy host perhaps."""
+"""Seconds that an agent that has not answered yet may be silent: its machine has just started, maybe on a busy host."""
 _SLOW = 10.0
-"""How long it may be at least, in handshakes that take as long as the last one."""
+"""The minimum of these, in multiples of the last handshake's time."""
 
 
 class Dialler:
-    """Makes connections. For many tasks at once.
+    """Opens connections. For many tasks at once.
 
     Args:
-        dial: Makes a fresh connection to the agent.
-        heard: Told of each frame that comes, as a sign of life.
+        dial: Opens a new connection to the agent.
+        heard: Called for each frame that arrives, as a sign of life.
     """
 
     def __init__(self, dial: Dial, heard: Callable[[], None]) -> None:
@@ -45,29 +45,29 @@ class Dialler:
         self._took_s = 0.0
 
     def forget(self) -> None:
-        """Forget that it was heard: its machine stands still from now on, or did."""
+        """Forget that the agent has answered, because its machine is or was paused."""
         self._heard = -math.inf
 
     def patience(self, since: float) -> float:
-        """Until when to wait for a connection; each sign of life makes it later.
+        """Return until when to wait for a connection; each sign of life makes it later.
 
         Args:
-            since: When the waiting began. Both in seconds of the event loop's clock.
+            since: When the wait began. Both in seconds of the event loop's clock.
         """
         silence_s = _UNHEARD_S if self._heard == -math.inf else _SILENT_S
         return max(since, self._heard) + max(silence_s, _SLOW * self._took_s)
 
     async def connection(self, secret: bytes, generation: int, since: float) -> Connection:
-        """A connection that went through the handshake.
+        """Open a connection and complete the handshake.
 
         Args:
-            secret: What the agent and the host know.
-            generation: Which of the link's secrets that is.
-            since: When the waiting for it began, in seconds of the event loop's clock.
+            secret: The secret that the agent and the host share.
+            generation: The number of that secret.
+            since: When the wait for it began, in seconds of the event loop's clock.
 
         Raises:
-            LinkError: Nobody answers, or not an agent that knows the secret. It learns nothing of use.
-            LinkTimeout: Nobody says a word.
+            LinkError: Nobody answers, or not an agent that knows the secret, which learns nothing useful.
+            LinkTimeout: Nobody answers in time.
         """
         race = _Race(lambda: Connection.open(self._dial, secret, generation, self._hear))
         try:
@@ -84,10 +84,10 @@ class Dialler:
         return race.won
 
     async def wait(self, event: anyio.Event, since: float) -> None:
-        """Wait for an event for as long as there is patience.
+        """Wait for an event as long as `patience` allows.
 
         Raises:
-            LinkTimeout: There is none left.
+            LinkTimeout: The time is over.
         """
         while not event.is_set():
             if anyio.current_time() >= self.patience(since):
@@ -97,14 +97,14 @@ class Dialler:
 
     def _silence(self, since: float) -> LinkTimeout:
         waited_s = anyio.current_time() - since
-        return LinkTimeout(f"The guest's agent has not said a word for {waited_s:.0f} s; it was not told what to do")
+        return LinkTimeout(f"The guest's agent has not answered for {waited_s:.0f} s; the request was not sent")
 
     def _hear(self) -> None:
         self._heard = anyio.current_time()
         self._tell()
 
     async def _hold(self, race: _Race, dials: TaskGroup, since: float) -> None:
-        """Dial until there is a winner, or no hope."""
+        """Dial until a connection wins, or none can."""
         began = anyio.current_time()
         pause_s = max(_BESIDE_S, _USUAL * self._took_s)
         while anyio.current_time() < self.patience(since):
@@ -118,23 +118,23 @@ class Dialler:
                 return
             if not race.running:
                 if race.hung_up > len(_HUNG_UP_S) and self._heard < began:
-                    race.failure = LinkError("The guest closes every connection before it says a word")
+                    race.failure = LinkError("The guest closes every connection without answering")
                     return
                 await anyio.sleep(_HUNG_UP_S[min(race.hung_up, len(_HUNG_UP_S)) - 1])
 
 
 class _Race:
-    """Dials beside each other, of which the first to be through the handshake wins.
+    """Concurrent dials, of which the first to complete the handshake wins.
 
     Args:
-        dial: Makes a connection.
+        dial: Opens a connection.
 
     Attributes:
         won: The winner.
-        took_s: How long that took.
+        took_s: How long its handshake took.
         failure: Why there will be none.
-        running: How many have not ended.
-        hung_up: On how many the agent hung up before it said a word, so that nothing is known of it.
+        running: How many dials have not ended.
+        hung_up: How many connections the agent closed without answering, which says nothing about it.
     """
 
     def __init__(self, dial: Callable[[], Awaitable[Connection]]) -> None:
@@ -151,7 +151,7 @@ class _Race:
         return self.won is not None or self.failure is not None
 
     async def run(self) -> None:
-        """Dial once; `running` counts it already."""
+        """Dial once; `running` already counts it."""
         began = anyio.current_time()
         try:
             connection = await self._dial()
@@ -169,7 +169,7 @@ class _Race:
             self._news.set()
 
     async def news(self, until: float) -> None:
-        """Wait for the end of a dial."""
+        """Wait until a dial ends."""
         with anyio.CancelScope(deadline=until):
             await self._news.wait()
             self._news = anyio.Event()

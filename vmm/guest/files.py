@@ -16,42 +16,42 @@ from .decoding import plain
 from .values import FileInfo, FileSlice, Listing, Match, SearchResult
 
 _TREE_SECONDS = 600.0
-"""Deadline of what may go through a whole tree, as long as the guest lives."""
+"""Deadline of calls that may visit a whole tree, as long as the guest is alive."""
 
 
 class FileCalls(Caller):
     """List, read, write, make, delete, move, copy and find files in the guest.
 
-    All of them raise InvalidInput for a path that is relative or none, GuestFileMissing where nothing is,
-    GuestFileRefused where something does not allow it, and GuestDiskFull.
+    All of them raise InvalidInput for a relative or invalid path, GuestFileMissing if nothing is there,
+    GuestFileRefused if the file does not allow it, and GuestDiskFull.
     """
 
     async def list_files(self, path: str, *, limit: int = 1000) -> Listing:
-        """A directory's entries in name order, at most `limit`."""
-        reply = await self._call("list", path=checks.path(path), limit=checks.count(limit, "limit", least=1))
+        """List a directory's entries in name order, at most `limit`."""
+        reply = await self._call("list", path=checks.path(path), limit=checks.count(limit, "limit", minimum=1))
         entries = tuple(plain(FileInfo, value) for value in reply.value["entries"])
         return Listing(entries=entries, truncated=bool(reply.value["truncated"]))
 
     async def stat(self, path: str) -> FileInfo:
-        """One entry, a link itself if it is one."""
+        """Describe one entry; a link is described itself."""
         return plain(FileInfo, (await self._call("stat", path=checks.path(path))).value)
 
     async def read_file(self, path: str, *, offset: int = 0, length: int | None = None) -> FileSlice:
-        """A range of a file, up to its end if no length is given; at most 64 MiB at once.
+        """Read a range of a file, up to its end without a length; at most 64 MiB at once.
 
         Raises:
             InvalidInput: A negative offset or length, or more than 64 MiB.
         """
         most = checks.MAX_WHOLE_READ
         if length is not None and length > most:
-            raise InvalidInput(f"length: {length} bytes, at most {most} at once", hint="Read it by ranges")
+            raise InvalidInput(f"length must be at most {most} bytes, got {shown(length)}", hint="Read it by ranges")
         data = bytearray()
         async with self.open_read(path, offset=offset, length=length) as (info, pieces):
             async for piece in pieces:
                 data += piece
                 if len(data) > most:
                     raise InvalidInput(
-                        f"length: {shown(path)} has more than the {most} bytes that come at once",
+                        f"length must be set for {shown(path)}, which has more than {most} bytes",
                         hint="Read it by ranges of offset and length",
                     )
         return FileSlice(offset=offset, data=bytes(data), more=pieces.more, stated=info.size)
@@ -60,7 +60,7 @@ class FileCalls(Caller):
     async def open_read(
         self, path: str, *, offset: int = 0, length: int | None = None
     ) -> AsyncGenerator[tuple[FileInfo, Pieces]]:
-        """Stream a range of a file in pieces of at most 256 KiB, to its real end if no length is given."""
+        """Stream a range of a file in pieces of at most 256 KiB, to its real end without a length."""
         stream = self._stream(
             "read",
             path=checks.path(path),
@@ -76,13 +76,13 @@ class FileCalls(Caller):
     async def write_file(
         self, path: str, data: bytes, *, append: bool = False, mode: int | None = None, make_parents: bool = True
     ) -> FileInfo:
-        """Write a file as a whole, or append to it.
+        """Write a whole file, or append to it.
 
         Readers see the old content or the new, never a mixture, and a failed write leaves the old. An existing file
         keeps its owner, and its mode unless one is given; a symbolic link is followed. Appending is not atomic.
         """
         if mode is not None and not 0 <= mode <= 0o7777:
-            raise InvalidInput(f"mode: {mode:o} is not between 0 and 7777 (octal)")
+            raise InvalidInput(f"mode must be 0 to 7777 (octal), got {mode:o}")
         reply = await self._call(
             "write",
             body=data,
@@ -97,18 +97,18 @@ class FileCalls(Caller):
     async def write_stream(
         self, path: str, chunks: AsyncIterable[bytes], *, mode: int | None = None, make_parents: bool = True
     ) -> FileInfo:
-        """Write a file from a stream, as a whole like `write_file`; whatever `chunks` raises leaves the old content."""
+        """Write a whole file from a stream, as `write_file` does; an error of `chunks` leaves the old content."""
         if mode is not None and not 0 <= mode <= 0o7777:
-            raise InvalidInput(f"mode: {mode:o} is not between 0 and 7777 (octal)")
+            raise InvalidInput(f"mode must be 0 to 7777 (octal), got {mode:o}")
         reply = await self._upload("write", chunks, path=checks.path(path), mode=mode, make_parents=make_parents)
         return plain(FileInfo, reply.value)
 
     async def make_directory(self, path: str, *, parents: bool = True) -> FileInfo:
-        """Make a directory; with `parents` those above it too, and one that exists already is fine."""
+        """Make a directory; with `parents` also its parents, and it may already exist."""
         return plain(FileInfo, (await self._call("make_directory", path=checks.path(path), parents=parents)).value)
 
     async def delete(self, path: str, *, recursive: bool = False) -> None:
-        """Delete a file, a link or an empty directory; with `recursive` a directory with all that is in it."""
+        """Delete a file, a link or an empty directory; with `recursive` a directory with everything in it."""
         await self._call("delete", more_s=_TREE_SECONDS, path=checks.path(path), recursive=recursive)
 
     async def move(self, source: str, target: str, *, overwrite: bool = True) -> FileInfo:
@@ -139,23 +139,25 @@ class FileCalls(Caller):
 
         Args:
             path: Where to begin; /proc, /sys and /dev are left out unless the search begins there.
-            name: A glob that the last part of the path matches.
-            content: Text that the file contains; binary files have no content here.
-            limit: Hits at most.
-            timeout_ms: How long to look.
+            name: A glob for the last part of the path.
+            content: Text that the file contains; binary files never match.
+            limit: Maximum number of hits.
+            timeout_ms: How long to search.
 
         Raises:
             InvalidInput: Neither name nor content.
         """
         if not (name or content):
-            raise InvalidInput("search: neither name nor content", hint="Give a glob for the name or a text, or both")
+            raise InvalidInput(
+                "search must have a name or content, got neither", hint="Give a glob for the name or a text"
+            )
         reply = await self._call(
             "search",
             own_s=checks.count(timeout_ms, "timeout_ms") / 1000,
             path=checks.path(path),
             name=checks.text(name, "name"),
             content=checks.text(content, "content"),
-            limit=checks.count(limit, "limit", least=1),
+            limit=checks.count(limit, "limit", minimum=1),
             timeout_ms=timeout_ms,
         )
         matches = tuple(plain(Match, value) for value in reply.value["matches"])
@@ -163,9 +165,9 @@ class FileCalls(Caller):
 
 
 class Pieces(DataStream):
-    """A file's bytes as they come."""
+    """A file's bytes as they arrive."""
 
     @property
     def more(self) -> bool:
-        """Whether the file goes on after the range; known once all of it has come."""
+        """Tell whether the file goes on after the range; only after all of it has arrived."""
         return bool(self._stream.result.get("more"))

@@ -1,4 +1,4 @@
-"""The host's end of the guest link: one object through which a sandbox's inside is reached."""
+"""The host's end of the guest link: one object for everything inside a sandbox."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from .values import Certificate, GuestActivity, GuestMetrics, Identity, Ping
 from .vitality import GRACE, Grace
 
 _IDENTIFY_S = 30.0
-"""Deadline of a guest's first call after it was restored: on a busy host it may say nothing else for a while."""
+"""Deadline of a guest's first call after it was restored: on a busy host it may be silent for a while."""
 
 
 class GuestLink(ProcessCalls, FileCalls, ArchiveCalls, TerminalCalls):
     """Calls into one guest, over connections that are kept for the next call. For many tasks at once.
 
-    Every call has a deadline, far off while the guest lives and near when it falls silent (LinkTimeout). None is
-    repeated by itself once it may have had an effect (LinkError). A kept connection that has died meanwhile is noticed
-    before anything is sent on it, and redialled.
+    Every call has a deadline, far off while the guest is alive and near when it falls silent (LinkTimeout). No call is
+    repeated once it may have had an effect (LinkError). If a kept connection has died, that is noticed before anything
+    is sent on it, and it is dialled again.
 
     Args:
-        dial: Makes a fresh connection to the agent.
-        secret: What the agent and the host know; at least 16 bytes.
-        max_idle: Connections kept for the next calls.
-        grace: How long calls wait beyond their own time, for a guest that lives and for one that is silent.
+        dial: Opens a new connection to the agent.
+        secret: The secret that the agent and the host share; at least 16 bytes.
+        max_idle: How many idle connections to keep.
+        grace: How long calls wait beyond their own time, for a guest that is alive and for one that is silent.
     """
 
     def __init__(self, dial: Dial, secret: bytes, *, max_idle: int = 32, grace: Grace = GRACE) -> None:
@@ -38,19 +38,19 @@ class GuestLink(ProcessCalls, FileCalls, ArchiveCalls, TerminalCalls):
 
     @property
     def silent_s(self) -> float:
-        """For how many seconds the guest has not answered, as far as calls have found out; 0 while it does."""
+        """For how many seconds the guest has not answered, as far as calls have noticed; 0 while it does."""
         return self._vitality.silent_s
 
     async def answers(self) -> bool:
-        """Whether the guest gives any sign of life, asked now and waited for as long as for one that is silent."""
+        """Ask the guest for a sign of life, and tell whether it gives one before it counts as silent."""
         return await self._vitality.answers()
 
     def held(self) -> AbstractContextManager[None]:
-        """For the length of a block the guest stands still because the host wants it: its silence means nothing."""
+        """Ignore the guest's silence for the length of a block, because the host pauses it."""
         return self._vitality.held()
 
     async def aclose(self) -> None:
-        """Close the kept connections; the link is of no more use."""
+        """Close the kept connections and the link."""
         await self._pool.aclose()
 
     async def drop_connections(self) -> None:
@@ -58,7 +58,7 @@ class GuestLink(ProcessCalls, FileCalls, ArchiveCalls, TerminalCalls):
         await self._pool.drop()
 
     async def ping(self, *, timeout_ms: int = 5000) -> Ping:
-        """Whether the agent answers, and what it says of itself."""
+        """Check that the agent answers, and return what it says of itself."""
         with deadline("ping", timeout_ms / 1000):
             reply = await self._exchange(pack_request("ping", {}, with_body=False))
         return plain(Ping, reply.value)
@@ -69,13 +69,13 @@ class GuestLink(ProcessCalls, FileCalls, ArchiveCalls, TerminalCalls):
         From now on the link uses the new secret, and all other connections are closed.
 
         Raises:
-            GuestError: A step failed: this machine must not be used.
+            GuestError: A step failed, and this machine must not be used.
         """
         with deadline("identify", _IDENTIFY_S):
             async with self._pool.connection() as connection:
                 values: dict[str, object] = {
                     "entropy": identity.entropy.hex(),
-                    "clock_ns": time.time_ns(),  # Not before: a connection may take seconds to come about.
+                    "clock_ns": time.time_ns(),  # only now: opening the connection may take seconds
                     "machine_id": identity.machine_id,
                     "hostname": identity.hostname,
                     "secret": identity.secret.hex(),
@@ -89,14 +89,14 @@ class GuestLink(ProcessCalls, FileCalls, ArchiveCalls, TerminalCalls):
         return plain(Certificate, reply.value)
 
     async def metrics(self) -> GuestMetrics:
-        """The guest's own view of its memory, disk and processors."""
+        """Measure the guest's memory, disk and processors."""
         return plain(GuestMetrics, (await self._call("metrics")).value)
 
     async def activity(self, *, timeout_ms: int = 5000) -> GuestActivity:
-        """What goes on in the guest by itself: whether anything would miss it if it slept."""
+        """Ask what runs in the guest on its own, which sleep would interrupt."""
         return plain(GuestActivity, (await self._call("activity", more_s=timeout_ms / 1000)).value)
 
     async def set_clock(self) -> None:
-        """Set the guest's clock by the host's."""
-        await self.ping()  # So that a connection is there: the time would be old by what it takes to make one.
+        """Set the guest's clock to the host's."""
+        await self.ping()  # opens a connection first: otherwise the time would be late by what that takes
         await self._call("set_clock", clock_ns=time.time_ns())

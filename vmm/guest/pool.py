@@ -1,4 +1,4 @@
-"""The connections of one link: kept for the next call, thrown away when they or the secret are of yesterday."""
+"""The connections of one link: kept for the next call, and closed when they or their secret are outdated."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from .connection import Connection, Dial
 from .dialler import Dialler
 
 _DIALS = 2
-"""How many calls dial at once. QEMU lets two wait to be forwarded; the kernel forgets a third without a word, and asks
+"""How many calls dial at once. QEMU lets two wait to be forwarded; the kernel silently drops a third, and tries
 again after 1, 3, 7, 15 seconds, each time beside all the others. Source: `listen` in libslirp; tcp(7)."""
 
 
 class Pool:
     """Hands out authenticated connections, the most recently used one first.
 
-    When all are in use, calls wait in line: for their turn to dial, or for one that comes back meanwhile. Only dials
-    are few at once; connections in use are as many as there are calls, so that no call waits for another one's end.
+    When all are in use, calls wait in line: for their turn to dial, or for one that is returned. Only the number of
+    concurrent dials is limited, not that of connections in use, so that no call waits for another one to end.
 
     Args:
-        dial: Makes a fresh connection to the agent.
-        secret: What the agent and the host know.
-        max_idle: Connections kept for the next calls.
-        heard: Told of each frame that comes on any of them, as a sign of life.
+        dial: Opens a new connection to the agent.
+        secret: The secret that the agent and the host share.
+        max_idle: How many idle connections to keep.
+        heard: Called for each frame that arrives on any of them, as a sign of life.
 
     Attributes:
         secret: What new connections authenticate with.
@@ -46,7 +46,7 @@ class Pool:
 
     @asynccontextmanager
     async def connection(self) -> AsyncGenerator[Connection]:
-        """A connection for one operation, closed by whatever ends the block early unless it was kept before.
+        """Give a connection to one operation; close it if the block ends early, unless it was kept before.
 
         Raises:
             LinkError: No connection could be made.
@@ -62,7 +62,7 @@ class Pool:
         await self.keep(connection)
 
     async def take(self) -> Connection:
-        """A connection that the caller gives back with `keep`, or closes.
+        """Return a connection that the caller gives back with `keep`, or closes.
 
         Raises:
             LinkError: No connection could be made.
@@ -91,7 +91,7 @@ class Pool:
         return place.connection
 
     async def keep(self, connection: Connection) -> None:
-        """Take a connection back on which an operation has ended in order."""
+        """Take back a connection on which an operation has ended normally."""
         connection.loan += 1
         if connection.generation != self._generation or self._closed:
             await connection.aclose()
@@ -105,13 +105,13 @@ class Pool:
             await connection.aclose()
 
     async def renew(self, secret: bytes, survivor: Connection) -> None:
-        """Go on with a new secret; of the connections only the one that brought it is still good."""
+        """Continue with a new secret; of the connections, only the one that brought it stays valid."""
         self.secret = secret
         await self.drop()
         survivor.generation = self._generation
 
     async def drop(self) -> None:
-        """Close what is idle now; what is in use is closed when its operation ends."""
+        """Close idle connections; those in use are closed when their operation ends."""
         self._generation += 1
         self._dialler.forget()
         idle, self._idle = self._idle, []
@@ -119,7 +119,7 @@ class Pool:
             await connection.aclose()
 
     async def aclose(self) -> None:
-        """Close for good."""
+        """Close the pool for good."""
         self._closed = True
         for place in self._line:
             place.reached.set()
@@ -153,9 +153,9 @@ class _Place:
     """A place in the line.
 
     Attributes:
-        reached: Its turn to dial has come, or it has a connection.
-        connection: What it got.
-        dial: Its dial, which ends when it gets another connection meanwhile.
+        reached: Set when its turn to dial has come, or it has a connection.
+        connection: The connection that it got.
+        dial: Its dial, which ends if it gets another connection first.
     """
 
     def __init__(self) -> None:

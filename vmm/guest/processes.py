@@ -14,7 +14,7 @@ from .decoding import outcome, plain, slices
 from .values import KIB, Chunk, Command, Fed, Outcome, ProcessInfo, ProcessOutput
 
 _BEAT_S = 5.0
-"""How often the agent gives a sign of life to who follows a process that prints nothing."""
+"""Interval of the agent's signs of life to whoever follows a process that prints nothing."""
 
 
 class ProcessCalls(Caller):
@@ -32,14 +32,14 @@ class ProcessCalls(Caller):
         """Run a command and wait for its end, at most `wait_ms`; then it goes on in the background under its pid.
 
         Cancelling the wait, or losing the connection during it, kills the command's whole tree unless `detach` is
-        given. A command whose time limit passed has `timed_out`, exit code 137 and the output up to then.
+        given. A command that exceeded its time limit has `timed_out`, exit code 137 and the output up to then.
 
         Args:
             command: What to run.
             wait_ms: How long to wait.
-            detach: Whether the command outlives a broken wait.
-            keep_head: Bytes of each stream's beginning to bring back.
-            keep_tail: Bytes of each stream's end to bring back if not all of it fits.
+            detach: Whether the command survives an interrupted wait.
+            keep_head: Bytes to return from the beginning of each stream.
+            keep_tail: Bytes to return from the end of each stream if not all of it fits.
 
         Raises:
             InvalidInput: Empty or oversized command, unknown user or program, no such directory.
@@ -63,7 +63,7 @@ class ProcessCalls(Caller):
 
         Args:
             command: What to run.
-            open_stdin: Whether its input stays open for `send_stdin`, rather than ending after `command.stdin`.
+            open_stdin: Whether its input stays open for `send_stdin`, instead of ending after `command.stdin`.
 
         Raises:
             InvalidInput: As `exec`.
@@ -73,7 +73,7 @@ class ProcessCalls(Caller):
         return plain(ProcessInfo, reply.value)
 
     async def processes(self) -> tuple[ProcessInfo, ...]:
-        """Everything started through the link, oldest first; of the finished ones the last hundred."""
+        """List everything started through the link, oldest first; of the finished ones the last hundred."""
         reply = await self._call("processes")
         return tuple(plain(ProcessInfo, value) for value in reply.value["processes"])
 
@@ -82,7 +82,7 @@ class ProcessCalls(Caller):
         await self._call("forget")
 
     async def wait(self, pid: int, *, wait_ms: int, keep_head: int = 256 * KIB, keep_tail: int = 256 * KIB) -> Outcome:
-        """Wait for a process's end, at most `wait_ms`.
+        """Wait for a process to end, at most `wait_ms`.
 
         Raises:
             ProcessMissing: No such process was started here.
@@ -107,7 +107,7 @@ class ProcessCalls(Caller):
         max_bytes: int = 256 * KIB,
         wait_ms: int = 0,
     ) -> ProcessOutput:
-        """Both streams from given offsets on, at most `max_bytes` of each.
+        """Read both streams from given offsets on, at most `max_bytes` of each.
 
         Args:
             pid: The process.
@@ -126,7 +126,7 @@ class ProcessCalls(Caller):
             pid=pid,
             stdout_offset=checks.count(stdout_offset, "stdout_offset"),
             stderr_offset=checks.count(stderr_offset, "stderr_offset"),
-            max_bytes=checks.count(max_bytes, "max_bytes", least=1),
+            max_bytes=checks.count(max_bytes, "max_bytes", minimum=1),
             wait_ms=wait_ms,
         )
         stdout, stderr = slices(reply, "stdout", "stderr")
@@ -154,22 +154,22 @@ class ProcessCalls(Caller):
             yield _Chunks(answer)
 
     async def send_stdin(self, pid: int, data: bytes, *, eof: bool = False) -> None:
-        """Feed a process that was started with open input, and end its input if `eof`.
+        """Send input to a process that was started with open input, and end its input if `eof`.
 
         Raises:
             ProcessMissing: No such process was started here.
-            GuestError: Its input is closed, or it has megabytes waiting that it does not read.
+            GuestError: Its input is closed, or megabytes are waiting that it does not read.
         """
         await self._call("send_stdin", body=checks.typed(data), pid=pid, eof=eof)
 
     async def feed(self, pid: int, data: bytes, *, eof: bool = False, wait_ms: int = 0) -> Fed:
-        """Feed a process as `send_stdin` does, with patience and without a fuss.
+        """Send input to a process as `send_stdin` does, but wait if it does not read, and report instead of raising.
 
         Args:
             pid: The process.
             data: At most 1 MiB; all of it is taken, or nothing.
             eof: Whether its input ends after that.
-            wait_ms: How long to wait for one that does not read what it has.
+            wait_ms: How long to wait for a process that does not read.
 
         Raises:
             ProcessMissing: No such process was started here.
@@ -186,7 +186,7 @@ class ProcessCalls(Caller):
             case "taken" | "full" | "closed" as state:
                 return state
             case _:
-                raise LinkError("The guest does not say what became of a process's input")
+                raise LinkError("The guest does not say whether it took the input of a process")
 
     async def signal(self, pid: int, signal: int = 15) -> None:
         """Send a signal to a process's whole tree.
@@ -199,7 +199,7 @@ class ProcessCalls(Caller):
 
 
 class _Chunks:
-    """A process's live output; the agent's signs of life in between are left out."""
+    """A process's live output, without the agent's signs of life in between."""
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream

@@ -1,4 +1,4 @@
-"""The link's calls about terminals, which live in the guest and survive every connection."""
+"""The link's calls about terminals, which are in the guest and outlive every connection."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .values import KIB, TerminalInfo, TerminalOutput
 class TerminalCalls(Caller):
     """Open, type into, read and close pseudo-terminals.
 
-    All that name a terminal raise ProcessMissing where there is none of that id.
+    Every call with a terminal id raises ProcessMissing if there is none with that id.
     """
 
     async def terminal_open(
@@ -27,38 +27,38 @@ class TerminalCalls(Caller):
         """Open a terminal with a shell line in it, or with the user's login shell.
 
         Raises:
-            InvalidInput: A size that no terminal has, unknown user, no such directory.
+            InvalidInput: A size out of range, an unknown user, or no such directory.
             GuestError: Too many are open.
         """
         checks.size(cols, rows)
-        arguments = checks.surroundings(cwd, env or {}, user)
+        arguments = checks.execution_context(cwd, env or {}, user)
         reply = await self._call(
             "terminal_open", cols=cols, rows=rows, command=checks.argument(command, "command"), more=arguments
         )
         return plain(TerminalInfo, reply.value)
 
     async def terminals(self) -> tuple[TerminalInfo, ...]:
-        """All that were opened and not closed, oldest first."""
+        """List all open terminals, oldest first."""
         reply = await self._call("terminals")
         return tuple(plain(TerminalInfo, value) for value in reply.value["terminals"])
 
     async def terminal_input(self, terminal_id: str, data: bytes) -> None:
-        """Type.
+        """Type into a terminal.
 
         Raises:
-            GuestError: The program has ended, or does not read what it has.
+            GuestError: The program has ended, or does not read its input.
         """
         await self._call("terminal_input", body=checks.typed(data), terminal_id=terminal_id)
 
     async def terminal_resize(self, terminal_id: str, *, cols: int, rows: int) -> None:
-        """Change the size; the program is told."""
+        """Change the size, and notify the program."""
         checks.size(cols, rows)
         await self._call("terminal_resize", terminal_id=terminal_id, cols=cols, rows=rows)
 
     async def terminal_read(
         self, terminal_id: str, *, offset: int = 0, max_bytes: int = 256 * KIB, wait_ms: int = 0
     ) -> TerminalOutput:
-        """Output from an offset on; the last MiB is kept.
+        """Read output from an offset on; the last MiB is kept.
 
         Args:
             terminal_id: The terminal.
@@ -72,12 +72,12 @@ class TerminalCalls(Caller):
             most_data=max_bytes,
             terminal_id=terminal_id,
             offset=checks.count(offset, "offset"),
-            max_bytes=checks.count(max_bytes, "max_bytes", least=1),
+            max_bytes=checks.count(max_bytes, "max_bytes", minimum=1),
             wait_ms=wait_ms,
         )
         (output,) = slices(reply, "output")
         return TerminalOutput(info=plain(TerminalInfo, reply.value["info"]), output=output)
 
     async def terminal_close(self, terminal_id: str) -> None:
-        """Hang up, kill what does not go, and forget the terminal."""
+        """Hang up, kill what does not end, and forget the terminal."""
         await self._call("terminal_close", terminal_id=terminal_id)

@@ -1,4 +1,4 @@
-"""An upload whose data keeps the guest busy long after it was sent: the guest gives signs of life, and those count."""
+"""An upload that keeps the guest busy long after its data was sent: meanwhile the guest gives signs of life."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from .caller import Reply
 from .connection import Connection, refusal, unpack
 
 _PIECE = 32 * 1024
-"""Bytes of a frame: those of a tree of tiny files are a hundred files' work already."""
+"""Bytes of a frame: with tiny files, these already are the work of a hundred files."""
 _LAST_WORD = 1.0
 
 
 class Upload:
     """One operation that takes data.
 
-    It may take as long as it takes, but neither may a frame wait to be taken, nor the guest be silent, for longer than
-    a call's patience. Where nothing comes from who sends, the guest owes nothing.
+    It has no time limit as a whole, but neither sending a frame nor the guest's silence may last longer than a call's
+    patience. While the source sends nothing, the guest may be silent.
     """
 
     def __init__(self, connection: Connection, name: str, patience_s: float) -> None:
@@ -34,13 +34,13 @@ class Upload:
         self._reply: Reply | None = None
 
     async def run(self, request: bytes, chunks: AsyncIterable[bytes]) -> Reply:
-        """Send it all, and give the answer.
+        """Send everything, and return the answer.
 
         Raises:
             CasemateError: What the guest refused.
             LinkError: The connection broke.
             LinkTimeout: The guest was silent for too long.
-            Exception: What `chunks` raised.
+            Exception: Whatever `chunks` raised.
         """
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._send, request, chunks, tasks.cancel_scope)
@@ -63,8 +63,8 @@ class Upload:
             await self._step(frames.pack(frames.END))
         except LinkError as error:
             self._failure = error
-            self._due = anyio.current_time() + _LAST_WORD  # The guest's own reason may be on its way.
-        except Exception as error:  # The source's own: it is raised where the call was made.
+            self._due = anyio.current_time() + _LAST_WORD  # the guest's own reason may be on its way
+        except Exception as error:  # the source's own error, raised again where the call was made
             self._failure = error
             scope.cancel()
 
@@ -81,13 +81,13 @@ class Upload:
             self._failure = self._failure or error
 
     def _take(self, kind: int, payload: bytes) -> bool:
-        """A frame of the guest's; whether it was the last."""
+        """Take a frame of the guest, and tell whether it was the last."""
         if kind == frames.RESULT:
             self._reply = Reply(value=unpack(payload), data=b"")
         elif kind == frames.ERROR:
             self._failure = refusal(payload)
         elif kind != frames.DATA or payload:
-            self._failure = LinkError(f"The guest answered with a frame of kind {kind} that does not belong there")
+            self._failure = LinkError(f"The guest answered with an unexpected frame of kind {kind}")
         else:
             if self._due != math.inf:
                 self._alive()

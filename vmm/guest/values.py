@@ -1,4 +1,4 @@
-"""What goes in and out of a guest, as plain values: shared by the link, the machine, the fleet and the edge."""
+"""Values that a guest receives and returns, shared by the link, the machine, the fleet and the API."""
 
 from __future__ import annotations
 
@@ -55,17 +55,17 @@ class Captured:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """How a command stands: finished, or still running under its `pid`.
+    """The state of a command: finished, or still running under its `pid`.
 
     Attributes:
-        pid: The guest's process id, the handle for everything that follows.
-        running: Whether it still ran when the wait ended.
+        pid: The guest's process id, the handle for later calls.
+        running: Whether it was still running when the wait ended.
         exit_code: 0-255, or 128 + signal as a shell reports it; None while running.
         signal: The number of the signal that ended it, else None.
         timed_out: Whether the command's own time limit killed its tree.
         stdout, stderr: What was captured so far.
-        duration_ms: From start to end, or to now.
-        memory_kill: A process of it that the kernel ended for want of memory, such as `python3 (812 MiB)`, else empty.
+        duration_ms: From start to end, or until now.
+        memory_kill: A process of it that the kernel killed for lack of memory, such as `python3 (812 MiB)`, else empty.
     """
 
     pid: int
@@ -108,7 +108,7 @@ class OutputSlice:
     """Bytes of one stream from an offset on.
 
     Attributes:
-        offset: Where `data` begins; greater than asked for if older bytes are no longer kept.
+        offset: Where `data` begins; greater than requested if older bytes are no longer kept.
         data: The bytes.
         next_offset: Where to read on.
     """
@@ -120,7 +120,7 @@ class OutputSlice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessOutput:
-    """Both streams of a process from given offsets on, and how it stands."""
+    """Both streams of a process from given offsets on, and its state."""
 
     info: ProcessInfo
     stdout: OutputSlice
@@ -141,7 +141,7 @@ FileKind = Literal["file", "directory", "symlink", "other"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileInfo:
-    """One directory entry or file, as lstat sees it.
+    """One directory entry or file, as lstat describes it.
 
     Attributes:
         path: Absolute path in the guest.
@@ -163,14 +163,14 @@ class FileInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:
-    """Entries in name order; `truncated` says that there were more than asked for."""
+    """Entries in name order; `truncated` says that there were more than the limit."""
 
     entries: tuple[FileInfo, ...]
     truncated: bool
 
 
 Fed = Literal["taken", "full", "closed"]
-"""What became of input for a process: `full` if it does not read what it has, `closed` if it reads no more."""
+"""What happened to input for a process: `full` if it does not read, `closed` if it no longer reads."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,9 +178,9 @@ class FileSlice:
     """A range of a file's bytes.
 
     Attributes:
-        more: Whether the file went on after it.
-        stated: What the guest's kernel says of the whole file's size: of files that it makes up, such as those of
-            /proc, it is wrong.
+        more: Whether the file goes on after it.
+        stated: The size of the whole file according to the guest's kernel: wrong for files that the kernel
+            generates, such as those of /proc.
     """
 
     offset: int
@@ -190,12 +190,12 @@ class FileSlice:
 
     @property
     def end(self) -> int:
-        """Where it ends."""
+        """The offset of its end."""
         return self.offset + len(self.data)
 
     @property
     def size(self) -> int | None:
-        """Bytes of the whole file; None where nobody knows."""
+        """Bytes of the whole file; None if unknown."""
         if self.more:
             return self.stated if self.stated > self.end else None
         if self.data or not self.offset:
@@ -205,10 +205,10 @@ class FileSlice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArchiveReport:
-    """What was packed or unpacked.
+    """The result of packing or unpacking.
 
     Attributes:
-        files: All but directories.
+        files: Number of entries except directories.
         size: Bytes of content.
         skipped: How many were left out.
         listed: Path and reason of the first thousand of these.
@@ -244,7 +244,7 @@ class SearchResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TerminalInfo:
-    """A pseudo-terminal in the guest; it survives the connections that use it."""
+    """A pseudo-terminal in the guest; it outlives the connections that use it."""
 
     terminal_id: str
     pid: int
@@ -259,7 +259,7 @@ class TerminalInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TerminalOutput:
-    """Raw terminal output from an offset on, and how the terminal stands."""
+    """Raw terminal output from an offset on, and the terminal's state."""
 
     info: TerminalInfo
     output: OutputSlice
@@ -281,10 +281,10 @@ class GuestMetrics:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GuestActivity:
-    """What goes on in a guest by itself, without a call from outside.
+    """What runs in a guest on its own, without a call from outside.
 
     Attributes:
-        processes: Running processes besides the kernel's and the agent's own: daemons, too, whoever started them.
+        processes: Running processes besides the kernel's and the agent's own, including daemons.
         terminals: Open terminals whose program runs.
         connections: Established TCP connections to ports that something in the guest listens on.
     """
@@ -295,7 +295,7 @@ class GuestActivity:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing goes on at all."""
+        """Whether nothing runs on its own."""
         return not (self.processes or self.terminals or self.connections)
 
 
@@ -304,7 +304,7 @@ class Ping:
     """What an agent says of itself.
 
     Attributes:
-        nonce: Random hex that lives only in the agent's memory: equal nonces mean restored, not rebooted.
+        nonce: Random hex that exists only in the agent's memory: equal nonces mean restored, not rebooted.
         clock_ns: The guest's clock, nanoseconds since the epoch.
         monotonic_ns: The guest's monotonic clock, for measuring its rate.
     """
@@ -317,7 +317,7 @@ class Ping:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """What makes a clone a machine of its own.
+    """The identity that separates a clone from all other machines.
 
     Attributes:
         entropy: At least 32 fresh random bytes for the guest kernel's pool.
@@ -334,7 +334,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Certificate:
-    """The agent's proof, read back from the guest's kernel and files, that it took its identity on."""
+    """The agent's proof, read back from the guest's kernel and files, that it took its identity."""
 
     nonce: str
     entropy_mixed: bool

@@ -1,11 +1,11 @@
-"""Whether a guest lives, told by what it says: a call that waits too long has it asked for a sign of life beside it.
+"""Whether a guest is alive: while a call waits too long, the guest is asked for a sign of life beside it.
 
-A fixed deadline is wrong twice. On a busy host, a slow answer is broken off; and a guest that has died of a fork bomb
-keeps every call until the last second. So a call that is over its own time goes on for as long as the guest says
-anything at all, up to a bound, and ends soon after it has fallen silent.
+A fixed deadline is wrong twice: it cancels a slow answer on a busy host, and it keeps every call to a guest that died
+of a fork bomb until the last second. So a call that exceeds its own time goes on while the guest sends anything at
+all, up to a limit, and ends soon after the guest has fallen silent.
 
 Silence is counted in beats, not in seconds: a server that gets no processor for a while hears nothing in that time, and
-must not take that for the guest's doing.
+must not blame the guest.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from vmm.errors import CasemateError, LinkTimeout
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grace:
-    """How long calls wait beyond their own time. With these values, one to a dead guest ends 4 s after it.
+    """How long calls wait beyond their own time. With these values, a call to a dead guest ends 4 s after it.
 
     Attributes:
-        ask_s: After so many seconds the guest is asked for a sign of life.
-        beat_s: How often it is asked from then on.
-        beats: After so many beats without any sign the guest counts as silent.
-        living_s: What a call may take of a guest that lives; an emulated one is thirty times slower than metal.
+        ask_s: Seconds after which the guest is asked for a sign of life.
+        beat_s: Seconds between further questions.
+        beats: Beats without any sign after which the guest counts as silent.
+        living_s: Seconds that a call may take while the guest is alive; an emulated one is thirty times slower.
     """
 
     ask_s: float = 1.0
@@ -37,7 +37,7 @@ class Grace:
 
     @property
     def silence_s(self) -> float:
-        """How long silence lasts before it is taken for one."""
+        """Seconds until missing answers count as silence."""
         return self.beats * self.beat_s
 
 
@@ -45,13 +45,13 @@ GRACE = Grace()
 
 
 class Vitality:
-    """What is known of one guest's life. For all calls of a link at once.
+    """What is known about whether one guest is alive. Shared by all calls of a link.
 
     Attributes:
         grace: How long calls wait.
 
     Args:
-        ping: Has the agent answer, on a connection of its own; what is heard of it counts like any other sign.
+        ping: Has the agent answer, on a connection of its own; its frames count like any other sign.
         grace: See above.
     """
 
@@ -66,18 +66,18 @@ class Vitality:
 
     @property
     def silent_s(self) -> float:
-        """For how many seconds the guest has left questions unanswered; 0 unless it counts as silent."""
+        """For how many seconds the guest has not answered; 0 unless it counts as silent."""
         return max(anyio.current_time() - self._since, 0.001) if self._silent and self._since is not None else 0.0
 
     def heard(self) -> None:
-        """Take note of a sign of life: anything that the agent has sent."""
+        """Record a sign of life: anything that the agent has sent."""
         self._signs += 1
         self._since = None
         self._silent = False
 
     @contextmanager
     def held(self) -> Generator[None]:
-        """For the length of a block the host itself holds the guest still, so that its silence means nothing."""
+        """Ignore silence for the length of a block, because the host pauses the guest."""
         self._holds += 1
         try:
             yield
@@ -85,23 +85,23 @@ class Vitality:
             self._holds -= 1
 
     def patience_s(self, own_s: float) -> float:
-        """How long a call waits before the guest is asked; no time at all where it is silent already."""
+        """Return how long a call waits before the guest is asked; 0 if it is already silent."""
         return 0.0 if self._silent else own_s + self.grace.ask_s
 
     @asynccontextmanager
     async def watch(
         self, name: str, own_s: float = 0.0, *, more_s: float | None = None, waited_s: float = 0.0
     ) -> AsyncGenerator[None]:
-        """Break the block off when the guest has fallen silent, or when it has taken too long altogether.
+        """Cancel the block when the guest has fallen silent, or when it has taken too long altogether.
 
         Args:
             name: The call, for the error.
-            own_s: How long it was asked to take.
-            more_s: How much longer it may take while the guest lives; the grace's `living_s` if None.
-            waited_s: How much of this time is over.
+            own_s: How long it is expected to take.
+            more_s: How much longer it may take while the guest is alive; the grace's `living_s` if None.
+            waited_s: How much of this time has passed.
 
         Raises:
-            LinkTimeout: It was broken off.
+            LinkTimeout: It was cancelled.
         """
         begun = anyio.current_time() - waited_s
         bound_s = own_s + (self.grace.living_s if more_s is None else more_s)
@@ -115,7 +115,7 @@ class Vitality:
             try:
                 yield
                 done = True
-            except Exception as error:  # Raised below: a group of tasks would wrap it.
+            except Exception as error:  # raised below, because a task group would wrap it
                 failure = error
             tasks.cancel_scope.cancel()
         if failure is not None:
@@ -124,14 +124,14 @@ class Vitality:
             how = (
                 " and gives no sign of life"
                 if silent.is_set()
-                else ", though it lives"
+                else ", though it is alive"
                 if self._signs != before
                 else ""
             )
             raise LinkTimeout(f"The guest did not answer {name!r} within {anyio.current_time() - begun:.3g} s{how}")
 
     async def answers(self) -> bool:
-        """Ask the guest for a sign of life and wait for it, as long as it takes to count as silent."""
+        """Ask the guest for a sign of life, and wait for it until the guest counts as silent."""
         before = self._signs
         async with anyio.create_task_group() as tasks:
             for _ in range(self.grace.beats):
@@ -162,7 +162,7 @@ class Vitality:
             self._since = anyio.current_time()
 
     def _to_be_asked(self) -> bool:
-        """Whether it is time for a question: one a beat is enough, however many calls wait."""
+        """Tell whether it is time for a question: one per beat is enough, however many calls wait."""
         now = anyio.current_time()
         if self._holds or (self._asked is not None and now - self._asked < self.grace.beat_s / 2):
             return False
@@ -178,4 +178,4 @@ class Vitality:
                 if heard is not None:
                     heard.cancel()
         except CasemateError:
-            return  # A refusal was heard, like everything that it says; a broken connection says nothing.
+            return  # a refusal was heard, like every answer; a broken connection is not a sign

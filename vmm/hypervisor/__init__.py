@@ -1,1 +1,1 @@
-"""Hypervisors: the port, its drivers, and how one is chosen."""
+"""Hypervisors: their interface, its drivers, and how one is chosen."""

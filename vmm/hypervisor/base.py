@@ -1,4 +1,4 @@
-"""The port to a hypervisor: what the rest of the package may ask of one, and the values that go through it."""
+"""The interface of a hypervisor: what the rest of the package may call, and the values it passes."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from .process import ProcessRef
 CONSOLE = "console.log"
 """The guest's serial console while it boots, in the machine's directory."""
 LOG = "hypervisor.log"
-"""What the hypervisor's process prints, in the machine's directory."""
+"""What the hypervisor process prints, in the machine's directory."""
 GUEST_PORT = 1024
-"""Where the agent listens, on vsock and TCP."""
+"""The port on which the agent listens, on vsock and TCP."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hardware:
-    """What a machine is made of; a saved state loads only into the same.
+    """The parts of a machine; a saved state loads only into the same ones.
 
     Attributes:
         cpu: Virtual CPUs.
@@ -30,7 +30,7 @@ class Hardware:
         kernel_elf, kernel_bz: The same kernel as ELF file and as bzImage; each driver takes the one it needs.
         initramfs: First file system, with the machine's first secret appended.
         toolbox, base: Read-only file systems.
-        tsc_khz: Frequency that the guest is told its time-stamp counter has; 0 lets it measure.
+        tsc_khz: Frequency of the time-stamp counter that the guest is told; 0 lets it measure.
     """
 
     cpu: int
@@ -48,8 +48,8 @@ class Ram:
     """The file behind a machine's memory.
 
     Attributes:
-        path: The file; made if it does not exist.
-        private: Map it copy-on-write, so that the file never changes; else the file is the memory.
+        path: The file; created if it does not exist.
+        private: Map it copy-on-write, so that the file never changes; otherwise the file is the memory.
     """
 
     path: Path
@@ -57,32 +57,32 @@ class Ram:
 
 
 class Memory(StrEnum):
-    """How a machine came by its memory, as shown to users."""
+    """How a machine got its memory, as shown to users."""
 
     BOOTED = "booted"
     """It booted: the file is its memory."""
     OWN = "own"
     """A saved file became its memory, and changes with it."""
     MAPPED = "mapped"
-    """It maps a saved file copy-on-write: what it did not write to is shared with all others that map it."""
+    """It maps a saved file copy-on-write: pages that it did not write to are shared with all others that map it."""
     COPIED = "copied"
-    """The hypervisor read all of a saved file, for want of a better way."""
+    """The hypervisor read all of a saved file, because it cannot map it."""
 
     @property
     def in_file(self) -> bool:
-        """Whether a file of its own holds the memory, whatever the machine does."""
+        """Whether the memory is in a file of the machine's own, which changes with it."""
         return self in {Memory.BOOTED, Memory.OWN}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Running:
-    """A machine's hypervisor process and the way to its guest.
+    """A machine's hypervisor process and how to reach its guest.
 
     Attributes:
-        directory: The machine's own; everything about it lies there.
+        directory: The machine's directory, with everything about it.
         process: The hypervisor.
-        port: TCP port on the host's loopback that leads to the agent; 0 where the driver has a socket file instead.
-        memory: How it came by its memory.
+        port: TCP port on the host's loopback that leads to the agent; 0 if the driver has a socket file instead.
+        memory: How it got its memory.
     """
 
     directory: Path
@@ -92,7 +92,7 @@ class Running:
 
 
 Fill = Callable[[], Awaitable[None]]
-"""Fills a machine's disk, whose empty file may be there already."""
+"""Fills a machine's disk, whose empty file may already exist."""
 
 
 class Hypervisor(Protocol):
@@ -110,7 +110,7 @@ class Hypervisor(Protocol):
 
     @property
     def own_memory(self) -> bool:
-        """Whether clones are better off with a copy of the memory than with a map of it; see ADR 13."""
+        """Whether clones do better with a copy of the memory than with a map of it; see ADR 13."""
         ...
 
     @property
@@ -139,49 +139,49 @@ class Hypervisor(Protocol):
     ) -> Running:
         """Start a machine from a saved device state and its memory.
 
-        It runs when this returns; without `run` it stands still until `resume`, and nothing has changed yet. What
-        fills the disk is awaited before that is read; a driver may start its program meanwhile.
+        It runs when this returns; without `run` it is paused until `resume`, and nothing has changed yet. The disk is
+        filled before it is read; a driver may start its program in the meantime.
         """
         ...
 
     async def save(self, machine: Running, target: Path) -> None:
-        """Pause the machine and write its moment into an existing directory: the devices' as `state`.
+        """Pause the machine and save it into an existing directory: the devices as `state`.
 
-        Memory in a file of its own stays there, to be copied before the machine goes on; other memory is written, too,
-        in whatever form is quickest: `settle` makes `ram` of it. The machine stays paused, even if this fails.
+        Memory in a file of the machine's own stays there, to be copied before the machine goes on; other memory is
+        written too, in the fastest format: `settle` makes `ram` of it. The machine stays paused, even if this fails.
         """
         ...
 
     async def settle(self, target: Path, hardware: Hardware, *, disk: Path) -> None:
         """Finish what `save` wrote, so that `target` has a `state` and a `ram` to restore from. May take a second.
 
-        The saved machine may have gone on, or ended. A no-op where there is nothing to finish.
+        The saved machine may have gone on, or ended. A no-op if there is nothing to finish.
 
         Args:
             target: The directory that was given to `save`.
-            hardware: The machine's.
+            hardware: The machine's hardware.
             disk: A disk of the machine's size; it is not opened.
         """
         ...
 
     async def adopt(self, machine: Running, hardware: Hardware) -> None:
-        """Confine a machine that an earlier server started as this one would have."""
+        """Apply this server's limits to a machine that an earlier server started."""
         ...
 
     async def stop(self, machine: Running) -> None:
-        """End the machine at once, without asking the guest, and give back what it had of the host. May be repeated."""
+        """End the machine at once, without asking the guest, and free what it used of the host. May be repeated."""
         ...
 
     async def why_killed(self, machine: Running) -> str:
-        """Why the host killed the machine, in words for its owner; empty if it did not. To be asked before `stop`."""
+        """Explain to the owner why the host killed the machine; empty if it did not. Call it before `stop`."""
         ...
 
     async def problem(self, machine: Running) -> str:
-        """Why a living machine does not run, in words for a user; empty if it runs."""
+        """Explain to a user why a machine that has not ended is paused; empty if it runs."""
         ...
 
     async def resume(self, machine: Running) -> None:
-        """Let a stopped or saved machine go on."""
+        """Resume a paused or saved machine."""
         ...
 
     async def dial(self, machine: Running) -> ByteStream:

@@ -1,10 +1,10 @@
-"""A cgroup for every machine, so that one that takes too much harms itself alone.
+"""A cgroup for every machine, so that one that uses too much harms only itself.
 
-    BASE/          the cgroup that is the server's to divide: given by systemd (Delegate=), or the container's own
-      server/      the server: a cgroup that is divided holds no process itself
+    BASE/          the cgroup that the server may divide: from systemd (Delegate=), or the container's own
+      server/      the server: a divided cgroup cannot hold processes itself
       machines/    one cgroup per machine, by the name of the machine's directory
 
-Only cgroup v2. Where the host gives the server no cgroup to divide, machines run without, and `NoCgroups` says why.
+Only cgroup v2. If the host lets the server divide no cgroup, machines run without, and `NoCgroups` says why.
 Source: Documentation/admin-guide/cgroup-v2.rst of Linux 6.1, and systemd's CGROUP_DELEGATION.md.
 """
 
@@ -19,14 +19,14 @@ from typing import Self
 
 WANTED = ("memory", "cpu", "pids")
 AS_SERVICE = "run Casemate as the service in deploy/ (Delegate=yes)"
-"""What gives the server a cgroup to divide."""
+"""How to get a cgroup that the server may divide."""
 SERVER = "server"
-"""The part of the divided cgroup in which the server is."""
+"""The part of the divided cgroup that the server runs in."""
 
 _MACHINES = "machines"
 _MACHINE = re.compile(r"[0-9a-f]{24}")
 _PERIOD_US = 100_000
-# The guest's processors never take more than their number; what the devices' threads take comes on top.
+# The guest's processors never use more than their number; the threads of the devices come on top.
 _DEVICES_US = 50_000
 _PIDS = 128
 _MOVES = 5
@@ -37,10 +37,10 @@ _MIB = 1024 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What one machine's hypervisor may take of the host.
+    """What one machine's hypervisor may use of the host.
 
     Attributes:
-        memory: Bytes; 0 for any number.
+        memory: Bytes; 0 for no limit.
         cpus: The guest's processors.
     """
 
@@ -49,10 +49,10 @@ class Limits:
 
     @classmethod
     def of(cls, *, mem_mib: int, own_mib: int, cpus: int) -> Self:
-        """The limits of a machine.
+        """Return the limits of a machine.
 
         The guest's memory counts twice: a save writes all of it to a file, whose pages count as the machine's until
-        they are on the disk, and it would have to wait for that while the guest stands still.
+        they are on the disk. Otherwise the save would wait for the disk while the guest is paused.
 
         Args:
             mem_mib: MiB of the guest.
@@ -69,7 +69,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoCgroups:
-    """Why machines have no cgroups of their own on this host, and what would give them some."""
+    """Why machines on this host have no cgroups of their own, and how to get some."""
 
     reason: str
     fix: str
@@ -81,14 +81,14 @@ class Cgroups:
 
     Attributes:
         base: The cgroup to divide.
-        controllers: What can be limited there, of `WANTED`.
+        controllers: The controllers of `WANTED` that can be used there.
     """
 
     base: Path
     controllers: tuple[str, ...]
 
     def open(self) -> None:
-        """Divide the base: the server moves into a part of its own, and a part for machines is made. May be repeated.
+        """Divide the base: move the server into a part of its own, and make a part for machines. May be repeated.
 
         Raises:
             OSError: The kernel refuses.
@@ -101,7 +101,7 @@ class Cgroups:
         (self._machines / "cgroup.subtree_control").write_text(switch_on)
 
     def make(self, name: str, limits: Limits) -> None:
-        """Make a machine's cgroup, or set the limits of one that is there.
+        """Make a machine's cgroup, or set the limits of an existing one.
 
         Raises:
             OSError: The kernel refuses.
@@ -121,9 +121,9 @@ class Cgroups:
             (place / "pids.max").write_text(str(limits.pids))
 
     def put(self, name: str, pid: int) -> None:
-        """Bring a process into a machine's cgroup; a no-op if it is there.
+        """Move a process into a machine's cgroup; a no-op if it is there.
 
-        The kernel takes some 10 ms for it (a grace period of RCU), in which the process runs on.
+        The kernel takes some 10 ms for it (a grace period of RCU), while the process keeps running.
 
         Raises:
             OSError: The kernel refuses; ESRCH if the process has ended.
@@ -132,7 +132,7 @@ class Cgroups:
             (self._machines / name / "cgroup.procs").write_text(str(pid))
 
     def why_killed(self, name: str) -> str:
-        """Why the kernel killed a machine for want of memory, in words for its owner; empty if it did not."""
+        """Explain to the owner that the kernel killed a machine for lack of memory; empty if it did not."""
         try:
             lines = (self._machines / name / "memory.events").read_text().splitlines()
             limit = (self._machines / name / "memory.max").read_text().strip()
@@ -143,11 +143,11 @@ class Cgroups:
             return ""
         if events.get("oom") and limit.isdecimal():
             mib = int(limit) // _MIB
-            return f"its virtual machine needed more memory on the host than the {mib} MiB that it may have"
+            return f"its virtual machine needed more memory on the host than its limit of {mib} MiB"
         return "the host ran out of memory and ended its virtual machine"
 
     def remove(self, name: str) -> bool:
-        """Remove an ended machine's cgroup, with what may be left in it; False if it would not go.
+        """Remove the cgroup of an ended machine, with what is left in it; False if that fails.
 
         Blocks for up to two seconds if something in it does not die.
         """
@@ -161,7 +161,7 @@ class Cgroups:
         return True
 
     def sweep(self) -> int:
-        """Remove the cgroups in which nothing runs; returns how many there were."""
+        """Remove the cgroups in which nothing runs, and count them."""
         try:
             places = [place for place in self._machines.iterdir() if place.is_dir()]
         except FileNotFoundError:
@@ -183,29 +183,29 @@ class Cgroups:
                 try:
                     (server / "cgroup.procs").write_text(str(pid))
                 except ProcessLookupError:
-                    continue  # ended meanwhile
+                    continue  # it has ended
 
 
 def name_of(directory: Path) -> str:
-    """What tells a machine from all others of the host, by its directory: the machine's id, if that has one."""
+    """Return the unique name of a machine on this host, from its directory: the machine's id, if it has one."""
     return directory.name if _MACHINE.fullmatch(directory.name) else f"{directory.parent.name}-{directory.name}"
 
 
 def is_top(base: Path) -> bool:
-    """Whether this is the kernel's own root, the one cgroup without a type: with processes in it, it may be divided."""
+    """Tell whether this is the kernel's root cgroup, which has no type, and may be divided with processes in it."""
     return not (base / "cgroup.type").exists()
 
 
 def processes(cgroup: Path) -> set[int]:
-    """The processes in a cgroup, less those in its parts; none if it is not there."""
+    """List the processes in a cgroup, without those in its parts; none if it does not exist."""
     return {int(pid) for pid in words(cgroup / "cgroup.procs")}
 
 
 def words(file: Path) -> list[str]:
-    """The words in one of a cgroup's files; none if that is not there."""
+    """Read the words in a file of a cgroup; none if it does not exist."""
     try:
         return file.read_text().split()
-    except OSError:  # a controller, or the cgroup, is not there
+    except OSError:  # the controller, or the cgroup, does not exist
         return []
 
 
@@ -224,5 +224,5 @@ def _removed(place: Path) -> bool:
 def _kill_all(place: Path) -> None:
     try:
         (place / "cgroup.kill").write_text("1")
-    except OSError:  # before Linux 5.14, or gone meanwhile
+    except OSError:  # before Linux 5.14, or it is gone
         return

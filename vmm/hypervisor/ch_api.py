@@ -1,7 +1,7 @@
 """The API of cloud-hypervisor: HTTP over the machine's unix socket.
 
-Source: vmm/src/api/openapi/cloud-hypervisor.yaml of v53.0. The socket is trusted by the program, so only this project's
-own values may go through it; nothing that a user chose does.
+Source: vmm/src/api/openapi/cloud-hypervisor.yaml of v53.0. The program trusts the socket, so only this project's own
+values may go through it, and none that a user chose.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from .startup import START_S
 from .unix_socket import address
 
 CALL_S = 60.0
-"""How long a call may take that has no memory to read or write."""
+"""Time limit of a call that reads or writes no memory."""
 MEMORY_S = 600.0
-"""How long a call may take that reads or writes a machine's whole memory."""
+"""Time limit of a call that reads or writes a machine's whole memory."""
 
 _SHOWN = 300
-# A unix socket needs none, but without it each client reads all of the host's certificates, for 30 ms.
+# A unix socket needs no TLS, but without this each client reads all of the host's certificates, for 30 ms.
 _NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
@@ -44,13 +44,13 @@ class Api:
     async def call(
         self, method: str, name: str, body: Mapping[str, Any] | None = None, *, within_s: float | None = None
     ) -> Any:
-        """Call, and return the JSON of the answer, None where there is none.
+        """Call, and return the JSON of the answer; None if it has none.
 
         Args:
             method: GET or PUT.
-            name: Such as `vm.info`.
+            name: The call, such as `vm.info`.
             body: The argument.
-            within_s: Its deadline in seconds, where it is not the session's.
+            within_s: The deadline in seconds, if not the session's.
 
         Raises:
             ApiError: The program refused it, did not answer in time, or is gone.
@@ -64,7 +64,7 @@ class Api:
             raise ApiError(f"The hypervisor ended during {name}") from error
 
     async def version(self, within_s: float) -> str:
-        """What a program that may still be starting says that it is, such as `53.0`.
+        """Ask a program that may still be starting for its version, such as `53.0`.
 
         Raises:
             ApiError: It has ended, or does not answer within so many seconds.
@@ -90,7 +90,7 @@ class Api:
 
 @asynccontextmanager
 async def api(socket: Path, *, call_s: float = CALL_S) -> AsyncGenerator[Api]:
-    """A session for the length of a block.
+    """Open a session for the length of a block.
 
     Args:
         socket: The control socket.
@@ -98,7 +98,7 @@ async def api(socket: Path, *, call_s: float = CALL_S) -> AsyncGenerator[Api]:
 
     Raises:
         ApiError: There is no such socket: the program has ended.
-        HostExhausted: The server has too many files open to ask.
+        HostExhausted: The server has too many open files.
     """
     with ExitStack() as stack:
         try:
@@ -116,22 +116,22 @@ async def api(socket: Path, *, call_s: float = CALL_S) -> AsyncGenerator[Api]:
 async def started_api(
     socket: Path, version: str, *, start_s: float = START_S, call_s: float = CALL_S
 ) -> AsyncGenerator[Api]:
-    """A session with a program that was just started, for the length of a block.
+    """Open a session with a program that was just started, for the length of a block.
 
     Args:
         socket: The control socket, which it has been given.
-        version: What it must say that it is, such as `53.0`: a state fits no other.
+        version: The expected version, such as `53.0`: a saved state fits no other.
         start_s: Seconds until it must answer.
         call_s: The deadline of each call after that.
 
     Raises:
-        ApiError: It has ended, does not answer within the deadline, or is another version.
+        ApiError: It has ended, does not answer in time, or has another version.
     """
     async with api(socket, call_s=call_s) as session:
         told = await session.version(start_s)
         if told != version:
             raise ApiError(
-                f"The hypervisor is version {told}, but was {version} when this server started",
-                hint="Restart the server, which then makes new templates",
+                f"The hypervisor's version must be {version}, as at server start, got {told}",
+                hint="Restart the server, which then builds new templates",
             )
         yield session

@@ -1,4 +1,4 @@
-"""A machine's configuration for cloud-hypervisor.
+"""The configuration of a machine for cloud-hypervisor.
 
 Source: the schema VmConfig of vmm/src/api/openapi/cloud-hypervisor.yaml, v53.0. Only this project's own values go in.
 """
@@ -12,9 +12,9 @@ from .base import CONSOLE, Hardware
 from .startup import named
 
 KERNEL = "kernel"
-"""The kernel's name in the machine's directory, there only until the machine is up.
+"""The kernel's file name in the machine's directory, there only until the machine has started.
 
-A guest that reboots would be booted by the program again, as another machine: without the file it ends instead.
+Otherwise the program would boot a guest that reboots again, as another machine: without the file the guest ends.
 """
 VSOCK = "vsock.sock"
 """The socket of the guest link, in the machine's directory."""
@@ -26,15 +26,15 @@ _MIB = 1024 * 1024
 def machine_config(
     directory: Path, hardware: Hardware, *, ram: Path | None, shared: bool, disk: Path, landlock: bool
 ) -> dict[str, Any]:
-    """What `vm.create` takes.
+    """Make the argument of `vm.create`.
 
     Args:
-        directory: The machine's own; files below are named from there.
-        hardware: What the machine is made of.
+        directory: The machine's directory; files below it are named relative to it.
+        hardware: The parts of the machine.
         ram: The file behind its memory, if any.
         shared: Whether that file is the memory, rather than mapped copy-on-write.
         disk: Its writable disk.
-        landlock: Whether the program is to confine itself to these files and the directory.
+        landlock: Whether the program should restrict itself to these files and the directory.
     """
 
     def at(path: Path) -> str:
@@ -44,7 +44,7 @@ def machine_config(
     if ram is not None:
         zone["file"] = at(ram)
     config: dict[str, Any] = {
-        # A guest needs no KVM of its own, and the host's has more to attack with it.
+        # The guest needs no KVM, which would be one more way to attack the host.
         "cpus": {"boot_vcpus": hardware.cpu, "max_vcpus": hardware.cpu, "nested": False},
         "memory": {"size": 0, "zones": [zone]},
         "payload": {
@@ -52,7 +52,7 @@ def machine_config(
             "initramfs": at(hardware.initramfs),
             "cmdline": "console=ttyS0 quiet panic=-1 reboot=k",
         },
-        # Without the type, writes to the first sector of an image that looks raw are refused.
+        # Without the type, the program refuses writes to the first sector of an image that looks raw.
         "disks": [
             {"path": at(hardware.toolbox), "readonly": True, "image_type": "Raw", "id": "toolbox"},
             {"path": at(hardware.base), "readonly": True, "image_type": "Raw", "id": "base"},
@@ -61,7 +61,7 @@ def machine_config(
         "serial": {"mode": "File", "file": CONSOLE},
         "console": {"mode": "Off"},
         "rng": {"src": "/dev/urandom"},
-        # Relative to where it works, for a socket's address has no room for a long path.
+        # Relative to its working directory, because a socket's address cannot hold a long path.
         "vsock": {"cid": _CID, "socket": VSOCK},
     }
     if landlock:

@@ -34,22 +34,22 @@ class CopyOnWrite(StrEnum):
 
     @classmethod
     def of(cls, version: str) -> CopyOnWrite:
-        """What a version has."""
+        """Return what a version supports."""
         return cls.MODE if int(version.partition(".")[0]) >= _HAS_MODE else cls.ZONE
 
 
 def prepare(saved: Path, target: Path, config: dict[str, Any], ram: Path | None) -> None:
-    """Make a copy of a snapshot that names a machine's own files. Blocks for as long as a disk does.
+    """Copy a snapshot, with the file names of another machine. Blocks on the disk.
 
     Args:
         saved: The snapshot.
         target: A directory for the copy; replaced if it exists.
-        config: The machine's configuration, whose files and memory are taken over.
-        ram: The memory's file where the program is to read or map it as part of the snapshot; None where its
-            configuration names it.
+        config: The machine's configuration, whose files and memory are used.
+        ram: The memory's file if the program reads or maps it as part of the snapshot; None if its configuration
+            names it.
 
     Raises:
-        ApiError: It is damaged, or of another form.
+        ApiError: It is damaged, or has another format.
     """
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(mode=0o700)
@@ -64,20 +64,20 @@ def prepare(saved: Path, target: Path, config: dict[str, Any], ram: Path | None)
         _set_ranges(memory, [{"gpa": part["gpa"], "length": part["size"]} for part in _mappings(memory)])
         (target / STATE).write_text(json.dumps(_with_memory(state, memory)))
     except (KeyError, TypeError, ValueError) as error:
-        raise ApiError(f"{saved.name} is no snapshot that this server knows") from error
+        raise ApiError(f"{saved.name} is not a snapshot that this server knows") from error
     link(ram, target / RANGES)
 
 
 def take(source: Path, state: Path, ranges: Path) -> None:
-    """Take over what the program wrote, so that it can be restored in each way. Blocks for as long as a disk does.
+    """Move what the program wrote to where it can be restored in each way. Blocks on the disk.
 
     Args:
-        source: Where it wrote; gone afterwards.
-        state: A new directory for the devices' state.
-        ranges: Where the memory goes if the program wrote it.
+        source: The directory it wrote to; gone afterwards.
+        state: A new directory for the state of the devices.
+        ranges: The file for the memory, if the program wrote it.
 
     Raises:
-        ApiError: It is of another form.
+        ApiError: It has another format.
     """
     state.mkdir(mode=0o700)
     try:
@@ -85,7 +85,7 @@ def take(source: Path, state: Path, ranges: Path) -> None:
         memory = _memory(written)
         offset = 0
         for part in _mappings(memory):
-            # The program counts no offsets in memory without a file, and would map all of it from the first.
+            # The program does not count offsets in memory without a file, and would map all of it from the start.
             part["file_offset"] = offset
             offset += part["size"]
         if (source / RANGES).exists():

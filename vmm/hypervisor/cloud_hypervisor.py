@@ -1,9 +1,9 @@
-"""Driver for cloud-hypervisor: KVM only, the guest link over vsock, so that a machine has no network device at all.
+"""Driver for cloud-hypervisor: KVM only, with the guest link over vsock, so that a machine has no network device.
 
-Memory is one zone. With a file of its own behind it, mapped `shared`, a snapshot holds the devices' state alone. A
-clone takes a saved file copy-on-write, in the way that the version has for it; a snapshot of such a machine holds its
-memory, too, and `settle` makes a file of that like any other. Source: the API and the snapshots of v51.0 to v53.0, and
-the mode CopyOnWrite as it was merged for v54; a snapshot restores only with the same version.
+Memory is one zone. With a file of its own behind it, mapped `shared`, a snapshot holds only the state of the devices. A
+clone maps a saved file copy-on-write, in the way that the version supports; a snapshot of such a machine holds its
+memory too, and `settle` makes a file of that like any other. Source: the API and the snapshots of v51.0 to v53.0, and
+the mode CopyOnWrite as it was merged for v54; a snapshot can be restored only with the same version.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _RESTORED, _SAVED = "restored", "saved"
 _STATE, _RAM, _RANGES = "state", "ram", "ranges"
 _MIB = 1024 * 1024
 _OWN_MIB = 128
-# Older ones know no `resume` in a restore, and pass over it in silence.
+# Older versions know no `resume` in a restore, and ignore it.
 _RESUMES = 52
 
 
@@ -44,13 +44,13 @@ class CloudHypervisor:
 
     Args:
         binary: The program.
-        version: What it says of itself, such as `53.0`.
+        version: Its version, such as `53.0`.
         cpu_model: The host processor's name, which a state depends on.
-        landlock: Whether the host's kernel can confine the program to its own files.
-        confinement: What keeps its processes to themselves.
-        copy_on_write: How clones share memory; None takes what the version has.
+        landlock: Whether the host's kernel can restrict the program to its own files.
+        confinement: Confines its processes.
+        copy_on_write: How clones share memory; None for what the version supports.
         start_s: Seconds until the program must answer.
-        call_s: Seconds that a call to it may take.
+        call_s: Time limit of a call to it in seconds.
     """
 
     name = "cloud-hypervisor"
@@ -80,15 +80,15 @@ class CloudHypervisor:
         self.fingerprint = f"cloud-hypervisor {version} kvm {cpu_model}"
 
     async def probe(self) -> None:
-        """Check that the program and the device are still there.
+        """Check that the program and the device still exist.
 
         Raises:
-            Unavailable: One is not.
+            Unavailable: One does not.
         """
         if not os.access(self._binary, os.X_OK):
             raise Unavailable(f"{self._binary} is gone", hint="Run casemate doctor")
         if not os.access("/dev/kvm", os.R_OK | os.W_OK):
-            raise Unavailable("/dev/kvm cannot be opened any more", hint="Run casemate doctor")
+            raise Unavailable("/dev/kvm can no longer be opened", hint="Run casemate doctor")
 
     async def start(self, directory: Path, hardware: Hardware, *, ram: Ram, disk: Path) -> Running:
         """Boot a machine from its kernel. Returns as soon as the hypervisor runs; the guest is still booting.
@@ -119,8 +119,8 @@ class CloudHypervisor:
     ) -> Running:
         """Start a machine from a saved device state and its memory.
 
-        It runs when this returns; without `run` it stands still until `resume`, and nothing has changed yet. The
-        program opens the disk as it loads the state, so that is filled while the program starts.
+        It runs when this returns; without `run` it is paused until `resume`, and nothing has changed yet. The program
+        opens the disk when it loads the state, so the disk is filled while the program starts.
 
         Raises:
             ApiError: The program did not start, or could not load the state.
@@ -151,20 +151,20 @@ class CloudHypervisor:
                     memory = Memory.MAPPED if shared else Memory.COPIED
         finally:
             with anyio.CancelScope(shield=True):
-                # A file that is mapped stays mapped without its name here.
+                # A mapped file stays mapped without its name here.
                 await anyio.to_thread.run_sync(_remove, restored)
         return Running(directory=directory, process=process, port=0, memory=memory)
 
     async def save(self, machine: Running, target: Path) -> None:
-        """Pause the machine and write its moment into an existing directory: the devices' as `state`.
+        """Pause the machine and save it into an existing directory: the devices as `state`.
 
-        Memory in a file of its own stays there. Other memory is written, all of it; `settle` makes `ram` of it.
+        Memory in a file of the machine's own stays there. Other memory is written in full; `settle` makes `ram` of it.
 
         Raises:
             HostExhausted: The host's disk is full; the machine stays paused.
             ApiError: The state could not be written; the machine stays paused.
         """
-        # Only in the machine's own directory the program may write.
+        # The program may write only in the machine's directory.
         saved = machine.directory / _SAVED
         try:
             await anyio.to_thread.run_sync(_remove, saved)
@@ -184,27 +184,27 @@ class CloudHypervisor:
             raise
 
     async def settle(self, target: Path, hardware: Hardware, *, disk: Path) -> None:
-        """Make `ram` of the memory that `save` wrote, with holes where it is empty. A no-op where it wrote none."""
+        """Make `ram` of the memory that `save` wrote, with holes where it is empty. A no-op if it wrote none."""
         if await anyio.Path(target / _RANGES).exists():
             await anyio.to_thread.run_sync(dig_holes, target / _RANGES)
             await anyio.Path(target / _RANGES).rename(target / _RAM)
 
     async def adopt(self, machine: Running, hardware: Hardware) -> None:
-        """Confine a machine that an earlier server started as this one would have."""
+        """Apply this server's limits to a machine that an earlier server started."""
         await self._confinement.adopt(machine.process, machine.directory, _limits(hardware))
 
     async def stop(self, machine: Running) -> None:
-        """End the machine at once, without asking the guest, and give back what it had of the host. May be repeated."""
+        """End the machine at once, without asking the guest, and free what it used of the host. May be repeated."""
         await machine.process.kill()
         await anyio.to_thread.run_sync(_remove, machine.directory / _API, machine.directory / VSOCK)
         await self._confinement.release(machine.directory)
 
     async def why_killed(self, machine: Running) -> str:
-        """Why the host killed the machine, in words for its owner; empty if it did not. To be asked before `stop`."""
+        """Explain to the owner why the host killed the machine; empty if it did not. Call it before `stop`."""
         return await self._confinement.why_killed(machine.directory)
 
     async def problem(self, machine: Running) -> str:
-        """Why a living machine does not run, in words for a user; empty if it runs."""
+        """Explain to a user why a machine that has not ended is paused; empty if it runs."""
         try:
             async with self._session(machine) as control:
                 state = (await control.call("GET", "vm.info"))["state"]
@@ -213,13 +213,13 @@ class CloudHypervisor:
         return "" if state == "Running" else f"the machine is in the state {state}"
 
     async def resume(self, machine: Running) -> None:
-        """Let a stopped or saved machine go on; a no-op if it runs.
+        """Resume a paused or saved machine; a no-op if it runs.
 
         Raises:
             ApiError: It cannot, or has ended.
         """
         async with self._session(machine) as control:
-            # The program does one thing after the other: first it ends a save that a killed server began.
+            # The program does one thing at a time: first it ends a save that a killed server began.
             if (await control.call("GET", "vm.info", within_s=MEMORY_S))["state"] != "Running":
                 await control.call("PUT", "vm.resume")
         await anyio.to_thread.run_sync(_remove, machine.directory / _SAVED)
@@ -235,7 +235,7 @@ class CloudHypervisor:
     async def _spawn(
         self, directory: Path, hardware: Hardware, *, reads: tuple[Path, ...] = (), writes: tuple[Path, ...]
     ) -> ProcessRef:
-        # A socket that an earlier process left keeps the program from starting.
+        # A socket that an earlier process left prevents the program from starting.
         for name in (VSOCK, KERNEL):
             (directory / name).unlink(missing_ok=True)
         await anyio.to_thread.run_sync(link, hardware.kernel_bz, directory / KERNEL)
@@ -283,12 +283,12 @@ def _limits(hardware: Hardware) -> Limits:
 
 
 def _is_unknown(refused: ApiError) -> bool:
-    """Whether the program does not know the mode that it was asked for, so that nothing has happened yet."""
+    """Tell whether the program does not know the requested mode, so that nothing has happened yet."""
     return "CopyOnWrite" in refused.message
 
 
 def _maps(process: ProcessRef, name: str) -> bool:
-    """Whether a process has a file mapped, rather than its content copied."""
+    """Tell whether a process has mapped a file, instead of copying its content."""
     return any(line.endswith(name) for line in Path(f"/proc/{process.pid}/maps").read_text().splitlines())
 
 

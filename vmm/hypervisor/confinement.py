@@ -1,6 +1,6 @@
-"""What keeps a machine's hypervisor to itself on this host: a cgroup, a user of its own, limits, no privileges.
+"""Confines a machine's hypervisor on this host: a cgroup, a user of its own, limits, no privileges.
 
-Made once, when the server starts. Whatever the host lacks is done without, and said: never silently.
+Set up once, when the server starts. What the host does not support is left out and logged.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _log = structlog.get_logger(__name__)
 
 _KVM = Path("/dev/kvm")
 _STATFS_MOST = 512
-# From statfs(2). What an overlay lies on cannot be known; those of containers and of live systems lie in memory, too.
+# From statfs(2). What is below an overlay is unknown; in containers and live systems that is memory too.
 _IN_MEMORY = {0x01021994: "tmpfs", 0x858458F6: "ramfs", 0x794C7630: "overlay"}
 
 
@@ -40,8 +40,8 @@ class Confinement:
     """How hypervisors are started on this host.
 
     Attributes:
-        cgroups: Where each has a cgroup of its own, or why none has.
-        users: Which users they have, or why all run as the server's.
+        cgroups: The cgroups of the machines, or why there are none.
+        users: The users of the machines, or why all run as the server's user.
     """
 
     cgroups: Cgroups | NoCgroups
@@ -49,7 +49,7 @@ class Confinement:
 
     @classmethod
     def find(cls, *, kvm: bool) -> Confinement:
-        """Look at what this host allows. Changes nothing.
+        """Find out what this host supports. Changes nothing.
 
         Args:
             kvm: Whether hypervisors must open /dev/kvm.
@@ -58,9 +58,9 @@ class Confinement:
 
     @classmethod
     async def open(cls, *, kvm: bool) -> Confinement:
-        """Look at what this host allows, and take it into use: the server may move into a cgroup of its own.
+        """Find out what this host supports, and use it: the server may move into a cgroup of its own.
 
-        Says in the log what machines must do without.
+        Logs what machines must do without.
 
         Args:
             kvm: Whether hypervisors must open /dev/kvm.
@@ -68,7 +68,7 @@ class Confinement:
         return await anyio.to_thread.run_sync(lambda: cls.find(kvm=kvm).in_use())
 
     def in_use(self) -> Confinement:
-        """What is left of this when it is taken into use; `open` does it. Blocks for as long as the kernel does."""
+        """Put this into use, and return what works; `open` calls it. Blocks on the kernel."""
         used = self
         if isinstance(self.cgroups, Cgroups):
             try:
@@ -93,16 +93,16 @@ class Confinement:
         reads: Sequence[Path] = (),
         writes: Sequence[Path] = (),
     ) -> ProcessRef:
-        """Start a hypervisor, confined before it can have begun with a guest's work.
+        """Start a hypervisor, confined before it can run a guest.
 
         Args:
             argv: The program and its arguments; files below `directory` are named relative to it.
-            directory: The machine's own, where the program works.
-            log: Where its output goes.
-            limits: What it may take of the host.
-            control: The control socket, which it finds open as `spawn.CONTROL`; connections are taken at once.
+            directory: The machine's directory, in which the program works.
+            log: The file for its output.
+            limits: What it may use of the host.
+            control: The control socket, which it gets open as `spawn.CONTROL`; connections are accepted at once.
             reads: Files and directories that it only reads.
-            writes: Files that it writes to, or opens for writing; made if they are not there.
+            writes: Files that it writes to, or opens for writing; created if they do not exist.
 
         Raises:
             Unavailable: It cannot be confined, or not be started.
@@ -110,35 +110,35 @@ class Confinement:
         return await anyio.to_thread.run_sync(self._spawn, argv, directory, log, limits, control, reads, writes)
 
     async def adopt(self, process: ProcessRef, directory: Path, limits: Limits) -> None:
-        """See to it that a machine that an earlier server started has its limits. What fails is logged."""
+        """Set the limits of a machine that an earlier server started. Logs failures."""
         if isinstance(self.cgroups, Cgroups):
             await anyio.to_thread.run_sync(self._adopt, self.cgroups, process, directory, limits)
 
     async def why_killed(self, directory: Path) -> str:
-        """Why the kernel killed a machine for want of memory, in words for its owner; empty if it did not.
+        """Explain to the owner that the kernel killed a machine for lack of memory; empty if it did not.
 
-        To be asked before `release`.
+        Call it before `release`.
         """
         if isinstance(self.cgroups, NoCgroups):
             return ""
         return await anyio.to_thread.run_sync(self.cgroups.why_killed, name_of(directory))
 
     async def release(self, directory: Path) -> None:
-        """Give back what an ended machine had of the host. A no-op if that was done. What fails is logged."""
+        """Free what an ended machine used of the host. A no-op the second time. Logs failures."""
         if isinstance(self.cgroups, Cgroups):
             await anyio.to_thread.run_sync(self._release, self.cgroups, directory)
 
     async def sweep(self) -> int:
-        """Remove what ended machines of earlier servers left; returns how much there was."""
+        """Remove what ended machines of earlier servers left, and count it."""
         if isinstance(self.cgroups, NoCgroups):
             return 0
         return await anyio.to_thread.run_sync(self.cgroups.sweep)
 
     async def make_directory(self, directory: Path) -> None:
-        """Make a directory in a machine's own, for its hypervisor to write files to; `reclaim` them afterwards.
+        """Make a directory in a machine's directory, for its hypervisor to write files to; `reclaim` them afterwards.
 
         Raises:
-            OSError: It is there, or cannot be made.
+            OSError: It exists, or cannot be made.
         """
         if isinstance(self.users, Users):
             await anyio.to_thread.run_sync(self.users.make_directory, directory)
@@ -146,10 +146,10 @@ class Confinement:
             await anyio.Path(directory).mkdir(mode=0o700)
 
     async def reclaim(self, directory: Path) -> None:
-        """Make the server's own what a hypervisor wrote into a directory of `make_directory`.
+        """Make the server the owner of what a hypervisor wrote into a directory of `make_directory`.
 
         Raises:
-            Unavailable: There is something else than ordinary files, so the hypervisor must not be trusted.
+            Unavailable: There is something other than ordinary files, so the hypervisor must not be trusted.
         """
         if isinstance(self.users, Users):
             await anyio.to_thread.run_sync(users.reclaim, directory)
@@ -186,11 +186,11 @@ class Confinement:
             cgroups.make(name, fitting)
             try:
                 cgroups.put(name, process.pid)
-            except FileNotFoundError:  # a sweep came by while nothing was in it
+            except FileNotFoundError:  # a sweep removed it while nothing was in it
                 cgroups.make(name, fitting)
                 cgroups.put(name, process.pid)
         except ProcessLookupError:
-            return  # it has ended, and whoever waits for it will see
+            return  # it has ended, which its waiter will notice
         except OSError:
             os.kill(process.pid, signal.SIGKILL)
             os.waitpid(process.pid, 0)
@@ -199,9 +199,9 @@ class Confinement:
     def _user(self, program: str, directory: Path, reads: Sequence[Path], writes: Sequence[Path]) -> User | None:
         if isinstance(self.users, NoUsers):
             return None
-        hindrance = self.users.hindrance(directory, program, (*reads, *writes))
-        if hindrance:
-            _log.warning("machine runs as root", machine=directory.name, reason=hindrance)
+        obstacle = self.users.obstacle(directory, program, (*reads, *writes))
+        if obstacle:
+            _log.warning("machine runs as root", machine=directory.name, reason=obstacle)
             return None
         self.users.give(directory, reads=reads, writes=writes)
         return self.users.of(directory)
@@ -225,7 +225,7 @@ class Confinement:
 
 
 def _fitting(directory: Path, limits: Limits) -> Limits:
-    """The limits, less that on memory where files lie in memory: there, the disk would count, too."""
+    """Return the limits, without one on memory if files are in memory too: there, the disk would count."""
     answer = ctypes.create_string_buffer(_STATFS_MOST)
     if ctypes.CDLL(None, use_errno=True).statfs(os.fsencode(directory), answer) != 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(directory))
@@ -234,4 +234,4 @@ def _fitting(directory: Path, limits: Limits) -> Limits:
 
 
 UNCONFINED = Confinement(cgroups=NoCgroups(reason="not asked for", fix=""), users=NoUsers(reason="not asked for"))
-"""For tests and tools that start a machine for a moment."""
+"""For tests and tools that start a machine briefly."""

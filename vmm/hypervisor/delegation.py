@@ -1,4 +1,4 @@
-"""Looks for a cgroup that the server may divide: one that systemd gave it, a container's own, or the host's root.
+"""Finds a cgroup that the server may divide: one from systemd, a container's own, or the host's root.
 
 Source: systemd's CGROUP_DELEGATION.md, and cgroups(7).
 """
@@ -14,7 +14,7 @@ _AS_SCOPE = "systemd-run --user --scope -p Delegate=yes casemate serve"
 
 
 def find(mounts: Path = Path("/proc/self/mounts"), own: Path = Path("/proc/self/cgroup")) -> Cgroups | NoCgroups:
-    """Look for a cgroup that this process may divide. Changes nothing.
+    """Find a cgroup that this process may divide. Changes nothing.
 
     Args:
         mounts: The kernel's list of mounts.
@@ -32,9 +32,9 @@ def find(mounts: Path = Path("/proc/self/mounts"), own: Path = Path("/proc/self/
         if any(kind == "cgroup" and "memory" in options.split(",") for _, _, kind, options, *_ in lines):
             return NoCgroups(reason="the host uses cgroup v1", fix="boot with systemd.unified_cgroup_hierarchy=1")
         return NoCgroups(reason=f"cgroup {path} may limit none of {', '.join(WANTED)}", fix=AS_SERVICE)
-    trouble = _trouble(base)
-    if trouble is not None:
-        return trouble
+    obstacle = _obstacle(base)
+    if obstacle is not None:
+        return obstacle
     strangers = processes(base) - {os.getpid()}
     if strangers and not (is_top(base) or _is_delegated(base) or path == "/"):
         reason = f"{len(strangers)} other programs share the server's cgroup {path}"
@@ -42,21 +42,21 @@ def find(mounts: Path = Path("/proc/self/mounts"), own: Path = Path("/proc/self/
     return Cgroups(base=base, controllers=controllers)
 
 
-def _trouble(base: Path) -> NoCgroups | None:
+def _obstacle(base: Path) -> NoCgroups | None:
     needed = (base, base / "cgroup.procs", base / "cgroup.subtree_control")
     if all(os.access(place, os.W_OK) for place in needed):
         return None
     if os.statvfs(base).f_flag & os.ST_RDONLY:
         return NoCgroups(reason="the cgroups are mounted read-only, as in most containers", fix=AS_SERVICE)
-    return NoCgroups(reason=f"{base} is not this user's to divide", fix=f"{_AS_SCOPE}, or {AS_SERVICE}")
+    return NoCgroups(reason=f"this user may not divide the cgroup {base}", fix=f"{_AS_SCOPE}, or {AS_SERVICE}")
 
 
 def _is_delegated(base: Path) -> bool:
-    """Whether systemd says that everything in a cgroup is the service's own."""
+    """Tell whether systemd says that everything in a cgroup belongs to the service."""
     for name in ("user.delegate", "trusted.delegate"):
         try:
             if os.getxattr(base, name) == b"1":
                 return True
-        except OSError:  # not set, or not for us to see
+        except OSError:  # not set, or not readable
             continue
     return False

@@ -1,4 +1,4 @@
-"""Chooses the driver by what the host has, and says why: the choice is never silent."""
+"""Chooses the driver by what the host has, and says why."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BINARY_VARIABLE = "CLOUD_HYPERVISOR_BIN"
 _OLDEST_CLOUD_HYPERVISOR = 51
 _LANDLOCK_CREATE_RULESET = 444
 _LANDLOCK_ASK_VERSION = 1
-# With less the program refuses the whole machine: it wants to control truncation, too (Linux 6.2).
+# Older versions refuse the whole machine, because the program wants to control truncation too (Linux 6.2).
 _LANDLOCK_NEEDED = 3
 _GET_CLOUD_HYPERVISOR = (
     "Get the static program from the releases page of the project cloud-hypervisor, v51 or later, as "
@@ -45,7 +45,7 @@ Driver = CloudHypervisor | Qemu
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoDriver:
-    """Why a driver cannot be used on this host, and what would mend it."""
+    """Why a driver cannot be used on this host, and how to change that."""
 
     reason: str
     fix: str = ""
@@ -60,10 +60,10 @@ class Choice:
 
 
 def kvm(device: Path = Path("/dev/kvm"), cpuinfo: Path = Path("/proc/cpuinfo")) -> Kvm:
-    """Look at the host's KVM.
+    """Check the host's KVM.
 
-    A device that opens is not enough: there are hosts whose /dev/kvm opens and cannot boot an ordinary kernel. The
-    processor must show svm (AMD) or vmx (Intel) as well.
+    A device that opens is not enough: on some hosts /dev/kvm opens and cannot boot an ordinary kernel. The processor
+    must show svm (AMD) or vmx (Intel) as well.
     """
     if not device.exists():
         return Kvm(
@@ -86,12 +86,14 @@ async def qemu_version(binary: str) -> str:
     """Ask a QEMU binary for its version, such as `7.2.22`.
 
     Raises:
-        Unavailable: It does not run, does not say, or is too old.
+        Unavailable: It does not run, does not print a version, or is too old.
     """
     hint = f"Install it: {_INSTALL}"
     version = await _version(binary, rb"version (\d+)\.(\d+)\.(\d+)", hint)
     if version[:2] < _OLDEST:
-        raise Unavailable(f"{binary} is version {_dotted(version)}, older than 7.2", hint=f"Update it: {_INSTALL}")
+        raise Unavailable(
+            f"{binary} must be version 7.2 or later, got {_dotted(version)}", hint=f"Update it: {_INSTALL}"
+        )
     return _dotted(version)
 
 
@@ -99,27 +101,28 @@ async def cloud_hypervisor_version(binary: str) -> str:
     """Ask a cloud-hypervisor binary for its version, such as `53.0`.
 
     Raises:
-        Unavailable: It does not run, does not say, or is too old.
+        Unavailable: It does not run, does not print a version, or is too old.
     """
     version = await _version(binary, rb"cloud-hypervisor v(\d+)\.(\d+)", _GET_CLOUD_HYPERVISOR)
     if version[0] < _OLDEST_CLOUD_HYPERVISOR:
         raise Unavailable(
-            f"{binary} is v{_dotted(version)}, older than v{_OLDEST_CLOUD_HYPERVISOR}", hint=_GET_CLOUD_HYPERVISOR
+            f"{binary} must be {_OLDEST_CLOUD_HYPERVISOR} or later, got {_dotted(version)}",
+            hint=_GET_CLOUD_HYPERVISOR,
         )
     return _dotted(version)
 
 
 async def drivers(confinement: Confinement = UNCONFINED) -> dict[str, Driver | NoDriver]:
-    """Each driver by its name, or why this host cannot run it; the preferred one first."""
+    """Return each driver by its name, or why this host cannot run it; the preferred one first."""
     state = kvm()
     return {"cloud-hypervisor": await cloud_hypervisor(state, confinement), "qemu": await _qemu(state, confinement)}
 
 
 async def choose(confinement: Confinement = UNCONFINED) -> Choice:
-    """Choose the driver: cloud-hypervisor where there is KVM and the program, else QEMU.
+    """Choose the driver: cloud-hypervisor if there are KVM and the program, otherwise QEMU.
 
     Args:
-        confinement: What keeps the driver's processes to themselves.
+        confinement: Confines the driver's processes.
 
     Raises:
         Unavailable: There is no hypervisor on this host; the hint is the command that installs one.
@@ -138,11 +141,11 @@ async def choose(confinement: Confinement = UNCONFINED) -> Choice:
 
 
 async def cloud_hypervisor(state: Kvm, confinement: Confinement = UNCONFINED) -> CloudHypervisor | NoDriver:
-    """The production driver, or why this host cannot run it."""
+    """Return the production driver, or why this host cannot run it."""
     named = os.environ.get(BINARY_VARIABLE, "")
     binary = shutil.which(named or "cloud-hypervisor")
     if binary is None:
-        missing = f"{BINARY_VARIABLE}={named} is no program" if named else "cloud-hypervisor is not on PATH"
+        missing = f"{BINARY_VARIABLE}={named} is not a program" if named else "cloud-hypervisor is not on PATH"
         return NoDriver(reason=missing, fix=_GET_CLOUD_HYPERVISOR)
     if not state.usable:
         return NoDriver(reason=f"cloud-hypervisor needs KVM: {state.detail}", fix=state.fix)
@@ -178,7 +181,7 @@ async def _version(binary: str, pattern: bytes, hint: str) -> tuple[int, ...]:
         raise Unavailable(f"{binary} does not run: {error}", hint=hint) from error
     match = re.search(pattern, done.stdout)
     if match is None:
-        raise Unavailable(f"{binary} --version says nothing of a version", hint=hint)
+        raise Unavailable(f"{binary} --version does not print a version", hint=hint)
     return tuple(int(number) for number in match.groups())
 
 
@@ -187,7 +190,7 @@ def _dotted(version: tuple[int, ...]) -> str:
 
 
 def landlock_abi() -> int:
-    """Which version of Landlock the kernel has, as its own system call says; 0 without it (Linux 5.13 has 1)."""
+    """Return the kernel's version of Landlock, from its system call; 0 without it (Linux 5.13 has 1)."""
     return max(0, ctypes.CDLL(None).syscall(_LANDLOCK_CREATE_RULESET, None, 0, _LANDLOCK_ASK_VERSION))
 
 

@@ -1,4 +1,4 @@
-"""Whether a failure was for want of room on the host's disk, and files that take no more room than they must."""
+"""Whether a failure was for lack of disk space, and how files use no more of it than they must."""
 
 from __future__ import annotations
 
@@ -12,42 +12,42 @@ from ..errors import HostExhausted, Unavailable
 _HINT = "Free space or delete sandboxes"
 _SIGNS = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
 _NEARLY_FULL = 1024 * 1024
-# Smaller holes save little, and cost an extent each.
+# Smaller holes save little, and cost one extent each.
 _GRAIN = 16 * 1024
 _STEP = 1024 * 1024
 _NO_HOLES = {errno.EOPNOTSUPP, errno.ENOSYS}
 
 
 def raise_if_full(error: Unavailable, directory: Path) -> None:
-    """Turn an error of a hypervisor into the right one if the disk below a directory is full.
+    """Replace an error of a hypervisor if its cause is that the disk below a directory is full.
 
     Raises:
-        HostExhausted: The program said so, or there is no room left.
+        HostExhausted: The program said so, or no disk space is left.
     """
     free = os.statvfs(directory)
     if any(sign in error.message for sign in _SIGNS) or free.f_bavail * free.f_frsize < _NEARLY_FULL:
-        raise HostExhausted("The host's disk is full: no room for the machine's memory", hint=_HINT) from error
+        raise HostExhausted("The host's disk is full: no space for the machine's memory", hint=_HINT) from error
 
 
 def require(directory: Path, size: int) -> None:
-    """Refuse to begin what cannot fit.
+    """Refuse to begin what does not fit on the disk.
 
     Args:
-        directory: Where it goes.
+        directory: The directory it goes to.
         size: Bytes.
 
     Raises:
-        HostExhausted: There is less room than that.
+        HostExhausted: Less disk space is free.
     """
     free = os.statvfs(directory)
     if free.f_bavail * free.f_frsize < size:
         raise HostExhausted(
-            f"The host's disk has no room for {size >> 20} MiB of the machine's memory more", hint=_HINT
+            f"The host's disk has no space for {size >> 20} MiB more of the machine's memory", hint=_HINT
         )
 
 
 def dig_holes(path: Path) -> None:
-    """Give back the room that zeros take in a file. A no-op where the file system has no holes."""
+    """Free the disk space of zeros in a file. A no-op if the file system has no holes."""
     descriptor = os.open(path, os.O_RDWR)
     try:
         for start, end in data_runs(descriptor):
@@ -67,7 +67,7 @@ def _dig(descriptor: int, start: int, end: int) -> None:
 
 
 def _zeros(data: bytes) -> list[tuple[int, int]]:
-    """Runs of whole grains of zeros: where each begins, and how long it is."""
+    """Find runs of whole grains of zeros: where each begins, and how long it is."""
     if data == _ZEROS[: len(data)]:
         return [(0, len(data))]
     runs: list[tuple[int, int]] = []

@@ -1,4 +1,4 @@
-"""Looks at a host and says what Casemate needs there, what is missing, and the command that mends it."""
+"""Examines a host: what Casemate needs there, what is missing, and the command that fixes it."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ _ADMIN_PATH = "/usr/sbin:/sbin"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One need of the host.
+    """One requirement of the host.
 
     Attributes:
-        name: What was looked at.
+        name: What was examined.
         ok: Whether it is as needed.
         required: Whether Casemate cannot work without it.
         detail: What was found.
-        fix: The command or step that mends it; empty where nothing is to be done.
+        fix: The command or step that fixes it; empty if nothing is to be done.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Finding:
 
 
 async def examine(data: Path) -> tuple[Finding, ...]:
-    """Look at everything that a server with this data directory needs. Changes nothing."""
+    """Examine everything that a server with this data directory needs. Changes nothing."""
     host = (_processor(), await _hypervisor(), _kvm(), await _production(), *_confinement())
     return (*host, *_tools(), _directory(data), _disk(data), _memory())
 
@@ -87,17 +87,17 @@ def _confinement() -> tuple[Finding, Finding]:
     found = Confinement.find(kvm=detect.kvm().usable)
     limited, users = found.cgroups, found.users
     if isinstance(limited, NoCgroups):
-        cgroups = _wish("cgroups", f"machines have no limits of their own: {limited.reason}", limited.fix)
+        cgroups = _recommended("cgroups", f"machines have no limits of their own: {limited.reason}", limited.fix)
     else:
         detail = f"each machine has limits on {', '.join(limited.controllers)}, below {limited.base}"
         cgroups = Finding(name="cgroups", ok=True, detail=detail, required=False)
     if isinstance(users, NoUsers):
-        return cgroups, _wish("own users", users.reason, users.fix)
+        return cgroups, _recommended("own users", users.reason, users.fix)
     return cgroups, Finding(name="own users", ok=True, detail="each machine runs as its own user", required=False)
 
 
-def _wish(name: str, detail: str, fix: str) -> Finding:
-    # The command line prints only what is needed as a thing to do; what would be better stands with the finding.
+def _recommended(name: str, detail: str, fix: str) -> Finding:
+    # The command line prints a fix only for requirements; recommendations have it in the finding.
     return Finding(name=name, ok=False, detail=f"{detail}; {fix}" if fix else detail, fix=fix, required=False)
 
 
@@ -117,7 +117,10 @@ def _directory(data: Path) -> Finding:
     ok = place.is_dir() and os.access(place, os.W_OK | os.X_OK)
     detail = f"{data} {'can be written' if ok else f'cannot be written ({place})'}"
     return Finding(
-        name="data directory", ok=ok, detail=detail, fix="" if ok else "Set CASEMATE_DATA to a directory of yours"
+        name="data directory",
+        ok=ok,
+        detail=detail,
+        fix="" if ok else "Set CASEMATE_DATA to a directory that you can write to",
     )
 
 

@@ -1,4 +1,4 @@
-"""QEMU's migration to and from files: how a machine's state gets out of it and into it.
+"""QEMU's migration to and from files: how to save a machine's state and load it.
 
 Source: docs/devel/migration.rst of QEMU 7.2. The capability `x-ignore-shared` leaves memory in the file that it is
 mapped from; it must be the same on both ends of one save and load. QEMU gets the files as descriptors.
@@ -20,7 +20,7 @@ _POLL_S = 0.002
 _DEVICES_S = 60.0
 _MEMORY_S = 600.0
 _CANCEL_S = 10.0
-# It takes half a minute per GiB at the rate that QEMU thinks fit for a network.
+# QEMU's default rate is meant for a network, and would take half a minute per GiB.
 _BYTES_PER_S = 1 << 40
 _OVER = {"completed", "failed", "cancelled"}
 
@@ -30,15 +30,15 @@ async def write_out(control: Qmp, path: Path, *, memory: bool) -> None:
 
     Args:
         control: Its control socket.
-        path: The file; not left there if this fails.
-        memory: Whether memory goes into the file, too, though it could stay in a file of its own.
+        path: The file; removed if this fails.
+        memory: Whether the memory goes into the file too, even if it could stay in its own.
 
     Raises:
         QmpError: It could not be written; the message ends with QEMU's reason. The machine stays paused.
     """
     limit_s = _MEMORY_S if memory else _DEVICES_S
     await cancel(control)
-    # Set each time: the one that an earlier load or save needed may have been another.
+    # Set each time, because an earlier load or save may have needed the other value.
     await _stay_in_file(control, stay=not memory)
     await control.run("migrate-set-parameters", {"max-bandwidth": _BYTES_PER_S})
     await control.pass_file(_NAME, path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
@@ -47,8 +47,8 @@ async def write_out(control: Qmp, path: Path, *, memory: bool) -> None:
         await _completed(control, limit_s)
     except BaseException:
         with anyio.CancelScope(shield=True):
-            # It would write while the guest runs, and stand in the way of the next one. That it ended or hangs is told
-            # by what failed first.
+            # It would write while the guest runs, and block the next save. The first failure tells why it ended
+            # or hangs.
             with suppress(QmpError):
                 await cancel(control)
             await anyio.Path(path).unlink(missing_ok=True)
@@ -56,9 +56,9 @@ async def write_out(control: Qmp, path: Path, *, memory: bool) -> None:
 
 
 async def cancel(control: Qmp) -> None:
-    """End a save that still goes on in the background, as one does whose server was killed. A no-op if there is none.
+    """End a save that still runs in the background, because its server was killed. A no-op if there is none.
 
-    It would stop the guest again at its end.
+    At its end, it would pause the guest again.
 
     Raises:
         QmpError: It does not end.
@@ -78,7 +78,7 @@ async def read_in(control: Qmp, path: Path, *, memory: bool) -> None:
     Args:
         control: Its control socket.
         path: What `write_out` wrote.
-        memory: As it was for `write_out`.
+        memory: The same as for `write_out`.
 
     Raises:
         QmpError: The state does not fit the machine, or takes too long.

@@ -1,6 +1,6 @@
-"""A hypervisor's process: found again by later servers, watched, ended.
+"""A hypervisor's process: found by later servers, watched, ended.
 
-The server never names a process by its pid alone: a pid is reused, a pid with its start time is not.
+The server never identifies a process by its pid alone: a pid is reused, a pid with its start time is not.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _STAT_START_TIME = 19  # field 22 of /proc/PID/stat, counted after the parenthes
 
 @dataclass(frozen=True, slots=True)
 class ProcessRef:
-    """One process for ever.
+    """One process, identified for good.
 
     Attributes:
         pid: The process id.
@@ -31,7 +31,7 @@ class ProcessRef:
 
     @classmethod
     def of(cls, pid: int) -> Self | None:
-        """The process that has this pid now, or None where there is none or only a zombie is left."""
+        """Return the process that has this pid now; None if there is none or only a zombie."""
         try:
             stat = Path(f"/proc/{pid}/stat").read_text()
         except (FileNotFoundError, ProcessLookupError):
@@ -42,11 +42,11 @@ class ProcessRef:
         return cls(pid, int(fields[_STAT_START_TIME - 1]))
 
     def alive(self) -> bool:
-        """Whether this very process still runs."""
+        """Tell whether this very process still runs."""
         return ProcessRef.of(self.pid) == self
 
     def memory(self) -> int:
-        """Resident memory in bytes, 0 once it has ended."""
+        """Return its resident memory in bytes, 0 once it has ended."""
         try:
             pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
         except (FileNotFoundError, ProcessLookupError):
@@ -72,7 +72,7 @@ class ProcessRef:
         return self._reap()
 
     async def kill(self, *, deadline_s: float = 10) -> None:
-        """End the process for certain; a no-op if it has ended.
+        """End the process with certainty; a no-op if it has ended.
 
         Raises:
             TimeoutError: The kernel did not end it within the deadline.
@@ -104,9 +104,9 @@ class ProcessRef:
 
 
 def orphans(below: Path) -> dict[Path, list[ProcessRef]]:
-    """Every process that works in a directory below the given one, by that directory.
+    """Find every process that works in a directory below the given one, by that directory.
 
-    This finds machines whose server died before it could write down their pid.
+    This finds machines whose server died before it could record their pid.
     """
     root = below.resolve()
     found: dict[Path, list[ProcessRef]] = {}
@@ -115,7 +115,7 @@ def orphans(below: Path) -> dict[Path, list[ProcessRef]]:
             continue
         try:
             directory = Path(str((entry / "cwd").readlink()).removesuffix(" (deleted)"))
-        except OSError:  # ended meanwhile, or another user's: neither is ours
+        except OSError:  # it has ended, or belongs to another user: not ours
             continue
         if directory.is_relative_to(root) and directory != root:
             process = ProcessRef.of(int(entry.name))

@@ -1,6 +1,6 @@
-"""Driver for QEMU's microvm machine, with KVM where it is usable and by emulation (TCG) everywhere else.
+"""Driver for QEMU's microvm machine, with KVM where it works and by emulation (TCG) everywhere else.
 
-Memory is always a file. Where it is the machine's own, a saved state leaves it there. A clone maps a saved one
+Memory is always a file. If the file is the machine's own, a saved state leaves it there. A clone maps a saved file
 privately; its memory is saved as a stream together with the devices, and `settle` makes a file and a state of that.
 """
 
@@ -31,7 +31,7 @@ from .startup import START_S, ended_on_failure, link
 
 _STATE, _STREAM, _RAM, _DISK = "state", "stream", "ram", "disk"
 _OWN_TCG_MIB, _OWN_KVM_MIB = 512, 192
-# Older ones open a memory file for writing even where they map it privately.
+# Older versions open a memory file for writing even if they map it privately.
 _READS_PRIVATE = (8, 2)
 
 
@@ -40,10 +40,10 @@ class Qemu:
 
     Args:
         binary: The program.
-        version: What it says of itself; a saved state loads only into the same.
+        version: Its version; a saved state loads only into the same.
         kvm: Whether to use /dev/kvm.
         cpu_model: The host processor's name: with KVM a state depends on it.
-        confinement: What keeps its processes to themselves.
+        confinement: Confines its processes.
         start_s: Seconds until the program must answer.
     """
 
@@ -70,10 +70,10 @@ class Qemu:
         self.fingerprint = f"qemu {version} {self.accelerator} {cpu_model if kvm else 'max'}"
 
     async def probe(self) -> None:
-        """Check that the program is still there.
+        """Check that the program still exists.
 
         Raises:
-            Unavailable: It is not.
+            Unavailable: It does not.
         """
         if not os.access(self._binary, os.X_OK):
             raise Unavailable(f"{self._binary} is gone", hint="Run casemate doctor")
@@ -82,7 +82,7 @@ class Qemu:
         """Boot a machine from its kernel. Returns as soon as the hypervisor runs; the guest is still booting.
 
         Raises:
-            QmpError: QEMU did not start, or is another version by now; the message holds the last line that it printed.
+            QmpError: QEMU did not start, or has another version; the message holds the last line that it printed.
         """
         process = await self._spawn(directory, hardware, ram, disk, BOOTING, writes=(directory / CONSOLE,))
         async with self._started(directory, process) as control:
@@ -102,8 +102,8 @@ class Qemu:
     ) -> Running:
         """Start a machine from a saved device state and its memory.
 
-        It runs when this returns; without `run` it stands still until `resume`, and nothing has changed yet. The disk
-        is filled first: QEMU opens it as it starts.
+        It runs when this returns; without `run` it is paused until `resume`, and nothing has changed yet. The disk is
+        filled first, because QEMU opens it when it starts.
 
         Raises:
             QmpError: QEMU did not start or could not load the state.
@@ -120,10 +120,10 @@ class Qemu:
         return Running(directory=directory, process=process, port=port, memory=memory)
 
     async def save(self, machine: Running, target: Path) -> None:
-        """Pause the machine and write its moment into an existing directory: the devices' as `state`.
+        """Pause the machine and save it into an existing directory: the devices as `state`.
 
-        Memory in a file of its own stays there. Other memory is written with the state, as `stream`, which is quick;
-        `settle` makes `ram` and `state` of it.
+        Memory in a file of the machine's own stays there. Other memory is written with the state, as `stream`, which is
+        fast; `settle` makes `ram` and `state` of it.
 
         Raises:
             HostExhausted: The host's disk is full; the machine stays paused.
@@ -132,7 +132,7 @@ class Qemu:
         try:
             async with qmp(machine.directory / QMP_SOCKET) as control:
                 if (await control.run("query-status"))["status"] == "postmigrate":
-                    # QEMU saves no machine twice without its having run in between.
+                    # QEMU cannot save a machine twice unless it has run in between.
                     await control.run("cont")
                 await control.run("stop")
                 kept = machine.memory.in_file
@@ -142,11 +142,11 @@ class Qemu:
             raise
 
     async def settle(self, target: Path, hardware: Hardware, *, disk: Path) -> None:
-        """Make `ram` and `state` of a `stream`, by a QEMU that loads it, lets nothing run, and saves it again.
+        """Make `ram` and `state` of a `stream`, with a QEMU that loads it, runs nothing, and saves it again.
 
         Raises:
             HostExhausted: The host's disk is full; the stream is still there.
-            QmpError: It could not be done; the stream is still there.
+            QmpError: It failed; the stream is still there.
         """
         stream = anyio.Path(target / _STREAM)
         if not await stream.exists():
@@ -171,30 +171,30 @@ class Qemu:
         await stream.unlink()
 
     async def adopt(self, machine: Running, hardware: Hardware) -> None:
-        """Confine a machine that an earlier server started as this one would have."""
+        """Apply this server's limits to a machine that an earlier server started."""
         await self._confinement.adopt(machine.process, machine.directory, self._limits(hardware))
 
     async def stop(self, machine: Running) -> None:
-        """End the machine at once, without asking the guest, and give back what it had of the host. May be repeated."""
+        """End the machine at once, without asking the guest, and free what it used of the host. May be repeated."""
         await machine.process.kill()
         await anyio.Path(machine.directory / QMP_SOCKET).unlink(missing_ok=True)
         await self._confinement.release(machine.directory)
 
     async def why_killed(self, machine: Running) -> str:
-        """Why the host killed the machine, in words for its owner; empty if it did not. To be asked before `stop`."""
+        """Explain to the owner why the host killed the machine; empty if it did not. Call it before `stop`."""
         return await self._confinement.why_killed(machine.directory)
 
     async def problem(self, machine: Running) -> str:
-        """Why a living machine does not run, in words for a user; empty if it runs."""
+        """Explain to a user why a machine that has not ended is paused; empty if it runs."""
         try:
             async with qmp(machine.directory / QMP_SOCKET) as control:
                 status = (await control.run("query-status"))["status"]
         except QmpError as error:
             return error.message
-        return _AILMENTS.get(status, f"the machine is in the state {status}")
+        return _PROBLEMS.get(status, f"the machine is in the state {status}")
 
     async def resume(self, machine: Running) -> None:
-        """Let a stopped or saved machine go on.
+        """Resume a paused or saved machine.
 
         Raises:
             QmpError: It cannot, or has ended.
@@ -255,8 +255,8 @@ class Qemu:
         ):
             if control.version not in {"", self.version}:
                 raise QmpError(
-                    f"The hypervisor is version {control.version}, but was {self.version} when this server started",
-                    hint="Restart the server, which then makes new templates",
+                    f"The hypervisor's version must be {self.version}, as at server start, got {control.version}",
+                    hint="Restart the server, which then builds new templates",
                 )
             yield control
 
@@ -266,7 +266,7 @@ class Qemu:
 
 
 def _set_up(place: Path, hardware: Hardware, disk_size: int) -> Hardware:
-    """Links to a machine's parts, and a disk that only has the right size: nothing will run."""
+    """Link a machine's parts, and make a disk that only has the right size, because nothing will run."""
     place.mkdir(mode=0o700)
     linked: dict[str, Path] = {}
     for name in ("kernel_elf", "initramfs", "toolbox", "base"):
@@ -285,9 +285,9 @@ def _forwarded_port(usernet: str) -> int:
     raise QmpError("The hypervisor has no forwarded port to the guest")
 
 
-_AILMENTS = {
+_PROBLEMS = {
     "running": "",
-    "io-error": "the host's disk is full, so the machine was stopped before it could lose a write",
+    "io-error": "the host's disk is full, so the machine was paused before it could lose a write",
     "paused": "the machine is paused",
     "postmigrate": "the machine is paused: it was saved",
     "shutdown": "the guest shut itself down",

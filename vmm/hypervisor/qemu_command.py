@@ -1,7 +1,7 @@
 """The command line of QEMU's microvm machine.
 
-The guest has no network but the control link: QEMU's user network with `restrict=on` and one forwarded port. Without
-`restrict=on` a guest reaches the host's loopback, so there is no way to leave it out.
+The guest has no network except the control link: QEMU's user network with `restrict=on` and one forwarded port. Without
+`restrict=on` a guest reaches the host's loopback, so this is not optional.
 """
 
 from __future__ import annotations
@@ -13,31 +13,31 @@ from .spawn import CONTROL
 from .startup import named
 
 QMP_SOCKET = "qmp.sock"
-"""The control socket, in the directory that QEMU works in; the server makes it."""
+"""The control socket, in the directory that QEMU works in; the server creates it."""
 BOOTING = ("-serial", f"file:{CONSOLE}")
-"""Further options of a machine that boots."""
-# The owner of a machine can write to its console without end: keep what fits a ring.
+"""More options of a machine that boots."""
+# A machine's owner can write to its console without end, so only a ring of it is kept.
 LOADING = ("-chardev", "ringbuf,id=console,size=65536", "-serial", "chardev:console", "-incoming", "defer", "-S")
-"""Further options of one that loads a state, and does not run after that until it is told."""
+"""More options of a machine that loads a state, and stays paused until it is resumed."""
 
 _GUEST_ADDRESS = "10.0.2.15/24"
 _TRANSLATION_CACHE_MIB = 256
 
 
 def command_line(binary: str, directory: Path, hardware: Hardware, ram: Ram, disk: Path, *, kvm: bool) -> list[str]:
-    """The program and the arguments that make a machine.
+    """Make the command line that starts a machine.
 
     Args:
         binary: The program.
-        directory: Where it works; files below are named from there.
-        hardware: What the machine is made of.
+        directory: Its working directory; files are named relative to it.
+        hardware: The parts of the machine.
         ram: Its memory's file.
         disk: Its writable disk.
         kvm: Whether it runs on KVM.
     """
 
     def at(path: Path) -> str:
-        # In QEMU's option lists a comma ends a value unless it is doubled.
+        # In QEMU's option lists, a comma ends a value unless it is doubled.
         return named(path, directory).replace(",", ",,")
 
     def drive(name: str, path: Path, options: str) -> tuple[str, ...]:
@@ -51,7 +51,7 @@ def command_line(binary: str, directory: Path, hardware: Hardware, ram: Ram, dis
         # and the clock that it would choose instead loses time on a busy host.
         kernel_line += " no_timer_check tsc=reliable"
     if hardware.tsc_khz:
-        # Without it the kernel calibrates against an emulated timer, and on a busy host hangs for ever.
+        # Without it the kernel calibrates against an emulated timer, and hangs forever on a busy host.
         kernel_line += f" tsc_early_khz={hardware.tsc_khz}"
     share = "off" if ram.private else "on"
     kernel, initramfs = named(hardware.kernel_elf, directory), named(hardware.initramfs, directory)
@@ -67,7 +67,7 @@ def command_line(binary: str, directory: Path, hardware: Hardware, ram: Ram, dis
         *("-kernel", kernel, "-initrd", initramfs, "-append", kernel_line),
         *drive("toolbox", hardware.toolbox, "readonly=on"),
         *drive("base", hardware.base, "readonly=on"),
-        # A full host disk stops the machine with nothing lost, instead of breaking its file system.
+        # A full host disk pauses the machine with nothing lost, instead of breaking its file system.
         *drive("disk", disk, "discard=unmap,werror=enospc"),
         *("-netdev", f"user,id=link,restrict=on,hostfwd=tcp:127.0.0.1:0-:{GUEST_PORT}"),
         *("-device", "virtio-net-device,netdev=link"),

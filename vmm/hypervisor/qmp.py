@@ -1,7 +1,7 @@
 """QMP, the control language of QEMU: one command at a time over the machine's unix socket.
 
-Source: docs/interop/qmp-spec.rst of QEMU 7.2. Files for snapshots are handed over as descriptors (`getfd`), so that
-QEMU may run under a seccomp filter that lets it start no program.
+Source: docs/interop/qmp-spec.rst of QEMU 7.2. Files for snapshots are passed as descriptors (`getfd`), so that QEMU can
+run under a seccomp filter that lets it start no program.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..errors import Unavailable
 from .unix_socket import connect_unix
 
 ANSWER_S = 10.0
-"""How long QEMU may take to answer, once it has started."""
+"""Seconds that QEMU may take to answer, once it has started."""
 
 _MAX_LINE = 1024 * 1024
 _GONE = (OSError, anyio.EndOfStream, anyio.BrokenResourceError, anyio.IncompleteRead)
@@ -34,7 +34,7 @@ class QmpError(Unavailable):
 
 
 class Qmp:
-    """A session on one machine's control socket, each of whose answers has the same deadline."""
+    """A session on one machine's control socket, with one deadline for each answer."""
 
     def __init__(self, stream: UNIXSocketStream, deadline_s: float) -> None:
         self._stream = stream
@@ -49,7 +49,7 @@ class Qmp:
 
         Raises:
             QmpError: It has ended, or does not answer within the deadline.
-            HostExhausted: The server has too many files open to ask.
+            HostExhausted: The server has too many open files.
         """
         try:
             with anyio.fail_after(deadline_s):
@@ -90,7 +90,7 @@ class Qmp:
         return await self._exchange(command, arguments, None)
 
     async def pass_file(self, name: str, path: Path, flags: int) -> None:
-        """Open a file here and hand it to QEMU under a name, for `fd:NAME` migration addresses."""
+        """Open a file here and pass it to QEMU under a name, for `fd:NAME` migration addresses."""
         descriptor = await anyio.to_thread.run_sync(os.open, path, flags, 0o600)
         try:
             await self._exchange("getfd", {"fdname": name}, descriptor)
@@ -109,7 +109,7 @@ class Qmp:
                     await self._stream.send_fds(message, [descriptor])
                 while True:
                     answer = json.loads(await self._line())
-                    if answer.get("id") != number:  # an event, or the answer to a command that was given up
+                    if answer.get("id") != number:  # an event, or the answer to an abandoned command
                         continue
                     if "return" in answer:
                         return answer["return"]
@@ -126,7 +126,7 @@ class Qmp:
 
 @asynccontextmanager
 async def qmp(socket: Path, *, deadline_s: float = ANSWER_S) -> AsyncGenerator[Qmp]:
-    """A session for the length of a block.
+    """Open a session for the length of a block.
 
     Raises:
         QmpError: The process has ended, or does not answer within the deadline.
@@ -137,7 +137,7 @@ async def qmp(socket: Path, *, deadline_s: float = ANSWER_S) -> AsyncGenerator[Q
 
 
 def _version(greeting: bytes) -> str:
-    """Which QEMU greets, such as `7.2.22`; empty if it does not say."""
+    """Read QEMU's version from its greeting, such as `7.2.22`; empty if it has none."""
     try:
         said = json.loads(greeting)["QMP"]["version"]["qemu"]
         return f"{said['major']}.{said['minor']}.{said['micro']}"

@@ -1,8 +1,8 @@
-"""Starts a hypervisor's program: in a session of its own so that it outlives the server, and without any privilege.
+"""Starts a hypervisor's program: in a session of its own so that it outlives the server, and without privileges.
 
-What a program may not have is given up by the thread that starts it, since children inherit that: a program in between
-(env, prlimit, setpriv) would do the same for several milliseconds each. The thread ends with the start, for what it
-gave up it cannot have again. Source: prctl(2), capset(2), capabilities(7), prlimit(2).
+The thread that starts the program gives up what the program may not have, since children inherit that: a wrapper
+(env, prlimit, setpriv) would do the same for several milliseconds each. The thread ends afterwards, because it cannot
+get back what it gave up. Source: prctl(2), capset(2), capabilities(7), prlimit(2).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .process import ProcessRef
 from .users import User
 
 CONTROL = 0
-"""The descriptor on which a program finds its control socket: it reads nothing, so its standard input is free."""
+"""The descriptor of a program's control socket: it reads nothing, so its standard input is free."""
 
 _FILES = 2048  # descriptors: a few dozen of the program's own, one or two for each connection to the guest
 _FILE_SIZE = 20 * 1024**3  # above the largest disk (10 GiB) and the largest memory (16 GiB)
@@ -45,22 +45,22 @@ def spawn(
     user: User | None = None,
     processes: int = 0,
 ) -> ProcessRef:
-    """Start a program detached from the server, without privileges it could gain or keep. Blocks until it is started.
+    """Start a program detached from the server, without privileges that it could gain or keep. Blocks until it runs.
 
-    It leads a session of its own, works in `directory` (by which `orphans` finds it again), reads nothing, and writes
-    to `log`. It cannot gain privileges; started by root it keeps no capability. It leaves no core file behind, in
-    which its guest's memory would be.
+    It leads a session of its own, works in `directory` (by which `orphans` finds it), reads nothing, and writes to
+    `log`. It cannot gain privileges; started by root it keeps no capability. It leaves no core file, which would
+    contain its guest's memory.
 
     Args:
         argv: The program and its arguments.
-        directory: Where it works. Entered before the user changes, who need not be able to enter what is above it.
-        log: Where its output goes.
-        control: A socket that listens; the program has it as `CONTROL`.
-        user: Who it runs as; the server's user if None.
-        processes: How many processes and threads that user may have; 0 for any number.
+        directory: Its working directory. Entered before the user changes, who need not be able to enter the parents.
+        log: The file for its output.
+        control: A listening socket; the program gets it as `CONTROL`.
+        user: The user it runs as; the server's user if None.
+        processes: How many processes and threads that user may have; 0 for no limit.
 
     Raises:
-        OSError: It is not there, or this process may not start it so.
+        OSError: It does not exist, or this process may not start it in this way.
     """
     with ThreadPoolExecutor(1) as thread:
         pid = thread.submit(_start, argv, directory, log, control, user, processes).result()
@@ -87,21 +87,21 @@ def _start(
         )
     finally:
         os.close(descriptor)
-    # From here on `ProcessRef` alone waits for it.
+    # From here on, only `ProcessRef` waits for it.
     program.returncode = 0
-    # It has hardly begun: no guest runs yet.
+    # It has only just started: no guest runs yet.
     _limit(program.pid, user, processes)
     return program.pid
 
 
 def _shed() -> None:
-    """Let this thread's children gain and inherit no privilege. The thread keeps what it needs to start one."""
+    """Keep this thread's children from gaining or inheriting privileges. The thread keeps what it needs."""
     _check(_LIBC.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
     if os.geteuid() == 0:
         capability = 0
         while _LIBC.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0) == 0:
             capability += 1
-        if ctypes.get_errno() != errno.EINVAL:  # which says that there are no more
+        if ctypes.get_errno() != errno.EINVAL:  # the end of the list
             _check(-1)
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
     # Twice, for the lower and the upper half: effective, permitted, inheritable.
@@ -112,10 +112,10 @@ def _shed() -> None:
 
 
 def _become(user: User) -> None:
-    """Let this thread be that user, but for the right to enter any directory, which a program that starts loses.
+    """Change this thread's user, except for the right to enter any directory, which the started program loses.
 
-    Told of another user, `subprocess` would fork: the copied page tables cost this process several milliseconds. By the
-    system calls themselves, for the C library changes all threads of a process.
+    Given a user, `subprocess` would fork: copying the page tables costs this process several milliseconds. Uses system
+    calls, because the C library changes all threads of a process.
     """
     _check(_LIBC.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0))
     groups = (ctypes.c_uint32 * len(user.groups))(*user.groups)
@@ -133,11 +133,11 @@ def _limit(pid: int, user: User | None, processes: int) -> None:
     try:
         for limit, most in wanted.items():
             hard = resource.getrlimit(limit)[1]
-            # What this process may not have cannot be given away.
+            # A process cannot pass on a limit that it does not have itself.
             value = most if hard == resource.RLIM_INFINITY else min(most, hard)
             resource.prlimit(pid, limit, (value, value))
     except ProcessLookupError:
-        return  # it has ended, and whoever waits for it will see
+        return  # it has ended, which its waiter will notice
     except OSError:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)

@@ -1,4 +1,4 @@
-"""What the drivers share when they bring a program up: its files' names, and its end if it does not come up."""
+"""What the drivers share when they start a program: its files' names, and its end if it fails to start."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from .confinement import Confinement
 from .process import ProcessRef
 
 START_S = 60.0
-"""How long a program may take until it answers on its control socket. One that ends is noticed at once, so this is for
-one that hangs; on a busy host a good one takes many seconds."""
+"""Seconds that a program may take until it answers on its control socket. One that ends is noticed at once, so this is
+for one that hangs; on a busy host a good one takes many seconds."""
 
 _HINT = "Run casemate doctor"
 _MAY_NOT = "Let the server open /dev/kvm: sudo usermod -aG kvm $USER, then log in again"
@@ -28,7 +28,7 @@ _TAIL = 4096
 
 @asynccontextmanager
 async def ended_on_failure(process: ProcessRef, directory: Path, confinement: Confinement) -> AsyncGenerator[None]:
-    """End a process that could not be brought up in the block, and give back what it had of the host.
+    """End a process that failed to start in the block, and free what it used of the host.
 
     Raises:
         Unavailable: As raised in the block, with the last words that the program printed.
@@ -47,15 +47,15 @@ async def ended_on_failure(process: ProcessRef, directory: Path, confinement: Co
 
 
 def named(path: Path, directory: Path) -> str:
-    """How a program that works in a directory should name a file: what lies below it may be out of reach otherwise."""
+    """Name a file for a program that works in a directory: relative if it is below, since other paths may be closed."""
     return str(path.relative_to(directory)) if path.is_relative_to(directory) else str(path)
 
 
 def link(file: Path, name: Path) -> None:
-    """Give a file another name; where the file system cannot, one that points to it. Blocks for as long as a disk does.
+    """Hard-link a file, or make a symbolic link if the file system cannot. Blocks on the disk.
 
     Raises:
-        OSError: The name is taken, or cannot be made.
+        OSError: The name exists, or cannot be made.
     """
     try:
         name.hardlink_to(file)
@@ -68,12 +68,12 @@ def link(file: Path, name: Path) -> None:
 def _last_words(log: Path) -> str:
     try:
         descriptor = os.open(log, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:  # it printed nothing, or put something else there
+    except OSError:  # it printed nothing, or replaced the file
         return ""
     with os.fdopen(descriptor, "rb") as file:
         file.seek(max(0, os.fstat(descriptor).st_size - _TAIL))
         lines = file.read(_TAIL).decode(errors="replace").split("\n")
-    # The reason comes last, with what was tried in the lines before it.
+    # The reason comes last, after lines with what was tried.
     said = "; ".join(words for line in lines[-_LINES - 1 :] if (words := line.strip()))
     return f": {said[-_SHOWN:]}" if said else ""
 

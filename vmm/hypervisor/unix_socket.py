@@ -1,8 +1,8 @@
-"""Unix sockets in machines' directories: made, and reached, however deep they lie.
+"""Unix sockets in machines' directories: created and reached at any depth.
 
-The server makes a program's control socket and listens on it before the program starts, and the program finds it open.
-So the server can connect at once: a program that is slow to start answers when it is up, one that ends hangs up, and
-nobody looks again and again whether a file is there. The file stays the server's own.
+The server creates a program's control socket and listens on it before the program starts, and the program gets it open.
+So the server can connect at once: a program that is slow to start answers when it is ready, one that ends hangs up, and
+nobody has to poll for the file. The file belongs to the server.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _FULL_S = 0.01
 
 @contextmanager
 def listening(path: Path) -> Generator[socket.socket]:
-    """A socket that listens, for a program to be started in the block. What an earlier one left there is replaced.
+    """Open a listening socket, for a program to be started in the block; replaces one that an earlier program left.
 
-    Blocks for as long as a disk does.
+    Blocks on the disk.
 
     Args:
         path: Its name. Only this process's user can connect.
@@ -45,26 +45,26 @@ def listening(path: Path) -> Generator[socket.socket]:
 
 
 async def connect_unix(path: Path) -> UNIXSocketStream:
-    """Connect to a socket, however deep it lies, for a stream over which descriptors can be passed.
+    """Connect to a socket at any depth, for a stream over which descriptors can be passed.
 
     Raises:
-        OSError: Nobody listens there, or it is no socket.
+        OSError: Nobody listens there, or it is not a socket.
     """
     return await UNIXSocketStream.from_socket(await connected(path))
 
 
 async def connected(path: Path) -> socket.socket:
-    """Connect to a socket, however deep it lies. Waits while its queue is full, for QEMU answers one after the other.
+    """Connect to a socket at any depth. Waits while its queue is full, because QEMU answers one client at a time.
 
     Raises:
-        OSError: Nobody listens there, or it is no socket.
+        OSError: Nobody listens there, or it is not a socket.
     """
     with address(path) as short:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             connection.setblocking(False)
             while not _connected(connection, short):
-                # No event tells when there is room; anyio's own way would ask without a pause.
+                # No event says when the queue has a free place; anyio's own way would poll without a pause.
                 await anyio.sleep(_FULL_S)
         except BaseException:
             connection.close()
@@ -82,9 +82,9 @@ def _connected(connection: socket.socket, name: str) -> bool:
 
 @contextmanager
 def address(path: Path) -> Generator[str]:
-    """A short name for an existing socket: an address holds 107 bytes, and data directories may be deeper.
+    """Give an existing socket a short name: an address holds 107 bytes, and data directories may be deeper.
 
-    A program that went bad could have put a link to another machine's socket there: that is not followed.
+    Does not follow a link, which a compromised program could have pointed at another machine's socket.
 
     Raises:
         OSError: There is no such file.

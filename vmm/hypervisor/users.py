@@ -1,8 +1,8 @@
-"""A user of its own for every machine's hypervisor, where the server is root: one that broke out finds nothing.
+"""A user for every machine's hypervisor, if the server is root: one that breaks out of its guest can reach nothing.
 
-The user is a function of the machine's name, so nothing needs to be kept. Its machine's directory
-belongs to the server still; the machine's group may work in it. What the server put there (the disk, the memory,
-`machine.json`) can therefore not be replaced by links to what others own, which a server as root would follow.
+The user is computed from the machine's name, so nothing needs to be stored. The server still owns the machine's
+directory; the machine's group may work in it. So what the server put there (the disk, the memory, `machine.json`)
+cannot be replaced by links to other users' files, which a server as root would follow.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from ..errors import Unavailable
 from .cgroup import name_of
 
-# Above what systemd hands out to containers, below what it keeps for itself (its UIDS-GIDS.md).
+# Above what systemd assigns to containers, below what it keeps for itself (its UIDS-GIDS.md).
 _FIRST, _COUNT = 0x7000_0000, 0x0FFE_0000
 _CAPABILITIES = {
     "CAP_CHOWN": 0,
@@ -29,13 +29,13 @@ _CAPABILITIES = {
     "CAP_SETGID": 6,
     "CAP_SETUID": 7,
     "CAP_SETPCAP": 8,  # to give up all of these for it
-    "CAP_SYS_PTRACE": 19,  # to see in which directory another user's process works
+    "CAP_SYS_PTRACE": 19,  # to see the working directory of another user's process
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class User:
-    """Who a machine's hypervisor runs as.
+    """The user of a machine's hypervisor.
 
     Attributes:
         uid: User and group id; no other process has it.
@@ -48,7 +48,7 @@ class User:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoUsers:
-    """Why machines run as the server's user, and what would give them their own."""
+    """Why machines run as the server's user, and how to give them their own."""
 
     reason: str
     fix: str = ""
@@ -59,43 +59,43 @@ class Users:
     """The users of machines.
 
     Attributes:
-        groups: What each of them is in besides its own.
+        groups: The groups of each user besides its own.
     """
 
     groups: tuple[int, ...] = ()
 
     def of(self, directory: Path) -> User:
-        """The user of the machine that has this directory."""
+        """Return the user of the machine that has this directory."""
         digest = hashlib.sha256(name_of(directory).encode()).digest()
         return User(uid=_FIRST + int.from_bytes(digest[:8], "big") % _COUNT, groups=self.groups)
 
-    def hindrance(self, directory: Path, program: str, files: Iterable[Path]) -> str:
-        """Why a machine cannot run as a user of its own, in words for the operator; empty if it can.
+    def obstacle(self, directory: Path, program: str, files: Iterable[Path]) -> str:
+        """Explain to the operator why a machine cannot run as a user of its own; empty if it can.
 
         Args:
-            directory: The machine's own.
+            directory: The machine's directory.
             program: Its hypervisor.
-            files: What that opens.
+            files: The files that it opens.
         """
         place = Path(shutil.which(program) or program).resolve()
         for step in (place, *place.parents):
             if not step.stat().st_mode & stat.S_IXOTH:
-                return f"{step} is not for everybody to enter and run"
+                return f"not everybody may enter and run {step}"
         for file in files:
             if not file.is_relative_to(directory):
                 return f"{file} is not in the machine's directory"
             if file.is_symlink():
-                return f"no hard link leads from the instances' file system to {file.readlink()}"
+                return f"a hard link from the instances' file system to {file.readlink()} is impossible"
         return ""
 
     def give(self, directory: Path, *, reads: Iterable[Path], writes: Iterable[Path]) -> None:
-        """Let a machine work in its directory, read some of the files in it, and write to others; makes the latter.
+        """Let a machine work in its directory, read some files in it, and write to others, which are created.
 
-        A file with other names elsewhere is many machines' at once: it gets no other group. The few bits that make it
-        readable for everybody change nothing, since strangers enter none of the directories that it lies in.
+        A file with other names elsewhere belongs to many machines: it gets no other group. The few bits that make it
+        readable for everybody change nothing, since strangers can enter none of the directories that it is in.
 
         Raises:
-            OSError: A file is not there, or the file system knows no owners.
+            OSError: A file does not exist, or the file system has no owners.
         """
         gid = self.of(directory).uid
         _let(directory, gid, 0o1770)
@@ -103,7 +103,7 @@ class Users:
             for path in (file, *file.rglob("*")) if file.is_dir() else (file,):
                 _open_to_all(path, 0o555 if path.is_dir() else 0o444)
         for file in writes:
-            if not file.exists():  # made by the program itself, it would be the program's
+            if not file.exists():  # otherwise the program would create it, and own it
                 file.touch(mode=0o600)
             if file.stat().st_nlink > 1:
                 _open_to_all(file, 0o666)
@@ -111,20 +111,20 @@ class Users:
                 _let(file, gid, 0o660)
 
     def make_directory(self, directory: Path) -> None:
-        """Make a directory inside a machine's own, for the machine to write files to. `reclaim` makes them ours.
+        """Make a directory inside a machine's directory, for the machine to write files to. `reclaim` takes them over.
 
         Raises:
-            OSError: It is there, or cannot be made.
+            OSError: It exists, or cannot be made.
         """
         directory.mkdir(mode=0o700)
         _let(directory, self.of(directory.parent).uid, 0o1770)
 
 
 def reclaim(directory: Path) -> None:
-    """Make the server's own what a machine wrote into a directory. Its process may run on and must not be trusted.
+    """Make the server the owner of what a machine wrote into a directory. Its process may run on, and is not trusted.
 
     Raises:
-        Unavailable: There is something else than ordinary files, which the machine itself cannot have made.
+        Unavailable: There is something other than ordinary files, which the hypervisor cannot have made itself.
     """
     directory.chmod(0o700)
     os.chown(directory, os.geteuid(), os.getegid())
@@ -133,7 +133,7 @@ def reclaim(directory: Path) -> None:
         try:
             found = os.fstat(descriptor)
             if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
-                raise Unavailable(f"The hypervisor wrote something strange: {path.name}")
+                raise Unavailable(f"The hypervisor must write only ordinary files, got {path.name}")
             os.fchown(descriptor, os.geteuid(), os.getegid())
             os.fchmod(descriptor, 0o600)
         finally:
@@ -145,12 +145,12 @@ def find(
     status: Path = Path("/proc/self/status"),
     uid_map: Path = Path("/proc/self/uid_map"),
 ) -> Users | NoUsers:
-    """Look whether machines can have users of their own. Changes nothing.
+    """Find out whether machines can have users of their own. Changes nothing.
 
     Args:
-        device: What every machine must open, by group: /dev/kvm where that is used.
-        status: The kernel's word on this process.
-        uid_map: The kernel's list of users that there are.
+        device: A device that every machine must open, by group: /dev/kvm where that is used.
+        status: The kernel's status of this process.
+        uid_map: The kernel's map of user ids.
     """
     if os.geteuid() != 0:
         return NoUsers(reason="the server is not root, so machines run as its user")
@@ -160,7 +160,7 @@ def find(
         return NoUsers(reason=f"the server is root without {missing}", fix=f"give it {missing}")
     ranges = [[int(field) for field in line.split()] for line in uid_map.read_text().splitlines()]
     if not any(first <= _FIRST and first + count >= _FIRST + _COUNT for first, _outside, count in ranges):
-        return NoUsers(reason="the server's user namespace has no users to spare", fix="run it in the host's")
+        return NoUsers(reason="the server's user namespace has too few users", fix="run it in the host's")
     return Users() if device is None else _with_device(device)
 
 
@@ -171,7 +171,7 @@ def _with_device(device: Path) -> Users | NoUsers:
     if found.st_mode & 0o060 == 0o060 and found.st_gid != 0:
         return Users(groups=(found.st_gid,))
     fix = f"sudo chgrp kvm {device} && sudo chmod 0660 {device}"
-    return NoUsers(reason=f"{device} is for root alone, not for a group", fix=fix)
+    return NoUsers(reason=f"only root can open {device}, no group", fix=fix)
 
 
 def _let(path: Path, gid: int, mode: int) -> None:
@@ -181,5 +181,5 @@ def _let(path: Path, gid: int, mode: int) -> None:
 
 def _open_to_all(path: Path, bits: int) -> None:
     mode = stat.S_IMODE(path.stat().st_mode)
-    if mode | bits != mode:  # a needless change would still leave a mark, by which images are known to be unchanged
+    if mode | bits != mode:  # a needless change would touch the metadata that shows images are unchanged
         path.chmod(mode | bits)

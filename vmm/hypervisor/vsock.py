@@ -15,9 +15,9 @@ from .base import GUEST_PORT
 from .unix_socket import connected
 
 _GREETING_MOST = 64
-# As long as a link waits for a guest that it has not heard yet. For one that it has, it breaks this off itself.
+# As long as a link waits for a guest that has not answered yet; for one that has, the link gives up earlier itself.
 _GREETING_S = 30.0
-# More than a saved guest is likely to have had connections: the link keeps 32, and calls were under way perhaps.
+# More than the connections that a saved guest probably had: the link keeps 32, and some calls may have been running.
 _TRIES = 128
 _PATIENCE_S = 0.1
 _RETRY_S = 0.002
@@ -26,10 +26,10 @@ _RETRY_S = 0.002
 async def connect_vsock(socket: Path) -> ByteStream:
     """Connect to the agent.
 
-    A restored machine's guest holds on to the connections that were open when it was saved, until its agent has closed
-    them, while the hypervisor counts its ports from the first again: so what is new may be refused as what is old, or,
-    with v51, not be answered for two seconds. Each call has a port of its own, so what is not answered soon is called
-    again beside it, and the first to be accepted is taken.
+    A restored machine's guest holds the connections that were open when it was saved until its agent has closed them,
+    while the hypervisor counts its ports from the first again. So a new connection may be refused as an old one or,
+    with v51, not be answered for two seconds. Each attempt has a port of its own, so if one is not answered soon,
+    another starts beside it, and the first to be accepted is used.
 
     Args:
         socket: The machine's socket for vsock.
@@ -73,7 +73,7 @@ async def connect_vsock(socket: Path) -> ByteStream:
 
 async def _greeted(socket: Path) -> ByteStream | None:
     try:
-        # Not as a stream of unix sockets: one that is given up as its answer comes leaves an error in the event loop.
+        # Not a stream of unix sockets: if that is cancelled while its answer arrives, the event loop logs an error.
         stream = await SocketStream.from_socket(await connected(socket))
     except OSError as error:
         raise LinkError("The sandbox's control socket is closed: its virtual machine has ended") from error
@@ -90,7 +90,7 @@ async def _greeted(socket: Path) -> ByteStream | None:
 
 
 async def _accepted(stream: SocketStream) -> bool:
-    """Read the answer to CONNECT, and nothing beyond it."""
+    """Read the answer to CONNECT, and nothing after it."""
     line = b""
     while not line.endswith(b"\n"):
         line += await stream.receive(1)

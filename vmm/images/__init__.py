@@ -1,1 +1,1 @@
-"""The parts that a machine boots from: kernel, initramfs, toolbox and base images; built, verified, listed."""
+"""What a machine boots from: kernel, initramfs, toolbox and base images; built, verified, listed."""

@@ -1,4 +1,4 @@
-"""The host's own Debian packages: downloads them through apt, and hands its sources and settings on to mmdebstrap."""
+"""The host's Debian packages: downloads them with apt, and passes its sources and settings to mmdebstrap."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _DOWNLOAD_S = 1800
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _OS_RELEASE = Path("/etc/os-release")
 _ONLY_NEEDED = ("recommends", "suggests", "conflicts", "breaks", "replaces", "enhances")
-# What reaching the mirrors may depend on; the rest of the host's settings is its own affair.
+# Settings that reaching the mirrors may depend on; the others concern only the host.
 _SETTING = re.compile(
     r'^(Acquire::(?:https?|ftp|Check-Valid-Until|Check-Date|Retries|ForceIPv[46])\b[^ ]*) "(.+)";$', re.MULTILINE
 )
@@ -38,7 +38,7 @@ class Source:
     component: str
 
     def line(self, keyring: Path | None) -> str:
-        """The line of a sources.list."""
+        """Return its line of a sources.list."""
         option = f"[signed-by={keyring}] " if keyring else ""
         return f"deb {option}{self.site} {self.suite} {self.component}"
 
@@ -50,7 +50,7 @@ class Apt:
     tools: Tools
 
     async def refresh(self) -> None:
-        """Fetch the package lists if there are none; only root may.
+        """Fetch the package lists if there are none; only root may do that.
 
         Raises:
             Unavailable: There are none and this is a plain user, or the mirrors cannot be reached.
@@ -64,11 +64,11 @@ class Apt:
             )
 
     async def depends(self, package: str) -> tuple[str, ...]:
-        """The packages that a package needs itself, as far as they are real."""
+        """List the packages that a package needs directly, without virtual ones."""
         return tuple(re.findall(r"^\s+\|?(?:Pre)?Depends: ([^<\s]+)", await self._depends(package), re.MULTILINE))
 
     async def closure(self, packages: Sequence[str]) -> tuple[str, ...]:
-        """The packages and all that they need, however indirectly, in the order of their names."""
+        """List the packages and everything that they need, directly or not, in the order of their names."""
         return tuple(
             sorted(set(re.findall(r"^([^<\s]\S*)$", await self._depends("--recurse", *packages), re.MULTILINE)))
         )
@@ -94,7 +94,7 @@ class Apt:
         await run([self.tools["dpkg-deb"], "-x", package, into], deadline_s=_QUERY_S * 5)
 
     async def sources(self, suite: str) -> str:
-        """The Debian mirrors that this host uses for a suite, its updates and its security fixes, as a sources.list.
+        """Return the Debian mirrors that this host uses for a suite, updates and security fixes, as a sources.list.
 
         Raises:
             Unavailable: It uses none.
@@ -110,7 +110,7 @@ class Apt:
         return "\n".join(dict.fromkeys(source.line(keyring) for source in chosen)) + "\n"
 
     async def settings(self) -> tuple[str, ...]:
-        """The host's proxy, certificate and date settings, as lines of an apt.conf."""
+        """Return the host's proxy, certificate and date settings, as lines of an apt.conf."""
         return parse_settings(await run([self.tools["apt-config"], "dump"], deadline_s=_QUERY_S))
 
     async def _depends(self, *arguments: str) -> str:
@@ -129,7 +129,7 @@ class Apt:
 
 
 def parse_targets(text: str) -> tuple[Source, ...]:
-    """The Debian package lists among apt's index targets."""
+    """Find the Debian package lists among apt's index targets."""
     rows = (line.split("|") for line in text.splitlines())
     return tuple(
         Source(site=row[0], suite=row[1], component=row[2])
@@ -139,12 +139,12 @@ def parse_targets(text: str) -> tuple[Source, ...]:
 
 
 def parse_settings(text: str) -> tuple[str, ...]:
-    """The settings of `apt-config dump` that fetching depends on."""
+    """Find the settings of `apt-config dump` that downloads depend on."""
     return tuple(f'{name} "{value}";' for name, value in _SETTING.findall(text))
 
 
 def host_suite() -> str:
-    """The Debian release of this host by name, such as bookworm.
+    """Return the name of this host's Debian release, such as bookworm.
 
     Raises:
         Unavailable: The host does not say.

@@ -1,4 +1,4 @@
-"""Where images are built: one build at a time, beside the finished ones, in a directory that is removed in any case."""
+"""Where images are built: one build at a time, beside the finished ones, in a directory that is always removed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 class Site:
-    """The directory of all images, held by this build alone."""
+    """The directory of all images, locked for this build."""
 
     def __init__(self, root: Path, lock: int) -> None:
         self._root = root
@@ -39,14 +39,14 @@ class Site:
     @classmethod
     @asynccontextmanager
     async def open(cls, root: Path, *, waiting: Callable[[], None]) -> AsyncGenerator[Site]:
-        """Hold the directory; waits for whoever holds it, in this process or another.
+        """Lock the directory; waits while another build, in this process or another, has it locked.
 
-        The programs that a build starts inherit the lock: should the build be killed, the next one waits until the
-        last of them has ended.
+        The programs that a build starts inherit the lock: if the build is killed, the next one waits until the last of
+        them has ended.
 
         Args:
-            root: The directory, made if need be.
-            waiting: Called while somebody else holds it; what it raises ends the wait.
+            root: The directory, created if needed.
+            waiting: Called while another build has the lock; an error that it raises ends the wait.
 
         Raises:
             Unavailable: The directory cannot be made or written to.
@@ -61,7 +61,7 @@ class Site:
             os.close(lock)
 
     async def prepare(self) -> None:
-        """Find the tools, and remove what interrupted builds left: nobody can be at work there while we hold the lock.
+        """Find the tools, and remove what interrupted builds left, which nobody uses while we hold the lock.
 
         Raises:
             Unavailable: Tools are missing.
@@ -85,7 +85,7 @@ class Site:
             await anyio.to_thread.run_sync(_make, directory, made, scratch)
             shop = Workshop(tools=self._tools, scratch=scratch, report=report, held=(self._lock,))
             facts = await recipe.build(shop, made)
-            report("Checking what was built", 0.97)
+            report("Checking the result", 0.97)
             part = await anyio.to_thread.run_sync(store.publish, recipe.name, made, inputs, facts)
         except OSError as error:
             if error.errno in _FULL:
@@ -102,7 +102,7 @@ class Site:
         return part
 
     async def remove(self, directory: Path) -> None:
-        """Remove a directory, out of sight at once, whoever in a namespace owns what is in it."""
+        """Remove a directory: hide it at once, then delete it even if other users of a namespace own its content."""
         hidden = self._root / f"{_BUILD}{secrets.token_hex(4)}-gone"
         if not await anyio.Path(directory).exists():
             return
@@ -119,8 +119,8 @@ def _open(root: Path) -> int:
         return os.open(root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise Unavailable(
-            f"Images cannot be written to {root}: {error.strerror}",
-            hint="Set CASEMATE_DATA to a directory that this user may write to",
+            f"CASEMATE_DATA must be a writable directory, got {root}: {error.strerror}",
+            hint="Set it to a directory that this user may write to",
         ) from error
 
 

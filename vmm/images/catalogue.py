@@ -1,4 +1,4 @@
-"""The images by name: builds what is missing, verifies what is there, lists and removes."""
+"""The images by name: builds missing ones, verifies existing ones, lists and removes them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from pathlib import Path
 
 import anyio
 
+from storage.shown import shown
 from vmm.errors import CasemateError, Conflict, HostExhausted, InvalidInput, Unavailable
 
 from ..disk.os_errors import translate_os_errors
 from . import base, kernel, toolbox
 from .builds import Site
-from .progress import Meter, Progress, silent
+from .progress import Meter, Progress, no_progress
 from .recipe import Recipe
 from .store import Part, Store
 
@@ -26,7 +27,7 @@ _SPARE = 256 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageSet:
-    """All files that a machine boots from. They never change; another build makes other files.
+    """All files that a machine boots from. They never change; another build creates other files.
 
     Attributes:
         name: The base image's name.
@@ -35,7 +36,7 @@ class ImageSet:
         initramfs: The kernel's first root.
         toolbox: The guest's own read-only root (erofs): the first drive.
         base: The base image (read-only ext4): the second drive; the third is a disk of `make_disk`.
-        digest: Of the contents of all of them, hex.
+        digest: Digest of all their contents, hex.
         sizes: Bytes of each file, by its name.
     """
 
@@ -78,10 +79,10 @@ class Catalogue:
     """The images below one directory. Several processes may share it: builds wait for one another.
 
     Args:
-        root: The directory; it is made when the first image is built.
+        root: The directory; created when the first image is built.
         agent: The agent's package directory, if not the project's own.
         shared: Recipes of the parts that all images share, if not the project's own.
-        bases: Recipes of the base images by their names, likewise, the default first.
+        bases: Recipes of the base images by name, if not the project's own; the default first.
     """
 
     def __init__(
@@ -99,11 +100,11 @@ class Catalogue:
         self._inputs: dict[str, Mapping[str, str]] = {}
 
     def names(self) -> tuple[str, ...]:
-        """The names of all images, built or not, the default first."""
+        """List the names of all images, built or not, the default first."""
         return tuple(self._bases)
 
     async def find(self, name: str) -> ImageSet | None:
-        """An image, verified as `Store.check` does; None if it is not built from what this version would build it from.
+        """Find and verify an image as `Store.check` does; None if it is not built from what this version would use.
 
         Raises:
             InvalidInput: There is no such image.
@@ -114,8 +115,8 @@ class Catalogue:
         with translate_os_errors("the images", self._root):
             return await anyio.to_thread.run_sync(self._find, name, recipes)
 
-    async def ensure(self, name: str = DEFAULT, *, progress: Progress = silent) -> ImageSet:
-        """An image, verified as in `find`; what is missing of it is built first, which takes about a minute.
+    async def ensure(self, name: str = DEFAULT, *, progress: Progress = no_progress) -> ImageSet:
+        """Find and verify an image as `find` does; builds missing parts first, which takes about a minute.
 
         Raises:
             InvalidInput: There is no such image.
@@ -124,11 +125,11 @@ class Catalogue:
         """
         return await self.find(name) or await self.build(name, progress=progress)
 
-    async def build(self, name: str, force: bool = False, *, progress: Progress = silent) -> ImageSet:
-        """Build what is missing of an image, or all of it anew, with the newest packages. Waits for other builds.
+    async def build(self, name: str, force: bool = False, *, progress: Progress = no_progress) -> ImageSet:
+        """Build the missing parts of an image, or all of it again, with the newest packages. Waits for other builds.
 
-        Interrupted at any moment, it leaves nothing that could be taken for an image. What older builds left stays for
-        the machines that use it, until `prune`.
+        If interrupted, it leaves nothing that could be taken for an image. What older builds left stays for the
+        machines that use it, until `prune`.
 
         Raises:
             InvalidInput: There is no such image.
@@ -146,11 +147,11 @@ class Catalogue:
                 await site.build(recipe, self._known_inputs(recipe), self._store, meter)
         image = await self.find(name)
         if image is None:
-            raise Unavailable(f"The image {name} is gone although it was just built", hint="Try again")
+            raise Unavailable(f"The image {name} was removed just after it was built", hint="Try again")
         return image
 
     async def list(self) -> tuple[ImageInfo, ...]:
-        """All images, built or not; a damaged one says what is wrong."""
+        """List all images, built or not; damaged ones have a `problem`."""
         return tuple([await anyio.to_thread.run_sync(self._info, name) for name in self._bases])
 
     async def verify(self, name: str) -> None:
@@ -168,10 +169,10 @@ class Catalogue:
             await anyio.to_thread.run_sync(self._store.check_all, part)
 
     async def remove(self, name: str) -> None:
-        """Remove an image in all its builds, and with the last one the kernel and the toolbox too.
+        """Remove all builds of an image, and with the last image the kernel and the toolbox too.
 
-        Machines that run go on: they hold their files open. Machines that sleep would not wake again: it is the
-        caller's to see that there are none.
+        Running machines go on, because they hold their files open. Sleeping machines could not wake: the caller must
+        make sure that there are none.
 
         Raises:
             InvalidInput: There is no such image.
@@ -186,10 +187,10 @@ class Catalogue:
                     await site.remove(part.directory)
 
     async def prune(self, keep: Collection[Path] = ()) -> tuple[Path, ...]:
-        """Remove parts that this version would not use, and say which.
+        """Remove parts that this version would not use, and return them.
 
         Args:
-            keep: Files that something still needs; the parts that hold them stay.
+            keep: Files that are still needed; the parts that hold them stay.
 
         Raises:
             Conflict: A build is under way.
@@ -205,13 +206,11 @@ class Catalogue:
 
     def _recipes(self, name: str) -> tuple[Recipe, ...]:
         if name not in self._bases:
-            raise InvalidInput(
-                f"image: there is no image {name[:80]!r}", hint=f"Use {' or '.join(sorted(self._bases))}"
-            )
+            raise InvalidInput(f"image must be {' or '.join(sorted(self._bases))}, got {shown(name)}")
         return (*self._shared, self._bases[name])
 
     def _known_inputs(self, recipe: Recipe) -> Mapping[str, str]:
-        # What the running program would build from does not change while it runs.
+        # The inputs of the running program do not change while it runs.
         if recipe.name not in self._inputs:
             self._inputs[recipe.name] = recipe.inputs()
         return self._inputs[recipe.name]
@@ -282,10 +281,10 @@ def _check_space(root: Path, recipes: Sequence[Recipe]) -> None:
     free = shutil.disk_usage(root).free
     if free < needed:
         raise HostExhausted(
-            f"Building images needs {needed / 2**30:.1f} GiB in {root}, and {free / 2**30:.1f} GiB are free",
+            f"Building images needs {needed / 2**30:.1f} GiB in {root}, but {free / 2**30:.1f} GiB are free",
             hint="Free space there, or set CASEMATE_DATA to a directory on a larger disk",
         )
 
 
 def _refuse() -> None:
-    raise Conflict("Images are being built right now", hint="Try again when the build is done")
+    raise Conflict("Images are being built at the moment", hint="Try again when the build is done")

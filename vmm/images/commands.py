@@ -1,4 +1,4 @@
-"""Runs the tools that build images: with a deadline, without blocking, and without leaving a process behind."""
+"""Runs the tools that build images: with a deadline, without blocking, and without leaving processes behind."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from anyio.streams.text import TextReceiveStream
 from vmm.errors import Unavailable
 
 SYSTEM_PATHS = "/usr/local/sbin:/usr/sbin:/sbin"
-"""Where a plain user's PATH does not look, but file system tools live."""
+"""Directories of file system tools, which a plain user's PATH does not have."""
 
 _KEPT_LINES = 12
 _MERCY_S = 5
@@ -40,9 +40,9 @@ async def run(
     Args:
         command: Program and arguments.
         deadline_s: Seconds that it may take.
-        cwd: Where it runs.
+        cwd: The working directory.
         env: Variables to add to the environment.
-        on_line: Told each line of both outputs.
+        on_line: Called with each line of both outputs.
         pass_fds: Descriptors that it inherits, such as the lock that is held for it.
 
     Raises:
@@ -51,7 +51,7 @@ async def run(
     name = Path(command[0]).name
     process: Process | None = None
     try:
-        # A start that asyncio breaks off in the middle leaves a pipe open.
+        # If asyncio is cancelled while it starts a process, a pipe stays open.
         with anyio.CancelScope(shield=True):
             process = await anyio.open_process(
                 [str(part) for part in command],
@@ -92,7 +92,7 @@ async def run(
 
 
 def _environment(extra: Mapping[str, str]) -> dict[str, str]:
-    # The host's proxy and certificate settings stay; what would change a tool's language or Python does not.
+    # The host's proxy and certificate settings stay; settings that change a tool's language or Python do not.
     own = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "LC_", "DEB_", "DPKG_"))}
     path = f"{own.get('PATH', os.defpath)}:{SYSTEM_PATHS}"
     return {**own, "PATH": path, "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive", **extra}
@@ -121,7 +121,7 @@ def _note(line: str, last: deque[str], on_line: Callable[[str], None] | None) ->
 
 
 async def _end(process: Process) -> None:
-    """End what is left of a process group, kindly first: mmdebstrap removes its own directory when asked to end."""
+    """End what is left of a process group, first with SIGTERM: mmdebstrap then removes its own directory."""
     for number, patience in ((signal.SIGTERM, _MERCY_S), (signal.SIGKILL, math.inf)):
         if process.returncode is None:
             _signal(process.pid, number)
@@ -136,5 +136,5 @@ def _signal(group: int, number: signal.Signals) -> None:
     except ProcessLookupError:
         return
     except PermissionError:
-        # What is left belongs to other users of a namespace, whose own first process ends them.
+        # What is left belongs to other users of a namespace, and is ended by the first process of that.
         return

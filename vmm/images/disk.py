@@ -7,6 +7,7 @@ from pathlib import Path
 
 import anyio
 
+from storage.shown import shown
 from vmm.errors import Conflict, HostExhausted, InvalidInput, Unavailable
 
 from .commands import run
@@ -14,12 +15,12 @@ from .tools import find_tool
 
 LABEL = "cm-disk"
 JOURNAL_MIB = 16
-_LEAST_MIB = 64
-_MOST_MIB = 4 * 1024 * 1024
+_MIN_MIB = 64
+_MAX_MIB = 4 * 1024 * 1024
 _KIB_PER_INODE = 16
 _DEADLINE_S = 60
 _NO_SPACE = "No space left on device"
-# The inode tables lie in holes of the file, which read as zero: nothing needs to be written, now or by the guest.
+# The inode tables are in holes of the file, which read as zero: nobody needs to write them.
 _OPTIONS = "lazy_itable_init=0,lazy_journal_init=0,assume_storage_prezeroed=1,nodiscard"
 _CONTENT = "mkdir upper\nmkdir work\nset_inode_field upper mode 040755\nset_inode_field work mode 040755\n"
 
@@ -27,7 +28,7 @@ _CONTENT = "mkdir upper\nmkdir work\nset_inode_field upper mode 040755\nset_inod
 async def make_disk(path: Path, size_mib: int) -> None:
     """Make a sparse ext4 file system, labelled `cm-disk`, that holds the empty directories `upper` and `work`.
 
-    It takes some 20 ms and a few MiB, belongs to root inside also when a plain user makes it, and has a journal of
+    It takes some 20 ms and a few MiB, belongs to root inside even if a plain user makes it, and has a journal of
     16 MiB, because a sandbox may be killed at any moment. The target must not exist.
 
     Args:
@@ -40,8 +41,8 @@ async def make_disk(path: Path, size_mib: int) -> None:
         HostExhausted: The host's disk is full; nothing is left behind.
         Unavailable: e2fsprogs is missing or failed.
     """
-    if not _LEAST_MIB <= size_mib <= _MOST_MIB:
-        raise InvalidInput(f"size_mib: {size_mib} is not between {_LEAST_MIB} and {_MOST_MIB}")
+    if not _MIN_MIB <= size_mib <= _MAX_MIB:
+        raise InvalidInput(f"size_mib must be {_MIN_MIB} to {_MAX_MIB}, got {shown(size_mib)}")
     mke2fs, debugfs = find_tool("mke2fs"), find_tool("debugfs")
     if mke2fs is None or debugfs is None:
         raise Unavailable("mke2fs or debugfs is missing", hint="Install it: sudo apt-get install e2fsprogs")
@@ -60,7 +61,7 @@ async def make_disk(path: Path, size_mib: int) -> None:
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(path.unlink)
         if isinstance(error, OSError) or (isinstance(error, Unavailable) and _NO_SPACE in error.message):
-            raise HostExhausted(f"No room for the disk {path.name}", hint="Free space on the host") from error
+            raise HostExhausted(f"No space for the disk {path.name}", hint="Free space on the host") from error
         raise
     finally:
         with anyio.CancelScope(shield=True):
@@ -71,7 +72,7 @@ def _create(path: Path) -> None:
     try:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     except FileExistsError as error:
-        raise Conflict(f"There is a disk {path.name} already") from error
+        raise Conflict(f"The disk {path.name} already exists") from error
     except OSError as error:
         raise HostExhausted(f"The disk {path.name} cannot be made: {error.strerror}") from error
 

@@ -1,4 +1,4 @@
-"""How a build tells what it does: steps with a fraction, added up over the parts of an image."""
+"""How a build reports what it does: steps with a fraction, added up over the parts of an image."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from dataclasses import dataclass
 from typing import Protocol
 
 Report = Callable[[str, float], None]
-"""Told the step, in words for a user, and the fraction of the part that is done (0 to 1)."""
+"""Receives the step, described for a user, and the fraction of the part that is done (0 to 1)."""
 
 UNITS = 100
-"""Progress units in one second of expected work."""
+"""Progress units for one second of expected work."""
 
 
 class Progress(Protocol):
-    """Draws progress, or not."""
+    """Shows progress."""
 
     def __call__(self, step: str, done: int, total: int) -> None:
-        """Take note of a step.
+        """Show a step.
 
         Args:
-            step: What is being done, in words for a user.
-            done: Units of work that lie behind; never falls within one build.
-            total: Units of the whole build. Bytes of nothing in particular: only the ratio counts.
+            step: What is being done, described for a user.
+            done: Units of work that are done; never falls within one build.
+            total: Units of the whole build; only the ratio matters.
         """
         ...
 
 
-def silent(step: str, done: int, total: int) -> None:
-    """Draw nothing."""
+def no_progress(step: str, done: int, total: int) -> None:
+    """Show nothing."""
     del step, done, total
 
 
@@ -37,7 +37,7 @@ class Meter:
     """Adds up the parts of one build.
 
     Attributes:
-        progress: Where to report.
+        progress: Receives the reports.
         total: Units of all parts.
         base: Units of the parts that are done.
         seen: The highest value reported, so that it never falls.
@@ -49,7 +49,7 @@ class Meter:
     seen: int = 0
 
     def part(self, weight: int) -> Report:
-        """The report of one part, whose expected time is `weight` units."""
+        """Return the reporter of one part, whose expected time is `weight` units."""
         base = self.base
 
         def report(step: str, fraction: float) -> None:
@@ -58,7 +58,7 @@ class Meter:
         return report
 
     def finish(self, step: str, weight: int) -> None:
-        """One part is done."""
+        """Count one part as done."""
         self.base += weight
         self._show(step, self.base)
 

@@ -1,4 +1,4 @@
-"""What a part of an image is, to those that build, store and list them."""
+"""The interface of a part of an image, for those that build, store and list them."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Workshop:
 
     Attributes:
         tools: The programs.
-        scratch: An empty directory of its own, removed afterwards.
-        report: Told what is being done.
-        held: Descriptors that every program started must inherit: the lock lasts as long as anything of the build runs.
+        scratch: An empty directory for the build, removed afterwards.
+        report: Receives what is being done.
+        held: Descriptors that every started program must inherit: the lock lasts as long as any of them runs.
     """
 
     tools: Tools
@@ -44,7 +44,7 @@ class Recipe(Protocol):
         name: The part's name, which begins the name of its directory.
         files: Names of the files that it makes.
         weight: Its expected time in units of progress.
-        space: Bytes of disk that it needs while it builds.
+        space: Bytes of disk space that its build needs.
     """
 
     @property
@@ -57,21 +57,21 @@ class Recipe(Protocol):
     def space(self) -> int: ...  # noqa: D102
 
     def inputs(self) -> Mapping[str, str]:
-        """What it is built from, as far as it is known beforehand: another value asks for another build. Blocks."""
+        """Return what it is built from, as far as known beforehand: other values need another build. Blocks."""
         ...
 
     async def build(self, shop: Workshop, into: Path) -> Mapping[str, str]:
-        """Make the files in an existing directory; returns facts worth recording, such as package versions."""
+        """Make the files in an existing directory, and return facts worth recording, such as package versions."""
         ...
 
 
 def recipe_digest(*names: str) -> str:
-    """Digest of files of this package: the version of a recipe."""
+    """Digest files of this package: the version of a recipe."""
     return tree_digest(_HERE, [_HERE / name for name in names])
 
 
 def tree_digest(root: Path, files: Iterable[Path] | None = None) -> str:
-    """Digest of the names and contents of files; by default of all below a directory, but caches."""
+    """Digest the names and contents of files; by default of all below a directory except caches."""
     chosen = files if files is not None else source_files(root)
     digest = hashlib.sha256()
     for path in sorted(chosen):
@@ -81,5 +81,5 @@ def tree_digest(root: Path, files: Iterable[Path] | None = None) -> str:
 
 
 def source_files(root: Path) -> list[Path]:
-    """All files below a directory, but what Python leaves behind."""
+    """List all files below a directory, except Python's caches."""
     return [path for path in root.rglob("*") if path.is_file() and "__pycache__" not in path.parts]

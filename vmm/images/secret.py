@@ -1,6 +1,6 @@
 """Puts a machine's first secret into its initramfs, where no other user of the host can read it.
 
-The kernel unpacks archives that stand one after the other, so a small one with the secret is appended to the image's.
+The kernel unpacks concatenated archives, so a small one with the secret is appended to the image's.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     images/kernel-1f2e3d4c5b6a/   vmlinuz  vmlinux  initramfs  manifest.json  checked.json
 
-A part never changes once it has its name; another build is another directory beside it.
+A named part never changes; another build is another directory beside it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _BLOCK = 512
 
 
 class FileRecord(BaseModel):
-    """What a file was when it was made: its digest (SHA-256, hex) and its size in bytes."""
+    """A file when it was made: its digest (SHA-256, hex) and its size in bytes."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -40,7 +40,7 @@ class FileRecord(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What a part consists of, and what it was made from. What a later release says beyond that is passed over."""
+    """What a part consists of, and what it was made from. Fields of later releases are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -57,8 +57,8 @@ class Part:
     """One built part.
 
     Attributes:
-        directory: Where its files are.
-        manifest: What they are.
+        directory: The directory of its files.
+        manifest: Describes them.
     """
 
     directory: Path
@@ -66,21 +66,21 @@ class Part:
 
     @property
     def name(self) -> str:
-        """Which part it is."""
+        """The part's name."""
         return self.manifest.part
 
     @property
     def content(self) -> str:
-        """Digest of the contents alone: the same for two builds that came out the same."""
+        """The digest of the contents alone: the same for two builds with the same result."""
         lines = (f"{name} {record.sha256}\n" for name, record in sorted(self.manifest.files.items()))
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     def file(self, name: str) -> Path:
-        """The path of one of its files."""
+        """Return the path of one of its files."""
         return self.directory / name
 
     def occupied(self) -> int:
-        """Bytes on the host's disk: holes do not count."""
+        """Return its bytes on the host's disk, without holes."""
         return sum((self.directory / name).stat().st_blocks * _BLOCK for name in self.manifest.files)
 
 
@@ -89,22 +89,22 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        # Every create looks up an image: what was read or checked once is not read again while it looks the same.
+        # Every create looks up an image: files that look unchanged are not read again.
         self._manifests: dict[Path, Manifest] = {}
         self._checked: dict[Path, dict[str, list[int]]] = {}
-        self._complaints = RepeatedWarnings()
+        self._warnings = RepeatedWarnings()
 
     def parts(self, name: str = "*") -> list[Part]:
-        """All readable parts of a name, the newest first."""
+        """List all readable parts of a name, the newest first."""
         found = (self._read(path) for path in self._root.glob(f"{name}-{'[0-9a-f]' * _DIGITS}"))
         return sorted((part for part in found if part), key=lambda part: part.manifest.built_ms, reverse=True)
 
     def find(self, name: str, inputs: Mapping[str, str]) -> Part | None:
-        """The newest part that was made from exactly these inputs; not checked yet."""
+        """Find the newest part that was made from exactly these inputs, without checking it."""
         return next((part for part in self.parts(name) if part.manifest.inputs == dict(inputs)), None)
 
     def publish(self, name: str, made: Path, inputs: Mapping[str, str], facts: Mapping[str, str]) -> Part:
-        """Give a directory of new files its manifest and its final name. Before that, nothing of it can be found."""
+        """Give a directory of new files its manifest and its final name. Until then, it cannot be found."""
         files: dict[str, FileRecord] = {}
         for path in sorted(made.iterdir()):
             path.chmod(0o444)
@@ -124,10 +124,10 @@ class Store:
         return Part(directory=directory, manifest=manifest)
 
     def check(self, part: Part) -> None:
-        """See that each file has the size, time of change and inode that it had when its digest was last checked.
+        """Check that each file has the size, time of change and inode that it had when its digest was last checked.
 
-        This takes microseconds and finds what replaces, cuts off or writes to a file, but no failing disk and nobody
-        who sets the time back: that takes `check_all`, which runs by itself for a part whose files were touched.
+        This takes microseconds and finds replaced, truncated or written files, but not a failing disk or a reset clock:
+        that needs `check_all`, which runs automatically for a part whose files look changed.
 
         Raises:
             Unavailable: A file is missing or is not what was built.
@@ -145,7 +145,7 @@ class Store:
             self.check_all(part)
 
     def check_all(self, part: Part) -> None:
-        """Read every file and compare its SHA-256 with the manifest's: about a second for the largest.
+        """Read every file and compare its SHA-256 with the manifest: about a second for the largest.
 
         Raises:
             Unavailable: A file is missing or is not what was built.
@@ -153,11 +153,11 @@ class Store:
         self._look(part)
         for name, record in part.manifest.files.items():
             if _digest(part.file(name)) != record.sha256:
-                raise _spoilt(part, f"{name} has changed since it was built")
+                raise _damaged(part, f"{name} has changed since it was built")
         try:
             self._stamp(part)
         except PermissionError:
-            return  # The images of somebody else: sound, but to be read again the next time.
+            return  # somebody else's images: intact, but to be read again the next time
 
     def _stamp(self, part: Part) -> None:
         _write(part.directory / _CHECKED, json.dumps(self._look(part)).encode())
@@ -168,9 +168,9 @@ class Store:
             try:
                 status = part.file(name).stat()
             except OSError as error:
-                raise _spoilt(part, f"{name} cannot be read: {error.strerror}") from error
+                raise _damaged(part, f"{name} cannot be read: {error.strerror}") from error
             if status.st_size != record.size:
-                raise _spoilt(part, f"{name} has {status.st_size} bytes in place of {record.size}")
+                raise _damaged(part, f"{name} must have {record.size} bytes, got {status.st_size}")
             seen[name] = [status.st_size, status.st_mtime_ns, status.st_ino]
         return seen
 
@@ -180,8 +180,8 @@ class Store:
         try:
             manifest = _manifest(directory)
         except Damaged as error:
-            # It is as if it had not been built: that is the way out, too, and the others are used meanwhile.
-            self._complaints.raised(error, "image part passed over", part=directory.name)
+            # It counts as not built, so that it is built again, and other parts are used in the meantime.
+            self._warnings.raised(error, "image part ignored", part=directory.name)
             return None
         if manifest is None:
             return None
@@ -204,13 +204,13 @@ def _manifest(directory: Path) -> Manifest | None:
         first = error.errors(include_url=False)[0]
         what = ".".join(str(part) for part in first["loc"])
         raise Damaged(f"{directory.name}/{_MANIFEST} is damaged: {what}: {first['msg']}") from error
-    # The name says what the manifest was: a changed manifest is no manifest.
+    # The directory's name is a digest of the manifest, so a changed manifest does not count.
     if directory.name != f"{manifest.part}-{hashlib.sha256(text).hexdigest()[:_DIGITS]}":
-        raise Damaged(f"{directory.name}/{_MANIFEST} was changed: it is not what its directory is named after")
+        raise Damaged(f"{directory.name}/{_MANIFEST} was changed: its digest must be that of the directory's name")
     return manifest
 
 
-def _spoilt(part: Part, what: str) -> Unavailable:
+def _damaged(part: Part, what: str) -> Unavailable:
     return Unavailable(
         f"The image part {part.directory.name} is damaged: {what}",
         hint=f"Build it again: casemate image build --force{'' if part.name in _SHARED else ' ' + part.name}",

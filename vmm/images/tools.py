@@ -1,4 +1,4 @@
-"""The programs that a build needs: looked up before anything starts, so that none is missed half-way."""
+"""The programs that a build needs: looked up before anything starts, so that none is missing half-way."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ _PROBE_S = 30
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tools:
-    """Where the programs are, and how to be root in a build.
+    """Where the programs are, and how a build runs as root.
 
     Attributes:
         paths: Program name to path.
-        root: Put before a command that must own files as root: nothing for root, a user namespace for a plain user.
-        aside: Put before a command that mounts: a mount namespace where root may make one. Were such a command killed,
-            its mounts, the host's /sys among them, would otherwise stay inside a directory that is to be removed.
+        root: Prefix of a command that must own files as root: nothing for root, a user namespace for a plain user.
+        aside: Prefix of a command that mounts: a mount namespace if root may make one. Otherwise, if such a command
+            were killed, its mounts, the host's /sys among them, would stay inside a directory that is to be removed.
     """
 
     paths: dict[str, Path]
@@ -49,7 +49,7 @@ class Tools:
     aside: tuple[str, ...]
 
     def __getitem__(self, name: str) -> Path:
-        """The path of a program."""
+        """Return the path of a program."""
         return self.paths[name]
 
 
@@ -82,7 +82,7 @@ async def find_tools() -> Tools:
 
 
 def find_tool(name: str) -> Path | None:
-    """The path of one program, also where a plain user's PATH does not look."""
+    """Find the path of one program, also outside a plain user's PATH."""
     found = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:{SYSTEM_PATHS}")
     return Path(found) if found else None
 
@@ -92,7 +92,7 @@ async def _aside(unshare: Path) -> tuple[str, ...]:
     try:
         await run([*command, "true"], deadline_s=_PROBE_S)
     except Unavailable:
-        return ()  # Root of a container that may not mount: mmdebstrap does without, too.
+        return ()  # root of a container that may not mount: mmdebstrap works without
     return command
 
 
@@ -109,7 +109,7 @@ def _look_up(needed: dict[str, str]) -> tuple[dict[str, Path], list[str]]:
 
 
 def is_static(program: Path) -> bool:
-    """Whether an ELF program runs without a loader: the `busybox` of the package of that name does not."""
+    """Tell whether an ELF program runs without a loader: the `busybox` of the package of that name does not."""
     data = program.read_bytes()
     if data[:5] != b"\x7fELF\x02":
         return False

@@ -1,1 +1,1 @@
-"""All that changes a sandbox: creating, sleeping, waking, restoring, forking, deleting; and who may do so when."""
+"""Everything that changes a sandbox: create, sleep, wake, restore, fork, delete; and what may happen when."""

@@ -1,4 +1,4 @@
-"""Leads a call to the guest of its sandbox, wakes one that sleeps, and tells what became of one that went away."""
+"""Connects a call to the guest of its sandbox, wakes one that sleeps, and explains why one has gone away."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from .transitions import Transitions
 from .unusable import lost, unreachable
 
 _SETTLE_S = 4
-_RESTART = f"If it does not come back by itself, {RESTART}"
+_RESTART = f"If it does not recover, {RESTART}"
 
 
 class GuestAccess:
-    """The way to the guests.
+    """Gives calls the link to a guest.
 
     Args:
-        records: The sandboxes' records.
+        store: The records of the sandboxes.
         machines: The machines that run.
-        transitions: One change of a sandbox at a time.
+        transitions: Allow one change of a sandbox at a time.
         sleeper: Wakes those that sleep.
-        activity: Who is in use.
+        activity: Which sandboxes are in use.
     """
 
     def __init__(
         self,
         *,
-        records: SandboxStore,
+        store: SandboxStore,
         machines: MachineRegistry,
         transitions: Transitions,
         sleeper: Sleeper,
         activity: Activity,
     ) -> None:
-        self._records = records
+        self._store = store
         self._machines = machines
         self._transitions = transitions
         self._sleeper = sleeper
@@ -50,11 +50,11 @@ class GuestAccess:
 
     @asynccontextmanager
     async def use(self, sandbox: Sandbox) -> AsyncGenerator[tuple[Sandbox, GuestLink]]:
-        """A sandbox and the link to its guest, for one operation that wakes it and keeps it awake.
+        """Give one operation the sandbox and the link to its guest; wakes the sandbox and keeps it awake.
 
         Raises:
             NotFound: It is deleted.
-            Conflict: Its sleep or its place in a past moment broke the operation off.
+            Conflict: The sandbox fell asleep or was restored during the operation.
             SandboxLost: Its machine has died.
             HostExhausted: The host lacks what its machine needs.
             Unavailable: It does not wake.
@@ -67,11 +67,11 @@ class GuestAccess:
 
     @asynccontextmanager
     async def look(self, sandbox: Sandbox) -> AsyncGenerator[tuple[Sandbox, GuestLink]]:
-        """A sandbox and the link to its guest, for one operation that is no use of it.
+        """Give one operation the sandbox and the link to its guest, without counting as use.
 
         Raises:
             NotFound: It is deleted.
-            Conflict: It sleeps.
+            Conflict: It is asleep.
             SandboxLost: Its machine has died.
             HostExhausted: The host lacks what its machine needs.
         """
@@ -86,15 +86,15 @@ class GuestAccess:
             problem = await self._problem(sandbox, machine)
             if problem:
                 raise HostExhausted(
-                    f"Sandbox {sandbox.id} does not run: {problem}",
-                    hint="It goes on by itself, with nothing lost, once the host has room again",
+                    f"Sandbox {sandbox.id} is paused: {problem}",
+                    hint="It goes on by itself, with nothing lost, once the host has enough disk space again",
                 ) from error
             if machine.link.silent_s:
                 raise LinkTimeout(f"{error.message}: sandbox {sandbox.id} does not respond", hint=_RESTART) from error
             raise
 
     async def is_idle(self, sandbox: Sandbox) -> bool:
-        """Whether nothing goes on inside that nobody outside asks for.
+        """Ask whether nothing runs inside the sandbox on its own.
 
         Raises:
             LinkTimeout: Its guest does not answer.
@@ -103,21 +103,21 @@ class GuestAccess:
         if machine is None:
             return False
         if machine.link.silent_s:
-            raise LinkTimeout(self._machines.silence(sandbox.id))
+            raise LinkTimeout(self._machines.why_unresponsive(sandbox.id))
         going_on = await machine.link.activity()
         return not (going_on.processes or going_on.terminals or going_on.connections)
 
     async def _problem(self, sandbox: Sandbox, machine: Machine) -> str:
-        """Why the machine does not run; empty if it does. Whether its guest still answers is known afterwards."""
+        """Explain why the machine does not run; empty if it does. Afterwards it is known whether its guest answers."""
         async with anyio.create_task_group() as tasks:
             if not machine.link.silent_s:
-                # One that closes connections, or opens none, may have no agent any more; or it has lost this one only.
+                # A guest that closes or opens no connections may have lost its agent, or only this connection.
                 tasks.start_soon(machine.link.answers)
             return await self._machines.problem(sandbox.id)
-        raise AssertionError  # Not reached: the block either returns or raises.
+        raise AssertionError  # unreachable: the block either returns or raises
 
     async def _awake(self, sandbox: Sandbox) -> Sandbox:
-        found = await self._records.get(sandbox.owner, sandbox.id)
+        found = await self._store.get(sandbox.owner, sandbox.id)
         if found is None or found.state is State.DELETED:
             raise _deleted(sandbox)
         return await self._sleeper.wake(found.id) if found.state in {State.ASLEEP, State.RUNNING} else found
@@ -127,25 +127,25 @@ class GuestAccess:
         if found is None or found.state is State.DELETED:
             return _deleted(sandbox)
         if found.state is State.ASLEEP or self._machines.get(sandbox.id) is not None:
-            did = "put to sleep" if found.state is State.ASLEEP else "restarted or put back to a snapshot"
+            did = "put to sleep" if found.state is State.ASLEEP else "restarted or restored from a snapshot"
             return Conflict(
-                f"Sandbox {sandbox.id} was {did} during the call; whether it took effect is not known",
-                hint="Look, then call again",
+                f"Sandbox {sandbox.id} was {did} during the call, which may or may not have taken effect",
+                hint="Check, then call again",
             )
         return lost(sandbox, found.reason or "its virtual machine ended")
 
     async def _settled(self, sandbox: Sandbox) -> Sandbox | None:
-        """The record as it is when nothing changes the sandbox's life: what did may still be on its way there.
+        """Return the record once no change of the sandbox is under way: one may still be about to be recorded.
 
         Raises:
-            Conflict: It takes longer than a call should.
+            Conflict: That takes longer than a call should.
         """
         with anyio.move_on_after(_SETTLE_S):
             async with self._transitions.exclusive(sandbox.id):
-                return await self._records.find(sandbox.id)
+                return await self._store.find(sandbox.id)
         raise Conflict(
-            f"Sandbox {sandbox.id} is being started or changed; whether a call under way took effect is not known",
-            hint="Wait until it runs, look, then call again",
+            f"Sandbox {sandbox.id} is being started or changed; the call may or may not have taken effect",
+            hint="Wait until it runs, check, then call again",
         )
 
 

@@ -1,8 +1,8 @@
-"""Which sandboxes are in use at the moment, and when each was used last: in memory, for one server's life.
+"""Which sandboxes are in use, and when each was last used: in memory, for as long as the server runs.
 
-A use is a call into a sandbox, or a stream that is open. Who changes a sandbox's life, to put it to sleep for example,
-closes it: from then on those who want to use it wait until it is open again. Whether it may be closed because nobody
-uses it is decided without a moment in between in which a use could slip in.
+A use is a call into a sandbox, or an open stream. Whatever changes a sandbox's state, such as putting it to sleep,
+closes it: from then on new uses wait until it is open again. Checking that nobody uses it and closing it happen in
+one step, so that no use can begin in between.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class _Entry:
 
 
 class Activity:
-    """The uses of sandboxes, by their ids.
+    """The uses of sandboxes, by id.
 
     Args:
         now_ms: The clock, milliseconds since the epoch.
@@ -36,9 +36,9 @@ class Activity:
 
     @asynccontextmanager
     async def use(self, sandbox_id: str) -> AsyncGenerator[None]:
-        """Use a sandbox for the length of a block. Waits while it is closed; the caller's deadline is the limit.
+        """Use a sandbox for the length of a block. Waits while it is closed; the caller's deadline limits the wait.
 
-        After the wait the sandbox may be another than before: asleep, or gone. Look at its record inside the block.
+        After the wait, the sandbox may have changed: it may be asleep, or gone. Read its record inside the block.
         """
         entry = self._entry(sandbox_id)
         while entry.released is not None:
@@ -53,9 +53,9 @@ class Activity:
 
     @asynccontextmanager
     async def closed(self, sandbox_id: str) -> AsyncGenerator[None]:
-        """Close a sandbox to new users for the length of a block, whoever uses it. Waits while others have closed it.
+        """Close a sandbox to new uses for the length of a block, even if in use. Waits while others have closed it.
 
-        For what its owner orders: those who use it at the moment lose their connection.
+        For what its owner requests: current uses lose their connection.
         """
         entry = self._entry(sandbox_id)
         while entry.released is not None:
@@ -70,39 +70,39 @@ class Activity:
 
     @asynccontextmanager
     async def claimed(self, sandbox_id: str, used_ms: int) -> AsyncGenerator[None]:
-        """Close a sandbox for the length of a block, as `closed` does, if nobody would miss it.
+        """Close a sandbox for the length of a block, as `closed` does, if it is not in use.
 
         Args:
-            sandbox_id: Which.
-            used_ms: Its last use when that was decided.
+            sandbox_id: The sandbox.
+            used_ms: Its last use when the caller decided to close it.
 
         Raises:
             Conflict: It is in use, or was used since.
         """
         async with self.closed(sandbox_id):
-            # From the closing on no new use begins, and there was no moment between that and this look.
+            # After closing no new use begins, and nothing ran between closing and this check.
             if self.in_use(sandbox_id) or self.used_ms(sandbox_id) != used_ms:
                 raise Conflict(f"Sandbox {sandbox_id} is in use again")
             yield
 
     def touch(self, sandbox_id: str) -> None:
-        """Note that a sandbox was used just now."""
+        """Record that a sandbox is used now."""
         self._entry(sandbox_id).used_ms = self._now_ms()
 
     def used_ms(self, sandbox_id: str) -> int:
-        """When a sandbox was used last: now, if somebody uses it; 0 if this server has seen no use."""
+        """Return when a sandbox was last used: now, if it is in use; 0 if this server has seen no use."""
         entry = self._entries.get(sandbox_id)
         if entry is None:
             return 0
         return self._now_ms() if entry.users else entry.used_ms
 
     def in_use(self, sandbox_id: str) -> bool:
-        """Whether anybody uses a sandbox at the moment."""
+        """Tell whether a sandbox is in use."""
         entry = self._entries.get(sandbox_id)
         return entry is not None and entry.users > 0
 
     def forget(self, sandbox_id: str) -> None:
-        """Let go of what is known of a sandbox that is no more; those who use it or wait for it come to no harm."""
+        """Forget a deleted sandbox; calls that use it or wait for it are unaffected."""
         self._entries.pop(sandbox_id, None)
 
     def _entry(self, sandbox_id: str) -> _Entry:

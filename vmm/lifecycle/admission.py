@@ -1,4 +1,4 @@
-"""Who may have a machine: counted against the owner's limits and the host's, one decision at a time."""
+"""Whether a machine may start: counted against the owner's limits and the host's memory, one decision at a time."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from ..sandboxes.store import SandboxStore
 
 
 class Admission:
-    """Decides about machines before they take memory, and remembers what was promised to those that run.
+    """Decides about machines before they take memory, and remembers what running ones were promised.
 
     Args:
-        places: Where a machine writes: its own directory, and that of what it is made from.
-        records: The sandboxes that exist.
+        places: Where a machine writes: its own directory, and the directory of what it is made from.
+        store: The records of the sandboxes.
         quotas: What each owner may have.
         reserve: What must stay free on the host.
-        ahead: MiB that machines take which no sandbox has yet.
-        give_way: Ends one of those; whether there was one.
+        ahead: Returns the MiB of machines that no sandbox has yet.
+        give_way: Ends one of those, and returns whether there was one.
     """
 
     def __init__(
         self,
         places: Sequence[Path],
-        records: SandboxStore,
+        store: SandboxStore,
         quotas: Quotas,
         reserve: HostReserve,
         *,
@@ -38,7 +38,7 @@ class Admission:
         give_way: Callable[[], Awaitable[bool]],
     ) -> None:
         self._places = tuple(places)
-        self._records = records
+        self._store = store
         self._quotas = quotas
         self._reserve = reserve
         self._ahead = ahead
@@ -47,75 +47,75 @@ class Admission:
         self._one_at_a_time = anyio.Lock()
 
     async def admit(self, sandbox: Sandbox) -> None:
-        """Keep the record of a new sandbox, if its owner may have it and the host can carry it.
+        """Store the record of a new sandbox, if its owner may have it and the host has enough memory.
 
         Raises:
-            LimitExceeded: The owner has enough.
-            HostExhausted: The host lacks memory or disk.
+            LimitExceeded: The owner has reached a limit.
+            HostExhausted: The host lacks memory or disk space.
         """
         limits = await self._quotas.of(sandbox.owner)
         async with self._one_at_a_time:
-            limits.check(await self._records.owned(sandbox.owner), cpu=sandbox.cpu, mem=sandbox.mem)
+            limits.check(await self._store.owned(sandbox.owner), cpu=sandbox.cpu, mem=sandbox.mem)
             await self._check_host(sandbox)
             self.running(sandbox)
             try:
-                await self._records.insert(sandbox)
+                await self._store.insert(sandbox)
             except BaseException:
                 del self._promised[sandbox.id]
                 raise
 
     async def readmit(self, sandbox: Sandbox, machine: str) -> None:
-        """Promise a sandbox that exists the memory to run again; one that has the promise already keeps it.
+        """Promise an existing sandbox the memory to run again; a promise that it already has stays.
 
         Args:
-            sandbox: Which.
+            sandbox: The sandbox.
             machine: The machine that the memory is for from now on.
 
         Raises:
-            LimitExceeded: The owner's other sandboxes take what it may have.
-            HostExhausted: The host lacks memory or disk.
+            LimitExceeded: The owner's other sandboxes have used up the limit.
+            HostExhausted: The host lacks memory or disk space.
         """
         limits = await self._quotas.of(sandbox.owner)
         async with self._one_at_a_time:
             if sandbox.id not in self._promised:
-                limits.check_running(await self._records.owned(sandbox.owner), cpu=sandbox.cpu, mem=sandbox.mem)
+                limits.check_running(await self._store.owned(sandbox.owner), cpu=sandbox.cpu, mem=sandbox.mem)
                 await self._check_host(sandbox)
             self._promised[sandbox.id] = _Promise(sandbox.mem, machine)
 
     async def check_snapshot(self, owner: str, existing: int) -> None:
-        """Refuse a snapshot that the owner may not have.
+        """Refuse a snapshot that would exceed the owner's limit.
 
         Raises:
-            LimitExceeded: The owner has enough.
+            LimitExceeded: The owner has reached the limit.
         """
         (await self._quotas.of(owner)).check_snapshots(existing)
 
     def check_disk(self, place: Path) -> None:
-        """Refuse to write much where there is little room.
+        """Refuse large writes where little disk space is left.
 
         Raises:
-            HostExhausted: The host lacks disk there.
+            HostExhausted: The host lacks disk space there.
         """
         self._reserve.check_disk(place)
 
     def check_ahead(self, mem: int) -> None:
-        """Refuse a machine that is made before anybody asks.
+        """Refuse to make a machine ahead of requests.
 
         Raises:
-            HostExhausted: The host lacks memory or disk.
+            HostExhausted: The host lacks memory or disk space.
         """
         self._reserve.check(self._places, self._total(), mem)
 
     def running(self, sandbox: Sandbox) -> None:
-        """Take note of the machine that a record names: it runs, or is being made."""
+        """Count the machine that a record names: it runs, or is being started."""
         self._promised[sandbox.id] = _Promise(sandbox.mem, sandbox.machine)
 
     def release(self, sandbox_id: str, machine: str = "") -> None:
-        """Take back what was promised; a no-op if nothing was.
+        """Return what was promised; a no-op if nothing was.
 
         Args:
-            sandbox_id: To which sandbox.
-            machine: For which machine: if the promise is another's by now, that keeps it. Empty for any.
+            sandbox_id: The sandbox.
+            machine: The machine; if the promise is for another one by now, it stays. Empty for any machine.
         """
         promise = self._promised.get(sandbox_id)
         if promise is not None and machine in {"", promise.machine}:

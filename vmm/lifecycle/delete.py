@@ -1,4 +1,4 @@
-"""Deletes sandboxes: the record first, so that what a crash leaves behind is known to be nobody's."""
+"""Deletes sandboxes: the record first, so that what a crash leaves behind is known to belong to nobody."""
 
 from __future__ import annotations
 
@@ -19,59 +19,59 @@ _AT_ONCE = 10
 
 
 class Deleter:
-    """Ends sandboxes with everything in them; their snapshots stay. Needs no guest.
+    """Deletes sandboxes with everything in them, without their guests; their snapshots stay.
 
     Args:
-        records: The sandboxes' records.
+        store: The records of the sandboxes.
         machines: The machines that run.
-        transitions: What may be under way in a sandbox.
-        admission: Counts what it held.
-        activity: Who is in use.
+        transitions: Changes of a sandbox that may be under way.
+        admission: Counts the memory they used.
+        activity: Which sandboxes are in use.
         clock: Milliseconds since the epoch.
     """
 
     def __init__(
         self,
         *,
-        records: SandboxStore,
+        store: SandboxStore,
         machines: MachineRegistry,
         transitions: Transitions,
         admission: Admission,
         activity: Activity,
         clock: Callable[[], int],
     ) -> None:
-        self._records = records
+        self._store = store
         self._machines = machines
         self._transitions = transitions
         self._admission = admission
         self._activity = activity
         self._clock = clock
-        self._complaints = RepeatedWarnings()
+        self._warnings = RepeatedWarnings()
 
     async def delete(self, sandbox_id: str) -> None:
-        """Delete a sandbox, whatever state it is in. What cannot be removed now, the sweep removes."""
-        await self._finish(await self._records.change(sandbox_id, self._deleted))
+        """Delete a sandbox in any state. What cannot be removed now, the sweep removes."""
+        await self._finish(await self._store.change(sandbox_id, self._deleted))
 
     async def delete_seen(self, seen: Sandbox) -> None:
-        """Delete a sandbox if its record is still the one that was seen.
+        """Delete a sandbox if its record has not changed since it was read.
 
         Raises:
-            Conflict: It was changed since.
+            Conflict: It has changed.
         """
-        await self._finish(await self._records.save(self._deleted(seen)))
+        await self._finish(await self._store.save(self._deleted(seen)))
 
     async def finish(self) -> None:
-        """Remove what is left of sandboxes whose deletion failed half-way; what fails again holds up no other."""
+        """Remove what failed deletions left; one that fails again does not stop the others."""
         slots = anyio.CapacityLimiter(_AT_ONCE)
-        remains = await self._records.in_state(State.DELETED)
+        remains = await self._store.in_state(State.DELETED)
         async with anyio.create_task_group() as tasks:
             for sandbox in remains:
                 tasks.start_soon(self._finish_one, sandbox, slots)
 
     async def _finish_one(self, sandbox: Sandbox, slots: anyio.CapacityLimiter) -> None:
-        # At once, because a process that does not end is waited for.
+        # In parallel, because ending a stuck process takes time.
         async with slots:
-            with self._complaints.about("sandbox not removed", sandbox=sandbox.id):
+            with self._warnings.about("sandbox not removed", sandbox=sandbox.id):
                 await self._teardown(sandbox)
 
     def _deleted(self, sandbox: Sandbox) -> Sandbox:
@@ -79,16 +79,16 @@ class Deleter:
 
     async def _finish(self, sandbox: Sandbox) -> None:
         with anyio.CancelScope(shield=True):
-            # A wake that is under way sees that the record is gone, and leaves; one that hangs is not waited for.
+            # A wake that is under way sees that the record is gone, and stops; one that hangs is not waited for.
             with anyio.move_on_after(_TURN_S):
                 async with self._transitions.exclusive(sandbox.id):
                     pass
-            # For its owner it is gone, whatever is left of it.
-            with self._complaints.about("sandbox not removed", sandbox=sandbox.id):
+            # Its owner no longer sees it, whatever is left of it.
+            with self._warnings.about("sandbox not removed", sandbox=sandbox.id):
                 await self._teardown(sandbox)
 
     async def _teardown(self, sandbox: Sandbox) -> None:
         await self._machines.destroy(sandbox.id, sandbox.machine)
         self._admission.release(sandbox.id)
-        await self._records.remove(sandbox.id)
+        await self._store.remove(sandbox.id)
         self._activity.forget(sandbox.id)

@@ -1,4 +1,4 @@
-"""What a fleet does unasked: it takes over what an earlier server left, sweeps, and writes down uses when it ends."""
+"""What a fleet does on its own: adopts what an earlier server left, sweeps, and records uses when it ends."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ _RECORD_S = 5
 
 
 class Housekeeping:
-    """Keeps records, machines and files in accord.
+    """Keeps records, machines and files consistent.
 
     Args:
         catalogue: The images.
         machines: The machines that run.
-        templates: What machines are cloned from.
-        snapshots: What sandboxes can be put back to.
-        recovery: Takes over what an earlier server left.
+        templates: Templates that machines are cloned from.
+        snapshots: Snapshots to restore sandboxes from.
+        recovery: Adopts what an earlier server left.
         sleeper: Wakes sandboxes.
-        deaths: SandboxStore them.
+        deaths: Records machines that ended unexpectedly.
         deleter: Finishes deletions.
-        pool: The machines that wait.
-        reaper: Looks at the clocks.
-        sweep_s: How often all of it is looked at.
+        pool: Machines that are ready for new sandboxes.
+        reaper: Checks timers.
+        sweep_s: Seconds between sweeps.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Housekeeping:
         self._reaper = reaper
         self._sweep_s = sweep_s
         self._prepared: tuple[str, int, int] | None = None
-        self._complaints = RepeatedWarnings()
+        self._warnings = RepeatedWarnings()
 
     async def begin(self, tasks: TaskGroup) -> None:
         """Adopt the machines that run and clean up the rest; from then on, sweep until the tasks end."""
@@ -74,27 +74,27 @@ class Housekeeping:
         await self._templates.sweep()
         sleepers = await self._recovery.adopt()
         tasks.start_soon(self._wake_again, [sandbox.id for sandbox in sleepers])
-        tasks.start_soon(self._again_and_again, self._clean)
-        # For itself, since it waits for what it puts to sleep.
-        tasks.start_soon(self._again_and_again, self._reaper.sweep)
-        tasks.start_soon(self._again_and_again, self._machines.ask_silent)
+        tasks.start_soon(self._repeat, self._clean)
+        # A task of its own, because it waits for sandboxes to fall asleep.
+        tasks.start_soon(self._repeat, self._reaper.sweep)
+        tasks.start_soon(self._repeat, self._machines.ask_silent)
 
     def keep_ready(self, key: Key) -> None:
-        """Have machines of this image and size wait, from now on those of the image as it is at each sweep."""
+        """Keep machines of this image and size ready; after an image is rebuilt, the next sweep uses the new one."""
         self._prepared = (key.images.name, key.cpu, key.mem)
         self._pool.keep(key)
 
     async def end(self) -> None:
-        """Write down what is only in memory, and let go of the machines, which live on."""
-        with self._complaints.about("uses not recorded"), anyio.move_on_after(_RECORD_S):
+        """Record what is only in memory, and let go of the machines, which keep running."""
+        with self._warnings.about("uses not recorded"), anyio.move_on_after(_RECORD_S):
             await self._reaper.record_uses()
-        with self._complaints.about("waiting machines not ended"):
+        with self._warnings.about("waiting machines not ended"):
             await self._pool.aclose()
         await self._machines.aclose()
 
     async def _wake_again(self, sleepers: Sequence[str]) -> None:
-        for sandbox_id in sleepers:  # one after the other, so that those that are called for are not held up
-            with self._complaints.about("machine not woken", sandbox=sandbox_id):
+        for sandbox_id in sleepers:  # one at a time, so that sandboxes in use are not delayed
+            with self._warnings.about("machine not woken", sandbox=sandbox_id):
                 await self._sleeper.wake(sandbox_id)
 
     async def _clean(self) -> None:
@@ -104,18 +104,18 @@ class Housekeeping:
             ("no machines made ahead", self._renew_ready),
             ("deletions not finished", self._deleter.finish),
         ):
-            with self._complaints.about(what):
+            with self._warnings.about(what):
                 await step()
 
     async def _renew_ready(self) -> None:
         if self._prepared is not None:
             name, cpu, mem = self._prepared
-            # As it is today: an image may be built anew while the server runs.
+            # The current build: an image may be rebuilt while the server runs.
             images = await self._catalogue.find(name)
             self._pool.keep(*([] if images is None else [Key(images=images, cpu=cpu, mem=mem)]))
 
-    async def _again_and_again(self, work: Callable[[], Awaitable[None]]) -> None:
+    async def _repeat(self, work: Callable[[], Awaitable[None]]) -> None:
         while True:
             await anyio.sleep(self._sweep_s)
-            with self._complaints.about("sweep failed", of=work.__qualname__):
+            with self._warnings.about("sweep failed", of=work.__qualname__):
                 await work()

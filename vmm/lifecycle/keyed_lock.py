@@ -1,4 +1,4 @@
-"""One change of a sandbox's life at a time: who sleeps is not forked, who is being woken is not restored."""
+"""Locks by sandbox, so that one change of a sandbox's state happens at a time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import anyio
 
 
 class KeyedLock:
-    """Locks by id, which are forgotten when nobody holds or awaits them."""
+    """Locks by id, which are dropped when nobody holds or awaits them."""
 
     def __init__(self) -> None:
         self._locks: dict[str, anyio.Lock] = {}
@@ -17,7 +17,7 @@ class KeyedLock:
 
     @asynccontextmanager
     async def of(self, key: str) -> AsyncGenerator[None]:
-        """Wait for the key's turn, and have it for the length of a block."""
+        """Hold the lock of a key for the length of a block."""
         lock = self._locks.setdefault(key, anyio.Lock())
         self._waiting[key] = self._waiting.get(key, 0) + 1
         try:

@@ -1,7 +1,7 @@
-"""What a server does first: bring the records and the machines that an earlier one left together again.
+"""The first step of a server: makes the records agree with the machines that an earlier server left.
 
-An earlier server may have been killed at any step. Its machines run on, so what stands in the record is compared with
-what is there: a process, a machine that sleeps whole, or nothing.
+An earlier server may have been killed at any step, and its machines keep running. So each record is compared with what
+exists: a process, a complete sleeping machine, or nothing.
 """
 
 from __future__ import annotations
@@ -31,38 +31,38 @@ _Step = Callable[[Sandbox], Awaitable[bool]]
 
 
 class Recovery:
-    """Takes over what an earlier server left.
+    """Adopts what an earlier server left.
 
     Args:
-        records: The sandboxes' records.
+        store: The records of the sandboxes.
         machines: The machines that run.
-        transitions: SandboxStore what became of each sandbox.
-        deaths: SandboxStore those whose machine is gone.
+        transitions: Record the new state of each sandbox.
+        deaths: Records machines that have ended.
     """
 
     def __init__(
-        self, *, records: SandboxStore, machines: MachineRegistry, transitions: Transitions, deaths: Deaths
+        self, *, store: SandboxStore, machines: MachineRegistry, transitions: Transitions, deaths: Deaths
     ) -> None:
-        self._records = records
+        self._store = store
         self._machines = machines
         self._transitions = transitions
         self._deaths = deaths
 
     async def adopt(self) -> list[Sandbox]:
-        """Take over what runs, remove what belongs to nobody, and tell of what was lost.
+        """Adopt running machines, remove what belongs to nobody, and record what was lost.
 
-        What goes wrong with one sandbox, or what cannot be read of it, holds up no other, and nothing of it is removed.
+        A sandbox that fails, or whose record cannot be read, does not stop the others, and nothing of it is removed.
 
         Returns:
             The sandboxes that the last server put to sleep when it stopped.
         """
-        complaints = RepeatedWarnings()
-        kept = [sandbox for state in _KEEP_THEIR_FILES for sandbox in await self._records.in_state(state)]
-        damaged = await self._records.damaged()
+        warnings = RepeatedWarnings()
+        kept = [sandbox for state in _KEEP_THEIR_FILES for sandbox in await self._store.in_state(state)]
+        damaged = await self._store.damaged()
         running = [sandbox for sandbox in kept if sandbox.state is State.RUNNING]
         asleep = [sandbox for sandbox in kept if sandbox.state is State.ASLEEP]
         failed = [sandbox for sandbox in kept if sandbox.state is State.ERROR]
-        # Those that were being woken have left their sleep behind, and may run already.
+        # The wake of these was under way: they have left sleep, and may already run.
         woken = [sandbox for sandbox in asleep if not suspend.is_asleep(self._machines.directory(sandbox.machine))]
         unread = {damage.machine for damage in damaged}
         swept = 0
@@ -74,12 +74,12 @@ class Recovery:
                 kept={sandbox.machine for sandbox in kept} | unread,
             )
         for sandbox in kept:
-            await anyio.to_thread.run_sync(suspend.tidy, self._machines.directory(sandbox.machine))
-        unfinished = [*await self._records.in_state(State.CREATING), *await self._records.in_state(State.DELETED)]
+            await anyio.to_thread.run_sync(suspend.remove_leftovers, self._machines.directory(sandbox.machine))
+        unfinished = [*await self._store.in_state(State.CREATING), *await self._store.in_state(State.DELETED)]
         for sandbox in unfinished:
-            with complaints.about("sandbox not removed", sandbox=sandbox.id):
+            with warnings.about("sandbox not removed", sandbox=sandbox.id):
                 await self._machines.destroy(sandbox.id, sandbox.machine)
-                await self._records.remove(sandbox.id)
+                await self._store.remove(sandbox.id)
         adopted = 0
         for sandbox in running:
             adopted += await self._each(sandbox, self._take_over)
@@ -87,7 +87,7 @@ class Recovery:
             adopted += await self._each(sandbox, self._finish_wake)
         lost = len(running) + len(woken) - adopted
         for sandbox in failed:
-            adopted += await self._each(sandbox, self._look_again)
+            adopted += await self._each(sandbox, self._adopt_failed)
         log.info(
             "adopted",
             machines=adopted,
@@ -105,15 +105,17 @@ class Recovery:
             log.warning("machine not adopted", sandbox=sandbox.id, reason=str(error))
             reason = error.message
         except CasemateError:
-            raise  # the store's, or the host's: nothing is wrong with this one
+            raise  # the store or the host fails: this sandbox is not the cause
         except Exception as error:
             if isinstance(error, OSError) and error.errno in EXHAUSTED:
                 raise
             log.exception("machine not adopted", sandbox=sandbox.id)
-            reason = f"the server could not take it over ({type(error).__name__})"
+            reason = f"the server could not adopt it ({type(error).__name__})"
         if self._machines.get(sandbox.id) is None:
-            # Its process, if it runs, stays as it is: a server that can read the record takes it over.
-            await self._transitions.failed(sandbox, reason, holds_memory=await self._machines.lingers(sandbox.machine))
+            # A process of it keeps running: a server that can read the record will adopt it.
+            await self._transitions.failed(
+                sandbox, reason, holds_memory=await self._machines.has_process(sandbox.machine)
+            )
         return False
 
     async def _take_over(self, sandbox: Sandbox) -> bool:
@@ -123,12 +125,12 @@ class Recovery:
             if suspend.is_asleep(directory):
                 await self._transitions.slept(sandbox.id)
                 return True
-            await self._end_what_was_begun(sandbox)
+            await self._end_unrecorded(sandbox)
             await self._deaths.died(sandbox.id, sandbox.machine, _ENDED)
             return False
         self._transitions.runs(sandbox)
         try:
-            # A sleep, a snapshot or a fork that was broken off left it standing still.
+            # An interrupted sleep, snapshot or fork has left it paused.
             await anyio.to_thread.run_sync(suspend.forget_sleep, directory)
             if await machine.driver.problem(machine.running):
                 await machine.driver.resume(machine.running)
@@ -139,13 +141,13 @@ class Recovery:
     async def _finish_wake(self, sandbox: Sandbox) -> bool:
         machine = await self._machines.adopt(sandbox.id, sandbox.machine)
         if machine is None:
-            await self._end_what_was_begun(sandbox)
+            await self._end_unrecorded(sandbox)
             await self._deaths.died(sandbox.id, sandbox.machine, _BROKEN_WAKE)
             return False
         try:
             if await machine.driver.problem(machine.running):
                 await machine.driver.resume(machine.running)
-            await suspend.rejoin(machine)
+            await suspend.reconnect(machine)
             await self._transitions.woke(sandbox.id, machine)
         except CasemateError as error:
             log.warning("machine not woken", sandbox=sandbox.id, error=error.message)
@@ -154,15 +156,15 @@ class Recovery:
             return False
         return True
 
-    async def _look_again(self, sandbox: Sandbox) -> bool:
-        """Take over one that could not be before, if it can be now."""
+    async def _adopt_failed(self, sandbox: Sandbox) -> bool:
+        """Adopt a machine that an earlier start could not adopt, if it works now."""
         machine = await self._machines.adopt(sandbox.id, sandbox.machine)
         if machine is not None:
             await self._transitions.woke(sandbox.id, machine)
         return machine is not None
 
-    async def _end_what_was_begun(self, sandbox: Sandbox) -> None:
-        """End a machine that a server began to start and did not live to write down."""
+    async def _end_unrecorded(self, sandbox: Sandbox) -> None:
+        """End a machine that a server started without recording it."""
         try:
             await self._machines.end_orphans(sandbox.machine)
         except TimeoutError:

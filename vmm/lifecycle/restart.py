@@ -1,4 +1,4 @@
-"""Starts sandboxes again, whatever became of them or their guest: from their sleep, a snapshot, or their disk."""
+"""Starts sandboxes again in any state: from their sleep, a snapshot, or their disk."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ _AGAIN = "Restore one of its snapshots, try again, or delete it"
 
 
 class Restarter:
-    """Starts what has stopped, and what does not respond.
+    """Starts sandboxes that have stopped or do not answer.
 
     Args:
         driver: The hypervisor.
-        transitions: One change at a time.
-        records: The sandboxes' records.
+        transitions: Allow one change of a sandbox at a time.
+        store: The records of the sandboxes.
         machines: The machines that run.
-        admission: Who may have a machine.
-        sleeper: Wakes what sleeps.
-        restorer: Goes back to a snapshot.
-        tasks: Where restarts run, so that a caller that goes away does not break one off.
+        admission: Checks limits.
+        sleeper: Wakes sandboxes.
+        restorer: Restores snapshots.
+        tasks: Runs restarts, so that they finish even if the caller goes away.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Restarter:
         *,
         driver: Hypervisor,
         transitions: Transitions,
-        records: SandboxStore,
+        store: SandboxStore,
         machines: MachineRegistry,
         admission: Admission,
         sleeper: Sleeper,
@@ -55,7 +55,7 @@ class Restarter:
     ) -> None:
         self._driver = driver
         self._transitions = transitions
-        self._records = records
+        self._store = store
         self._machines = machines
         self._admission = admission
         self._sleeper = sleeper
@@ -63,20 +63,20 @@ class Restarter:
         self._flights = SingleFlight(tasks)
 
     async def restart(self, sandbox_id: str, *, from_snapshot: bool = False) -> Sandbox:
-        """Start a sandbox again whatever its guest does, once however many ask; `reason` says what is lost.
+        """Start a sandbox again, even if its guest hangs, once for all concurrent callers; `reason` says what is lost.
 
-        Calls in it are broken off. Its machine is ended without being asked, and what sleeps is not woken before.
+        Interrupts calls in it. Ends its machine without the guest's help; one that sleeps is not woken first.
 
         Args:
-            sandbox_id: Which.
-            from_snapshot: Whether it goes back to the last moment that was kept of it, rather than to its disk.
+            sandbox_id: The sandbox.
+            from_snapshot: Whether to start from its newest snapshot instead of its disk.
 
         Raises:
-            Conflict: It is still being made, or no snapshot of it can be restored here.
+            Conflict: It is still being created, or no snapshot of it can be restored here.
             SandboxLost: It has no disk.
-            LimitExceeded: Its owner's other sandboxes take what it may have.
-            HostExhausted: The host lacks memory or disk.
-            Unavailable: It did not come up: from a snapshot it is as it was, from its disk it is killed.
+            LimitExceeded: Its owner's other sandboxes have used up the limit.
+            HostExhausted: The host lacks memory or disk space.
+            Unavailable: It did not start: after a snapshot it is as it was, after its disk it is killed.
         """
         if from_snapshot:
             return await self._flights.run(
@@ -85,13 +85,13 @@ class Restarter:
         return await self._flights.run("restart", sandbox_id, self._restart, within_s=_RESTART_S)
 
     async def revive(self, sandbox_id: str) -> Sandbox:
-        """Let a sandbox run again, whatever has become of it, with as little lost as can be; `reason` says what.
+        """Make a sandbox run again in any state, losing as little as possible; `reason` says what is lost.
 
         Raises:
-            Conflict: It is being made.
+            Conflict: It is being created.
             SandboxLost: Nothing is left to start from.
-            LimitExceeded: Its owner's other sandboxes take what it may have.
-            HostExhausted: The host lacks memory or disk.
+            LimitExceeded: Its owner's other sandboxes have used up the limit.
+            HostExhausted: The host lacks memory or disk space.
             Unavailable: The hypervisor failed.
         """
         sandbox = await self._transitions.current(sandbox_id)
@@ -102,7 +102,7 @@ class Restarter:
             try:
                 record = MachineRecord.read(self._machines.directory(sandbox.machine))
             except Damaged as error:
-                return await self._boot(sandbox, f"started from its disk, for {error.message}: {LOST}")
+                return await self._boot(sandbox, f"started from its disk, because of this: {error.message}; {LOST}")
             if record is not None and record.fingerprint == self._driver.fingerprint:
                 try:
                     return await self._sleeper.wake(sandbox_id)
@@ -111,14 +111,16 @@ class Restarter:
                     if sandbox.state is not State.KILLED:
                         raise
         if sandbox.state is State.ASLEEP:
-            return await self._boot(sandbox, f"started from its disk, for another hypervisor put it to sleep: {LOST}")
+            return await self._boot(
+                sandbox, f"started from its disk, because another hypervisor put it to sleep: {LOST}"
+            )
         for snapshot in await self._restorer.loadable(sandbox):
             what = f"started from its newest snapshot, {snapshot.name} ({snapshot.id}): what came after it is lost"
             try:
                 return await self._restorer.restore(sandbox, snapshot, reason=what)
             except Damaged as error:
-                log.warning("snapshot passed over", sandbox=sandbox_id, reason=str(error))
-        return await self._boot(sandbox, f"started from its disk, for it has no snapshot that loads here: {LOST}")
+                log.warning("snapshot skipped", sandbox=sandbox_id, reason=str(error))
+        return await self._boot(sandbox, f"started from its disk, because it has no snapshot that loads here: {LOST}")
 
     async def _restart_from_snapshot(self, sandbox_id: str) -> Sandbox:
         sandbox = await self._transitions.current(sandbox_id)
@@ -129,7 +131,7 @@ class Restarter:
             try:
                 return await self._restorer.restore(sandbox, snapshot, reason=what)
             except Damaged as error:
-                log.warning("snapshot passed over", sandbox=sandbox_id, reason=str(error))
+                log.warning("snapshot skipped", sandbox=sandbox_id, reason=str(error))
                 damage = f": {error.message}"
         raise Conflict(
             f"Sandbox {sandbox_id} has no snapshot that can be restored here{damage}", hint="Restart it from its disk"
@@ -141,7 +143,7 @@ class Restarter:
             if self._machines.get(sandbox.id) is not None:
                 return sandbox
             check_made(sandbox)
-            hardware, machine_id = await anyio.to_thread.run_sync(self._left, sandbox)
+            hardware, machine_id = await anyio.to_thread.run_sync(self._last_machine, sandbox)
             await self._admission.readmit(sandbox, sandbox.machine)
             try:
                 machine = await boot_again(
@@ -160,18 +162,16 @@ class Restarter:
             if machine is not None:
                 hardware, machine_id = machine.hardware, machine.machine_id
             else:
-                hardware, machine_id = await anyio.to_thread.run_sync(self._left, sandbox)
+                hardware, machine_id = await anyio.to_thread.run_sync(self._last_machine, sandbox)
             await self._admission.readmit(sandbox, sandbox.machine)
             if machine is not None:
                 await flush(machine)
-            # Before anything is lost: whatever breaks this off leaves a sandbox that is known to have no machine.
-            await self._records.change(
-                sandbox_id, lambda found: self._transitions.ended(found, "its restart had begun")
-            )
+            # Before anything is lost: if this is interrupted, the record says that the sandbox has no machine.
+            await self._store.change(sandbox_id, lambda found: self._transitions.ended(found, "its restart had begun"))
             try:
                 await self._machines.end(sandbox_id)
                 await flush_sleeper(self._driver, self._machines.directory(sandbox.machine))
-                self._admission.running(sandbox)  # also if its machine died just now, and took the promise along
+                self._admission.running(sandbox)  # again, in case its machine died just now and released the memory
                 booted = await boot_again(
                     self._driver, self._machines, sandbox.machine, hardware, machine_id, hostname=sandbox.name
                 )
@@ -183,19 +183,19 @@ class Restarter:
                 raise
 
     async def _not_restarted(self, sandbox: Sandbox, error: BaseException) -> None:
-        """Write down why a sandbox has not come up again.
+        """Record why a sandbox did not start.
 
         Raises:
-            Unavailable: The same, with what its owner may do, unless the server ends.
-            NotFound: It was deleted meanwhile.
+            Unavailable: The same reason, with what its owner can do, unless the server is stopping.
+            NotFound: It was deleted in the meantime.
         """
         if isinstance(error, NotFound):
             return
         known = isinstance(error, CasemateError | OSError)
-        why = str(error).rstrip(".") if known else "the server ended meanwhile"
-        why = f"it could not be restarted from its disk: {why or 'its hypervisor cannot be ended'}"
+        why = str(error).rstrip(".") if known else "the server stopped in the meantime"
+        why = f"it could not be restarted from its disk: {why or 'its hypervisor process does not end'}"
         try:
-            await self._records.change(sandbox.id, lambda found: self._transitions.ended(found, why))
+            await self._store.change(sandbox.id, lambda found: self._transitions.ended(found, why))
         except NotFound:
             raise
         except CasemateError as failure:
@@ -203,8 +203,8 @@ class Restarter:
         if known:
             raise Unavailable(f"Sandbox {sandbox.id} ({sandbox.name}) is killed: {why}", hint=_AGAIN) from error
 
-    def _left(self, sandbox: Sandbox) -> tuple[Hardware, str]:
-        """What a sandbox's machine was made of, and what its guest called itself, if that is known."""
+    def _last_machine(self, sandbox: Sandbox) -> tuple[Hardware, str]:
+        """Read the hardware of a sandbox's last machine, and the machine id of its guest, if they are known."""
         directory = self._machines.directory(sandbox.machine)
         try:
             record = MachineRecord.read(directory)
@@ -212,7 +212,7 @@ class Restarter:
             log.warning("started without its record", sandbox=sandbox.id, reason=str(error))
             record = None
         if not (directory / DISK).exists():
-            raise SandboxLost(f"Sandbox {sandbox.id} has no disk to start from", hint="Delete it and make a new one")
+            raise SandboxLost(f"Sandbox {sandbox.id} has no disk to start from", hint="Delete it and create a new one")
         if record is None:
             return hardware_in(directory, cpu=sandbox.cpu, mem=sandbox.mem, tsc_khz=0), ""
         return record.hardware, record.machine_id

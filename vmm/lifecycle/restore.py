@@ -1,4 +1,4 @@
-"""Puts sandboxes back to snapshots, in place: the old machine ends once the new one is recorded."""
+"""Restores sandboxes from snapshots in place: the old machine ends once the new one is recorded."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class Restorer:
 
     Args:
         driver: The hypervisor.
-        transitions: One change at a time.
-        records: The sandboxes' records.
+        transitions: Allow one change of a sandbox at a time.
+        store: The records of the sandboxes.
         machines: The machines that run.
-        cloner: Makes new ones.
-        snapshots: What sandboxes can be put back to.
-        admission: Who may have a machine.
-        started: Told how each machine came by its memory.
+        cloner: Makes new machines.
+        snapshots: Snapshots to restore from.
+        admission: Checks limits.
+        on_start: Called with how each machine got its memory.
     """
 
     def __init__(
@@ -44,24 +44,24 @@ class Restorer:
         *,
         driver: Hypervisor,
         transitions: Transitions,
-        records: SandboxStore,
+        store: SandboxStore,
         machines: MachineRegistry,
         cloner: Cloner,
         snapshots: Snapshots,
         admission: Admission,
-        started: Callable[[str], None],
+        on_start: Callable[[str], None],
     ) -> None:
         self._driver = driver
         self._transitions = transitions
-        self._records = records
+        self._store = store
         self._machines = machines
         self._cloner = cloner
         self._snapshots = snapshots
         self._admission = admission
-        self._started = started
+        self._on_start = on_start
 
     async def source(self, snapshot: Snapshot) -> Checkpoint:
-        """What machines are made of, if this host can.
+        """Return what machines are made from, if this host can load it.
 
         Raises:
             Conflict: Another hypervisor saved it.
@@ -69,37 +69,37 @@ class Restorer:
         """
         snapshot.check()
         check_driver(snapshot.driver, self._driver)
-        return await self._snapshots.saved(snapshot)
+        return await self._snapshots.checkpoint(snapshot)
 
     async def restore(self, sandbox: Sandbox, snapshot: Snapshot, *, reason: str = "") -> Sandbox:
-        """Put a sandbox back to a snapshot, whatever state it is in. If that fails, it is as it was.
+        """Restore a sandbox from a snapshot, in any state. If that fails, it is as it was.
 
         Args:
-            sandbox: Which.
-            snapshot: To what.
-            reason: What its owner should know of it afterwards.
+            sandbox: The sandbox.
+            snapshot: The snapshot.
+            reason: What its owner should know afterwards.
 
         Raises:
-            Conflict: The snapshot is of another image or size, or another hypervisor's; or the sandbox is being made.
+            Conflict: The snapshot has another image, size or hypervisor, or the sandbox is being created.
             Unavailable: A file of the snapshot is damaged, or the hypervisor failed.
-            HostExhausted: The host lacks memory or disk.
+            HostExhausted: The host lacks memory or disk space.
         """
         snapshot.check()
         check_same(sandbox, snapshot)
-        saved = await self.source(snapshot)
+        checkpoint = await self.source(snapshot)
         async with self._transitions.alone(sandbox.id):
             sandbox = await self._transitions.current(sandbox.id)
             check_made(sandbox)
             old = self._machines.get(sandbox.id)
             name = new_id()
-            # From here on the promise is the new machine's: the old one may die and be taken note of meanwhile.
+            # From here on the memory is promised to the new machine: the old one may die and be recorded meanwhile.
             await self._admission.readmit(sandbox, name)
             machine: Machine | None = None
             try:
                 machine = await self._cloner.clone(
-                    saved, name, hostname=sandbox.name, machine_id=self._machine_id(sandbox)
+                    checkpoint, name, hostname=sandbox.name, machine_id=self._machine_id(sandbox)
                 )
-                restored = await self._records.change(
+                restored = await self._store.change(
                     sandbox.id, lambda found: self._transitions.running(found, machine, base=snapshot.id, reason=reason)
                 )
             except BaseException:
@@ -116,19 +116,19 @@ class Restorer:
             with anyio.CancelScope(shield=True):
                 old = self._machines.detach(sandbox.id)
                 self._machines.attach(sandbox.id, machine)
-                self._started(machine.running.memory)
+                self._on_start(machine.running.memory)
                 try:
                     if old is not None:
                         await old.stop()
                     else:
                         await self._machines.end_orphans(sandbox.machine)
                     await remove(self._machines.directory(sandbox.machine))
-                except CasemateError as error:  # it is put back; what is left there, the next start removes
+                except CasemateError as error:  # the sandbox is restored; the next start removes the rest
                     log.warning("earlier machine not removed", sandbox=sandbox.id, reason=str(error))
             return restored
 
     async def loadable(self, sandbox: Sandbox) -> list[Snapshot]:
-        """The moments that were kept of a sandbox and that this host can go back to, the last one first."""
+        """List the snapshots of a sandbox that this host can load, newest first."""
         return [
             snapshot
             for snapshot in await self._snapshots.owned(sandbox.owner)
@@ -139,5 +139,5 @@ class Restorer:
         try:
             record = MachineRecord.read(self._machines.directory(sandbox.machine))
         except Damaged:
-            return ""  # it is to be put back to a snapshot, which needs no record
+            return ""  # restoring a snapshot does not need the record
         return record.machine_id if record is not None else ""

@@ -1,4 +1,4 @@
-"""What is done once, however many ask for it at the same time, and whoever of them loses patience."""
+"""Work that is done once for all concurrent callers, and finishes even if they give up."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Work = Callable[[str], Awaitable[Sandbox]]
 
 
 class SingleFlight:
-    """Changes of sandboxes that are under way, which others may join.
+    """Changes of sandboxes that are under way, which other callers can join.
 
     Args:
-        tasks: Where they run, so that a caller that goes away does not break one off.
+        tasks: Runs them, so that they finish even if the caller goes away.
     """
 
     def __init__(self, tasks: TaskGroup) -> None:
@@ -28,12 +28,12 @@ class SingleFlight:
         self._flights: dict[tuple[str, str], _Flight] = {}
 
     async def run(self, what: str, sandbox_id: str, work: Work, *, within_s: float) -> Sandbox:
-        """Have a sandbox changed, or wait for that change if it is under way.
+        """Change a sandbox, or wait for the same change if it is under way.
 
         Args:
-            what: The change, in words.
-            sandbox_id: Which sandbox.
-            work: Does it; given the sandbox's id.
+            what: The change, for messages.
+            sandbox_id: The sandbox.
+            work: Makes the change; called with the sandbox's id.
             within_s: Seconds to wait. The change goes on after that.
 
         Raises:
@@ -43,14 +43,14 @@ class SingleFlight:
         flight = self._flights.get((what, sandbox_id))
         if flight is None:
             flight = self._flights[what, sandbox_id] = _Flight()
-            self._tasks.start_soon(self._fly, what, sandbox_id, work, flight)
+            self._tasks.start_soon(self._run, what, sandbox_id, work, flight)
         with anyio.move_on_after(within_s):
             await flight.done.wait()
         if flight.sandbox is None:
             raise flight.error or Unavailable(f"Sandbox {sandbox_id}: its {what} takes too long", hint="Try again")
         return flight.sandbox
 
-    async def _fly(self, what: str, sandbox_id: str, work: Work, flight: _Flight) -> None:
+    async def _run(self, what: str, sandbox_id: str, work: Work, flight: _Flight) -> None:
         try:
             flight.sandbox = await work(sandbox_id)
         except CasemateError as error:

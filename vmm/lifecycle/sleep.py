@@ -27,17 +27,17 @@ _WAKE_S = 120
 
 
 class Sleeper:
-    """Sleep and wake.
+    """Puts sandboxes to sleep and wakes them.
 
     Args:
         driver: The hypervisor.
-        transitions: One change at a time.
-        records: The sandboxes' records.
+        transitions: Allow one change of a sandbox at a time.
+        store: The records of the sandboxes.
         machines: The machines that run.
-        admission: Who may have a machine.
-        activity: Who is in use.
-        deaths: SandboxStore a machine that a failed wake has cost.
-        tasks: Where wakes run, so that a caller that goes away does not break one off.
+        admission: Checks limits.
+        activity: Which sandboxes are in use.
+        deaths: Records a machine that died in a failed wake.
+        tasks: Runs wakes, so that they finish even if the caller goes away.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Sleeper:
         *,
         driver: Hypervisor,
         transitions: Transitions,
-        records: SandboxStore,
+        store: SandboxStore,
         machines: MachineRegistry,
         admission: Admission,
         activity: Activity,
@@ -54,37 +54,37 @@ class Sleeper:
     ) -> None:
         self._driver = driver
         self._transitions = transitions
-        self._records = records
+        self._store = store
         self._machines = machines
         self._admission = admission
         self._activity = activity
         self._deaths = deaths
         self._flights = SingleFlight(tasks)
 
-    async def retire(self, seen: Sandbox, used_ms: int) -> None:
-        """Put a sandbox to sleep that nobody has used since a moment, if its record is still the one that was seen.
+    async def sleep_if_unused(self, seen: Sandbox, used_ms: int) -> None:
+        """Put a sandbox to sleep if it was not used since a given time and its record has not changed.
 
         Raises:
             Conflict: It was used or changed since.
-            HostExhausted: The host's disk is full; it runs on.
-            Unavailable: The hypervisor could not save it; it runs on, if it lives.
+            HostExhausted: The host's disk is full; it keeps running.
+            Unavailable: The hypervisor could not save it; it keeps running, if it is alive.
         """
         async with self._transitions.exclusive(seen.id), self._activity.claimed(seen.id, used_ms):
             if (await self._transitions.current(seen.id)).version != seen.version:
-                raise Conflict(f"Sandbox {seen.id} was changed meanwhile")
+                raise Conflict(f"Sandbox {seen.id} was changed by another call")
             await self._sleep(seen, wake_at_start=False)
 
     async def sleep(self, sandbox_id: str, *, wake_at_start: bool = False) -> Sandbox:
-        """Put a running sandbox to sleep with its memory; one that sleeps goes on suspend. Calls in it are broken off.
+        """Put a running sandbox to sleep with its memory; a sleeping one stays asleep. Interrupts calls in it.
 
         Args:
-            sandbox_id: Which.
+            sandbox_id: The sandbox.
             wake_at_start: Whether the next start of the server wakes it.
 
         Raises:
             Conflict: It does not run.
-            HostExhausted: The host's disk is full; it runs on.
-            Unavailable: The hypervisor could not save it; it runs on, if it lives.
+            HostExhausted: The host's disk is full; it keeps running.
+            Unavailable: The hypervisor could not save it; it keeps running, if it is alive.
         """
         async with self._transitions.alone(sandbox_id):
             sandbox = await self._transitions.current(sandbox_id)
@@ -94,12 +94,12 @@ class Sleeper:
             return await self._sleep(sandbox, wake_at_start=wake_at_start)
 
     async def wake(self, sandbox_id: str) -> Sandbox:
-        """Wake a sandbox, once however many ask; one that runs goes on.
+        """Wake a sandbox, once for all concurrent callers; a running one stays as it is.
 
         Raises:
-            Conflict: Another hypervisor put it to sleep, or it cannot wake from its state.
+            Conflict: Another hypervisor put it to sleep, or its state does not allow it.
             SandboxLost: Its machine has died.
-            LimitExceeded: Its owner's other sandboxes take what it may have.
+            LimitExceeded: Its owner's other sandboxes have used up the limit.
             HostExhausted: The host lacks memory.
             Unavailable: The hypervisor failed, or it takes too long.
         """
@@ -119,8 +119,8 @@ class Sleeper:
             self._machines.attach(sandbox.id, machine)
             raise
         self._admission.release(sandbox.id)
-        with anyio.CancelScope(shield=True):  # it sleeps now, whoever has lost patience
-            sandbox = await self._records.change(
+        with anyio.CancelScope(shield=True):  # it is asleep now, even if the caller has given up
+            sandbox = await self._store.change(
                 sandbox.id, lambda found: replace(self._transitions.asleep(found), wake_at_start=wake_at_start)
             )
         log.info("asleep", sandbox=sandbox.id)
@@ -132,7 +132,7 @@ class Sleeper:
             if self._machines.get(sandbox_id) is not None:
                 return sandbox
             directory = self._machines.directory(sandbox.machine)
-            # A record that says "running" may be late: the store failed when its machine fell asleep.
+            # A record that says "running" may be outdated: the store failed when the machine fell asleep.
             if sandbox.state not in {State.ASLEEP, State.RUNNING} or not suspend.is_asleep(directory):
                 raise unreachable(sandbox)
             await self._admission.readmit(sandbox, sandbox.machine)
@@ -144,7 +144,7 @@ class Sleeper:
                         self._admission.release(sandbox_id)
                     else:
                         await self._deaths.died(
-                            sandbox_id, sandbox.machine, "its virtual machine failed while it was woken"
+                            sandbox_id, sandbox.machine, "its virtual machine failed while it was waking"
                         )
                 raise
             return await self._transitions.up(sandbox_id, machine)

@@ -1,4 +1,4 @@
-"""Saves what sandboxes are at a moment, keeps it as snapshots, and deletes those that nothing descends from."""
+"""Saves checkpoints of sandboxes, keeps them as snapshots, and deletes those that nothing descends from."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class Snapshotter:
     """Takes and deletes snapshots.
 
     Args:
-        snapshots: Where they are kept.
-        records: The sandboxes' records.
+        snapshots: The snapshots of this host.
+        store: The records of the sandboxes.
         machines: The machines that run.
-        transitions: One change at a time.
-        admission: Who may have one more.
+        transitions: Allow one change of a sandbox at a time.
+        admission: Checks limits.
         clock: Milliseconds since the epoch.
     """
 
@@ -41,14 +41,14 @@ class Snapshotter:
         self,
         *,
         snapshots: Snapshots,
-        records: SandboxStore,
+        store: SandboxStore,
         machines: MachineRegistry,
         transitions: Transitions,
         admission: Admission,
         clock: Callable[[], int],
     ) -> None:
         self._snapshots = snapshots
-        self._records = records
+        self._store = store
         self._machines = machines
         self._transitions = transitions
         self._admission = admission
@@ -57,11 +57,11 @@ class Snapshotter:
         self._being_taken: dict[str, dict[str, str]] = {}
 
     async def checkpoint(self, sandbox: Sandbox, target: Path) -> Checkpoint:
-        """Save what a running or sleeping sandbox is now into an existing empty directory, with its lock held.
+        """Save a running or sleeping sandbox into an existing empty directory. The caller holds its lock.
 
         Raises:
             Conflict: It is being created.
-            SandboxLost: It neither runs nor sleeps.
+            SandboxLost: It is neither running nor asleep.
             HostExhausted: The host's disk is full.
             Unavailable: The hypervisor could not save it.
         """
@@ -76,11 +76,11 @@ class Snapshotter:
         return await suspend.copy_sleeper(self._machines.directory(sandbox.machine), target)
 
     async def take(self, sandbox: Sandbox, *, name: str, labels: Mapping[str, str], created_by: str) -> Snapshot:
-        """Keep what a sandbox is now; to be called with its lock held. On failure nothing of it is left.
+        """Take a snapshot of a sandbox. The caller holds its lock. On failure nothing of it is left.
 
         Raises:
-            SandboxLost: It neither runs nor sleeps.
-            LimitExceeded: The owner has enough snapshots.
+            SandboxLost: It is neither running nor asleep.
+            LimitExceeded: The owner has reached the limit on snapshots.
             HostExhausted: The host's disk is full.
             Unavailable: The hypervisor could not save it.
         """
@@ -88,7 +88,7 @@ class Snapshotter:
         async with self._counted(sandbox, snapshot_id, name) as chosen:
             draft = await self._snapshots.draft(snapshot_id)
             try:
-                saved = await self.checkpoint(sandbox, draft)
+                checkpoint = await self.checkpoint(sandbox, draft)
                 snapshot = Snapshot(
                     id=snapshot_id,
                     owner=sandbox.owner,
@@ -100,7 +100,7 @@ class Snapshotter:
                     cpu=sandbox.cpu,
                     mem=sandbox.mem,
                     disk=sandbox.disk,
-                    driver=saved.fingerprint,
+                    driver=checkpoint.fingerprint,
                     labels=dict(labels),
                     env=dict(sandbox.env),
                     created_ms=self._clock(),
@@ -125,7 +125,7 @@ class Snapshotter:
         ]
         children += [
             f"sandbox {sandbox.name} ({sandbox.id})"
-            for sandbox in await self._records.owned(snapshot.owner)
+            for sandbox in await self._store.owned(snapshot.owner)
             if sandbox.base == snapshot.id and sandbox.id != snapshot.sandbox
         ]
         if children:
@@ -137,9 +137,9 @@ class Snapshotter:
 
     @asynccontextmanager
     async def _counted(self, sandbox: Sandbox, snapshot_id: str, name: str) -> AsyncGenerator[str]:
-        """Count a snapshot as its owner's while it is taken, and give it a name that no other has or gets."""
+        """Count a snapshot while it is taken, and reserve a name for it that no other snapshot of the owner has."""
         owner = sandbox.owner
-        # One after the other: of many that are asked for at once, each sees those before it.
+        # One at a time: each of many concurrent requests must see those before it.
         async with self._turns.of(owner):
             names = {snapshot.id: snapshot.name for snapshot in await self._snapshots.owned(owner)}
             names |= self._being_taken.get(owner, {})

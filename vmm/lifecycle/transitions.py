@@ -1,7 +1,7 @@
-"""One change of a sandbox's state at a time: how it is begun, and how each new state is recorded.
+"""Changes of a sandbox's state, one at a time: how each begins, and how each new state is recorded.
 
-Each change ends with one write of the record. What is broken off before that leaves the sandbox as it was; the next
-start of the server brings records and machines together again.
+Each change ends with one write of the record. A change that is interrupted before that leaves the sandbox as it was;
+the next start of the server makes records and machines agree again.
 """
 
 from __future__ import annotations
@@ -26,63 +26,63 @@ from .keyed_lock import KeyedLock
 
 
 class Transitions:
-    """What every change of a sandbox's state works with.
+    """Shared steps of every change of a sandbox's state.
 
     Args:
-        records: The sandboxes' records.
+        store: The records of the sandboxes.
         machines: The machines that run.
-        admission: Who may have a machine.
-        activity: Who is in use.
+        admission: Checks limits.
+        activity: Which sandboxes are in use.
         clock: Milliseconds since the epoch.
-        started: Told how each machine came by its memory.
+        on_start: Called with how each machine got its memory.
     """
 
     def __init__(
         self,
         *,
-        records: SandboxStore,
+        store: SandboxStore,
         machines: MachineRegistry,
         admission: Admission,
         activity: Activity,
         clock: Callable[[], int],
-        started: Callable[[str], None],
+        on_start: Callable[[str], None],
     ) -> None:
-        self._records = records
+        self._store = store
         self._machines = machines
         self._admission = admission
         self._activity = activity
         self._clock = clock
-        self._started = started
+        self._on_start = on_start
         self._lock = KeyedLock()
 
     def exclusive(self, sandbox_id: str) -> AbstractAsyncContextManager[None]:
-        """Hold the sandbox's lock, for what must not meet another change of its state."""
+        """Hold the sandbox's lock, so that no other change of its state runs."""
         return self._lock.of(sandbox_id)
 
     @asynccontextmanager
     async def alone(self, sandbox_id: str) -> AsyncGenerator[None]:
-        """Hold the sandbox's lock, and let no call into its guest for the length of a block."""
+        """Hold the sandbox's lock, and keep calls out of its guest for the length of a block."""
         async with self._lock.of(sandbox_id), self._activity.closed(sandbox_id):
             yield
 
     async def current(self, sandbox_id: str) -> Sandbox:
-        """The record as it is now.
+        """Return the current record.
 
         Raises:
             NotFound: The sandbox is deleted.
         """
-        sandbox = await self._records.find(sandbox_id)
+        sandbox = await self._store.find(sandbox_id)
         if sandbox is None or sandbox.state is State.DELETED:
             raise _gone(sandbox_id)
         return sandbox
 
     def asleep(self, found: Sandbox) -> Sandbox:
-        """The record of a sandbox that has fallen asleep."""
+        """Make the record of a sandbox that has fallen asleep."""
         now = self._clock()
         return lease.asleep(found.moved(State.ASLEEP, now_ms=now), now)
 
     def running(self, found: Sandbox, machine: Machine, *, base: str, reason: str) -> Sandbox:
-        """The record of a sandbox that runs on a machine.
+        """Make the record of a sandbox that runs on a machine.
 
         Raises:
             NotFound: The sandbox is deleted.
@@ -103,7 +103,7 @@ class Transitions:
         )
 
     def ended(self, found: Sandbox, reason: str) -> Sandbox:
-        """The record of a sandbox without a machine.
+        """Make the record of a sandbox whose machine has ended.
 
         Raises:
             NotFound: The sandbox is deleted.
@@ -116,9 +116,9 @@ class Transitions:
         return replace(found, reason=reason, updated_ms=now)
 
     async def up(self, sandbox_id: str, machine: Machine, *, reason: str = "") -> Sandbox:
-        """Record that a sandbox runs on a machine in its own directory, or end that as if it had not been."""
+        """Record that a sandbox runs on a machine in its directory; if that fails, put the machine back to sleep."""
         try:
-            sandbox = await self._records.change(
+            sandbox = await self._store.change(
                 sandbox_id, lambda found: self.running(found, machine, base=found.base, reason=reason)
             )
         except BaseException as error:
@@ -130,41 +130,41 @@ class Transitions:
                     await suspend.fall_asleep(machine)
             raise
         self._machines.attach(sandbox_id, machine)
-        self._started(machine.running.memory)
+        self._on_start(machine.running.memory)
         return sandbox
 
     def runs(self, sandbox: Sandbox) -> None:
-        """Take note of a sandbox whose machine runs already, from an earlier server."""
+        """Count a machine of an earlier server that already runs."""
         self._admission.running(sandbox)
 
     async def slept(self, sandbox_id: str) -> None:
-        """Record that a sandbox sleeps, whose server ended before it could."""
-        await self._records.change(sandbox_id, self.asleep)
+        """Record that a sandbox sleeps, because an earlier server ended before it could."""
+        await self._store.change(sandbox_id, self.asleep)
 
     async def woke(self, sandbox_id: str, machine: Machine) -> None:
-        """Record that a sandbox runs, whose server ended while it woke it, or could not take it over."""
+        """Record that a sandbox runs, because an earlier server ended during its wake or could not adopt it."""
 
         def running(found: Sandbox) -> Sandbox:
             reason = "" if found.state is State.ERROR else found.reason
             return self.running(found, machine, base=found.base, reason=reason)
 
-        self._admission.running(await self._records.change(sandbox_id, running))
+        self._admission.running(await self._store.change(sandbox_id, running))
 
     async def failed(self, sandbox: Sandbox, reason: str, *, holds_memory: bool) -> None:
-        """Record that a sandbox can be used only once it was started again.
+        """Record that a sandbox cannot be used until it is started again.
 
         Args:
-            sandbox: Which.
+            sandbox: The sandbox.
             reason: What its owner should know.
-            holds_memory: Whether a process of it is there still.
+            holds_memory: Whether a process of it still exists.
         """
         if holds_memory:
             self._admission.running(sandbox)
         if sandbox.state.may_become(State.ERROR):
-            await self._records.change(
+            await self._store.change(
                 sandbox.id, lambda found: found.moved(State.ERROR, now_ms=self._clock(), reason=reason)
             )
 
 
 def _gone(sandbox_id: str) -> NotFound:
-    return NotFound(f"There is no sandbox {sandbox_id} any more", hint="List the sandboxes, or create one")
+    return NotFound(f"There is no longer a sandbox {sandbox_id}", hint="List the sandboxes, or create one")

@@ -1,4 +1,4 @@
-"""Why a sandbox cannot be used, or not for that, in words for its owner."""
+"""Why a sandbox cannot be used, or not for a given call, explained to its owner."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from ..machines.snapshots import Snapshot
 from ..sandboxes.sandbox import Sandbox, State
 
 LOST = "its memory and running processes are lost"
-"""What a machine's end means."""
+"""What is lost when a machine ends."""
 
 
 def unreachable(sandbox: Sandbox) -> CasemateError:
-    """Why a sandbox cannot be used."""
+    """Explain why a sandbox cannot be used."""
     if sandbox.state in {State.KILLED, State.RUNNING}:
         return lost(sandbox, sandbox.reason or "its virtual machine ended")
     match sandbox.state:
         case State.CREATING:
-            return _unmade(sandbox)
+            return _being_created(sandbox)
         case State.ASLEEP:
-            return Conflict(f"Sandbox {sandbox.id} is asleep", hint="Wake it: any command in it does")
+            return Conflict(f"Sandbox {sandbox.id} is asleep", hint="Wake it, or run any command in it")
         case State.DELETED:
             return NotFound(f"Sandbox {sandbox.id} is deleted", hint="List the sandboxes, or create one")
         case _:
@@ -30,17 +30,17 @@ def unreachable(sandbox: Sandbox) -> CasemateError:
 
 
 def check_made(sandbox: Sandbox) -> None:
-    """Refuse what a sandbox cannot have done to it while it is being made.
+    """Refuse a change while the sandbox is being created.
 
     Raises:
-        Conflict: It is.
+        Conflict: It is being created.
     """
     if sandbox.state is State.CREATING:
-        raise _unmade(sandbox)
+        raise _being_created(sandbox)
 
 
 def lost(sandbox: Sandbox, reason: str) -> SandboxLost:
-    """That a sandbox's machine has died, and what that means."""
+    """Explain that a sandbox's machine has died, and what that means."""
     return SandboxLost(
         f"Sandbox {sandbox.id} ({sandbox.name}) is lost: {reason}; {LOST}",
         hint="Restore one of its snapshots, start it again from its disk, or delete it",
@@ -48,10 +48,10 @@ def lost(sandbox: Sandbox, reason: str) -> SandboxLost:
 
 
 def check_same(sandbox: Sandbox, snapshot: Snapshot) -> None:
-    """Refuse to put a sandbox back to a snapshot of another image or size.
+    """Refuse to restore a sandbox from a snapshot with another image or size.
 
     Raises:
-        Conflict: It is one.
+        Conflict: They differ.
     """
     for what, own, other in (
         ("image", sandbox.image, snapshot.image),
@@ -60,12 +60,12 @@ def check_same(sandbox: Sandbox, snapshot: Snapshot) -> None:
     ):
         if own != other:
             raise Conflict(
-                f"snapshot: {snapshot.id} was taken with {what} {other}, and sandbox {sandbox.id} has {own}",
+                f"snapshot must have {what} {own} like sandbox {sandbox.id}, got {other} in {snapshot.id}",
                 hint="Create a new sandbox from the snapshot instead",
             )
 
 
-def _unmade(sandbox: Sandbox) -> Conflict:
+def _being_created(sandbox: Sandbox) -> Conflict:
     return Conflict(
         f"Sandbox {sandbox.id} ({sandbox.name}) is still being created",
         hint="Wait until it is running, then call again, or delete it",

@@ -1,1 +1,1 @@
-"""Virtual machines: one of them, those that run on this host, and the checkpoints that new ones are made from."""
+"""Virtual machines: single ones, all that run on this host, and the checkpoints that new ones are made from."""

@@ -1,4 +1,4 @@
-"""Boots a machine from its kernel, which takes seconds: for templates, and for what has nothing left but its disk."""
+"""Boots a machine from its kernel, which takes seconds: for templates, and for sandboxes with only their disk left."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _LAST_LINES = 3
 
 
 async def boot(driver: Hypervisor, hardware: Hardware, directory: Path) -> Machine:
-    """Boot a machine in its directory, from its parts and its disk there, and wait until its agent answers.
+    """Boot a machine from the parts and the disk in its directory, and wait until its agent answers.
 
     Raises:
-        Unavailable: It did not come up; the message ends with the last lines of its console.
+        Unavailable: It did not start; the message ends with the last lines of its console.
     """
     secret = secrets.token_bytes(32)
     await anyio.to_thread.run_sync(_renew_initramfs, hardware.initramfs, secret)

@@ -1,8 +1,8 @@
-"""A saved moment of a machine: a directory from which any number of machines can be made. It never changes.
+"""A checkpoint of a machine: a directory from which any number of machines can be made. It never changes.
 
     DIRECTORY/   saved.json  ram  state  disk  parts/
 
-A template is one, a snapshot holds one, and a fork makes one that lasts as long as the fork.
+A template is a checkpoint, a snapshot holds one, and a fork makes one that lasts as long as the fork.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ RAM, STATE, DISK = "ram", "state", "disk"
 
 _MANIFEST = "saved.json"
 _FORMAT = 1
-_WAY_OUT = "Use another one, and delete this one"
+_HINT = "Use another one, and delete this one"
 _PARTS = "parts"
 _NO_LINK = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """What a machine can be made from.
+    """The files and secrets that machines are made from.
 
     Attributes:
-        directory: Where its files are.
-        hardware: What the machine was made of, and each one made from it must be.
-        secret: The agent's secret at that moment; a clone gets its own at once.
+        directory: The directory of its files.
+        hardware: Hardware of the saved machine, which each machine made from it must have.
+        secret: The agent's secret when it was saved; a clone gets its own at once.
         nonce: The agent's nonce, by which a clone proves that it was restored.
-        fingerprint: Of the driver that saved it.
+        fingerprint: The driver that saved it.
     """
 
     directory: Path
@@ -52,7 +52,7 @@ class Checkpoint:
 
     @property
     def state(self) -> Path:
-        """The devices, in the driver's own form."""
+        """The state of the devices, in the driver's own format."""
         return self.directory / STATE
 
     @property
@@ -61,17 +61,17 @@ class Checkpoint:
         return self.directory / DISK
 
     def files(self) -> tuple[Path, ...]:
-        """Its files, without what tells about them."""
+        """List its files, without the manifest."""
         return self.ram, self.state, self.disk, *(getattr(self.hardware, name) for name in _FILES)
 
     @classmethod
     def load(cls, directory: Path) -> Self | None:
-        """Read a saved moment back; None if there is none. Blocks for as long as a disk does.
+        """Read a checkpoint; None if there is none. Blocks on the disk.
 
         Raises:
             Damaged: Its manifest cannot be read.
         """
-        written = RecordFile.read(directory / _MANIFEST, newest=_FORMAT, way_out=_WAY_OUT)
+        written = RecordFile.read(directory / _MANIFEST, newest=_FORMAT, hint=_HINT)
         if written is None:
             return None
         return cls(
@@ -83,7 +83,7 @@ class Checkpoint:
         )
 
     def write(self) -> None:
-        """Write the manifest, as the last of the files. Blocks for as long as a disk does."""
+        """Write the manifest, after all other files. Blocks on the disk."""
         values = {
             FORMAT: _FORMAT,
             "hardware": sizes(self.hardware),
@@ -95,48 +95,48 @@ class Checkpoint:
 
 
 def check_driver(fingerprint: str, driver: Hypervisor) -> None:
-    """Refuse a driver that could not load a state.
+    """Refuse a driver that cannot load a saved state.
 
     Args:
-        fingerprint: Of the driver that saved it.
-        driver: The one that is to load it.
+        fingerprint: The driver that saved it.
+        driver: The driver that should load it.
 
     Raises:
         Conflict: The message names both.
     """
     if fingerprint != driver.fingerprint:
         raise Conflict(
-            f"Its memory was saved by {fingerprint} and loads into nothing else; this host runs {driver.fingerprint}",
-            hint="Start it from its disk instead, or bring that hypervisor back",
+            f"Its memory was saved by {fingerprint} and loads only there; this host runs {driver.fingerprint}",
+            hint="Start it from its disk instead, or install that hypervisor again",
         )
 
 
 def sizes(hardware: Hardware) -> dict[str, int]:
-    """What of a machine's hardware is not in its parts: the arguments of `hardware_in`."""
+    """Return what is not in the hardware's parts: the arguments of `hardware_in`."""
     return {"cpu": hardware.cpu, "mem": hardware.mem, "tsc_khz": hardware.tsc_khz}
 
 
 def sizes_of(written: RecordFile) -> dict[str, int]:
-    """The same, out of a file that holds them as `hardware`.
+    """Read the same from a file that holds it as `hardware`.
 
     Raises:
-        Damaged: They are not there.
+        Damaged: It is missing.
     """
     hardware = written.part("hardware")
     return {name: hardware.number(name) for name in ("cpu", "mem", "tsc_khz")}
 
 
 def hardware_in(directory: Path, *, cpu: int, mem: int, tsc_khz: int) -> Hardware:
-    """The hardware whose parts `link_parts` has put into a directory."""
+    """Return the hardware whose parts `link_parts` has put into a directory."""
     parts = directory / _PARTS
     return Hardware(cpu=cpu, mem=mem, tsc_khz=tsc_khz, **{name: parts / file for name, file in _FILES.items()})
 
 
 def link_parts(hardware: Hardware, directory: Path) -> Hardware:
-    """The same hardware, with its parts as hard links in a directory of its own.
+    """Hard-link the parts of a machine into a directory of its own, and return its hardware there.
 
-    So whatever is pruned or upgraded, what sleeps can wake. Where hard links cannot be, symbolic ones point to the
-    parts. Blocks for as long as a disk does.
+    A sleeping machine can then wake even if images are pruned or upgraded. Where hard links are impossible, symbolic
+    links point to the parts. Blocks on the disk.
     """
     linked = hardware_in(directory, **sizes(hardware))
     (directory / _PARTS).mkdir(mode=0o755, exist_ok=True)
@@ -146,7 +146,7 @@ def link_parts(hardware: Hardware, directory: Path) -> Hardware:
 
 
 def link(source: Path, target: Path) -> None:
-    """Give a file a second name, or a pointer where the file system has no second names."""
+    """Hard-link a file, or make a symbolic link where the file system has no hard links."""
     try:
         os.link(source, target)
     except OSError as error:
@@ -156,7 +156,7 @@ def link(source: Path, target: Path) -> None:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Write a file that is there as a whole or not at all, for the owner's eyes. Blocks for as long as a disk does."""
+    """Write a file completely or not at all, readable only by its owner. Blocks on the disk."""
     draft = path.with_suffix(".draft")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:

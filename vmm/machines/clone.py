@@ -1,4 +1,4 @@
-"""Makes machines of saved moments, with memory in the way that the hypervisor is best off with."""
+"""Makes machines from checkpoints, with memory in the way that suits the hypervisor."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from .warm_pool import Key
 _AHEAD = "ready"
 
 
-async def silent(_step: str) -> None:
-    """Report to nobody."""
+async def no_progress(_step: str) -> None:
+    """Ignore a report."""
 
 
 class Cloner:
-    """Makes machines of saved moments, in directories of their own.
+    """Makes machines from checkpoints, in directories of their own.
 
     Args:
         driver: The hypervisor.
-        machines: Where they run.
-        templates: What new ones are made of.
+        machines: The machines that run.
+        templates: Templates of new machines.
         own_memory: Whether each has a memory file of its own from the start, rather than from its first sleep.
     """
 
@@ -36,23 +36,23 @@ class Cloner:
         self._templates = templates
         self._own_memory = own_memory
 
-    async def clone(self, saved: Checkpoint, name: str, *, hostname: str, machine_id: str = "") -> Machine:
-        """A machine that has proved itself; see `Machine.clone`."""
+    async def clone(self, checkpoint: Checkpoint, name: str, *, hostname: str, machine_id: str = "") -> Machine:
+        """Make a machine that has proved its identity; see `Machine.clone`."""
         directory = self._machines.directory(name)
         return await Machine.clone(
-            self._driver, saved, directory, hostname=hostname, machine_id=machine_id, own=self._own_memory
+            self._driver, checkpoint, directory, hostname=hostname, machine_id=machine_id, own=self._own_memory
         )
 
-    async def template(self, key: Key, report: Report = silent) -> Checkpoint:
-        """What machines of an image and a size are made of."""
+    async def template(self, key: Key, report: Report = no_progress) -> Checkpoint:
+        """Return the template of an image and a size."""
         return await self._templates.get(key.images, cpu=key.cpu, mem=key.mem, report=report)
 
     async def ahead(self, key: Key) -> Machine:
-        """A machine that nobody has asked for yet."""
+        """Make a machine ahead of requests."""
         return await self.clone(await self.template(key), new_id(), hostname=_AHEAD)
 
 
 async def end(machine: Machine) -> None:
-    """End a machine that is no sandbox's, and remove everything of it. May be repeated."""
+    """End a machine that belongs to no sandbox, and remove everything of it. May be repeated."""
     await machine.stop()
     await remove(machine.directory)

@@ -1,4 +1,4 @@
-"""Which host this is: an id that lies in the data directory and tells its sandboxes from those of others."""
+"""The id of this host: it is in the data directory, and separates the host's sandboxes from those of others."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ID = re.compile(r"[0-9a-f]{24}")
 
 
 def host_id(data: Path) -> str:
-    """The id of the host whose data directory this is; made at the first call. Blocks for as long as a disk does.
+    """Read the id of the host, or create it at the first call. Blocks on the disk.
 
     Raises:
         Unavailable: The file holds something else.
@@ -28,5 +28,5 @@ def host_id(data: Path) -> str:
         draft.replace(path)
     found = path.read_text().strip()
     if not _ID.fullmatch(found):
-        raise Unavailable(f"{path} holds no host id", hint="Restore it from a backup: sandboxes are found by it")
+        raise Unavailable(f"{path} must hold a host id", hint="Restore it from a backup: sandboxes are found by it")
     return found

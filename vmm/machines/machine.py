@@ -1,7 +1,7 @@
-"""One running virtual machine: its directory, its hypervisor's process, and the link to its guest.
+"""One running virtual machine: its directory, its hypervisor process, and the link to its guest.
 
-Everything about a machine lies in its directory, so that a new server finds it again: `machine.json` names the process
-and holds the agent's secret, `disk` is its writable disk, `parts` are what it was made of, `ram` is its memory where
+Everything about a machine is in its directory, so that a new server finds it again: `machine.json` names the process
+and holds the agent's secret, `disk` is its writable disk, `parts` are what it was made from, `ram` is its memory if
 that has a file of its own, and `mapped` the memory that it shares with others.
 """
 
@@ -29,7 +29,7 @@ from .checkpoint import DISK, RAM, Checkpoint, hardware_in, link, link_parts, si
 
 _RECORD = "machine.json"
 _FORMAT = 1
-_WAY_OUT = "Start the sandbox, from its disk or a snapshot, or delete it"
+_HINT = "Start the sandbox, from its disk or a snapshot, or delete it"
 _MAPPED = "mapped"
 _CLOCK_TOLERANCE_NS = 5 * 10**9
 _ENTROPY_BYTES = 64
@@ -38,17 +38,17 @@ _HOSTNAME_LENGTH = 63
 
 @dataclass(slots=True, kw_only=True)
 class Machine:
-    """A machine that runs.
+    """A running machine.
 
     Attributes:
         driver: Its hypervisor.
-        running: The process and the way to the guest.
+        running: The process and how to reach the guest.
         link: The host's end of the guest link.
-        hardware: What it is made of.
-        nonce: The agent's, which lives in the guest's memory alone: the same as long as that memory lasts.
-        secret: What the agent and the host know.
-        fingerprint: Of the driver whose process holds the memory: an adopted machine's is that of an earlier server.
-        machine_id, hostname: What the guest is called, 32 hex digits and a name.
+        hardware: The parts it was made from.
+        nonce: The agent's, which exists only in the guest's memory, and so identifies that memory.
+        secret: The secret that the agent and the host share.
+        fingerprint: The driver whose process holds the memory; for an adopted machine, that of an earlier server.
+        machine_id, hostname: The guest's identity, 32 hex digits and a name.
     """
 
     driver: Hypervisor
@@ -63,7 +63,7 @@ class Machine:
 
     @property
     def directory(self) -> Path:
-        """Where everything about it lies."""
+        """The directory with everything about it."""
         return self.running.directory
 
     @property
@@ -73,31 +73,31 @@ class Machine:
 
     @property
     def ram(self) -> Path:
-        """Its memory, where that has a file of its own."""
+        """Its memory, if that has a file of its own."""
         return self.directory / RAM
 
     @classmethod
     async def clone(
         cls,
         driver: Hypervisor,
-        saved: Checkpoint,
+        checkpoint: Checkpoint,
         directory: Path,
         *,
         hostname: str,
         machine_id: str = "",
         own: bool = False,
     ) -> Self:
-        """Make a machine from a saved moment: a new process on that memory, a disk of its own, a new identity.
+        """Make a machine from a checkpoint: a new process with that memory, a disk of its own, a new identity.
 
         The directory must not exist; nothing of it is left if the clone fails.
 
         Args:
             driver: The hypervisor that saved it.
-            saved: The moment.
-            directory: The new machine's.
-            hostname: What the guest is called; what stands before the first dot.
+            checkpoint: What to make it from.
+            directory: The new machine's directory.
+            hostname: The guest's name, up to the first dot.
             machine_id: 32 hex digits; a new one if empty.
-            own: Whether it gets a copy of the memory at once, rather than mapping it copy-on-write.
+            own: Whether it gets a copy of the memory at once, instead of mapping it copy-on-write.
 
         Raises:
             HostExhausted: The host's disk is full, or it lacks something else.
@@ -105,28 +105,33 @@ class Machine:
             LinkError: The guest does not answer.
         """
         with translate_os_errors("a new machine", directory):
-            return await cls._clone(driver, saved, directory, hostname, machine_id, own)
+            return await cls._clone(driver, checkpoint, directory, hostname, machine_id, own)
 
     @classmethod
     async def _clone(
-        cls, driver: Hypervisor, saved: Checkpoint, directory: Path, hostname: str, machine_id: str, own: bool
+        cls, driver: Hypervisor, checkpoint: Checkpoint, directory: Path, hostname: str, machine_id: str, own: bool
     ) -> Self:
         machine: Self | None = None
         try:
             await anyio.Path(directory).mkdir(mode=0o700)
-            hardware = await anyio.to_thread.run_sync(link_parts, saved.hardware, directory)
-            ram = await _memory(saved, directory, own=own)
+            hardware = await anyio.to_thread.run_sync(link_parts, checkpoint.hardware, directory)
+            ram = await _memory(checkpoint, directory, own=own)
             disk = directory / DISK
             running = await driver.restore(
-                directory, hardware, ram=ram, disk=disk, state=saved.state, fill=lambda: copy_sparse(saved.disk, disk)
+                directory,
+                hardware,
+                ram=ram,
+                disk=disk,
+                state=checkpoint.state,
+                fill=lambda: copy_sparse(checkpoint.disk, disk),
             )
             machine = cls(
                 driver=driver,
                 running=running,
-                link=linked(driver, running, saved.secret),
+                link=linked(driver, running, checkpoint.secret),
                 hardware=hardware,
-                nonce=saved.nonce,
-                secret=saved.secret,
+                nonce=checkpoint.nonce,
+                secret=checkpoint.secret,
                 fingerprint=driver.fingerprint,
             )
             await machine.assign_identity(hostname, machine_id)
@@ -141,7 +146,7 @@ class Machine:
 
     @classmethod
     async def adopt(cls, driver: Hypervisor, directory: Path) -> Self | None:
-        """Take over a machine that an earlier server started; None if it does not run any more.
+        """Adopt a machine that an earlier server started; None if it no longer runs.
 
         Raises:
             Damaged: Its record cannot be read.
@@ -155,7 +160,7 @@ class Machine:
 
     @classmethod
     def recorded(cls, driver: Hypervisor, running: Running, record: MachineRecord) -> Self:
-        """A machine that runs, and is what its record says."""
+        """Return a running machine as its record describes it."""
         return cls(
             driver=driver,
             running=running,
@@ -169,15 +174,15 @@ class Machine:
         )
 
     async def assign_identity(self, hostname: str, machine_id: str = "", *, secret: bytes = b"") -> None:
-        """Give the guest an identity and have it prove that it took it on; `save_record` is the caller's.
+        """Give the guest an identity and have it prove that it took it; the caller calls `save_record`.
 
         Args:
-            hostname: What the guest is called; what stands before the first dot.
+            hostname: The guest's name, up to the first dot.
             machine_id: 32 hex digits; a new one if empty.
-            secret: What the agent and the host know from now on; a new one if empty.
+            secret: The secret of the agent and the host from now on; a new one if empty.
 
         Raises:
-            Unavailable: It could not prove it, so it must not be used.
+            Unavailable: It could not prove it, and must not be used.
             LinkError: The guest does not answer.
         """
         identity = Identity(
@@ -196,21 +201,21 @@ class Machine:
                 ("entropy", proof.entropy_mixed),
                 ("machine id", proof.machine_id == identity.machine_id),
                 ("host name", proof.hostname == identity.hostname),
-                # However long that took on a busy host.
+                # More than the tolerance, in case the exchange took long on a busy host.
                 ("clock", begun_ns - _CLOCK_TOLERANCE_NS < proof.clock_ns < told_ns + _CLOCK_TOLERANCE_NS),
             )
             if not right
         ]
         if wrong:
-            raise Unavailable(f"A new machine could not prove its own {', '.join(wrong)}; it was destroyed")
+            raise Unavailable(f"A new machine could not prove its {', '.join(wrong)}; it was destroyed")
         self.secret, self.machine_id, self.hostname = identity.secret, identity.machine_id, identity.hostname
 
     async def save_record(self) -> None:
-        """Write into its directory what a later server needs to take it over.
+        """Write into its directory what a later server needs to adopt it.
 
         Raises:
-            HostExhausted: The host's disk is full; what stood there stands.
-            Unavailable: The host refuses it, likewise.
+            HostExhausted: The host's disk is full; the earlier record stays.
+            Unavailable: The host refuses it; the earlier record stays.
         """
         with translate_os_errors("a machine's record", self.directory):
             await anyio.to_thread.run_sync(MachineRecord.of(self).write, self.directory)
@@ -221,12 +226,12 @@ class Machine:
         Raises:
             Unavailable: The kernel does not end its process in time; call again.
         """
-        with translate_os_errors("the end of a machine", self.directory):
+        with translate_os_errors("stopping a machine", self.directory):
             await self.link.aclose()
             await self.driver.stop(self.running)
 
     async def ended(self) -> str:
-        """Wait for the machine's end and tell why it ended, in words for its owner."""
+        """Wait until the machine ends, and explain to its owner why it did."""
         status = await self.running.process.ended()
         if why := await self.driver.why_killed(self.running):
             return why
@@ -241,7 +246,7 @@ class Machine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachineRecord:
-    """What stands about a machine in its directory, whether it runs or sleeps."""
+    """The record of a machine in its directory, whether it runs or sleeps."""
 
     process: ProcessRef
     port: int
@@ -255,7 +260,7 @@ class MachineRecord:
 
     @classmethod
     def of(cls, machine: Machine) -> Self:
-        """The record of a machine that runs."""
+        """Make the record of a running machine."""
         return cls(
             process=machine.running.process,
             port=machine.running.port,
@@ -270,12 +275,12 @@ class MachineRecord:
 
     @classmethod
     def read(cls, directory: Path) -> Self | None:
-        """The record in a directory; None if there is none. Blocks for as long as a disk does.
+        """Read the record in a directory; None if there is none. Blocks on the disk.
 
         Raises:
             Damaged: It cannot be read.
         """
-        written = RecordFile.read(directory / _RECORD, newest=_FORMAT, way_out=_WAY_OUT)
+        written = RecordFile.read(directory / _RECORD, newest=_FORMAT, hint=_HINT)
         if written is None:
             return None
         memory = written.text("memory")
@@ -294,7 +299,7 @@ class MachineRecord:
         )
 
     def write(self, directory: Path) -> None:
-        """Write it, all of it or nothing. Blocks for as long as a disk does."""
+        """Write the record completely or not at all. Blocks on the disk."""
         values = {
             FORMAT: _FORMAT,
             "pid": self.process.pid,
@@ -312,7 +317,7 @@ class MachineRecord:
 
 
 def linked(driver: Hypervisor, running: Running, secret: bytes) -> GuestLink:
-    """The host's end of the link to a guest."""
+    """Make the host's end of the link to a guest."""
     return GuestLink(lambda: driver.dial(running), secret)
 
 
@@ -322,15 +327,15 @@ async def remove(directory: Path) -> None:
     Raises:
         Unavailable: The host refuses it; call again.
     """
-    with translate_os_errors("the removal of a machine", directory):
+    with translate_os_errors("removing a machine", directory):
         await anyio.to_thread.run_sync(_remove, directory)
 
 
-async def _memory(saved: Checkpoint, directory: Path, *, own: bool) -> Ram:
+async def _memory(checkpoint: Checkpoint, directory: Path, *, own: bool) -> Ram:
     if own:
-        await copy_sparse(saved.ram, directory / RAM, reserved=True)
+        await copy_sparse(checkpoint.ram, directory / RAM, reserved=True)
         return Ram(path=directory / RAM, private=False)
-    await anyio.to_thread.run_sync(link, saved.ram, directory / _MAPPED)
+    await anyio.to_thread.run_sync(link, checkpoint.ram, directory / _MAPPED)
     return Ram(path=directory / _MAPPED, private=True)
 
 
@@ -338,6 +343,6 @@ def _remove(directory: Path) -> None:
     try:
         shutil.rmtree(directory)
     except FileNotFoundError:
-        # Nothing was there, or another remover was quicker with a part of it: look again.
+        # There was nothing, or another call has removed a part of it: look again.
         if directory.exists():
             _remove(directory)

@@ -1,4 +1,4 @@
-"""Starts a machine again from its disk, whatever became of the one before. Its guest is asked for nothing but a moment.
+"""Starts a machine again from its disk, whatever happened to the one before. Needs nothing from its guest.
 
 The machine's memory, its programs, and what its guest had not written to the disk are lost.
 """
@@ -24,24 +24,24 @@ _FLUSH_S = 2
 
 
 async def flush(machine: Machine) -> None:
-    """Have a guest write what it has not written yet, if it does so within two seconds."""
+    """Have a guest write its cached data to the disk, if it does so within two seconds."""
     if machine.link.silent_s:
         return
     with anyio.move_on_after(_FLUSH_S):
         try:
             await machine.link.exec(Command(argv=("sync",)), wait_ms=_FLUSH_S * 1000)
         except CasemateError:
-            return  # It is to be restarted because of what is wrong with it.
+            return  # the guest is restarted because something is wrong with it
 
 
 async def flush_sleeper(driver: Hypervisor, directory: Path) -> None:
-    """Wake what sleeps in a directory, if it wakes, for it to write what only its memory holds; then end it."""
+    """Wake what sleeps in a directory, if possible, so that it writes its cached data to the disk; then end it."""
     if not suspend.is_asleep(directory):
         return
     try:
         machine = await suspend.wake(driver, directory)
     except (CasemateError, OSError):
-        return  # Nothing more can be had of it.
+        return  # its cached data is lost
     try:
         await flush(machine)
     finally:
@@ -52,20 +52,20 @@ async def flush_sleeper(driver: Hypervisor, directory: Path) -> None:
 async def boot_again(
     driver: Hypervisor, machines: MachineRegistry, name: str, hardware: Hardware, machine_id: str, *, hostname: str
 ) -> Machine:
-    """Boot a machine from the disk in its directory, with the identity that it had.
+    """Boot a machine from the disk in its directory, with its earlier identity.
 
     Args:
         driver: The hypervisor.
-        machines: Those of this host; none of them may run in this directory.
+        machines: The machines of this host; none of them may run in this directory.
         name: The machine's directory.
-        hardware: What it is made of.
-        machine_id: What the guest called itself; empty for a new one.
-        hostname: What the guest is called.
+        hardware: The parts to make it from.
+        machine_id: The guest's earlier machine id; empty for a new one.
+        hostname: The guest's name.
 
     Raises:
         HostExhausted: The host's disk is full.
-        Unavailable: It did not come up.
-        LinkError: It came up, and does not answer any more.
+        Unavailable: It did not start.
+        LinkError: It started, but no longer answers.
         TimeoutError: The kernel did not end what ran in the directory.
     """
     directory = machines.directory(name)
@@ -73,7 +73,7 @@ async def boot_again(
     await anyio.to_thread.run_sync(suspend.forget_sleep, directory)
     emulated = driver.accelerator == "tcg"
     tsc_khz = (hardware.tsc_khz or guess_tsc_khz()) if emulated else 0
-    with translate_os_errors("a machine that starts from its disk", directory):
+    with translate_os_errors("starting a machine from its disk", directory):
         machine = await boot.boot(driver, replace(hardware, tsc_khz=tsc_khz), directory)
     try:
         with translate_os_errors("a machine's memory", directory):

@@ -1,4 +1,4 @@
-"""Saves a machine's moment while it lives: it stands still for as long as the copies take, and goes on."""
+"""Saves a checkpoint of a running machine: it is paused while the copies are made, and then goes on."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _CLOCK_S = 5
 
 
 async def save(machine: Machine, target: Path) -> Checkpoint:
-    """Save a running machine's moment into an existing empty directory. Its commands and open streams go on.
+    """Save a running machine into an existing empty directory. Its commands and open streams go on.
 
     Raises:
         HostExhausted: The host's disk is full, or it lacks something else; the machine goes on.
-        Unavailable: The hypervisor could not save it; the machine goes on, if it lives.
+        Unavailable: The hypervisor could not save it; the machine goes on, if it is alive.
     """
-    with translate_os_errors("a saved machine", target):
-        saved = await _save(machine, target)
+    with translate_os_errors("a checkpoint", target):
+        checkpoint = await _save(machine, target)
     await _set_clock(machine)
-    return saved
+    return checkpoint
 
 
 async def _save(machine: Machine, target: Path) -> Checkpoint:
@@ -41,19 +41,19 @@ async def _save(machine: Machine, target: Path) -> Checkpoint:
             await machine.driver.resume(machine.running)
     hardware = await anyio.to_thread.run_sync(link_parts, machine.hardware, target)
     await machine.driver.settle(target, hardware, disk=target / DISK)
-    saved = Checkpoint(
+    checkpoint = Checkpoint(
         directory=target,
         hardware=hardware,
         secret=secret,
         nonce=machine.nonce,
         fingerprint=machine.fingerprint,
     )
-    await anyio.to_thread.run_sync(saved.write)
-    return saved
+    await anyio.to_thread.run_sync(checkpoint.write)
+    return checkpoint
 
 
 async def _set_clock(machine: Machine) -> None:
-    """Make up for the time that the guest stood still. One that does not answer has worse troubles, told elsewhere."""
+    """Set the guest's clock after the pause. A guest that does not answer is reported elsewhere."""
     with anyio.move_on_after(_CLOCK_S):
         try:
             await machine.link.set_clock()

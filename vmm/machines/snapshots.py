@@ -1,10 +1,10 @@
-"""Snapshots: named moments of sandboxes, each a directory of its own that appears as a whole and never changes.
+"""Snapshots: named checkpoints of sandboxes, each a directory that appears as a whole and never changes.
 
     snapshots/<id>/   snapshot.json  saved.json  ram  state  disk  parts/
 
-The manifest in the directory is the only record of a snapshot: there is none without its files, no files without it.
-One whose manifest cannot be read is nobody's until it is mended: it is told to the operator, and stays where it is. One
-whose manifest names its owner and lacks something else is shown to that owner, who can delete it.
+The manifest in the directory is the only record of a snapshot, so that neither exists without the other. If a manifest
+cannot be read, nobody owns the snapshot: it is logged and stays where it is. If it can be read but lacks something
+other than the owner, the owner sees the snapshot as damaged and can delete it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from .checkpoint import Checkpoint, write_private
 
 _MANIFEST = "snapshot.json"
 _FORMAT = 1
-_WAY_OUT = "Use another one, and delete this one"
+_HINT = "Use another one, and delete this one"
 _DRAFT = ".draft-"
 _FORK = ".fork-"
 _BLOCK = 512
@@ -40,21 +40,21 @@ _BLOCK = 512
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """A sandbox's moment that was kept.
+    """The manifest of a snapshot.
 
     Attributes:
         id: 24 hex digits that sort by creation.
-        owner: Opaque id; nobody else ever learns that the snapshot exists.
-        sandbox, sandbox_name: Which sandbox it was taken of, and that one's name then.
+        owner: Opaque id; nobody else can see that the snapshot exists.
+        sandbox, sandbox_name: The sandbox that it was taken of, and the sandbox's name at that time.
         name: Need not be unique.
-        parent: The snapshot that the sandbox had been made from or restored to; empty if none.
+        parent: The snapshot that the sandbox had been created from or restored to; empty if none.
         image, cpu, mem, disk: The sandbox's; memory and disk in MiB.
         env: Default environment of the sandbox's commands; never shown.
-        machine_id: What the guest called itself.
+        machine_id: The guest's machine id.
         driver: Fingerprint of the hypervisor that can load it.
         size: Bytes on the host's disk.
-        files: What its files were when they were written.
-        damage: Why it cannot be used; empty for a sound one. Not part of the manifest.
+        files: The digests of its files when they were written.
+        damage: Why it cannot be used; empty if it can. Not part of the manifest.
     """
 
     id: str
@@ -79,23 +79,23 @@ class Snapshot:
 
     @classmethod
     def read(cls, directory: Path) -> Self | None:
-        """The snapshot in a directory; None if there is none. Blocks for as long as a disk does.
+        """Read the snapshot in a directory; None if there is none. Blocks on the disk.
 
         Raises:
-            Damaged: It cannot be told whose it is.
+            Damaged: Its owner cannot be read.
         """
-        written = RecordFile.read(directory / _MANIFEST, newest=_FORMAT, way_out=_WAY_OUT)
+        written = RecordFile.read(directory / _MANIFEST, newest=_FORMAT, hint=_HINT)
         if written is None:
             return None
         owner = written.text("owner")
         try:
-            return cls._whole(directory.name, owner, written)
+            return cls._from_manifest(directory.name, owner, written)
         except Damaged as error:
             name = written.fields.get("name")
-            return cls._spoilt(directory.name, owner, name if isinstance(name, str) else directory.name, error.message)
+            return cls._damaged(directory.name, owner, name if isinstance(name, str) else directory.name, error.message)
 
     @classmethod
-    def _whole(cls, snapshot_id: str, owner: str, written: RecordFile) -> Self:
+    def _from_manifest(cls, snapshot_id: str, owner: str, written: RecordFile) -> Self:
         files = written.part("files")
         return cls(
             id=snapshot_id,
@@ -119,7 +119,7 @@ class Snapshot:
         )
 
     @classmethod
-    def _spoilt(cls, snapshot_id: str, owner: str, name: str, damage: str) -> Self:
+    def _damaged(cls, snapshot_id: str, owner: str, name: str, damage: str) -> Self:
         return cls(
             id=snapshot_id,
             owner=owner,
@@ -136,30 +136,30 @@ class Snapshot:
         )
 
     def check(self) -> None:
-        """Refuse a damaged one.
+        """Refuse a damaged snapshot.
 
         Raises:
-            Damaged: It is.
+            Damaged: It is damaged.
         """
         if self.damage:
-            raise Damaged(f"Snapshot {self.id}: {self.damage}", hint=_WAY_OUT)
+            raise Damaged(f"Snapshot {self.id}: {self.damage}", hint=_HINT)
 
 
 class Snapshots:
     """The snapshots below one directory.
 
     Args:
-        root: Their directory; it belongs to this object alone.
+        root: Their directory; used by this object alone.
     """
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._complaints = RepeatedWarnings()
+        self._warnings = RepeatedWarnings()
 
     async def sweep(self) -> int:
-        """End and remove what broken-off saves and forks left, and say how many. Call before anything else.
+        """Remove what interrupted saves and forks left, and count it. Call before anything else.
 
-        What cannot be removed is told, and stays for the next start.
+        Logs what cannot be removed, and leaves it for the next start.
 
         Raises:
             HostExhausted: The directory cannot be made.
@@ -171,23 +171,23 @@ class Snapshots:
             working = await anyio.to_thread.run_sync(orphans, self._root)
         for directory, processes in working.items():
             for process in processes:
-                with self._complaints.about("helper of a save not ended", directory=str(directory)):
+                with self._warnings.about("helper of a save not ended", directory=str(directory)):
                     await process.kill()
         for directory in left:
-            with self._complaints.about("remains of a save not removed", directory=str(directory)):
+            with self._warnings.about("remains of a save not removed", directory=str(directory)):
                 await anyio.to_thread.run_sync(shutil.rmtree, directory)
         return len(left)
 
     async def draft(self, snapshot_id: str) -> Path:
-        """An empty directory to save into, which nobody takes for a snapshot."""
+        """Make an empty directory to save into, which does not count as a snapshot."""
         return await self._made(f"{_DRAFT}{snapshot_id}")
 
     async def fork_base(self, fork_id: str) -> Path:
-        """An empty directory to save into for as long as a fork takes."""
+        """Make an empty directory to save into, for as long as a fork takes."""
         return await self._made(f"{_FORK}{fork_id}")
 
     async def publish(self, snapshot: Snapshot, draft: Path) -> Snapshot:
-        """Give what was saved in a draft its manifest and its name; from now on it is a snapshot, and on the disk.
+        """Turn a draft into a snapshot: write its manifest, sync it to the disk and give it its name.
 
         Raises:
             HostExhausted: The host's disk is full.
@@ -201,20 +201,20 @@ class Snapshots:
         await anyio.to_thread.run_sync(lambda: shutil.rmtree(draft, ignore_errors=True))
 
     async def all(self) -> list[Snapshot]:
-        """Everybody's snapshots, newest first, without those whose owner cannot be told."""
-        with translate_os_errors("a list of snapshots", self._root):
+        """List everybody's snapshots, newest first, without those whose owner cannot be read."""
+        with translate_os_errors("listing snapshots", self._root):
             return await anyio.to_thread.run_sync(self._all)
 
     async def owned(self, owner: str) -> list[Snapshot]:
-        """The owner's snapshots, newest first."""
+        """List the owner's snapshots, newest first."""
         return [snapshot for snapshot in await self.all() if snapshot.owner == owner]
 
     async def find(self, owner: str, ref: str) -> Snapshot:
-        """One snapshot, by id, by name, or by the beginning of its id if that fits no other.
+        """Find one snapshot, by id, by name, or by a beginning of its id that no other has.
 
         Raises:
             NotFound: There is none, or it is somebody else's.
-            Conflict: The name or the beginning fits several; the message lists their ids.
+            Conflict: The name or beginning matches several; the message lists their ids.
         """
         owned = await self.owned(owner)
         for fitting in (
@@ -224,46 +224,46 @@ class Snapshots:
         ):
             if len(fitting) > 1:
                 ids = ", ".join(snapshot.id for snapshot in fitting)
-                raise Conflict(f"snapshot: {shown(ref)} fits several: {ids}", hint="Use one of these ids")
+                raise Conflict(f"Several snapshots match {shown(ref)}: {ids}", hint="Use one of these ids")
             if fitting:
                 return fitting[0]
         raise NotFound(f"There is no snapshot {shown(ref)}", hint="List the snapshots, or take one")
 
-    async def saved(self, snapshot: Snapshot) -> Checkpoint:
-        """What machines are made of: the snapshot's files, seen to be what was saved.
+    async def checkpoint(self, snapshot: Snapshot) -> Checkpoint:
+        """Check that the snapshot's files are what was saved, and return what machines are made from.
 
         Raises:
             Damaged: A file is missing or is not what was saved.
         """
         snapshot.check()
         with translate_os_errors("a snapshot", self._root / snapshot.id):
-            return await anyio.to_thread.run_sync(self._saved, snapshot)
+            return await anyio.to_thread.run_sync(self._checkpoint, snapshot)
 
     async def rename(self, snapshot: Snapshot, name: str) -> Snapshot:
         """Give a snapshot another name.
 
         Raises:
-            HostExhausted: The host's disk is full; it has its old name.
+            HostExhausted: The host's disk is full; it keeps its old name.
             Unavailable: It is damaged, or the host refuses it.
         """
         snapshot.check()
         renamed = replace(snapshot, name=name)
-        with translate_os_errors("a snapshot's name", self._root):
+        with translate_os_errors("renaming a snapshot", self._root):
             await anyio.to_thread.run_sync(_write, renamed, self._root / snapshot.id)
         return renamed
 
     async def remove(self, snapshot: Snapshot) -> None:
-        """Remove a snapshot at once, as a whole; what maps its memory goes on.
+        """Remove a snapshot at once and completely; machines that map its memory go on.
 
         Raises:
             Unavailable: The host refuses it.
         """
-        with translate_os_errors("the removal of a snapshot", self._root):
+        with translate_os_errors("removing a snapshot", self._root):
             await anyio.to_thread.run_sync(self._remove, snapshot.id)
 
     async def _made(self, name: str) -> Path:
         directory = self._root / name
-        with translate_os_errors("a saved machine", self._root):
+        with translate_os_errors("a checkpoint", self._root):
             await anyio.Path(directory).mkdir(mode=0o700)
         return directory
 
@@ -292,25 +292,25 @@ class Snapshots:
         try:
             snapshot = Snapshot.read(directory)
         except Damaged as error:
-            self._complaints.raised(error, "snapshot cannot be read", path=str(directory))
+            self._warnings.raised(error, "snapshot cannot be read", path=str(directory))
             return None
-        self._complaints.settled("snapshot cannot be read", path=str(directory))
+        self._warnings.settled("snapshot cannot be read", path=str(directory))
         return snapshot
 
-    def _saved(self, snapshot: Snapshot) -> Checkpoint:
+    def _checkpoint(self, snapshot: Snapshot) -> Checkpoint:
         directory = self._root / snapshot.id
         try:
             for name, known in snapshot.files.items():
                 digest.check(directory / name, known)
         except Unavailable as error:
-            raise Damaged(f"Snapshot {snapshot.id} is damaged: {error.message}", hint=_WAY_OUT) from error
-        saved = Checkpoint.load(directory)
-        if saved is None:
-            raise NotFound(f"There is no snapshot {snapshot.id} any more", hint="List the snapshots, or take one")
-        return saved
+            raise Damaged(f"Snapshot {snapshot.id} is damaged: {error.message}", hint=_HINT) from error
+        checkpoint = Checkpoint.load(directory)
+        if checkpoint is None:
+            raise NotFound(f"There is no longer a snapshot {snapshot.id}", hint="List the snapshots, or take one")
+        return checkpoint
 
     def _remove(self, snapshot_id: str) -> None:
-        # Out of sight in one step: a removal that is broken off leaves a draft, which the next start sweeps.
+        # The rename hides it in one step: an interrupted removal leaves a draft, which the next start removes.
         gone = self._root / f"{_DRAFT}{snapshot_id}.gone"
         try:
             (self._root / snapshot_id).rename(gone)

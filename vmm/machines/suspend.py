@@ -1,7 +1,8 @@
-"""Puts a machine to sleep in its directory and wakes it there: its memory is a file of its own from then on.
+"""Puts a machine to sleep in its directory and wakes it there: from then on its memory is a file of its own.
 
-While it sleeps, `asleep` holds the devices' state, and the memory if that was shared until then. The directory gets its
-name when it is whole and loses it before the guest runs again, so at any moment either the process is good or `asleep`.
+While it sleeps, `asleep` holds the state of the devices, and the memory if that was shared before. The directory gets
+this name when it is complete and loses it before the guest runs again, so that at any moment either the process or
+`asleep` is valid.
 """
 
 from __future__ import annotations
@@ -25,28 +26,28 @@ _MAPPED = "mapped"
 
 
 def is_asleep(directory: Path) -> bool:
-    """Whether a machine sleeps here, whole, to be woken."""
+    """Tell whether a complete machine sleeps here."""
     return (directory / _ASLEEP).is_dir()
 
 
 def forget_sleep(directory: Path) -> None:
-    """Remove what a machine's sleep, or one that was broken off, left. Blocks for as long as a disk does.
+    """Remove what a sleep, complete or interrupted, left. Blocks on the disk.
 
     Raises:
         Unavailable: The host refuses it; the machine's sleep is as it was.
     """
-    tidy(directory)
-    with translate_os_errors("the end of a sleep", directory):
+    remove_leftovers(directory)
+    with translate_os_errors("ending a sleep", directory):
         if is_asleep(directory):
-            # In one step: half a sleep is none.
+            # In one step, so that no incomplete sleep counts as one.
             (directory / _ASLEEP).rename(directory / _DRAFT)
-    tidy(directory)
+    remove_leftovers(directory)
 
 
-def tidy(directory: Path) -> None:
-    """Remove what steps that were broken off left in a machine's directory. Blocks for as long as a disk does.
+def remove_leftovers(directory: Path) -> None:
+    """Remove what interrupted steps left in a machine's directory. Blocks on the disk.
 
-    What does not go is in nobody's way but the next step's of its kind, which says so.
+    Ignores what cannot be removed: the next step that needs its place reports it.
     """
     shutil.rmtree(directory / _DRAFT, ignore_errors=True)
     with suppress(OSError):
@@ -58,8 +59,8 @@ async def fall_asleep(machine: Machine) -> None:
     """Save a running machine in its own directory and end it.
 
     Raises:
-        HostExhausted: The host's disk is full, or it lacks something else; the machine runs on.
-        Unavailable: The hypervisor could not save it; the machine runs on, if it lives.
+        HostExhausted: The host's disk is full, or it lacks something else; the machine keeps running.
+        Unavailable: The hypervisor could not save it; the machine keeps running, if it is alive.
     """
     with translate_os_errors("a machine's memory", machine.directory):
         await _fall_asleep(machine)
@@ -84,13 +85,13 @@ async def _fall_asleep(machine: Machine) -> None:
         raise
     with anyio.CancelScope(shield=True):
         await machine.stop()
-        with suppress(OSError):  # it sleeps: what is left takes room, no more
+        with suppress(OSError):  # it is asleep: the rest only takes disk space
             await anyio.Path(machine.directory / _MAPPED).unlink(missing_ok=True)
             await release(machine.ram)
 
 
 async def wake(driver: Hypervisor, directory: Path) -> Machine:
-    """Wake the machine that sleeps in a directory; it is the same as before, with the time set.
+    """Wake the machine that sleeps in a directory; it is as it was, with its clock set.
 
     Raises:
         Conflict: Another hypervisor put it to sleep; it still sleeps.
@@ -120,21 +121,21 @@ async def _wake(driver: Hypervisor, directory: Path) -> Machine:
         run=False,
     )
     machine = Machine.recorded(driver, running, record)
-    # What was saved is not true any more as soon as the guest runs: from here on there is no way back.
+    # Once the guest runs, what was saved is outdated: from here on there is no way back.
     with anyio.CancelScope(shield=True):
         try:
             await machine.save_record()
             await anyio.to_thread.run_sync(forget_sleep, directory)
             await driver.resume(running)
-            await rejoin(machine)
+            await reconnect(machine)
         except BaseException:
             await machine.stop()
             raise
     return machine
 
 
-async def rejoin(machine: Machine) -> None:
-    """Tell a guest that slept what time it is, and have it prove that it is who it was.
+async def reconnect(machine: Machine) -> None:
+    """Set the clock of a guest that slept, and have it prove its identity.
 
     Raises:
         Unavailable: It could not.
@@ -144,7 +145,7 @@ async def rejoin(machine: Machine) -> None:
 
 
 async def copy_sleeper(directory: Path, target: Path) -> Checkpoint:
-    """Make a saved moment of the machine that sleeps in a directory, in an existing empty one. It sleeps on.
+    """Save a checkpoint of the machine that sleeps in a directory into an existing empty one. It stays asleep.
 
     Raises:
         HostExhausted: The host's disk is full, or it lacks something else.
@@ -165,15 +166,15 @@ async def _copy_sleeper(directory: Path, target: Path) -> Checkpoint:
     await copy_sparse(directory / DISK, target / DISK)
     await anyio.to_thread.run_sync(_copy_state, asleep / STATE, target / STATE)
     hardware = await anyio.to_thread.run_sync(link_parts, record.hardware, target)
-    saved = Checkpoint(
+    checkpoint = Checkpoint(
         directory=target,
         hardware=hardware,
         secret=record.secret,
         nonce=record.nonce,
         fingerprint=record.fingerprint,
     )
-    await anyio.to_thread.run_sync(saved.write)
-    return saved
+    await anyio.to_thread.run_sync(checkpoint.write)
+    return checkpoint
 
 
 def _copy_state(source: Path, target: Path) -> None:

@@ -1,4 +1,4 @@
-"""A template: a machine booted once, brought to the point where its agent answers, and saved to be cloned."""
+"""A template: a machine booted once, until its agent answers, and saved to be cloned."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _FORMAT = 3
 _RATE_INTERVAL_S = 2.0
 _RATE_TOLERANCE = 0.005
 _TRIES = 3
-# What an agent's first commands will touch is brought into the template's memory, which all clones share.
+# Files of an agent's first commands, read into the template's memory, which all clones share.
 _WARM_UP = "ls -la / >/dev/null; cat /etc/os-release >/dev/null; python3 -c 'import json, subprocess' ; sync; true"
 _WARM_UP_MS = 60_000
 
 
 def template_key(driver: Hypervisor, images: ImageSet, cpu: int, mem: int) -> str:
-    """The template's name: a digest of everything that its saved state depends on."""
+    """Name a template: a digest of everything that its saved state depends on."""
     parts = (str(_FORMAT), driver.fingerprint, images.digest, str(cpu), str(mem), _WARM_UP)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
 
@@ -46,15 +46,15 @@ async def build(
 
     Args:
         driver: The hypervisor.
-        images: Kernel and file systems.
+        images: The kernel and file systems.
         root: The directory that holds all templates.
         key: The template's name, from `template_key`.
         cpu: Virtual CPUs.
         mem: MiB.
-        tsc_khz: Best guess of the host's time-stamp frequency; corrected if the guest's clock runs wrong.
+        tsc_khz: Best guess of the host's time-stamp frequency; corrected if the guest's clock is wrong.
 
     Raises:
-        Unavailable: The guest did not come up, or its clock cannot be made right.
+        Unavailable: The guest did not start, or its clock cannot be corrected.
     """
     for _ in range(_TRIES):
         directory = root / f".build-{key}-{secrets.token_hex(4)}"
@@ -66,17 +66,17 @@ async def build(
                 await anyio.to_thread.run_sync(_publish, directory, target)
                 template = await anyio.to_thread.run_sync(Checkpoint.load, target)
                 if template is None:
-                    raise Unavailable(f"The template {key} vanished while it was made")
+                    raise Unavailable(f"The template {key} was removed while it was built")
                 return template
             tsc_khz = round(tsc_khz * rate)
         finally:
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(lambda at: shutil.rmtree(at, ignore_errors=True), directory)
-    raise Unavailable("The guest's clock does not keep the host's time", hint="Run casemate doctor, then try again")
+    raise Unavailable("The guest's clock runs at the wrong rate", hint="Run casemate doctor, then try again")
 
 
 def guess_tsc_khz() -> int:
-    """The processor's frequency as the kernel shows it, in kHz: on most hosts that of the time-stamp counter."""
+    """Read the processor's frequency in kHz: on most hosts, that of the time-stamp counter."""
     match = re.search(r"^cpu MHz\s*:\s*([\d.]+)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     return round(float(match[1]) * 1000) if match else 2_000_000
 
@@ -87,7 +87,7 @@ async def boot_image(
     """Boot a machine from an image into an existing empty directory, with an empty disk.
 
     Raises:
-        Unavailable: It did not come up; the message ends with the last lines of its console.
+        Unavailable: It did not start; the message ends with the last lines of its console.
     """
     image = Hardware(
         cpu=cpu,
@@ -115,28 +115,28 @@ async def _boot_and_save(
             if abs(rate - 1) > _RATE_TOLERANCE:
                 return rate
         await link.exec(Command(shell=_WARM_UP, timeout_ms=_WARM_UP_MS), wait_ms=_WARM_UP_MS)
-        await link.forget()  # what made the template warm was no command of a clone's owner
-        # Taken on once, so that no clone pays for its first time.
+        await link.forget()  # the commands that warmed it up belong to no owner of a clone
+        # Once here, so that no clone pays for the first time.
         await machine.assign_identity("template")
-        # A connection open at the moment of saving would be half open in every clone.
+        # A connection that is open while saving would be half open in every clone.
         await link.drop_connections()
         await driver.save(machine.running, directory)
     finally:
         with anyio.CancelScope(shield=True):
             await machine.stop()
-    saved = Checkpoint(
+    checkpoint = Checkpoint(
         directory=directory,
         hardware=machine.hardware,
         secret=machine.secret,
         nonce=machine.nonce,
         fingerprint=machine.fingerprint,
     )
-    await anyio.to_thread.run_sync(saved.write)
+    await anyio.to_thread.run_sync(checkpoint.write)
     return None
 
 
 async def _clock_rate(link: GuestLink) -> float:
-    """How fast the guest's clock runs against the host's: 1.0 is right."""
+    """Measure the rate of the guest's clock against the host's: 1.0 is right."""
     guest_start, host_start = await _instant(link)
     await anyio.sleep(_RATE_INTERVAL_S)
     guest_end, host_end = await _instant(link)
@@ -144,7 +144,7 @@ async def _clock_rate(link: GuestLink) -> float:
 
 
 async def _instant(link: GuestLink) -> tuple[float, float]:
-    # The quickest of a few round trips bounds the error best.
+    # The fastest of a few round trips has the smallest error.
     best: tuple[int, float, float] | None = None
     for _ in range(5):
         before = time.monotonic_ns()

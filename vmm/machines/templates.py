@@ -1,4 +1,4 @@
-"""All templates of a host: made on demand, once however many ask for one, and only so many as the disk should hold."""
+"""All templates of a host: built on demand, once for all concurrent callers, and only a limited number is kept."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .template import template_key
 log = structlog.get_logger(__name__)
 
 Report = Callable[[str], Awaitable[None]]
-"""Told what is being done, in words for a user."""
+"""Receives what is being done, described for a user."""
 
 _KEPT = 8
 
@@ -34,9 +34,9 @@ class Templates:
 
     Args:
         driver: The hypervisor that boots them.
-        root: Their directory; it belongs to this object alone.
-        tasks: Where builds run, so that a caller that goes away does not take the build with it.
-        verify: Compares every file of an image with its digest; every template begins with that.
+        root: Their directory; used by this object alone.
+        tasks: Runs builds, so that they finish even if the caller goes away.
+        verify: Compares every file of an image with its digest; called before every build.
     """
 
     def __init__(
@@ -49,10 +49,10 @@ class Templates:
         self._loaded: OrderedDict[str, Checkpoint] = OrderedDict()
         self._builds: dict[str, _Build] = {}
         self._one_at_a_time = anyio.Lock()
-        self._complaints = RepeatedWarnings()
+        self._warnings = RepeatedWarnings()
 
     async def get(self, images: ImageSet, *, cpu: int, mem: int, report: Report) -> Checkpoint:
-        """The template for an image and a size; built first if need be, which takes several seconds.
+        """Return the template of an image and a size, and build it first if needed, which takes several seconds.
 
         Raises:
             Unavailable: It could not be built.
@@ -66,9 +66,9 @@ class Templates:
         return template
 
     async def sweep(self) -> None:
-        """End and remove what an interrupted build left. Call before the first `get`.
+        """Remove what an interrupted build left. Call before the first `get`.
 
-        What cannot be removed is told, and stays for the next start.
+        Logs what cannot be removed, and leaves it for the next start.
 
         Raises:
             HostExhausted: The directory cannot be made or read.
@@ -80,22 +80,22 @@ class Templates:
             working = await anyio.to_thread.run_sync(orphans, self._root)
         for directory, processes in working.items():
             for process in processes:
-                with self._complaints.about("template's process not ended", directory=str(directory)):
+                with self._warnings.about("template's process not ended", directory=str(directory)):
                     await process.kill()
         for directory in left:
-            with self._complaints.about("remains of a template not removed", directory=str(directory)):
+            with self._warnings.about("remains of a template not removed", directory=str(directory)):
                 await anyio.to_thread.run_sync(shutil.rmtree, directory)
 
     def _load(self, key: str) -> Checkpoint | None:
-        """A template that was made before; one that is damaged is made anew."""
+        """Load a template that was built before; None if it is damaged, so that it is built again."""
         try:
             template = self._loaded.get(key) or Checkpoint.load(self._root / key)
         except Damaged as error:
-            log.warning("template is made anew", template=key, reason=error.message)
+            log.warning("template is built again", template=key, reason=error.message)
             return None
         lost = [] if template is None else [path.name for path in template.files() if not path.exists()]
         if lost:
-            log.warning("template is made anew", template=key, reason=f"{', '.join(lost)} of it is missing")
+            log.warning("template is built again", template=key, reason=f"{', '.join(lost)} of it is missing")
         return None if lost else template
 
     async def _built(self, key: str, images: ImageSet, cpu: int, mem: int, report: Report) -> Checkpoint:
@@ -114,15 +114,15 @@ class Templates:
             async with self._one_at_a_time:
                 await self._verify(images.name)
                 with translate_os_errors("a template", self._root):
-                    await anyio.to_thread.run_sync(self._make_room)
+                    await anyio.to_thread.run_sync(self._evict)
                     build.template = await building.build(
                         self._driver, images, self._root, key, cpu=cpu, mem=mem, tsc_khz=self._known_rate()
                     )
         except CasemateError as error:
             build.error = error
         except Exception as error:
-            log.exception("template not made", template=key)
-            build.error = Unavailable(f"The template could not be made: {type(error).__name__}")
+            log.exception("template not built", template=key)
+            build.error = Unavailable(f"The template could not be built: {type(error).__name__}")
         finally:
             del self._builds[key]
             build.done.set()
@@ -131,14 +131,14 @@ class Templates:
         measured = (template.hardware.tsc_khz for template in reversed(self._loaded.values()))
         return next((khz for khz in measured if khz), 0) or building.guess_tsc_khz()
 
-    def _make_room(self) -> None:
-        # Running clones keep the memory file of a removed template open; only new clones need it by name.
+    def _evict(self) -> None:
+        # Running clones keep the memory file of a removed template open; only new clones need its name.
         kept = [directory for directory in self._root.iterdir() if not directory.name.startswith(".")]
         order = list(self._loaded)
         kept.sort(key=lambda directory: order.index(directory.name) if directory.name in order else -1)
         for directory in kept[: max(0, len(kept) - _KEPT + 1)]:
             self._loaded.pop(directory.name, None)
-            with self._complaints.about("template not removed", template=directory.name):
+            with self._warnings.about("template not removed", template=directory.name):
                 shutil.rmtree(directory)
 
 

@@ -1,7 +1,7 @@
-"""Machines that are ready before anybody asks for one, so that who asks does not wait until it is made.
+"""Machines that are ready before they are requested, so that a new sandbox does not wait for one to be made.
 
-A machine that waits here has proved itself as every clone does, and is asked once more when it is handed out. The pool
-sets no timers: its owner calls `tend` now and then, and what takes time happens in the background, one thing at a time.
+A machine here has proved its identity as every clone does, and is pinged once more when it is handed out. The pool
+sets no timers: its owner calls `tend` every few seconds, and slow work happens in the background, one step at a time.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _LONGEST_PAUSE_S = 300.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Key:
-    """What a machine is asked for by. After another build of its image a machine is one of another key.
+    """What a machine is requested by. After its image is rebuilt, a machine belongs to another key.
 
     Attributes:
-        images: What it is made from.
+        images: The image it is made from.
         cpu: Virtual CPUs.
         mem: MiB.
     """
@@ -43,22 +43,22 @@ class Key:
 
 
 class WarmPool:
-    """Machines that wait for somebody to ask.
+    """Machines that are ready for a sandbox.
 
     Args:
-        make: Makes a machine that has proved itself; broken off or failed, it leaves nothing.
-        retire: Ends a machine and removes everything of it; may be repeated.
-        admit: Raises `HostExhausted` if the host cannot carry one more.
-        size: How many wait of each key that is kept; 0 for none.
-        max_age_s: How long one may wait before another takes its place.
-        clock: Seconds from any moment on, which never go back.
-        tasks: Where machines are made and retired.
+        make: Makes a machine that has proved its identity; if it fails or is interrupted, it leaves nothing.
+        discard: Ends a machine and removes everything of it; may be repeated.
+        admit: Raises `HostExhausted` if the host has no memory for one more.
+        size: How many to keep ready of each key; 0 for none.
+        max_age_s: How long a machine may wait before another replaces it.
+        clock: A monotonic clock, in seconds.
+        tasks: Runs what makes and ends machines.
     """
 
     def __init__(
         self,
         make: Callable[[Key], Awaitable[Machine]],
-        retire: Callable[[Machine], Awaitable[None]],
+        discard: Callable[[Machine], Awaitable[None]],
         admit: Callable[[Key], None],
         *,
         size: int,
@@ -67,7 +67,7 @@ class WarmPool:
         tasks: TaskGroup,
     ) -> None:
         self._make = make
-        self._retire = retire
+        self._discard = discard
         self._admit = admit
         self._size = size
         self._max_age_s = max_age_s
@@ -82,25 +82,25 @@ class WarmPool:
         self._work = anyio.CancelScope()
         self._tending = False
         self._closed = False
-        self._complaints = RepeatedWarnings()
+        self._warnings = RepeatedWarnings()
 
     def __len__(self) -> int:
-        """How many machines wait."""
+        """Count the machines that are ready."""
         return sum(place.stage is _Stage.READY for place in self._places)
 
     def keep(self, *keys: Key) -> None:
-        """Have machines of these keys ready from now on, and of no others."""
+        """Keep machines of these keys ready from now on, and of no others."""
         self._kept = keys
         self._failures = {key: failure for key, failure in self._failures.items() if key in keys}
         self.tend()
 
     def promised(self) -> int:
-        """MiB of all machines that the pool has or makes; one that was taken is the taker's."""
+        """Count the MiB of all machines that the pool has or makes, without those that were taken."""
         keys = [place.key for place in self._places]
         return sum(key.mem for key in (keys if self._making is None else [*keys, self._making]))
 
     async def take(self, key: Key) -> Machine | None:
-        """A machine that runs and has answered just now; it is the caller's. None at once if none is ready."""
+        """Hand over a machine that runs and has just answered; None at once if none is ready."""
         try:
             with anyio.move_on_after(_TAKE_S):
                 while (place := self._oldest(key)) is not None:
@@ -111,10 +111,10 @@ class WarmPool:
             self.tend()
 
     async def give_way(self) -> bool:
-        """End one machine, because somebody needs the host's memory; for a while no other is made.
+        """End one machine, because a sandbox needs the host's memory; for a while no other is made.
 
         Returns:
-            Whether there was one, so that a second look at the host is worth it.
+            Whether there was one, so that checking the host again makes sense.
         """
         self._paused_until = self._clock() + _LONGEST_PAUSE_S
         place = self._first_ready()
@@ -126,30 +126,30 @@ class WarmPool:
                 return True
         if place is None:
             return False
-        await self._let_go(place)
+        await self._remove(place)
         return place not in self._places
 
     def tend(self) -> None:
-        """Replace what died, is too old or was taken, in the background. Call it every few seconds."""
+        """Replace machines that died, are too old or were taken, in the background. Call it every few seconds."""
         if not self._tending and not self._closed:
             self._tending = True
             self._tasks.start_soon(self._tend)
 
     async def aclose(self) -> None:
-        """End all machines that nobody took, and break off what is being made."""
+        """End all machines that nobody took, and stop making others."""
         self._closed = True
         self._work.cancel()
         with anyio.CancelScope(shield=True):
             async with self._turn:
                 for place in list(self._places):
-                    await self._let_go(place)
+                    await self._remove(place)
 
     async def _tend(self) -> None:
         try:
             async with self._turn:
                 with self._work:
                     await self._clear()
-                    while not self._closed and (key := self._lacking()) is not None:
+                    while not self._closed and (key := self._next_missing()) is not None:
                         await self._add(key)
                         await self._clear()
         finally:
@@ -158,10 +158,10 @@ class WarmPool:
 
     async def _clear(self) -> None:
         for place in list(self._places):
-            if place.stage is _Stage.LEAVING or (place.stage is _Stage.READY and self._unfit(place)):
-                await self._let_go(place)
+            if place.stage is _Stage.LEAVING or (place.stage is _Stage.READY and self._unusable(place)):
+                await self._remove(place)
 
-    def _lacking(self) -> Key | None:
+    def _next_missing(self) -> Key | None:
         now = self._clock()
         if now < self._paused_until:
             return None
@@ -205,11 +205,11 @@ class WarmPool:
 
     def _oldest(self, key: Key) -> _Place | None:
         for place in self._places:
-            if place.stage is _Stage.READY and place.key == key and not self._unfit(place):
+            if place.stage is _Stage.READY and place.key == key and not self._unusable(place):
                 return place
         return None
 
-    def _unfit(self, place: _Place) -> bool:
+    def _unusable(self, place: _Place) -> bool:
         too_old = self._clock() - place.since >= self._max_age_s
         return place.key not in self._kept or too_old or not place.machine.running.process.alive()
 
@@ -217,7 +217,7 @@ class WarmPool:
         place.stage = _Stage.ASKED
         try:
             await place.machine.link.ping(timeout_ms=_PING_MS)
-            # It may have been let go of meanwhile: then its answer came too late.
+            # If it was discarded in the meantime, its answer came too late.
             taken = place.stage is _Stage.ASKED
         except CasemateError as error:
             log.warning("waiting machine did not answer", directory=place.machine.directory.name, error=error.message)
@@ -229,16 +229,16 @@ class WarmPool:
         finally:
             place.stage = _Stage.LEAVING
 
-    async def _let_go(self, place: _Place) -> None:
+    async def _remove(self, place: _Place) -> None:
         place.stage = _Stage.LEAVING
         try:
             with anyio.CancelScope(shield=True):
                 async with place.end:
                     if place in self._places:
-                        await self._retire(place.machine)
+                        await self._discard(place.machine)
                         self._places.remove(place)
         except Exception as error:
-            self._complaints.raised(error, "waiting machine not removed yet", directory=place.machine.directory.name)
+            self._warnings.raised(error, "waiting machine not removed yet", directory=place.machine.directory.name)
 
 
 class _Stage(Enum):

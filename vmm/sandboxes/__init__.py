@@ -1,1 +1,1 @@
-"""The record of a sandbox and the rules that it obeys: values, limits and their store. Nothing here runs anything."""
+"""The record of a sandbox and its rules: values, limits and the store. Nothing here runs anything."""

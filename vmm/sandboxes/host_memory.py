@@ -1,4 +1,4 @@
-"""How much memory there is for machines: the host's, or less where a cgroup limits the server, as a container does.
+"""How much memory machines can use: the host's, or less where a cgroup limits the server, as in a container.
 
 Source: Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst of Linux 6.1; cgroups(7) and proc(5).
 """
@@ -12,28 +12,28 @@ from pathlib import Path
 _MIB = 1024 * 1024
 _KIB = 1024
 _PROC = Path("/proc")
-# What v1 reports where there is no limit: the largest number of pages, in bytes.
+# What v1 reports without a limit: the largest number of pages, in bytes.
 _NO_LIMIT = 1 << 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MemoryThereIs:
-    """Memory in MiB.
+class HostMemory:
+    """An amount of memory, in MiB.
 
     Attributes:
         total: All of it.
-        available: What can be had without harm to anybody.
-        whose: Whose it is, as the beginning of a sentence.
+        available: What can be used without taking memory from anything that runs.
+        source: Who has it, as the subject of a sentence.
     """
 
     total: int
     available: int
-    whose: str = "The host"
+    source: str = "The host"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Version:
-    """The names that a version of cgroups has for things."""
+    """The names of the files and counters of one version of cgroups."""
 
     limit: str
     usage: str
@@ -41,7 +41,7 @@ class _Version:
     mapped: str
 
 
-# A page of a file that a machine has mapped is its memory, however little the kernel minds to lose it.
+# A page of a file that a machine has mapped counts as its memory, although the kernel could drop it.
 _V1 = _Version(
     limit="memory.limit_in_bytes",
     usage="memory.usage_in_bytes",
@@ -56,8 +56,8 @@ _V2 = _Version(
 )
 
 
-def there_is(proc: Path = _PROC) -> MemoryThereIs:
-    """The memory of the host or of the tightest cgroup that this process is in, whichever has less.
+def read_memory(proc: Path = _PROC) -> HostMemory:
+    """Measure the memory of the host or of the tightest cgroup of this process, whichever has less.
 
     Args:
         proc: The kernel's files about processes.
@@ -69,24 +69,22 @@ def there_is(proc: Path = _PROC) -> MemoryThereIs:
         if limited is not None and limited.total < host.total:
             found.append(limited)
     tightest = min(found, key=lambda memory: memory.available)
-    return MemoryThereIs(
-        total=min(memory.total for memory in found), available=tightest.available, whose=tightest.whose
-    )
+    return HostMemory(total=min(memory.total for memory in found), available=tightest.available, source=tightest.source)
 
 
-def _of_host(meminfo: str) -> MemoryThereIs:
+def _of_host(meminfo: str) -> HostMemory:
     fields = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in meminfo.splitlines())}
-    return MemoryThereIs(
+    return HostMemory(
         total=fields["MemTotal"] * _KIB // _MIB, available=fields.get("MemAvailable", fields["MemFree"]) * _KIB // _MIB
     )
 
 
 def _cgroups(mountinfo: str, own: str) -> Iterator[tuple[Path, _Version]]:
-    """The cgroups of a process that may limit its memory, from its own up to the topmost that it sees.
+    """Find the cgroups that may limit the memory of a process, from its own up to the topmost visible one.
 
     Args:
-        mountinfo: The kernel's list of the process's mounts.
-        own: Its list of the process's cgroups.
+        mountinfo: The kernel's list of the mounts of the process.
+        own: The kernel's list of the cgroups of the process.
     """
     for line in mountinfo.splitlines():
         before, _, after = line.partition(" - ")
@@ -101,7 +99,7 @@ def _cgroups(mountinfo: str, own: str) -> Iterator[tuple[Path, _Version]]:
         if path is None:
             continue
         mounted = Path(place)
-        # In a container without a namespace of cgroups, the path is the host's, and its root is mounted.
+        # In a container without a cgroup namespace, the path is the host's, and its root is mounted.
         here = mounted / path.relative_to(root) if path.is_relative_to(root) else mounted
         yield here, version
         yield from ((step, version) for step in here.parents if step.is_relative_to(mounted))
@@ -115,19 +113,19 @@ def _own(own: str, controller: str) -> Path | None:
     return None
 
 
-def _of_cgroup(cgroup: Path, version: _Version) -> MemoryThereIs | None:
+def _of_cgroup(cgroup: Path, version: _Version) -> HostMemory | None:
     try:
         limit = (cgroup / version.limit).read_text().strip()
         usage = int((cgroup / version.usage).read_text())
         lines = [line.split() for line in (cgroup / "memory.stat").read_text().splitlines()]
-    except OSError:  # the topmost has no such files, nor has one without the controller
+    except OSError:  # the root cgroup has no such files, nor does one without the controller
         return None
     if limit == "max" or int(limit) >= _NO_LIMIT:
         return None
     stat = {name: int(value) for name, value in lines}
     cache = max(0, sum(stat.get(name, 0) for name in version.cache) - stat.get(version.mapped, 0))
-    return MemoryThereIs(
+    return HostMemory(
         total=int(limit) // _MIB,
         available=max(0, int(limit) - usage + min(cache, usage)) // _MIB,
-        whose="The server's container, or service,",
+        source="The server's container or service",
     )

@@ -1,54 +1,58 @@
-"""A sandbox's clocks as arithmetic on its record: time to live, sleep, idleness. No I/O; the time is an argument.
+"""The timers of a sandbox as arithmetic on its record: time to live, sleep, idleness. No I/O; time is an argument.
 
-A life is counted only while the sandbox does not sleep. While it counts, the record holds its end (`expires_ms`); while
-it sleeps, what is left of it (`left_ms`). None of these functions changes the state: that is `Sandbox.moved`.
+Time to live counts down only while the sandbox does not sleep. While it counts, the record holds the end
+(`expires_ms`); while the sandbox sleeps, it holds the remaining time (`left_ms`). None of these functions changes the
+state: `Sandbox.moved` does.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+from storage.shown import shown
+
 from ..errors import Conflict, InvalidInput
 from .sandbox import Sandbox, State
 
-MOST_TTL_S = 30 * 86_400
-MOST_IDLE_S = 30 * 86_400
+_DAY_S = 86_400
+MAX_TTL_S = 30 * _DAY_S
+MAX_IDLE_S = 30 * _DAY_S
 
 _LIVING = frozenset({State.CREATING, State.RUNNING, State.ASLEEP})
 _COUNTING = frozenset({State.RUNNING, State.KILLED, State.ERROR})
 
 
 def check_ttl(ttl_s: int) -> None:
-    """Refuse a time to live that cannot be; 0 is no limit.
+    """Refuse a time to live that is out of range; 0 means no limit.
 
     Raises:
         InvalidInput: It is negative or longer than 30 days.
     """
-    _check("ttl", ttl_s, MOST_TTL_S, "no limit; it can be renewed at any time")
+    _check("ttl", ttl_s, MAX_TTL_S, "0 means no limit; you can renew it at any time")
 
 
 def check_idle(idle_s: int) -> None:
-    """Refuse an idle limit that cannot be; 0 is never.
+    """Refuse an idle limit that is out of range; 0 means never.
 
     Raises:
         InvalidInput: It is negative or longer than 30 days.
     """
-    _check("idle", idle_s, MOST_IDLE_S, "never")
+    _check("idle", idle_s, MAX_IDLE_S, "0 means never")
 
 
 def renewed(sandbox: Sandbox, ttl_s: int, now_ms: int) -> Sandbox:
-    """The sandbox with so many seconds to live from now on, longer or shorter than before; 0 takes the limit away.
+    """Set how many seconds the sandbox lives from now on, longer or shorter than before; 0 removes the limit.
 
-    One that sleeps has them from its waking on.
+    For a sandbox that sleeps, they count from when it wakes.
 
     Raises:
-        InvalidInput: The time cannot be.
+        InvalidInput: The time is out of range.
         Conflict: The sandbox is dead.
     """
     check_ttl(ttl_s)
     if sandbox.state not in _LIVING:
         raise Conflict(
-            f"ttl: sandbox {sandbox.id} is {sandbox.state}, so its time cannot be changed",
+            f"ttl: sandbox {sandbox.id} is {sandbox.state}, only a running or sleeping one can get a new one",
             hint="Start it first, or delete it" if sandbox.state is not State.DELETED else "Create a new one",
         )
     if sandbox.state is State.ASLEEP:
@@ -57,26 +61,26 @@ def renewed(sandbox: Sandbox, ttl_s: int, now_ms: int) -> Sandbox:
 
 
 def asleep(sandbox: Sandbox, now_ms: int) -> Sandbox:
-    """The sandbox with its clocks stopped, because it falls asleep now; what is left of its life is kept."""
-    # Of a life that ends this very moment a millisecond is left: 0 would be no limit.
+    """Stop the timers of a sandbox that falls asleep now, and keep its remaining time to live."""
+    # 0 would mean no limit, so a sandbox that expires at this very moment keeps one millisecond.
     left_ms = max(1, sandbox.expires_ms - now_ms) if sandbox.expires_ms else sandbox.left_ms
     return replace(sandbox, expires_ms=0, left_ms=left_ms, slept_ms=now_ms)
 
 
 def awake(sandbox: Sandbox, now_ms: int) -> Sandbox:
-    """The sandbox with its clocks running again, because it wakes now; being woken counts as being used."""
+    """Start the timers of a sandbox that wakes now; waking counts as use."""
     expires_ms = now_ms + sandbox.left_ms if sandbox.left_ms else sandbox.expires_ms
     active_ms = max(sandbox.active_ms, now_ms)
     return replace(sandbox, expires_ms=expires_ms, left_ms=0, slept_ms=0, active_ms=active_ms)
 
 
 def expired(sandbox: Sandbox, now_ms: int) -> bool:
-    """Whether its time to live is over. Never while it is made or sleeps; also for one whose machine has died."""
+    """Tell whether the time to live is over. Also for a dead machine; never while the sandbox is created or sleeps."""
     return sandbox.state in _COUNTING and 0 < sandbox.expires_ms <= now_ms
 
 
 def overslept(sandbox: Sandbox, retention_s: int, now_ms: int) -> bool:
-    """Whether it sleeps for longer than sleeping sandboxes are kept; a retention of 0 seconds is for ever."""
+    """Tell whether the sandbox has slept for longer than sleeping sandboxes are kept; 0 seconds means forever."""
     return (
         sandbox.state is State.ASLEEP
         and retention_s > 0
@@ -86,21 +90,20 @@ def overslept(sandbox: Sandbox, retention_s: int, now_ms: int) -> bool:
 
 
 def idle(sandbox: Sandbox, used_ms: int, now_ms: int) -> bool:
-    """Whether it may fall asleep, as far as clocks tell.
+    """Tell whether the timers allow the sandbox to fall asleep.
 
     Args:
         sandbox: The record.
-        used_ms: Its last use as this server knows it; 0 if it knows none.
-        now_ms: The time.
+        used_ms: Its last use that this server has seen; 0 if none.
+        now_ms: The current time.
     """
     if sandbox.state is not State.RUNNING or not sandbox.auto_sleep or not sandbox.idle_s:
         return False
     return now_ms - max(used_ms, sandbox.active_ms) >= sandbox.idle_s * 1000
 
 
-def _check(field: str, value: int, most: int, zero: str) -> None:
-    if not 0 <= value <= most:
+def _check(field: str, value: int, maximum: int, zero: str) -> None:
+    if not 0 <= value <= maximum:
         raise InvalidInput(
-            f"{field}: {str(value)[:80]} seconds cannot be",
-            hint=f"Use 1 to {most} (30 days), or 0 for {zero}",
+            f"{field} must be 0 to {maximum} seconds ({maximum // _DAY_S} days), got {shown(value)}", hint=zero
         )

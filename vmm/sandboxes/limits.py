@@ -1,4 +1,4 @@
-"""How much one owner, and all of them together, may take of the host."""
+"""How much of the host one owner may use, and all owners together."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..disk.os_errors import file_system, translate_os_errors
 from ..errors import HostExhausted, LimitExceeded
-from .host_memory import there_is
+from .host_memory import read_memory
 from .sandbox import Sandbox
 from .spec import DISK
 from .usage import Usage
@@ -28,19 +28,21 @@ class OwnerLimits:
     snapshots: int = 200
 
     def check(self, existing: Iterable[Sandbox], *, cpu: int, mem: int) -> None:
-        """Refuse one sandbox more if it would pass a limit.
+        """Refuse a new sandbox that would exceed a limit.
 
         Raises:
-            LimitExceeded: The message names the limit, what is in use and what was asked for.
+            LimitExceeded: The message names the limit, what is in use and what was requested.
         """
         used = Usage.of(existing)
         if used.sandboxes >= self.sandboxes:
-            raise LimitExceeded(f"sandboxes: {used.sandboxes} of {self.sandboxes} exist already", hint=_WAY_OUT)
-        _check_room("disk", used.disk, DISK, self.disk, " MiB")
+            raise LimitExceeded(
+                f"sandboxes must be at most {self.sandboxes}, got {used.sandboxes} existing and 1 more", hint=_HINT
+            )
+        _check_quota("disk", used.disk, DISK, self.disk, " MiB")
         self._check_running(used, cpu, mem)
 
     def check_running(self, existing: Iterable[Sandbox], *, cpu: int, mem: int) -> None:
-        """Refuse to run one of the sandboxes that exist if it would pass a limit.
+        """Refuse to run an existing sandbox if it would exceed a limit.
 
         Raises:
             LimitExceeded: As `check`.
@@ -48,34 +50,34 @@ class OwnerLimits:
         self._check_running(Usage.of(existing), cpu, mem)
 
     def check_snapshots(self, existing: int) -> None:
-        """Refuse one snapshot more if it would pass the limit.
+        """Refuse a new snapshot that would exceed the limit.
 
         Raises:
             LimitExceeded: As `check`.
         """
         if existing >= self.snapshots:
             raise LimitExceeded(
-                f"snapshots: {existing} of {self.snapshots} exist already",
+                f"snapshots must be at most {self.snapshots}, got {existing} existing and 1 more",
                 hint="Delete one that is no longer needed, or ask the operator for a higher limit",
             )
 
     def _check_running(self, used: Usage, cpu: int, mem: int) -> None:
-        _check_room("cpu", used.cpus, cpu, self.cpus, "")
-        _check_room("mem", used.mem, mem, self.mem, " MiB")
+        _check_quota("cpu", used.cpus, cpu, self.cpus, "")
+        _check_quota("mem", used.mem, mem, self.mem, " MiB")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostReserve:
-    """What must stay free on the host, so that nobody's work dies for want of it. MiB.
+    """What must stay free on the host, so that running work does not fail for lack of it. MiB.
 
-    A guest takes memory as it touches it: a machine may start if what it takes at once fits, and if all machines
+    A guest takes memory as it touches it: a machine may start if what it needs at once fits, and if all machines
     together were promised no more than `overcommit` times the host's memory.
 
     Attributes:
         memory: Available memory that stays free.
-        machine: Memory that a machine takes at its start.
-        disk: Free disk wherever machines and what they are made from lie.
-        overcommit: Promised memory as a multiple of the host's, or of what the server's container may have.
+        machine: Memory that a machine needs when it starts.
+        disk: Free disk space on every file system that holds machines or what they are made from.
+        overcommit: Promised memory as a multiple of the host's memory, or of the limit of the server's container.
     """
 
     memory: int = 512
@@ -84,41 +86,43 @@ class HostReserve:
     overcommit: float = 1.5
 
     def check(self, places: Iterable[Path], promised: int, mem: int) -> None:
-        """Refuse to start a machine that the host could not carry.
+        """Refuse to start a machine for which the host has too little memory or disk space.
 
         Args:
-            places: Where it writes; each may lie on a disk of its own.
-            promised: MiB of all machines that exist.
-            mem: MiB of the machine to be.
+            places: The directories it writes to; each may be on a file system of its own.
+            promised: MiB of all existing machines.
+            mem: MiB of the new machine.
 
         Raises:
             HostExhausted: The message says what is short.
         """
-        memory = there_is()
+        memory = read_memory()
         if memory.available < self.memory + self.machine:
             raise HostExhausted(
-                f"{memory.whose} has {memory.available} MiB of memory available; "
+                f"{memory.source} has {memory.available} MiB of memory available; "
                 f"{self.memory + self.machine} MiB are needed",
-                hint=_WAY_OUT,
+                hint=_HINT,
             )
         budget = int(memory.total * self.overcommit)
         if promised + mem > budget:
             raise HostExhausted(
-                f"mem: {promised} of {budget} MiB are promised to sandboxes, {mem} more do not fit", hint=_WAY_OUT
+                f"mem must be at most {max(0, budget - promised)} MiB ({promised} of {budget} MiB are promised to "
+                f"sandboxes), got {mem} MiB",
+                hint=_HINT,
             )
         for place in places:
             self.check_disk(place)
 
     def check_disk(self, place: Path) -> None:
-        """Refuse to write much where there is little room.
+        """Refuse large writes where little disk space is left.
 
         Args:
-            place: Where; it need not be there yet.
+            place: The directory; it need not exist yet.
 
         Raises:
-            HostExhausted: The message says how much there is.
+            HostExhausted: The message says how much is free.
         """
-        with translate_os_errors("a look at the disk", place):
+        with translate_os_errors("the check for free disk space", place):
             mounted = file_system(place)
             free = shutil.disk_usage(next(step for step in (place, *place.parents) if step.exists())).free // MIB
         if free < self.disk:
@@ -128,9 +132,13 @@ class HostReserve:
             )
 
 
-def _check_room(name: str, used: int, more: int, most: int, unit: str) -> None:
-    if used + more > most:
-        raise LimitExceeded(f"{name}: {used} of {most}{unit} are in use, {more} more do not fit", hint=_WAY_OUT)
+def _check_quota(name: str, used: int, requested: int, maximum: int, unit: str) -> None:
+    if used + requested > maximum:
+        free = max(0, maximum - used)
+        raise LimitExceeded(
+            f"{name} must be at most {free}{unit} ({used} of {maximum}{unit} are in use), got {requested}{unit}",
+            hint=_HINT,
+        )
 
 
-_WAY_OUT = "Delete a sandbox that is no longer needed, or ask the operator for a higher limit"
+_HINT = "Delete a sandbox that is no longer needed, or ask the operator for a higher limit"

@@ -1,4 +1,4 @@
-"""What each owner may have: the operator's word on single owners, kept in the store, over defaults for everybody."""
+"""What each owner may have: limits that the operator sets for single owners, in the store, over common defaults."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from storage.backoff import Backoff
 from storage.collection import Collection, CollectionSpec, Document
 from storage.errors import DocumentMissing, DuplicateKey, VersionConflict
+from storage.shown import shown
 
 from ..errors import Conflict, InvalidInput
 from .limits import OwnerLimits
@@ -15,18 +16,18 @@ from .store import translate_store_errors
 
 QUOTAS = CollectionSpec(name="quotas")
 
-_MOST = 2**40
+_MAX = 2**40
 _TRIES = 100
 
 
 class Quotas:
     """Limits by owner.
 
-    When the store fails, every method raises Unavailable, or HostExhausted if the store has no room left.
+    When the store fails, every method raises Unavailable, or HostExhausted if the store's disk is full.
 
     Args:
-        defaults: For owners of whom nothing else is said, and for what is not said of the others.
-        collection: Of QUOTAS; without one, the defaults hold for everybody.
+        defaults: For owners without limits of their own, and for limits that are not set.
+        collection: Of QUOTAS; without one, the defaults apply to everybody.
     """
 
     def __init__(self, defaults: OwnerLimits, collection: Collection | None = None) -> None:
@@ -34,29 +35,28 @@ class Quotas:
         self._collection = collection
 
     async def of(self, owner: str) -> OwnerLimits:
-        """What the owner may have."""
+        """Return what the owner may have."""
         document = await self._document(owner)
         return replace(self._defaults, **_own(document)) if document else self._defaults
 
     async def own(self, owner: str) -> Mapping[str, int]:
-        """What is said of this owner alone, by the names of the limits."""
+        """Return the limits that are set for this owner alone, by name."""
         return _own(await self._document(owner) or {})
 
     async def put(self, owner: str, changes: Mapping[str, int | None]) -> OwnerLimits:
-        """Set limits of one owner; None takes a limit back to the default.
+        """Set limits of one owner; None returns a limit to the default.
 
         Raises:
-            InvalidInput: There is no such limit, or the value cannot be; nothing was changed.
-            Conflict: Others change it at the same time.
+            InvalidInput: There is no such limit, or the value is out of range; nothing was changed.
+            Conflict: Others are changing it at the same time.
         """
         assert self._collection is not None
         for name, value in changes.items():
             if name not in asdict(self._defaults):
-                raise InvalidInput(f"quota: there is no {name[:80]!r}", hint=f"Use {', '.join(asdict(self._defaults))}")
-            if value is not None and not 0 <= value <= _MOST:
-                raise InvalidInput(
-                    f"{name}: {value} is out of range", hint=f"Use 0 to {_MOST}, or null for the default"
-                )
+                names = ", ".join(asdict(self._defaults))
+                raise InvalidInput(f"quota must be one of {names}, got {shown(name)}")
+            if value is not None and not 0 <= value <= _MAX:
+                raise InvalidInput(f"{name} must be 0 to {_MAX}, got {shown(value)}", hint="Use null for the default")
         backoff = Backoff()
         while backoff.failed < _TRIES:
             before = await self._document(owner)

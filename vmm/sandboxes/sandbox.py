@@ -1,4 +1,4 @@
-"""A sandbox's record and its state machine: values only, no I/O."""
+"""The record of a sandbox and its state machine: values only, no I/O."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class State(StrEnum):
     CREATING = "creating"
     RUNNING = "running"
     UNRESPONSIVE = "unresponsive"
-    """It runs, and its guest does not answer. Shown in place of running, never stored: it may pass by itself."""
+    """It runs, but its guest does not answer. Shown instead of running, never stored, because it may recover."""
     ASLEEP = "asleep"
     ERROR = "error"
     KILLED = "killed"
@@ -26,11 +26,11 @@ class State(StrEnum):
 
     @property
     def holds_memory(self) -> bool:
-        """Whether a virtual machine of this state takes memory of the host."""
+        """Whether a virtual machine in this state uses memory of the host."""
         return self in {State.CREATING, State.RUNNING, State.UNRESPONSIVE}
 
     def may_become(self, other: State) -> bool:
-        """Whether the state machine has this step."""
+        """Tell whether the state machine has this step."""
         return other in _STEPS[self]
 
 
@@ -51,20 +51,20 @@ class Sandbox:
 
     Attributes:
         id: 24 hex digits that sort by creation.
-        owner: Opaque id; nobody else ever learns that the sandbox exists.
+        owner: Opaque id; nobody else can see that the sandbox exists.
         mem, disk: MiB.
         env: Default environment of its commands; never shown.
         auto_sleep: Whether it may be put to sleep when idle.
-        idle_s: After how many seconds without use; 0 is never.
+        idle_s: Seconds without use before it may be put to sleep; 0 is never.
         ttl_s: Time to live in seconds as it was last set; 0 is no limit.
-        expires_ms: When its life ends, while it runs; 0 is never.
-        left_ms: What is left of its life while it sleeps, for none is used up then; 0 is no limit.
-        slept_ms: Since when it sleeps; 0 while it does not.
-        active_ms: When it was used last, as far as recorded.
-        wake_at_start: Whether the server's stop put it to sleep, so that the next start wakes it.
-        machine: Its machine's directory; another one after each restore.
-        memory: How that machine came by its memory (`Memory`), empty before it has any.
-        base: The snapshot that it was made from or restored to; empty if none.
+        expires_ms: When its time to live ends, while it runs; 0 is never.
+        left_ms: Its remaining time to live while it sleeps, when none is used up; 0 is no limit.
+        slept_ms: When it fell asleep; 0 while it is awake.
+        active_ms: When it was last used, as far as recorded.
+        wake_at_start: Whether the server put it to sleep when it stopped, so that the next start wakes it.
+        machine: Its machine's directory; a new one after each restore.
+        memory: How that machine got its memory (`Memory`); empty before it has any.
+        base: The snapshot that it was created from or restored to; empty if none.
         reason: Why it is in its state and what is lost; empty for a healthy one.
         version: Grows by one with each change; a change must name the version that it saw.
     """
@@ -98,7 +98,7 @@ class Sandbox:
 
     @classmethod
     def new(cls, sandbox_id: str, owner: str, spec: SandboxSpec, *, now_ms: int) -> Self:
-        """The record of a sandbox that is about to be made."""
+        """Make the record of a sandbox that is about to be created."""
         return cls(
             id=sandbox_id,
             owner=owner,
@@ -122,7 +122,7 @@ class Sandbox:
         )
 
     def moved(self, to: State, *, now_ms: int, reason: str = "") -> Self:
-        """The same sandbox in another state.
+        """Return the sandbox in another state.
 
         Raises:
             Conflict: The state machine has no such step.
@@ -131,12 +131,12 @@ class Sandbox:
             raise Conflict(f"Sandbox {self.id} is {self.state}, it cannot become {to}")
         return replace(self, state=to, reason=reason, updated_ms=now_ms)
 
-    def silent(self, why: str) -> Self:
-        """The same sandbox as it is shown while its guest does not answer."""
+    def as_unresponsive(self, why: str) -> Self:
+        """Return the sandbox as it is shown while its guest does not answer."""
         return replace(self, state=State.UNRESPONSIVE, reason=why)
 
     def document(self) -> dict[str, Any]:
-        """The record as the store keeps it."""
+        """Return the record as the store keeps it."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         del values["id"]
         return {
@@ -149,17 +149,17 @@ class Sandbox:
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> Self:
-        """The record from what the store keeps. Fields that a later release wrote are passed over.
+        """Read the record from a document of the store. Fields that a later release wrote are ignored.
 
         Raises:
-            Damaged: What every record has is missing, or of another kind.
+            Damaged: A field that every record has is missing, or has the wrong type.
         """
         values: dict[str, Any] = {name: document[name] for name in _KINDS if name in document}
         wrong = _wrong(values)
         if wrong:
             raise Damaged(
                 f"The record of sandbox {str(document['_id'])[:80]} is damaged: {wrong}",
-                hint="Tell the operator: the store holds it, and a later release may have written it",
+                hint="Tell the operator: it is in the store, and a later release may have written it",
             )
         values |= {"id": document["_id"], "state": State(values["state"])}
         return cls(**values)
@@ -171,11 +171,11 @@ def _wrong(values: Mapping[str, Any]) -> str:
         return f"it has no {', '.join(missing)}"
     others = sorted(name for name, value in values.items() if not isinstance(value, _KINDS[name]))
     if others:
-        return f"its {', '.join(others)} is of another kind"
+        return f"its {', '.join(others)} has the wrong type"
     if values["state"] not in set(State):
         return f"this release knows no state {values['state'][:80]!r}"
-    # It becomes a path: everything below it goes with the sandbox.
-    return "" if _MACHINE.fullmatch(values["machine"]) else "its machine is no directory's name"
+    # It becomes a path, and everything below that is deleted with the sandbox.
+    return "" if _MACHINE.fullmatch(values["machine"]) else "its machine is not a directory name"
 
 
 _MACHINE = re.compile(r"[\w-]+")

@@ -1,4 +1,4 @@
-"""What a caller may ask of a new sandbox, checked at the edge of the core before anything is touched."""
+"""What a caller may request of a new sandbox, checked before anything is changed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MEM_RANGE = (256, 16384)
 DISK = 10 * 1024
 """MiB of sparse writable disk, the same for every sandbox."""
 IDLE_S = 300
-"""After how many seconds without use a sandbox may be put to sleep, unless it is said otherwise."""
+"""Seconds without use before a sandbox may be put to sleep, unless the caller sets another value."""
 
 _NAME_LENGTH = 253
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*")
@@ -29,7 +29,7 @@ _ENV_BYTES = 64 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SandboxSpec:
-    """A wish for a sandbox.
+    """A request for a sandbox.
 
     Attributes:
         name: DNS-1123 subdomain; need not be unique.
@@ -39,9 +39,9 @@ class SandboxSpec:
         labels: At most 5 short pairs to find it by.
         env: Default environment of its commands.
         auto_sleep: Whether it may be put to sleep when idle.
-        idle_s: After how many seconds without use; 0 is never.
+        idle_s: Seconds without use before that; 0 is never.
         ttl_s: Time to live in seconds, not counted while it sleeps; 0 is no limit.
-        snapshot: Name or id of the snapshot to make it from, with that one's image and size; empty for a fresh one.
+        snapshot: Name or id of the snapshot to create it from, with the image and size of that; empty for a fresh one.
         created_by: Opaque id of the user.
     """
 
@@ -58,16 +58,14 @@ class SandboxSpec:
     created_by: str = ""
 
     def check(self, images: Collection[str]) -> None:
-        """Refuse what cannot be.
+        """Refuse values that are not allowed.
 
         Raises:
             InvalidInput: The message names the field, its value and what is allowed.
         """
         check_name(self.name)
         if self.image not in images:
-            raise InvalidInput(
-                f"image: there is no image {shown(self.image)}", hint=f"Use {' or '.join(sorted(images))}"
-            )
+            raise InvalidInput(f"image must be {' or '.join(sorted(images))}, got {shown(self.image)}")
         _check_range("cpu", self.cpu, CPU_RANGE, "virtual CPUs")
         _check_range("mem", self.mem, MEM_RANGE, "MiB")
         check_labels(self.labels)
@@ -78,50 +76,52 @@ def check_name(name: str) -> None:
     """Refuse a name that is not a DNS-1123 subdomain.
 
     Raises:
-        InvalidInput: The message shows the name, cut.
+        InvalidInput: The message shows the name, shortened.
     """
     if len(name) > _NAME_LENGTH:
-        raise InvalidInput(f"name: {len(name)} characters are too many", hint=f"Use at most {_NAME_LENGTH}")
+        raise InvalidInput(f"name must be at most {_NAME_LENGTH} characters, got {len(name)}")
     if not _NAME.fullmatch(name):
         raise InvalidInput(
-            f"name: {shown(name)} is not a valid name",
-            hint="Use lower-case letters, digits and '-', with a letter or digit at both ends, such as my-box-1",
+            f"name must be a DNS name such as my-box-1, got {shown(name)}",
+            hint="Use lower-case letters, digits and '-', with a letter or digit at both ends",
         )
 
 
 def check_labels(labels: Mapping[str, str]) -> None:
-    """Refuse labels that are too many, too long, or could not be written in a selector.
+    """Refuse labels that are too many, too long, or cannot be written in a selector.
 
     Raises:
         InvalidInput: The message names the label.
     """
     if len(labels) > _LABELS:
-        raise InvalidInput(f"labels: {len(labels)} are too many", hint=f"Use at most {_LABELS}")
+        raise InvalidInput(f"labels must be at most {_LABELS}, got {len(labels)}")
     for key, value in labels.items():
         if len(key) > _LABEL_LENGTH or not _LABEL_KEY.fullmatch(key):
             raise InvalidInput(
-                f"labels: {shown(key)} is not a valid key",
-                hint=f"Use at most {_LABEL_LENGTH} lower-case letters, digits, '-' and '_'",
+                f"labels must have keys of at most {_LABEL_LENGTH} lower-case letters, digits, '-' and '_', "
+                f"got {shown(key)}"
             )
         if len(value) > _LABEL_LENGTH or not value.isprintable() or "," in value or "=" in value:
             raise InvalidInput(
-                f"labels: {shown(value)} is not a valid value for {key}",
-                hint=f"Use at most {_LABEL_LENGTH} printable characters without ',' and '='",
+                f"labels must have values of at most {_LABEL_LENGTH} printable characters without ',' and '=', "
+                f"got {shown(value)} for {key}"
             )
 
 
 def _check_range(field_name: str, value: int, allowed: tuple[int, int], unit: str) -> None:
     low, high = allowed
     if not low <= value <= high:
-        raise InvalidInput(f"{field_name}: {value} is out of range", hint=f"Use {low} to {high} {unit}")
+        raise InvalidInput(f"{field_name} must be {low} to {high} {unit}, got {shown(value)}")
 
 
 def _check_env(env: Mapping[str, str]) -> None:
     for name, value in env.items():
         if not _ENV_NAME.fullmatch(name):
-            raise InvalidInput(f"env: {shown(name)} is not a valid variable name")
+            raise InvalidInput(
+                f"env must have variable names of letters, digits and '_', not a digit first, got {shown(name)}"
+            )
         if "\0" in value:
-            raise InvalidInput(f"env: the value of {name} contains a NUL character")
+            raise InvalidInput(f"env must have values without NUL characters, got one in {name}")
     size = sum(len(name) + len(value.encode()) for name, value in env.items())
     if size > _ENV_BYTES:
-        raise InvalidInput(f"env: {size} bytes are too many", hint=f"Use at most {_ENV_BYTES}")
+        raise InvalidInput(f"env must be at most {_ENV_BYTES} bytes, got {size}")

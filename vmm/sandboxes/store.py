@@ -1,4 +1,4 @@
-"""The sandboxes' records in the store: the domain store of `Sandbox`, written once on the `Collection` port."""
+"""The sandboxes' records in the store: written once, on the `Collection` interface."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Damage:
     """A record that cannot be read.
 
     Attributes:
-        id: Whose.
-        machine: The directory of that sandbox's machine; empty if the record does not say.
+        id: The sandbox.
+        machine: The directory of its machine; empty if the record does not say.
     """
 
     id: str
@@ -38,62 +38,62 @@ class Damage:
 
 
 class SandboxStore:
-    """Reads and writes of one host's records. Every write names the version that it saw.
+    """Reads and writes the records of one host. Every write names the version that it saw.
 
-    Several hosts may share a store. The machines of another one cannot be reached from here, so its records are none
-    of ours: they are neither shown nor adopted nor cleaned up.
+    Several hosts may share a store. A host cannot reach the machines of another one, so it neither shows nor adopts nor
+    cleans up their records.
 
-    When the store fails, every method raises Unavailable, or HostExhausted if the store has no room left. A damaged
-    record is told to who asks for it by its id, and to the operator; where many are asked for, the others are given.
+    When the store fails, every method raises Unavailable, or HostExhausted if the store's disk is full. A damaged
+    record raises for whoever asks for it by id; lists leave it out and log it.
 
     Args:
         collection: Of SANDBOXES.
-        host: Whose records; an id that stays with the data directory.
+        host: Id of the host, which stays with the data directory.
     """
 
     def __init__(self, collection: Collection, *, host: str) -> None:
         self._collection = collection
         self._host = host
-        self._complaints = RepeatedWarnings()
+        self._warnings = RepeatedWarnings()
 
     async def insert(self, sandbox: Sandbox) -> None:
-        """Keep a new record."""
+        """Store a new record."""
         with translate_store_errors():
             await self._collection.insert(self._document(sandbox))
 
     async def get(self, owner: str, sandbox_id: str) -> Sandbox | None:
-        """The owner's sandbox of that id; somebody else's is none.
+        """Return the owner's sandbox with this id; None if there is none or it is somebody else's.
 
         Raises:
-            Damaged: Its record is.
+            Damaged: Its record is damaged.
         """
         document = await self._document_of(sandbox_id)
         return None if document is None or document.get("owner") != owner else Sandbox.of(document)
 
     async def find(self, sandbox_id: str) -> Sandbox | None:
-        """The sandbox of that id on this host, whoever owns it.
+        """Return the sandbox with this id on this host, whoever owns it.
 
         Raises:
-            Damaged: Its record is.
+            Damaged: Its record is damaged.
         """
         document = await self._document_of(sandbox_id)
         return None if document is None else Sandbox.of(document)
 
     async def named(self, owner: str, name: str) -> list[Sandbox]:
-        """The owner's sandboxes of that name, newest first, without deleted ones."""
-        # A name comes from outside: what cannot be stored is nobody's name.
+        """Return the owner's sandboxes with this name, newest first, without deleted ones."""
+        # A name comes from outside: no sandbox has a name that cannot be stored.
         return await self._all(_BY_NAME, {"owner": owner, "name": name}) if is_value(name) else []
 
     async def owned(self, owner: str) -> list[Sandbox]:
-        """All of the owner's sandboxes, newest first, without deleted ones."""
+        """Return all of the owner's sandboxes, newest first, without deleted ones."""
         return await self._all(_BY_OWNER, {"owner": owner})
 
     async def in_state(self, state: State) -> list[Sandbox]:
-        """Every owner's sandboxes in a state, newest first."""
+        """Return every owner's sandboxes in a state, newest first."""
         return await self._all(_BY_STATE, {"state": state.value}, deleted=True)
 
     async def damaged(self) -> list[Damage]:
-        """The records of this host that cannot be read."""
+        """Return the records of this host that cannot be read."""
         found: list[Damage] = []
         for document in await self._documents(_BY_OWNER, {}):
             try:
@@ -104,34 +104,36 @@ class SandboxStore:
         return found
 
     async def save(self, sandbox: Sandbox) -> Sandbox:
-        """Replace the record if nobody changed it since it was read.
+        """Replace the record if nobody has changed it since it was read.
 
         Raises:
-            Conflict: Somebody did, or it is gone.
+            Conflict: Somebody has, or it is gone.
         """
         try:
             with translate_store_errors():
                 document = await self._collection.replace(self._document(sandbox))
         except (VersionConflict, DocumentMissing) as error:
-            raise Conflict(f"Sandbox {sandbox.id} was changed meanwhile", hint="Look at it and try again") from error
+            raise Conflict(
+                f"Sandbox {sandbox.id} was changed in the meantime", hint="Look at it and try again"
+            ) from error
         return Sandbox.of(document)
 
     async def change(self, sandbox_id: str, change: Callable[[Sandbox], Sandbox]) -> Sandbox:
-        """Change a record as it is now; what others change at the same time is kept.
+        """Change the current record; concurrent changes by others are kept.
 
         Args:
-            sandbox_id: Whose.
-            change: From the record to what it should be; called again if somebody was quicker. What it raises passes.
+            sandbox_id: The sandbox.
+            change: Turns the current record into the new one; called again after a lost race. Its errors pass through.
 
         Raises:
             NotFound: It is gone.
-            Conflict: Many change it at once.
+            Conflict: Many are changing it at once.
         """
         backoff = Backoff()
         while backoff.failed < _TRIES:
             found = await self.find(sandbox_id)
             if found is None:
-                raise NotFound(f"There is no sandbox {sandbox_id} any more", hint="List the sandboxes, or create one")
+                raise NotFound(f"There is no longer a sandbox {sandbox_id}", hint="List the sandboxes, or create one")
             wanted = change(found)
             try:
                 return await self.save(wanted)
@@ -140,15 +142,15 @@ class SandboxStore:
         raise Conflict(f"Sandbox {sandbox_id} is being changed by many at once", hint="Try again")
 
     async def remove(self, sandbox_id: str) -> None:
-        """Forget a record; a no-op if there is none."""
+        """Delete a record; a no-op if there is none."""
         with translate_store_errors():
             await self._collection.delete(sandbox_id)
 
     async def ping(self) -> None:
-        """Return if records can be read and written.
+        """Check that records can be read and written.
 
         Raises:
-            Unavailable: They cannot, and why.
+            Unavailable: They cannot; the message says why.
         """
         with translate_store_errors():
             await self._collection.ping()
@@ -163,8 +165,8 @@ class SandboxStore:
     async def _all(self, index: Index, equal: dict[str, str], *, deleted: bool = False) -> list[Sandbox]:
         found: list[Sandbox] = []
         for document in await self._documents(index, equal):
-            # One that cannot be read must not hide the others.
-            with self._complaints.about("record cannot be read", sandbox=str(document["_id"])):
+            # A record that cannot be read must not hide the others.
+            with self._warnings.about("record cannot be read", sandbox=str(document["_id"])):
                 found.append(Sandbox.of(document))
         return [sandbox for sandbox in found if deleted or sandbox.state is not State.DELETED]
 
@@ -179,7 +181,7 @@ class SandboxStore:
                 )
             found += batch
             last = batch[-1] if batch else None
-            # What lacks a field that gives the order is damaged, and stands after all others.
+            # A record that lacks the field that gives the order is damaged, and comes after all others.
             full = last is not None and len(batch) == _BATCH and index.order[-2] in last
         return found
 
@@ -189,7 +191,7 @@ class SandboxStore:
 
 @contextmanager
 def translate_store_errors() -> Generator[None]:
-    """The store's troubles as errors that callers know; a write that lost against another passes."""
+    """Translate errors of the store to errors that callers know; a write that lost a race passes through."""
     try:
         yield
     except (DuplicateKey, VersionConflict, DocumentMissing):

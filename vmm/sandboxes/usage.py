@@ -1,4 +1,4 @@
-"""What sandboxes take of the host, counted in one way for quotas, for their owners and for the operator."""
+"""What sandboxes use of the host, counted in one way for quotas, for their owners and for the operator."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .sandbox import Sandbox, State
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """What some sandboxes take together. Memory and disk in MiB; those that do not run take no CPU and no memory."""
+    """What some sandboxes use together. Memory and disk in MiB; those that do not run use no CPU and no memory."""
 
     sandboxes: int = 0
     cpus: int = 0
@@ -20,7 +20,7 @@ class Usage:
 
     @classmethod
     def of(cls, sandboxes: Iterable[Sandbox]) -> Self:
-        """What these take; deleted ones take nothing."""
+        """Count what these use; deleted ones use nothing."""
         live = [sandbox for sandbox in sandboxes if sandbox.state is not State.DELETED]
         holding = [sandbox for sandbox in live if sandbox.state.holds_memory]
         return cls(

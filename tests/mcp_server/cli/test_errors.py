@@ -114,7 +114,7 @@ async def test_errors_of_the_server_are_printed(cli: Cli) -> None:
         ("top", "nobody", "--once"): "There is no sandbox 'nobody'",
         ("cp", "nobody:/x", "y"): "There is no sandbox 'nobody'",
         ("sandbox", "wake", "nobody"): "There is no sandbox 'nobody'",
-        ("sandbox", "update", "box", "--ttl", "365d"): "ttl: 31536000 seconds cannot be",
+        ("sandbox", "update", "box", "--ttl", "365d"): "ttl must be 0 to 2592000 seconds (30 days), got 31536000",
         ("fork", "nobody"): "There is no sandbox 'nobody'",
         ("snapshot", "create", "nobody"): "There is no sandbox 'nobody'",
         ("snapshot", "create", "box", "Bad Name"): "name: 'Bad Name'",

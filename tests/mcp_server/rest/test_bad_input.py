@@ -85,7 +85,7 @@ NO_TIMEOUT: list[tuple[object, str]] = [
     (True, "=True"),
 ]
 NO_CWD: list[tuple[object, str]] = [
-    ("not/absolute", "not absolute"),
+    ("not/absolute", "cwd must be an absolute path, got 'not/absolute'"),
     ("/a\0b", "NUL"),
     ("/" + MEGABYTE, "bytes"),
     *NO_TEXT,
@@ -119,7 +119,7 @@ COMMAND_FIELDS: Fields = {
         (5, "stdin: "),
         (["a"], "stdin: "),
         ({}, "stdin: "),
-        ("x" * (8 * 1024 * 1024 + 1), "stdin: 8388609 bytes"),
+        ("x" * (8 * 1024 * 1024 + 1), "stdin must be at most 8388608 bytes, got 8388609"),
     ],
     "args": [("x", "args='x'"), ([1], "args.0=1"), (["a\0"], "NUL")],
 }
@@ -127,16 +127,27 @@ BODIES: dict[tuple[str, str], Fields] = {
     ("POST", ""): {
         "name": [
             *MISSING,
-            ("", "name: ''"),
-            ("A", "name: 'A'"),
-            ("a\0", "name: 'a\\x00'"),
-            ("a\nb", "name: 'a\\nb'"),
-            (MEGABYTE, "name: 1000000 characters"),
+            ("", "got ''"),
+            ("A", "name must be a DNS name such as my-box-1, got 'A'"),
+            ("a\0", "got 'a\\x00'"),
+            ("a\nb", "got 'a\\nb'"),
+            (MEGABYTE, "name must be at most 253 characters, got 1000000"),
             *NO_TEXT,
         ],
-        "image": [("windows", "image: there is no image 'windows'"), (MEGABYTE, "image: "), *NO_TEXT],
-        "cpu": [(0, "cpu: 0"), (9, "cpu: 9"), ("2", "cpu='2'"), (1.5, "cpu=1.5"), (HUGE, "cpu")],
-        "mem": [(255, "mem: 255"), (16385, "mem: 16385"), ("1024", "mem='1024'"), (HUGE, "mem")],
+        "image": [("windows", "image must be code or minimal, got 'windows'"), (MEGABYTE, "image must be "), *NO_TEXT],
+        "cpu": [
+            (0, "cpu must be 1 to 8 virtual CPUs, got 0"),
+            (9, "got 9"),
+            ("2", "cpu='2'"),
+            (1.5, "cpu=1.5"),
+            (HUGE, "cpu"),
+        ],
+        "mem": [
+            (255, "mem must be 256 to 16384 MiB, got 255"),
+            (16385, "got 16385"),
+            ("1024", "mem='1024'"),
+            (HUGE, "mem"),
+        ],
         "sync": [("yes", "sync='yes'"), (1, "sync=1")],
         "autoSleep": [("yes", "autoSleep='yes'"), (0, "autoSleep=0")],
         "envVars": [
@@ -148,27 +159,49 @@ BODIES: dict[tuple[str, str], Fields] = {
         ],
         "labels": [
             ("a=b", "labels='a=b'"),
-            ({"A": "x"}, "labels: 'A'"),
-            ({"a": "x,y"}, "labels: 'x,y'"),
+            ({"A": "x"}, "got 'A'"),
+            ({"a": "x,y"}, "got 'x,y' for a"),
             ({"a": MEGABYTE}, "labels"),
-            ({f"l{number}": "x" for number in range(6)}, "labels: 6"),
+            ({f"l{number}": "x" for number in range(6)}, "labels must be at most 5, got 6"),
         ],
         "publishPorts": [([1], "publishPorts"), (5, "publishPorts=5"), ({}, "publishPorts")],
         "ports": [([{"port": 1}], "ports"), ("80", "ports='80'")],
-        "ttl": [(-1, "ttl: -1"), (31_536_000, "ttl: 31536000"), ("60", "ttl='60'"), (1.5, "ttl=1.5"), (HUGE, "ttl")],
-        "idle": [(-1, "idle: -1"), (31_536_000, "idle: 31536000"), ([], "idle=[]"), (HUGE, "idle")],
+        "ttl": [
+            (-1, "ttl must be 0 to 2592000 seconds"),
+            (31_536_000, "got 31536000"),
+            ("60", "ttl='60'"),
+            (1.5, "ttl=1.5"),
+            (HUGE, "ttl"),
+        ],
+        "idle": [
+            (-1, "idle must be 0 to 2592000 seconds"),
+            (31_536_000, "got 31536000"),
+            ([], "idle=[]"),
+            (HUGE, "idle"),
+        ],
         "snapshot": NO_TEXT,
         "region": NO_TEXT,
         "orgId": NO_TEXT,
         "userId": NO_TEXT,
     },
     ("POST", f"/{SANDBOX}/snapshots"): {
-        "name": [("A", "name: 'A'"), ("a\0", "name: 'a\\x00'"), (MEGABYTE, "name: 1000000 characters"), *NO_TEXT],
-        "labels": [("a=b", "labels='a=b'"), ({"A": "x"}, "labels: 'A'"), ({"a": 1}, "labels.a=1")],
+        "name": [
+            ("A", "got 'A'"),
+            ("a\0", "got 'a\\x00'"),
+            (MEGABYTE, "name must be at most 253 characters"),
+            *NO_TEXT,
+        ],
+        "labels": [("a=b", "labels='a=b'"), ({"A": "x"}, "got 'A'"), ({"a": 1}, "labels.a=1")],
     },
     ("POST", f"/{SANDBOX}/restore"): {"snapshot": [*MISSING, ("", "required"), (" ", "required"), *NO_TEXT]},
     ("POST", f"/{SANDBOX}/fork"): {
-        "count": [(0, "count: 0"), (101, "count: 101"), (-1, "count: -1"), ("2", "count='2'"), (HUGE, "count")]
+        "count": [
+            (0, "count must be 1 to 100, got 0"),
+            (101, "got 101"),
+            (-1, "got -1"),
+            ("2", "count='2'"),
+            (HUGE, "count"),
+        ]
     },
     ("POST", f"/{SANDBOX}/exec"): COMMAND_FIELDS,
     ("POST", f"/{SANDBOX}/exec-stream"): {

@@ -111,11 +111,11 @@ async def test_each_child_of_a_fork_has_a_result_of_its_own(http: httpx.AsyncCli
     *made, failed = answer.json()["data"]
     assert [child["name"] for child in made] == ["box-1", "box-2", "box-3"]
     assert {child["createdBy"] for child in made} == {"user-alice"}
-    assert failed == {"error": "The host has no room", "hint": "Delete one"}
+    assert failed == {"error": "The host has no space", "hint": "Delete one"}
     none = await http.post(f"{BASE}/fork", json={})
     assert (none.status_code, none.json()["error"], none.json()["details"]) == (
         529,
-        "The host has no room",
+        "The host has no space",
         "Delete one",
     )
 

@@ -81,14 +81,14 @@ async def test_each_child_of_a_fork_is_a_name_to_use_or_a_reason(box: Tools) -> 
     forks = json.loads(await box("fork_sandbox", count=4))["forks"]
     assert [fork.get("name") for fork in forks] == ["box-1", "box-2", "box-3", None]
     assert all(set(fork) == {"id", "name"} for fork in forks[:3])
-    assert forks[3] == {"error": "The host has no room", "hint": "Delete one"}
-    assert "The host has no room" in await box.refused("fork_sandbox")
+    assert forks[3] == {"error": "The host has no space", "hint": "Delete one"}
+    assert "The host has no space" in await box.refused("fork_sandbox")
 
 
 async def test_a_reason_that_costs_many_copies_is_told_once(box: Tools) -> None:
     forks = json.loads(await box("fork_sandbox", count=100))["forks"]
     assert len(forks) == 4
-    assert forks[3] == {"error": "The host has no room", "hint": "Delete one", "copies": 97}
+    assert forks[3] == {"error": "The host has no space", "hint": "Delete one", "copies": 97}
 
 
 def test_a_fork_without_any_child_fails_with_the_reason_of_the_first() -> None:

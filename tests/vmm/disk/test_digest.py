@@ -65,7 +65,7 @@ def test_what_is_missing_or_cut_off_is_told(tmp_path: Path) -> None:
     path.write_bytes(b"content")
     known = digest(path)
     path.write_bytes(b"cont")
-    with pytest.raises(Unavailable, match="file has 4 bytes in place of 7"):
+    with pytest.raises(Unavailable, match="file must have 7 bytes, got 4"):
         check(path, known)
     path.unlink()
     with pytest.raises(Unavailable, match="file is missing"):

@@ -21,7 +21,7 @@ from vmm.hypervisor.detect import Choice
 from vmm.hypervisor.process import ProcessRef
 from vmm.machines import suspend
 from vmm.machines.checkpoint import Checkpoint, hardware_in
-from vmm.machines.clone import silent
+from vmm.machines.clone import no_progress
 from vmm.machines.machine import Machine, MachineRecord
 from vmm.machines.snapshots import Snapshot, Snapshots
 from vmm.machines.template import template_key
@@ -63,7 +63,7 @@ class Host:
             disk=1,
             driver=choice.driver.fingerprint,
         )
-        self.saved = Checkpoint(
+        self.checkpoint = Checkpoint(
             directory=kept,
             hardware=hardware_in(self.sleeper, cpu=1, mem=256, tsc_khz=0),
             secret=b"s",
@@ -72,7 +72,7 @@ class Host:
         )
 
     async def clone(self) -> Machine:
-        return await Machine.clone(self.driver, self.saved, self.machines / new_id(), hostname="box", own=True)
+        return await Machine.clone(self.driver, self.checkpoint, self.machines / new_id(), hostname="box", own=True)
 
 
 STEPS: dict[str, Step] = {
@@ -91,7 +91,7 @@ def small(tmp_path: Path) -> Generator[Path]:
 
 
 def fill(place: Path) -> None:
-    """Leave no room for a byte, and none for a name."""
+    """Leave no space for a byte, and none for a name."""
     with pytest.raises(OSError, match="No space left"), (place / "ballast").open("wb") as ballast:
         while True:
             ballast.write(bytes(4096))
@@ -106,7 +106,7 @@ def fill(place: Path) -> None:
 async def test_no_room_on_the_disk_is_said_with_the_file_system(small: Path, choice: Choice, step: str) -> None:
     host = Host(small, choice)
     fill(small)
-    with pytest.raises(HostExhausted, match=f"disk is full: no room for .* on {small}") as refused:
+    with pytest.raises(HostExhausted, match=f"disk is full: no space for .* on {small}") as refused:
         await STEPS[step](host)
     assert refused.value.hint
     await host.machine.link.aclose()
@@ -141,11 +141,11 @@ async def test_a_server_with_too_many_files_open_says_so(tmp_path: Path, choice:
     await host.machine.link.aclose()
 
 
-async def test_what_is_no_trouble_of_the_hosts_passes(tmp_path: Path) -> None:
+async def test_what_is_not_the_hosts_problem_passes(tmp_path: Path) -> None:
     with pytest.raises(KeyError), translate_os_errors("a thing", tmp_path):
         raise KeyError
     with (
-        pytest.raises(Unavailable, match="fails at a thing: it takes too long"),
+        pytest.raises(Unavailable, match="failed at a thing: it takes too long"),
         translate_os_errors("a thing", tmp_path),
     ):
         raise TimeoutError
@@ -164,14 +164,14 @@ async def test_forks_that_fail_have_each_a_result_of_their_own(tmp_path: Path, c
         parent = await still.kept(there.collection, State.ASLEEP)
         base = still.furnished(tmp_path / "base", fingerprint=choice.driver.fingerprint)
         (base / "disk").unlink()
-        saved = Checkpoint(
+        checkpoint = Checkpoint(
             directory=base,
             hardware=hardware_in(base, cpu=1, mem=256, tsc_khz=0),
             secret=b"s",
             nonce="n",
             fingerprint=choice.driver.fingerprint,
         )
-        forks = await there.inner("sandboxes._creator").children(parent, saved, 3, "")
+        forks = await there.inner("sandboxes._creator").children(parent, checkpoint, 3, "")
         assert [isinstance(fork.error, Unavailable) for fork in forks] == [True] * 3
         assert [fork.error.message for fork in forks if fork.error and "a new machine" not in fork.error.message] == []
         assert list(there.instances.iterdir()) == []
@@ -203,9 +203,9 @@ async def test_a_template_that_is_damaged_or_not_whole_is_made_anew(tmp_path: Pa
         ):
             spoil()
             with pytest.raises(Unavailable, match="minimal is built anew"):
-                await templates.get(images, cpu=1, mem=256, report=silent)
+                await templates.get(images, cpu=1, mem=256, report=no_progress)
             mend()
-        assert await templates.get(images, cpu=1, mem=256, report=silent) == whole
+        assert await templates.get(images, cpu=1, mem=256, report=no_progress) == whole
         (base / "ram").unlink()
         with pytest.raises(Unavailable, match="minimal is built anew"):
-            await templates.get(images, cpu=1, mem=256, report=silent)
+            await templates.get(images, cpu=1, mem=256, report=no_progress)

@@ -114,13 +114,13 @@ def test_files_of_an_earlier_release_and_of_a_later_one_are_told_apart(directory
     still.change(directory / name, format=1, mood="good")
     assert read(directory) == today
     still.change(directory / name, format=2)
-    with pytest.raises(Damaged, match="it is of format 2, this release knows 1: use the newer release"):
+    with pytest.raises(Damaged, match="its format must be at most 1, got 2: use the newer release"):
         read(directory)
 
 
 @pytest.mark.anyio
 async def test_a_snapshot_without_what_every_snapshot_has_is_its_owners_still(tmp_path: Path) -> None:
-    wish = Snapshot(
+    request = Snapshot(
         id=new_id(),
         owner="alice",
         sandbox="b" * 24,
@@ -135,10 +135,10 @@ async def test_a_snapshot_without_what_every_snapshot_has_is_its_owners_still(tm
         labels={"a": "b"},
     )
     snapshots = Snapshots(tmp_path)
-    draft = await snapshots.draft(wish.id)
+    draft = await snapshots.draft(request.id)
     (draft / "ram").write_bytes(b"ram")
-    snapshot = await snapshots.publish(wish, draft)
-    directory = tmp_path / wish.id
+    snapshot = await snapshots.publish(request, draft)
+    directory = tmp_path / request.id
     manifest = directory / "snapshot.json"
     sound = manifest.read_text()
     assert Snapshot.read(directory) == snapshot

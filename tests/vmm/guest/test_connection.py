@@ -188,7 +188,7 @@ async def test_an_agent_of_another_version_is_named(link: GuestLink) -> None:
     port = listener.extra(anyio.abc.SocketAttribute.local_port)
     async with listener, anyio.create_task_group() as tasks:
         tasks.start_soon(listener.serve, pretend)
-        with pytest.raises(LinkError, match="version 9"):
+        with pytest.raises(LinkError, match="version 1, got 9"):
             await Connection.open(partial(anyio.connect_tcp, "127.0.0.1", port), b"s" * 32, 0)
         tasks.cancel_scope.cancel()
 
@@ -284,7 +284,7 @@ async def test_a_connection_that_ends_before_the_greeting_is_dialled_again(guest
 
 async def test_a_guest_that_only_hangs_up_is_given_up() -> None:
     link = GuestLink(_hung_up, secrets.token_bytes(32))
-    with pytest.raises(LinkError, match="before it says a word"):
+    with pytest.raises(LinkError, match="without answering"):
         await link.ping()
     await link.aclose()
 

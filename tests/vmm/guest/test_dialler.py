@@ -162,7 +162,7 @@ async def test_an_agent_that_fell_silent_is_given_up_by_all_who_wait(
         await until(lambda: between.seen == 1)
 
         async def told_nothing() -> None:
-            with pytest.raises(LinkTimeout, match=r"not said a word for .*; it was not told"):
+            with pytest.raises(LinkTimeout, match=r"has not answered for .*; the request was not sent"):
                 await link.ping(timeout_ms=60_000)
 
         async with anyio.create_task_group() as callers:

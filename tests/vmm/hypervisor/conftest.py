@@ -83,7 +83,7 @@ async def any_machine(
     moment: Checkpoint,
     tmp_path: Path,
 ) -> AsyncGenerator[Machine]:
-    """MachineRegistry of every origin: what works on one must work on all."""
+    """Machines of every origin: what works on one must work on all."""
     place = tmp_path / "machine"
     made, memory = {
         "cold": (lambda: cold(driver, image_set, place), Memory.BOOTED),

@@ -1,4 +1,4 @@
-"""MachineRegistry of each origin, for the drivers' contract: how to make them, save them, and hear what they say."""
+"""Machines of each origin, for the drivers' contract: how to make them, save them, and hear what they say."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ async def test_a_machine_that_takes_too_much_memory_dies_alone_and_why_is_known(
     with anyio.fail_after(PATIENCE_S):
         assert await greedy.ended() == -9
     assert cgroups.why_killed("greedy") == (
-        "its virtual machine needed more memory on the host than the 64 MiB that it may have"
+        "its virtual machine needed more memory on the host than its limit of 64 MiB"
     )
     assert modest.alive()
     assert cgroups.why_killed("modest") == ""

@@ -68,7 +68,7 @@ async def test_a_machine_that_passes_its_limit_on_memory_says_so_when_it_ends(ma
             tasks.start_soon(_work, machine_cloned)
             reason = await machine_cloned.ended()
             tasks.cancel_scope.cancel()
-    assert reason == "its virtual machine needed more memory on the host than the 8 MiB that it may have"
+    assert reason == "its virtual machine needed more memory on the host than its limit of 8 MiB"
 
 
 async def _work(machine: Machine) -> None:

@@ -66,7 +66,7 @@ def test_a_cgroup_that_this_user_may_not_write_is_left_alone(tmp_path: Path) -> 
     (place / "cgroup.subtree_control").unlink()  # as root, no mode would keep us out
     found = seen(tmp_path, "/session.scope")
     assert isinstance(found, NoCgroups)
-    assert "is not this user's to divide" in found.reason
+    assert "this user may not divide the cgroup" in found.reason
 
 
 def test_a_cgroup_with_other_programs_in_it_is_left_alone(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ async def test_cloud_hypervisor_needs_kvm_and_a_program(tmp_path: Path, monkeypa
     monkeypatch.setenv(detect.BINARY_VARIABLE, str(tmp_path / "missing"))
     without_program = (await detect.drivers())["cloud-hypervisor"]
     assert isinstance(without_program, detect.NoDriver)
-    assert "missing is no program" in without_program.reason
+    assert "missing is not a program" in without_program.reason
     assert "releases page" in without_program.fix
 
 
@@ -77,9 +77,9 @@ async def test_with_kvm_cloud_hypervisor_is_preferred(tmp_path: Path, monkeypatc
 @pytest.mark.parametrize(
     ("says", "why"),
     [
-        ("echo cloud-hypervisor v40.0.0", "older than v51"),
-        ("echo nothing", "says nothing of a version"),
-        ("exit 1", "says nothing of a version"),
+        ("echo cloud-hypervisor v40.0.0", "must be 51 or later, got 40.0"),
+        ("echo nothing", "does not print a version"),
+        ("exit 1", "does not print a version"),
     ],
 )
 async def test_a_wrong_cloud_hypervisor_is_passed_over(

@@ -56,5 +56,5 @@ def test_only_a_full_disk_is_called_one(tmp_path: Path) -> None:
 
 def test_what_cannot_fit_is_not_begun(tmp_path: Path) -> None:
     require(tmp_path, 1)
-    with pytest.raises(HostExhausted, match="no room for 1099511627776 MiB"):
+    with pytest.raises(HostExhausted, match="no space for 1099511627776 MiB"):
         require(tmp_path, 1 << 60)

@@ -89,7 +89,7 @@ async def test_a_call_that_hangs_ends_at_its_deadline(tmp_path: Path) -> None:
 async def test_another_version_than_the_server_found_is_refused(tmp_path: Path) -> None:
     driver = made("cloud-hypervisor", listening(tmp_path, answering("52.0.1")), start_s=_LATER_S)
     error = await refusal(driver, tmp_path, "start")
-    assert error.message.startswith("The hypervisor is version 52.0, but was 53.0 when this server started")
+    assert error.message.startswith("The hypervisor's version must be 53.0, as at server start, got 52.0")
     assert "Restart the server" in error.hint
 
 
@@ -97,7 +97,7 @@ async def test_another_qemu_than_the_server_found_is_refused(tmp_path: Path) -> 
     driver = made("qemu", listening(tmp_path, greeting("7.3.1")), start_s=_LATER_S)
     for way in ("start", "restore"):
         error = await refusal(driver, tmp_path, way)
-        assert error.message.startswith("The hypervisor is version 7.3.1, but was 7.2 when this server started")
+        assert error.message.startswith("The hypervisor's version must be 7.2, as at server start, got 7.3.1")
         assert "Restart the server" in error.hint
         shutil.rmtree(tmp_path / "machine")
 
@@ -115,7 +115,7 @@ async def test_a_state_of_a_form_that_is_not_known_is_refused_before_anything_st
     (state / "state.json").write_text("{}")
     driver = made("cloud-hypervisor", program(tmp_path, "touch started"))
     error = await refusal(driver, tmp_path, "restore", state=state)
-    assert "no snapshot that this server knows" in error.message
+    assert "not a snapshot that this server knows" in error.message
     assert not (tmp_path / "machine" / "started").exists()
 
 

@@ -135,19 +135,19 @@ def test_a_file_that_is_readable_already_keeps_its_mark_of_the_last_change(place
     assert image.stat().st_ctime_ns == before
 
 
-def test_a_program_that_is_not_for_everybody_is_a_hindrance(place: Path) -> None:
+def test_a_program_that_is_not_for_everybody_is_a_obstacle(place: Path) -> None:
     program = place.parent / "program"
     program.touch()
     program.chmod(0o700)
-    assert str(program) in Users().hindrance(place, str(program), [])
+    assert str(program) in Users().obstacle(place, str(program), [])
     program.chmod(0o755)
-    assert Users().hindrance(place, str(program), [place / "disk"]) == ""
+    assert Users().obstacle(place, str(program), [place / "disk"]) == ""
 
 
-def test_a_file_that_no_hard_link_leads_to_is_a_hindrance(place: Path) -> None:
+def test_a_file_that_no_hard_link_leads_to_is_a_obstacle(place: Path) -> None:
     (place / "base").symlink_to("/elsewhere/base")
-    assert "/elsewhere/base" in Users().hindrance(place, "/bin/sh", [place / "base"])
-    assert "not in the machine's directory" in Users().hindrance(place, "/bin/sh", [Path("/elsewhere/base")])
+    assert "/elsewhere/base" in Users().obstacle(place, "/bin/sh", [place / "base"])
+    assert "not in the machine's directory" in Users().obstacle(place, "/bin/sh", [Path("/elsewhere/base")])
 
 
 @as_root
@@ -179,5 +179,5 @@ def test_what_is_no_ordinary_file_is_not_taken_from_a_machine(place: Path, kind:
             os.mkfifo(strange)
         case _:
             strange.mkdir()
-    with pytest.raises((Unavailable, OSError), match=r"strange|symbolic"):
+    with pytest.raises((Unavailable, OSError), match=r"only ordinary files|symbolic"):
         reclaim(place / "saved")

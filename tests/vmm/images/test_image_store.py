@@ -137,7 +137,7 @@ def test_a_part_of_a_later_format_is_passed_over_and_told_once(store: Store, par
     with capture_logs() as logs:
         assert store.parts() == store.parts() == []
     (line,) = logs
-    assert (line["event"], line["part"]) == ("image part passed over", directory.name)
+    assert (line["event"], line["part"]) == ("image part ignored", directory.name)
     assert "format" in line["reason"]
 
 

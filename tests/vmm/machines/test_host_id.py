@@ -23,6 +23,6 @@ def test_two_directories_are_two_hosts(tmp_path: Path) -> None:
 @pytest.mark.parametrize("held", ["", "nonsense", "A" * 24])
 def test_a_damaged_host_id_is_not_replaced(tmp_path: Path, held: str) -> None:
     (tmp_path / "host").write_text(held)
-    with pytest.raises(Unavailable, match="holds no host id"):
+    with pytest.raises(Unavailable, match="must hold a host id"):
         host_id(tmp_path)
     assert (tmp_path / "host").read_text() == held

@@ -122,7 +122,7 @@ async def test_snapshots_are_found_by_id_name_and_the_beginning_of_an_id(fleet: 
     assert second.name == "box-1"
     for ref in (first.id, "one", first.id[:23] if first.id[:23] != second.id[:23] else first.id):
         assert (await fleet.snapshots.get(ALICE, ref)).id == first.id
-    with pytest.raises(Conflict, match=f"fits several: {second.id}, {first.id}"):
+    with pytest.raises(Conflict, match=f"^Several snapshots match .*: {second.id}, {first.id}"):
         await fleet.snapshots.get(ALICE, first.id[:4])
     for owner, ref in ((BOB, first.id), (BOB, "one"), (ALICE, ""), (ALICE, "zzz"), (ALICE, "../" + first.id)):
         with pytest.raises(NotFound, match="There is no snapshot"):
@@ -162,9 +162,9 @@ async def test_a_restore_to_what_does_not_fit_says_why_and_changes_nothing(fleet
     await fleet.snapshots.take(ALICE, "big", name="large")
     other = await fleet.snapshots.take(ALICE, "box", name="foreign")
     _as_if_saved_by_another_hypervisor(data, other)
-    with pytest.raises(Conflict, match=r"was taken with mem 320, and sandbox \w+ has 256"):
+    with pytest.raises(Conflict, match=r"must have mem 256 like sandbox \w+, got 320"):
         await fleet.snapshots.restore(ALICE, "box", "large")
-    with pytest.raises(Conflict, match=r"was saved by somebody 1\.0 and loads into nothing else"):
+    with pytest.raises(Conflict, match=r"was saved by somebody 1\.0 and loads only there"):
         await fleet.snapshots.restore(ALICE, "box", "foreign")
     with pytest.raises(Conflict, match=r"was saved by somebody 1\.0"):
         await fleet.sandboxes.create(ALICE, SandboxSpec(name="new", snapshot="foreign"))
@@ -338,7 +338,7 @@ async def test_as_many_forks_are_made_at_once_as_the_host_has_processors(fleet: 
 async def test_forks_that_cannot_be_are_refused(fleet: Fleet, data: Path) -> None:
     sandbox = await fleet.sandboxes.create(ALICE, SPEC)
     for count in (0, -1, 101):
-        with pytest.raises(InvalidInput, match=f"count: {count} forks cannot be made at once. Use 1 to 100"):
+        with pytest.raises(InvalidInput, match=f"^count must be 1 to 100, got {count}$"):
             await fleet.snapshots.fork(ALICE, "box", count)
     with pytest.raises(NotFound):
         await fleet.snapshots.fork(BOB, sandbox.id)

@@ -32,16 +32,16 @@ def test_a_name_of_a_megabyte_is_refused_without_repeating_it() -> None:
 
 @pytest.mark.parametrize("cpu", [0, -1, 9])
 def test_cpu_out_of_range_is_refused_with_the_range(cpu: int) -> None:
-    assert refusal(cpu=cpu) == f"cpu: {cpu} is out of range. Use 1 to 8 virtual CPUs"
+    assert refusal(cpu=cpu) == f"cpu must be 1 to 8 virtual CPUs, got {cpu}"
 
 
 @pytest.mark.parametrize("mem", [0, 255, 16385, 17 * 1024 * 1024])
 def test_memory_out_of_range_is_refused_with_the_range(mem: int) -> None:
-    assert refusal(mem=mem) == f"mem: {mem} is out of range. Use 256 to 16384 MiB"
+    assert refusal(mem=mem) == f"mem must be 256 to 16384 MiB, got {mem}"
 
 
 def test_an_unknown_image_is_refused_with_the_known_ones() -> None:
-    assert refusal(image="ubuntu") == "image: there is no image 'ubuntu'. Use code or minimal"
+    assert refusal(image="ubuntu") == "image must be code or minimal, got 'ubuntu'"
 
 
 @pytest.mark.parametrize(
@@ -57,13 +57,13 @@ def test_an_unknown_image_is_refused_with_the_known_ones() -> None:
     ],
 )
 def test_bad_labels_are_refused(labels: dict[str, str]) -> None:
-    assert refusal(labels=labels).startswith("labels: ")
+    assert refusal(labels=labels).startswith("labels must ")
 
 
 @pytest.mark.parametrize("env", [{"1A": "v"}, {"": "v"}, {"A=B": "v"}, {"A": "\0"}, {"A": "v" * 100_000}])
 def test_a_bad_environment_is_refused_without_its_values(env: dict[str, str]) -> None:
     message = refusal(env=env)
-    assert message.startswith("env: ")
+    assert message.startswith("env must ")
     assert "vvv" not in message
 
 
