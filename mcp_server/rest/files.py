@@ -14,11 +14,11 @@ from mcp_server.wire import timestamp
 from vmm.errors import GuestFileRefused
 
 from ..http.problem import problem
-from .body import WireModel, parse_query, read_body
+from .body import WireModel, parse_query
 from .byte_range import ByteRange, parse_range
 from .endpoint import Endpoint
 from .envelope import success
-from .multipart import MAX_FORM, file_of
+from .multipart import file_field
 from .paths import GuestPath
 from .streaming import Streamed, incoming, while_connected
 
@@ -128,16 +128,15 @@ class FileRoutes:
         return Streamed(serve)
 
     async def upload(self, request: Request, who: Principal) -> Response:
-        """Write a file, all of it or nothing: the raw body, or the field `file` of a small form."""
+        """Write a file, all of it or nothing: the raw body, or the field `file` of a form."""
         wish = parse_query(request, Upload)
         owner, ref = who.org_id, request.path_params["id"]
         mode = None if wish.mode is None else int(wish.mode, 8)
+        content = incoming(request.receive)
         content_type = request.headers.get("content-type", "")
         if content_type.partition(";")[0].strip().lower() == "multipart/form-data":
-            data = file_of(await read_body(request, most=MAX_FORM), content_type)
-            info = await self._fleet.guest.write_file(owner, ref, wish.path, data, mode=mode)
-        else:
-            info = await self._fleet.guest.write_stream(owner, ref, wish.path, incoming(request.receive), mode=mode)
+            content = file_field(content, content_type)
+        info = await self._fleet.guest.write_stream(owner, ref, wish.path, content, mode=mode)
         return JSONResponse({"success": True, "path": info.path, "size": info.size})
 
 
