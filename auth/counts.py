@@ -1,15 +1,12 @@
-"""Counters for the library `limits`: in memory, bounded, in windows that begin at the same moment everywhere.
+"""Counters in memory: bounded in number, in windows that begin at the same moment on every server.
 
-The library's own memory storage starts a task over all of its counters with every hit, keeps as many as come, and
-counts each in a window of its own, so that the sums of several servers could not be put together.
+Libraries for rate limits count each caller in a window of its own, so that several servers could not add their counts.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from typing import Any, TypeAlias
-
-from limits.aio.storage import Storage
 
 from .clock import Clock, now_ms
 
@@ -18,10 +15,8 @@ Counter: TypeAlias = list[Any]
 """A counter as documents have it: name, count, end of the window in epoch milliseconds."""
 
 
-class Counts(Storage):
+class Counts:
     """Counters by name, each for the current window; the least recently counted go first when there are too many."""
-
-    STORAGE_SCHEME = None
 
     def __init__(self, *, clock: Clock = now_ms, capacity: int = CAPACITY) -> None:
         """Nothing is counted yet.
@@ -30,7 +25,6 @@ class Counts(Storage):
             clock: Epoch milliseconds.
             capacity: Most counters.
         """
-        super().__init__()
         self._clock = clock
         self._capacity = capacity
         self._own: OrderedDict[str, tuple[int, int]] = OrderedDict()
@@ -39,11 +33,6 @@ class Counts(Storage):
 
     def __len__(self) -> int:
         return len(self._own)
-
-    @property
-    def base_exceptions(self) -> type[Exception]:
-        """What the library would wrap: nothing here fails."""
-        return ValueError
 
     async def incr(self, key: str, expiry: int, amount: int = 1) -> int:
         """Count, in the window of `expiry` seconds that holds now, and give the sum."""
@@ -78,20 +67,6 @@ class Counts(Storage):
     async def get_expiry(self, key: str) -> float:
         """When the current window ends, in epoch seconds; now if nothing is counted."""
         return self.current(key)[1] / 1000
-
-    async def check(self) -> bool:
-        """Whether counting works: always."""
-        return True
-
-    async def reset(self) -> int:
-        """Forget everything; gives the number of counters."""
-        counters = len(self._own)
-        self._own.clear()
-        return counters
-
-    async def clear(self, key: str) -> None:
-        """Forget one counter."""
-        self._own.pop(key, None)
 
     def export(self) -> list[Counter]:
         """This server's counters of windows that last."""
