@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from .collection import CollectionSpec, Document, Value
 from .errors import InvalidDocument, InvalidQuery
+from .shown import shown
 
 MAX_BYTES = 8 * 1024 * 1024
 _INT_MIN, _INT_MAX = -(2**63), 2**63 - 1
@@ -112,12 +113,6 @@ def as_value(name: str, value: object) -> Value:
     if not is_value(value):
         raise InvalidQuery(f"Value {shown(value)} of {name} is no text and no integer of 64 bits")
     return cast("Value", value)
-
-
-def shown(value: object) -> str:
-    """A value for a message, cut."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:80]}…"
 
 
 def _named(spec: CollectionSpec, document: Document) -> str:

@@ -12,12 +12,13 @@ from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
 from .collection import CollectionSpec, Database, Document
-from .documents import check_spec, shown
+from .documents import check_spec
 from .errors import InvalidQuery, StoreCorrupt, StoreError, StoreNewer
 from .mongo_collection import MongoCollection
 from .mongo_errors import redacted
 from .mongo_link import AT_ONCE, Client, MongoLink
 from .mongo_query import index_hint, index_key, index_options
+from .shown import shown
 
 FORMAT = 1
 MARKER = "store_format"

@@ -12,7 +12,7 @@ from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import BulkWriteError, DuplicateKeyError
 
 from .collection import CollectionSpec, Document, Index, StoredCollection, Value
-from .documents import as_value, encode, is_value, shown, version_of
+from .documents import as_value, encode, is_value, version_of
 from .errors import DocumentMissing, VersionConflict
 from .ids import new_id
 from .mongo_documents import MARK, from_stored, to_stored
@@ -20,6 +20,7 @@ from .mongo_errors import duplicate, there_already
 from .mongo_link import MongoLink
 from .mongo_query import Filter, index_hint, matching, order, within
 from .query import Query, check_limit, plan
+from .shown import shown
 
 _Database = AsyncDatabase[Document]
 _PURGED_AT_ONCE = 500

@@ -20,7 +20,6 @@ from pymongo.errors import (
     WriteConcernError,
 )
 
-from .documents import shown
 from .errors import (
     DuplicateKey,
     InvalidDocument,
@@ -29,6 +28,7 @@ from .errors import (
     StoreReadOnly,
     StoreUnavailable,
 )
+from .shown import shown
 
 Failure = PyMongoError | BSONError
 FAILURES = (PyMongoError, BSONError)

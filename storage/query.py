@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from .collection import CollectionSpec, Index, Value
-from .documents import as_value, shown
+from .documents import as_value
 from .errors import InvalidQuery
+from .shown import shown
 
 MAX_LIMIT = 10_000
 

@@ -8,9 +8,10 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from .collection import CollectionSpec, Document, Index, StoredCollection, Value
-from .documents import as_text, as_value, encode, is_value, shown, version_of
+from .documents import as_text, as_value, encode, is_value, version_of
 from .errors import DocumentMissing, VersionConflict
 from .query import Query, check_limit, plan
+from .shown import shown
 
 T = TypeVar("T")
 _COLUMNS = {"_id": "id", "version": "version"}

@@ -7,6 +7,8 @@ import re
 from datetime import UTC, datetime
 from typing import Any, cast
 
+from storage.shown import shown
+
 from .console import CliError
 
 Object = dict[str, Any]
@@ -29,7 +31,7 @@ def as_object(value: object) -> Object:
         CliError: It is something else.
     """
     if not isinstance(value, dict):
-        raise CliError(f"The server answered {_cut(value)} where an object belongs: is it of another version?")
+        raise CliError(f"The server answered {shown(value)} where an object belongs: is it of another version?")
     return cast("Object", value)
 
 
@@ -40,7 +42,7 @@ def as_objects(value: object) -> list[Object]:
         CliError: It is something else.
     """
     if not isinstance(value, list):
-        raise CliError(f"The server answered {_cut(value)} where a list belongs: is it of another version?")
+        raise CliError(f"The server answered {shown(value)} where a list belongs: is it of another version?")
     return [as_object(item) for item in cast("list[object]", value)]
 
 
@@ -161,8 +163,3 @@ def parse_limit(text: str, option: str) -> int:
     if found is None or not int(found[1]):
         raise CliError(f"{option} {text[:_SHOWN]!r} is no span of time: write such as 90s, 15m, 2h, 7d, or {NONE}")
     return int(found[1]) * _SECONDS[found[2]]
-
-
-def _cut(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"

@@ -11,9 +11,10 @@ from pydantic.alias_generators import to_camel
 from pydantic_core import from_json
 from starlette.exceptions import HTTPException
 
+from storage.shown import shown
 from vmm.errors import InvalidInput
 
-from .errors import invalid, shown
+from .errors import invalid
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

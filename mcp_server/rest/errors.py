@@ -11,6 +11,7 @@ from starlette.requests import ClientDisconnect
 
 from auth.errors import AuthError, Conflict, Denied, Missing
 from storage.errors import StoreError, StoreFull
+from storage.shown import shown
 from vmm.errors import CasemateError, InvalidInput
 
 from ..http.causes import cause_of
@@ -111,14 +112,6 @@ def invalid(error: ValidationError, *, unsaid: Collection[str] = ()) -> InvalidI
     if len(problems) > _PROBLEMS:
         lines.append(f"{len(problems) - _PROBLEMS} more")
     return InvalidInput("; ".join(lines))
-
-
-def shown(value: object) -> str:
-    """A value for a message: quoted, on one line, cut."""
-    if isinstance(value, int) and value.bit_length() > 4 * _SHOWN:
-        return f"a number of {value.bit_length()} bits"
-    text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 def _told(status: int, error: str, details: str, *, retryable: bool) -> Refusal:

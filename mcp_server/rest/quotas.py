@@ -9,11 +9,11 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from auth.roles import Scope
+from storage.shown import shown
 from vmm.errors import InvalidInput
 
 from .body import parse_object, read_body
 from .endpoint import Endpoint
-from .errors import shown
 from .operator import operator_endpoint
 
 if TYPE_CHECKING:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from storage.shown import shown
+
 from ..errors import Conflict, NotFound
 from ..sandboxes.sandbox import Sandbox, State
 from ..sandboxes.store import SandboxStore
-
-_SHOWN_CHARACTERS = 80
 
 
 class Ownership:
@@ -46,12 +46,8 @@ class Ownership:
     async def _only(self, owner: str, ref: str) -> Sandbox:
         named = await self._records.named(owner, ref)
         if not named:
-            raise NotFound(f"There is no sandbox {_shown(ref)}", hint="List the sandboxes, or create one")
+            raise NotFound(f"There is no sandbox {shown(ref)}", hint="List the sandboxes, or create one")
         if len(named) > 1:
             ids = ", ".join(sandbox.id for sandbox in named)
-            raise Conflict(f"The name {_shown(ref)} fits several sandboxes: {ids}", hint="Use one of these ids")
+            raise Conflict(f"The name {shown(ref)} fits several sandboxes: {ids}", hint="Use one of these ids")
         return named[0]
-
-
-def _shown(ref: str) -> str:
-    return repr(ref if len(ref) <= _SHOWN_CHARACTERS else f"{ref[:_SHOWN_CHARACTERS]}…")

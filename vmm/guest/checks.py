@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from storage.shown import shown
 from vmm.agent import frames
 from vmm.errors import InvalidInput
 
@@ -136,12 +137,6 @@ def surroundings(cwd: str, env: dict[str, str], user: str) -> dict[str, object]:
         _encoded(user, "user")
         arguments["user"] = user
     return arguments
-
-
-def shown(value: str) -> str:
-    """A value for a message: quoted, on one line, cut to about 80 characters."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:50]}...{text[-27:]}"
 
 
 def _environment(env: dict[str, str], total: int) -> None:

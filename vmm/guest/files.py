@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterable
 from contextlib import asynccontextmanager
 
+from storage.shown import shown
 from vmm.agent import frames
 from vmm.errors import InvalidInput, LinkError
 
@@ -50,7 +51,7 @@ class FileCalls(Caller):
                 data += piece
                 if len(data) > most:
                     raise InvalidInput(
-                        f"length: {checks.shown(path)} has more than the {most} bytes that come at once",
+                        f"length: {shown(path)} has more than the {most} bytes that come at once",
                         hint="Read it by ranges of offset and length",
                     )
         return FileSlice(offset=offset, data=bytes(data), more=pieces.more, stated=info.size)

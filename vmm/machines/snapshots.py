@@ -18,6 +18,8 @@ from typing import Self
 
 import anyio
 
+from storage.shown import shown
+
 from ..disk import digest
 from ..disk.copy import sync_directory
 from ..disk.digest import FileDigest
@@ -34,7 +36,6 @@ _WAY_OUT = "Use another one, and delete this one"
 _DRAFT = ".draft-"
 _FORK = ".fork-"
 _BLOCK = 512
-_SHOWN = 80
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,10 +224,10 @@ class Snapshots:
         ):
             if len(fitting) > 1:
                 ids = ", ".join(snapshot.id for snapshot in fitting)
-                raise Conflict(f"snapshot: {_shown(ref)} fits several: {ids}", hint="Use one of these ids")
+                raise Conflict(f"snapshot: {shown(ref)} fits several: {ids}", hint="Use one of these ids")
             if fitting:
                 return fitting[0]
-        raise NotFound(f"There is no snapshot {_shown(ref)}", hint="List the snapshots, or take one")
+        raise NotFound(f"There is no snapshot {shown(ref)}", hint="List the snapshots, or take one")
 
     async def saved(self, snapshot: Snapshot) -> Checkpoint:
         """What machines are made of: the snapshot's files, seen to be what was saved.
@@ -323,7 +324,3 @@ def _write(snapshot: Snapshot, directory: Path) -> None:
     del values["damage"]
     write_private(directory / _MANIFEST, json.dumps(values))
     sync_directory(directory)
-
-
-def _shown(ref: str) -> str:
-    return repr(ref if len(ref) <= _SHOWN else f"{ref[:_SHOWN]}…")

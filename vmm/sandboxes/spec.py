@@ -6,6 +6,8 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
+from storage.shown import shown
+
 from ..errors import InvalidInput
 
 CPU_RANGE = (1, 8)
@@ -23,7 +25,6 @@ _LABEL_LENGTH = 20
 _LABEL_KEY = re.compile(r"[a-z0-9]([-a-z0-9_]*[a-z0-9])?")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _ENV_BYTES = 64 * 1024
-_SHOWN = 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +66,7 @@ class SandboxSpec:
         check_name(self.name)
         if self.image not in images:
             raise InvalidInput(
-                f"image: there is no image {_shown(self.image)}", hint=f"Use {' or '.join(sorted(images))}"
+                f"image: there is no image {shown(self.image)}", hint=f"Use {' or '.join(sorted(images))}"
             )
         _check_range("cpu", self.cpu, CPU_RANGE, "virtual CPUs")
         _check_range("mem", self.mem, MEM_RANGE, "MiB")
@@ -83,7 +84,7 @@ def check_name(name: str) -> None:
         raise InvalidInput(f"name: {len(name)} characters are too many", hint=f"Use at most {_NAME_LENGTH}")
     if not _NAME.fullmatch(name):
         raise InvalidInput(
-            f"name: {_shown(name)} is not a valid name",
+            f"name: {shown(name)} is not a valid name",
             hint="Use lower-case letters, digits and '-', with a letter or digit at both ends, such as my-box-1",
         )
 
@@ -99,12 +100,12 @@ def check_labels(labels: Mapping[str, str]) -> None:
     for key, value in labels.items():
         if len(key) > _LABEL_LENGTH or not _LABEL_KEY.fullmatch(key):
             raise InvalidInput(
-                f"labels: {_shown(key)} is not a valid key",
+                f"labels: {shown(key)} is not a valid key",
                 hint=f"Use at most {_LABEL_LENGTH} lower-case letters, digits, '-' and '_'",
             )
         if len(value) > _LABEL_LENGTH or not value.isprintable() or "," in value or "=" in value:
             raise InvalidInput(
-                f"labels: {_shown(value)} is not a valid value for {key}",
+                f"labels: {shown(value)} is not a valid value for {key}",
                 hint=f"Use at most {_LABEL_LENGTH} printable characters without ',' and '='",
             )
 
@@ -118,13 +119,9 @@ def _check_range(field_name: str, value: int, allowed: tuple[int, int], unit: st
 def _check_env(env: Mapping[str, str]) -> None:
     for name, value in env.items():
         if not _ENV_NAME.fullmatch(name):
-            raise InvalidInput(f"env: {_shown(name)} is not a valid variable name")
+            raise InvalidInput(f"env: {shown(name)} is not a valid variable name")
         if "\0" in value:
             raise InvalidInput(f"env: the value of {name} contains a NUL character")
     size = sum(len(name) + len(value.encode()) for name, value in env.items())
     if size > _ENV_BYTES:
         raise InvalidInput(f"env: {size} bytes are too many", hint=f"Use at most {_ENV_BYTES}")
-
-
-def _shown(value: str) -> str:
-    return repr(value if len(value) <= _SHOWN else f"{value[:_SHOWN]}…")
