@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from storage.backoff import Backoff
 from storage.collection import Collection, Document
 from storage.errors import DocumentMissing, VersionConflict
-from storage.rivals import Contest
 
 _ATTEMPTS = 100
 
@@ -25,7 +25,7 @@ async def edit(collection: Collection, document_id: str, change: Callable[[Docum
     Raises:
         StoreError: The store failed, or the document was changed a hundred times in between.
     """
-    contest = Contest()
+    backoff = Backoff()
     while True:
         before = await collection.get(document_id)
         if before is None:
@@ -38,6 +38,6 @@ async def edit(collection: Collection, document_id: str, change: Callable[[Docum
         except DocumentMissing:
             return None
         except VersionConflict:
-            if contest.lost + 1 == _ATTEMPTS:
+            if backoff.failed + 1 == _ATTEMPTS:
                 raise
-            await contest.again()
+            await backoff.wait()

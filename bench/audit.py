@@ -24,11 +24,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bench.server import HEAD, Server, call, row
 from bench.wire import Connection, list_sandboxes
-from mcp_server.app import open_parts
-from mcp_server.audit.entry import Entry, Visit
+from mcp_server.app import open_services
+from mcp_server.audit.entry import AuditedRequest, Entry
 from mcp_server.audit.log import AuditLog
+from mcp_server.audit.middleware import AuditMiddleware
 from mcp_server.audit.record import AUDIT
-from mcp_server.audit.surface import Surface
 from mcp_server.http.serve import WebServer, listen
 from mcp_server.observability import logs
 from mcp_server.observability.metrics import Meters
@@ -50,7 +50,9 @@ class Deaf(AuditLog):
         super().__init__(collection, meters=meters, days=1)
         self._count = meters.call
 
-    def note(self, entry: Entry, visit: Visit, *, surface: str, action: str, began_ms: int, began: float) -> None:
+    def record(
+        self, entry: Entry, request: AuditedRequest, *, surface: str, action: str, began_ms: int, began: float
+    ) -> None:
         self._count(surface, action, entry.decision, time.perf_counter() - began)
 
     async def run(self) -> None:
@@ -58,7 +60,7 @@ class Deaf(AuditLog):
 
 
 class Counted:
-    """Counts requests, as `Surface` does beside recording them."""
+    """Counts requests, as `AuditMiddleware` does besides recording them."""
 
     def __init__(self, app: ASGIApp, meters: Meters) -> None:
         self._app = app
@@ -80,21 +82,21 @@ class Counted:
 
 
 async def serve(*, audited: bool) -> None:
-    """Serve as `casemate serve` does, or without trail and limits."""
+    """Serve as `casemate serve` does, or without audit log and limits."""
     settings = Settings.load()
     if not audited:
         settings = settings.model_copy(update={"rate_limit_requests": 0, "refusals_per_minute": 0})
     # As in production, but into nowhere.
     logs.configure("info", "json")
-    async with open_parts(settings) as opened:
+    async with open_services(settings) as opened:
         silent = Deaf(await opened.database.collection(AUDIT), opened.meters)
-        parts = opened if audited else replace(opened, trail=silent)
-        web = parts.web()
+        services = opened if audited else replace(opened, audit_log=silent)
+        web = services.web()
         if not audited:
             counted = Middleware(Counted, meters=opened.meters)
-            web.user_middleware = [counted if layer.cls is Surface else layer for layer in web.user_middleware]
+            web.user_middleware = [counted if layer.cls is AuditMiddleware else layer for layer in web.user_middleware]
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(parts.run)
+            tasks.start_soon(services.run)
             server = WebServer(web, lambda: None)
             await server.serve([listen(settings.host, settings.port)])
             tasks.cancel_scope.cancel()

@@ -126,7 +126,7 @@ class Bench:
         )
         await machine.save_record()
         await run_sync(suspend.forget_sleep, directory)
-        await suspend.rejoin(machine)
+        await suspend.reconnect(machine)
         return machine
 
     async def _fork(self, parent: Machine, count: int, what: str) -> None:

@@ -93,7 +93,7 @@ async def opened(
             data=data,
             driver=found.driver,
             catalogue=Catalogue(at or images()),
-            records=SandboxStore(await database.collection(SANDBOXES), host=_HOST),
+            store=SandboxStore(await database.collection(SANDBOXES), host=_HOST),
             quotas=Quotas(_ROOMY),
             reserve=HostReserve(),
             own_memory=own_memory,

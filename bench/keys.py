@@ -35,7 +35,7 @@ from auth.changes import Changes
 from auth.credentials import Credential
 from auth.keys import KEYS, KeyStore
 from auth.roles import Role
-from mcp_server.app import Services, open_parts
+from mcp_server.app import Services, open_services
 from mcp_server.observability import logs
 from mcp_server.settings import Settings
 from storage.collection import Collection, Document
@@ -55,7 +55,7 @@ _CHECKS = 3000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class House:
-    """A server's parts over a store with so many rows.
+    """A server's services over a store with so many rows.
 
     Attributes:
         stored: The keys as they are kept.
@@ -63,7 +63,7 @@ class House:
         homes: Organisation and sandbox of each key.
     """
 
-    parts: Services
+    services: Services
     web: Starlette
     stored: Collection
     keys: list[str] = field(default_factory=list[str])
@@ -72,7 +72,7 @@ class House:
     def authenticator(self, monotonic: Callable[[], float] = time.monotonic) -> Authenticator:
         """A check of keys with caches of its own."""
         keys = KeyStore(self.stored, monotonic=monotonic)
-        return Authenticator(keys, self.parts.identity.accounts, changes=Changes(), monotonic=monotonic)
+        return Authenticator(keys, self.services.identity.accounts, changes=Changes(), monotonic=monotonic)
 
 
 async def main() -> None:
@@ -113,7 +113,7 @@ async def store(kind: str, place: Path, uri: str) -> None:
 
 @asynccontextmanager
 async def opened(data: Path, uri: str) -> AsyncGenerator[House]:
-    """A server's parts and application, running. No machine is made, so it needs no images."""
+    """A server's services and application, running. No machine is made, so it needs no images."""
     database = f"casemate_bench_{new_id()}"
     await anyio.Path(data).mkdir()
     settings = Settings(
@@ -123,11 +123,11 @@ async def opened(data: Path, uri: str) -> AsyncGenerator[House]:
         rate_limit_requests=10_000_000,
         registrations_per_hour=100_000,
     )
-    async with open_parts(settings) as parts, anyio.create_task_group() as tasks:
-        web = parts.web()
-        tasks.start_soon(parts.run)
+    async with open_services(settings) as services, anyio.create_task_group() as tasks:
+        web = services.web()
+        tasks.start_soon(services.run)
         async with web.router.lifespan_context(web):
-            yield House(parts=parts, web=web, stored=await parts.database.collection(KEYS))
+            yield House(services=services, web=web, stored=await services.database.collection(KEYS))
         tasks.cancel_scope.cancel()
     if uri:
         with MongoClient[Document](uri) as client:
@@ -136,9 +136,9 @@ async def opened(data: Path, uri: str) -> AsyncGenerator[House]:
 
 async def fill(house: House, rows: int) -> None:
     """Add organisations until there are so many rows; through the stores' own doors, several at a time."""
-    parts = house.parts
-    records = SandboxStore(await parts.database.collection(SANDBOXES), host=host_id(parts.settings.data))
-    accounts, keys, places = parts.identity.accounts, parts.identity.keys, anyio.CapacityLimiter(20)
+    services = house.services
+    records = SandboxStore(await services.database.collection(SANDBOXES), host=host_id(services.settings.data))
+    accounts, keys, places = services.identity.accounts, services.identity.keys, anyio.CapacityLimiter(20)
 
     async def organisation() -> None:
         async with places:
@@ -215,7 +215,7 @@ def look_up(house: House) -> Call:
 
 def listed(house: House) -> Call:
     homes = cycle(house.homes)
-    return lambda: house.parts.fleet.sandboxes.list(next(homes)[0], limit=20)
+    return lambda: house.services.fleet.sandboxes.list(next(homes)[0], limit=20)
 
 
 def requested(method: str, path: str) -> Callable[[House], Call]:

@@ -1,7 +1,7 @@
-"""The composition root: the only place where the parts are made and wired together.
+"""The composition root: the only place that creates the services and wires them together.
 
-Settings, store, identity, hypervisor, images, fleet, web application: each gets what it needs in its constructor, and
-all end in the reverse order.
+Settings, store, identity, hypervisor, images, fleet, web application: each gets its dependencies in its constructor,
+and they close in reverse order.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from .audit.entry import annotate_call
 from .audit.log import AuditLog
 from .audit.reader import AuditReader
 from .audit.record import AUDIT
-from .data_dir_lock import DataDirLock, occupy, occupy_instances
+from .data_dir_lock import DataDirLock, lock_data_dir, lock_instances
 from .defaults import Defaults
 from .identity import Identity
 from .observability.metrics import Meters
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from .settings import Settings
 
 COLLECTIONS = (USERS, ORGANISATIONS, MEMBERS, KEYS, INVITATIONS, SANDBOXES, QUOTAS, AUDIT)
-"""Everything that lasts in a store; counts of calls are worth nothing a minute later."""
+"""The collections worth copying to another store; rate limit counters are worthless after a minute."""
 
 _STORE = "casemate.db"
 _RETRY_S = 1.0
@@ -68,19 +68,19 @@ _log = structlog.stdlib.get_logger("casemate.app")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """What works together on a data directory.
+    """The services that work together on a data directory.
 
     Attributes:
         database: The store.
-        identity: Who may call.
+        identity: Accounts, keys and the gate that checks credentials.
         fleet: The sandboxes.
-        quotas: What each organisation may have.
-        hypervisor: Which driver was chosen, and why.
-        occupancy: The lock on the directory.
-        trail: Takes note of every call.
-        journal: What was annotate_call.
-        meters: Count what happens.
-        tracing: Where spans go.
+        quotas: Limits of each organisation.
+        hypervisor: The chosen driver and the reason for the choice.
+        lock: The lock on the data directory.
+        audit_log: Records every call.
+        audit_reader: Looks up recorded calls.
+        meters: The Prometheus metrics.
+        tracing: Exports spans.
     """
 
     settings: Settings
@@ -89,26 +89,26 @@ class Services:
     fleet: Fleet
     quotas: Quotas
     hypervisor: str
-    occupancy: DataDirLock
-    trail: AuditLog
-    journal: AuditReader
+    lock: DataDirLock
+    audit_log: AuditLog
+    audit_reader: AuditReader
     meters: Meters
     tracing: Tracing
 
     async def run(self) -> None:
-        """What the parts do in the background; to be run beside the web application, and ended after it."""
+        """Run the background tasks of the services; start them before the web application and end them after it."""
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self.identity.run)
-            tasks.start_soon(self.trail.run)
+            tasks.start_soon(self.audit_log.run)
 
     def web(self) -> Starlette:
-        """The web application over these parts."""
+        """Build the web application over these services."""
         return build_web(
             self.settings,
             self.fleet,
             gate=self.identity.gate,
             defaults=self.defaults,
-            trail=self.trail,
+            audit_log=self.audit_log,
             meters=self.meters,
             routes=self._routes(),
             layers=self.tracing.layers(),
@@ -116,7 +116,7 @@ class Services:
 
     @property
     def defaults(self) -> Defaults:
-        """Of sandboxes whose creators name no image and no size."""
+        """Image and size of a sandbox whose creator names none."""
         chosen = self.settings
         return Defaults(
             image=chosen.default_image, cpu=chosen.default_cpu, mem=chosen.default_mem, idle_s=chosen.idle_seconds
@@ -125,7 +125,11 @@ class Services:
     def _routes(self) -> list[BaseRoute]:
         quotas = QuotaRoutes(self.quotas, self.fleet, self.identity.accounts.organisations)
         behind = routes(
-            [*self.identity.endpoints(), *quotas.endpoints(), *audit_endpoints(self.journal, self.fleet.sandboxes.get)]
+            [
+                *self.identity.endpoints(),
+                *quotas.endpoints(),
+                *audit_endpoints(self.audit_reader, self.fleet.sandboxes.get),
+            ]
         )
         found: list[BaseRoute] = [*version_routes(version("casemate")), *routes(self.identity.open_endpoints())]
         found += gated(self.identity.gate, [*behind, *rest_routes(self.fleet, self.defaults)])
@@ -143,22 +147,22 @@ class Services:
 
 
 @asynccontextmanager
-async def open_parts(settings: Settings, *, patience_s: float = 0) -> AsyncGenerator[Services]:
-    """The parts for the length of a block. Machines that run are taken over, and live on at its end.
+async def open_services(settings: Settings, *, patience_s: float = 0) -> AsyncGenerator[Services]:
+    """Open the services for the duration of a block. Running machines are adopted, and keep running after the block.
 
     Args:
-        settings: The operator's word.
+        settings: The operator's settings.
         patience_s: Seconds to wait for a store that does not answer.
 
     Raises:
-        DataDirInUse: Another process works on the data directory, or on the machines' one.
+        DataDirInUse: Another process uses the data directory, or the directory of the machines.
         Unavailable: The host has no hypervisor.
         StoreUnavailable: The store did not answer in time.
         StoreError: The store cannot be opened.
         AuthError: The local key cannot be read or written.
-        TracingRefused: Traces are asked for and cannot be sent.
+        TracingRefused: Tracing is configured but cannot work.
     """
-    with occupy(settings.data) as occupancy, occupy_instances(settings.instances):
+    with lock_data_dir(settings.data) as lock, lock_instances(settings.instances):
         confinement = await Confinement.open(kvm=kvm().usable)
         choice = await choose(confinement)
         tracing = Tracing.of_environment(version=version("casemate"))
@@ -173,14 +177,14 @@ async def open_parts(settings: Settings, *, patience_s: float = 0) -> AsyncGener
                     data=settings.data,
                     driver=choice.driver,
                     catalogue=open_catalogue(settings),
-                    records=records,
+                    store=records,
                     quotas=quotas,
                     reserve=HostReserve(),
                     instances=settings.instances,
                     ready=settings.warm_pool,
                     retention_s=settings.sleep_retention_days * _DAY_S,
-                    found=lambda sandbox_id: annotate_call(sandbox=sandbox_id),
-                    started=meters.started,
+                    on_sandbox=lambda sandbox_id: annotate_call(sandbox=sandbox_id),
+                    on_start=meters.started,
                 ) as fleet:
                     await confinement.sweep()
                     yield Services(
@@ -190,9 +194,9 @@ async def open_parts(settings: Settings, *, patience_s: float = 0) -> AsyncGener
                         fleet=fleet,
                         quotas=quotas,
                         hypervisor=choice.reason,
-                        occupancy=occupancy,
-                        trail=AuditLog(audit, meters=meters, days=settings.audit_days),
-                        journal=AuditReader(audit),
+                        lock=lock,
+                        audit_log=AuditLog(audit, meters=meters, days=settings.audit_days),
+                        audit_reader=AuditReader(audit),
                         meters=meters,
                         tracing=tracing,
                     )
@@ -201,37 +205,37 @@ async def open_parts(settings: Settings, *, patience_s: float = 0) -> AsyncGener
 
 
 def open_database(settings: Settings) -> Database:
-    """The store that the settings name, not open yet.
+    """Create the store that the settings name, without opening it.
 
     Raises:
-        StoreError: The MongoDB's address or name cannot be one.
+        StoreError: The address or the database name of the MongoDB is invalid.
     """
     return sqlite_database(settings) if settings.mongo_uri is None else mongo_database(settings)
 
 
 def sqlite_database(settings: Settings) -> Database:
-    """The embedded store of the data directory, not open yet."""
+    """Create the embedded store of the data directory, without opening it."""
     return SqliteDatabase(settings.data / _STORE)
 
 
 def mongo_database(settings: Settings) -> Database:
-    """The MongoDB of the settings, not open yet.
+    """Create the MongoDB store of the settings, without opening it.
 
     Raises:
-        StoreError: There is none, or its address or name cannot be one.
+        StoreError: No MongoDB is configured, or its address or database name is invalid.
     """
     uri = settings.mongo_uri
     return MongoDatabase(uri.get_secret_value() if uri else "", settings.mongo_db)
 
 
 def open_catalogue(settings: Settings) -> Catalogue:
-    """The images of a data directory."""
+    """Open the image catalogue of a data directory."""
     return Catalogue(settings.images)
 
 
 @asynccontextmanager
 async def _opened(database: Database, patience_s: float) -> AsyncGenerator[Database]:
-    """A store for the length of a block. One that does not answer yet is waited for."""
+    """Open a store for the duration of a block, and wait for one that does not answer yet."""
     until = anyio.current_time() + patience_s
     told = -_TELL_S
     while True:

@@ -43,7 +43,7 @@ class DataDirLock:
 
 
 @contextmanager
-def occupy(data: Path) -> Generator[DataDirLock]:
+def lock_data_dir(data: Path) -> Generator[DataDirLock]:
     """Hold the directory's lock for the length of a block.
 
     Raises:
@@ -56,16 +56,16 @@ def occupy(data: Path) -> Generator[DataDirLock]:
             take(descriptor)
         except BlockingIOError:
             raise DataDirInUse(data, os.pread(descriptor, _MOST, 0).decode("ascii", "ignore")) from None
-        occupancy = DataDirLock(descriptor)
-        occupancy.announce("")
-        yield occupancy
-        occupancy.announce("")
+        lock = DataDirLock(descriptor)
+        lock.announce("")
+        yield lock
+        lock.announce("")
     finally:
         os.close(descriptor)
 
 
 @contextmanager
-def occupy_instances(instances: Path) -> Generator[None]:
+def lock_instances(instances: Path) -> Generator[None]:
     """Hold the machines' directory, which may lie elsewhere: two servers on it would end each other's machines.
 
     Raises:

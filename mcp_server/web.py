@@ -1,8 +1,8 @@
-"""The ASGI application: exact routes, and the layers that every request passes on its way to them.
+"""The ASGI application: exact routes, and the middleware around them.
 
-From the outside: headers, request id and log, traces, audit and metrics, Host and Origin, the body's size, then the
-routes. Behind the gate, which asks who calls, the MCP endpoints have three layers more: the identity for the tools, the
-count of sessions, the ids of their messages.
+From the outside in: security headers, CORS, request id and log, traces, audit and metrics, Host and Origin checks, the
+limit on the body's size, then the routes. Behind the gate, which authenticates the caller, the MCP endpoints have three
+more layers: the identity for the tools, the cap on sessions, the ids of messages.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route, WebSocketRoute
 
-from .audit.surface import Surface
+from .audit.middleware import AuditMiddleware
 from .http.cors import cors
 from .http.guards import BodyLimit, FrontGuard, JsonOnly, SecurityHeaders
 from .http.mcp_sessions import SessionCap
@@ -55,10 +55,10 @@ _MIB = 1024 * 1024
 
 
 class Gatekeeper(Protocol):
-    """Wraps an application so that only requests with a good credential reach it, with their principal."""
+    """Wraps an application so that only requests with a valid credential reach it, with their principal."""
 
     def __call__(self, app: ASGIApp, on_later: OnLater | None = None) -> ASGIApp:
-        """The application behind a gate; what may pass later is answered by `on_later`."""
+        """Put a gate in front of an application; `on_later` answers requests that may succeed later."""
         ...
 
 
@@ -68,34 +68,35 @@ def build_web(
     *,
     gate: Gatekeeper,
     defaults: Defaults,
-    trail: AuditLog,
+    audit_log: AuditLog,
     meters: Meters,
     routes: Sequence[BaseRoute] = (),
     layers: Sequence[Middleware] = (),
 ) -> Starlette:
-    """Put the application together.
+    """Build the application.
 
     Args:
-        settings: Bounds and names.
-        fleet: Running; it must outlive the application.
-        gate: Asks who calls.
-        defaults: Of sandboxes.
-        trail: Takes note of every call.
-        meters: Count every request.
-        routes: What is served besides MCP and probes.
-        layers: What is around everything that is recorded.
+        settings: Limits and host names.
+        fleet: The running fleet; it must outlive the application.
+        gate: Authenticates callers.
+        defaults: Defaults of new sandboxes.
+        audit_log: Records every call.
+        meters: Counts every request.
+        routes: Routes besides MCP and the probes.
+        layers: Middleware outside of the audit.
     """
     security = TransportSecuritySettings(allowed_hosts=settings.hosts, allowed_origins=settings.origins)
     screens = Screens(fleet)
     cap = SessionCap(most=settings.sessions_per_owner, idle_seconds=settings.session_idle_seconds)
     ids = MessageIds()
     servers: dict[Toolset, CasemateServer] = {
-        toolset: CasemateServer(fleet, screens, trail, toolset=toolset, defaults=defaults) for toolset in TOOLSETS
+        toolset: CasemateServer(fleet, screens, audit_log, toolset=toolset, defaults=defaults) for toolset in TOOLSETS
     }
-    # Routes are looked at in turn: what is called most comes first.
+    # Routes are matched in order, so the busiest come first.
     served: list[BaseRoute] = []
     for toolset, server in servers.items():
-        # Called for the session manager that it makes; the application that it returns would redirect one spelling.
+        # Called for the session manager that it creates; the application that it returns would redirect one of the
+        # two spellings of the path.
         server.streamable_http_app(
             transport_security=security,
             session_idle_timeout=settings.session_idle_seconds,
@@ -129,7 +130,10 @@ def build_web(
             Middleware(RequestLog),
             *layers,
             Middleware(
-                Surface, trail=trail, meters=meters, mcp=[*_PATHS.values(), *(f"{p}/" for p in _PATHS.values())]
+                AuditMiddleware,
+                audit_log=audit_log,
+                meters=meters,
+                mcp=[*_PATHS.values(), *(f"{p}/" for p in _PATHS.values())],
             ),
             Middleware(FrontGuard, security=security),
             Middleware(
@@ -146,7 +150,7 @@ def build_web(
 
 
 def gated(gate: Gatekeeper, routes: Sequence[BaseRoute]) -> list[BaseRoute]:
-    """Put routes behind the gate, each by itself, so that what is no route needs no credential to be told so."""
+    """Put a gate in front of each route, so that an unknown path is answered with 404 even without a credential."""
     for route in routes:
         assert isinstance(route, Route | WebSocketRoute)
         route.app = gate(route.app)

@@ -91,7 +91,7 @@ def open_fleet(data: Path, tmp_path: Path, catalogue: Catalogue, choice: Choice)
                 data=at,
                 driver=driver,
                 catalogue=images,
-                records=SandboxStore(await database.collection(SANDBOXES), host=HOST),
+                store=SandboxStore(await database.collection(SANDBOXES), host=HOST),
                 quotas=Quotas(limits or OwnerLimits()),
                 reserve=reserve or HostReserve(),
                 **more,

@@ -20,7 +20,7 @@ import pytest
 from pydantic import SecretStr
 
 from bench.server import call, casemate
-from mcp_server.app import open_parts
+from mcp_server.app import open_services
 from mcp_server.settings import Settings
 from storage.errors import StoreUnavailable
 from storage.sqlite import APPLICATION, FORMAT, SqliteDatabase
@@ -152,7 +152,7 @@ async def test_who_waits_in_vain_is_told_so_without_the_password_and_may_try_aga
     uri = "mongodb://casemate:hush-hush@127.0.0.1:1/"
     settings = Settings(data=data, mongo_uri=SecretStr(uri))
     with pytest.raises(StoreUnavailable, match="does not answer") as caught:
-        async with open_parts(settings, patience_s=1):
+        async with open_services(settings, patience_s=1):
             pass
     assert "127.0.0.1:1" in str(caught.value)
     assert "hush" not in str(caught.value)

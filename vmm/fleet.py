@@ -49,10 +49,10 @@ from .sandboxes.quotas import Quotas
 from .sandboxes.store import SandboxStore
 
 _SWEEP_S = 5.0
-_MOST_AHEAD_S = 3600.0
+_MAX_AGE_S = 3600.0
 
 
-def _unheard(_what: str) -> None:
+def _ignore(_what: str) -> None:
     pass
 
 
@@ -75,7 +75,7 @@ class Fleet(AsyncContextManagerMixin):
         data: The data directory; `instances`, `templates` and `snapshots` below it belong to the fleet.
         driver: The hypervisor.
         catalogue: The images.
-        records: The sandboxes' records.
+        store: The records of the sandboxes.
         quotas: What each owner may have.
         reserve: What must stay free on the host.
         instances: Where machines have their directories, if not below the data directory.
@@ -85,8 +85,8 @@ class Fleet(AsyncContextManagerMixin):
         retention_s: Seconds after which a sandbox that sleeps is deleted; 0 is never.
         sweep_s: How often clocks are looked at.
         clock: Milliseconds since the epoch.
-        found: Told the id of each sandbox that a call is about, once it is known.
-        started: Told how each machine came by its memory (`Memory`).
+        on_sandbox: Called with the id of each sandbox that a call is about, once it is known.
+        on_start: Called with how each machine got its memory (`Memory`).
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Fleet(AsyncContextManagerMixin):
         data: Path,
         driver: Hypervisor,
         catalogue: Catalogue,
-        records: SandboxStore,
+        store: SandboxStore,
         quotas: Quotas,
         reserve: HostReserve,
         instances: Path | None = None,
@@ -104,12 +104,12 @@ class Fleet(AsyncContextManagerMixin):
         retention_s: int = 0,
         sweep_s: float = _SWEEP_S,
         clock: Callable[[], int] = _now_ms,
-        found: Callable[[str], None] = _unheard,
-        started: Callable[[str], None] = _unheard,
+        on_sandbox: Callable[[str], None] = _ignore,
+        on_start: Callable[[str], None] = _ignore,
     ) -> None:
         self._driver = driver
         self._catalogue = catalogue
-        self._records = records
+        self._store = store
         self._tasks = tasks = anyio.create_task_group()
         self._templates = templates = Templates(driver, data / "templates", tasks, catalogue.verify)
         snapshots = Snapshots(data / "snapshots")
@@ -126,24 +126,24 @@ class Fleet(AsyncContextManagerMixin):
             end,
             admit_ahead,
             size=ready,
-            max_age_s=_MOST_AHEAD_S,
+            max_age_s=_MAX_AGE_S,
             clock=time.monotonic,
             tasks=tasks,
         )
-        admission = Admission((instances, data), records, quotas, reserve, ahead=pool.promised, give_way=pool.give_way)
+        admission = Admission((instances, data), store, quotas, reserve, ahead=pool.promised, give_way=pool.give_way)
         transitions = Transitions(
-            records=records,
+            store=store,
             machines=machines,
             admission=admission,
             activity=activity,
             clock=clock,
-            started=started,
+            on_start=on_start,
         )
-        self._deaths = deaths = Deaths(records=records, machines=machines, admission=admission, clock=clock)
+        self._deaths = deaths = Deaths(store=store, machines=machines, admission=admission, clock=clock)
         sleeper = Sleeper(
             driver=driver,
             transitions=transitions,
-            records=records,
+            store=store,
             machines=machines,
             admission=admission,
             activity=activity,
@@ -153,17 +153,17 @@ class Fleet(AsyncContextManagerMixin):
         restorer = Restorer(
             driver=driver,
             transitions=transitions,
-            records=records,
+            store=store,
             machines=machines,
             cloner=cloner,
             snapshots=snapshots,
             admission=admission,
-            started=started,
+            on_start=on_start,
         )
         restarter = Restarter(
             driver=driver,
             transitions=transitions,
-            records=records,
+            store=store,
             machines=machines,
             admission=admission,
             sleeper=sleeper,
@@ -171,7 +171,7 @@ class Fleet(AsyncContextManagerMixin):
             tasks=tasks,
         )
         creator = Creator(
-            records=records,
+            store=store,
             machines=machines,
             catalogue=catalogue,
             snapshots=snapshots,
@@ -180,19 +180,19 @@ class Fleet(AsyncContextManagerMixin):
             cloner=cloner,
             pool=pool,
             clock=clock,
-            found=found,
-            started=started,
+            on_sandbox=on_sandbox,
+            on_start=on_start,
         )
         snapshotter = Snapshotter(
             snapshots=snapshots,
-            records=records,
+            store=store,
             machines=machines,
             transitions=transitions,
             admission=admission,
             clock=clock,
         )
         deleter = Deleter(
-            records=records,
+            store=store,
             machines=machines,
             transitions=transitions,
             admission=admission,
@@ -200,11 +200,11 @@ class Fleet(AsyncContextManagerMixin):
             clock=clock,
         )
         access = GuestAccess(
-            records=records, machines=machines, transitions=transitions, sleeper=sleeper, activity=activity
+            store=store, machines=machines, transitions=transitions, sleeper=sleeper, activity=activity
         )
         self._housekeeping = Housekeeping(
             catalogue=catalogue,
-            recovery=Recovery(records=records, machines=machines, transitions=transitions, deaths=deaths),
+            recovery=Recovery(store=store, machines=machines, transitions=transitions, deaths=deaths),
             machines=machines,
             templates=templates,
             snapshots=snapshots,
@@ -213,9 +213,9 @@ class Fleet(AsyncContextManagerMixin):
             deleter=deleter,
             pool=pool,
             reaper=Reaper(
-                records,
+                store,
                 activity,
-                sleep=sleeper.retire,
+                sleep=sleeper.sleep_if_unused,
                 delete=deleter.delete_seen,
                 guest_idle=access.is_idle,
                 retention_s=retention_s,
@@ -223,13 +223,11 @@ class Fleet(AsyncContextManagerMixin):
             ),
             sweep_s=sweep_s,
         )
-        ownership = Ownership(records, silence=machines.silence, found=found)
+        ownership = Ownership(store, silence=machines.silence, on_sandbox=on_sandbox)
         access = GuestAccess(
-            records=records, machines=machines, transitions=transitions, sleeper=sleeper, activity=activity
+            store=store, machines=machines, transitions=transitions, sleeper=sleeper, activity=activity
         )
-        self.sandboxes = SandboxCalls(
-            ownership=ownership, records=records, creator=creator, deleter=deleter, clock=clock
-        )
+        self.sandboxes = SandboxCalls(ownership=ownership, store=store, creator=creator, deleter=deleter, clock=clock)
         self.lifecycle = LifecycleCalls(ownership=ownership, sleeper=sleeper, restarter=restarter, machines=machines)
         self.snapshots = SnapshotCalls(
             ownership=ownership,
@@ -273,16 +271,16 @@ class Fleet(AsyncContextManagerMixin):
     async def health(self, image: str) -> dict[str, str]:
         """The parts that creating a sandbox of an image needs, each with what is wrong with it, or nothing."""
         return {
-            "store": await _trouble(self._records.ping),
-            "hypervisor": await _trouble(self._driver.probe),
-            "image": await _trouble(lambda: built(self._catalogue, image)),
+            "store": await _problem(self._store.ping),
+            "hypervisor": await _problem(self._driver.probe),
+            "image": await _problem(lambda: built(self._catalogue, image)),
         }
 
     async def _died(self, sandbox_id: str, machine: str, reason: str) -> None:
         await self._deaths.died(sandbox_id, machine, reason)
 
 
-async def _trouble(probe: Callable[[], Awaitable[object]]) -> str:
+async def _problem(probe: Callable[[], Awaitable[object]]) -> str:
     try:
         await probe()
     except (CasemateError, StoreError) as error:

@@ -57,7 +57,7 @@ class Entry:
 
 
 @dataclass(slots=True)
-class Visit:
+class AuditedRequest:
     """A request while it is served: who and from where, for the records of the calls in it.
 
     Attributes:
@@ -79,7 +79,7 @@ class Visit:
 
 
 _entry: ContextVar[Entry | None] = ContextVar("audit_entry", default=None)
-_visit: ContextVar[Visit | None] = ContextVar("audit_visit", default=None)
+_request: ContextVar[AuditedRequest | None] = ContextVar("audit_request", default=None)
 
 
 def annotate_call(*, exit_code: int | None = None, sandbox: str = "") -> None:
@@ -97,13 +97,13 @@ def annotate_call(*, exit_code: int | None = None, sandbox: str = "") -> None:
             entry.sandbox = sandbox
 
 
-def current_visit() -> Visit:
+def current_request() -> AuditedRequest:
     """The request that this task works for; an empty one outside of requests."""
-    return _visit.get() or Visit()
+    return _request.get() or AuditedRequest()
 
 
 @contextmanager
-def entered(entry: Entry) -> Generator[None]:
+def use_entry(entry: Entry) -> Generator[None]:
     """Let this task, and those that it starts, work for the call."""
     token = _entry.set(entry)
     try:
@@ -113,10 +113,10 @@ def entered(entry: Entry) -> Generator[None]:
 
 
 @contextmanager
-def visiting(visit: Visit) -> Generator[None]:
+def use_request(request: AuditedRequest) -> Generator[None]:
     """Let this task, and those that it starts, work for the request."""
-    token = _visit.set(visit)
+    token = _request.set(request)
     try:
         yield
     finally:
-        _visit.reset(token)
+        _request.reset(token)

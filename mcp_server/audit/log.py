@@ -1,4 +1,4 @@
-"""The audit trail: takes note of every call, logs it at once, and sees that it gets into the store and out again."""
+"""The audit log: records every call, logs it at once, writes the records to the store and purges old ones."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from storage.ids import new_id
 
 from ..http.request_id import current_request_id
 from ..observability.tracing import describe_call
-from .entry import Entry, current_visit, entered
+from .entry import Entry, current_request, use_entry
 from .record import BY_TIME, AuditRecord, Surface
-from .redaction import hidden_arguments, hidden_text
+from .redaction import redact_arguments, redact_text
 from .refusal_aggregator import RefusalAggregator
 from .writer import Writer
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from storage.collection import Collection
 
     from ..observability.metrics import Meters
-    from .entry import Visit
+    from .entry import AuditedRequest
 
 UNKNOWN = "unknown"
 """The action of a call of something that there is not."""
@@ -36,7 +36,7 @@ NOT_REACHED = "mcp"
 """The action of an MCP request that was refused on its way to the protocol."""
 
 _DAY_MS = 86_400_000
-_FLOOD_TICK_S = 1.0
+_REFUSALS_TICK_S = 1.0
 _PURGE_EVERY_S = 3600.0
 _PURGE_DEADLINE_S = 60.0
 _PURGED_AT_ONCE = 1000
@@ -61,7 +61,7 @@ class AuditLog:
         self._meters = meters
         self._days = days
         self._clock = clock
-        self._floods = RefusalAggregator()
+        self._refusals = RefusalAggregator()
         self._writer = Writer(collection, meters)
 
     @contextmanager
@@ -79,42 +79,44 @@ class AuditLog:
             arguments: As the caller gave them.
             sandbox: Id or name, as the caller gave it.
         """
-        visit = current_visit()
-        visit.calls += 1
+        request = current_request()
+        request.calls += 1
         entry = Entry(arguments=arguments, sandbox=sandbox)
         began_ms, began = self._clock(), time.perf_counter()
         try:
-            with entered(entry):
+            with use_entry(entry):
                 yield entry
         except BaseException as error:
             if entry.decision == "allowed":
                 entry.fail(error)
             raise
         finally:
-            self.note(entry, visit, surface=surface, action=action, began_ms=began_ms, began=began)
+            self.record(entry, request, surface=surface, action=action, began_ms=began_ms, began=began)
 
-    def note(self, entry: Entry, visit: Visit, *, surface: Surface, action: str, began_ms: int, began: float) -> None:
+    def record(
+        self, entry: Entry, request: AuditedRequest, *, surface: Surface, action: str, began_ms: int, began: float
+    ) -> None:
         """Record a call that has ended.
 
         Args:
             entry: The call.
-            visit: The request that it came in.
+            request: The request that it came in.
             surface: Which door was used.
             action: A name out of a bounded set.
             began_ms: When it began, epoch milliseconds.
             began: The same as `time.perf_counter` has it.
         """
         seconds = time.perf_counter() - began
-        who = visit.principal
+        who = request.principal
         org_id = who.org_id if who else ""
-        reason = _plain(hidden_text(entry.reason, _LONGEST_REASON), _LONGEST_REASON) if entry.reason else ""
+        reason = _plain(redact_text(entry.reason, _LONGEST_REASON), _LONGEST_REASON) if entry.reason else ""
         if action != NOT_REACHED:
             self._meters.call(surface, action, entry.decision, seconds)
         sandbox = _plain(entry.sandbox)
         describe_call(sandbox=sandbox, outcome=entry.decision)
         # A refusal of which anybody can cause any number at no cost: the many of a flood cost no more than a look.
         at_the_door = entry.decision == "refused" and (not org_id or entry.status == 429 or action == NOT_REACHED)
-        if at_the_door and self._floods.again(visit.address, reason, action, org_id):
+        if at_the_door and self._refusals.again(request.address, reason, action, org_id):
             return
         record = AuditRecord(
             id=new_id(),
@@ -123,7 +125,7 @@ class AuditLog:
             user_id=who.user_id if who else "",
             key_id=who.key_id if who else "",
             method=who.method if who else "",
-            address=visit.address,
+            address=request.address,
             surface=surface,
             action=action,
             sandbox=sandbox,
@@ -132,10 +134,10 @@ class AuditLog:
             reason=reason,
             duration_ms=round(seconds * 1000),
             exit_code=entry.exit_code,
-            arguments=hidden_arguments(entry.arguments),
-            request_id=visit.request_id or current_request_id(),
+            arguments=redact_arguments(entry.arguments),
+            request_id=request.request_id or current_request_id(),
         )
-        kept = self._floods.add(record, self._clock()) if at_the_door else record
+        kept = self._refusals.add(record, self._clock()) if at_the_door else record
         if kept is not None:
             self._keep(kept)
 
@@ -144,7 +146,7 @@ class AuditLog:
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._writer.run)
-                tasks.start_soon(self._close_floods)
+                tasks.start_soon(self._write_refusals)
                 tasks.start_soon(self._purge_hourly)
         finally:
             with anyio.move_on_after(_FLUSH_S, shield=True):
@@ -167,16 +169,16 @@ class AuditLog:
         return total
 
     async def _flush(self) -> None:
-        for record in self._floods.close():
+        for record in self._refusals.close():
             self._keep(record)
         while len(self._writer):
             if not await self._writer.write_batch():
                 return
 
-    async def _close_floods(self) -> None:
+    async def _write_refusals(self) -> None:
         while True:
-            await anyio.sleep(_FLOOD_TICK_S)
-            for record in self._floods.due(self._clock()):
+            await anyio.sleep(_REFUSALS_TICK_S)
+            for record in self._refusals.due(self._clock()):
                 self._keep(record)
 
     async def _purge_hourly(self) -> None:

@@ -57,7 +57,7 @@ _ASSIGNED = re.compile(
 )
 
 
-def hidden_arguments(arguments: Mapping[str, object]) -> str:
+def redact_arguments(arguments: Mapping[str, object]) -> str:
     """Arguments as JSON text of at most 2 KiB without anything secret; what is too long is cut with an ellipsis."""
     room = _Room(MOST_BYTES)
     text = json.dumps(_mapping(arguments, room, 0), ensure_ascii=False, separators=(",", ":"))
@@ -67,7 +67,7 @@ def hidden_arguments(arguments: Mapping[str, object]) -> str:
     return f"{data[: MOST_BYTES - 3].decode(errors='ignore')}…"
 
 
-def hidden_text(text: str, most: int = _STRING) -> str:
+def redact_text(text: str, most: int = _STRING) -> str:
     """A text without what looks like a credential, in at most `most` characters."""
     if len(text) < _SHORTEST:
         return text
@@ -102,7 +102,7 @@ def _mapping(given: Mapping[str, object], room: _Room, depth: int) -> dict[str, 
         if room.left <= 0 or len(result) >= _ITEMS:
             result["…"] = len(given) - len(result)
             break
-        shown = room.take(hidden_text(str(name), 80))
+        shown = room.take(redact_text(str(name), 80))
         result[shown] = _named(str(name), value, room, depth + 1)
     return result
 
@@ -125,13 +125,13 @@ def _names(value: object, room: _Room) -> object:
         given = [str(item).partition("=")[0] for item in cast("Sequence[object]", value)]
     else:
         return _HIDDEN
-    return [room.take(hidden_text(name, 80)) for name in given[:_ITEMS] if room.left > 0]
+    return [room.take(redact_text(name, 80)) for name in given[:_ITEMS] if room.left > 0]
 
 
 def _value(value: object, room: _Room, depth: int) -> object:
     match value:
         case str():
-            return room.take(hidden_text(value))
+            return room.take(redact_text(value))
         case None | bool():
             return value
         case int() | float():

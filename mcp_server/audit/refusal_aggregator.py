@@ -20,7 +20,7 @@ _Key = tuple[str, str, str, str]
 
 
 @dataclass(slots=True)
-class _Flood:
+class _Burst:
     first: AuditRecord
     started_ms: int
     count: int = 1
@@ -34,40 +34,40 @@ class RefusalAggregator:
     """
 
     def __init__(self, most: int = _MOST) -> None:
-        self._open: dict[_Key, _Flood] = {}
+        self._open: dict[_Key, _Burst] = {}
         self._most = most
 
     def again(self, address: str, reason: str, action: str, org_id: str) -> bool:
         """Count a refusal like one that was added lately; False if there was none."""
-        flood = self._open.get((address, reason, action, org_id))
-        if flood is None:
+        burst = self._open.get((address, reason, action, org_id))
+        if burst is None:
             return False
-        flood.count += 1
+        burst.count += 1
         return True
 
     def add(self, record: AuditRecord, now_ms: int) -> AuditRecord | None:
         """The record to write now, or None if it was counted with another."""
         key = (record.address, record.reason, record.action, record.org_id)
-        flood = self._open.get(key)
-        if flood is None and len(self._open) >= self._most:
+        burst = self._open.get(key)
+        if burst is None and len(self._open) >= self._most:
             record = replace(record, address=MANY, reason=MANY)
             key = (MANY, MANY, record.action, record.org_id)
-            flood = self._open.get(key)
-        if flood is not None:
+            burst = self._open.get(key)
+        if burst is not None:
             # One whose time is over but that was not closed yet takes this one with it.
-            flood.count += record.count
+            burst.count += record.count
             return None
-        self._open[key] = _Flood(record, now_ms)
+        self._open[key] = _Burst(record, now_ms)
         return record
 
     def due(self, now_ms: int) -> list[AuditRecord]:
         """Records that stand for more than themselves and whose time is over; they are forgotten here."""
-        over = [key for key, flood in self._open.items() if now_ms - flood.started_ms >= WINDOW_MS]
+        over = [key for key, burst in self._open.items() if now_ms - burst.started_ms >= WINDOW_MS]
         closed = [self._open.pop(key) for key in over]
-        return [replace(flood.first, count=flood.count) for flood in closed if flood.count > 1]
+        return [replace(burst.first, count=burst.count) for burst in closed if burst.count > 1]
 
     def close(self) -> list[AuditRecord]:
         """The same for all of them, whether their time is over or not."""
         closed = list(self._open.values())
         self._open.clear()
-        return [replace(flood.first, count=flood.count) for flood in closed if flood.count > 1]
+        return [replace(burst.first, count=burst.count) for burst in closed if burst.count > 1]

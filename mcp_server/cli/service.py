@@ -10,7 +10,7 @@ import anyio
 import structlog
 
 from mcp_server import snippets
-from mcp_server.app import open_catalogue, open_parts
+from mcp_server.app import open_catalogue, open_services
 from vmm.errors import CasemateError
 from vmm.sandboxes.spec import SandboxSpec
 
@@ -47,29 +47,29 @@ class Service:
             catalogue = open_catalogue(self._settings)
             with shown_progress() as progress:
                 await catalogue.ensure(self._settings.default_image, progress=progress)
-            async with open_parts(self._settings, patience_s=_PATIENCE_S) as parts:
+            async with open_services(self._settings, patience_s=_PATIENCE_S) as services:
                 # Not before: until then, the directory may be another server's, of another version.
                 await _forget_old_images(catalogue)
-                await self._serve(parts)
+                await self._serve(services)
             tasks.cancel_scope.cancel()
         note(self._farewell)
 
-    async def _serve(self, parts: Services) -> None:
+    async def _serve(self, services: Services) -> None:
         listener = listen(self._settings.host, self._settings.port)
         url = self._settings.url(listener.getsockname()[1])
 
         def started() -> None:
-            parts.occupancy.announce(url)
-            _say_hello(self._settings, url, parts.hypervisor)
+            services.lock.announce(url)
+            _say_hello(self._settings, url, services.hypervisor)
 
-        self._server = WebServer(parts.web(), started, trusted_proxies=self._settings.trusted_proxies)
+        self._server = WebServer(services.web(), started, trusted_proxies=self._settings.trusted_proxies)
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(parts.run)
+            tasks.start_soon(services.run)
             if self._settings.warm:
-                tasks.start_soon(_warm, parts)
+                tasks.start_soon(_warm, services)
             await self._server.serve(sockets=[listener])
             tasks.cancel_scope.cancel()
-        self._farewell = await self._stopping.settle(parts.fleet.lifecycle)
+        self._farewell = await self._stopping.settle(services.fleet.lifecycle)
 
     async def _heed_signals(self, tasks: TaskGroup, *, task_status: TaskStatus[None]) -> None:
         with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as received:
@@ -93,13 +93,13 @@ async def _forget_old_images(catalogue: Catalogue) -> None:
         _log.info("old images removed", parts=[path.name for path in removed])
 
 
-async def _warm(parts: Services) -> None:
+async def _warm(services: Services) -> None:
     """Make the default template now, so that the first sandbox does not wait for it."""
-    defaults = parts.defaults
+    defaults = services.defaults
     spec = SandboxSpec(name="default", image=defaults.image, cpu=defaults.cpu, mem=defaults.mem)
     started = time.monotonic()
     try:
-        await parts.fleet.prepare(spec.image, cpu=spec.cpu, mem=spec.mem)
+        await services.fleet.prepare(spec.image, cpu=spec.cpu, mem=spec.mem)
     except CasemateError as error:
         _log.warning("template not prepared", reason=str(error))
         return

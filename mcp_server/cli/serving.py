@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from mcp_server.app import open_parts
+from mcp_server.app import open_services
 
 from ..http.serve import WebServer, listen
 from ..observability import logs
@@ -31,10 +31,10 @@ async def served_here(settings: Settings) -> AsyncGenerator[str]:
     """
     # What this host lacks is for serve and doctor to tell, not for each command anew.
     logs.configure("error", "auto")
-    async with open_parts(settings) as parts:
+    async with open_services(settings) as services:
         listener = listen(_HOST, 0)
         ready, over = anyio.Event(), anyio.Event()
-        server = WebServer(parts.web(), ready.set)
+        server = WebServer(services.web(), ready.set)
 
         async def serve() -> None:
             try:
@@ -44,7 +44,7 @@ async def served_here(settings: Settings) -> AsyncGenerator[str]:
                 ready.set()
 
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(parts.run)
+            tasks.start_soon(services.run)
             tasks.start_soon(serve)
             await ready.wait()
             if over.is_set():

@@ -10,7 +10,7 @@ import typer
 from mcp_server.settings import Settings
 from storage.copy import copy_store
 
-from ..data_dir_lock import occupy
+from ..data_dir_lock import lock_data_dir
 from .console import CliError, err, run, show_json, show_table
 from .options import AsJson
 
@@ -56,7 +56,7 @@ def copy(
         # Late: with the collections comes the whole server.
         from mcp_server.app import COLLECTIONS, mongo_database, sqlite_database  # noqa: PLC0415
 
-        with occupy(settings.data):
+        with lock_data_dir(settings.data):
             async with sqlite_database(settings) as file, mongo_database(settings) as server:
                 stores: tuple[Database, Database] = (file, server)
                 old, new = stores if source is Kind.SQLITE else stores[::-1]

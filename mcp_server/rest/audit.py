@@ -61,11 +61,11 @@ class AuditQuery(WireModel):
     cursor: Text = ""
 
 
-def audit_endpoints(journal: AuditReader, find: Find, *, clock: Clock = now_ms) -> list[Endpoint]:
+def audit_endpoints(audit_reader: AuditReader, find: Find, *, clock: Clock = now_ms) -> list[Endpoint]:
     """The route. Who may not administer the organisation sees the calls of the own user alone.
 
     Args:
-        journal: The records.
+        audit_reader: The records.
         find: A sandbox by its owner and its id or name, for records have the id where it was known.
         clock: Epoch milliseconds, for spans such as `15m`.
     """
@@ -74,7 +74,7 @@ def audit_endpoints(journal: AuditReader, find: Find, *, clock: Clock = now_ms) 
         query = parse_query(request, AuditQuery)
         now = clock()
         org = _organisation(query.org, who)
-        page = await journal.page(
+        page = await audit_reader.page(
             Filter(
                 org=org,
                 sandbox=await _sandbox(query.sandbox, org, find),

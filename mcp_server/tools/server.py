@@ -68,7 +68,7 @@ class CasemateServer(MCPServer[None]):
     """An MCP server over a fleet, with one of the toolsets."""
 
     def __init__(
-        self, fleet: Fleet, screens: Screens, trail: AuditLog, *, toolset: Toolset, defaults: Defaults
+        self, fleet: Fleet, screens: Screens, audit_log: AuditLog, *, toolset: Toolset, defaults: Defaults
     ) -> None:
         super().__init__(
             "casemate",
@@ -79,7 +79,7 @@ class CasemateServer(MCPServer[None]):
             # An open subscription would hold up every stop of the server, and nothing here is pushed.
             subscriptions=False,
         )
-        self._trail = trail
+        self._audit_log = audit_log
         modules = (
             SandboxTools(fleet, defaults=defaults),
             SnapshotTools(fleet),
@@ -104,7 +104,7 @@ class CasemateServer(MCPServer[None]):
         offer = self._offers.get(name)
         action = UNKNOWN if offer is None else name
         ref = str(arguments.get("id") or "")
-        with self._trail.call(surface="mcp", action=action, arguments=arguments, sandbox=ref) as entry:
+        with self._audit_log.call(surface="mcp", action=action, arguments=arguments, sandbox=ref) as entry:
             if offer is None:
                 entry.refuse(f"there is no tool {name[:_SHOWN]!r}")
                 return _failed(f"There is no tool {name[:_SHOWN]!r}. There are: {', '.join(self._offers)}")
@@ -132,7 +132,9 @@ class CasemateServer(MCPServer[None]):
             ResourceError: Anything else, with a text that says cause and next step.
         """
         asked = {"uri": str(uri)}
-        with self._trail.call(surface="mcp", action=READ_RESOURCE, arguments=asked, sandbox=_sandbox_of(uri)) as entry:
+        with self._audit_log.call(
+            surface="mcp", action=READ_RESOURCE, arguments=asked, sandbox=_sandbox_of(uri)
+        ) as entry:
             try:
                 contents = await super().read_resource(uri, context)
             except ResourceError as error:

@@ -96,16 +96,16 @@ async def records(database: Database) -> Collection:
 
 
 @pytest.fixture
-def trail(records: Collection, meters: Meters) -> AuditLog:
+def audit_log(records: Collection, meters: Meters) -> AuditLog:
     """Takes note of every call; it writes only in tests that run it."""
     return AuditLog(records, meters=meters, days=30)
 
 
 @pytest.fixture
 async def assemble(
-    settings: Settings, database: Database, identity: Identity, records: Collection, trail: AuditLog, meters: Meters
+    settings: Settings, database: Database, identity: Identity, records: Collection, audit_log: AuditLog, meters: Meters
 ) -> Assemble:
-    """Puts a server's parts together around a fleet, or what stands in for one."""
+    """Puts a server's services together around a fleet, or what stands in for one."""
     quotas = Quotas(OwnerLimits(), await database.collection(QUOTAS))
 
     def assembled(fleet: object) -> Services:
@@ -116,9 +116,9 @@ async def assemble(
             fleet=cast("Fleet", fleet),
             quotas=quotas,
             hypervisor="none",
-            occupancy=DataDirLock(-1),
-            trail=trail,
-            journal=AuditReader(records),
+            lock=DataDirLock(-1),
+            audit_log=audit_log,
+            audit_reader=AuditReader(records),
             meters=meters,
             tracing=Tracing(None),
         )
@@ -127,21 +127,21 @@ async def assemble(
 
 
 @pytest.fixture
-def parts(assemble: Assemble) -> Services:
-    """A server's parts over a host without sandboxes."""
+def services(assemble: Assemble) -> Services:
+    """A server's services over a host without sandboxes."""
     return assemble(NoSandboxes())
 
 
 @pytest.fixture
-def application(parts: Services) -> ASGIApp:
-    """The web application over these parts, not served yet."""
-    return parts.web()
+def application(services: Services) -> ASGIApp:
+    """The web application over these services, not served yet."""
+    return services.web()
 
 
 @pytest.fixture
-async def edge(parts: Services, application: ASGIApp, keys: dict[str, str]) -> AsyncGenerator[Edge]:
+async def edge(services: Services, application: ASGIApp, keys: dict[str, str]) -> AsyncGenerator[Edge]:
     """A server without sandboxes, for what the edge decides by itself."""
-    async with serving(application, keys, parts.identity.run) as running:
+    async with serving(application, keys, services.identity.run) as running:
         yield running
 
 
@@ -149,8 +149,8 @@ async def edge(parts: Services, application: ASGIApp, keys: dict[str, str]) -> A
 async def host(assemble: Assemble, keys: dict[str, str], tmp_path: Path) -> AsyncGenerator[Edge]:
     """A server on which alice has one sandbox, `box`."""
     async with one_host(tmp_path) as fleet:
-        parts = assemble(fleet)
-        async with serving(parts.web(), keys, parts.identity.run) as running:
+        services = assemble(fleet)
+        async with serving(services.web(), keys, services.identity.run) as running:
             yield running
 
 
@@ -164,6 +164,6 @@ async def box(host: Edge) -> AsyncGenerator[Tools]:
 @pytest.fixture
 async def server(assemble: Assemble, fleet: Fleet, keys: dict[str, str]) -> AsyncGenerator[Edge]:
     """A server with real machines."""
-    parts = assemble(fleet)
-    async with serving(parts.web(), keys, parts.identity.run) as running:
+    services = assemble(fleet)
+    async with serving(services.web(), keys, services.identity.run) as running:
         yield running

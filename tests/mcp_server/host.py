@@ -49,7 +49,7 @@ class OneHost:
     def __init__(self, link: GuestLink, records: SandboxStore, snapshots: Snapshots, agent: Process) -> None:
         self._link = link
         self._agent = agent
-        ownership = Ownership(records, silence=self._why_silent, found=lambda _sandbox: None)
+        ownership = Ownership(records, silence=self._why_silent, on_sandbox=lambda _sandbox: None)
         self.sandboxes = _Sandboxes(ownership, records, snapshots)
         self.lifecycle = _Lifecycle(ownership, records)
         self.snapshots = _Snapshots(ownership, records, snapshots)

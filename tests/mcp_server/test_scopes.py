@@ -72,14 +72,14 @@ async def test_a_key_that_may_run_does_both_and_administers_nothing(host: Edge, 
 
 
 async def test_a_refusal_for_want_of_a_scope_is_recorded(
-    host: Edge, a_key_for: KeyMaker, trail: AuditLog, records: Collection
+    host: Edge, a_key_for: KeyMaker, audit_log: AuditLog, records: Collection
 ) -> None:
     keys = {"reader": await a_key_for(Scope.READ)}
     async with Edge(url=host.url, keys=keys).client("reader") as client:
         assert (await client.call_tool("delete_sandbox", {"id": "box"})).is_error
     found: list[Document] = []
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(trail.run)
+        tasks.start_soon(audit_log.run)
         with anyio.fail_after(PATIENCE_S):
             while not (found := await records.find(BY_ORG, {"org_id": ALICE})):
                 await anyio.sleep(0.02)

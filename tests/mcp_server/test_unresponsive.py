@@ -36,8 +36,8 @@ class Place:
 async def place(assemble: Assemble, keys: dict[str, str], tmp_path: Path) -> AsyncGenerator[Place]:
     """A server whose calls notice soon that the guest is silent."""
     async with one_host(tmp_path, grace=QUICK) as fleet:
-        parts = assemble(fleet)
-        async with serving(parts.web(), keys, parts.identity.run) as edge:
+        services = assemble(fleet)
+        async with serving(services.web(), keys, services.identity.run) as edge:
             yield Place(fleet=fleet, edge=edge)
 
 

@@ -6,13 +6,13 @@ import anyio
 import anyio.lowlevel
 import pytest
 
+from storage.backoff import Backoff
 from storage.collection import Collection, Database
 from storage.errors import (
     DuplicateKey,
     StoreUnavailable,
     VersionConflict,
 )
-from storage.rivals import Contest
 from tests.storage.things import BY_OWNER, kept, thing
 
 pytestmark = pytest.mark.anyio
@@ -23,7 +23,7 @@ async def test_no_update_is_lost_among_fifty_writers(things: Collection) -> None
 
     async def add(writer: str) -> None:
         for _ in range(10):
-            contest = Contest()
+            backoff = Backoff()
             while True:
                 seen = await things.get(counter["_id"])
                 assert seen is not None
@@ -32,7 +32,7 @@ async def test_no_update_is_lost_among_fifty_writers(things: Collection) -> None
                 try:
                     await things.replace(seen)
                 except VersionConflict:
-                    await contest.again()
+                    await backoff.wait()
                     continue
                 break
 

@@ -39,7 +39,7 @@ class Still:
     """A fleet with its store and its places."""
 
     fleet: Fleet
-    records: SandboxStore
+    store: SandboxStore
     collection: Collection
     data: Path
     driver: Hypervisor
@@ -59,7 +59,7 @@ async def opened(
 ) -> AsyncGenerator[Still]:
     """The fleet of a data directory; opened again, it is a server that was restarted."""
     async with stored(data) as collection:
-        records = SandboxStore(collection, host=HOST)
+        store = SandboxStore(collection, host=HOST)
         options: dict[str, Any] = {
             "reserve": HostReserve(memory=1, machine=1, disk=1, overcommit=1000),
             "catalogue": Catalogue(data / "no-images"),
@@ -68,11 +68,11 @@ async def opened(
         async with Fleet(
             data=data,
             driver=driver,
-            records=records,
+            store=store,
             quotas=Quotas(limits or OwnerLimits()),
             **options,
         ) as fleet:
-            yield Still(fleet=fleet, records=records, collection=collection, data=data, driver=driver)
+            yield Still(fleet=fleet, store=store, collection=collection, data=data, driver=driver)
 
 
 @asynccontextmanager

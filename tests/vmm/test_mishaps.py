@@ -20,7 +20,7 @@ from vmm.fleet import Fleet
 from vmm.guest.values import Command
 from vmm.hypervisor.detect import Choice
 from vmm.hypervisor.process import orphans
-from vmm.sandboxes.host_memory import there_is
+from vmm.sandboxes.host_memory import read_memory
 from vmm.sandboxes.limits import HostReserve
 from vmm.sandboxes.sandbox import State
 from vmm.sandboxes.spec import SandboxSpec
@@ -69,7 +69,7 @@ async def test_what_an_upgraded_server_saves_of_an_adopted_machine_is_the_old_hy
 async def test_a_machine_that_dies_while_its_sandbox_is_put_back_takes_no_promise_along(
     open_fleet: Opener, data: Path
 ) -> None:
-    overcommit = 300 / there_is().total  # MiB: room for one sandbox, not for two
+    overcommit = 300 / read_memory().total  # MiB: room for one sandbox, not for two
     async with open_fleet(reserve=HostReserve(overcommit=overcommit)) as fleet:
         sandbox = await fleet.sandboxes.create(ALICE, SPEC)
         await fleet.snapshots.take(ALICE, "box", name="kept")

@@ -13,12 +13,12 @@ GONE = Unavailable("The store does not answer")
 
 @pytest.mark.parametrize("error", [GONE, ExceptionGroup("of one", [ExceptionGroup("of one", [GONE])])])
 def test_what_was_foreseen_is_told_once_with_its_reason_and_no_trace(error: Exception) -> None:
-    complaints = RepeatedWarnings()
+    warnings = RepeatedWarnings()
     with capture_logs() as logs:
         for _ in range(3):
-            with complaints.about("deletions not finished"):
+            with warnings.about("deletions not finished"):
                 raise error
-        with complaints.about("deletions not finished"):
+        with warnings.about("deletions not finished"):
             pass
     assert [(entry["event"], entry.get("reason"), entry.get("exc_info")) for entry in logs] == [
         ("deletions not finished", "The store does not answer", None),

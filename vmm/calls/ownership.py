@@ -15,15 +15,17 @@ class Ownership:
     """Finds the sandboxes of an owner, and nobody else's.
 
     Args:
-        records: The sandboxes' records.
+        store: The records of the sandboxes.
         silence: Why the guest of a sandbox that runs does not answer; empty if it does, as far as is known.
-        found: Told the id of each sandbox that a call is about, once it is known.
+        on_sandbox: Called with the id of each sandbox that a call is about, once it is known.
     """
 
-    def __init__(self, records: SandboxStore, *, silence: Callable[[str], str], found: Callable[[str], None]) -> None:
-        self._records = records
+    def __init__(
+        self, store: SandboxStore, *, silence: Callable[[str], str], on_sandbox: Callable[[str], None]
+    ) -> None:
+        self._store = store
         self._silence = silence
-        self._found = found
+        self._on_sandbox = on_sandbox
 
     async def get(self, owner: str, ref: str) -> Sandbox:
         """One sandbox, by id or name.
@@ -32,10 +34,10 @@ class Ownership:
             NotFound: There is none, or it is somebody else's.
             Conflict: The name fits several; the message lists their ids.
         """
-        sandbox = await self._records.get(owner, ref)
+        sandbox = await self._store.get(owner, ref)
         if sandbox is None or sandbox.state is State.DELETED:
             sandbox = await self._only(owner, ref)
-        self._found(sandbox.id)
+        self._on_sandbox(sandbox.id)
         return self.seen(sandbox)
 
     def seen(self, sandbox: Sandbox) -> Sandbox:
@@ -44,7 +46,7 @@ class Ownership:
         return sandbox.silent(why) if why else sandbox
 
     async def _only(self, owner: str, ref: str) -> Sandbox:
-        named = await self._records.named(owner, ref)
+        named = await self._store.named(owner, ref)
         if not named:
             raise NotFound(f"There is no sandbox {shown(ref)}", hint="List the sandboxes, or create one")
         if len(named) > 1:

@@ -44,7 +44,7 @@ class SandboxCalls:
 
     Args:
         ownership: Finds the owner's sandboxes.
-        records: The sandboxes' records.
+        store: The records of the sandboxes.
         creator: Makes new ones.
         deleter: Ends them.
         clock: Milliseconds since the epoch.
@@ -54,13 +54,13 @@ class SandboxCalls:
         self,
         *,
         ownership: Ownership,
-        records: SandboxStore,
+        store: SandboxStore,
         creator: Creator,
         deleter: Deleter,
         clock: Callable[[], int],
     ) -> None:
         self._ownership = ownership
-        self._records = records
+        self._store = store
         self._creator = creator
         self._deleter = deleter
         self._clock = clock
@@ -93,18 +93,18 @@ class SandboxCalls:
         self, owner: str, *, labels: Mapping[str, str] | None = None, page: int = 1, limit: int = 20
     ) -> Page:
         """The owner's sandboxes, newest first; with labels, those that have all of them."""
-        found = Page.of(await self._records.owned(owner), labels=labels, page=page, limit=limit)
+        found = Page.of(await self._store.owned(owner), labels=labels, page=page, limit=limit)
         return replace(found, items=tuple(self._ownership.seen(sandbox) for sandbox in found.items))
 
     async def usage(self, owner: str) -> Usage:
         """What the owner's sandboxes take, as quotas count it."""
-        return Usage.of(await self._records.owned(owner))
+        return Usage.of(await self._store.owned(owner))
 
     async def survey(self) -> dict[State, Usage]:
         """What all sandboxes of this host take, whoever owns them, by state."""
         seen: dict[State, list[Sandbox]] = {state: [] for state in State}
         for state in State:
-            for sandbox in map(self._ownership.seen, await self._records.in_state(state)):
+            for sandbox in map(self._ownership.seen, await self._store.in_state(state)):
                 seen[sandbox.state].append(sandbox)
         return {state: Usage.of(sandboxes) for state, sandboxes in seen.items()}
 
@@ -153,7 +153,7 @@ class SandboxCalls:
                 updated_ms=now,
             )
 
-        return self._ownership.seen(await self._records.change((await self._ownership.get(owner, ref)).id, changed))
+        return self._ownership.seen(await self._store.change((await self._ownership.get(owner, ref)).id, changed))
 
     async def delete(self, owner: str, ref: str) -> None:
         """Delete a sandbox with everything in it; its snapshots stay.

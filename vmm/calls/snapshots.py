@@ -158,8 +158,8 @@ class SnapshotCalls:
                         f"Sandbox {parent.id} is {parent.state}, only a running one can be forked", hint=hint
                     )
                 await (on_progress or silent)(f"Saving {parent.name}")
-                saved = await self._snapshotter.checkpoint(parent, base)
-            return await self._creator.children(parent, saved, count, created_by)
+                checkpoint = await self._snapshotter.checkpoint(parent, base)
+            return await self._creator.children(parent, checkpoint, count, created_by)
         finally:
             with anyio.CancelScope(shield=True):
                 await self._snapshots.discard(base)

@@ -29,27 +29,27 @@ class RecordFile:
     Attributes:
         path: The file.
         fields: What it holds.
-        way_out: What to do if it is damaged.
+        hint: What to do if it is damaged.
     """
 
     path: Path
     fields: Mapping[str, object]
-    way_out: str
+    hint: str
 
     @classmethod
-    def read(cls, path: Path, *, newest: int, way_out: str) -> Self | None:
+    def read(cls, path: Path, *, newest: int, hint: str) -> Self | None:
         """Read a file back; None if there is none. Blocks for as long as a disk does.
 
         Args:
             path: The file.
             newest: The format that is written today; older ones are read.
-            way_out: What to do if it is damaged.
+            hint: What to do if it is damaged.
 
         Raises:
             Damaged: It cannot be read.
             HostExhausted: Nothing can be read at the moment.
         """
-        empty = cls(path=path, fields={}, way_out=way_out)
+        empty = cls(path=path, fields={}, hint=hint)
         try:
             fields: object = json.loads(path.read_bytes())
         except (FileNotFoundError, NotADirectoryError):
@@ -62,7 +62,7 @@ class RecordFile:
             raise empty.damaged("it is not JSON") from error
         if not isinstance(fields, dict):
             raise empty.damaged("it holds no object")
-        written = cls(path=path, fields=cast("dict[str, object]", fields), way_out=way_out)
+        written = cls(path=path, fields=cast("dict[str, object]", fields), hint=hint)
         found = written.number(FORMAT, _FIRST)
         if found > newest:
             raise written.damaged(f"it is of format {found}, this release knows {newest}: use the newer release")
@@ -100,11 +100,11 @@ class RecordFile:
     def part(self, name: str) -> Self:
         """An object within; raises as `text`."""
         fields = cast("dict[str, object]", self._field(name, dict, None))
-        return type(self)(path=self.path, fields=fields, way_out=self.way_out)
+        return type(self)(path=self.path, fields=fields, hint=self.hint)
 
     def damaged(self, what: str) -> Damaged:
         """That the file is damaged, and in which way."""
-        return Damaged(f"{self.path.parent.name}/{self.path.name} is damaged: {what}", hint=self.way_out)
+        return Damaged(f"{self.path.parent.name}/{self.path.name} is damaged: {what}", hint=self.hint)
 
     def _field(self, name: str, kind: type[T], missing: T | None) -> T:
         found = self.fields.get(name, missing)

@@ -14,8 +14,8 @@ from .tools import find_tool
 
 LABEL = "cm-disk"
 JOURNAL_MIB = 16
-_LEAST_MIB = 64
-_MOST_MIB = 4 * 1024 * 1024
+_MIN_MIB = 64
+_MAX_MIB = 4 * 1024 * 1024
 _KIB_PER_INODE = 16
 _DEADLINE_S = 60
 _NO_SPACE = "No space left on device"
@@ -40,8 +40,8 @@ async def make_disk(path: Path, size_mib: int) -> None:
         HostExhausted: The host's disk is full; nothing is left behind.
         Unavailable: e2fsprogs is missing or failed.
     """
-    if not _LEAST_MIB <= size_mib <= _MOST_MIB:
-        raise InvalidInput(f"size_mib: {size_mib} is not between {_LEAST_MIB} and {_MOST_MIB}")
+    if not _MIN_MIB <= size_mib <= _MAX_MIB:
+        raise InvalidInput(f"size_mib: {size_mib} is not between {_MIN_MIB} and {_MAX_MIB}")
     mke2fs, debugfs = find_tool("mke2fs"), find_tool("debugfs")
     if mke2fs is None or debugfs is None:
         raise Unavailable("mke2fs or debugfs is missing", hint="Install it: sudo apt-get install e2fsprogs")

@@ -92,7 +92,7 @@ class Store:
         # Every create looks up an image: what was read or checked once is not read again while it looks the same.
         self._manifests: dict[Path, Manifest] = {}
         self._checked: dict[Path, dict[str, list[int]]] = {}
-        self._complaints = RepeatedWarnings()
+        self._warnings = RepeatedWarnings()
 
     def parts(self, name: str = "*") -> list[Part]:
         """All readable parts of a name, the newest first."""
@@ -153,7 +153,7 @@ class Store:
         self._look(part)
         for name, record in part.manifest.files.items():
             if _digest(part.file(name)) != record.sha256:
-                raise _spoilt(part, f"{name} has changed since it was built")
+                raise _damaged(part, f"{name} has changed since it was built")
         try:
             self._stamp(part)
         except PermissionError:
@@ -168,9 +168,9 @@ class Store:
             try:
                 status = part.file(name).stat()
             except OSError as error:
-                raise _spoilt(part, f"{name} cannot be read: {error.strerror}") from error
+                raise _damaged(part, f"{name} cannot be read: {error.strerror}") from error
             if status.st_size != record.size:
-                raise _spoilt(part, f"{name} has {status.st_size} bytes in place of {record.size}")
+                raise _damaged(part, f"{name} has {status.st_size} bytes in place of {record.size}")
             seen[name] = [status.st_size, status.st_mtime_ns, status.st_ino]
         return seen
 
@@ -181,7 +181,7 @@ class Store:
             manifest = _manifest(directory)
         except Damaged as error:
             # It is as if it had not been built: that is the way out, too, and the others are used meanwhile.
-            self._complaints.raised(error, "image part passed over", part=directory.name)
+            self._warnings.raised(error, "image part passed over", part=directory.name)
             return None
         if manifest is None:
             return None
@@ -210,7 +210,7 @@ def _manifest(directory: Path) -> Manifest | None:
     return manifest
 
 
-def _spoilt(part: Part, what: str) -> Unavailable:
+def _damaged(part: Part, what: str) -> Unavailable:
     return Unavailable(
         f"The image part {part.directory.name} is damaged: {what}",
         hint=f"Build it again: casemate image build --force{'' if part.name in _SHARED else ' ' + part.name}",

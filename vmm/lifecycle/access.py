@@ -26,7 +26,7 @@ class GuestAccess:
     """The way to the guests.
 
     Args:
-        records: The sandboxes' records.
+        store: The records of the sandboxes.
         machines: The machines that run.
         transitions: One change of a sandbox at a time.
         sleeper: Wakes those that sleep.
@@ -36,13 +36,13 @@ class GuestAccess:
     def __init__(
         self,
         *,
-        records: SandboxStore,
+        store: SandboxStore,
         machines: MachineRegistry,
         transitions: Transitions,
         sleeper: Sleeper,
         activity: Activity,
     ) -> None:
-        self._records = records
+        self._store = store
         self._machines = machines
         self._transitions = transitions
         self._sleeper = sleeper
@@ -117,7 +117,7 @@ class GuestAccess:
         raise AssertionError  # Not reached: the block either returns or raises.
 
     async def _awake(self, sandbox: Sandbox) -> Sandbox:
-        found = await self._records.get(sandbox.owner, sandbox.id)
+        found = await self._store.get(sandbox.owner, sandbox.id)
         if found is None or found.state is State.DELETED:
             raise _deleted(sandbox)
         return await self._sleeper.wake(found.id) if found.state in {State.ASLEEP, State.RUNNING} else found
@@ -142,7 +142,7 @@ class GuestAccess:
         """
         with anyio.move_on_after(_SETTLE_S):
             async with self._transitions.exclusive(sandbox.id):
-                return await self._records.find(sandbox.id)
+                return await self._store.find(sandbox.id)
         raise Conflict(
             f"Sandbox {sandbox.id} is being started or changed; whether a call under way took effect is not known",
             hint="Wait until it runs, look, then call again",

@@ -20,7 +20,7 @@ class Admission:
 
     Args:
         places: Where a machine writes: its own directory, and that of what it is made from.
-        records: The sandboxes that exist.
+        store: The records of the sandboxes.
         quotas: What each owner may have.
         reserve: What must stay free on the host.
         ahead: MiB that machines take which no sandbox has yet.
@@ -30,7 +30,7 @@ class Admission:
     def __init__(
         self,
         places: Sequence[Path],
-        records: SandboxStore,
+        store: SandboxStore,
         quotas: Quotas,
         reserve: HostReserve,
         *,
@@ -38,7 +38,7 @@ class Admission:
         give_way: Callable[[], Awaitable[bool]],
     ) -> None:
         self._places = tuple(places)
-        self._records = records
+        self._store = store
         self._quotas = quotas
         self._reserve = reserve
         self._ahead = ahead
@@ -55,11 +55,11 @@ class Admission:
         """
         limits = await self._quotas.of(sandbox.owner)
         async with self._one_at_a_time:
-            limits.check(await self._records.owned(sandbox.owner), cpu=sandbox.cpu, mem=sandbox.mem)
+            limits.check(await self._store.owned(sandbox.owner), cpu=sandbox.cpu, mem=sandbox.mem)
             await self._check_host(sandbox)
             self.running(sandbox)
             try:
-                await self._records.insert(sandbox)
+                await self._store.insert(sandbox)
             except BaseException:
                 del self._promised[sandbox.id]
                 raise
@@ -78,7 +78,7 @@ class Admission:
         limits = await self._quotas.of(sandbox.owner)
         async with self._one_at_a_time:
             if sandbox.id not in self._promised:
-                limits.check_running(await self._records.owned(sandbox.owner), cpu=sandbox.cpu, mem=sandbox.mem)
+                limits.check_running(await self._store.owned(sandbox.owner), cpu=sandbox.cpu, mem=sandbox.mem)
                 await self._check_host(sandbox)
             self._promised[sandbox.id] = _Promise(sandbox.mem, machine)
 

@@ -38,7 +38,7 @@ class Creator:
     """Creates sandboxes: their records and machines together.
 
     Args:
-        records: The sandboxes' records.
+        store: The records of the sandboxes.
         machines: The machines that run.
         catalogue: The images.
         snapshots: What sandboxes can be made from, too.
@@ -47,14 +47,14 @@ class Creator:
         cloner: Makes machines.
         pool: Has some ready.
         clock: Milliseconds since the epoch.
-        found: Told the id of each new sandbox.
-        started: Told how each machine came by its memory.
+        on_sandbox: Called with the id of each new sandbox.
+        on_start: Called with how each machine got its memory.
     """
 
     def __init__(
         self,
         *,
-        records: SandboxStore,
+        store: SandboxStore,
         machines: MachineRegistry,
         catalogue: Catalogue,
         snapshots: Snapshots,
@@ -63,10 +63,10 @@ class Creator:
         cloner: Cloner,
         pool: WarmPool,
         clock: Callable[[], int],
-        found: Callable[[str], None],
-        started: Callable[[str], None],
+        on_sandbox: Callable[[str], None],
+        on_start: Callable[[str], None],
     ) -> None:
-        self._records = records
+        self._store = store
         self._machines = machines
         self._catalogue = catalogue
         self._snapshots = snapshots
@@ -75,8 +75,8 @@ class Creator:
         self._cloner = cloner
         self._pool = pool
         self._clock = clock
-        self._found = found
-        self._started = started
+        self._on_sandbox = on_sandbox
+        self._on_start = on_start
 
     async def create(self, owner: str, spec: SandboxSpec, report: Report) -> Sandbox:
         """Create a sandbox of an image, or of the snapshot that the spec names; see `SandboxCalls.create`."""
@@ -86,25 +86,25 @@ class Creator:
         key = Key(images=await built(self._catalogue, spec.image), cpu=spec.cpu, mem=spec.mem)
         return await self._of_image(owner, spec, key, report)
 
-    async def of(self, saved: Checkpoint, owner: str, spec: SandboxSpec, *, base: str) -> Sandbox:
+    async def of(self, checkpoint: Checkpoint, owner: str, spec: SandboxSpec, *, base: str) -> Sandbox:
         """A new sandbox of a saved moment.
 
         Args:
-            saved: The moment.
+            checkpoint: The moment.
             owner: Whose.
             spec: What it is to be like; image and size are the moment's.
             base: The snapshot that it goes back to, if it does to one.
         """
 
         async def machine(sandbox: Sandbox) -> Machine:
-            return await self._cloner.clone(saved, sandbox.machine, hostname=sandbox.name)
+            return await self._cloner.clone(checkpoint, sandbox.machine, hostname=sandbox.name)
 
         new = replace(Sandbox.new(new_id(), owner, spec, now_ms=self._clock()), base=base)
         return await self._make(new, machine)
 
-    async def children(self, parent: Sandbox, saved: Checkpoint, count: int, created_by: str) -> tuple[Fork, ...]:
+    async def children(self, parent: Sandbox, checkpoint: Checkpoint, count: int, created_by: str) -> tuple[Fork, ...]:
         """Forks of a moment of their parent, as many at once as the host has processors."""
-        taken = {sandbox.name for sandbox in await self._records.owned(parent.owner)}
+        taken = {sandbox.name for sandbox in await self._store.owned(parent.owner)}
         forks: list[Fork] = [Fork()] * count
         slots = anyio.CapacityLimiter(_AT_ONCE)
 
@@ -123,7 +123,7 @@ class Creator:
             )
             async with slots:
                 try:
-                    forks[number] = Fork(sandbox=await self.of(saved, parent.owner, spec, base=parent.base))
+                    forks[number] = Fork(sandbox=await self.of(checkpoint, parent.owner, spec, base=parent.base))
                 except CasemateError as error:
                     forks[number] = Fork(error=error)
                 except Exception as error:
@@ -142,8 +142,8 @@ class Creator:
             spec, image=snapshot.image, cpu=snapshot.cpu, mem=snapshot.mem, env={**snapshot.env, **spec.env}
         )
         _check(whole, {snapshot.image})
-        saved = await self._restorer.source(snapshot)
-        return await self.of(saved, owner, whole, base=snapshot.id)
+        checkpoint = await self._restorer.source(snapshot)
+        return await self.of(checkpoint, owner, whole, base=snapshot.id)
 
     async def _of_image(self, owner: str, spec: SandboxSpec, key: Key, report: Report) -> Sandbox:
         """A new sandbox of an image, at once if a machine is ready."""
@@ -152,8 +152,8 @@ class Creator:
             ready = await self._pool.take(key)
             if ready is not None and await self._given(ready, sandbox):
                 return ready
-            saved = await self._cloner.template(key, report)
-            return await self._cloner.clone(saved, sandbox.machine, hostname=sandbox.name)
+            checkpoint = await self._cloner.template(key, report)
+            return await self._cloner.clone(checkpoint, sandbox.machine, hostname=sandbox.name)
 
         return await self._make(Sandbox.new(new_id(), owner, spec, now_ms=self._clock()), machine)
 
@@ -173,7 +173,7 @@ class Creator:
 
     async def _make(self, sandbox: Sandbox, make: Callable[[Sandbox], Awaitable[Machine]]) -> Sandbox:
         await self._admission.admit(sandbox)
-        self._found(sandbox.id)
+        self._on_sandbox(sandbox.id)
         machine: Machine | None = None
         try:
             machine = await make(sandbox)
@@ -187,7 +187,7 @@ class Creator:
                 memory=machine.running.memory.value,
             )
             self._admission.running(running)
-            saved = await self._records.save(running)
+            saved = await self._store.save(running)
         except BaseException as error:
             deleted = False
             with anyio.CancelScope(shield=True):
@@ -195,7 +195,7 @@ class Creator:
             if deleted and isinstance(error, CasemateError):
                 raise NotFound(f"Sandbox {sandbox.id} was deleted while it was created") from error
             raise
-        self._started(saved.memory)
+        self._on_start(saved.memory)
         return saved
 
     async def _undo(self, sandbox: Sandbox, machine: Machine | None) -> bool:
@@ -207,13 +207,13 @@ class Creator:
             log.warning("sandbox not removed yet", sandbox=sandbox.id, reason=str(error))
             # The sweep goes on where this ends.
             with suppress(NotFound, Conflict):
-                await self._records.change(
+                await self._store.change(
                     sandbox.id, lambda found: replace(found.moved(State.DELETED, now_ms=self._clock()), machine=name)
                 )
             return False
         self._admission.release(sandbox.id)
-        found = await self._records.find(sandbox.id)
-        await self._records.remove(sandbox.id)
+        found = await self._store.find(sandbox.id)
+        await self._store.remove(sandbox.id)
         return found is None or found.state is State.DELETED
 
 

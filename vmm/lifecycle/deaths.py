@@ -19,16 +19,16 @@ class Deaths:
     """Records which sandboxes have lost their machine.
 
     Args:
-        records: The sandboxes' records.
+        store: The records of the sandboxes.
         machines: The machines that run.
         admission: Counts what they held.
         clock: Milliseconds since the epoch.
     """
 
     def __init__(
-        self, *, records: SandboxStore, machines: MachineRegistry, admission: Admission, clock: Callable[[], int]
+        self, *, store: SandboxStore, machines: MachineRegistry, admission: Admission, clock: Callable[[], int]
     ) -> None:
-        self._records = records
+        self._store = store
         self._machines = machines
         self._admission = admission
         self._clock = clock
@@ -54,7 +54,7 @@ class Deaths:
 
     async def _is_recorded(self, sandbox_id: str, machine: str, reason: str) -> bool:
         try:
-            sandbox = await self._records.find(sandbox_id)
+            sandbox = await self._store.find(sandbox_id)
         except Damaged:  # told elsewhere, and nothing can be written to it
             return True
         if sandbox is None or self._machines.get(sandbox_id) is not None:
@@ -65,7 +65,7 @@ class Deaths:
         if sandbox.machine != machine or not sandbox.state.may_become(State.KILLED):
             return True
         try:
-            await self._records.save(sandbox.moved(State.KILLED, now_ms=self._clock(), reason=reason))
+            await self._store.save(sandbox.moved(State.KILLED, now_ms=self._clock(), reason=reason))
         except Conflict:
             return False  # changed meanwhile
         return True

@@ -22,7 +22,7 @@ class Deleter:
     """Ends sandboxes with everything in them; their snapshots stay. Needs no guest.
 
     Args:
-        records: The sandboxes' records.
+        store: The records of the sandboxes.
         machines: The machines that run.
         transitions: What may be under way in a sandbox.
         admission: Counts what it held.
@@ -33,24 +33,24 @@ class Deleter:
     def __init__(
         self,
         *,
-        records: SandboxStore,
+        store: SandboxStore,
         machines: MachineRegistry,
         transitions: Transitions,
         admission: Admission,
         activity: Activity,
         clock: Callable[[], int],
     ) -> None:
-        self._records = records
+        self._store = store
         self._machines = machines
         self._transitions = transitions
         self._admission = admission
         self._activity = activity
         self._clock = clock
-        self._complaints = RepeatedWarnings()
+        self._warnings = RepeatedWarnings()
 
     async def delete(self, sandbox_id: str) -> None:
         """Delete a sandbox, whatever state it is in. What cannot be removed now, the sweep removes."""
-        await self._finish(await self._records.change(sandbox_id, self._deleted))
+        await self._finish(await self._store.change(sandbox_id, self._deleted))
 
     async def delete_seen(self, seen: Sandbox) -> None:
         """Delete a sandbox if its record is still the one that was seen.
@@ -58,12 +58,12 @@ class Deleter:
         Raises:
             Conflict: It was changed since.
         """
-        await self._finish(await self._records.save(self._deleted(seen)))
+        await self._finish(await self._store.save(self._deleted(seen)))
 
     async def finish(self) -> None:
         """Remove what is left of sandboxes whose deletion failed half-way; what fails again holds up no other."""
         slots = anyio.CapacityLimiter(_AT_ONCE)
-        remains = await self._records.in_state(State.DELETED)
+        remains = await self._store.in_state(State.DELETED)
         async with anyio.create_task_group() as tasks:
             for sandbox in remains:
                 tasks.start_soon(self._finish_one, sandbox, slots)
@@ -71,7 +71,7 @@ class Deleter:
     async def _finish_one(self, sandbox: Sandbox, slots: anyio.CapacityLimiter) -> None:
         # At once, because a process that does not end is waited for.
         async with slots:
-            with self._complaints.about("sandbox not removed", sandbox=sandbox.id):
+            with self._warnings.about("sandbox not removed", sandbox=sandbox.id):
                 await self._teardown(sandbox)
 
     def _deleted(self, sandbox: Sandbox) -> Sandbox:
@@ -84,11 +84,11 @@ class Deleter:
                 async with self._transitions.exclusive(sandbox.id):
                     pass
             # For its owner it is gone, whatever is left of it.
-            with self._complaints.about("sandbox not removed", sandbox=sandbox.id):
+            with self._warnings.about("sandbox not removed", sandbox=sandbox.id):
                 await self._teardown(sandbox)
 
     async def _teardown(self, sandbox: Sandbox) -> None:
         await self._machines.destroy(sandbox.id, sandbox.machine)
         self._admission.release(sandbox.id)
-        await self._records.remove(sandbox.id)
+        await self._store.remove(sandbox.id)
         self._activity.forget(sandbox.id)

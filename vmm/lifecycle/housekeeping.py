@@ -66,7 +66,7 @@ class Housekeeping:
         self._reaper = reaper
         self._sweep_s = sweep_s
         self._prepared: tuple[str, int, int] | None = None
-        self._complaints = RepeatedWarnings()
+        self._warnings = RepeatedWarnings()
 
     async def begin(self, tasks: TaskGroup) -> None:
         """Adopt the machines that run and clean up the rest; from then on, sweep until the tasks end."""
@@ -74,10 +74,10 @@ class Housekeeping:
         await self._templates.sweep()
         sleepers = await self._recovery.adopt()
         tasks.start_soon(self._wake_again, [sandbox.id for sandbox in sleepers])
-        tasks.start_soon(self._again_and_again, self._clean)
+        tasks.start_soon(self._repeat, self._clean)
         # For itself, since it waits for what it puts to sleep.
-        tasks.start_soon(self._again_and_again, self._reaper.sweep)
-        tasks.start_soon(self._again_and_again, self._machines.ask_silent)
+        tasks.start_soon(self._repeat, self._reaper.sweep)
+        tasks.start_soon(self._repeat, self._machines.ask_silent)
 
     def keep_ready(self, key: Key) -> None:
         """Have machines of this image and size wait, from now on those of the image as it is at each sweep."""
@@ -86,15 +86,15 @@ class Housekeeping:
 
     async def end(self) -> None:
         """Write down what is only in memory, and let go of the machines, which live on."""
-        with self._complaints.about("uses not recorded"), anyio.move_on_after(_RECORD_S):
+        with self._warnings.about("uses not recorded"), anyio.move_on_after(_RECORD_S):
             await self._reaper.record_uses()
-        with self._complaints.about("waiting machines not ended"):
+        with self._warnings.about("waiting machines not ended"):
             await self._pool.aclose()
         await self._machines.aclose()
 
     async def _wake_again(self, sleepers: Sequence[str]) -> None:
         for sandbox_id in sleepers:  # one after the other, so that those that are called for are not held up
-            with self._complaints.about("machine not woken", sandbox=sandbox_id):
+            with self._warnings.about("machine not woken", sandbox=sandbox_id):
                 await self._sleeper.wake(sandbox_id)
 
     async def _clean(self) -> None:
@@ -104,7 +104,7 @@ class Housekeeping:
             ("no machines made ahead", self._renew_ready),
             ("deletions not finished", self._deleter.finish),
         ):
-            with self._complaints.about(what):
+            with self._warnings.about(what):
                 await step()
 
     async def _renew_ready(self) -> None:
@@ -114,8 +114,8 @@ class Housekeeping:
             images = await self._catalogue.find(name)
             self._pool.keep(*([] if images is None else [Key(images=images, cpu=cpu, mem=mem)]))
 
-    async def _again_and_again(self, work: Callable[[], Awaitable[None]]) -> None:
+    async def _repeat(self, work: Callable[[], Awaitable[None]]) -> None:
         while True:
             await anyio.sleep(self._sweep_s)
-            with self._complaints.about("sweep failed", of=work.__qualname__):
+            with self._warnings.about("sweep failed", of=work.__qualname__):
                 await work()

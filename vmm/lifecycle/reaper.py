@@ -31,7 +31,7 @@ class Reaper:
     """Decides from records and clocks what must end or sleep, and has others do it.
 
     Args:
-        records: The sandboxes' records.
+        store: The records of the sandboxes.
         activity: Who uses which sandbox.
         sleep: Puts a sandbox to sleep whose last use was at the time given (`Activity.claimed`). Raises Conflict if it
             was used since, or the record is not in the version given any more; it runs on after any failure.
@@ -43,7 +43,7 @@ class Reaper:
 
     def __init__(
         self,
-        records: SandboxStore,
+        store: SandboxStore,
         activity: Activity,
         *,
         sleep: Callable[[Sandbox, int], Awaitable[object]],
@@ -52,7 +52,7 @@ class Reaper:
         retention_s: int,
         now_ms: Callable[[], int],
     ) -> None:
-        self._records = records
+        self._store = store
         self._activity = activity
         self._sleep = sleep
         self._delete = delete
@@ -60,7 +60,7 @@ class Reaper:
         self._retention_s = retention_s
         self._now_ms = now_ms
         self._silent: dict[str, int] = {}
-        self._complaints = RepeatedWarnings()
+        self._warnings = RepeatedWarnings()
 
     async def sweep(self) -> None:
         """Look at every sandbox once. What fails for one is logged, and holds up no other.
@@ -68,9 +68,9 @@ class Reaper:
         Raises:
             CasemateError: The records cannot be read.
         """
-        running = await self._records.in_state(State.RUNNING)
-        others = [one for state in (State.KILLED, State.ERROR) for one in await self._records.in_state(state)]
-        sleeping = await self._records.in_state(State.ASLEEP) if self._retention_s else []
+        running = await self._store.in_state(State.RUNNING)
+        others = [one for state in (State.KILLED, State.ERROR) for one in await self._store.in_state(state)]
+        sleeping = await self._store.in_state(State.ASLEEP) if self._retention_s else []
         living = {sandbox.id for sandbox in running}
         self._silent = {sandbox_id: until for sandbox_id, until in self._silent.items() if sandbox_id in living}
         limit = anyio.CapacityLimiter(_AT_ONCE)
@@ -80,7 +80,7 @@ class Reaper:
 
     async def record_uses(self) -> None:
         """Write down when each sandbox was used last, to be known after a restart. For the server's stop."""
-        for sandbox in await self._records.in_state(State.RUNNING):
+        for sandbox in await self._store.in_state(State.RUNNING):
             async with self._told(sandbox):
                 await self._recorded(sandbox, older_ms=1)
 
@@ -91,28 +91,28 @@ class Reaper:
                 await self._delete(sandbox)
                 _log.info("sandbox deleted", sandbox=sandbox.id, reason=_end_of(sandbox))
             elif sandbox.state is State.RUNNING:
-                await self._retire(await self._recorded(sandbox, older_ms=_RECORD_MS))
+                await self._sleep_if_idle(await self._recorded(sandbox, older_ms=_RECORD_MS))
 
     async def _recorded(self, sandbox: Sandbox, *, older_ms: int) -> Sandbox:
         """The record with the last use in it, written if what it says is older by so much."""
         used_ms = self._activity.used_ms(sandbox.id)
         if used_ms - sandbox.active_ms < older_ms:
             return sandbox
-        return await self._records.save(replace(sandbox, active_ms=used_ms))
+        return await self._store.save(replace(sandbox, active_ms=used_ms))
 
-    async def _retire(self, sandbox: Sandbox) -> None:
+    async def _sleep_if_idle(self, sandbox: Sandbox) -> None:
         """Put a sandbox to sleep if nobody misses it."""
         used_ms = self._activity.used_ms(sandbox.id)
         now_ms = self._now_ms()
         if not lease.idle(sandbox, used_ms, now_ms) or now_ms < self._silent.get(sandbox.id, 0):
             return
-        if not await self._nothing_goes_on(sandbox):
+        if not await self._guest_is_idle(sandbox):
             return
         # A call that came and went while the guest was asked may have left something that runs.
         await self._sleep(sandbox, used_ms)
         _log.info("sandbox fell asleep", sandbox=sandbox.id, idle_s=sandbox.idle_s)
 
-    async def _nothing_goes_on(self, sandbox: Sandbox) -> bool:
+    async def _guest_is_idle(self, sandbox: Sandbox) -> bool:
         try:
             with anyio.fail_after(_ANSWER_S):
                 idle = await self._guest_idle(sandbox)
@@ -128,7 +128,7 @@ class Reaper:
     @asynccontextmanager
     async def _told(self, sandbox: Sandbox) -> AsyncGenerator[None]:
         """Let nothing that goes wrong with one sandbox reach the others."""
-        with self._complaints.about("sandbox not looked after", sandbox=sandbox.id):
+        with self._warnings.about("sandbox not looked after", sandbox=sandbox.id):
             try:
                 yield
             except Conflict as error:

@@ -34,16 +34,16 @@ class Recovery:
     """Takes over what an earlier server left.
 
     Args:
-        records: The sandboxes' records.
+        store: The records of the sandboxes.
         machines: The machines that run.
         transitions: SandboxStore what became of each sandbox.
         deaths: SandboxStore those whose machine is gone.
     """
 
     def __init__(
-        self, *, records: SandboxStore, machines: MachineRegistry, transitions: Transitions, deaths: Deaths
+        self, *, store: SandboxStore, machines: MachineRegistry, transitions: Transitions, deaths: Deaths
     ) -> None:
-        self._records = records
+        self._store = store
         self._machines = machines
         self._transitions = transitions
         self._deaths = deaths
@@ -56,9 +56,9 @@ class Recovery:
         Returns:
             The sandboxes that the last server put to sleep when it stopped.
         """
-        complaints = RepeatedWarnings()
-        kept = [sandbox for state in _KEEP_THEIR_FILES for sandbox in await self._records.in_state(state)]
-        damaged = await self._records.damaged()
+        warnings = RepeatedWarnings()
+        kept = [sandbox for state in _KEEP_THEIR_FILES for sandbox in await self._store.in_state(state)]
+        damaged = await self._store.damaged()
         running = [sandbox for sandbox in kept if sandbox.state is State.RUNNING]
         asleep = [sandbox for sandbox in kept if sandbox.state is State.ASLEEP]
         failed = [sandbox for sandbox in kept if sandbox.state is State.ERROR]
@@ -74,12 +74,12 @@ class Recovery:
                 kept={sandbox.machine for sandbox in kept} | unread,
             )
         for sandbox in kept:
-            await anyio.to_thread.run_sync(suspend.tidy, self._machines.directory(sandbox.machine))
-        unfinished = [*await self._records.in_state(State.CREATING), *await self._records.in_state(State.DELETED)]
+            await anyio.to_thread.run_sync(suspend.remove_leftovers, self._machines.directory(sandbox.machine))
+        unfinished = [*await self._store.in_state(State.CREATING), *await self._store.in_state(State.DELETED)]
         for sandbox in unfinished:
-            with complaints.about("sandbox not removed", sandbox=sandbox.id):
+            with warnings.about("sandbox not removed", sandbox=sandbox.id):
                 await self._machines.destroy(sandbox.id, sandbox.machine)
-                await self._records.remove(sandbox.id)
+                await self._store.remove(sandbox.id)
         adopted = 0
         for sandbox in running:
             adopted += await self._each(sandbox, self._take_over)
@@ -113,7 +113,9 @@ class Recovery:
             reason = f"the server could not take it over ({type(error).__name__})"
         if self._machines.get(sandbox.id) is None:
             # Its process, if it runs, stays as it is: a server that can read the record takes it over.
-            await self._transitions.failed(sandbox, reason, holds_memory=await self._machines.lingers(sandbox.machine))
+            await self._transitions.failed(
+                sandbox, reason, holds_memory=await self._machines.has_process(sandbox.machine)
+            )
         return False
 
     async def _take_over(self, sandbox: Sandbox) -> bool:
@@ -123,7 +125,7 @@ class Recovery:
             if suspend.is_asleep(directory):
                 await self._transitions.slept(sandbox.id)
                 return True
-            await self._end_what_was_begun(sandbox)
+            await self._end_unrecorded(sandbox)
             await self._deaths.died(sandbox.id, sandbox.machine, _ENDED)
             return False
         self._transitions.runs(sandbox)
@@ -139,13 +141,13 @@ class Recovery:
     async def _finish_wake(self, sandbox: Sandbox) -> bool:
         machine = await self._machines.adopt(sandbox.id, sandbox.machine)
         if machine is None:
-            await self._end_what_was_begun(sandbox)
+            await self._end_unrecorded(sandbox)
             await self._deaths.died(sandbox.id, sandbox.machine, _BROKEN_WAKE)
             return False
         try:
             if await machine.driver.problem(machine.running):
                 await machine.driver.resume(machine.running)
-            await suspend.rejoin(machine)
+            await suspend.reconnect(machine)
             await self._transitions.woke(sandbox.id, machine)
         except CasemateError as error:
             log.warning("machine not woken", sandbox=sandbox.id, error=error.message)
@@ -161,7 +163,7 @@ class Recovery:
             await self._transitions.woke(sandbox.id, machine)
         return machine is not None
 
-    async def _end_what_was_begun(self, sandbox: Sandbox) -> None:
+    async def _end_unrecorded(self, sandbox: Sandbox) -> None:
         """End a machine that a server began to start and did not live to write down."""
         try:
             await self._machines.end_orphans(sandbox.machine)

@@ -33,7 +33,7 @@ class Restarter:
     Args:
         driver: The hypervisor.
         transitions: One change at a time.
-        records: The sandboxes' records.
+        store: The records of the sandboxes.
         machines: The machines that run.
         admission: Who may have a machine.
         sleeper: Wakes what sleeps.
@@ -46,7 +46,7 @@ class Restarter:
         *,
         driver: Hypervisor,
         transitions: Transitions,
-        records: SandboxStore,
+        store: SandboxStore,
         machines: MachineRegistry,
         admission: Admission,
         sleeper: Sleeper,
@@ -55,7 +55,7 @@ class Restarter:
     ) -> None:
         self._driver = driver
         self._transitions = transitions
-        self._records = records
+        self._store = store
         self._machines = machines
         self._admission = admission
         self._sleeper = sleeper
@@ -165,9 +165,7 @@ class Restarter:
             if machine is not None:
                 await flush(machine)
             # Before anything is lost: whatever breaks this off leaves a sandbox that is known to have no machine.
-            await self._records.change(
-                sandbox_id, lambda found: self._transitions.ended(found, "its restart had begun")
-            )
+            await self._store.change(sandbox_id, lambda found: self._transitions.ended(found, "its restart had begun"))
             try:
                 await self._machines.end(sandbox_id)
                 await flush_sleeper(self._driver, self._machines.directory(sandbox.machine))
@@ -195,7 +193,7 @@ class Restarter:
         why = str(error).rstrip(".") if known else "the server ended meanwhile"
         why = f"it could not be restarted from its disk: {why or 'its hypervisor cannot be ended'}"
         try:
-            await self._records.change(sandbox.id, lambda found: self._transitions.ended(found, why))
+            await self._store.change(sandbox.id, lambda found: self._transitions.ended(found, why))
         except NotFound:
             raise
         except CasemateError as failure:

@@ -31,12 +31,12 @@ class Restorer:
     Args:
         driver: The hypervisor.
         transitions: One change at a time.
-        records: The sandboxes' records.
+        store: The records of the sandboxes.
         machines: The machines that run.
         cloner: Makes new ones.
         snapshots: What sandboxes can be put back to.
         admission: Who may have a machine.
-        started: Told how each machine came by its memory.
+        on_start: Called with how each machine got its memory.
     """
 
     def __init__(
@@ -44,21 +44,21 @@ class Restorer:
         *,
         driver: Hypervisor,
         transitions: Transitions,
-        records: SandboxStore,
+        store: SandboxStore,
         machines: MachineRegistry,
         cloner: Cloner,
         snapshots: Snapshots,
         admission: Admission,
-        started: Callable[[str], None],
+        on_start: Callable[[str], None],
     ) -> None:
         self._driver = driver
         self._transitions = transitions
-        self._records = records
+        self._store = store
         self._machines = machines
         self._cloner = cloner
         self._snapshots = snapshots
         self._admission = admission
-        self._started = started
+        self._on_start = on_start
 
     async def source(self, snapshot: Snapshot) -> Checkpoint:
         """What machines are made of, if this host can.
@@ -69,7 +69,7 @@ class Restorer:
         """
         snapshot.check()
         check_driver(snapshot.driver, self._driver)
-        return await self._snapshots.saved(snapshot)
+        return await self._snapshots.checkpoint(snapshot)
 
     async def restore(self, sandbox: Sandbox, snapshot: Snapshot, *, reason: str = "") -> Sandbox:
         """Put a sandbox back to a snapshot, whatever state it is in. If that fails, it is as it was.
@@ -86,7 +86,7 @@ class Restorer:
         """
         snapshot.check()
         check_same(sandbox, snapshot)
-        saved = await self.source(snapshot)
+        checkpoint = await self.source(snapshot)
         async with self._transitions.alone(sandbox.id):
             sandbox = await self._transitions.current(sandbox.id)
             check_made(sandbox)
@@ -97,9 +97,9 @@ class Restorer:
             machine: Machine | None = None
             try:
                 machine = await self._cloner.clone(
-                    saved, name, hostname=sandbox.name, machine_id=self._machine_id(sandbox)
+                    checkpoint, name, hostname=sandbox.name, machine_id=self._machine_id(sandbox)
                 )
-                restored = await self._records.change(
+                restored = await self._store.change(
                     sandbox.id, lambda found: self._transitions.running(found, machine, base=snapshot.id, reason=reason)
                 )
             except BaseException:
@@ -116,7 +116,7 @@ class Restorer:
             with anyio.CancelScope(shield=True):
                 old = self._machines.detach(sandbox.id)
                 self._machines.attach(sandbox.id, machine)
-                self._started(machine.running.memory)
+                self._on_start(machine.running.memory)
                 try:
                     if old is not None:
                         await old.stop()

@@ -32,7 +32,7 @@ class Sleeper:
     Args:
         driver: The hypervisor.
         transitions: One change at a time.
-        records: The sandboxes' records.
+        store: The records of the sandboxes.
         machines: The machines that run.
         admission: Who may have a machine.
         activity: Who is in use.
@@ -45,7 +45,7 @@ class Sleeper:
         *,
         driver: Hypervisor,
         transitions: Transitions,
-        records: SandboxStore,
+        store: SandboxStore,
         machines: MachineRegistry,
         admission: Admission,
         activity: Activity,
@@ -54,14 +54,14 @@ class Sleeper:
     ) -> None:
         self._driver = driver
         self._transitions = transitions
-        self._records = records
+        self._store = store
         self._machines = machines
         self._admission = admission
         self._activity = activity
         self._deaths = deaths
         self._flights = SingleFlight(tasks)
 
-    async def retire(self, seen: Sandbox, used_ms: int) -> None:
+    async def sleep_if_unused(self, seen: Sandbox, used_ms: int) -> None:
         """Put a sandbox to sleep that nobody has used since a moment, if its record is still the one that was seen.
 
         Raises:
@@ -120,7 +120,7 @@ class Sleeper:
             raise
         self._admission.release(sandbox.id)
         with anyio.CancelScope(shield=True):  # it sleeps now, whoever has lost patience
-            sandbox = await self._records.change(
+            sandbox = await self._store.change(
                 sandbox.id, lambda found: replace(self._transitions.asleep(found), wake_at_start=wake_at_start)
             )
         log.info("asleep", sandbox=sandbox.id)

@@ -30,7 +30,7 @@ class Snapshotter:
 
     Args:
         snapshots: Where they are kept.
-        records: The sandboxes' records.
+        store: The records of the sandboxes.
         machines: The machines that run.
         transitions: One change at a time.
         admission: Who may have one more.
@@ -41,14 +41,14 @@ class Snapshotter:
         self,
         *,
         snapshots: Snapshots,
-        records: SandboxStore,
+        store: SandboxStore,
         machines: MachineRegistry,
         transitions: Transitions,
         admission: Admission,
         clock: Callable[[], int],
     ) -> None:
         self._snapshots = snapshots
-        self._records = records
+        self._store = store
         self._machines = machines
         self._transitions = transitions
         self._admission = admission
@@ -88,7 +88,7 @@ class Snapshotter:
         async with self._counted(sandbox, snapshot_id, name) as chosen:
             draft = await self._snapshots.draft(snapshot_id)
             try:
-                saved = await self.checkpoint(sandbox, draft)
+                checkpoint = await self.checkpoint(sandbox, draft)
                 snapshot = Snapshot(
                     id=snapshot_id,
                     owner=sandbox.owner,
@@ -100,7 +100,7 @@ class Snapshotter:
                     cpu=sandbox.cpu,
                     mem=sandbox.mem,
                     disk=sandbox.disk,
-                    driver=saved.fingerprint,
+                    driver=checkpoint.fingerprint,
                     labels=dict(labels),
                     env=dict(sandbox.env),
                     created_ms=self._clock(),
@@ -125,7 +125,7 @@ class Snapshotter:
         ]
         children += [
             f"sandbox {sandbox.name} ({sandbox.id})"
-            for sandbox in await self._records.owned(snapshot.owner)
+            for sandbox in await self._store.owned(snapshot.owner)
             if sandbox.base == snapshot.id and sandbox.id != snapshot.sandbox
         ]
         if children:

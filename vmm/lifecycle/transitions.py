@@ -29,30 +29,30 @@ class Transitions:
     """What every change of a sandbox's state works with.
 
     Args:
-        records: The sandboxes' records.
+        store: The records of the sandboxes.
         machines: The machines that run.
         admission: Who may have a machine.
         activity: Who is in use.
         clock: Milliseconds since the epoch.
-        started: Told how each machine came by its memory.
+        on_start: Called with how each machine got its memory.
     """
 
     def __init__(
         self,
         *,
-        records: SandboxStore,
+        store: SandboxStore,
         machines: MachineRegistry,
         admission: Admission,
         activity: Activity,
         clock: Callable[[], int],
-        started: Callable[[str], None],
+        on_start: Callable[[str], None],
     ) -> None:
-        self._records = records
+        self._store = store
         self._machines = machines
         self._admission = admission
         self._activity = activity
         self._clock = clock
-        self._started = started
+        self._on_start = on_start
         self._lock = KeyedLock()
 
     def exclusive(self, sandbox_id: str) -> AbstractAsyncContextManager[None]:
@@ -71,7 +71,7 @@ class Transitions:
         Raises:
             NotFound: The sandbox is deleted.
         """
-        sandbox = await self._records.find(sandbox_id)
+        sandbox = await self._store.find(sandbox_id)
         if sandbox is None or sandbox.state is State.DELETED:
             raise _gone(sandbox_id)
         return sandbox
@@ -118,7 +118,7 @@ class Transitions:
     async def up(self, sandbox_id: str, machine: Machine, *, reason: str = "") -> Sandbox:
         """Record that a sandbox runs on a machine in its own directory, or end that as if it had not been."""
         try:
-            sandbox = await self._records.change(
+            sandbox = await self._store.change(
                 sandbox_id, lambda found: self.running(found, machine, base=found.base, reason=reason)
             )
         except BaseException as error:
@@ -130,7 +130,7 @@ class Transitions:
                     await suspend.fall_asleep(machine)
             raise
         self._machines.attach(sandbox_id, machine)
-        self._started(machine.running.memory)
+        self._on_start(machine.running.memory)
         return sandbox
 
     def runs(self, sandbox: Sandbox) -> None:
@@ -139,7 +139,7 @@ class Transitions:
 
     async def slept(self, sandbox_id: str) -> None:
         """Record that a sandbox sleeps, whose server ended before it could."""
-        await self._records.change(sandbox_id, self.asleep)
+        await self._store.change(sandbox_id, self.asleep)
 
     async def woke(self, sandbox_id: str, machine: Machine) -> None:
         """Record that a sandbox runs, whose server ended while it woke it, or could not take it over."""
@@ -148,7 +148,7 @@ class Transitions:
             reason = "" if found.state is State.ERROR else found.reason
             return self.running(found, machine, base=found.base, reason=reason)
 
-        self._admission.running(await self._records.change(sandbox_id, running))
+        self._admission.running(await self._store.change(sandbox_id, running))
 
     async def failed(self, sandbox: Sandbox, reason: str, *, holds_memory: bool) -> None:
         """Record that a sandbox can be used only once it was started again.
@@ -161,7 +161,7 @@ class Transitions:
         if holds_memory:
             self._admission.running(sandbox)
         if sandbox.state.may_become(State.ERROR):
-            await self._records.change(
+            await self._store.change(
                 sandbox.id, lambda found: found.moved(State.ERROR, now_ms=self._clock(), reason=reason)
             )
 

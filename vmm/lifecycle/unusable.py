@@ -16,7 +16,7 @@ def unreachable(sandbox: Sandbox) -> CasemateError:
         return lost(sandbox, sandbox.reason or "its virtual machine ended")
     match sandbox.state:
         case State.CREATING:
-            return _unmade(sandbox)
+            return _being_created(sandbox)
         case State.ASLEEP:
             return Conflict(f"Sandbox {sandbox.id} is asleep", hint="Wake it: any command in it does")
         case State.DELETED:
@@ -36,7 +36,7 @@ def check_made(sandbox: Sandbox) -> None:
         Conflict: It is.
     """
     if sandbox.state is State.CREATING:
-        raise _unmade(sandbox)
+        raise _being_created(sandbox)
 
 
 def lost(sandbox: Sandbox, reason: str) -> SandboxLost:
@@ -65,7 +65,7 @@ def check_same(sandbox: Sandbox, snapshot: Snapshot) -> None:
             )
 
 
-def _unmade(sandbox: Sandbox) -> Conflict:
+def _being_created(sandbox: Sandbox) -> Conflict:
     return Conflict(
         f"Sandbox {sandbox.id} ({sandbox.name}) is still being created",
         hint="Wait until it is running, then call again, or delete it",

@@ -22,7 +22,7 @@ RAM, STATE, DISK = "ram", "state", "disk"
 
 _MANIFEST = "saved.json"
 _FORMAT = 1
-_WAY_OUT = "Use another one, and delete this one"
+_HINT = "Use another one, and delete this one"
 _PARTS = "parts"
 _NO_LINK = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP}
 
@@ -71,7 +71,7 @@ class Checkpoint:
         Raises:
             Damaged: Its manifest cannot be read.
         """
-        written = RecordFile.read(directory / _MANIFEST, newest=_FORMAT, way_out=_WAY_OUT)
+        written = RecordFile.read(directory / _MANIFEST, newest=_FORMAT, hint=_HINT)
         if written is None:
             return None
         return cls(

@@ -36,11 +36,11 @@ class Cloner:
         self._templates = templates
         self._own_memory = own_memory
 
-    async def clone(self, saved: Checkpoint, name: str, *, hostname: str, machine_id: str = "") -> Machine:
+    async def clone(self, checkpoint: Checkpoint, name: str, *, hostname: str, machine_id: str = "") -> Machine:
         """A machine that has proved itself; see `Machine.clone`."""
         directory = self._machines.directory(name)
         return await Machine.clone(
-            self._driver, saved, directory, hostname=hostname, machine_id=machine_id, own=self._own_memory
+            self._driver, checkpoint, directory, hostname=hostname, machine_id=machine_id, own=self._own_memory
         )
 
     async def template(self, key: Key, report: Report = silent) -> Checkpoint:

@@ -29,7 +29,7 @@ from .checkpoint import DISK, RAM, Checkpoint, hardware_in, link, link_parts, si
 
 _RECORD = "machine.json"
 _FORMAT = 1
-_WAY_OUT = "Start the sandbox, from its disk or a snapshot, or delete it"
+_HINT = "Start the sandbox, from its disk or a snapshot, or delete it"
 _MAPPED = "mapped"
 _CLOCK_TOLERANCE_NS = 5 * 10**9
 _ENTROPY_BYTES = 64
@@ -80,7 +80,7 @@ class Machine:
     async def clone(
         cls,
         driver: Hypervisor,
-        saved: Checkpoint,
+        checkpoint: Checkpoint,
         directory: Path,
         *,
         hostname: str,
@@ -93,7 +93,7 @@ class Machine:
 
         Args:
             driver: The hypervisor that saved it.
-            saved: The moment.
+            checkpoint: The moment.
             directory: The new machine's.
             hostname: What the guest is called; what stands before the first dot.
             machine_id: 32 hex digits; a new one if empty.
@@ -105,28 +105,33 @@ class Machine:
             LinkError: The guest does not answer.
         """
         with translate_os_errors("a new machine", directory):
-            return await cls._clone(driver, saved, directory, hostname, machine_id, own)
+            return await cls._clone(driver, checkpoint, directory, hostname, machine_id, own)
 
     @classmethod
     async def _clone(
-        cls, driver: Hypervisor, saved: Checkpoint, directory: Path, hostname: str, machine_id: str, own: bool
+        cls, driver: Hypervisor, checkpoint: Checkpoint, directory: Path, hostname: str, machine_id: str, own: bool
     ) -> Self:
         machine: Self | None = None
         try:
             await anyio.Path(directory).mkdir(mode=0o700)
-            hardware = await anyio.to_thread.run_sync(link_parts, saved.hardware, directory)
-            ram = await _memory(saved, directory, own=own)
+            hardware = await anyio.to_thread.run_sync(link_parts, checkpoint.hardware, directory)
+            ram = await _memory(checkpoint, directory, own=own)
             disk = directory / DISK
             running = await driver.restore(
-                directory, hardware, ram=ram, disk=disk, state=saved.state, fill=lambda: copy_sparse(saved.disk, disk)
+                directory,
+                hardware,
+                ram=ram,
+                disk=disk,
+                state=checkpoint.state,
+                fill=lambda: copy_sparse(checkpoint.disk, disk),
             )
             machine = cls(
                 driver=driver,
                 running=running,
-                link=linked(driver, running, saved.secret),
+                link=linked(driver, running, checkpoint.secret),
                 hardware=hardware,
-                nonce=saved.nonce,
-                secret=saved.secret,
+                nonce=checkpoint.nonce,
+                secret=checkpoint.secret,
                 fingerprint=driver.fingerprint,
             )
             await machine.assign_identity(hostname, machine_id)
@@ -275,7 +280,7 @@ class MachineRecord:
         Raises:
             Damaged: It cannot be read.
         """
-        written = RecordFile.read(directory / _RECORD, newest=_FORMAT, way_out=_WAY_OUT)
+        written = RecordFile.read(directory / _RECORD, newest=_FORMAT, hint=_HINT)
         if written is None:
             return None
         memory = written.text("memory")
@@ -326,11 +331,11 @@ async def remove(directory: Path) -> None:
         await anyio.to_thread.run_sync(_remove, directory)
 
 
-async def _memory(saved: Checkpoint, directory: Path, *, own: bool) -> Ram:
+async def _memory(checkpoint: Checkpoint, directory: Path, *, own: bool) -> Ram:
     if own:
-        await copy_sparse(saved.ram, directory / RAM, reserved=True)
+        await copy_sparse(checkpoint.ram, directory / RAM, reserved=True)
         return Ram(path=directory / RAM, private=False)
-    await anyio.to_thread.run_sync(link, saved.ram, directory / _MAPPED)
+    await anyio.to_thread.run_sync(link, checkpoint.ram, directory / _MAPPED)
     return Ram(path=directory / _MAPPED, private=True)
 
 

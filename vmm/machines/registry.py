@@ -20,11 +20,11 @@ from .machine import Machine, remove
 log = structlog.get_logger(__name__)
 
 _ID = re.compile(r"[0-9a-f]{24}")
-_STRAY_DEADLINE_S = 10
+_ORPHAN_DEADLINE_S = 10
 _DYING_S = 1
 _DYING_POLL_S = 0.01
 _WATCH_AGAIN_S = 1
-_AILMENT_S = 0.8
+_PROBLEM_S = 0.8
 
 RESTART = (
     "restart it (restart_sandbox), which starts it again from its disk: files stay, programs and memory are lost; "
@@ -56,7 +56,7 @@ class MachineRegistry:
         self._on_death = on_death
         self._running: dict[str, Machine] = {}
         self._stalled: dict[str, str] = {}
-        self._complaints = RepeatedWarnings()
+        self._warnings = RepeatedWarnings()
 
     def __len__(self) -> int:
         return len(self._running)
@@ -125,7 +125,7 @@ class MachineRegistry:
         with translate_os_errors("the end of a machine's processes", self._root / name):
             await _end(await self._working_in(name))
 
-    async def lingers(self, name: str) -> bool:
+    async def has_process(self, name: str) -> bool:
         """Whether a process works in a machine's directory, whoever knows of it."""
         return bool(await self._working_in(name))
 
@@ -157,14 +157,14 @@ class MachineRegistry:
             # What works below a machine's directory helps an earlier server to save it.
             if _ID.fullmatch(name) and (below or name not in running):
                 swept += len(processes)
-                with self._complaints.about("process of an unknown machine not ended", directory=str(directory)):
+                with self._warnings.about("process of an unknown machine not ended", directory=str(directory)):
                     await _end(processes)
                     continue
                 stuck.add(name)
         for directory in directories:
             if _ID.fullmatch(directory.name) and directory.name not in stuck.union(kept):
                 swept += 1
-                with self._complaints.about("unknown machine not removed", directory=str(directory)):
+                with self._warnings.about("unknown machine not removed", directory=str(directory)):
                     await remove(directory)
         return swept
 
@@ -183,7 +183,7 @@ class MachineRegistry:
         machine = self._running.get(sandbox_id)
         problem = ""
         if machine is not None:
-            with anyio.move_on_after(_AILMENT_S):
+            with anyio.move_on_after(_PROBLEM_S):
                 problem = await machine.driver.problem(machine.running)
         if problem:
             self._stalled[sandbox_id] = problem
@@ -216,7 +216,7 @@ class MachineRegistry:
         """Let machines go on that were stopped for want of something the host may have again."""
         for sandbox_id in list(self._stalled):
             machine = self._running.get(sandbox_id)
-            with self._complaints.about("machine not resumed", sandbox=sandbox_id):
+            with self._warnings.about("machine not resumed", sandbox=sandbox_id):
                 if machine is not None:
                     await machine.driver.resume(machine.running)
                 self._stalled.pop(sandbox_id, None)
@@ -234,17 +234,17 @@ class MachineRegistry:
         reason = await self._end_of(sandbox_id, machine)
         if self._running.get(sandbox_id) is machine:
             # First, so that nobody starts another in its directory while its things are taken from there.
-            with self._complaints.about("dead machine not cleaned up", sandbox=sandbox_id):
+            with self._warnings.about("dead machine not cleaned up", sandbox=sandbox_id):
                 await machine.stop()
         if self._running.get(sandbox_id) is machine:
             del self._running[sandbox_id]
-            with self._complaints.about("death not taken note of", sandbox=sandbox_id):
+            with self._warnings.about("death not taken note of", sandbox=sandbox_id):
                 await self._on_death(sandbox_id, machine.directory.name, reason)
 
     async def _end_of(self, sandbox_id: str, machine: Machine) -> str:
         """Wait for a machine's end, however often that fails, as where the server has no file descriptor left."""
         while self._running.get(sandbox_id) is machine:
-            with self._complaints.about("machine not watched", sandbox=sandbox_id):
+            with self._warnings.about("machine not watched", sandbox=sandbox_id):
                 return await machine.ended()
             await anyio.sleep(_WATCH_AGAIN_S)
         return ""
@@ -252,4 +252,4 @@ class MachineRegistry:
 
 async def _end(processes: Collection[ProcessRef]) -> None:
     for process in processes:
-        await process.kill(deadline_s=_STRAY_DEADLINE_S)
+        await process.kill(deadline_s=_ORPHAN_DEADLINE_S)

@@ -23,9 +23,9 @@ async def save(machine: Machine, target: Path) -> Checkpoint:
         Unavailable: The hypervisor could not save it; the machine goes on, if it lives.
     """
     with translate_os_errors("a saved machine", target):
-        saved = await _save(machine, target)
+        checkpoint = await _save(machine, target)
     await _set_clock(machine)
-    return saved
+    return checkpoint
 
 
 async def _save(machine: Machine, target: Path) -> Checkpoint:
@@ -41,15 +41,15 @@ async def _save(machine: Machine, target: Path) -> Checkpoint:
             await machine.driver.resume(machine.running)
     hardware = await anyio.to_thread.run_sync(link_parts, machine.hardware, target)
     await machine.driver.settle(target, hardware, disk=target / DISK)
-    saved = Checkpoint(
+    checkpoint = Checkpoint(
         directory=target,
         hardware=hardware,
         secret=secret,
         nonce=machine.nonce,
         fingerprint=machine.fingerprint,
     )
-    await anyio.to_thread.run_sync(saved.write)
-    return saved
+    await anyio.to_thread.run_sync(checkpoint.write)
+    return checkpoint
 
 
 async def _set_clock(machine: Machine) -> None:

@@ -32,7 +32,7 @@ from .checkpoint import Checkpoint, write_private
 
 _MANIFEST = "snapshot.json"
 _FORMAT = 1
-_WAY_OUT = "Use another one, and delete this one"
+_HINT = "Use another one, and delete this one"
 _DRAFT = ".draft-"
 _FORK = ".fork-"
 _BLOCK = 512
@@ -84,7 +84,7 @@ class Snapshot:
         Raises:
             Damaged: It cannot be told whose it is.
         """
-        written = RecordFile.read(directory / _MANIFEST, newest=_FORMAT, way_out=_WAY_OUT)
+        written = RecordFile.read(directory / _MANIFEST, newest=_FORMAT, hint=_HINT)
         if written is None:
             return None
         owner = written.text("owner")
@@ -92,7 +92,7 @@ class Snapshot:
             return cls._whole(directory.name, owner, written)
         except Damaged as error:
             name = written.fields.get("name")
-            return cls._spoilt(directory.name, owner, name if isinstance(name, str) else directory.name, error.message)
+            return cls._damaged(directory.name, owner, name if isinstance(name, str) else directory.name, error.message)
 
     @classmethod
     def _whole(cls, snapshot_id: str, owner: str, written: RecordFile) -> Self:
@@ -119,7 +119,7 @@ class Snapshot:
         )
 
     @classmethod
-    def _spoilt(cls, snapshot_id: str, owner: str, name: str, damage: str) -> Self:
+    def _damaged(cls, snapshot_id: str, owner: str, name: str, damage: str) -> Self:
         return cls(
             id=snapshot_id,
             owner=owner,
@@ -142,7 +142,7 @@ class Snapshot:
             Damaged: It is.
         """
         if self.damage:
-            raise Damaged(f"Snapshot {self.id}: {self.damage}", hint=_WAY_OUT)
+            raise Damaged(f"Snapshot {self.id}: {self.damage}", hint=_HINT)
 
 
 class Snapshots:
@@ -154,7 +154,7 @@ class Snapshots:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._complaints = RepeatedWarnings()
+        self._warnings = RepeatedWarnings()
 
     async def sweep(self) -> int:
         """End and remove what broken-off saves and forks left, and say how many. Call before anything else.
@@ -171,10 +171,10 @@ class Snapshots:
             working = await anyio.to_thread.run_sync(orphans, self._root)
         for directory, processes in working.items():
             for process in processes:
-                with self._complaints.about("helper of a save not ended", directory=str(directory)):
+                with self._warnings.about("helper of a save not ended", directory=str(directory)):
                     await process.kill()
         for directory in left:
-            with self._complaints.about("remains of a save not removed", directory=str(directory)):
+            with self._warnings.about("remains of a save not removed", directory=str(directory)):
                 await anyio.to_thread.run_sync(shutil.rmtree, directory)
         return len(left)
 
@@ -229,7 +229,7 @@ class Snapshots:
                 return fitting[0]
         raise NotFound(f"There is no snapshot {shown(ref)}", hint="List the snapshots, or take one")
 
-    async def saved(self, snapshot: Snapshot) -> Checkpoint:
+    async def checkpoint(self, snapshot: Snapshot) -> Checkpoint:
         """What machines are made of: the snapshot's files, seen to be what was saved.
 
         Raises:
@@ -237,7 +237,7 @@ class Snapshots:
         """
         snapshot.check()
         with translate_os_errors("a snapshot", self._root / snapshot.id):
-            return await anyio.to_thread.run_sync(self._saved, snapshot)
+            return await anyio.to_thread.run_sync(self._checkpoint, snapshot)
 
     async def rename(self, snapshot: Snapshot, name: str) -> Snapshot:
         """Give a snapshot another name.
@@ -292,22 +292,22 @@ class Snapshots:
         try:
             snapshot = Snapshot.read(directory)
         except Damaged as error:
-            self._complaints.raised(error, "snapshot cannot be read", path=str(directory))
+            self._warnings.raised(error, "snapshot cannot be read", path=str(directory))
             return None
-        self._complaints.settled("snapshot cannot be read", path=str(directory))
+        self._warnings.settled("snapshot cannot be read", path=str(directory))
         return snapshot
 
-    def _saved(self, snapshot: Snapshot) -> Checkpoint:
+    def _checkpoint(self, snapshot: Snapshot) -> Checkpoint:
         directory = self._root / snapshot.id
         try:
             for name, known in snapshot.files.items():
                 digest.check(directory / name, known)
         except Unavailable as error:
-            raise Damaged(f"Snapshot {snapshot.id} is damaged: {error.message}", hint=_WAY_OUT) from error
-        saved = Checkpoint.load(directory)
-        if saved is None:
+            raise Damaged(f"Snapshot {snapshot.id} is damaged: {error.message}", hint=_HINT) from error
+        checkpoint = Checkpoint.load(directory)
+        if checkpoint is None:
             raise NotFound(f"There is no snapshot {snapshot.id} any more", hint="List the snapshots, or take one")
-        return saved
+        return checkpoint
 
     def _remove(self, snapshot_id: str) -> None:
         # Out of sight in one step: a removal that is broken off leaves a draft, which the next start sweeps.

@@ -35,15 +35,15 @@ def forget_sleep(directory: Path) -> None:
     Raises:
         Unavailable: The host refuses it; the machine's sleep is as it was.
     """
-    tidy(directory)
+    remove_leftovers(directory)
     with translate_os_errors("the end of a sleep", directory):
         if is_asleep(directory):
             # In one step: half a sleep is none.
             (directory / _ASLEEP).rename(directory / _DRAFT)
-    tidy(directory)
+    remove_leftovers(directory)
 
 
-def tidy(directory: Path) -> None:
+def remove_leftovers(directory: Path) -> None:
     """Remove what steps that were broken off left in a machine's directory. Blocks for as long as a disk does.
 
     What does not go is in nobody's way but the next step's of its kind, which says so.
@@ -126,14 +126,14 @@ async def _wake(driver: Hypervisor, directory: Path) -> Machine:
             await machine.save_record()
             await anyio.to_thread.run_sync(forget_sleep, directory)
             await driver.resume(running)
-            await rejoin(machine)
+            await reconnect(machine)
         except BaseException:
             await machine.stop()
             raise
     return machine
 
 
-async def rejoin(machine: Machine) -> None:
+async def reconnect(machine: Machine) -> None:
     """Tell a guest that slept what time it is, and have it prove that it is who it was.
 
     Raises:
@@ -165,15 +165,15 @@ async def _copy_sleeper(directory: Path, target: Path) -> Checkpoint:
     await copy_sparse(directory / DISK, target / DISK)
     await anyio.to_thread.run_sync(_copy_state, asleep / STATE, target / STATE)
     hardware = await anyio.to_thread.run_sync(link_parts, record.hardware, target)
-    saved = Checkpoint(
+    checkpoint = Checkpoint(
         directory=target,
         hardware=hardware,
         secret=record.secret,
         nonce=record.nonce,
         fingerprint=record.fingerprint,
     )
-    await anyio.to_thread.run_sync(saved.write)
-    return saved
+    await anyio.to_thread.run_sync(checkpoint.write)
+    return checkpoint
 
 
 def _copy_state(source: Path, target: Path) -> None:

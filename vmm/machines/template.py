@@ -124,14 +124,14 @@ async def _boot_and_save(
     finally:
         with anyio.CancelScope(shield=True):
             await machine.stop()
-    saved = Checkpoint(
+    checkpoint = Checkpoint(
         directory=directory,
         hardware=machine.hardware,
         secret=machine.secret,
         nonce=machine.nonce,
         fingerprint=machine.fingerprint,
     )
-    await anyio.to_thread.run_sync(saved.write)
+    await anyio.to_thread.run_sync(checkpoint.write)
     return None
 
 

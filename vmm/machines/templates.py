@@ -49,7 +49,7 @@ class Templates:
         self._loaded: OrderedDict[str, Checkpoint] = OrderedDict()
         self._builds: dict[str, _Build] = {}
         self._one_at_a_time = anyio.Lock()
-        self._complaints = RepeatedWarnings()
+        self._warnings = RepeatedWarnings()
 
     async def get(self, images: ImageSet, *, cpu: int, mem: int, report: Report) -> Checkpoint:
         """The template for an image and a size; built first if need be, which takes several seconds.
@@ -80,10 +80,10 @@ class Templates:
             working = await anyio.to_thread.run_sync(orphans, self._root)
         for directory, processes in working.items():
             for process in processes:
-                with self._complaints.about("template's process not ended", directory=str(directory)):
+                with self._warnings.about("template's process not ended", directory=str(directory)):
                     await process.kill()
         for directory in left:
-            with self._complaints.about("remains of a template not removed", directory=str(directory)):
+            with self._warnings.about("remains of a template not removed", directory=str(directory)):
                 await anyio.to_thread.run_sync(shutil.rmtree, directory)
 
     def _load(self, key: str) -> Checkpoint | None:
@@ -114,7 +114,7 @@ class Templates:
             async with self._one_at_a_time:
                 await self._verify(images.name)
                 with translate_os_errors("a template", self._root):
-                    await anyio.to_thread.run_sync(self._make_room)
+                    await anyio.to_thread.run_sync(self._evict)
                     build.template = await building.build(
                         self._driver, images, self._root, key, cpu=cpu, mem=mem, tsc_khz=self._known_rate()
                     )
@@ -131,14 +131,14 @@ class Templates:
         measured = (template.hardware.tsc_khz for template in reversed(self._loaded.values()))
         return next((khz for khz in measured if khz), 0) or building.guess_tsc_khz()
 
-    def _make_room(self) -> None:
+    def _evict(self) -> None:
         # Running clones keep the memory file of a removed template open; only new clones need it by name.
         kept = [directory for directory in self._root.iterdir() if not directory.name.startswith(".")]
         order = list(self._loaded)
         kept.sort(key=lambda directory: order.index(directory.name) if directory.name in order else -1)
         for directory in kept[: max(0, len(kept) - _KEPT + 1)]:
             self._loaded.pop(directory.name, None)
-            with self._complaints.about("template not removed", template=directory.name):
+            with self._warnings.about("template not removed", template=directory.name):
                 shutil.rmtree(directory)
 
 

@@ -47,7 +47,7 @@ class WarmPool:
 
     Args:
         make: Makes a machine that has proved itself; broken off or failed, it leaves nothing.
-        retire: Ends a machine and removes everything of it; may be repeated.
+        discard: Ends a machine and removes everything of it; may be repeated.
         admit: Raises `HostExhausted` if the host cannot carry one more.
         size: How many wait of each key that is kept; 0 for none.
         max_age_s: How long one may wait before another takes its place.
@@ -58,7 +58,7 @@ class WarmPool:
     def __init__(
         self,
         make: Callable[[Key], Awaitable[Machine]],
-        retire: Callable[[Machine], Awaitable[None]],
+        discard: Callable[[Machine], Awaitable[None]],
         admit: Callable[[Key], None],
         *,
         size: int,
@@ -67,7 +67,7 @@ class WarmPool:
         tasks: TaskGroup,
     ) -> None:
         self._make = make
-        self._retire = retire
+        self._discard = discard
         self._admit = admit
         self._size = size
         self._max_age_s = max_age_s
@@ -82,7 +82,7 @@ class WarmPool:
         self._work = anyio.CancelScope()
         self._tending = False
         self._closed = False
-        self._complaints = RepeatedWarnings()
+        self._warnings = RepeatedWarnings()
 
     def __len__(self) -> int:
         """How many machines wait."""
@@ -235,10 +235,10 @@ class WarmPool:
             with anyio.CancelScope(shield=True):
                 async with place.end:
                     if place in self._places:
-                        await self._retire(place.machine)
+                        await self._discard(place.machine)
                         self._places.remove(place)
         except Exception as error:
-            self._complaints.raised(error, "waiting machine not removed yet", directory=place.machine.directory.name)
+            self._warnings.raised(error, "waiting machine not removed yet", directory=place.machine.directory.name)
 
 
 class _Stage(Enum):

@@ -17,18 +17,18 @@ _NO_LIMIT = 1 << 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MemoryThereIs:
+class HostMemory:
     """Memory in MiB.
 
     Attributes:
         total: All of it.
         available: What can be had without harm to anybody.
-        whose: Whose it is, as the beginning of a sentence.
+        source: Whose it is, as the beginning of a sentence.
     """
 
     total: int
     available: int
-    whose: str = "The host"
+    source: str = "The host"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +56,7 @@ _V2 = _Version(
 )
 
 
-def there_is(proc: Path = _PROC) -> MemoryThereIs:
+def read_memory(proc: Path = _PROC) -> HostMemory:
     """The memory of the host or of the tightest cgroup that this process is in, whichever has less.
 
     Args:
@@ -69,14 +69,12 @@ def there_is(proc: Path = _PROC) -> MemoryThereIs:
         if limited is not None and limited.total < host.total:
             found.append(limited)
     tightest = min(found, key=lambda memory: memory.available)
-    return MemoryThereIs(
-        total=min(memory.total for memory in found), available=tightest.available, whose=tightest.whose
-    )
+    return HostMemory(total=min(memory.total for memory in found), available=tightest.available, source=tightest.source)
 
 
-def _of_host(meminfo: str) -> MemoryThereIs:
+def _of_host(meminfo: str) -> HostMemory:
     fields = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in meminfo.splitlines())}
-    return MemoryThereIs(
+    return HostMemory(
         total=fields["MemTotal"] * _KIB // _MIB, available=fields.get("MemAvailable", fields["MemFree"]) * _KIB // _MIB
     )
 
@@ -115,7 +113,7 @@ def _own(own: str, controller: str) -> Path | None:
     return None
 
 
-def _of_cgroup(cgroup: Path, version: _Version) -> MemoryThereIs | None:
+def _of_cgroup(cgroup: Path, version: _Version) -> HostMemory | None:
     try:
         limit = (cgroup / version.limit).read_text().strip()
         usage = int((cgroup / version.usage).read_text())
@@ -126,8 +124,8 @@ def _of_cgroup(cgroup: Path, version: _Version) -> MemoryThereIs | None:
         return None
     stat = {name: int(value) for name, value in lines}
     cache = max(0, sum(stat.get(name, 0) for name in version.cache) - stat.get(version.mapped, 0))
-    return MemoryThereIs(
+    return HostMemory(
         total=int(limit) // _MIB,
         available=max(0, int(limit) - usage + min(cache, usage)) // _MIB,
-        whose="The server's container, or service,",
+        source="The server's container, or service,",
     )

@@ -11,8 +11,8 @@ from dataclasses import replace
 from ..errors import Conflict, InvalidInput
 from .sandbox import Sandbox, State
 
-MOST_TTL_S = 30 * 86_400
-MOST_IDLE_S = 30 * 86_400
+MAX_TTL_S = 30 * 86_400
+MAX_IDLE_S = 30 * 86_400
 
 _LIVING = frozenset({State.CREATING, State.RUNNING, State.ASLEEP})
 _COUNTING = frozenset({State.RUNNING, State.KILLED, State.ERROR})
@@ -24,7 +24,7 @@ def check_ttl(ttl_s: int) -> None:
     Raises:
         InvalidInput: It is negative or longer than 30 days.
     """
-    _check("ttl", ttl_s, MOST_TTL_S, "no limit; it can be renewed at any time")
+    _check("ttl", ttl_s, MAX_TTL_S, "no limit; it can be renewed at any time")
 
 
 def check_idle(idle_s: int) -> None:
@@ -33,7 +33,7 @@ def check_idle(idle_s: int) -> None:
     Raises:
         InvalidInput: It is negative or longer than 30 days.
     """
-    _check("idle", idle_s, MOST_IDLE_S, "never")
+    _check("idle", idle_s, MAX_IDLE_S, "never")
 
 
 def renewed(sandbox: Sandbox, ttl_s: int, now_ms: int) -> Sandbox:

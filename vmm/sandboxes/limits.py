@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..disk.os_errors import file_system, translate_os_errors
 from ..errors import HostExhausted, LimitExceeded
-from .host_memory import there_is
+from .host_memory import read_memory
 from .sandbox import Sandbox
 from .spec import DISK
 from .usage import Usage
@@ -35,8 +35,8 @@ class OwnerLimits:
         """
         used = Usage.of(existing)
         if used.sandboxes >= self.sandboxes:
-            raise LimitExceeded(f"sandboxes: {used.sandboxes} of {self.sandboxes} exist already", hint=_WAY_OUT)
-        _check_room("disk", used.disk, DISK, self.disk, " MiB")
+            raise LimitExceeded(f"sandboxes: {used.sandboxes} of {self.sandboxes} exist already", hint=_HINT)
+        _check_quota("disk", used.disk, DISK, self.disk, " MiB")
         self._check_running(used, cpu, mem)
 
     def check_running(self, existing: Iterable[Sandbox], *, cpu: int, mem: int) -> None:
@@ -60,8 +60,8 @@ class OwnerLimits:
             )
 
     def _check_running(self, used: Usage, cpu: int, mem: int) -> None:
-        _check_room("cpu", used.cpus, cpu, self.cpus, "")
-        _check_room("mem", used.mem, mem, self.mem, " MiB")
+        _check_quota("cpu", used.cpus, cpu, self.cpus, "")
+        _check_quota("mem", used.mem, mem, self.mem, " MiB")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,17 +94,17 @@ class HostReserve:
         Raises:
             HostExhausted: The message says what is short.
         """
-        memory = there_is()
+        memory = read_memory()
         if memory.available < self.memory + self.machine:
             raise HostExhausted(
-                f"{memory.whose} has {memory.available} MiB of memory available; "
+                f"{memory.source} has {memory.available} MiB of memory available; "
                 f"{self.memory + self.machine} MiB are needed",
-                hint=_WAY_OUT,
+                hint=_HINT,
             )
         budget = int(memory.total * self.overcommit)
         if promised + mem > budget:
             raise HostExhausted(
-                f"mem: {promised} of {budget} MiB are promised to sandboxes, {mem} more do not fit", hint=_WAY_OUT
+                f"mem: {promised} of {budget} MiB are promised to sandboxes, {mem} more do not fit", hint=_HINT
             )
         for place in places:
             self.check_disk(place)
@@ -128,9 +128,9 @@ class HostReserve:
             )
 
 
-def _check_room(name: str, used: int, more: int, most: int, unit: str) -> None:
+def _check_quota(name: str, used: int, more: int, most: int, unit: str) -> None:
     if used + more > most:
-        raise LimitExceeded(f"{name}: {used} of {most}{unit} are in use, {more} more do not fit", hint=_WAY_OUT)
+        raise LimitExceeded(f"{name}: {used} of {most}{unit} are in use, {more} more do not fit", hint=_HINT)
 
 
-_WAY_OUT = "Delete a sandbox that is no longer needed, or ask the operator for a higher limit"
+_HINT = "Delete a sandbox that is no longer needed, or ask the operator for a higher limit"

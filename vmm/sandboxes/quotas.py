@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 
+from storage.backoff import Backoff
 from storage.collection import Collection, CollectionSpec, Document
 from storage.errors import DocumentMissing, DuplicateKey, VersionConflict
-from storage.rivals import Contest
 
 from ..errors import Conflict, InvalidInput
 from .limits import OwnerLimits
@@ -57,8 +57,8 @@ class Quotas:
                 raise InvalidInput(
                     f"{name}: {value} is out of range", hint=f"Use 0 to {_MOST}, or null for the default"
                 )
-        contest = Contest()
-        while contest.lost < _TRIES:
+        backoff = Backoff()
+        while backoff.failed < _TRIES:
             before = await self._document(owner)
             own = {**_own(before or {}), **changes}
             document: Document = {"_id": owner, **{name: value for name, value in own.items() if value is not None}}
@@ -69,7 +69,7 @@ class Quotas:
                     else:
                         await self._collection.replace({**document, "version": before["version"]})
             except (DuplicateKey, VersionConflict, DocumentMissing):
-                await contest.again()
+                await backoff.wait()
                 continue
             return await self.of(owner)
         raise Conflict(f"The quota of {owner} is being changed by many at once", hint="Try again")

@@ -6,10 +6,10 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from storage.backoff import Backoff
 from storage.collection import Collection, CollectionSpec, Document, Index
 from storage.documents import is_value
 from storage.errors import DocumentMissing, DuplicateKey, StoreError, StoreFull, StoreUnavailable, VersionConflict
-from storage.rivals import Contest
 
 from ..errors import Conflict, Damaged, HostExhausted, NotFound, Unavailable
 from ..repeated_warnings import RepeatedWarnings
@@ -54,7 +54,7 @@ class SandboxStore:
     def __init__(self, collection: Collection, *, host: str) -> None:
         self._collection = collection
         self._host = host
-        self._complaints = RepeatedWarnings()
+        self._warnings = RepeatedWarnings()
 
     async def insert(self, sandbox: Sandbox) -> None:
         """Keep a new record."""
@@ -127,8 +127,8 @@ class SandboxStore:
             NotFound: It is gone.
             Conflict: Many change it at once.
         """
-        contest = Contest()
-        while contest.lost < _TRIES:
+        backoff = Backoff()
+        while backoff.failed < _TRIES:
             found = await self.find(sandbox_id)
             if found is None:
                 raise NotFound(f"There is no sandbox {sandbox_id} any more", hint="List the sandboxes, or create one")
@@ -136,7 +136,7 @@ class SandboxStore:
             try:
                 return await self.save(wanted)
             except Conflict:
-                await contest.again()
+                await backoff.wait()
         raise Conflict(f"Sandbox {sandbox_id} is being changed by many at once", hint="Try again")
 
     async def remove(self, sandbox_id: str) -> None:
@@ -164,7 +164,7 @@ class SandboxStore:
         found: list[Sandbox] = []
         for document in await self._documents(index, equal):
             # One that cannot be read must not hide the others.
-            with self._complaints.about("record cannot be read", sandbox=str(document["_id"])):
+            with self._warnings.about("record cannot be read", sandbox=str(document["_id"])):
                 found.append(Sandbox.of(document))
         return [sandbox for sandbox in found if deleted or sandbox.state is not State.DELETED]
 

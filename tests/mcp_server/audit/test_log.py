@@ -15,7 +15,7 @@ import structlog
 from pydantic import TypeAdapter, ValidationError
 
 from auth.principal import Principal
-from mcp_server.audit.entry import Visit, annotate_call, visiting
+from mcp_server.audit.entry import AuditedRequest, annotate_call, use_request
 from mcp_server.audit.log import AuditLog
 from mcp_server.audit.record import BY_TIME, AuditRecord
 from mcp_server.audit.writer import Writer
@@ -45,20 +45,20 @@ def shaky(records: Collection) -> Shaky:
 
 
 @pytest.fixture
-def trail(shaky: Shaky, meters: Meters, clocks: Clocks) -> AuditLog:
+def audit_log(shaky: Shaky, meters: Meters, clocks: Clocks) -> AuditLog:
     return AuditLog(shaky, meters=meters, days=30, clock=clocks.epoch)
 
 
 @pytest.fixture
-def visit() -> Visit:
+def audited() -> AuditedRequest:
     who = Principal(org_id=ORG, user_id=USER, key_id=KEY_ID)
-    return Visit(address="192.0.2.7", request_id="req-1", state={"principal": who})
+    return AuditedRequest(address="192.0.2.7", request_id="req-1", state={"principal": who})
 
 
 @asynccontextmanager
-async def running(trail: AuditLog) -> AsyncGenerator[None]:
+async def running(audit_log: AuditLog) -> AsyncGenerator[None]:
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(trail.run)
+        tasks.start_soon(audit_log.run)
         yield
         tasks.cancel_scope.cancel()
 
@@ -77,13 +77,13 @@ async def stored_count(records: Collection, count: int) -> list[AuditRecord]:
 
 
 async def test_a_call_is_recorded_with_everything_that_is_known_of_it(
-    trail: AuditLog, records: Collection, visit: Visit, clocks: Clocks, monkeypatch: pytest.MonkeyPatch
+    audit_log: AuditLog, records: Collection, audited: AuditedRequest, clocks: Clocks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mcp_server.audit.log.time", SimpleNamespace(perf_counter=count(7.0, 0.25).__next__))
-    async with running(trail):
+    async with running(audit_log):
         with (
-            visiting(visit),
-            trail.call(
+            use_request(audited),
+            audit_log.call(
                 surface="mcp", action="execute_command", arguments={"id": "box", "command": "ls"}, sandbox="box"
             ),
         ):
@@ -109,7 +109,7 @@ async def test_a_call_is_recorded_with_everything_that_is_known_of_it(
         arguments='{"id":"box","command":"ls"}',
         request_id="req-1",
     )
-    assert visit.calls == 1
+    assert audited.calls == 1
 
 
 @pytest.mark.parametrize(
@@ -128,48 +128,48 @@ async def test_a_call_is_recorded_with_everything_that_is_known_of_it(
     ],
 )
 async def test_an_error_decides_between_refused_and_failed(
-    trail: AuditLog, records: Collection, error: Exception, decision: str, reason: str
+    audit_log: AuditLog, records: Collection, error: Exception, decision: str, reason: str
 ) -> None:
-    with pytest.raises(type(error)), trail.call(surface="mcp", action="a", arguments={}):
+    with pytest.raises(type(error)), audit_log.call(surface="mcp", action="a", arguments={}):
         raise error
-    async with running(trail):
+    async with running(audit_log):
         (record,) = await stored_count(records, 1)
     assert (record.decision, record.reason) == (decision, reason)
 
 
-async def test_refused_arguments_are_named_but_not_repeated(trail: AuditLog, records: Collection) -> None:
-    with trail.call(surface="mcp", action="a", arguments={}) as entry:
+async def test_refused_arguments_are_named_but_not_repeated(audit_log: AuditLog, records: Collection) -> None:
+    with audit_log.call(surface="mcp", action="a", arguments={}) as entry:
         try:
             TypeAdapter(dict[str, int]).validate_python({"port": "hunter2"})
         except ValidationError as error:
             entry.refuse_arguments(error)
-    async with running(trail):
+    async with running(audit_log):
         (record,) = await stored_count(records, 1)
     assert record.decision == "refused"
     assert record.reason == "invalid_input: port"
 
 
 async def test_a_value_that_the_code_itself_refuses_is_a_fault_of_the_server(
-    trail: AuditLog, records: Collection
+    audit_log: AuditLog, records: Collection
 ) -> None:
-    with pytest.raises(ValidationError), trail.call(surface="mcp", action="a", arguments={}):
+    with pytest.raises(ValidationError), audit_log.call(surface="mcp", action="a", arguments={}):
         TypeAdapter(dict[str, int]).validate_python({"port": "hunter2"})
-    async with running(trail):
+    async with running(audit_log):
         (record,) = await stored_count(records, 1)
     assert (record.decision, record.reason) == ("failed", "ValidationError")
 
 
-async def test_a_cancelled_call_is_recorded_as_failed(trail: AuditLog, records: Collection) -> None:
-    with anyio.move_on_after(0.01), trail.call(surface="mcp", action="a", arguments={}):
+async def test_a_cancelled_call_is_recorded_as_failed(audit_log: AuditLog, records: Collection) -> None:
+    with anyio.move_on_after(0.01), audit_log.call(surface="mcp", action="a", arguments={}):
         await anyio.sleep_forever()
-    async with running(trail):
+    async with running(audit_log):
         (record,) = await stored_count(records, 1)
     assert (record.decision, record.reason) == ("failed", "cancelled")
 
 
-async def test_two_calls_at_once_do_not_mix_their_notes(trail: AuditLog, records: Collection) -> None:
+async def test_two_calls_at_once_do_not_mix_their_notes(audit_log: AuditLog, records: Collection) -> None:
     async def call(number: int) -> None:
-        with trail.call(surface="mcp", action=f"a{number}", arguments={}):
+        with audit_log.call(surface="mcp", action=f"a{number}", arguments={}):
             await anyio.sleep(0.01)
             async with anyio.create_task_group() as inner:
                 inner.start_soon(note, number)
@@ -181,16 +181,16 @@ async def test_two_calls_at_once_do_not_mix_their_notes(trail: AuditLog, records
         for number in range(20):
             tasks.start_soon(call, number)
     annotate_call(exit_code=99)
-    async with running(trail):
+    async with running(audit_log):
         found = await stored_count(records, 20)
     assert {(record.action, record.exit_code) for record in found} == {(f"a{number}", number) for number in range(20)}
 
 
-async def test_every_call_is_logged_at_once_without_its_arguments(trail: AuditLog, visit: Visit) -> None:
+async def test_every_call_is_logged_at_once_without_its_arguments(audit_log: AuditLog, audited: AuditedRequest) -> None:
     with (
         structlog.testing.capture_logs() as logged,
-        visiting(visit),
-        trail.call(surface="mcp", action="read_file", arguments={"path": "/private"}),
+        use_request(audited),
+        audit_log.call(surface="mcp", action="read_file", arguments={"path": "/private"}),
     ):
         pass
     (line,) = logged
@@ -199,14 +199,17 @@ async def test_every_call_is_logged_at_once_without_its_arguments(trail: AuditLo
 
 
 async def test_a_thousand_refusals_of_nobody_are_one_record(
-    trail: AuditLog, records: Collection, clocks: Clocks
+    audit_log: AuditLog, records: Collection, clocks: Clocks
 ) -> None:
     def refusal() -> None:
-        with visiting(Visit(address="192.0.2.9")), trail.call(surface="rest", action="unknown", arguments={}) as entry:
+        with (
+            use_request(AuditedRequest(address="192.0.2.9")),
+            audit_log.call(surface="rest", action="unknown", arguments={}) as entry,
+        ):
             entry.status = 401
             entry.refuse("invalid or inactive API key")
 
-    async with running(trail):
+    async with running(audit_log):
         for _ in range(1000):
             refusal()
         (first,) = await stored_count(records, 1)
@@ -219,23 +222,25 @@ async def test_a_thousand_refusals_of_nobody_are_one_record(
     assert summed == replace(first, count=1000)
 
 
-async def test_refusals_of_somebody_known_are_recorded_each(trail: AuditLog, records: Collection, visit: Visit) -> None:
-    async with running(trail):
+async def test_refusals_of_somebody_known_are_recorded_each(
+    audit_log: AuditLog, records: Collection, audited: AuditedRequest
+) -> None:
+    async with running(audit_log):
         for _ in range(3):
-            with visiting(visit), trail.call(surface="mcp", action="get_sandbox", arguments={}) as entry:
+            with use_request(audited), audit_log.call(surface="mcp", action="get_sandbox", arguments={}) as entry:
                 entry.refuse("not_found: There is no sandbox 'x'")
         assert len(await stored_count(records, 3)) == 3
 
 
-async def test_what_waits_is_written_at_the_stop(trail: AuditLog, records: Collection) -> None:
-    async with running(trail):
+async def test_what_waits_is_written_at_the_stop(audit_log: AuditLog, records: Collection) -> None:
+    async with running(audit_log):
         await anyio.wait_all_tasks_blocked()
         for number in range(300):
-            with trail.call(surface="mcp", action=f"a{number}", arguments={}):
+            with audit_log.call(surface="mcp", action=f"a{number}", arguments={}):
                 pass
-        with visiting(Visit(address="x")):
+        with use_request(AuditedRequest(address="x")):
             for _ in range(5):
-                with trail.call(surface="rest", action="unknown", arguments={}) as entry:
+                with audit_log.call(surface="rest", action="unknown", arguments={}) as entry:
                     entry.refuse("no")
     found = await stored(records)
     assert len(found) == 301
@@ -243,24 +248,24 @@ async def test_what_waits_is_written_at_the_stop(trail: AuditLog, records: Colle
 
 
 async def test_a_store_that_hangs_does_not_hold_up_the_stop(
-    trail: AuditLog, shaky: Shaky, monkeypatch: pytest.MonkeyPatch
+    audit_log: AuditLog, shaky: Shaky, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mcp_server.audit.log._FLUSH_S", 0.2)
     shaky.hangs = True
     with anyio.fail_after(PATIENCE_S):
-        async with running(trail):
-            with trail.call(surface="mcp", action="a", arguments={}):
+        async with running(audit_log):
+            with audit_log.call(surface="mcp", action="a", arguments={}):
                 pass
             await until(lambda: shaky.batches)
 
 
 async def test_while_the_store_is_away_records_wait_and_then_all_are_written_in_order(
-    trail: AuditLog, records: Collection, shaky: Shaky, meters: Meters
+    audit_log: AuditLog, records: Collection, shaky: Shaky, meters: Meters
 ) -> None:
     shaky.down = True
-    async with running(trail):
+    async with running(audit_log):
         for number in range(100):
-            with trail.call(surface="mcp", action=f"a{number}", arguments={}):
+            with audit_log.call(surface="mcp", action=f"a{number}", arguments={}):
                 pass
         await until(lambda: shaky.batches)
         assert await stored(records) == []
@@ -273,11 +278,11 @@ async def test_while_the_store_is_away_records_wait_and_then_all_are_written_in_
 
 
 async def test_a_write_whose_answer_was_lost_is_not_written_twice(
-    trail: AuditLog, records: Collection, shaky: Shaky
+    audit_log: AuditLog, records: Collection, shaky: Shaky
 ) -> None:
     shaky.mute = True
-    async with running(trail):
-        with trail.call(surface="mcp", action="a", arguments={}):
+    async with running(audit_log):
+        with audit_log.call(surface="mcp", action="a", arguments={}):
             pass
         await stored_count(records, 1)
         shaky.mute, before = False, shaky.batches
@@ -311,16 +316,18 @@ async def test_a_record_that_cannot_be_stored_does_not_stop_the_others(
     assert b"casemate_audit_dropped_total 1.0" in meters.text()
 
 
-async def test_names_that_no_store_takes_are_recorded_all_the_same(trail: AuditLog, records: Collection) -> None:
-    with trail.call(surface="mcp", action="a", arguments={"id": "\0\ud800"}, sandbox="\0\ud800" + "x" * 200) as entry:
+async def test_names_that_no_store_takes_are_recorded_all_the_same(audit_log: AuditLog, records: Collection) -> None:
+    with audit_log.call(
+        surface="mcp", action="a", arguments={"id": "\0\ud800"}, sandbox="\0\ud800" + "x" * 200
+    ) as entry:
         entry.refuse("\ud800\0")
-    async with running(trail):
+    async with running(audit_log):
         (record,) = await stored_count(records, 1)
     assert record.sandbox == "\ufffd?" + "x" * 78
 
 
 async def test_records_older_than_they_are_kept_are_purged(
-    trail: AuditLog, records: Collection, clocks: Clocks
+    audit_log: AuditLog, records: Collection, clocks: Clocks
 ) -> None:
     for age_days in (31, 30, 29):
         at_ms = clocks.ms - age_days * DAY_MS - (age_days == 30)
@@ -328,13 +335,13 @@ async def test_records_older_than_they_are_kept_are_purged(
     async with anyio.create_task_group() as tasks:
         for number in range(2100):
             tasks.start_soon(records.insert, replace(RECORD, id=f"f{number:023}", at_ms=number).document())
-    assert await trail.purge() == 2102
+    assert await audit_log.purge() == 2102
     assert [record.id for record in await stored(records)] == [f"{29:024}"]
 
 
-async def test_a_run_purges_by_itself(trail: AuditLog, records: Collection) -> None:
+async def test_a_run_purges_by_itself(audit_log: AuditLog, records: Collection) -> None:
     await records.insert(replace(RECORD, at_ms=0).document())
-    async with running(trail):
+    async with running(audit_log):
         with anyio.fail_after(PATIENCE_S):
             while await stored(records):
                 await anyio.sleep(0.02)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mcp_server.audit.redaction import MOST_BYTES, hidden_arguments, hidden_text
+from mcp_server.audit.redaction import MOST_BYTES, redact_arguments, redact_text
 
 KEY = "cm_" + "Ab3-_" * 8 + "xyz"
 PRIVATE = "-----BEGIN RSA PRIVATE KEY-----\nMIIEow\nabc\n-----END RSA PRIVATE KEY-----"
@@ -42,7 +42,7 @@ leaves = st.one_of(
 @example({KEY: KEY})
 @example({"env": {KEY: KEY}})
 def test_a_key_anywhere_in_the_arguments_never_appears(arguments: dict[str, Any]) -> None:
-    text = hidden_arguments(arguments)
+    text = redact_arguments(arguments)
     assert KEY not in text
     assert KEY[:16] not in text
     assert len(text.encode()) <= MOST_BYTES
@@ -71,7 +71,7 @@ def test_a_key_anywhere_in_the_arguments_never_appears(arguments: dict[str, Any]
     ],
 )
 def test_what_looks_like_a_credential_is_hidden_inside_a_command(text: str, secret: str) -> None:
-    shown = hidden_text(text)
+    shown = redact_text(text)
     assert secret not in shown
     assert "[hidden]" in shown
 
@@ -87,7 +87,7 @@ def test_what_looks_like_a_credential_is_hidden_inside_a_command(text: str, secr
     ],
 )
 def test_an_ordinary_command_is_kept_as_it_is(text: str) -> None:
-    assert hidden_text(text) == text
+    assert redact_text(text) == text
 
 
 @pytest.mark.parametrize(
@@ -95,40 +95,40 @@ def test_an_ordinary_command_is_kept_as_it_is(text: str) -> None:
     ["password", "API_KEY", "apiKey", "secret", "clientSecret", "token", "authorization", "key", "sshKey", "auth"],
 )
 def test_what_is_named_like_a_secret_is_hidden_whatever_it_looks_like(name: str) -> None:
-    assert json.loads(hidden_arguments({name: "hunter2"})) == {name: "[hidden]"}
-    assert json.loads(hidden_arguments({"deep": [{name: {"a": "hunter2"}}]})) == {"deep": [{name: "[hidden]"}]}
+    assert json.loads(redact_arguments({name: "hunter2"})) == {name: "[hidden]"}
+    assert json.loads(redact_arguments({"deep": [{name: {"a": "hunter2"}}]})) == {"deep": [{name: "[hidden]"}]}
 
 
 def test_of_an_environment_only_the_names_are_kept() -> None:
-    kept = json.loads(hidden_arguments({"envVars": {"PORT": "8080", "PASSWORD": "hunter2"}, "env": ["A=b", "C=d"]}))
+    kept = json.loads(redact_arguments({"envVars": {"PORT": "8080", "PASSWORD": "hunter2"}, "env": ["A=b", "C=d"]}))
     assert kept == {"envVars": ["PORT", "PASSWORD"], "env": ["A", "C"]}
-    assert json.loads(hidden_arguments({"env": "A=b"})) == {"env": "[hidden]"}
+    assert json.loads(redact_arguments({"env": "A=b"})) == {"env": "[hidden]"}
 
 
 def test_of_a_files_content_only_the_length_is_kept() -> None:
-    kept = json.loads(hidden_arguments({"path": "/x", "content": "hunter2" * 1000}))
+    kept = json.loads(redact_arguments({"path": "/x", "content": "hunter2" * 1000}))
     assert kept == {"path": "/x", "content": "[7000 characters]"}
 
 
 def test_what_was_typed_into_a_terminal_and_its_keys_are_kept() -> None:
     given = {"id": "box", "text": "make test", "keys": ["enter"]}
-    assert json.loads(hidden_arguments(given)) == given
+    assert json.loads(redact_arguments(given)) == given
 
 
 def test_long_texts_are_cut() -> None:
-    kept = json.loads(hidden_arguments({"command": "x" * 5000}))["command"]
+    kept = json.loads(redact_arguments({"command": "x" * 5000}))["command"]
     assert len(kept) == 200
     assert kept.endswith("…")
 
 
 def test_many_arguments_are_cut_to_two_kilobytes_even_in_other_alphabets() -> None:
-    text = hidden_arguments({f"name{number}": "é" * 150 for number in range(100)})
+    text = redact_arguments({f"name{number}": "é" * 150 for number in range(100)})
     assert 1900 < len(text.encode()) <= MOST_BYTES
     assert text.endswith("…")
 
 
 def test_what_no_store_takes_is_replaced() -> None:
-    kept = hidden_arguments({"a": "\ud800", "b": "\0", "c": float("nan"), "d": 10**400, "e": object()})
+    kept = redact_arguments({"a": "\ud800", "b": "\0", "c": float("nan"), "d": 10**400, "e": object()})
     assert kept.encode().decode() == kept
     assert "\0" not in kept
     assert json.loads(kept)["d"] == "[a huge number]"

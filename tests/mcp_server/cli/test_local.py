@@ -12,8 +12,8 @@ from typing import Any
 import anyio
 import pytest
 
-from mcp_server.app import open_parts
-from mcp_server.data_dir_lock import occupy
+from mcp_server.app import open_services
+from mcp_server.data_dir_lock import lock_data_dir
 from mcp_server.settings import Settings
 from tests.mcp_server.cli.rig import Cli
 from tests.mcp_server.edge import serving
@@ -26,8 +26,8 @@ pytestmark = pytest.mark.anyio
 async def at_work(data: Path) -> AsyncGenerator[Cli]:
     """A server on a data directory, and the command line of its operator."""
     data.mkdir(exist_ok=True)
-    async with open_parts(Settings(data=data)) as parts, serving(parts.web(), {}, parts.run) as running:
-        parts.occupancy.announce(running.url)
+    async with open_services(Settings(data=data)) as services, serving(services.web(), {}, services.run) as running:
+        services.lock.announce(running.url)
         yield Cli(url="", key="", keys={}, here=data.parent)
 
 
@@ -156,7 +156,7 @@ async def test_without_a_server_the_same_commands_work_on_their_own(tmp_path: Pa
 async def test_while_another_command_is_at_work_one_is_refused(tmp_path: Path) -> None:
     async with at_work(tmp_path / "data") as local:
         pass
-    with occupy(tmp_path / "data"):
+    with lock_data_dir(tmp_path / "data"):
         assert "Another Casemate works on" in (await local("sandbox", "list")).refusal
 
 

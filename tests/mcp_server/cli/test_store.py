@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mcp_server.app import open_parts
-from mcp_server.data_dir_lock import occupy
+from mcp_server.app import open_services
+from mcp_server.data_dir_lock import lock_data_dir
 from mcp_server.settings import Settings
 from tests.mcp_server.cli.rig import Cli
 
@@ -21,7 +21,7 @@ OUT = ("store", "copy", "--from", "mongodb", "--to", "sqlite")
 async def local(tmp_path: Path) -> Cli:
     """A data directory on which a server has been."""
     (tmp_path / "data").mkdir()
-    async with open_parts(Settings(data=tmp_path / "data")):
+    async with open_services(Settings(data=tmp_path / "data")):
         pass
     return Cli(url="", key="", keys={}, here=tmp_path)
 
@@ -39,7 +39,7 @@ async def test_everything_moves_to_mongodb_and_back(local: Cli, mongo_uri: str, 
 
 
 async def test_a_store_in_use_is_not_copied(local: Cli) -> None:
-    with occupy(local.here / "data"):
+    with lock_data_dir(local.here / "data"):
         refusal = (await local(*IN, env={"MONGO_URI": "mongodb://127.0.0.1:1"})).refusal
     assert "Another Casemate works on" in refusal
 

@@ -13,7 +13,7 @@ import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mcp_server.cli import service
-from mcp_server.data_dir_lock import DataDirInUse, holder_url, occupy
+from mcp_server.data_dir_lock import DataDirInUse, holder_url, lock_data_dir
 from mcp_server.http.causes import cause_of
 from mcp_server.http.serve import PortRefused, WebServer, listen
 from mcp_server.settings import Settings
@@ -34,9 +34,9 @@ async def test_a_port_in_use_is_refused_with_the_way_out() -> None:
 
 async def test_one_server_at_a_time_works_on_a_directory(tmp_path: Path) -> None:
     assert holder_url(tmp_path) == ""
-    with occupy(tmp_path) as occupancy:
-        occupancy.announce("http://127.0.0.1:1")
-        with pytest.raises(DataDirInUse, match=r"reachable at http://127\.0\.0\.1:1"), occupy(tmp_path):
+    with lock_data_dir(tmp_path) as lock:
+        lock.announce("http://127.0.0.1:1")
+        with pytest.raises(DataDirInUse, match=r"reachable at http://127\.0\.0\.1:1"), lock_data_dir(tmp_path):
             pass
         assert holder_url(tmp_path) == "http://127.0.0.1:1"
     assert holder_url(tmp_path) == ""
@@ -56,9 +56,9 @@ async def test_a_second_server_removes_none_of_the_firsts_images(
         return seconds
 
     monkeypatch.setattr(service, "open_catalogue", second)
-    with occupy(tmp_path) as occupancy:
+    with lock_data_dir(tmp_path) as lock:
         for said in ("", "http://127.0.0.1:1"):  # as it starts, and once it serves
-            occupancy.announce(said)
+            lock.announce(said)
             with anyio.fail_after(30), pytest.raises(ExceptionGroup) as refused:
                 await service.Service(settings).run()
             assert isinstance(cause_of(refused.value), DataDirInUse)

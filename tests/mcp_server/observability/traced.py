@@ -19,8 +19,8 @@ from starlette.routing import Route
 from auth.principal import Principal
 from mcp_server.audit.entry import annotate_call
 from mcp_server.audit.log import AuditLog
+from mcp_server.audit.middleware import AuditMiddleware
 from mcp_server.audit.record import AUDIT
-from mcp_server.audit.surface import Surface
 from mcp_server.http.request_log import RequestLog
 from mcp_server.observability.metrics import Meters
 from mcp_server.observability.tracing import Tracing
@@ -32,12 +32,12 @@ from tests.mcp_server.edge import serving
 class TracedServer(MCPServer[None]):
     """Records its calls as the real one does."""
 
-    def __init__(self, trail: AuditLog) -> None:
+    def __init__(self, audit_log: AuditLog) -> None:
         super().__init__("traced", log_level="ERROR")
 
         async def touch(secret: str) -> str:
             """Touch a sandbox."""
-            with trail.call(surface="mcp", action="touch", arguments={"secret": secret}):
+            with audit_log.call(surface="mcp", action="touch", arguments={"secret": secret}):
                 annotate_call(sandbox="d" * 24)
             return "done"
 
@@ -52,8 +52,8 @@ async def main(directory: Path) -> None:
     meters = Meters(version="test")
     tracing = Tracing.of_environment(version="1.2.3")
     async with SqliteDatabase(directory / "traced.db") as database:
-        trail = AuditLog(await database.collection(AUDIT), meters=meters, days=1)
-        server = TracedServer(trail)
+        audit_log = AuditLog(await database.collection(AUDIT), meters=meters, days=1)
+        server = TracedServer(audit_log)
         server.streamable_http_app()
 
         @asynccontextmanager
@@ -70,7 +70,7 @@ async def main(directory: Path) -> None:
             middleware=[
                 Middleware(RequestLog),
                 *tracing.layers(),
-                Middleware(Surface, trail=trail, meters=meters, mcp=["/api/mcp"]),
+                Middleware(AuditMiddleware, audit_log=audit_log, meters=meters, mcp=["/api/mcp"]),
             ],
         )
         async with serving(app) as edge:

@@ -239,13 +239,13 @@ async def test_a_filter_that_few_meet_costs_a_bounded_look_and_can_be_followed(
     monkeypatch.setattr(journal_module, "_MOST_READ", 1000)
     for number in range(300):
         await records.insert(record(number, action="rare" if number == 250 else "often").document())
-    journal = AuditReader(records)
+    audit_reader = AuditReader(records)
     wanted = Filter(org=ALICE, action="rare")
-    first = await journal.page(wanted, limit=1)
+    first = await audit_reader.page(wanted, limit=1)
     assert first.records == ()
     assert first.next
-    second = await journal.page(wanted, limit=1, cursor=first.next)
-    third = await journal.page(wanted, limit=1, cursor=second.next)
+    second = await audit_reader.page(wanted, limit=1, cursor=first.next)
+    third = await audit_reader.page(wanted, limit=1, cursor=second.next)
     assert [item.action for item in (*second.records, *third.records)] == ["rare"]
 
 

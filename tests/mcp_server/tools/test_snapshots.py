@@ -114,9 +114,9 @@ async def test_a_sandbox_that_was_killed_is_started_and_what_is_lost_is_told(
     assemble: Assemble, keys: dict[str, str], tmp_path: Path
 ) -> None:
     async with one_host(tmp_path) as fleet:
-        parts = assemble(fleet)
+        services = assemble(fleet)
         async with (
-            serving(parts.web(), keys, parts.identity.run) as edge,
+            serving(services.web(), keys, services.identity.run) as edge,
             edge.client("alice") as client,
         ):
             box = Tools(client)
@@ -138,7 +138,7 @@ async def test_a_sandbox_that_sleeps_is_woken_by_any_call(host: Edge) -> None:
 
 
 async def test_the_end_of_a_snapshot_is_recorded_with_its_sandbox(
-    host: Edge, trail: AuditLog, records: Collection
+    host: Edge, audit_log: AuditLog, records: Collection
 ) -> None:
     async with host.client("alice") as client, host.http("alice") as http:
         await Tools(client)("snapshot_sandbox", name="first")
@@ -147,7 +147,7 @@ async def test_the_end_of_a_snapshot_is_recorded_with_its_sandbox(
         await http.delete("/api/snapshots/first")
     found: list[Document] = []
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(trail.run)
+        tasks.start_soon(audit_log.run)
         with anyio.fail_after(PATIENCE_S):
             while len(found) < 4:
                 found = await records.find(BY_ORG, {"org_id": ALICE})

@@ -63,7 +63,7 @@ class Host:
             disk=1,
             driver=choice.driver.fingerprint,
         )
-        self.saved = Checkpoint(
+        self.checkpoint = Checkpoint(
             directory=kept,
             hardware=hardware_in(self.sleeper, cpu=1, mem=256, tsc_khz=0),
             secret=b"s",
@@ -72,7 +72,7 @@ class Host:
         )
 
     async def clone(self) -> Machine:
-        return await Machine.clone(self.driver, self.saved, self.machines / new_id(), hostname="box", own=True)
+        return await Machine.clone(self.driver, self.checkpoint, self.machines / new_id(), hostname="box", own=True)
 
 
 STEPS: dict[str, Step] = {
@@ -164,14 +164,14 @@ async def test_forks_that_fail_have_each_a_result_of_their_own(tmp_path: Path, c
         parent = await still.kept(there.collection, State.ASLEEP)
         base = still.furnished(tmp_path / "base", fingerprint=choice.driver.fingerprint)
         (base / "disk").unlink()
-        saved = Checkpoint(
+        checkpoint = Checkpoint(
             directory=base,
             hardware=hardware_in(base, cpu=1, mem=256, tsc_khz=0),
             secret=b"s",
             nonce="n",
             fingerprint=choice.driver.fingerprint,
         )
-        forks = await there.inner("sandboxes._creator").children(parent, saved, 3, "")
+        forks = await there.inner("sandboxes._creator").children(parent, checkpoint, 3, "")
         assert [isinstance(fork.error, Unavailable) for fork in forks] == [True] * 3
         assert [fork.error.message for fork in forks if fork.error and "a new machine" not in fork.error.message] == []
         assert list(there.instances.iterdir()) == []

@@ -25,7 +25,7 @@ from vmm.machines import registry as machines_module
 from vmm.machines.machine import Machine, MachineRecord
 from vmm.machines.registry import MachineRegistry
 from vmm.machines.warm_pool import Key
-from vmm.sandboxes.host_memory import there_is
+from vmm.sandboxes.host_memory import read_memory
 from vmm.sandboxes.limits import HostReserve, OwnerLimits
 from vmm.sandboxes.quotas import Quotas
 from vmm.sandboxes.sandbox import State
@@ -80,10 +80,10 @@ async def test_what_cannot_be_removed_stops_neither_the_start_nor_the_removal_of
     with irremovable(data / "instances" / stuck.machine), irremovable(strange), irremovable(remains):
         async with still.opened(data, choice.driver) as there:
             assert {path.name for path in there.instances.iterdir()} == {stuck.machine, strange.name}
-            assert [one.id for one in await there.records.in_state(State.DELETED)] == [stuck.id]
+            assert [one.id for one in await there.store.in_state(State.DELETED)] == [stuck.id]
     async with still.opened(data, choice.driver) as there:
         assert list(there.instances.iterdir()) == []
-        assert await there.records.in_state(State.DELETED) == []
+        assert await there.store.in_state(State.DELETED) == []
 
 
 async def test_a_sweep_finishes_what_it_can_and_tells_the_rest_once(tmp_path: Path, choice: Choice) -> None:
@@ -93,16 +93,16 @@ async def test_a_sweep_finishes_what_it_can_and_tells_the_rest_once(tmp_path: Pa
         (there.instances / behind.machine).mkdir()
         with irremovable(there.instances / stuck.machine), capture_logs() as logs:
             for sandbox in (stuck, behind):
-                await there.records.change(sandbox.id, lambda found: found.moved(State.DELETED, now_ms=2))
+                await there.store.change(sandbox.id, lambda found: found.moved(State.DELETED, now_ms=2))
             with anyio.fail_after(20):
-                while await there.records.find(behind.id) is not None:
+                while await there.store.find(behind.id) is not None:
                     await anyio.sleep(0.01)
             assert not (there.instances / behind.machine).exists()
             await anyio.sleep(0.2)  # ten more sweeps
         told = [line for line in logs if line.get("sandbox") == stuck.id and line["log_level"] == "warning"]
         assert len(told) == 1, told
         with anyio.fail_after(20):
-            while await there.records.find(stuck.id) is not None:
+            while await there.store.find(stuck.id) is not None:
                 await anyio.sleep(0.01)
 
 
@@ -110,7 +110,7 @@ async def test_a_sweep_finishes_what_it_can_and_tells_the_rest_once(tmp_path: Pa
 async def test_a_hypervisor_that_does_not_die_stops_no_deletion_but_its_own(
     tmp_path: Path, choice: Choice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machines_module, "_STRAY_DEADLINE_S", 0.2)
+    monkeypatch.setattr(machines_module, "_ORPHAN_DEADLINE_S", 0.2)
     data = tmp_path / "data"
     async with still.stored(data) as collection:
         behind, stuck = [await still.kept(collection, State.DELETED) for _ in range(2)]
@@ -119,7 +119,7 @@ async def test_a_hypervisor_that_does_not_die_stops_no_deletion_but_its_own(
     with still.process_in(data / "instances" / stuck.machine) as process:
         with frozen(process):
             async with still.opened(data, choice.driver) as there:
-                assert await there.records.in_state(State.DELETED) == [stuck]
+                assert await there.store.in_state(State.DELETED) == [stuck]
                 assert (await there.fleet.sandboxes.get(ALICE, running.id)).state is State.KILLED
                 assert process.alive()
         async with still.opened(data, choice.driver) as there:
@@ -139,7 +139,7 @@ async def test_a_damaged_image_stops_no_other_part_of_a_sweep(tmp_path: Path, ch
         sandbox = await still.kept(there.collection, State.DELETED)
         (there.instances / sandbox.machine).mkdir()
         with anyio.fail_after(20):
-            while await there.records.find(sandbox.id) is not None:
+            while await there.store.find(sandbox.id) is not None:
                 await anyio.sleep(0.01)
         assert list(there.instances.iterdir()) == []
 
@@ -191,7 +191,7 @@ async def test_what_is_still_being_created_says_so(tmp_path: Path, choice: Choic
         with pytest.raises(Conflict, match="is still being created"):
             async with there.fleet.guest.reach(ALICE, sandbox.id):
                 pass
-        assert await there.records.find(sandbox.id) == sandbox
+        assert await there.store.find(sandbox.id) == sandbox
 
 
 async def test_what_is_still_being_created_is_not_put_back_to_a_snapshot(tmp_path: Path, choice: Choice) -> None:
@@ -202,7 +202,7 @@ async def test_what_is_still_being_created_is_not_put_back_to_a_snapshot(tmp_pat
         unmade = await still.kept(there.collection, State.CREATING)
         with pytest.raises(Conflict, match="is still being created"):
             await there.fleet.snapshots.restore(ALICE, unmade.id, snapshot.id)
-        assert await there.records.find(unmade.id) == unmade
+        assert await there.store.find(unmade.id) == unmade
 
 
 async def test_a_promise_belongs_to_the_machine_that_it_was_last_given_for(tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ async def test_a_promise_belongs_to_the_machine_that_it_was_last_given_for(tmp_p
             [tmp_path],
             SandboxStore(collection, host=still.HOST),
             Quotas(OwnerLimits()),
-            HostReserve(memory=1, machine=1, disk=1, overcommit=300 / there_is().total),
+            HostReserve(memory=1, machine=1, disk=1, overcommit=300 / read_memory().total),
             ahead=lambda: 0,
             give_way=nobody_gives_way,
         )

@@ -45,7 +45,7 @@ class Host:
     """
 
     driver: Hypervisor
-    saved: Checkpoint
+    checkpoint: Checkpoint
     root: Path
     tasks: TaskGroup
     now: float = 1000.0
@@ -60,7 +60,7 @@ class Host:
     def pool(self, size: int) -> WarmPool:
         return WarmPool(
             self.make,
-            self.retire,
+            self.discard,
             self.admit,
             size=size,
             max_age_s=MAX_AGE_S,
@@ -76,19 +76,19 @@ class Host:
     async def make(self, key: Key) -> Machine:
         if self.broken:
             raise Unavailable("the image is away")
-        machine = await Machine.clone(self.driver, self.saved, self.root / new_id(), hostname="waiting")
+        machine = await Machine.clone(self.driver, self.checkpoint, self.root / new_id(), hostname="waiting")
         try:
             if self.gate is not None:
                 await self.gate.wait()
         except BaseException:
             with anyio.CancelScope(shield=True):
-                await self.retire(machine)
+                await self.discard(machine)
             raise
         assert machine.hardware.mem == key.mem
         self.made.append(machine.directory.name)
         return machine
 
-    async def retire(self, machine: Machine) -> None:
+    async def discard(self, machine: Machine) -> None:
         if self.stuck:
             raise TimeoutError("the kernel does not end it")
         await machine.stop()
@@ -111,8 +111,8 @@ async def host(choice: Choice, catalogue: Catalogue, data: Path, key: Key, tmp_p
     async with anyio.create_task_group() as tasks:
         templates = Templates(choice.driver, data / "templates", tasks, catalogue.verify)
         await templates.sweep()
-        saved = await templates.get(key.images, cpu=key.cpu, mem=key.mem, report=report)
-        yield Host(driver=choice.driver, saved=saved, root=tmp_path, tasks=tasks)
+        checkpoint = await templates.get(key.images, cpu=key.cpu, mem=key.mem, report=report)
+        yield Host(driver=choice.driver, checkpoint=checkpoint, root=tmp_path, tasks=tasks)
         tasks.cancel_scope.cancel()
     left = orphans(tmp_path)
     for processes in left.values():
@@ -162,7 +162,7 @@ async def test_a_taken_machine_runs_becomes_the_takers_and_is_replaced(host: Hos
     await pool.aclose()
     assert sorted(host.ended) == sorted(host.made[1:])
     assert await hostname(machine) == "mine", "what was taken is the taker's"
-    await host.retire(machine)
+    await host.discard(machine)
 
 
 async def test_a_request_is_answered_at_once_while_a_machine_is_being_made(host: Host, key: Key) -> None:
@@ -195,7 +195,7 @@ async def test_two_that_ask_at_once_get_two_machines(host: Host, key: Key) -> No
     assert taken.count(None) == 1
     assert pool.promised() == 0
     for machine in machines:
-        await host.retire(machine)
+        await host.discard(machine)
     await pool.aclose()
 
 
@@ -211,7 +211,7 @@ async def test_a_machine_that_died_is_never_handed_out(host: Host, key: Key) -> 
     assert machine.directory.name == alive
     await until(lambda: len(pool) == 2)
     assert dead in host.ended
-    await host.retire(machine)
+    await host.discard(machine)
     await pool.aclose()
 
 
@@ -226,7 +226,7 @@ async def test_a_machine_that_does_not_answer_is_never_handed_out(host: Host, ke
     assert machine is not None
     assert machine.directory.name == answers
     await until(lambda: mute in host.ended)
-    await host.retire(machine)
+    await host.discard(machine)
     await pool.aclose()
 
 
@@ -309,7 +309,7 @@ async def test_a_failure_to_make_one_kind_does_not_stop_the_other(host: Host, ke
     assert host.tries == 2
     machine = await pool.take(other)
     assert machine is not None
-    await host.retire(machine)
+    await host.discard(machine)
     await pool.aclose()
 
 

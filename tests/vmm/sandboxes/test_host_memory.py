@@ -12,7 +12,7 @@ import pytest
 
 from storage.ids import new_id
 from vmm.errors import HostExhausted
-from vmm.sandboxes.host_memory import there_is
+from vmm.sandboxes.host_memory import read_memory
 from vmm.sandboxes.limits import HostReserve
 
 MIB = 1024 * 1024
@@ -59,17 +59,17 @@ def kernel(tmp_path: Path) -> Kernel:
 
 
 def test_without_a_limit_there_is_what_the_host_has(kernel: Kernel) -> None:
-    found = there_is(kernel.proc)
-    assert (found.total, found.available, found.whose) == (16384, 8192, "The host")
+    found = read_memory(kernel.proc)
+    assert (found.total, found.available, found.source) == (16384, 8192, "The host")
     kernel.v2("", "max", usage=100)
     kernel.own(mounts=f"24 18 0:21 / {kernel.cgroups} rw - cgroup2 cgroup2 rw", cgroups="0::/\n")
-    assert there_is(kernel.proc) == found
+    assert read_memory(kernel.proc) == found
 
 
 def test_a_container_with_its_own_namespace_is_limited_by_what_is_mounted(kernel: Kernel) -> None:
     kernel.v2("", str(2048 * MIB), usage=1500, cache=600, mapped=200)
     kernel.own(mounts=f"24 18 0:21 / {kernel.cgroups} ro - cgroup2 cgroup2 rw", cgroups="0::/\n")
-    found = there_is(kernel.proc)
+    found = read_memory(kernel.proc)
     # What machines have mapped is no cache, though the kernel could write it to the disk.
     assert (found.total, found.available) == (2048, 2048 - 1500 + 400)
 
@@ -80,9 +80,9 @@ def test_the_limit_of_a_cgroup_further_up_counts(kernel: Kernel) -> None:
     kernel.v2("", "max", usage=4000)
     mounts = f"24 18 0:21 / {kernel.cgroups} rw shared:9 - cgroup2 cgroup2 rw,nsdelegate"
     kernel.own(mounts=mounts, cgroups="0::/casemate.service/server\n")
-    found = there_is(kernel.proc)
+    found = read_memory(kernel.proc)
     assert (found.total, found.available) == (1024, 124)
-    assert "container" in found.whose
+    assert "container" in found.source
 
 
 def test_a_container_of_version_1_sees_its_cgroup_under_the_hosts_name(kernel: Kernel) -> None:
@@ -92,26 +92,26 @@ def test_a_container_of_version_1_sees_its_cgroup_under_the_hosts_name(kernel: K
         f"35 31 0:32 /docker/0123 {kernel.cgroups} ro master:11 - cgroup cgroup rw,memory\n"
     )
     kernel.own(mounts=mounts, cgroups="5:cpu:/docker/0123\n4:memory:/docker/0123\n0::/docker/0123\n")
-    found = there_is(kernel.proc)
+    found = read_memory(kernel.proc)
     assert (found.total, found.available) == (512, 112)
 
 
 def test_no_limit_of_version_1_is_a_very_large_one(kernel: Kernel) -> None:
     kernel.v1("", 9223372036854771712, usage=600)
     kernel.own(mounts=f"35 31 0:32 / {kernel.cgroups} rw - cgroup cgroup rw,memory", cgroups="4:memory:/\n")
-    assert there_is(kernel.proc).whose == "The host"
+    assert read_memory(kernel.proc).source == "The host"
 
 
 def test_a_limit_above_what_the_host_has_is_none(kernel: Kernel) -> None:
     kernel.v2("", str(2**45), usage=1)
     kernel.own(mounts=f"24 18 0:21 / {kernel.cgroups} rw - cgroup2 cgroup2 rw", cgroups="0::/\n")
-    assert there_is(kernel.proc).total == 16384
+    assert read_memory(kernel.proc).total == 16384
 
 
 def test_a_reserve_that_the_container_has_not_is_refused(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
     kernel.v2("", str(1024 * MIB), usage=900)
     kernel.own(mounts=f"24 18 0:21 / {kernel.cgroups} rw - cgroup2 cgroup2 rw", cgroups="0::/\n")
-    monkeypatch.setattr("vmm.sandboxes.limits.there_is", lambda: there_is(kernel.proc))
+    monkeypatch.setattr("vmm.sandboxes.limits.read_memory", lambda: read_memory(kernel.proc))
     with pytest.raises(HostExhausted, match="The server's container, or service, has 124 MiB of memory available; 704"):
         HostReserve(disk=1).check([kernel.proc], 0, 256)
     with pytest.raises(HostExhausted, match="mem: 1400 of 1536 MiB are promised to sandboxes, 256 more do not fit"):
@@ -124,7 +124,7 @@ def test_a_real_limit_is_seen_by_who_is_below_it() -> None:
     group.mkdir()
     try:
         (group / "memory.limit_in_bytes").write_text(str(256 * MIB))
-        script = "from vmm.memory import there_is; found = there_is(); print(found.total, found.available)"
+        script = "from vmm.sandboxes import host_memory as m; found = m.read_memory(); print(found.total, found.available)"
         enter = f"echo 0 > {group}/cgroup.procs && exec {sys.executable} -c '{script}'"
         done = subprocess.run(["sh", "-c", enter], capture_output=True, text=True, check=True, timeout=30)
         total, available = map(int, done.stdout.split())

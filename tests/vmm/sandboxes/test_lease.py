@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from vmm.errors import Conflict, InvalidInput
 from vmm.sandboxes import lease
-from vmm.sandboxes.lease import MOST_IDLE_S, MOST_TTL_S
+from vmm.sandboxes.lease import MAX_IDLE_S, MAX_TTL_S
 from vmm.sandboxes.sandbox import Sandbox, State
 from vmm.sandboxes.spec import SandboxSpec
 
@@ -31,7 +31,7 @@ def woken(sandbox: Sandbox, now_ms: int) -> Sandbox:
     return lease.awake(sandbox.moved(State.RUNNING, now_ms=now_ms), now_ms)
 
 
-@pytest.mark.parametrize("value", [-1, MOST_TTL_S + 1, 365 * DAY_S, 10**100])
+@pytest.mark.parametrize("value", [-1, MAX_TTL_S + 1, 365 * DAY_S, 10**100])
 def test_a_time_to_live_that_cannot_be_is_refused_with_the_way_out(value: int) -> None:
     with pytest.raises(
         InvalidInput, match=r"^ttl: -?\d{1,80} seconds cannot be\. Use 1 to 2592000 .* or 0 for no limit"
@@ -41,13 +41,13 @@ def test_a_time_to_live_that_cannot_be_is_refused_with_the_way_out(value: int) -
         lease.renewed(running(), value, NOW)
 
 
-@pytest.mark.parametrize("value", [-1, MOST_IDLE_S + 1, 10**100])
+@pytest.mark.parametrize("value", [-1, MAX_IDLE_S + 1, 10**100])
 def test_an_idle_limit_that_cannot_be_is_refused_with_the_way_out(value: int) -> None:
     with pytest.raises(InvalidInput, match=r"^idle: .* Use 1 to 2592000 .* or 0 for never"):
         lease.check_idle(value)
 
 
-@pytest.mark.parametrize("value", [0, 1, MOST_TTL_S])
+@pytest.mark.parametrize("value", [0, 1, MAX_TTL_S])
 def test_what_can_be_is_taken(value: int) -> None:
     lease.check_ttl(value)
     lease.check_idle(value)
@@ -140,7 +140,7 @@ def test_sleeping_sandboxes_are_kept_as_long_as_the_retention_says() -> None:
     assert not lease.overslept(running(), 1, 2**62)
 
 
-@given(ttl_s=st.integers(1, MOST_TTL_S), naps=st.lists(st.tuples(SPANS, SPANS), max_size=20))
+@given(ttl_s=st.integers(1, MAX_TTL_S), naps=st.lists(st.tuples(SPANS, SPANS), max_size=20))
 def test_no_life_is_used_up_asleep(ttl_s: int, naps: list[tuple[int, int]]) -> None:
     sandbox, now, lived = running(ttl_s=ttl_s), NOW, 0
     for awake_ms, asleep_ms in naps:
@@ -181,7 +181,7 @@ class Clocks(RuleBasedStateMachine):
     def wake(self) -> None:
         self.sandbox = woken(self.sandbox, self.now)
 
-    @rule(ttl_s=st.integers(0, MOST_TTL_S))
+    @rule(ttl_s=st.integers(0, MAX_TTL_S))
     def renew(self, ttl_s: int) -> None:
         self.sandbox = lease.renewed(self.sandbox, ttl_s, self.now)
         self.left = ttl_s * 1000 or None

@@ -80,7 +80,7 @@ async def test_each_disk_that_is_written_has_its_reserve(tmp_path: Path, choice:
         async with still.opened(data, choice.driver, reserve=reserve, instances=machines) as there:
             with pytest.raises(HostExhausted, match=rf"disk has \d MiB free on {machines}; 4 MiB must stay free"):
                 await there.inner("sandboxes._creator._admission").admit(sandbox)
-            assert await there.records.find(sandbox.id) is None
+            assert await there.store.find(sandbox.id) is None
     with still.mounted(data / "snapshots", "size=2m"):
         async with still.opened(data, choice.driver, reserve=reserve) as there:
             await there.inner("sandboxes._creator._admission").admit(sandbox)

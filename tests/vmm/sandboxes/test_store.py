@@ -27,7 +27,7 @@ async def database(tmp_path: Path) -> AsyncGenerator[SqliteDatabase]:
 
 
 @pytest.fixture
-async def records(database: SqliteDatabase) -> SandboxStore:
+async def store(database: SqliteDatabase) -> SandboxStore:
     return SandboxStore(await database.collection(SANDBOXES), host="here")
 
 
@@ -35,95 +35,95 @@ def new(owner: str = "alice", name: str = "box") -> Sandbox:
     return Sandbox.new(new_id(), owner, SandboxSpec(name=name, env={"TOKEN": "t"}, labels={"a": "b"}), now_ms=7)
 
 
-async def kept(records: SandboxStore, sandbox: Sandbox) -> Sandbox:
-    await records.insert(sandbox)
+async def kept(store: SandboxStore, sandbox: Sandbox) -> Sandbox:
+    await store.insert(sandbox)
     return sandbox
 
 
-async def test_what_is_read_is_what_was_kept(records: SandboxStore) -> None:
-    sandbox = await kept(records, new())
-    assert await records.get("alice", sandbox.id) == sandbox
-    assert await records.find(sandbox.id) == sandbox
+async def test_what_is_read_is_what_was_kept(store: SandboxStore) -> None:
+    sandbox = await kept(store, new())
+    assert await store.get("alice", sandbox.id) == sandbox
+    assert await store.find(sandbox.id) == sandbox
 
 
-async def test_somebody_elses_sandbox_is_found_only_without_an_owner(records: SandboxStore) -> None:
-    sandbox = await kept(records, new("alice"))
-    assert await records.get("bob", sandbox.id) is None
-    assert await records.named("bob", sandbox.name) == []
-    assert await records.owned("bob") == []
-    assert await records.find(sandbox.id) == sandbox
+async def test_somebody_elses_sandbox_is_found_only_without_an_owner(store: SandboxStore) -> None:
+    sandbox = await kept(store, new("alice"))
+    assert await store.get("bob", sandbox.id) is None
+    assert await store.named("bob", sandbox.name) == []
+    assert await store.owned("bob") == []
+    assert await store.find(sandbox.id) == sandbox
 
 
-async def test_an_owners_sandboxes_come_newest_first(records: SandboxStore) -> None:
-    made = [await kept(records, new(name=f"box-{number}")) for number in range(5)]
-    await kept(records, new("bob"))
-    assert await records.owned("alice") == made[::-1]
+async def test_an_owners_sandboxes_come_newest_first(store: SandboxStore) -> None:
+    made = [await kept(store, new(name=f"box-{number}")) for number in range(5)]
+    await kept(store, new("bob"))
+    assert await store.owned("alice") == made[::-1]
 
 
-async def test_names_need_not_be_unique(records: SandboxStore) -> None:
-    made = [await kept(records, new(name=name)) for name in ("twin", "other", "twin")]
-    assert await records.named("alice", "twin") == [made[2], made[0]]
+async def test_names_need_not_be_unique(store: SandboxStore) -> None:
+    made = [await kept(store, new(name=name)) for name in ("twin", "other", "twin")]
+    assert await store.named("alice", "twin") == [made[2], made[0]]
 
 
-async def test_deleted_ones_are_hidden_except_from_who_asks_for_their_state(records: SandboxStore) -> None:
-    deleted = await records.save((await kept(records, new())).moved(State.DELETED, now_ms=8))
-    assert await records.owned("alice") == []
-    assert await records.named("alice", deleted.name) == []
-    assert await records.in_state(State.DELETED) == [deleted]
-    assert await records.find(deleted.id) == deleted
+async def test_deleted_ones_are_hidden_except_from_who_asks_for_their_state(store: SandboxStore) -> None:
+    deleted = await store.save((await kept(store, new())).moved(State.DELETED, now_ms=8))
+    assert await store.owned("alice") == []
+    assert await store.named("alice", deleted.name) == []
+    assert await store.in_state(State.DELETED) == [deleted]
+    assert await store.find(deleted.id) == deleted
 
 
-async def test_a_state_is_found_over_all_owners(records: SandboxStore) -> None:
-    mine, theirs = await kept(records, new("alice")), await kept(records, new("bob"))
-    running = await records.save(mine.moved(State.RUNNING, now_ms=8))
-    assert await records.in_state(State.RUNNING) == [running]
-    assert await records.in_state(State.CREATING) == [theirs]
+async def test_a_state_is_found_over_all_owners(store: SandboxStore) -> None:
+    mine, theirs = await kept(store, new("alice")), await kept(store, new("bob"))
+    running = await store.save(mine.moved(State.RUNNING, now_ms=8))
+    assert await store.in_state(State.RUNNING) == [running]
+    assert await store.in_state(State.CREATING) == [theirs]
 
 
 async def test_more_sandboxes_than_one_batch_are_all_found(
-    records: SandboxStore, monkeypatch: pytest.MonkeyPatch
+    store: SandboxStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_BATCH", 2)
     for count in range(1, 6):
-        await kept(records, new())
-        found = await records.owned("alice")
+        await kept(store, new())
+        found = await store.owned("alice")
         assert len({sandbox.id for sandbox in found}) == len(found) == count
 
 
-async def test_of_two_changes_to_one_version_the_second_loses(records: SandboxStore) -> None:
-    seen = await kept(records, new())
-    saved = await records.save(replace(seen, name="first"))
+async def test_of_two_changes_to_one_version_the_second_loses(store: SandboxStore) -> None:
+    seen = await kept(store, new())
+    saved = await store.save(replace(seen, name="first"))
     assert saved.version == 2
     with pytest.raises(Conflict, match=seen.id):
-        await records.save(replace(seen, name="second"))
-    assert await records.find(seen.id) == saved
+        await store.save(replace(seen, name="second"))
+    assert await store.find(seen.id) == saved
 
 
-async def test_a_removed_sandbox_cannot_be_saved_again(records: SandboxStore) -> None:
-    sandbox = await kept(records, new())
-    await records.remove(sandbox.id)
-    await records.remove(sandbox.id)
-    assert await records.find(sandbox.id) is None
+async def test_a_removed_sandbox_cannot_be_saved_again(store: SandboxStore) -> None:
+    sandbox = await kept(store, new())
+    await store.remove(sandbox.id)
+    await store.remove(sandbox.id)
+    assert await store.find(sandbox.id) is None
     with pytest.raises(Conflict):
-        await records.save(sandbox)
+        await store.save(sandbox)
 
 
 @pytest.mark.parametrize("ref", ["", "\0", "\ud800", "a" * 100_000, "'; DROP TABLE sandboxes; --", "%"])
-async def test_a_strange_reference_is_nobodys(records: SandboxStore, ref: str) -> None:
-    await kept(records, new())
-    assert await records.get("alice", ref) is None
-    assert await records.named("alice", ref) == []
+async def test_a_strange_reference_is_nobodys(store: SandboxStore, ref: str) -> None:
+    await kept(store, new())
+    assert await store.get("alice", ref) is None
+    assert await store.named("alice", ref) == []
 
 
-async def test_concurrent_changes_are_never_lost(records: SandboxStore) -> None:
-    sandbox = await kept(records, new())
+async def test_concurrent_changes_are_never_lost(store: SandboxStore) -> None:
+    sandbox = await kept(store, new())
 
     async def relabel(label: str) -> None:
         while True:
-            seen = await records.find(sandbox.id)
+            seen = await store.find(sandbox.id)
             assert seen is not None
             try:
-                await records.save(replace(seen, labels={**seen.labels, label: "x"}))
+                await store.save(replace(seen, labels={**seen.labels, label: "x"}))
             except Conflict:
                 continue
             return
@@ -131,41 +131,41 @@ async def test_concurrent_changes_are_never_lost(records: SandboxStore) -> None:
     async with anyio.create_task_group() as tasks:
         for number in range(20):
             tasks.start_soon(relabel, f"l{number}")
-    found = await records.find(sandbox.id)
+    found = await store.find(sandbox.id)
     assert found is not None and set(found.labels) == {"a", *(f"l{number}" for number in range(20))}
 
 
-async def test_each_of_many_rivals_gets_through(records: SandboxStore) -> None:
-    sandbox = await kept(records, new())
+async def test_each_of_many_rivals_gets_through(store: SandboxStore) -> None:
+    sandbox = await kept(store, new())
 
     async def count(number: int) -> None:
-        await records.change(sandbox.id, lambda found: replace(found, labels={**found.labels, f"l{number}": "x"}))
+        await store.change(sandbox.id, lambda found: replace(found, labels={**found.labels, f"l{number}": "x"}))
 
     async with anyio.create_task_group() as tasks:
         for number in range(RIVALS):
             tasks.start_soon(count, number)
-    assert len((await records.find(sandbox.id) or sandbox).labels) == len(sandbox.labels) + RIVALS
+    assert len((await store.find(sandbox.id) or sandbox).labels) == len(sandbox.labels) + RIVALS
 
 
-async def test_a_closed_store_makes_everything_unavailable(records: SandboxStore, database: SqliteDatabase) -> None:
-    await records.ping()
+async def test_a_closed_store_makes_everything_unavailable(store: SandboxStore, database: SqliteDatabase) -> None:
+    await store.ping()
     await database.aclose()
     with pytest.raises(Unavailable, match="not open"):
-        await records.ping()
+        await store.ping()
     with pytest.raises(Unavailable):
-        await records.owned("alice")
+        await store.owned("alice")
     with pytest.raises(Unavailable):
-        await records.insert(new())
+        await store.insert(new())
 
 
 async def test_a_full_store_says_that_the_host_is_exhausted(tmp_path: Path) -> None:
     async with SqliteDatabase(tmp_path / "small.db", max_bytes=64 * 1024) as database:
-        records = SandboxStore(await database.collection(SANDBOXES), host="here")
-        first = await kept(records, new())
+        store = SandboxStore(await database.collection(SANDBOXES), host="here")
+        first = await kept(store, new())
         with pytest.raises(HostExhausted, match="no room"):
             for _ in range(10_000):
-                await records.insert(new())
-        assert await records.find(first.id) == first
+                await store.insert(new())
+        assert await store.find(first.id) == first
 
 
 async def test_hosts_that_share_a_store_do_not_see_each_others_sandboxes(database: SqliteDatabase) -> None:

@@ -17,7 +17,7 @@ from starlette.datastructures import Headers
 from auth.clock import Clock, now_ms
 
 from ..http.request_id import current_request_id
-from .entry import Entry, Visit, entered, visiting
+from .entry import AuditedRequest, Entry, use_entry, use_request
 from .log import NOT_REACHED, UNKNOWN
 
 if TYPE_CHECKING:
@@ -37,22 +37,22 @@ _SWITCHED = 101
 _log = structlog.stdlib.get_logger("casemate.audit")
 
 
-class Surface:
+class AuditMiddleware:
     """Records and measures what passes.
 
     Args:
         app: Everything behind.
-        trail: Takes the records.
+        audit_log: Takes the records.
         meters: Told of every request.
         mcp: Paths of the MCP endpoints.
         clock: Epoch milliseconds.
     """
 
     def __init__(
-        self, app: ASGIApp, trail: AuditLog, meters: Meters, *, mcp: Collection[str], clock: Clock = now_ms
+        self, app: ASGIApp, audit_log: AuditLog, meters: Meters, *, mcp: Collection[str], clock: Clock = now_ms
     ) -> None:
         self._app = app
-        self._trail = trail
+        self._audit_log = audit_log
         self._meters = meters
         self._mcp = frozenset(mcp)
         self._clock = clock
@@ -66,13 +66,13 @@ class Surface:
         if scope["path"] in self._mcp:
             state["action"] = NOT_REACHED
         client = scope.get("client")
-        visit = Visit(address=client[0] if client else "", request_id=current_request_id(), state=state)
+        request = AuditedRequest(address=client[0] if client else "", request_id=current_request_id(), state=state)
         watched = _Watched(receive, send, self._meters, scope, tapped=scope["path"] not in self._mcp)
         entry = Entry()
         began_ms, began = self._clock(), time.perf_counter()
         error: BaseException | None = None
         try:
-            with visiting(visit), entered(entry):
+            with use_request(request), use_entry(entry):
                 await self._app(scope, watched.receive, watched.send)
         except BaseException as raised:
             error = raised
@@ -81,20 +81,22 @@ class Surface:
             watched.close()
             status = watched.outcome(error)
             self._meters.request(_method(scope), _route(scope), status, time.perf_counter() - began)
-            if self._counts(scope, visit, status):
+            if self._counts(scope, request, status):
                 _conclude(entry, status, error, str(state.get("refusal", "")), mcp=scope["path"] in self._mcp)
                 entry.sandbox = entry.sandbox or str(state.get("sandbox", ""))
                 entry.arguments = watched.arguments()
                 surface = "mcp" if scope["path"] in self._mcp else "rest"
-                self._trail.note(entry, visit, surface=surface, action=_route(scope), began_ms=began_ms, began=began)
-                visit.calls += 1
-            state["recorded"] = visit.calls > 0
+                self._audit_log.record(
+                    entry, request, surface=surface, action=_route(scope), began_ms=began_ms, began=began
+                )
+                request.calls += 1
+            state["recorded"] = request.calls > 0
 
-    def _counts(self, scope: Scope, visit: Visit, status: int) -> bool:
+    def _counts(self, scope: Scope, request: AuditedRequest, status: int) -> bool:
         """Whether the request is a call that has no record yet."""
         if scope["path"] in self._mcp:
             # Who calls too often is answered in the protocol's own terms, with a status that looks like success.
-            return visit.calls == 0 and (status >= 400 or "refusal" in scope["state"])
+            return request.calls == 0 and (status >= 400 or "refusal" in scope["state"])
         return scope["path"] not in PROBES or 400 <= status < 500
 
 

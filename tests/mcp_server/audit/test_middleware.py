@@ -28,8 +28,8 @@ from auth.principal import Principal
 from auth.roles import Scope
 from mcp_server.audit.entry import annotate_call
 from mcp_server.audit.log import NOT_REACHED, AuditLog
+from mcp_server.audit.middleware import AuditMiddleware
 from mcp_server.audit.record import BY_TIME, AuditRecord
-from mcp_server.audit.surface import Surface
 from mcp_server.http.guards import BodyLimit, FrontGuard
 from mcp_server.http.request_log import RequestLog
 from mcp_server.observability.metrics import Meters
@@ -137,15 +137,15 @@ class Introduced:
 
 
 @pytest.fixture(autouse=True)
-async def at_work(trail: AuditLog) -> AsyncGenerator[None]:
+async def at_work(audit_log: AuditLog) -> AsyncGenerator[None]:
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(trail.run)
+        tasks.start_soon(audit_log.run)
         yield
         tasks.cancel_scope.cancel()
 
 
 @pytest.fixture
-async def small(trail: AuditLog, meters: Meters) -> AsyncGenerator[Edge]:
+async def small(audit_log: AuditLog, meters: Meters) -> AsyncGenerator[Edge]:
     """A few routes behind the real layers."""
     security = TransportSecuritySettings(allowed_hosts=["127.0.0.1:*"], allowed_origins=["http://good"])
     shells: list[BaseRoute] = [WebSocketRoute("/api/sandboxes/{id}/pty", shell)]
@@ -153,7 +153,7 @@ async def small(trail: AuditLog, meters: Meters) -> AsyncGenerator[Edge]:
         routes=[*SMALL, *shells, Route("/api/mcp", limited, methods=["POST"])],
         middleware=[
             Middleware(RequestLog),
-            Middleware(Surface, trail=trail, meters=meters, mcp=["/api/mcp"]),
+            Middleware(AuditMiddleware, audit_log=audit_log, meters=meters, mcp=["/api/mcp"]),
             Middleware(FrontGuard, security=security),
             Middleware(BodyLimit, most=1000),
             Middleware(Introduced),
@@ -311,8 +311,8 @@ async def test_a_tools_arguments_that_are_refused_are_named(edge: Edge, records:
 async def test_a_tool_that_stumbles_over_a_value_of_its_own_has_failed(
     assemble: Assemble, keys: dict[str, str], records: Collection
 ) -> None:
-    parts = assemble(Spoilt())
-    async with serving(parts.web(), keys, parts.identity.run) as edge, edge.client("alice") as client:
+    services = assemble(Spoilt())
+    async with serving(services.web(), keys, services.identity.run) as edge, edge.client("alice") as client:
         told = await client.call_tool("get_sandbox", {"id": "hunter2"})
     assert text_of(told).startswith("Internal error")
     (record,) = await recorded(records)
