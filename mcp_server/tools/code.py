@@ -33,8 +33,8 @@ class CodeTools:
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
 
-    def offers(self) -> list[ToolSpec]:
-        """The tools of this module."""
+    def tool_specs(self) -> list[ToolSpec]:
+        """List the tools of this module."""
         return [ToolSpec(function=self.run_code, hints=ACTS, core=True)]
 
     async def run_code(

@@ -44,8 +44,8 @@ class CommandTools:
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
 
-    def offers(self) -> list[ToolSpec]:
-        """The tools of this module."""
+    def tool_specs(self) -> list[ToolSpec]:
+        """List the tools of this module."""
         return [
             ToolSpec(function=self.execute_command, hints=ACTS, core=True),
             ToolSpec(function=self.run_background_command, hints=ACTS),

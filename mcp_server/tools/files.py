@@ -34,8 +34,8 @@ class FileTools:
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
 
-    def offers(self) -> list[ToolSpec]:
-        """The tools of this module."""
+    def tool_specs(self) -> list[ToolSpec]:
+        """List the tools of this module."""
         return [
             ToolSpec(function=self.read_file, hints=READS, core=True),
             ToolSpec(function=self.write_file, hints=REPLACES, core=True),

@@ -34,8 +34,8 @@ class SandboxTools:
         self._fleet = fleet
         self._defaults = defaults
 
-    def offers(self) -> list[ToolSpec]:
-        """The tools of this module."""
+    def tool_specs(self) -> list[ToolSpec]:
+        """List the tools of this module."""
         return [
             ToolSpec(
                 function=self.create_sandbox,
@@ -89,9 +89,9 @@ class SandboxTools:
             snapshot=snapshot.strip(),
             created_by=who.user_id,
         )
-        patience = ProgressReporter(ctx)
-        sandbox = await patience.during(
-            lambda: self._fleet.sandboxes.create(who.org_id, spec, on_progress=patience.tell),
+        progress = ProgressReporter(ctx)
+        sandbox = await progress.during(
+            lambda: self._fleet.sandboxes.create(who.org_id, spec, on_progress=progress.tell),
             f"creating {spec.name[:60]}",
         )
         annotate_call(sandbox=sandbox.id)

@@ -1,4 +1,4 @@
-"""The MCP server: which tools and resources it offers, and the one place where errors become texts for a model."""
+"""The MCP server: which tools and resources it tool_specs, and the one place where errors become texts for a model."""
 
 from __future__ import annotations
 
@@ -88,39 +88,44 @@ class CasemateServer(MCPServer[None]):
             FileTools(fleet),
             TerminalTools(fleet, screens),
         )
-        offers = [offer for module in modules for offer in module.offers() if _belongs(offer, toolset)]
-        self._offers = {offer.name: offer for offer in offers}
-        for offer in offers:
+        tool_specs = [
+            tool_spec for module in modules for tool_spec in module.tool_specs() if _belongs(tool_spec, toolset)
+        ]
+        self._tool_specs = {tool_spec.name: tool_spec for tool_spec in tool_specs}
+        for tool_spec in tool_specs:
             tool = self._tool_manager.add_tool(
-                offer.function, description=offer.description, annotations=offer.hints, structured_output=False
+                tool_spec.function,
+                description=tool_spec.description,
+                annotations=tool_spec.hints,
+                structured_output=False,
             )
-            offer.dress(tool.parameters)
+            tool_spec.dress(tool.parameters)
         add_resources(self, fleet)
 
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Context[None, Any] | None = None
     ) -> CallToolResult | InputRequiredResult:
         """Call a tool; whatever goes wrong comes back as a result that says the cause and the next step."""
-        offer = self._offers.get(name)
-        action = UNKNOWN if offer is None else name
+        tool_spec = self._tool_specs.get(name)
+        action = UNKNOWN if tool_spec is None else name
         ref = str(arguments.get("id") or "")
         with self._audit_log.call(surface="mcp", action=action, arguments=arguments, sandbox=ref) as entry:
-            if offer is None:
+            if tool_spec is None:
                 entry.refuse(f"there is no tool {name[:_SHOWN]!r}")
-                return _failed(f"There is no tool {name[:_SHOWN]!r}. There are: {', '.join(self._offers)}")
-            missing = caller().lack(offer.scope)
+                return _failed(f"There is no tool {name[:_SHOWN]!r}. There are: {', '.join(self._tool_specs)}")
+            missing = caller().lack(tool_spec.scope)
             if missing:
                 entry.refuse(missing)
-                return _failed(f"{missing}. Ask for a key with the scope {offer.scope}.")
+                return _failed(f"{missing}. Ask for a key with the scope {tool_spec.scope}.")
             try:
-                return await super().call_tool(name, offer.arguments(arguments), context)
+                return await super().call_tool(name, tool_spec.arguments(arguments), context)
             except ToolError as error:
                 refused = _refused_arguments(error)
                 if refused is None:
                     entry.fail(_cause(error))
                 else:
                     entry.refuse_arguments(refused)
-                return _failed(explain(error, name, offer.wire_names))
+                return _failed(explain(error, name, tool_spec.wire_names))
 
     async def read_resource(
         self, uri: AnyUrl | str, context: Context[None, Any] | None = None
@@ -208,14 +213,14 @@ def _problems(error: ValidationError, wire_names: dict[str, str]) -> str:
     return "; ".join(lines)
 
 
-def _belongs(offer: ToolSpec, toolset: Toolset) -> bool:
+def _belongs(tool_spec: ToolSpec, toolset: Toolset) -> bool:
     match toolset:
         case "all":
             return True
         case "core":
-            return offer.core
+            return tool_spec.core
         case "readonly":
-            return bool(offer.hints.read_only_hint)
+            return bool(tool_spec.hints.read_only_hint)
 
 
 def _failed(text: str) -> CallToolResult:

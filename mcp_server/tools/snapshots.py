@@ -33,8 +33,8 @@ class SnapshotTools:
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
 
-    def offers(self) -> list[ToolSpec]:
-        """The tools of this module."""
+    def tool_specs(self) -> list[ToolSpec]:
+        """List the tools of this module."""
         return [
             ToolSpec(function=self.snapshot_sandbox, hints=ADDS),
             ToolSpec(function=self.list_snapshots, hints=READS),
@@ -99,10 +99,10 @@ class SnapshotTools:
         Use it to try several ways side by side. The sandbox itself runs on. You get an id, or an error, for each copy.
         """
         who = caller()
-        patience = ProgressReporter(ctx)
-        forks = await patience.during(
+        progress = ProgressReporter(ctx)
+        forks = await progress.during(
             lambda: self._fleet.snapshots.fork(
-                who.org_id, ref, count, created_by=who.user_id, on_progress=patience.tell
+                who.org_id, ref, count, created_by=who.user_id, on_progress=progress.tell
             ),
             f"forking into {count}",
         )

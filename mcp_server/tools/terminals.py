@@ -40,8 +40,8 @@ class TerminalTools:
         self._fleet = fleet
         self._screens = screens
 
-    def offers(self) -> list[ToolSpec]:
-        """The tools of this module."""
+    def tool_specs(self) -> list[ToolSpec]:
+        """List the tools of this module."""
         return [
             ToolSpec(function=self.terminal_open, hints=ACTS),
             ToolSpec(function=self.terminal_send, hints=ACTS),

@@ -49,7 +49,7 @@ NO_PAIRS: Pairs = {}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolSpec:
-    """A tool to offer.
+    """A tool to tool_spec.
 
     Attributes:
         function: Its parameters are the tool's, its docstring what the model reads.
