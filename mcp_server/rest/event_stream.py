@@ -153,10 +153,10 @@ class EventStream:
         self._seen[name] = chunk.offset + len(chunk.data)
         loss = f"{skipped} bytes of {name} left out: they were not read in time" if skipped > 0 else ""
         if self._binary:
-            told = event("error", loss) if loss else ""
-            return told + event(name, b64encode(chunk.data).decode())
-        told = "".join(event(name, line) for line in (*lines.flush(), f"[{loss}]")) if loss else ""
-        return told + "".join(event(name, line) for line in lines.feed(chunk.data))
+            note = event("error", loss) if loss else ""
+            return note + event(name, b64encode(chunk.data).decode())
+        note = "".join(event(name, line) for line in (*lines.flush(), f"[{loss}]")) if loss else ""
+        return note + "".join(event(name, line) for line in lines.feed(chunk.data))
 
     async def _status(self, *, wait_ms: int = 0) -> ProcessInfo:
         """Look up the command's status, after waiting for its end."""

@@ -157,7 +157,7 @@ async def test_while_another_command_is_at_work_one_is_refused(tmp_path: Path) -
     async with at_work(tmp_path / "data") as local:
         pass
     with lock_data_dir(tmp_path / "data"):
-        assert "Another Casemate works on" in (await local("sandbox", "list")).refusal
+        assert "Another Casemate uses" in (await local("sandbox", "list")).refusal
 
 
 async def test_a_data_directory_of_somebody_else_is_refused(tmp_path: Path) -> None:

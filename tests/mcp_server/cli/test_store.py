@@ -41,7 +41,7 @@ async def test_everything_moves_to_mongodb_and_back(local: Cli, mongo_uri: str, 
 async def test_a_store_in_use_is_not_copied(local: Cli) -> None:
     with lock_data_dir(local.here / "data"):
         refusal = (await local(*IN, env={"MONGO_URI": "mongodb://127.0.0.1:1"})).refusal
-    assert "Another Casemate works on" in refusal
+    assert "Another Casemate uses" in refusal
 
 
 async def test_what_cannot_be_copied_is_refused_and_the_address_stays_unsaid(local: Cli, tmp_path: Path) -> None:

@@ -124,7 +124,9 @@ def test_a_real_limit_is_seen_by_who_is_below_it() -> None:
     group.mkdir()
     try:
         (group / "memory.limit_in_bytes").write_text(str(256 * MIB))
-        script = "from vmm.sandboxes import host_memory as m; found = m.read_memory(); print(found.total, found.available)"
+        script = (
+            "from vmm.sandboxes import host_memory as m; found = m.read_memory(); print(found.total, found.available)"
+        )
         enter = f"echo 0 > {group}/cgroup.procs && exec {sys.executable} -c '{script}'"
         done = subprocess.run(["sh", "-c", enter], capture_output=True, text=True, check=True, timeout=30)
         total, available = map(int, done.stdout.split())
