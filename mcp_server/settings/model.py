@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from vmm.sandboxes.lease import MOST_IDLE_S
+from vmm.sandboxes.lease import MAX_IDLE_S
 from vmm.sandboxes.spec import CPU_RANGE, IDLE_S, MEM_RANGE
 
 from . import checks
@@ -143,7 +143,7 @@ class Settings(BaseModel):
     default_image: str = Field(default="code", min_length=1, max_length=100)
     default_cpu: int = Field(default=1, ge=CPU_RANGE[0], le=CPU_RANGE[1])
     default_mem: int = Field(default=1024, ge=MEM_RANGE[0], le=MEM_RANGE[1])
-    idle_seconds: int = Field(default=IDLE_S, ge=0, le=MOST_IDLE_S)
+    idle_seconds: int = Field(default=IDLE_S, ge=0, le=MAX_IDLE_S)
     sleep_retention_days: int = Field(default=0, ge=0, le=3650)
     max_snapshots: int = Field(default=200, ge=1, le=100_000)
     on_stop: Literal["keep", "sleep", ""] = ""
