@@ -1,15 +1,12 @@
-"""Counters for the library `limits`: in memory, bounded, in windows that begin at the same time on all servers.
+"""Counters in memory: bounded in number, in windows that begin at the same moment on every server.
 
-The library's own memory storage starts a task over all of its counters with every hit, is not bounded, and gives each
-counter its own window, so the counts of several servers could not be added up.
+Libraries for rate limits count each caller in a window of its own, so that several servers could not add their counts.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from typing import Any, TypeAlias
-
-from limits.aio.storage import Storage
 
 from .clock import Clock, now_ms
 
@@ -18,10 +15,8 @@ Counter: TypeAlias = list[Any]
 """A counter in a document: name, count, end of the window in epoch milliseconds."""
 
 
-class Counts(Storage):
-    """Counters by name, each for the current window; the least recently used are evicted when there are too many."""
-
-    STORAGE_SCHEME = None
+class Counts:
+    """Counters by name, each for the current window; the least recently counted go first when there are too many."""
 
     def __init__(self, *, clock: Clock = now_ms, capacity: int = CAPACITY) -> None:
         """Create an empty set of counters.
@@ -30,7 +25,6 @@ class Counts(Storage):
             clock: Epoch milliseconds.
             capacity: The maximum number of counters.
         """
-        super().__init__()
         self._clock = clock
         self._capacity = capacity
         self._own: OrderedDict[str, tuple[int, int]] = OrderedDict()
@@ -39,11 +33,6 @@ class Counts(Storage):
 
     def __len__(self) -> int:
         return len(self._own)
-
-    @property
-    def base_exceptions(self) -> type[Exception]:
-        """The errors that the library should wrap; nothing here raises any."""
-        return ValueError
 
     async def incr(self, key: str, expiry: int, amount: int = 1) -> int:
         """Increment a counter in the current window of `expiry` seconds, and return its sum."""
@@ -78,20 +67,6 @@ class Counts(Storage):
     async def get_expiry(self, key: str) -> float:
         """Return the end of the current window in epoch seconds; now if nothing is counted."""
         return self.current(key)[1] / 1000
-
-    async def check(self) -> bool:
-        """Return whether counting works: always True."""
-        return True
-
-    async def reset(self) -> int:
-        """Remove all counters and return how many there were."""
-        counters = len(self._own)
-        self._own.clear()
-        return counters
-
-    async def clear(self, key: str) -> None:
-        """Remove one counter."""
-        self._own.pop(key, None)
 
     def export(self) -> list[Counter]:
         """Return this server's counters whose windows have not ended."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from limits import RateLimitItem, RateLimitItemPerSecond
-
 from .clock import Clock, now_ms
 from .counts import Counts
 from .principal import Principal
@@ -45,6 +43,19 @@ class Allowance:
 _UNLIMITED = Allowance()
 
 
+@dataclass(frozen=True, slots=True)
+class _Limit:
+    """So many calls of one kind per window; 0 for any number."""
+
+    amount: int
+    window_s: int
+    kind: str
+
+    def key(self, who: str) -> str:
+        """The name of a counter. Servers with other limits use other names, because they would count other windows."""
+        return f"{self.kind}/{who}/{self.amount}/{self.window_s}"
+
+
 class Limits:
     """Rate limits in fixed windows. No method waits for the store."""
 
@@ -72,9 +83,9 @@ class Limits:
         self._calls = Counts(clock=clock) if counts is None else counts
         # Separate and not shared: a flood of addresses must not evict callers' counters or fill the store.
         self._strangers = Counts(clock=clock)
-        self._per_caller = _item(requests, window_s, "calls")
-        self._per_guesser = _item(refusals_per_minute, _MINUTE_S, "refusals")
-        self._per_newcomer = _item(registrations_per_hour, _HOUR_S, "registrations")
+        self._per_caller = _Limit(requests, window_s, "calls")
+        self._per_guesser = _Limit(refusals_per_minute, _MINUTE_S, "refusals")
+        self._per_newcomer = _Limit(registrations_per_hour, _HOUR_S, "registrations")
 
     async def spend(self, principal: Principal) -> Allowance:
         """Count a call of a key, or of a user who calls without one."""
@@ -90,27 +101,22 @@ class Limits:
 
     async def blocked_s(self, address: str) -> int:
         """Return for how many seconds unknown credentials from an address stay blocked; 0 if they are not."""
-        item = self._per_guesser
-        if item is None or not len(self._strangers):
+        limit = self._per_guesser
+        if limit.amount <= 0 or not len(self._strangers):
             return 0
-        count, end_ms = self._strangers.current(item.key_for(address))
-        return 0 if count < item.amount else self._seconds_until(end_ms)
+        count, end_ms = self._strangers.current(limit.key(address))
+        return 0 if count < limit.amount else self._seconds_until(end_ms)
 
-    def _hit(self, counts: Counts, item: RateLimitItem | None, who: str) -> Allowance:
-        if item is None:
+    def _hit(self, counts: Counts, limit: _Limit, who: str) -> Allowance:
+        if limit.amount <= 0:
             return _UNLIMITED
-        # The library's strategy would need three calls for what `hit` returns in one.
-        count, end_ms = counts.hit(item.key_for(who), item.get_expiry())
+        count, end_ms = counts.hit(limit.key(who), limit.window_s)
         return Allowance(
-            limit=item.amount,
-            remaining=max(0, item.amount - count),
+            limit=limit.amount,
+            remaining=max(0, limit.amount - count),
             reset_s=self._seconds_until(end_ms),
-            passed=count <= item.amount,
+            passed=count <= limit.amount,
         )
 
     def _seconds_until(self, epoch_ms: int) -> int:
         return max(1, math.ceil((epoch_ms - self._clock()) / 1000))
-
-
-def _item(amount: int, window_s: int, namespace: str) -> RateLimitItem | None:
-    return RateLimitItemPerSecond(amount, window_s, namespace) if amount > 0 else None

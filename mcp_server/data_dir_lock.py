@@ -1,4 +1,4 @@
-"""One server at a time on a data directory: a lock that dies with its holder and says where the holder listens."""
+"""A lock that lets one server at a time use a data directory; it names the URL of its holder and ends with it."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ _MOST = 300
 
 
 class DataDirInUse(Exception):
-    """Another process works on the data directory.
+    """Another process uses the data directory.
 
     Attributes:
-        url: Where it listens; empty if it has not said so yet.
+        url: The URL of the other server; empty if it is not known yet.
     """
 
     def __init__(self, place: Path, url: str, variable: str = "CASEMATE_DATA") -> None:
         where = f", reachable at {url}" if url else ""
-        super().__init__(f"Another Casemate works on {place}{where}: stop it first, or set {variable} to another place")
+        super().__init__(f"Another Casemate uses {place}{where}: stop it first, or set {variable} to another directory")
         self.url = url
 
 
 class DataDirLock:
-    """The lock while it is held."""
+    """The lock, while it is held."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
 
     def announce(self, url: str) -> None:
-        """Leave word for others where this server listens."""
+        """Record this server's URL for other processes."""
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, url.encode(), 0)
 
 
 @contextmanager
 def lock_data_dir(data: Path) -> Generator[DataDirLock]:
-    """Hold the directory's lock for the length of a block.
+    """Hold the directory's lock for the duration of a block.
 
     Raises:
         DataDirInUse: Another process holds it.
@@ -66,11 +66,11 @@ def lock_data_dir(data: Path) -> Generator[DataDirLock]:
 
 @contextmanager
 def lock_instances(instances: Path) -> Generator[None]:
-    """Hold the machines' directory, which may lie elsewhere: two servers on it would end each other's machines.
+    """Lock the directory of the machines, which may be elsewhere: two servers on it would end each other's machines.
 
     Raises:
         DataDirInUse: Another process holds it.
-        OSError: The directory cannot be made or opened.
+        OSError: The directory cannot be created or opened.
     """
     instances.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(instances, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -85,7 +85,7 @@ def lock_instances(instances: Path) -> Generator[None]:
 
 
 def holder_url(data: Path) -> str:
-    """Where the server that holds the directory listens; empty if none does, or has not said so yet."""
+    """Return the URL of the server that holds the directory; empty if there is none, or it is not known yet."""
     try:
         descriptor = os.open(data / _NAME, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:

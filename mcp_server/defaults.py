@@ -1,4 +1,4 @@
-"""What a sandbox has whose creator does not say: the operator's word, for every surface the same."""
+"""The operator's defaults of new sandboxes, the same for MCP and REST."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from vmm.sandboxes.spec import IDLE_S
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Defaults:
-    """Image, vCPUs, memory in MiB, and after how many seconds without use it may fall asleep (0 is never)."""
+    """Image, vCPUs, memory in MiB, and seconds without use until a sandbox may fall asleep (0 is never)."""
 
     image: str = "code"
     cpu: int = 1

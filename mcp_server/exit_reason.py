@@ -1,4 +1,4 @@
-"""Why a command ended that did not end by itself, in words for whoever ran it."""
+"""Messages about commands that were ended from outside."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ if TYPE_CHECKING:
     from vmm.guest.values import Outcome, ProcessInfo
 
 
-def why_killed(standing: Outcome | ProcessInfo, *, timeout_s: float = 0) -> str:
-    """What ended a command from outside, and nothing for one that ended by itself or was sent a signal.
+def why_killed(status: Outcome | ProcessInfo, *, timeout_s: float = 0) -> str:
+    """Say why a command was killed; empty if it ended by itself or was sent a signal.
 
     Args:
-        standing: How the command stands.
-        timeout_s: The limit that it had, in seconds; 0 if that is not known.
+        status: The command's status.
+        timeout_s: The command's time limit in seconds; 0 if unknown.
     """
-    if standing.timed_out:
+    if status.timed_out:
         return f"killed: it took longer than {f'{timeout_s:g} s' if timeout_s else 'its timeout'}"
-    if standing.memory_kill:
-        return f"out of memory: the sandbox's kernel ended {standing.memory_kill}"
+    if status.memory_kill:
+        return f"out of memory: the sandbox's kernel ended {status.memory_kill}"
     return ""

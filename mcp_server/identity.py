@@ -1,4 +1,4 @@
-"""Who may call this server: accounts, keys, tokens and limits, put together as the settings say."""
+"""Wires up authentication as the settings say: accounts, keys, tokens and rate limits."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """What decides who calls.
+    """The services that authenticate callers.
 
     Attributes:
         accounts: Users and organisations.
         keys: The keys of all organisations.
-        invitations: What lets people in where registration is not open.
-        registration: Makes users.
-        local: Whom the local key speaks for.
-        authenticator, limits, watch: What every gate asks.
-        exchange: Puts counts of several servers together; None where this server is the only one on its store.
+        invitations: Invitations, for servers without open registration.
+        registration: Creates users.
+        local: The principal of the local key.
+        authenticator, limits, watch: Shared by every gate.
+        exchange: Shares rate limit counters between servers; None if this is the only server on its store.
     """
 
     accounts: Accounts
@@ -64,15 +64,15 @@ class Identity:
 
     @classmethod
     async def open(cls, settings: Settings, database: Database, *, shared: bool) -> Identity:
-        """The identity kept in a database; the local user and key are made if they are missing.
+        """Open the identity services of a database, and create the local user and key if they are missing.
 
         Args:
-            settings: The operator's word.
-            database: Open.
-            shared: Whether other servers may work on the database.
+            settings: The operator's settings.
+            database: The open database.
+            shared: Whether other servers may use the database.
 
         Raises:
-            AuthError: The local key cannot be read or written, or a setting is refused.
+            AuthError: The local key cannot be read or written, or a setting is invalid.
             StoreError: The store failed.
         """
         changes = Changes()
@@ -111,11 +111,11 @@ class Identity:
         )
 
     def gate(self, app: ASGIApp, on_later: OnLater | None = None) -> ASGIApp:
-        """An application behind the gate."""
+        """Put a gate in front of an application."""
         return Gate(app, self.authenticator, self.limits, self.watch, on_later=on_later)
 
     def endpoints(self) -> list[Endpoint]:
-        """REST endpoints about accounts that belong behind the gate."""
+        """List the REST endpoints for accounts that need a credential."""
         routes = (
             AccountRoutes(self.accounts, self.registration, self.limits),
             KeyRoutes(self.keys, self.accounts),
@@ -124,11 +124,11 @@ class Identity:
         return [endpoint for module in routes for endpoint in module.endpoints()]
 
     def open_endpoints(self) -> list[Endpoint]:
-        """REST endpoints that need no credential."""
+        """List the REST endpoints that need no credential."""
         return AccountRoutes(self.accounts, self.registration, self.limits).open_endpoints()
 
     async def run(self) -> None:
-        """What has to be done in the background, until it is cancelled."""
+        """Run the background tasks until cancelled."""
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self.keys.run)
             tasks.start_soon(self.watch.run)

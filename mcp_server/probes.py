@@ -1,4 +1,4 @@
-"""Whether the server lives (`/health`) and whether it can work (`/ready`): for people, supervisors, load balancers."""
+"""Health probes for supervisors and load balancers: `/health` (alive) and `/ready` (able to serve)."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _log = structlog.stdlib.get_logger("casemate.probes")
 
 
 def probe_routes(fleet: Fleet, image: str, version: str) -> list[Route]:
-    """The two routes. Neither needs a key, neither tells more than a word for each part.
+    """Build the two routes. Neither needs a key; they reveal no more than a word per component.
 
     Args:
-        fleet: Running.
-        image: Of sandboxes whose creators name none: without it the server is not ready.
-        version: Of this release.
+        fleet: The running fleet.
+        image: The default image; without it the server is not ready.
+        version: The version of this release.
     """
 
     async def health(_request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""`GET /metrics`: who may read it, and the figures that are looked up when somebody does."""
+"""`GET /metrics`: access control, and the metrics that are looked up on each scrape."""
 
 from __future__ import annotations
 
@@ -40,23 +40,25 @@ def metrics_route(
     ping: Callable[[], Awaitable[None]],
     token: str = "",
 ) -> Route:
-    """The route.
+    """Build the route.
 
-    With a token, only who sends it as bearer may read: a proxy on this machine makes everybody look local. Without
-    one, only who comes from this machine straight.
+    With a token, only clients that send it may read the metrics, because behind a proxy on this machine every client
+    looks local. Without one, only direct connections from this machine may.
 
     Args:
-        meters: To show.
-        survey: Looks up what the fleet's sandboxes take, by state.
-        ping: Returns if the store answers.
-        token: What a scraper must send; empty for none.
+        meters: The metrics to expose.
+        survey: Looks up the resources of the fleet's sandboxes, by state.
+        ping: Returns when the store answers.
+        token: The token that scrapers must send; empty for none.
     """
 
     async def metrics(request: Request) -> Response:
         if token and not _has(request, token):
-            return problem(401, "The metrics need a token", "Send CASEMATE_METRICS_TOKEN as Authorization: Bearer")
+            return problem(401, "The metrics require a token", "Send CASEMATE_METRICS_TOKEN as Authorization: Bearer")
         if not token and not _local(request):
-            return problem(404, "Not Found", "Metrics are for this machine, unless CASEMATE_METRICS_TOKEN is set")
+            return problem(
+                404, "Not Found", "Metrics are served only to this machine, unless CASEMATE_METRICS_TOKEN is set"
+            )
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_look_at_store, meters, ping)
             tasks.start_soon(_look_at_fleet, meters, survey)
@@ -94,7 +96,7 @@ def _has(request: Request, token: str) -> bool:
 
 
 def _local(request: Request) -> bool:
-    """Whether the caller is on this machine, and no proxy between."""
+    """Whether the client is on this machine, without a proxy in between."""
     if request.client is None or any(name in request.headers for name in _FORWARDED):
         return False
     try:

@@ -1,4 +1,4 @@
-"""What a person pastes to connect a client: Cursor, Claude Code, curl."""
+"""Snippets to paste into clients: Cursor, Claude Code, curl."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ ENDPOINT = "/api/mcp"
 
 
 def cursor(base_url: str) -> str:
-    """The content of `.cursor/mcp.json`, with the key taken from the environment."""
+    """Build the content of `.cursor/mcp.json`, which takes the key from the environment."""
     entry = {"url": f"{base_url}{ENDPOINT}", "headers": {"X-API-Key": "${env:CASEMATE_API_KEY}"}}
     return json.dumps({"mcpServers": {"casemate": entry}}, indent=2)
 
 
 def claude_code(base_url: str, key_file: Path) -> str:
-    """The line that adds the server to Claude Code."""
+    """Build the command that adds the server to Claude Code."""
     return (
         f"claude mcp add --transport http casemate {base_url}{ENDPOINT} "
         f'--header "X-API-Key: $(cat {_quoted(key_file)})"'
@@ -27,12 +27,12 @@ def claude_code(base_url: str, key_file: Path) -> str:
 
 
 def export(key_file: Path) -> str:
-    """The line that puts the key where Cursor's configuration looks for it."""
+    """Build the command that exports the key for Cursor's configuration."""
     return f'export CASEMATE_API_KEY="$(cat {_quoted(key_file)})"'
 
 
 def curl(base_url: str, key_file: Path) -> str:
-    """A line that shakes hands with the server and shows what it says of itself."""
+    """Build a command that initializes an MCP session and prints the server's answer."""
     body = {
         "jsonrpc": "2.0",
         "id": 1,

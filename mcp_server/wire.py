@@ -1,4 +1,4 @@
-"""How values look on the wire, in VoidRun's shapes: sandboxes, snapshots, states, times, label selectors."""
+"""JSON forms of sandboxes, snapshots, states, times and label selectors, in VoidRun's format."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from vmm.sandboxes.sandbox import Sandbox
 
 _STATUS = {
-    # Clients accept five words only. A machine in the making is not running yet and will be: that is "snapshotted".
+    # Clients accept only five words. A sandbox that is being created will run soon, like one that is "snapshotted".
     State.CREATING: "snapshotted",
     State.RUNNING: "running",
-    # Clients run nothing in "error", which is right for as long as it lasts; the field of this name says what it is.
+    # Clients run nothing in an "error" sandbox, which is right meanwhile; the field `unresponsive` says what it is.
     State.UNRESPONSIVE: "error",
     State.ASLEEP: "snapshotted",
     State.ERROR: "error",
@@ -31,15 +31,15 @@ _SHOWN = 80
 
 
 def limit_ms(seconds: float) -> int:
-    """A time limit in milliseconds. 0 is none, so that a shorter one than there is becomes the shortest."""
+    """Convert a time limit to milliseconds. 0 means none, so limits below 1 ms become 1 ms."""
     return max(int(seconds * 1000), 1) if seconds else 0
 
 
 def sandbox_object(sandbox: Sandbox) -> dict[str, Any]:
-    """A sandbox as clients know it; its environment stays unsaid."""
+    """Convert a sandbox to its JSON form, which leaves out its environment."""
     optional = {
         "ttlSeconds": sandbox.ttl_s,
-        # Asleep no life is used up: there is no moment yet at which it ends, only what is left of it.
+        # Time asleep does not count against the ttl: there is no end time then, only a remaining time.
         "expiresAt": _moment(sandbox.expires_ms),
         "leftSeconds": -(-sandbox.left_ms // 1000),
         "asleepSince": _moment(sandbox.slept_ms) if sandbox.state is State.ASLEEP else "",
@@ -68,7 +68,7 @@ def sandbox_object(sandbox: Sandbox) -> dict[str, Any]:
 
 
 def sandbox_shown(sandbox: Sandbox) -> dict[str, Any]:
-    """A sandbox as models see it, who know more words than clients: one that does not answer is `unresponsive`."""
+    """Convert a sandbox for models, which unlike clients know the status `unresponsive`."""
     shown = sandbox_object(sandbox)
     if shown.pop("unresponsive", False):
         shown["status"] = State.UNRESPONSIVE.value
@@ -76,9 +76,9 @@ def sandbox_shown(sandbox: Sandbox) -> dict[str, Any]:
 
 
 def snapshot_object(snapshot: Snapshot) -> dict[str, Any]:
-    """A snapshot as clients know it; `parentId` is the one that its sandbox was made from or put back to before.
+    """Convert a snapshot to its JSON form.
 
-    `damage` says why it cannot be used, if so.
+    `parentId` is the snapshot that its sandbox was created from or last restored to; `damage` says why it is unusable.
     """
     optional = {"parentId": snapshot.parent, "labels": dict(snapshot.labels), "damage": snapshot.damage}
     return {
@@ -100,10 +100,10 @@ def snapshot_object(snapshot: Snapshot) -> dict[str, Any]:
 
 
 def fork_objects(forks: Sequence[Fork]) -> list[dict[str, Any]]:
-    """What became of each child: a sandbox, or why it did not come about.
+    """Convert the children of a fork: each a sandbox, or an error.
 
     Raises:
-        CasemateError: None came about; the error of the first.
+        CasemateError: All failed; the error of the first.
     """
     errors = [fork.error for fork in forks if fork.error is not None]
     if errors and len(errors) == len(forks):
@@ -112,27 +112,27 @@ def fork_objects(forks: Sequence[Fork]) -> list[dict[str, Any]]:
 
 
 def compact(value: object) -> str:
-    """JSON without blanks: what a model reads costs tokens."""
+    """Dump JSON without blanks, which would cost a model tokens."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def timestamp(milliseconds: int) -> str:
-    """RFC 3339 in UTC from milliseconds since the epoch."""
+    """Format milliseconds since the epoch as RFC 3339 in UTC."""
     moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def parse_selector(selector: str) -> dict[str, str]:
-    """Labels to match from `key=value,key2=value2`.
+    """Parse a label selector such as `key=value,key2=value2`.
 
     Raises:
-        InvalidInput: A part is no pair.
+        InvalidInput: A part is not a pair.
     """
     labels: dict[str, str] = {}
     for part in filter(None, (piece.strip() for piece in selector.split(","))):
         key, separator, value = part.partition("=")
         if not separator or not key.strip():
-            raise InvalidInput(f"labels: {part[:_SHOWN]!r} is no label", hint="Write key=value,key2=value2")
+            raise InvalidInput(f"labels: {part[:_SHOWN]!r} is not a label", hint="Write key=value,key2=value2")
         labels[key.strip()] = value.strip()
     return labels
 

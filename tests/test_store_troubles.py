@@ -221,7 +221,7 @@ async def test_two_servers_do_not_work_on_one_directory_of_machines(place: Place
     first, second = place("a"), place("b")
     async with serving(first):
         line = await refused(second, CASEMATE_INSTANCES=str(first / "instances"))
-    assert "Another Casemate works on" in line
+    assert "Another Casemate uses" in line
     assert "CASEMATE_INSTANCES" in line
 
 

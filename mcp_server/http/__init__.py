@@ -1,1 +1,1 @@
-"""What every HTTP request passes, whatever it asks for: guards, ids, logs, error bodies, sessions."""
+"""HTTP middleware and helpers shared by MCP and REST: guards, ids, logs, error bodies, sessions."""

@@ -1,4 +1,4 @@
-"""Finds what really went wrong below the groups that task groups put around errors."""
+"""Unwraps the exception groups that task groups put around an error."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import cast
 
 
 def only_member(error: BaseException) -> BaseException | None:
-    """The one member of a group; None for what is no group, or has several."""
+    """Return the only member of a group; None for other exceptions, and for groups of several."""
     if not isinstance(error, BaseExceptionGroup):
         return None
     members = cast("BaseExceptionGroup[BaseException]", error).exceptions
@@ -14,7 +14,7 @@ def only_member(error: BaseException) -> BaseException | None:
 
 
 def cause_of(error: BaseException) -> BaseException:
-    """The error itself, without the groups of one around it."""
+    """Return the error itself, without the groups of one around it."""
     while (inner := only_member(error)) is not None:
         error = inner
     return error

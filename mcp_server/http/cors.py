@@ -1,4 +1,4 @@
-"""Cross-origin calls: off, unless the operator names origins whose pages may read the server's answers."""
+"""Cross-origin requests (CORS): off, unless the operator allows origins."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-_TAKEN = (
+_REQUEST_HEADERS = (
     "Authorization",
     "Content-Type",
     "Last-Event-ID",
@@ -26,7 +26,7 @@ _TAKEN = (
     "X-Org-ID",
     "X-Request-Id",
 )
-_SHOWN = (
+_ANSWER_HEADERS = (
     "Allow",
     "Content-Disposition",
     "Content-Range",
@@ -41,10 +41,10 @@ _MAX_AGE_S = 600
 
 
 def cors(origins: Sequence[str]) -> list[Middleware]:
-    """The layer for these origins, or none at all.
+    """Build the middleware for the allowed origins, or none.
 
     Args:
-        origins: Such as https://box.example.org, each in full; a wildcard never gets here.
+        origins: Full origins such as https://box.example.org; the settings allow no wildcards.
     """
     if not origins:
         return []
@@ -53,8 +53,8 @@ def cors(origins: Sequence[str]) -> list[Middleware]:
             CORSMiddleware,
             allow_origins=tuple(origins),
             allow_methods=_METHODS,
-            allow_headers=_TAKEN,
-            expose_headers=_SHOWN,
+            allow_headers=_REQUEST_HEADERS,
+            expose_headers=_ANSWER_HEADERS,
             max_age=_MAX_AGE_S,
         )
     ]

@@ -1,7 +1,4 @@
-"""Checks before anything else looks at a request: whom it was sent to, from which page, and how large it is.
-
-And what every answer says to browsers: that it is no page, and nobody's business but the caller's.
-"""
+"""Checks of every request before anything else sees it: Host, Origin and size; and security headers on every answer."""
 
 from __future__ import annotations
 
@@ -20,9 +17,9 @@ if TYPE_CHECKING:
 _SHOWN = 80
 _MIB = 1024 * 1024
 _POLICY_VIOLATION = 1008
-_WAYS_OUT = {
-    421: ("The Host header names another server", "Add the name to CASEMATE_ALLOWED_HOSTS if it is one of this server"),
-    403: ("Pages of this origin may not call the server", "Add it to CASEMATE_ALLOWED_ORIGINS if you trust it"),
+_REASONS = {
+    421: ("The Host header names another server", "Add the name to CASEMATE_ALLOWED_HOSTS if it is this server's"),
+    403: ("This origin is not allowed to call the server", "Add it to CASEMATE_ALLOWED_ORIGINS if you trust it"),
 }
 _NO_STORE = (b"cache-control", b"no-store")
 _ALWAYS = (
@@ -33,7 +30,7 @@ _ALWAYS = (
 
 
 class SecurityHeaders:
-    """Puts the headers on every answer that browsers need to be told; one that an answer has already, it keeps."""
+    """Adds security headers for browsers to every answer, without replacing headers that the answer has."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -44,14 +41,14 @@ class SecurityHeaders:
             await self._app(scope, receive, send)
             return
 
-        async def dressed(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"].endswith("http.response.start"):
                 given = list(message.get("headers", ()))
                 names = {name.lower() for name, _ in given}
                 message["headers"] = given + [pair for pair in (*_ALWAYS, _NO_STORE) if pair[0] not in names]
             await send(message)
 
-        await self._app(scope, receive, dressed)
+        await self._app(scope, receive, send_with_headers)
 
 
 class FrontGuard:
@@ -62,25 +59,25 @@ class FrontGuard:
         self._check = TransportSecurityMiddleware(security)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or answer it with the reason against it."""
+        """Pass a request on, or refuse it."""
         if scope["type"] in {"http", "websocket"}:
-            # Only headers are looked at, so that a handshake may pass for a request.
+            # The check reads only headers, so a handshake can be presented as a request.
             refusal = await self._check.validate_request(Request({**scope, "type": "http"}))
             if refusal is not None:
-                error, way_out = _WAYS_OUT.get(refusal.status_code, ("The request was refused", ""))
-                await _refuse(refusal.status_code, error, way_out, scope, receive, send)
+                error, details = _REASONS.get(refusal.status_code, ("The request was refused", ""))
+                await _refuse(refusal.status_code, error, details, scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
 
 class BodyLimit:
-    """Refuses bodies that are too large: by what they say of themselves, and by what really comes.
+    """Refuses bodies that are too large, by Content-Length and by the bytes that arrive.
 
     Args:
-        app: Everything behind.
-        most: Bytes of an ordinary request.
-        uploads: Paths of requests that are streamed into a sandbox.
-        most_upload: Bytes of one of those.
+        app: The application.
+        most: Largest body of an ordinary request, in bytes.
+        uploads: Paths whose bodies are streamed into a sandbox.
+        most_upload: Largest body on those paths, in bytes.
     """
 
     def __init__(
@@ -92,14 +89,14 @@ class BodyLimit:
         self._most_upload = most_upload
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on with its body counted, or answer 413."""
+        """Pass a request on and count its body, or answer 413."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         upload = self._uploads is not None and self._uploads.fullmatch(scope["path"]) is not None
         most = self._most_upload if upload else self._most
-        way_out = "Split the file" if upload else "Write a large file in pieces, with append"
-        details = f"The limit is {most // _MIB} MiB: {way_out[0].lower()}{way_out[1:]}"
+        hint = "split the file" if upload else "write a large file in pieces, with append"
+        details = f"The limit is {most // _MIB} MiB: {hint}"
         length = Headers(scope=scope).get("content-length", "")
         if length.isdecimal() and (len(length) > 18 or int(length) > most):
             await _refuse(413, f"The request has {length[:20]} bytes", details, scope, receive, send)
@@ -108,7 +105,7 @@ class BodyLimit:
         try:
             await self._app(scope, counted.receive, counted.send)
         except Exception:
-            # Whatever the application made of it, alone or in a group: the size is the reason.
+            # The application may have wrapped the error or raised another; the size is the reason.
             if not counted.over or counted.begun:
                 raise
         if counted.over and not counted.begun:
@@ -116,13 +113,13 @@ class BodyLimit:
 
 
 class JsonOnly:
-    """Refuses bodies that do not even claim to be JSON, in words; the protocol's own layer would say less."""
+    """Refuses POST requests whose Content-Type is not JSON, with a clearer message than the MCP SDK's."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or say what its Content-Type must be."""
+        """Pass a request on, or answer 415."""
         if scope["type"] == "http" and scope["method"] == "POST":
             given = Headers(scope=scope).get("content-type", "")
             if given.partition(";")[0].strip().lower() != "application/json":
@@ -133,11 +130,11 @@ class JsonOnly:
 
 
 class _TooLarge(Exception):
-    """More came than may."""
+    """The body is larger than the limit."""
 
 
 class _Counted:
-    """A request's body with a limit. Past it, nothing that the application still says is sent."""
+    """A request's body with a limit. Beyond it, the application can no longer begin an answer."""
 
     def __init__(self, receive: Receive, send: Send, most: int) -> None:
         self._receive = receive
@@ -165,7 +162,7 @@ class _Counted:
 
 
 async def _refuse(status: int, error: str, details: str, scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer a request or a handshake with the reason against it, and leave the reason for the audit."""
+    """Refuse a request or a handshake, and leave the reason for the audit."""
     scope.setdefault("state", {})["refusal"] = error
     if scope["type"] == "websocket":
         await receive()  # the handshake

@@ -1,8 +1,8 @@
-"""How many sessions of older protocols one owner may hold, so that nobody takes every place that the server has.
+"""A cap on the MCP sessions of one owner, so that nobody uses up the sessions of the whole server.
 
-The MCP SDK keeps the sessions and bounds their number in the whole; here they are only counted, by what passes through.
-Clients seldom end their sessions. So the owner who is at the limit loses the session that rested longest, and only one
-whose sessions are all in use is refused.
+The MCP SDK keeps the sessions of the older protocols and limits their total number; this middleware counts them per
+owner. Clients seldom end their sessions, so an owner at the limit loses the session that has been idle longest, and is
+refused only if all sessions are in use.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ class _Session:
 
 
 class SessionCap:
-    """Counts the sessions of each owner over any number of endpoints.
+    """Counts the sessions of each owner, across any number of endpoints.
 
     Args:
-        most: Sessions that one owner may hold.
-        idle_seconds: After this long without a request the SDK ends a session by itself.
+        most: Largest number of sessions of one owner.
+        idle_seconds: The SDK ends a session after this long without a request.
     """
 
     def __init__(self, *, most: int, idle_seconds: float) -> None:
@@ -48,7 +48,7 @@ class SessionCap:
         self._sessions: defaultdict[str, OrderedDict[str, _Session]] = defaultdict(OrderedDict)
 
     def around(self, app: ASGIApp) -> ASGIApp:
-        """The endpoint with its sessions counted."""
+        """Wrap an endpoint to count its sessions."""
 
         async def counted(scope: Scope, receive: Receive, send: Send) -> None:
             await self._serve(app, scope, receive, send)
@@ -56,7 +56,7 @@ class SessionCap:
         return counted
 
     def count(self, owner: str) -> int:
-        """Sessions that the owner holds."""
+        """Return the number of the owner's sessions."""
         return len(self._live(owner))
 
     async def _serve(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
@@ -69,7 +69,7 @@ class SessionCap:
             await self._serve_known(owner, session_id, app, scope, receive, send)
         elif scope["method"] == "POST" and not _modern(headers) and not await self._make_room(owner, scope):
             error = f"All {self._most} sessions of this key's owner are in use"
-            await problem(429, error, "Close clients that are not needed, or wait")(scope, receive, send)
+            await problem(429, error, "Close clients that you do not need, or wait")(scope, receive, send)
         else:
             await self._serve_opening(owner, app, scope, receive, send)
 
@@ -119,7 +119,7 @@ class SessionCap:
                 opened.last_use = anyio.current_time()
 
     def _live(self, owner: str) -> OrderedDict[str, _Session]:
-        """The owner's sessions, without those that have expired meanwhile."""
+        """Return the owner's sessions, after removing those that have expired."""
         sessions = self._sessions[owner]
         earliest = anyio.current_time() - self._idle
         for session_id, session in list(sessions.items()):
@@ -128,13 +128,13 @@ class SessionCap:
         return sessions
 
     async def _make_room(self, owner: str, scope: Scope) -> bool:
-        """End the session that rested longest if the owner has no place left; False if all are in use."""
+        """End the longest idle session if the owner is at the limit; False if all are in use."""
         sessions = self._live(owner)
         while len(sessions) >= self._most:
-            resting = next((item for item in sessions.items() if item[1].in_use == 0), None)
-            if resting is None:
+            idle = next((item for item in sessions.items() if item[1].in_use == 0), None)
+            if idle is None:
                 return False
-            session_id, session = resting
+            session_id, session = idle
             del sessions[session_id]
             _log.info("session ended to make room", owner=owner)
             await _end(session.app, session_id, scope)
@@ -142,7 +142,7 @@ class SessionCap:
 
 
 async def _end(app: ASGIApp, session_id: str, scope: Scope) -> None:
-    """Let the SDK end a session, as if its client had asked for it."""
+    """Make the SDK end a session, as if its client had sent a DELETE."""
     kept = [(name, value) for name, value in scope["headers"] if name in {b"host", b"origin"}]
     accept = (b"accept", b"application/json, text/event-stream")
     headers = [*kept, (SESSION_HEADER.encode(), session_id.encode()), accept]
@@ -157,11 +157,11 @@ async def _end(app: ASGIApp, session_id: str, scope: Scope) -> None:
 
 
 def owner_of(scope: Scope) -> str | None:
-    """The owner that a request's credential stands for; None without one."""
+    """Return the owner of a request's credential; None without one."""
     user = scope.get("user")
     return user.access_token.subject if isinstance(user, AuthenticatedUser) else None
 
 
 def _modern(headers: Headers) -> bool:
-    """Whether the request speaks a protocol without sessions."""
+    """Whether the request uses a protocol version without sessions."""
     return headers.get(VERSION_HEADER, "") >= "2026"

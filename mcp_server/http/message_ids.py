@@ -1,9 +1,9 @@
-"""Ids of JSON-RPC requests that cannot meet, whatever ids the clients of one session choose.
+"""Unique ids for JSON-RPC requests, whatever ids the clients of one session choose.
 
-The MCP SDK's transport of the older protocols finds the way of an answer by the request's id and the session alone. Two
-requests under one id would take each other's answers: clients that always send the same id, one that counts from 1
-again after a reconnect, one that uses the id of a cancelled call at once. So every request gets an id of its own on its
-way in, and its answer the client's on its way out. Where there is no session, nothing is shared and nothing is changed.
+In the older protocols the MCP SDK's transport routes an answer only by session and request id. Two requests with the
+same id would take each other's answers: from clients that always send the same id, that count from 1 again after a
+reconnect, or that reuse the id of a cancelled call at once. So every request gets a unique id on its way in, and its
+answer gets the client's id on its way out. Requests without a session share nothing, and are not changed.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LONGEST_GROWTH = 64
-"""Bytes that a request may be longer on the inside than it came."""
+"""Bytes by which a request may grow when its id is replaced."""
 
 _CANCELLED = "notifications/cancelled"
 _RESUME_AFTER = b"last-event-id"
-_MOST_LEFT = 1024
+_MOST_ABANDONED = 1024
 _log = structlog.stdlib.get_logger("casemate.sessions")
 
 _Session = tuple[str, str]
@@ -39,66 +39,68 @@ _Session = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """A request on its way."""
+    """A request in progress, with the client's id and the unique one."""
 
     outer: int | str
     inner: str
 
 
 class MessageIds:
-    """Gives the requests of sessions their ids, over any number of endpoints."""
+    """Gives the requests of sessions unique ids, across any number of endpoints."""
 
     def __init__(self) -> None:
         self._calls: defaultdict[_Session, list[_Call]] = defaultdict(list)
-        # Calls whose clients hung up: they go on, and may be cancelled still. The oldest are forgotten.
-        self._left: OrderedDict[tuple[_Session, str], str] = OrderedDict()
+        # Calls whose clients disconnected: they go on, and can still be cancelled. The oldest are forgotten.
+        self._abandoned: OrderedDict[tuple[_Session, str], str] = OrderedDict()
 
     def around(self, app: ASGIApp) -> ASGIApp:
-        """The endpoint with ids that cannot meet."""
+        """Wrap an endpoint to give its requests unique ids."""
 
-        async def separated(scope: Scope, receive: Receive, send: Send) -> None:
+        async def with_unique_ids(scope: Scope, receive: Receive, send: Send) -> None:
             session = _session_of(scope)
             if scope["method"] == "GET":
-                await app(_afresh(scope), receive, send)
+                await app(_without_resumption(scope), receive, send)
             elif session is None:
                 await app(scope, receive, send)
             else:
                 await self._serve(session, app, scope, receive, send)
 
-        return separated
+        return with_unique_ids
 
     async def _serve(self, session: _Session, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-        call, scope, receive = await self._arrived(session, scope, receive)
+        call, scope, receive = await self._rewritten(session, scope, receive)
         if call is None:
             await app(scope, receive, send)
         else:
             await self._serve_call(session, call, app, scope, receive, send)
 
-    async def _arrived(self, session: _Session, scope: Scope, receive: Receive) -> tuple[_Call | None, Scope, Receive]:
-        """A message as the transport is to see it, with the call that it begins if it begins one."""
+    async def _rewritten(
+        self, session: _Session, scope: Scope, receive: Receive
+    ) -> tuple[_Call | None, Scope, Receive]:
+        """Read a message and replace its id; return the call that it begins, if any, and what to pass on."""
         body, complete = await _read(receive)
         message = _parsed(body) if complete else None
         call: _Call | None = None
         if isinstance(message, JSONRPCRequest):
-            # A letter first: the transport takes a text of digits for a number.
+            # It begins with a letter because the transport treats a string of digits as a number.
             call = _Call(message.id, f"c{secrets.token_hex(16)}")
             body = _with_id(body, call.inner)
         elif isinstance(message, JSONRPCNotification) and message.method == _CANCELLED:
-            inner = self._meant(session, (message.params or {}).get("requestId"))
+            inner = self._cancelled(session, (message.params or {}).get("requestId"))
             body = body if inner is None else _cancelling(message, inner)
-        return call, *_sent(scope, body, receive, complete=complete)
+        return call, *_with_body(scope, body, receive, complete=complete)
 
     async def _serve_call(
         self, session: _Session, call: _Call, app: ASGIApp, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        # Nobody can know the inner id, so that nothing else in an answer looks like it.
+        # The inner id is random, so nothing else in an answer can look like it.
         restoring = Substitution(b'"id":"%s"' % call.inner.encode(), b'"id":' + to_json(call.outer))
         events = False
 
         async def restored(message: Message) -> None:
             nonlocal events
             if message["type"] == "http.response.start":
-                # What is no stream of events is a refusal by the transport, and bears no id.
+                # Anything but an event stream is a refusal by the transport, which carries no id.
                 events = Headers(raw=message["headers"]).get("content-type", "").startswith("text/event-stream")
             elif events and message["type"] == "http.response.body":
                 end = not message.get("more_body", False)
@@ -118,26 +120,26 @@ class MessageIds:
             del self._calls[session]
         if not over:
             key = session, str(call.outer)
-            self._left[key] = call.inner
-            self._left.move_to_end(key)
-            while len(self._left) > _MOST_LEFT:
-                self._left.popitem(last=False)
+            self._abandoned[key] = call.inner
+            self._abandoned.move_to_end(key)
+            while len(self._abandoned) > _MOST_ABANDONED:
+                self._abandoned.popitem(last=False)
 
-    def _meant(self, session: _Session, outer: object) -> str | None:
-        """The inner id of the call that a client wants to cancel; None if there is none, or no telling which."""
+    def _cancelled(self, session: _Session, outer: object) -> str | None:
+        """Find the inner id of the call that a client cancels; None if there is none, or several."""
         if isinstance(outer, bool) or not isinstance(outer, int | str):
             return None
-        # A client may write as text what it sent as a number.
+        # A client may cancel with a string an id that it sent as a number.
         alike = [call for call in self._calls.get(session, ()) if str(call.outer) == str(outer)]
         same = [call for call in alike if type(call.outer) is type(outer)] or alike
         if len(same) > 1:
             _log.info("cancellation ignored: several calls have its id", calls=len(same))
             return None
-        return same[0].inner if same else self._left.pop((session, str(outer)), None)
+        return same[0].inner if same else self._abandoned.pop((session, str(outer)), None)
 
 
 def _session_of(scope: Scope) -> _Session | None:
-    """The session that a message is for; None for what comes without one, or in a protocol that has none."""
+    """Return the session of a message; None without one, or for a protocol without sessions."""
     if scope["method"] != "POST":
         return None
     headers = Headers(scope=scope)
@@ -148,13 +150,13 @@ def _session_of(scope: Scope) -> _Session | None:
     return owner_of(scope) or "", session_id
 
 
-def _afresh(scope: Scope) -> Scope:
-    """A stream that begins now: no events are kept, and the transport has no answer to a client that wants old ones."""
+def _without_resumption(scope: Scope) -> Scope:
+    """Remove Last-Event-ID: no events are kept, and the transport does not answer a client that asks for them."""
     return {**scope, "headers": [pair for pair in scope["headers"] if pair[0] != _RESUME_AFTER]}
 
 
 async def _read(receive: Receive) -> tuple[bytes, bool]:
-    """A request's body, and whether all of it came before its client hung up."""
+    """Read a request's body, and tell whether it is complete or the client disconnected."""
     pieces: list[bytes] = []
     while True:
         message = await receive()
@@ -166,7 +168,7 @@ async def _read(receive: Receive) -> tuple[bytes, bool]:
 
 
 def _parsed(body: bytes) -> JSONRPCMessage | None:
-    """What the transport will take a body for; None if it will refuse it."""
+    """Parse a body as the transport does; None if the transport will refuse it."""
     try:
         return jsonrpc_message_adapter.validate_python(from_json(body), by_name=False)
     except ValueError:
@@ -174,17 +176,17 @@ def _parsed(body: bytes) -> JSONRPCMessage | None:
 
 
 def _with_id(body: bytes, inner: str) -> bytes:
-    """A JSON object with another id: of a name that comes twice, the transport's parser takes the last."""
+    """Append another id to a JSON object: of duplicate names, the transport's parser takes the last."""
     return b'%s,"id":"%s"}' % (body.rstrip()[:-1], inner.encode())
 
 
 def _cancelling(message: JSONRPCNotification, inner: str) -> bytes:
-    """A client's wish to cancel a call, under the id that the call has on the inside."""
+    """Build the notification that cancels a call by its inner id."""
     return to_json({"jsonrpc": "2.0", "method": _CANCELLED, "params": {**(message.params or {}), "requestId": inner}})
 
 
-def _sent(scope: Scope, body: bytes, receive: Receive, *, complete: bool) -> tuple[Scope, Receive]:
-    """A request as if it had come with this body, which is let go of as soon as it is handed on."""
+def _with_body(scope: Scope, body: bytes, receive: Receive, *, complete: bool) -> tuple[Scope, Receive]:
+    """Build a request with another body, which is released as soon as it has been passed on."""
     headers = MutableHeaders(raw=list(scope["headers"]))
     if "content-length" in headers and complete:
         headers["content-length"] = str(len(body))

@@ -1,4 +1,4 @@
-"""The form of every answer that is not MCP's: JSON, and errors as `{"error", "details", "requestId"}`."""
+"""The format of error answers outside of MCP: JSON with `{"error", "details", "requestId"}`."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from .request_id import current_request_id
 
 
 def problem(status: int, error: str, details: str = "") -> JSONResponse:
-    """An error answer.
+    """Build an error answer.
 
     Args:
         status: HTTP status.
         error: What is wrong.
-        details: The way out; left out when empty.
+        details: How to fix it; left out when empty.
     """
     parts = {"error": error, "details": details, "requestId": current_request_id()}
     return JSONResponse({name: text for name, text in parts.items() if text}, status_code=status)

@@ -1,7 +1,7 @@
-"""What a client of the MCP endpoint is told when it calls too often, or when its key cannot be checked for a while.
+"""Answers of the MCP endpoint to clients that exceed the rate limit, or whose key cannot be checked at the moment.
 
-A plain 429 or 503 never reaches the model: clients turn it into a broken connection. A tool call is therefore answered
-with a result that is an error, any other request with a JSON-RPC error.
+A plain 429 or 503 never reaches the model: clients treat it as a broken connection. So a tool call is answered with an
+error result, and any other request with a JSON-RPC error.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ _CODE = -32029
 async def answer_later(
     scope: Scope, receive: Receive, send: Send, refusal: Refused, headers: list[tuple[bytes, bytes]]
 ) -> None:
-    """Refuse a request for now.
+    """Refuse a request that may succeed later.
 
     Args:
         scope: The request.
-        receive: Gives its body, of which only the beginning is read.
-        send: Takes the answer.
-        refusal: Why, and when it may come again.
-        headers: To be put on the answer.
+        receive: Receives its body; only the beginning is read.
+        send: Sends the answer.
+        refusal: The reason, and when to retry.
+        headers: Headers of the answer.
     """
     reason, text = refusal.error, f"{refusal.error}. {refusal.details}."
     if refusal.reason == TOO_MANY:
         reason = "Too many calls with this key"
-        text = f"{reason}: wait {refusal.retry_after_s} s, then go on. Fewer and larger calls help."
+        text = f"{reason}: wait {refusal.retry_after_s} s, then continue. Fewer, larger calls help."
     message = await _message(Request(scope, receive)) if scope["method"] == "POST" else {}
     modern = Headers(scope=scope).get("mcp-protocol-version", "") >= "2026"
     answer = _answer(message, refusal.status, reason, text, modern=modern)
@@ -65,7 +65,7 @@ def _answer(message: dict[str, Any], status: int, reason: str, text: str, *, mod
 
 
 async def _message(request: Request) -> dict[str, Any]:
-    """The JSON-RPC message; nothing of one that is too long, too slow or no JSON."""
+    """Read the JSON-RPC message; empty if it is too long, too slow or not JSON."""
     body = b""
     try:
         with anyio.fail_after(_READ_S):

@@ -1,4 +1,4 @@
-"""The id that answers, logs, audit records and error texts of one request share."""
+"""The request id that appears in answers, logs, audit records and error texts."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import structlog
 
 
 def current_request_id() -> str:
-    """The id of the request that this task works for; empty outside of requests."""
+    """Return the id of the current task's request; empty outside of requests."""
     return str(structlog.contextvars.get_contextvars().get("request_id", ""))

@@ -1,7 +1,7 @@
-"""Around every request: an id that answers, logs and error texts share, and one line in the log at its end.
+"""Gives each request an id that appears in answers, logs and error texts, and logs one line at its end.
 
-The line has the path, never the query: a WebSocket's may hold a key. Requests that the audit recorded have its line
-already, which says more; their own is for debugging.
+The line has the path but never the query, because a WebSocket's query may hold a key. For requests that the audit
+records, the audit logs a more detailed line; theirs here has the level debug.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ _log = structlog.stdlib.get_logger("casemate.access")
 
 
 class RequestLog:
-    """Gives each request its id, or takes over a sane one, logs the outcome, and answers what nobody caught."""
+    """Assigns request ids or accepts the client's, logs outcomes, and answers unhandled exceptions."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection of any kind; requests and WebSockets are numbered and logged."""
+        """Serve one connection of any kind; requests and WebSockets get an id and a log line."""
         if scope["type"] not in {"http", "websocket"}:
             await self._app(scope, receive, send)
             return
@@ -63,7 +63,7 @@ class RequestLog:
             except Exception:
                 _log.exception("request failed", method=method, path=scope["path"])
                 if not closed:
-                    await _apologise(scope, receive, watch, request_id, begun=status != 0)
+                    await _answer_failure(scope, receive, watch, request_id, begun=status != 0)
             finally:
                 _log.log(
                     logging.DEBUG if scope["path"] in _PROBES or scope["state"].get("recorded") else logging.INFO,
@@ -75,8 +75,8 @@ class RequestLog:
                 )
 
 
-async def _apologise(scope: Scope, receive: Receive, send: Send, request_id: str, *, begun: bool) -> None:
-    """Answer what nobody caught, as far as it can be answered still."""
+async def _answer_failure(scope: Scope, receive: Receive, send: Send, request_id: str, *, begun: bool) -> None:
+    """Answer an unhandled exception, if the answer has not begun."""
     if scope["type"] == "websocket" and (begun or "websocket.http.response" not in scope.get("extensions", {})):
         with suppress(OSError):  # the client is gone
             await send({"type": "websocket.close", "code": _INTERNAL_ERROR, "reason": f"request id {request_id}"})
@@ -85,6 +85,6 @@ async def _apologise(scope: Scope, receive: Receive, send: Send, request_id: str
 
 
 def _request_id(scope: Scope) -> str:
-    """The caller's own id if it is short and plain, else a new one."""
-    offered = Headers(scope=scope).get(HEADER, "")
-    return offered if _ACCEPTED.fullmatch(offered) else secrets.token_hex(8)
+    """Return the client's id if it is short and plain, else a new one."""
+    given = Headers(scope=scope).get(HEADER, "")
+    return given if _ACCEPTED.fullmatch(given) else secrets.token_hex(8)

@@ -1,4 +1,4 @@
-"""Runs the web application until a signal comes, and stops it within seconds, whatever its clients hold open."""
+"""Runs the web application until it is stopped, which takes only seconds even with open connections."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ _KEEP_ALIVE_S = 75
 
 
 class PortRefused(Exception):
-    """The address cannot be listened on; the message says the way out."""
+    """The server cannot listen on the address; the message says how to fix it."""
 
 
 class WebServer(uvicorn.Server):
-    """Uvicorn without signal handlers of its own: who runs it decides when it ends, with `stop`."""
+    """Uvicorn without its signal handlers: the caller ends it with `stop`."""
 
     def __init__(self, app: ASGIApp, on_started: Callable[[], None], *, trusted_proxies: Sequence[str] = ()) -> None:
-        """A server, not started yet.
+        """Create a server without starting it.
 
         Args:
-            app: What it serves.
-            on_started: Called once it listens.
-            trusted_proxies: Addresses and networks whose word about a client's address counts.
+            app: The application to serve.
+            on_started: Called when the server listens.
+            trusted_proxies: Addresses and networks of proxies whose X-Forwarded-For is trusted.
         """
         super().__init__(
             uvicorn.Config(
@@ -50,26 +50,26 @@ class WebServer(uvicorn.Server):
         self._on_started = on_started
 
     def stop(self, signal_number: int) -> None:
-        """Begin to stop; a second interrupt stops without waiting for anybody."""
+        """Begin to stop; a second interrupt stops without waiting for connections."""
         self.handle_exit(signal_number, None)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
-        """Leave the signals alone."""
+        """Install no signal handlers."""
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, then tell that it serves."""
+        """Start, then call `on_started`."""
         await super().startup(sockets=sockets)
         if self.started:
             self._on_started()
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket.
+    """Open a listening socket.
 
     Raises:
-        PortRefused: The port is taken, or may not be used.
+        PortRefused: The port is in use, or cannot be used.
     """
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
@@ -77,13 +77,13 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         match error.errno:
             case errno.EADDRINUSE:
-                reason = "is in use: stop what listens there (another Casemate?)"
+                reason = "is in use, perhaps by another Casemate"
             case errno.EACCES | errno.EPERM:
-                reason = "may not be used by this user"
+                reason = "needs privileges that this user lacks"
             case _:
                 reason = f"cannot be used ({error.strerror or error})"
-        raise PortRefused(f"Port {port} of {host} {reason}, or set CASEMATE_PORT to another one") from None
-    # Connections inherit it: an answer's head and body are two writes, and the second must not wait for the first's
-    # acknowledgement. Not every event loop sees to that for a listener that was made elsewhere.
+        raise PortRefused(f"Port {port} of {host} {reason}: free it, or set CASEMATE_PORT to another port") from None
+    # Connections inherit it: an answer's head and body are two writes, and the second must not wait for the first to be
+    # acknowledged. Not every event loop sets this for a listener that it did not create.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener

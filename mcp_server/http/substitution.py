@@ -1,14 +1,14 @@
-"""One text in a stream of bytes that is replaced by another, with no more of the stream in memory than its length."""
+"""Replaces a text in a stream of bytes, buffering no more of the stream than the text's length."""
 
 from __future__ import annotations
 
 
 class Substitution:
-    """Replaces the first occurrence; what may be its beginning is held back until more has come.
+    """Replaces the first occurrence; a possible beginning of it is held back until more arrives.
 
     Args:
-        old: What to look for.
-        new: What goes in its place.
+        old: The text to replace.
+        new: The replacement.
     """
 
     def __init__(self, old: bytes, new: bytes) -> None:
@@ -16,10 +16,10 @@ class Substitution:
         self._new = new
         self._held = b""
         self.done = False
-        """Whether it has been found."""
+        """Whether the text has been found."""
 
     def put(self, piece: bytes, *, end: bool = False) -> bytes:
-        """Take the next piece; give what can be passed on, at the end all that is left."""
+        """Add a chunk, and return what can be passed on; at the end that is all the rest."""
         if self.done:
             return piece
         text = self._held + piece
@@ -32,6 +32,6 @@ class Substitution:
         return text[: len(text) - held]
 
     def _begun(self, text: bytes) -> int:
-        """How many of the last bytes may be the beginning of what is looked for."""
+        """Count the last bytes that may be the beginning of the text."""
         longest = min(len(text), len(self._old) - 1)
         return next((size for size in range(longest, 0, -1) if text.endswith(self._old[:size])), 0)

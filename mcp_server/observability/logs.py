@@ -21,6 +21,7 @@ _QUIET = {
     "mcp": "WARNING",
     "httpx2": "WARNING",
     "asyncio": "WARNING",
+    "python_multipart": "ERROR",  # the answer says what is wrong with a form
     "pymongo": "INFO",  # at DEBUG it logs whole commands, including documents
 }
 

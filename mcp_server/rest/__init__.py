@@ -1,1 +1,1 @@
-"""The REST surface: VoidRun's routes and shapes over the fleet and the accounts, one noun per module."""
+"""The REST API: VoidRun's routes and formats on top of the fleet and the accounts, one noun per module."""

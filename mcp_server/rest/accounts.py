@@ -1,4 +1,4 @@
-"""Routes about people: registration, who one is, and who belongs to the organisation."""
+"""Routes for accounts: registration, the caller's account, and the members of the organisation."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 _MOST = 16 * 1024
 
 
-class Newcomer(WireModel):
-    """Who wants to register."""
+class RegistrationRequest(WireModel):
+    """A request to register."""
 
-    unsaid: ClassVar[frozenset[str]] = frozenset({"invitation"})
+    redacted: ClassVar[frozenset[str]] = frozenset({"invitation"})
 
     name: str
     email: str
@@ -44,14 +44,14 @@ class Newcomer(WireModel):
 
 
 class NewMember(WireModel):
-    """Whom to take into the organisation."""
+    """The user to add to the organisation."""
 
     email: str
     role: Literal["owner", "member"] = "member"
 
 
-class Duty(WireModel):
-    """What a member shall be."""
+class RoleChange(WireModel):
+    """The new role of a member."""
 
     role: Literal["owner", "member"]
 
@@ -60,19 +60,19 @@ class AccountRoutes:
     """Registration, the caller's own account, and the members of the caller's organisation."""
 
     def __init__(self, accounts: Accounts, registration: Registration, limits: Limits) -> None:
-        """Routes over accounts.
+        """Create the routes.
 
         Args:
             accounts: Users and organisations.
-            registration: Lets people in and out.
-            limits: Of registrations from one address.
+            registration: Registers and removes users.
+            limits: Limits the registrations from one address.
         """
         self._accounts = accounts
         self._registration = registration
         self._limits = limits
 
     def open_endpoints(self) -> list[Endpoint]:
-        """What needs no credential."""
+        """List the routes that need no credential."""
         return [
             Endpoint(
                 method="POST",
@@ -85,7 +85,7 @@ class AccountRoutes:
         ]
 
     def endpoints(self) -> list[Endpoint]:
-        """What belongs behind the gate."""
+        """List the routes that need a credential."""
         users, one = "/api/orgs/users", "/api/orgs/users/{user_id}"
         admin = Scope.ADMIN
         return [
@@ -97,7 +97,7 @@ class AccountRoutes:
         ]
 
     async def register(self, request: Request, who: Principal) -> Response:
-        """Make a user, an organisation and a first key, which this answer alone shows."""
+        """Create a user, an organisation and a first key; only this answer shows the key."""
         allowance = await self._limits.register(address_of(request.scope))
         headers = {name.decode(): value.decode() for name, value in allowance.headers()}
         if not allowance.passed:
@@ -105,9 +105,9 @@ class AccountRoutes:
             answer = problem(429, "too many registrations from this address", f"Wait {allowance.reset_s} s")
             answer.headers.update({**headers, "retry-after": str(allowance.reset_s)})
             return answer
-        wish = await parse_body(request, Newcomer, most=_MOST)
+        wanted = await parse_body(request, RegistrationRequest, most=_MOST)
         made = await self._registration.register(
-            name=wish.name, email=wish.email, invitation=wish.invitation, organisation=wish.organisation
+            name=wanted.name, email=wanted.email, invitation=wanted.invitation, organisation=wanted.organisation
         )
         content = {
             "user": user_object(made.user),
@@ -117,10 +117,10 @@ class AccountRoutes:
         return JSONResponse(content, status_code=201, headers=headers)
 
     async def me(self, request: Request, who: Principal) -> Response:
-        """The caller's account, its organisations, and what the credential is good for."""
+        """Return the caller's account, its organisations, and what the credential allows."""
         user = await self._accounts.users.get(who.user_id)
         if user is None:
-            raise MemberMissing("the user behind this credential does not exist any more")
+            raise MemberMissing("the user of this credential no longer exists")
         organisations = await self._accounts.organisations.of_user(user.id)
         content = {
             **user_object(user),
@@ -134,35 +134,35 @@ class AccountRoutes:
         return JSONResponse(content)
 
     async def members(self, request: Request, who: Principal) -> Response:
-        """Who belongs to the organisation."""
+        """List the members of the organisation."""
         found = await self._accounts.members(who.org_id)
         return success("users", [member_object(member, user) for member, user in found])
 
     async def add(self, request: Request, who: Principal) -> Response:
-        """Take a registered user in."""
-        wish = await parse_body(request, NewMember, most=_MOST)
-        member, user = await self._accounts.add_member(who.org_id, wish.email, Role(wish.role))
+        """Add a registered user to the organisation."""
+        wanted = await parse_body(request, NewMember, most=_MOST)
+        member, user = await self._accounts.add_member(who.org_id, wanted.email, Role(wanted.role))
         return success("user added", member_object(member, user), status=201)
 
     async def change(self, request: Request, who: Principal) -> Response:
         """Make a member an owner, or an owner a member."""
-        wish = await parse_body(request, Duty, most=_MOST)
+        wanted = await parse_body(request, RoleChange, most=_MOST)
         user_id: str = request.path_params["user_id"]
-        member = await self._accounts.organisations.set_role(who.org_id, user_id, Role(wish.role))
+        member = await self._accounts.organisations.set_role(who.org_id, user_id, Role(wanted.role))
         return success("user updated", {"id": member.user_id, "role": member.role})
 
     async def remove(self, request: Request, who: Principal) -> Response:
-        """End a membership; the user's keys for the organisation are refused from now on, and stay off on a return."""
+        """End a membership; the user's keys for the organisation stay invalid, even if the user is added again."""
         await self._registration.remove_member(who.org_id, request.path_params["user_id"])
         return success("user removed")
 
 
 def user_object(user: User) -> dict[str, Any]:
-    """A user on the wire."""
+    """Convert a user to its JSON form."""
     created = timestamp(user.created_ms)
     return {"id": user.id, "name": user.name, "email": user.email, "imageUrl": "", "createdAt": created}
 
 
 def member_object(member: Member, user: User) -> dict[str, Any]:
-    """A member on the wire."""
+    """Convert a member to its JSON form."""
     return {**user_object(user), "role": member.role}

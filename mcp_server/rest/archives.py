@@ -1,4 +1,4 @@
-"""Whole directories over REST, each as one tar stream: out with GET, in with PUT. Casemate's own, not VoidRun's."""
+"""Directories as tar streams: download with GET, upload with PUT. VoidRun has no such routes."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ _TYPE = "application/x-tar"
 
 
 class Packing(WireModel):
-    """A directory to send out."""
+    """A directory to download."""
 
     path: GuestPath
 
 
 class Unpacking(WireModel):
-    """A directory to take an archive in, with the owners that it has or without."""
+    """A directory to unpack an archive into, and whether to keep the owners that the archive names."""
 
     path: GuestPath
     owners: bool = False
 
 
 class ArchiveRoutes:
-    """The routes that move directories."""
+    """The routes that transfer directories."""
 
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
 
     def endpoints(self) -> list[Endpoint]:
-        """The routes of this module."""
+        """List the routes of this module."""
         path = "/api/sandboxes/{id}/files/archive"
         return [
             Endpoint(method="GET", path=path, handler=self.pack, scope=Scope.READ, action="file.pack"),
@@ -55,17 +55,17 @@ class ArchiveRoutes:
         ]
 
     async def pack(self, request: Request, who: Principal) -> Response:
-        """A directory as a tar archive. What was left out stands in a comment of its last member."""
-        wish = parse_query(request, Packing)
+        """Stream a directory as a tar archive. A comment on its last member lists what was left out."""
+        wanted = parse_query(request, Packing)
         owner, ref = who.org_id, request.path_params["id"]
-        name = wish.path.rstrip("/").rpartition("/")[2] or "root"
+        name = wanted.path.rstrip("/").rpartition("/")[2] or "root"
         headers = {"content-type": _TYPE, "content-disposition": attachment(f"{name}.tar")}
         if request.method == "HEAD":
-            async with self._fleet.guest.pack(owner, ref, wish.path):
+            async with self._fleet.guest.pack(owner, ref, wanted.path):
                 return Response(headers=headers)
 
         async def serve(receive: Receive, answer: Answer) -> None:
-            async with while_connected(receive), self._fleet.guest.pack(owner, ref, wish.path) as archive:
+            async with while_connected(receive), self._fleet.guest.pack(owner, ref, wanted.path) as archive:
                 await answer.begin(200, headers)
                 async for piece in archive:
                     if piece:
@@ -74,15 +74,17 @@ class ArchiveRoutes:
         return Streamed(serve)
 
     async def unpack(self, request: Request, who: Principal) -> Response:
-        """Unpack the body, a tar archive, into a directory, which is made if it is not there."""
-        wish = parse_query(request, Unpacking)
+        """Unpack the body, a tar archive, into a directory, which is created if it is missing."""
+        wanted = parse_query(request, Unpacking)
         owner, ref = who.org_id, request.path_params["id"]
-        report = await self._fleet.guest.unpack(owner, ref, wish.path, incoming(request.receive), owners=wish.owners)
-        return JSONResponse({"success": True, "path": wish.path, **report_object(report)})
+        report = await self._fleet.guest.unpack(
+            owner, ref, wanted.path, incoming(request.receive), owners=wanted.owners
+        )
+        return JSONResponse({"success": True, "path": wanted.path, **report_object(report)})
 
 
 def report_object(report: ArchiveReport) -> dict[str, Any]:
-    """What was unpacked, and what was not: of that the first thousand by name."""
+    """Convert a report to JSON: what was unpacked, and the first thousand paths that were skipped."""
     return {
         "files": report.files,
         "bytes": report.size,

@@ -1,4 +1,4 @@
-"""`GET /api/audit`: who did what, newest first."""
+"""`GET /api/audit`: the audit records, newest first."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from ..audit.reader import AuditReader
 
 ALL = "*"
-"""For the operator: every organisation."""
+"""Lets the operator select every organisation."""
 
 NOBODY = "-"
-"""For the operator: calls of which nobody is known to be the caller, such as those with a wrong key."""
+"""Lets the operator select calls without a known caller, such as those with a wrong key."""
 
 _EPOCH = re.compile(r"[0-9]{1,15}")
 _SPAN = re.compile(r"(\d{1,9})([smhd])")
@@ -62,11 +62,11 @@ class AuditQuery(WireModel):
 
 
 def audit_endpoints(audit_reader: AuditReader, find: Find, *, clock: Clock = now_ms) -> list[Endpoint]:
-    """The route. Who may not administer the organisation sees the calls of the own user alone.
+    """List the route. Callers without the scope admin see only their own user's calls.
 
     Args:
         audit_reader: The records.
-        find: A sandbox by its owner and its id or name, for records have the id where it was known.
+        find: Finds a sandbox by its owner and its id or name, because records carry the id where it was known.
         clock: Epoch milliseconds, for spans such as `15m`.
     """
 
@@ -94,7 +94,7 @@ def audit_endpoints(audit_reader: AuditReader, find: Find, *, clock: Clock = now
 
 
 def record_object(record: AuditRecord) -> dict[str, Any]:
-    """A record on the wire."""
+    """Convert a record to its JSON form."""
     return {
         "id": record.id,
         "time": datetime.fromtimestamp(record.at_ms / 1000, UTC).isoformat(timespec="milliseconds")[:-6] + "Z",
@@ -118,7 +118,7 @@ def record_object(record: AuditRecord) -> dict[str, Any]:
 
 
 def moment(name: str, text: str, *, now_ms: int) -> int | None:
-    """A point in time as epoch milliseconds; None for an empty text.
+    """Parse a point in time into epoch milliseconds; None for an empty text.
 
     Args:
         name: The parameter, for the message.
@@ -126,7 +126,7 @@ def moment(name: str, text: str, *, now_ms: int) -> int | None:
         now_ms: Now, epoch milliseconds.
 
     Raises:
-        InvalidInput: It is none of these.
+        InvalidInput: The text has none of these forms.
     """
     if not text:
         return None
@@ -142,35 +142,37 @@ def moment(name: str, text: str, *, now_ms: int) -> int | None:
         found = None
     if found is None or found.tzinfo is None or found.year < 1970:
         hint = "Use RFC 3339 with an offset such as 2026-01-31T12:00:00Z, epoch milliseconds, or a span such as 15m"
-        raise InvalidInput(f"{name}: {text[:_SHOWN]!r} is no point in time", hint=hint)
+        raise InvalidInput(f"{name}: {text[:_SHOWN]!r} is not a valid time", hint=hint)
     return round(found.timestamp() * 1000)
 
 
-def _organisation(wish: str, who: Principal) -> str | None:
-    """Whose records to look at.
+def _organisation(org: str, who: Principal) -> str | None:
+    """Determine whose records the query selects; None for every organisation's.
 
     Raises:
-        NotFound: It is not the caller's organisation, whether there is one of that id or not.
+        NotFound: The organisation is not the caller's; the error is the same whether it exists or not.
     """
-    if not wish or wish == who.org_id:
+    if not org or org == who.org_id:
         return who.org_id
     if not (who.operator and who.may(Scope.ADMIN)):
-        raise NotFound(f"There is no organisation {wish[:_SHOWN]!r}", hint="Leave org out to see your own")
-    return None if wish == ALL else "" if wish == NOBODY else wish
+        raise NotFound(f"There is no organisation {org[:_SHOWN]!r}", hint="Leave org out to see your own")
+    return None if org == ALL else "" if org == NOBODY else org
 
 
-async def _sandbox(wish: str, org: str | None, find: Find) -> str:
-    """The id of the sandbox that is meant; the text as it is if there is none, or not any more."""
-    if not wish or not org:
-        return wish
+async def _sandbox(ref: str, org: str | None, find: Find) -> str:
+    """Resolve a sandbox's id or name to its id; one that does not exist (any more) stays as it is."""
+    if not ref or not org:
+        return ref
     try:
-        return (await find(org, wish)).id
+        return (await find(org, ref)).id
     except (NotFound, Conflict):
-        return wish
+        return ref
 
 
-def _own(wish: str, who: Principal) -> str:
-    if wish and wish != who.user_id:
-        raise NotFound(f"There is no user {wish[:_SHOWN]!r}", hint="Without the scope admin you see your own calls")
-    # An empty one would be no condition at all.
+def _own(user: str, who: Principal) -> str:
+    if user and user != who.user_id:
+        raise NotFound(
+            f"There is no user {user[:_SHOWN]!r}", hint="Without the scope admin you see only your own calls"
+        )
+    # An empty id would select every user's records.
     return who.user_id or NOBODY

@@ -1,4 +1,4 @@
-"""Background commands over REST, in VoidRun's flat shapes: start, list, signal, follow, wait."""
+"""Background commands over REST, in VoidRun's flat format: start, list, signal, follow, wait."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 _MOST_S = 7 * 86_400
 _ROUND_MS = 300_000
 _KILL = 9
-_PATIENCE_MS = 5_000
+_FEED_WAIT_MS = 5_000
 
 
 class ProcessRequest(WireModel):
-    """A background command that something is done with: it is signalled, or its output sent."""
+    """A background command to signal, to follow or to wait for."""
 
     pid: int = Field(ge=1, le=2**31 - 1)
     signal: int = Field(default=_KILL, ge=1, le=64)
@@ -46,20 +46,20 @@ class ProcessRequest(WireModel):
 
 
 class InputRequest(WireModel):
-    """A background command that the body is input for, and whether its input ends with that."""
+    """The background command that reads the body as input, and whether its input ends after that."""
 
     pid: int = Field(ge=1, le=2**31 - 1)
     eof: bool = False
 
 
 class BackgroundRoutes:
-    """The routes about background commands."""
+    """The routes for background commands."""
 
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
 
     def endpoints(self) -> list[Endpoint]:
-        """The routes of this module."""
+        """List the routes of this module."""
         base = "/api/sandboxes/{id}"
         run, read = Scope.RUN, Scope.READ
         return [
@@ -77,69 +77,71 @@ class BackgroundRoutes:
 
     async def run(self, request: Request, who: Principal) -> Response:
         """Start a command in the background."""
-        wish = await parse_body(request, CommandRequest, most=MOST_BODY)
-        program = wish.program(seconds(wish.timeout, _MOST_S))
-        info = await self._fleet.guest.start(who.org_id, request.path_params["id"], program, open_stdin=wish.open_stdin)
+        wanted = await parse_body(request, CommandRequest, most=MOST_BODY)
+        program = wanted.program(seconds(wanted.timeout, _MOST_S))
+        info = await self._fleet.guest.start(
+            who.org_id, request.path_params["id"], program, open_stdin=wanted.open_stdin
+        )
         return JSONResponse({"success": True, "pid": info.pid, "command": info.command})
 
     async def list(self, request: Request, who: Principal) -> Response:
-        """The background commands, oldest first, finished ones included."""
+        """List the background commands, oldest first, finished ones included."""
         found = await self._fleet.guest.processes(who.org_id, request.path_params["id"])
         return JSONResponse({"success": True, "processes": [process_object(info) for info in found]})
 
     async def stdin(self, request: Request, who: Principal) -> Response:
         """Feed the body, byte for byte, to a command that was started with `openStdin`, as fast as it reads.
 
-        `open` in the answer says whether it would read more.
+        `open` in the answer says whether the command accepts more input.
         """
-        wish = parse_query(request, InputRequest)
+        wanted = parse_query(request, InputRequest)
         ref = request.path_params["id"]
         count, is_open = 0, True
 
         async def feed(data: bytes, *, eof: bool = False) -> bool:
             while True:
-                state = await self._fleet.guest.feed(who.org_id, ref, wish.pid, data, eof=eof, wait_ms=_PATIENCE_MS)
+                state = await self._fleet.guest.feed(who.org_id, ref, wanted.pid, data, eof=eof, wait_ms=_FEED_WAIT_MS)
                 if state != "full":
                     return state == "taken"
 
         async for piece in incoming(request.receive):
             for start in range(0, len(piece), MAX_INPUT):
                 part = piece[start : start + MAX_INPUT]
-                # What comes for one that reads no more is read and forgotten, so that the answer can be heard.
+                # Clients read the answer only after they have sent everything, so the rest is received and dropped.
                 is_open = is_open and await feed(part)
                 count += len(part) if is_open else 0
-        is_open = is_open and await feed(b"", eof=wish.eof) and not wish.eof
+        is_open = is_open and await feed(b"", eof=wanted.eof) and not wanted.eof
         return JSONResponse({"success": True, "bytes": count, "open": is_open})
 
     async def kill(self, request: Request, who: Principal) -> Response:
-        """Kill a background command and all that it started."""
-        wish = await parse_body(request, ProcessRequest)
-        await self._fleet.guest.signal(who.org_id, request.path_params["id"], wish.pid, wish.signal)
-        message = "Process killed" if wish.signal == _KILL else f"Signal {wish.signal} sent"
+        """Signal a background command and all its children."""
+        wanted = await parse_body(request, ProcessRequest)
+        await self._fleet.guest.signal(who.org_id, request.path_params["id"], wanted.pid, wanted.signal)
+        message = "Process killed" if wanted.signal == _KILL else f"Signal {wanted.signal} sent"
         return JSONResponse({"success": True, "message": message})
 
     async def attach(self, request: Request, who: Principal) -> Response:
-        """Send what a background command wrote and writes as events; a client that goes away leaves it alone."""
-        wish = await parse_body(request, ProcessRequest)
+        """Stream a background command's output as events; it goes on when the client disconnects."""
+        wanted = await parse_body(request, ProcessRequest)
         owner = who.org_id
         sandbox = await self._fleet.sandboxes.get(owner, request.path_params["id"])
-        # Asked first, so that a missing one is a 404 and no stream.
-        await self._fleet.guest.read_output(owner, sandbox.id, wish.pid, max_bytes=1)
+        # Checked first, so that a missing command is answered with 404 instead of a stream.
+        await self._fleet.guest.read_output(owner, sandbox.id, wanted.pid, max_bytes=1)
 
         async def serve(receive: Receive, answer: Answer) -> None:
             async with while_connected(receive):
-                events = EventStream(self._fleet, owner, sandbox.id, wish.pid, answer, binary=wish.binary)
-                await events.send(follow=wish.follow)
+                events = EventStream(self._fleet, owner, sandbox.id, wanted.pid, answer, binary=wanted.binary)
+                await events.send(follow=wanted.follow)
 
         return Streamed(serve)
 
     async def wait(self, request: Request, who: Principal) -> Response:
-        """Wait for a background command's end."""
-        wish = await parse_body(request, ProcessRequest)
+        """Wait until a background command ends."""
+        wanted = await parse_body(request, ProcessRequest)
         async with while_connected(request.receive):
             while True:
                 outcome = await self._fleet.guest.wait(
-                    who.org_id, request.path_params["id"], wish.pid, wait_ms=_ROUND_MS
+                    who.org_id, request.path_params["id"], wanted.pid, wait_ms=_ROUND_MS
                 )
                 if not outcome.running:
                     break
@@ -149,7 +151,7 @@ class BackgroundRoutes:
 
 
 def process_object(info: ProcessInfo) -> dict[str, Any]:
-    """A background command as clients know it."""
+    """Convert a background command to its JSON form."""
     ended = {} if info.exit_code is None else {"exitCode": info.exit_code}
     return {
         "pid": info.pid,

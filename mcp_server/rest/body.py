@@ -1,4 +1,4 @@
-"""What clients send: JSON bodies and query parameters, read with a limit and checked by models in VoidRun's names."""
+"""JSON bodies and query parameters: read with a size limit, and validated by models with VoidRun's field names."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ _MAX_PARAMETERS = 100
 
 
 class WireModel(BaseModel):
-    """A request: snake_case here, camelCase on the wire; null is the same as left out, what is unknown is ignored.
+    """A request: snake_case here, camelCase on the wire; null counts as left out, and unknown fields are ignored.
 
     A model for PATCH refuses unknown fields with `model_config = ConfigDict(extra="forbid")`.
 
     Attributes:
-        unsaid: Names on the wire of fields whose values never appear in an error.
+        redacted: Fields, by their name on the wire, whose values never appear in an error.
     """
 
     model_config = ConfigDict(alias_generator=to_camel, extra="ignore", frozen=True, allow_inf_nan=False)
 
-    unsaid: ClassVar[frozenset[str]] = frozenset({"env", "envVars", "content", "stdin"})
+    redacted: ClassVar[frozenset[str]] = frozenset({"env", "envVars", "content", "stdin"})
 
     @model_validator(mode="before")
     @classmethod
@@ -53,25 +53,25 @@ M = TypeVar("M", bound=WireModel)
 
 
 async def parse_body(request: Request, model: type[M], *, most: int = MAX_JSON) -> M:
-    """The JSON object in a request's body; no body is an empty object.
+    """Parse a request's body as a JSON object; no body counts as an empty object.
 
     Args:
-        request: Whose body to read.
-        model: What it must be; types are taken strictly, `"1"` is no number.
-        most: Bytes that it may have.
+        request: The request.
+        model: Validates the object, in strict mode: `"1"` is not a number.
+        most: The largest size, in bytes.
 
     Raises:
-        InvalidInput: It is no JSON object, or a field is refused; the message names field, value and expectation.
-        HTTPException: It is too large (413), or did not come in time (408).
+        InvalidInput: The body is not a JSON object, or a field is invalid; the message names field, value and rule.
+        HTTPException: The body is too large (413), or did not arrive in time (408).
     """
     return _checked(model, parse_object(await read_body(request, most=most)), strict=True)
 
 
 def parse_query(request: HTTPConnection, model: type[M]) -> M:
-    """A request's or socket's query. An empty parameter is as good as none; of a repeated one the last counts.
+    """Parse the query of a request or socket. Empty parameters are ignored; of a repeated one the last counts.
 
     Raises:
-        InvalidInput: They are not UTF-8, too many, or one is refused.
+        InvalidInput: There are too many parameters, or one is invalid or not UTF-8.
     """
     try:
         pairs = parse_qsl(
@@ -79,17 +79,17 @@ def parse_query(request: HTTPConnection, model: type[M]) -> M:
         )
     except ValueError:
         raise InvalidInput(
-            "The query cannot be read",
+            "The query string is invalid",
             hint=f"Write at most {_MAX_PARAMETERS} parameters as name=value, percent-encoded UTF-8",
         ) from None
     return _checked(model, dict(pairs), strict=False)
 
 
 async def read_body(request: Request, *, most: int = MAX_JSON) -> bytes:
-    """A request's whole body.
+    """Read a request's whole body.
 
     Raises:
-        HTTPException: It is larger than `most` bytes (413), or did not come in time (408).
+        HTTPException: The body is larger than `most` bytes (413), or did not arrive in time (408).
     """
     body = bytearray()
     try:
@@ -97,26 +97,26 @@ async def read_body(request: Request, *, most: int = MAX_JSON) -> bytes:
             async for piece in request.stream():
                 body += piece
                 if len(body) > most:
-                    raise HTTPException(413, f"The body has more than the {most} bytes that this route takes")
+                    raise HTTPException(413, f"The body is larger than the limit of {most} bytes")
     except TimeoutError:
-        raise HTTPException(408, f"The body did not come within {_READ_S} s") from None
+        raise HTTPException(408, f"The body did not arrive within {_READ_S} s") from None
     return bytes(body)
 
 
 def parse_object(body: bytes) -> dict[str, Any]:
-    """A JSON object from its text; nothing is an empty one.
+    """Parse a JSON object; an empty body counts as an empty object.
 
     Raises:
-        InvalidInput: It is no UTF-8, no JSON, or no object.
+        InvalidInput: The body is not UTF-8, not JSON, or not an object.
     """
     if not body.strip():
         return {}
     try:
         value: object = from_json(body, allow_inf_nan=False)
     except ValueError as error:
-        raise InvalidInput(f"The body is no JSON: {error}", hint="Send a JSON object in UTF-8") from None
+        raise InvalidInput(f"The body is not valid JSON: {error}", hint="Send a JSON object in UTF-8") from None
     if not isinstance(value, dict):
-        raise InvalidInput(f"The body is {shown(value)}", hint="Send a JSON object")
+        raise InvalidInput(f"The body is {shown(value)}, not a JSON object", hint="Send a JSON object")
     return cast("dict[str, Any]", value)
 
 
@@ -124,4 +124,4 @@ def _checked(model: type[M], given: Mapping[str, Any], *, strict: bool) -> M:
     try:
         return model.model_validate(given, strict=strict)
     except ValidationError as error:
-        raise invalid(error, unsaid=model.unsaid) from None
+        raise invalid(error, redacted=model.redacted) from None

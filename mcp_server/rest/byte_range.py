@@ -1,4 +1,4 @@
-"""The Range header of HTTP, for one range of bytes."""
+"""HTTP's Range header, with a single range of bytes."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ _ONE = re.compile(r"bytes\s*=\s*([0-9]{0,18})\s*-\s*([0-9]{0,18})", re.IGNORECAS
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ByteRange:
-    """A part of a file: where it begins, and how many bytes it has (0 if the file ends before it)."""
+    """A part of a file: its offset and its length in bytes (0 if the file ends before it)."""
 
     start: int
     length: int
 
 
 def parse_range(header: str, size: int) -> ByteRange | None:
-    """The range that a header asks for.
+    """Parse a Range header.
 
     Args:
-        header: Its value.
-        size: Bytes of the whole file.
+        header: The header's value.
+        size: Size of the whole file, in bytes.
 
     Returns:
-        None if the whole is to be sent: no range, several of them, or something else.
+        The range; None to send the whole file, if the header names no range, several, or something else.
     """
     found = _ONE.fullmatch(header.strip())
     if found is None:

@@ -1,4 +1,4 @@
-"""Running commands over REST while their client waits: `exec` and `exec-stream`."""
+"""Commands over REST whose client waits for them: `exec` and `exec-stream`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _COMMAND_LENGTH = 100_000
 _TIMEOUT_S = 30
 _TIMEOUT_MOST_S = 86_400
 MOST_BODY = 16 * MIB
-"""Bytes of a command's body: the longest input that goes along with one, as JSON writes it."""
+"""Largest body of a command request, in bytes, so that it has room for `stdin` in its JSON encoding."""
 
 _GRACE_MS = 10_000
 _END_S = 20
@@ -47,10 +47,10 @@ _log = structlog.stdlib.get_logger("casemate.rest")
 
 
 class CommandRequest(WireModel):
-    """A command to run. With `args` it is a program that gets them, without a shell line.
+    """A command to run. With `args` it is a program that is started directly, otherwise a shell command line.
 
-    `stdin` is what it reads from its standard input, which ends after that; without it there is nothing to read.
-    `open_stdin` keeps that open for `commands/stdin`. `binary` asks for events with bytes in place of lines.
+    `stdin` is the content of its standard input; without it, standard input is empty. `open_stdin` keeps standard input
+    open for `commands/stdin`. `binary` selects events that carry bytes instead of lines.
     """
 
     command: str
@@ -63,10 +63,10 @@ class CommandRequest(WireModel):
     open_stdin: bool = False
 
     def program(self, timeout_s: float) -> Command:
-        """The command for the guest.
+        """Build the command for the guest.
 
         Raises:
-            InvalidInput: It is empty or too long.
+            InvalidInput: The command is empty or too long.
         """
         if not self.command.strip():
             raise InvalidInput("Command is required", hint="Give a shell command line, such as ls -la")
@@ -92,7 +92,7 @@ class CommandRoutes:
         self._fleet = fleet
 
     def endpoints(self) -> list[Endpoint]:
-        """The routes of this module."""
+        """List the routes of this module."""
         base = "/api/sandboxes/{id}"
         run = Scope.RUN
         return [
@@ -103,12 +103,15 @@ class CommandRoutes:
         ]
 
     async def exec(self, request: Request, who: Principal) -> Response:
-        """Run a command and answer with what it wrote; a client that goes away ends it."""
-        wish = await parse_body(request, CommandRequest, most=MOST_BODY)
-        if wish.open_stdin:
-            raise InvalidInput("openStdin=True: exec answers at the end", hint="Use exec-stream or commands/run")
-        timeout_s = _foreground(wish.timeout)
-        program = wish.program(timeout_s)
+        """Run a command and return its output; it is killed when the client disconnects."""
+        wanted = await parse_body(request, CommandRequest, most=MOST_BODY)
+        if wanted.open_stdin:
+            raise InvalidInput(
+                "openStdin=True is not supported by exec, which answers at the end",
+                hint="Use exec-stream or commands/run",
+            )
+        timeout_s = _foreground(wanted.timeout)
+        program = wanted.program(timeout_s)
         async with while_connected(request.receive):
             outcome = await self._fleet.guest.exec(
                 who.org_id,
@@ -122,20 +125,20 @@ class CommandRoutes:
         return success("ok", outcome_object(outcome))
 
     async def stream(self, request: Request, who: Principal) -> Response:
-        """Run a command and send what it writes as events; a client that goes away ends it."""
-        wish = await parse_body(request, CommandRequest, most=MOST_BODY)
-        timeout_s = _foreground(wish.timeout)
-        program = wish.program(timeout_s)
+        """Run a command and stream its output as events; it is killed when the client disconnects."""
+        wanted = await parse_body(request, CommandRequest, most=MOST_BODY)
+        timeout_s = _foreground(wanted.timeout)
+        program = wanted.program(timeout_s)
         owner = who.org_id
         sandbox = await self._fleet.sandboxes.get(owner, request.path_params["id"])
 
         async def serve(receive: Receive, answer: Answer) -> None:
-            pid = (await self._fleet.guest.start(owner, sandbox.id, program, open_stdin=wish.open_stdin)).pid
+            pid = (await self._fleet.guest.start(owner, sandbox.id, program, open_stdin=wanted.open_stdin)).pid
             followed = False
             try:
                 async with while_connected(receive):
-                    events = EventStream(self._fleet, owner, sandbox.id, pid, answer, binary=wish.binary)
-                    annotate_call(exit_code=await events.send(timeout_s=timeout_s, tell_pid=wish.open_stdin))
+                    events = EventStream(self._fleet, owner, sandbox.id, pid, answer, binary=wanted.binary)
+                    annotate_call(exit_code=await events.send(timeout_s=timeout_s, tell_pid=wanted.open_stdin))
                     followed = True
             finally:
                 if not followed:
@@ -148,21 +151,21 @@ class CommandRoutes:
             try:
                 await self._fleet.guest.signal(owner, sandbox_id, pid, _KILL)
             except CasemateError as error:
-                # It has ended by itself, or with its sandbox; otherwise its own time limit ends it.
+                # It has ended already, alone or with its sandbox; otherwise its time limit ends it.
                 _log.info("command not ended", sandbox=sandbox_id, pid=pid, reason=error.message)
 
 
 def outcome_object(outcome: Outcome) -> dict[str, Any]:
-    """A finished command: VoidRun's three fields, and whether it was cut short.
+    """Convert a finished command to JSON: VoidRun's three fields, and whether it or its output was cut.
 
     Raises:
-        LinkTimeout: It has not finished, although its time limit has passed.
+        LinkTimeout: The command is still running, although its time limit has passed.
     """
     if outcome.exit_code is None:
         raise LinkTimeout(f"Process {outcome.pid} did not end in time", hint="Look at it with commands/list")
     cut = outcome.stdout.dropped + outcome.stderr.dropped
     optional = {"timedOut": outcome.timed_out, "truncated": bool(cut), "outOfMemory": bool(outcome.memory_kill)}
-    # Clients show what is on stderr; few know of more fields than VoidRun's three.
+    # Clients show stderr, and most know only VoidRun's three fields.
     notice = f"[{why_killed(outcome)}]\n" if outcome.memory_kill else ""
     return {
         "stdout": _text(outcome.stdout),
@@ -180,15 +183,15 @@ def _text(captured: Captured) -> str:
 
 
 def _foreground(timeout: float) -> float:
-    """A time limit in seconds; none at all means thirty, as VoidRun has it."""
+    """Determine the time limit in seconds; the default is 30, as in VoidRun."""
     return _TIMEOUT_S if timeout <= 0 else seconds(timeout, _TIMEOUT_MOST_S)
 
 
 def seconds(timeout: float, most: float) -> float:
-    """A time limit in seconds, unchanged.
+    """Check a time limit in seconds and return it.
 
     Raises:
-        InvalidInput: It is negative, or above `most`.
+        InvalidInput: The limit is negative, or above `most`.
     """
     if not 0 <= timeout <= most:
         raise InvalidInput(f"timeout: {timeout:g} s is out of range", hint=f"Use 0 to {most:g}")

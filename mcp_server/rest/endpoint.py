@@ -1,10 +1,10 @@
-"""How a route is declared, and what happens around every handler: scope, audit facts, errors, methods.
+"""Declarations of routes, and what every route shares: scope checks, audit facts, errors, methods.
 
-What it leaves in `scope["state"]`, for the audit and the metrics outside of it:
+A route leaves these values in `scope["state"]`, for the audit and the metrics around it:
 
-- `action`: the endpoint's, a name out of a bounded set;
-- `sandbox`: the id or name in the path, where there is one;
-- `refusal`: why a request was refused, as its answer says it.
+- `action`: the endpoint's action, from a bounded set of names;
+- `sandbox`: the id or name in the path, if there is one;
+- `refusal`: why the request was refused, as in the answer.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 Handler = Callable[[Request, Principal], Awaitable[Response]]
 
 NOBODY = Principal(org_id="", user_id="", scopes=frozenset(), role=Role.MEMBER)
-"""Who calls an open endpoint without having been asked for a credential."""
+"""The caller of an open endpoint who sent no credential."""
 
 _log = structlog.stdlib.get_logger("casemate.rest")
 
@@ -44,12 +44,12 @@ class Endpoint:
     """One method of one path.
 
     Attributes:
-        method: Such as GET; HEAD goes to GET's handler.
-        path: With parameters in braces; `{id}` is a sandbox's id or name.
-        handler: Gives the answer; what it raises is answered too.
-        scope: What the credential must be good for; None if any will do.
-        action: What the call is named in audit and metrics, such as `sandbox.exec`.
-        open: Whether it needs no credential; who calls is NOBODY then, unless somebody is known.
+        method: The HTTP method; HEAD is served by the handler of GET.
+        path: The path, with parameters in braces; `{id}` is a sandbox's id or name.
+        handler: Returns the answer; exceptions become error answers.
+        scope: The scope that the credential needs; None for any credential.
+        action: Name of the call in audit and metrics, such as `sandbox.exec`.
+        open: Whether no credential is needed; the caller is then NOBODY, unless a credential was sent.
     """
 
     method: str
@@ -61,7 +61,7 @@ class Endpoint:
 
 
 def routes(endpoints: Iterable[Endpoint]) -> list[Route]:
-    """Routes for endpoints, one for each path, so that a method that none of them has is answered with Allow."""
+    """Build one route per path, which answers methods without an endpoint with 405 and an Allow header."""
     by_path: dict[str, dict[str, Endpoint]] = {}
     for endpoint in endpoints:
         by_path.setdefault(endpoint.path, {})[endpoint.method] = endpoint
@@ -69,10 +69,10 @@ def routes(endpoints: Iterable[Endpoint]) -> list[Route]:
 
 
 def admit(who: Principal, scope: Scope | None) -> None:
-    """Let a caller pass whose credential is good for a scope; None is for any credential.
+    """Check that a caller's credential has a scope; None accepts any credential.
 
     Raises:
-        HTTPException: There is no credential (401), or it is not good for that (403).
+        HTTPException: There is no credential (401), or it lacks the scope (403).
     """
     if who is NOBODY:
         raise HTTPException(401, "authentication required (X-API-Key or Bearer token)")
@@ -98,7 +98,7 @@ class _Resource:
         if method == "OPTIONS":
             answer = Response(status_code=204)
         else:
-            answer = problem(405, f"{method[:20]} is no method of this path", f"Use {self._allow}")
+            answer = problem(405, f"{method[:20]} is not allowed on this path", f"Use {self._allow}")
         answer.headers["allow"] = self._allow
         await answer(scope, receive, send)
 
@@ -127,7 +127,7 @@ async def _serve(endpoint: Endpoint, scope: Connection, receive: Receive, send: 
             raise
         state["refusal"] = refusal.error
         if begun:
-            # Too late for a status: the answer breaks off, and the client sees that it is not whole.
-            _log.warning("answer broken off", action=endpoint.action, reason=state["refusal"])
+            # The status is sent already: breaking the answer off shows the client that it is incomplete.
+            _log.warning("answer aborted", action=endpoint.action, reason=state["refusal"])
         else:
             await refusal.answer()(scope, receive, send)

@@ -1,4 +1,4 @@
-"""VoidRun's envelope around successful answers: `{"status": "success", "message", "data", "meta"}`."""
+"""VoidRun's envelope of successful answers: `{"status": "success", "message", "data", "meta"}`."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 
 def success(message: str, data: object = None, *, meta: Mapping[str, int] | None = None, status: int = 200) -> Response:
-    """A successful answer.
+    """Build a successful answer.
 
     Args:
-        message: What was done, in VoidRun's words: clients show it.
-        data: What was asked for; left out when None.
-        meta: Where a page stands among all; left out when None.
+        message: What was done, in VoidRun's words, because clients show it.
+        data: The result; left out when None.
+        meta: The position of a page in the whole list; left out when None.
         status: HTTP status.
     """
     content: dict[str, Any] = {"status": "success", "message": message}

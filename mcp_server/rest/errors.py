@@ -1,4 +1,4 @@
-"""The one place where failures become REST answers: a status, and `{"error", "details", "requestId"}`."""
+"""Maps exceptions to REST answers: a status, and `{"error", "details", "requestId"}`."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ BY_CODE = {
     "unavailable": 503,
     "link_timeout": 504,
     "disk_full": 507,
-    # What VoidRun answers where no room is left for another machine.
+    # VoidRun's status for a host without room for another machine.
     "host_exhausted": 529,
 }
-"""Statuses of `CasemateError`s by their codes; a code that is not here is a 500."""
+"""HTTP status by the code of a `CasemateError`; 500 for other codes."""
 
 BY_TYPE: dict[type[Exception], int] = {Missing: 404, Denied: 403, Conflict: 409, AuthError: 400}
-"""Statuses of what accounts and keys refuse; a class that is not here has its base's."""
+"""HTTP status by the class of an `AuthError`; other classes have their base's status."""
 
 _RETRY_AFTER_S = "2"
 _SHOWN = 80
@@ -54,13 +54,13 @@ _log = structlog.stdlib.get_logger("casemate.rest")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
-    """What a client is told about a failure.
+    """An error answer.
 
     Attributes:
         status: HTTP status.
         error: What is wrong.
-        details: The way out; empty where the error says it.
-        headers: To go with the answer.
+        details: How to fix it; empty if `error` says it.
+        headers: Headers of the answer.
     """
 
     status: int
@@ -69,62 +69,62 @@ class Refusal:
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def answer(self) -> Response:
-        """The refusal as an answer."""
+        """Build the HTTP response."""
         answer = problem(self.status, self.error, self.details)
         answer.headers.update(self.headers)
         return answer
 
 
 def refusal_of(error: BaseException) -> Refusal | None:
-    """How a failure is answered; None for one that nobody foresaw."""
+    """Map an exception to an error answer; None for unexpected ones."""
     error = cause_of(error)
     refusal: Refusal | None = None
     match error:
         case CasemateError():
-            refusal = _told(BY_CODE.get(error.code, 500), error.message, error.hint, retryable=error.retryable)
+            refusal = _refusal(BY_CODE.get(error.code, 500), error.message, error.hint, retryable=error.retryable)
         case AuthError():
             status = next(BY_TYPE[kind] for kind in type(error).__mro__ if kind in BY_TYPE)
             refusal = Refusal(status=status, error=str(error))
         case StoreError():
             _log.error("store failed", reason=error.message)
             status = 503 if error.retryable else 507 if isinstance(error, StoreFull) else 500
-            refusal = _told(status, "The server's store failed", error.message, retryable=error.retryable)
+            refusal = _refusal(status, "The server's store failed", error.message, retryable=error.retryable)
         case HTTPException():
             refusal = Refusal(status=error.status_code, error=error.detail, headers=error.headers or {})
         case ClientDisconnect():
-            refusal = Refusal(status=400, error="The client went away")
+            refusal = Refusal(status=400, error="The client disconnected")
         case TimeoutError():
-            refusal = Refusal(status=504, error="The server did not get done in time", details="Try again")
+            refusal = Refusal(status=504, error="The server timed out", details="Try again")
         case _:
             pass
     return refusal
 
 
-def invalid(error: ValidationError, *, unsaid: Collection[str] = ()) -> InvalidInput:
-    """Refused values as one error: each field with its value, cut, and with what was expected of it.
+def invalid(error: ValidationError, *, redacted: Collection[str] = ()) -> InvalidInput:
+    """Combine validation errors into one: each field with its value, shortened, and what was expected.
 
     Args:
-        error: What the model refused.
-        unsaid: Fields whose values may be secrets and are not repeated.
+        error: The errors of the model.
+        redacted: Fields whose values may be secrets, and are left out.
     """
     problems = error.errors(include_url=False)
-    lines = [_line(details, unsaid) for details in problems[:_PROBLEMS]]
+    lines = [_line(details, redacted) for details in problems[:_PROBLEMS]]
     if len(problems) > _PROBLEMS:
         lines.append(f"{len(problems) - _PROBLEMS} more")
     return InvalidInput("; ".join(lines))
 
 
-def _told(status: int, error: str, details: str, *, retryable: bool) -> Refusal:
+def _refusal(status: int, error: str, details: str, *, retryable: bool) -> Refusal:
     wait = retryable and status in {503, 529}
     return Refusal(status=status, error=error, details=details, headers={"retry-after": _RETRY_AFTER_S} if wait else {})
 
 
-def _line(details: ErrorDetails, unsaid: Collection[str]) -> str:
+def _line(details: ErrorDetails, redacted: Collection[str]) -> str:
     path = [str(part) for part in details["loc"]]
     name = ".".join(path)[:_SHOWN] or "The body"
     if details["type"] == "missing":
         return f"{name} is required"
     message = details["msg"].removeprefix("Value error, ")
-    if path and path[0] in unsaid:
+    if path and path[0] in redacted:
         return f"{name}: {message}"
     return f"{name}={shown(details['input'])}: {message}"

@@ -1,7 +1,7 @@
 """A command's output as server-sent events: `stdout` and `stderr` line by line, and `exit` at the end.
 
-Lines suit readers; programs want bytes. In the binary form each event has the bytes as they came, in base64, and the
-answer says so in a header.
+Lines suit people; programs need exact bytes. In the binary form each event carries the bytes in base64, and a header of
+the answer says so.
 """
 
 from __future__ import annotations
@@ -35,25 +35,25 @@ _HEADERS = {
 }
 _BINARY_HEADERS = {**_HEADERS, "x-casemate-encoding": "base64"}
 _PAUSE_S = 0.5
-"""A line that stops in its middle for so long, such as a question, is sent as it stands."""
-_SIGN_OF_LIFE_S = 15
+"""An unfinished line, such as a prompt, is sent after this pause."""
+_KEEP_ALIVE_S = 15
 _PIECE = 32 * 1024
-"""Bytes that are made into events at once: of the shortest lines, some thousand events in some milliseconds."""
+"""Bytes converted to events at once; with very short lines, that is thousands of events in a few milliseconds."""
 _WAITING = 64
-"""Pieces that may wait for a slow reader: the guest keeps the last MiB of what is not read, and does not wait."""
+"""Chunks that may queue up for a slow client; beyond that the guest keeps the last MiB and drops the rest."""
 _UNKNOWN = -1
 
 
 class EventStream:
-    """Sends the output of one command.
+    """Streams the output of one command.
 
     Args:
-        fleet: Where it runs.
-        owner: Whose sandbox it is.
+        fleet: Runs the sandbox.
+        owner: The sandbox's owner.
         sandbox_id: The sandbox's id.
-        pid: The command.
-        answer: Where the events go.
-        binary: Whether bytes are sent, in place of lines.
+        pid: The command's pid.
+        answer: Sends the events.
+        binary: Whether to send bytes instead of lines.
     """
 
     def __init__(
@@ -67,15 +67,15 @@ class EventStream:
         self._seen = {"stdout": 0, "stderr": 0}
 
     async def send(self, *, follow: bool = True, timeout_s: float = 0, tell_pid: bool = False) -> int:
-        """Send what the command wrote, from its beginning.
+        """Send the command's output from its beginning.
 
         Args:
-            follow: Whether to go on until it ends. Otherwise only what is kept is sent, and `exit` if it has ended.
-            timeout_s: The limit that it has, for the words about one that passed it.
-            tell_pid: Whether the first event is `start`, with the pid to which input may be sent.
+            follow: Whether to go on until the command ends. Otherwise send the kept output, and `exit` if it has ended.
+            timeout_s: The command's time limit, for the message about a command that exceeded it.
+            tell_pid: Whether to begin with the event `start`, which has the pid to send input to.
 
         Returns:
-            Its exit code, or -1 if it runs on or the sandbox was lost meanwhile.
+            Its exit code, or -1 if it is still running or the sandbox was lost meanwhile.
         """
         await self._answer.begin(200, _BINARY_HEADERS if self._binary else _HEADERS)
         if tell_pid:
@@ -83,7 +83,7 @@ class EventStream:
         code, error = _UNKNOWN, ""
         try:
             await self._output(self._live if follow else self._kept)
-            info = await self._standing(wait_ms=5_000 if follow else 0)
+            info = await self._status(wait_ms=5_000 if follow else 0)
             if info.running and not follow:
                 return code
             code = _UNKNOWN if info.exit_code is None else info.exit_code
@@ -123,7 +123,7 @@ class EventStream:
                     await sender.send(Chunk(stream=chunk.stream, offset=chunk.offset + start, data=data))
 
     async def _kept(self, sender: ObjectSendStream[Chunk]) -> None:
-        until = await self._standing()
+        until = await self._status()
         stdout = stderr = 0
         while stdout < until.stdout_total or stderr < until.stderr_total:
             output = await self._fleet.guest.read_output(
@@ -136,10 +136,10 @@ class EventStream:
             stdout, stderr = output.stdout.next_offset, output.stderr.next_offset
 
     async def _next(self, receiver: ObjectReceiveStream[Chunk]) -> str | None:
-        """The next events' text: lines, halves of lines after a pause, signs of life; None at the end."""
+        """Return the next events: lines, unfinished lines after a pause, or keep-alive comments; None at the end."""
         pending = any(lines.pending for lines in self._lines.values())
         try:
-            with anyio.move_on_after(_PAUSE_S if pending else _SIGN_OF_LIFE_S):
+            with anyio.move_on_after(_PAUSE_S if pending else _KEEP_ALIVE_S):
                 return self._events_of(await receiver.receive())
         except anyio.EndOfStream:
             return None
@@ -153,13 +153,13 @@ class EventStream:
         self._seen[name] = chunk.offset + len(chunk.data)
         loss = f"{skipped} bytes of {name} left out: they were not read in time" if skipped > 0 else ""
         if self._binary:
-            told = event("error", loss) if loss else ""
-            return told + event(name, b64encode(chunk.data).decode())
-        told = "".join(event(name, line) for line in (*lines.flush(), f"[{loss}]")) if loss else ""
-        return told + "".join(event(name, line) for line in lines.feed(chunk.data))
+            note = event("error", loss) if loss else ""
+            return note + event(name, b64encode(chunk.data).decode())
+        note = "".join(event(name, line) for line in (*lines.flush(), f"[{loss}]")) if loss else ""
+        return note + "".join(event(name, line) for line in lines.feed(chunk.data))
 
-    async def _standing(self, *, wait_ms: int = 0) -> ProcessInfo:
-        """How the command stands, after a wait for its end."""
+    async def _status(self, *, wait_ms: int = 0) -> ProcessInfo:
+        """Look up the command's status, after waiting for its end."""
         output = await self._fleet.guest.read_output(
             *self._process,
             stdout_offset=self._seen["stdout"],

@@ -1,4 +1,4 @@
-"""Files over REST whose bytes or entries are sent as such: list, download, upload."""
+"""Files over REST: list, download, upload. See `shell` for the operations whose results look like a command's."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from mcp_server.wire import timestamp
 from vmm.errors import GuestFileRefused
 
 from ..http.problem import problem
-from .body import WireModel, parse_query, read_body
+from .body import WireModel, parse_query
 from .byte_range import ByteRange, parse_range
 from .endpoint import Endpoint
 from .envelope import success
-from .multipart import MAX_FORM, file_of
+from .multipart import file_field
 from .paths import GuestPath
 from .streaming import Streamed, incoming, while_connected
 
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
 _LISTED = 10_000
 _BYTES = "application/octet-stream"
 _SMALL = 256 * 1024
-"""Bytes of a file that is read before the answer begins, so that its size is known rather than believed."""
+"""A file up to this size is read before the answer begins, because the size that the kernel states may be wrong."""
 
 
 def _octal(text: str) -> str:
     if not text or len(text) > 4 or set(text) - set("01234567"):
-        raise ValueError("Give permissions in octal, such as 644")
+        raise ValueError("Must be octal permissions, such as 644")
     return text
 
 
@@ -51,26 +51,26 @@ class Directory(WireModel):
 
 
 class Download(WireModel):
-    """A file to send out."""
+    """A file to download."""
 
     path: GuestPath
 
 
 class Upload(WireModel):
-    """A file to take in, with its permissions if they are to be others than they were."""
+    """A file to write, and its permissions; without them an existing file keeps its own."""
 
     path: GuestPath
     mode: Annotated[str, AfterValidator(_octal)] | None = None
 
 
 class FileRoutes:
-    """The routes that move files and directory entries."""
+    """The routes that list directories and transfer files."""
 
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
 
     def endpoints(self) -> list[Endpoint]:
-        """The routes of this module."""
+        """List the routes of this module."""
         base = "/api/sandboxes/{id}/files"
         return [
             Endpoint(method="GET", path=base, handler=self.list, scope=Scope.READ, action="file.list"),
@@ -81,23 +81,23 @@ class FileRoutes:
         ]
 
     async def list(self, request: Request, who: Principal) -> Response:
-        """A directory's entries in name order."""
-        wish = parse_query(request, Directory)
-        listing = await self._fleet.guest.list_files(who.org_id, request.path_params["id"], wish.path, limit=_LISTED)
+        """List a directory's entries, ordered by name."""
+        wanted = parse_query(request, Directory)
+        listing = await self._fleet.guest.list_files(who.org_id, request.path_params["id"], wanted.path, limit=_LISTED)
         files = [entry_object(entry) for entry in listing.entries]
         return success("ok", {"success": True, "files": files, "truncated": listing.truncated})
 
     async def download(self, request: Request, who: Principal) -> Response:
-        """A file's bytes, or one range of them, streamed."""
-        wish = parse_query(request, Download)
+        """Stream a file, or one range of it."""
+        wanted = parse_query(request, Download)
         owner, ref = who.org_id, request.path_params["id"]
-        # A condition on the file's version cannot be met, for versions are not told: then the whole is sent.
+        # Answers carry no version of the file, so an If-Range condition never holds: the whole file is sent.
         asked = "" if "if-range" in request.headers else request.headers.get("range", "")
-        async with self._fleet.guest.open_read(owner, ref, wish.path, length=0) as (info, _):
+        async with self._fleet.guest.open_read(owner, ref, wanted.path, length=0) as (info, _):
             size = info.size
         if size <= _SMALL:
-            # What the kernel says of its size is not needed, and of a file that it makes up is wrong.
-            found = await self._fleet.guest.read_file(owner, ref, wish.path, length=_SMALL)
+            # For files in /proc and /sys the kernel states a wrong size; reading a small file avoids depending on it.
+            found = await self._fleet.guest.read_file(owner, ref, wanted.path, length=_SMALL)
             if not found.more:
                 return _whole(info, found.data, asked, head=request.method == "HEAD")
             size = 0
@@ -112,10 +112,13 @@ class FileRoutes:
             return Response(status_code=status, headers=headers)
 
         async def serve(receive: Receive, answer: Answer) -> None:
-            # One whose size nobody knows is read to its end.
+            # A file of unknown size is read to its end.
             async with (
                 while_connected(receive),
-                self._fleet.guest.open_read(owner, ref, wish.path, offset=start, length=length or None) as (_, pieces),
+                self._fleet.guest.open_read(owner, ref, wanted.path, offset=start, length=length or None) as (
+                    _,
+                    pieces,
+                ),
             ):
                 await answer.begin(status, headers)
                 sent = 0
@@ -123,26 +126,25 @@ class FileRoutes:
                     await answer.write(piece)
                     sent += len(piece)
                 if sent < length:
-                    raise GuestFileRefused(f"{wish.path[:80]!r} became shorter while it was read")
+                    raise GuestFileRefused(f"{wanted.path[:80]!r} was truncated while it was being read")
 
         return Streamed(serve)
 
     async def upload(self, request: Request, who: Principal) -> Response:
-        """Write a file, all of it or nothing: the raw body, or the field `file` of a small form."""
-        wish = parse_query(request, Upload)
+        """Write a file, completely or not at all: the raw body, or the field `file` of a multipart form."""
+        wanted = parse_query(request, Upload)
         owner, ref = who.org_id, request.path_params["id"]
-        mode = None if wish.mode is None else int(wish.mode, 8)
+        mode = None if wanted.mode is None else int(wanted.mode, 8)
+        content = incoming(request.receive)
         content_type = request.headers.get("content-type", "")
         if content_type.partition(";")[0].strip().lower() == "multipart/form-data":
-            data = file_of(await read_body(request, most=MAX_FORM), content_type)
-            info = await self._fleet.guest.write_file(owner, ref, wish.path, data, mode=mode)
-        else:
-            info = await self._fleet.guest.write_stream(owner, ref, wish.path, incoming(request.receive), mode=mode)
+            content = file_field(content, content_type)
+        info = await self._fleet.guest.write_stream(owner, ref, wanted.path, content, mode=mode)
         return JSONResponse({"success": True, "path": info.path, "size": info.size})
 
 
 def entry_object(info: FileInfo) -> dict[str, Any]:
-    """A directory entry as clients know it."""
+    """Convert a directory entry to its JSON form."""
     return {
         "name": info.path.rstrip("/").rsplit("/", 1)[-1],
         "path": info.path,
@@ -156,7 +158,7 @@ def entry_object(info: FileInfo) -> dict[str, Any]:
 
 
 def _whole(info: FileInfo, data: bytes, asked: str, *, head: bool) -> Response:
-    """The answer that sends a file which is here already, or a range of it."""
+    """Build the answer with a file that was read already, or a range of it."""
     part = parse_range(asked, len(data))
     if part is not None and not part.length:
         return _unsatisfiable(len(data))
@@ -167,7 +169,7 @@ def _whole(info: FileInfo, data: bytes, asked: str, *, head: bool) -> Response:
 
 
 def _head(info: FileInfo, part: ByteRange | None, size: int) -> tuple[int, dict[str, str]]:
-    """Status and headers of an answer with a file, or a range of it."""
+    """Build status and headers of an answer with a file, or a range of it."""
     name = info.path.rstrip("/").rsplit("/", 1)[-1]
     headers = {"content-type": _BYTES, "content-disposition": attachment(name), "accept-ranges": "bytes"}
     if part is None:
@@ -176,13 +178,15 @@ def _head(info: FileInfo, part: ByteRange | None, size: int) -> tuple[int, dict[
 
 
 def attachment(name: str) -> str:
-    """The Content-Disposition under which something is saved, whatever letters its name has."""
+    """Build the Content-Disposition for a file name with any characters."""
     plain = "".join(letter if " " <= letter <= "~" and letter not in '"\\' else "_" for letter in name)
     exact = "" if plain == name else f"; filename*=UTF-8''{quote(name, safe='')}"
     return f'attachment; filename="{plain}"{exact}'
 
 
 def _unsatisfiable(size: int) -> Response:
-    answer = problem(416, f"The range lies beyond the file's {size} bytes", "Ask for one within it")
+    answer = problem(
+        416, f"The range starts beyond the end of the file, which has {size} bytes", "Request a range within it"
+    )
     answer.headers["content-range"] = f"bytes */{size}"
     return answer

@@ -1,4 +1,4 @@
-"""Images over REST: what sandboxes can be made from."""
+"""Images over REST: what sandboxes are created from."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 
 class ImageRoutes:
-    """The routes about images."""
+    """The routes for images."""
 
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
 
     def endpoints(self) -> list[Endpoint]:
-        """The routes of this module."""
+        """List the routes of this module."""
         base, read = "/api/images", Scope.READ
         return [
             Endpoint(method="GET", path=base, handler=self.images, scope=read, action="image.list"),
@@ -37,12 +37,12 @@ class ImageRoutes:
         ]
 
     async def images(self, request: Request, who: Principal) -> Response:
-        """The images, the default first."""
+        """List the images, the default one first."""
         del request, who
         return JSONResponse([image_object(name) for name in self._fleet.images()])
 
     async def image(self, request: Request, who: Principal) -> Response:
-        """One image, by id or name."""
+        """Return one image, by id or name."""
         del who
         wanted = request.path_params["image"]
         for name in self._fleet.images():
@@ -53,7 +53,7 @@ class ImageRoutes:
 
 
 def image_object(name: str) -> dict[str, Any]:
-    """An image as clients know it; its id follows from its name, for an image has no record."""
+    """Convert an image to its JSON form; its id is a hash of its name, because images have no record."""
     return {
         "id": hashlib.sha256(name.encode()).hexdigest()[:24],
         "name": name,

@@ -1,7 +1,7 @@
-"""Routes about API keys, in VoidRun's shapes.
+"""Routes for API keys, in VoidRun's format.
 
-Who administers the organisation sees and changes all of its keys. A member, who never administers, makes and ends keys
-of their own: they are good for no more than the member is.
+Callers with the scope admin see and change all keys of the organisation. Members never have that scope: they create and
+delete their own keys, which can do no more than the member can.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _NEVER = "Never (until revoked)"
 
 
 class KeyRequest(WireModel):
-    """A key to be made."""
+    """A key to create."""
 
     key_name: str
     expires_at: str = Field(default="", max_length=100)
@@ -48,7 +48,7 @@ class KeyRequest(WireModel):
 
 
 class Activation(WireModel):
-    """Whether a key shall be accepted."""
+    """Whether a key is accepted."""
 
     is_active: bool
 
@@ -57,11 +57,11 @@ class KeyRoutes:
     """The keys of the caller's organisation."""
 
     def __init__(self, keys: KeyStore, accounts: Accounts, *, clock: Clock = now_ms) -> None:
-        """Routes over keys.
+        """Create the routes.
 
         Args:
             keys: The store.
-            accounts: For keys that are made for other members.
+            accounts: Looks up members, for keys that are created for somebody else.
             clock: Epoch milliseconds.
         """
         self._keys = keys
@@ -69,7 +69,7 @@ class KeyRoutes:
         self._clock = clock
 
     def endpoints(self) -> list[Endpoint]:
-        """What belongs behind the gate."""
+        """List the routes that need a credential."""
         keys, one = "/api/orgs/apikeys", "/api/orgs/apikeys/{key_id}"
         run = Scope.RUN
         return [
@@ -81,37 +81,37 @@ class KeyRoutes:
         ]
 
     async def list(self, request: Request, who: Principal) -> Response:
-        """The organisation's keys; the caller's own where the caller does not administer it."""
+        """List the organisation's keys; without the scope admin only the caller's own."""
         found = await self._keys.list(who.org_id)
         mine = [key for key in found if who.may(Scope.ADMIN) or key.created_by == who.user_id]
         return JSONResponse([key_object(key) for key in mine])
 
     async def create(self, request: Request, who: Principal) -> Response:
-        """Make a key. 200, not 201: the Python client reads nothing else."""
-        wish = await parse_body(request, KeyRequest, most=_MOST)
+        """Create a key. The status is 200, not 201, because VoidRun's Python client accepts only that."""
+        wanted = await parse_body(request, KeyRequest, most=_MOST)
         _may_manage(who)
         made = await self._keys.create(
             org_id=who.org_id,
-            created_by=await self._holder(wish.user_id, who),
-            name=wish.key_name,
-            expires_ms=self._expiry(wish),
-            scopes=_scopes(wish, who),
+            created_by=await self._holder(wanted.user_id, who),
+            name=wanted.key_name,
+            expires_ms=self._expiry(wanted),
+            scopes=_scopes(wanted, who),
             within=who.scopes,
         )
         return JSONResponse(new_key_object(made))
 
     async def delete(self, request: Request, who: Principal) -> Response:
-        """Remove a key for good."""
+        """Delete a key."""
         key = await self._managed(request, who)
         await self._keys.delete(who.org_id, key.id)
         return success("API key revoked")
 
     async def activate(self, request: Request, who: Principal) -> Response:
         """Switch a key on or off."""
-        wish = await parse_body(request, Activation, most=_MOST)
+        wanted = await parse_body(request, Activation, most=_MOST)
         key = await self._managed(request, who)
-        await self._keys.set_active(who.org_id, key.id, active=wish.is_active)
-        return success("API key activated" if wish.is_active else "API key deactivated")
+        await self._keys.set_active(who.org_id, key.id, active=wanted.is_active)
+        return success("API key activated" if wanted.is_active else "API key deactivated")
 
     async def touch(self, request: Request, who: Principal) -> Response:
         """Record that a key was used now."""
@@ -120,7 +120,7 @@ class KeyRoutes:
         return success("API key touched")
 
     async def _managed(self, request: Request, who: Principal) -> ApiKey:
-        """The key of the path, if the caller may change it; a key that is not shown does not exist."""
+        """Find the key of the path, if the caller may change it; other members' keys look as if they did not exist."""
         _may_manage(who)
         key_id: str = request.path_params["key_id"]
         key = await self._keys.get(who.org_id, key_id)
@@ -129,38 +129,38 @@ class KeyRoutes:
         return key
 
     async def _holder(self, user_id: str, who: Principal) -> str:
-        """For whom a key is made: the caller, or a member whom an administrator names."""
+        """Determine for whom to create a key: the caller, or a member named by an administrator."""
         if user_id in {"", who.user_id}:
             return who.user_id
         if not who.may(Scope.ADMIN):
-            raise Denied("userId names somebody else: only who administers the organisation makes keys for others")
+            raise Denied("userId is another member: creating keys for others needs the scope admin")
         if await self._accounts.standing(who.org_id, user_id) is None:
             raise MemberMissing(f"userId {user_id[:_SHOWN]!a}: the organisation has no such member; list its users")
         return user_id
 
-    def _expiry(self, wish: KeyRequest) -> int:
-        """Epoch milliseconds; 0 for never."""
-        if wish.expires_at and wish.expires_in_seconds:
+    def _expiry(self, wanted: KeyRequest) -> int:
+        """Determine when a key expires, in epoch milliseconds; 0 for never."""
+        if wanted.expires_at and wanted.expires_in_seconds:
             raise InvalidInput("expiresAt and expiresInSeconds are both given", hint="Give one of them")
-        if wish.expires_in_seconds:
-            return self._clock() + wish.expires_in_seconds * 1000
-        if not wish.expires_at:
+        if wanted.expires_in_seconds:
+            return self._clock() + wanted.expires_in_seconds * 1000
+        if not wanted.expires_at:
             return 0
-        how = f"Give a time to come, within {_MOST_SECONDS} s, such as 2030-01-31T12:00:00Z"
+        how = f"Give a future time within {_MOST_SECONDS} s, such as 2030-01-31T12:00:00Z"
         try:
-            moment = datetime.fromisoformat(wish.expires_at)
+            moment = datetime.fromisoformat(wanted.expires_at)
         except ValueError:
-            raise InvalidInput(f"expiresAt={wish.expires_at[:_SHOWN]!a} is no time", hint=how) from None
+            raise InvalidInput(f"expiresAt={wanted.expires_at[:_SHOWN]!a} is not a valid time", hint=how) from None
         if moment.tzinfo is None:
-            raise InvalidInput(f"expiresAt={wish.expires_at[:_SHOWN]!a} has no zone", hint=how)
+            raise InvalidInput(f"expiresAt={wanted.expires_at[:_SHOWN]!a} has no time zone", hint=how)
         expires_ms = int(moment.timestamp() * 1000)
         if not self._clock() < expires_ms <= self._clock() + _MOST_SECONDS * 1000:
-            raise InvalidInput(f"expiresAt={wish.expires_at[:_SHOWN]!a} is out of range", hint=how)
+            raise InvalidInput(f"expiresAt={wanted.expires_at[:_SHOWN]!a} is out of range", hint=how)
         return expires_ms
 
 
 def key_object(key: ApiKey) -> dict[str, Any]:
-    """A key on the wire; times that are not known are left out."""
+    """Convert a key to its JSON form; unknown times are left out."""
     times = {"expiresAt": key.expires_ms, "lastUsedAt": key.last_used_ms, "updatedAt": key.updated_ms}
     return {
         "id": key.id,
@@ -176,7 +176,7 @@ def key_object(key: ApiKey) -> dict[str, Any]:
 
 
 def new_key_object(made: NewKey) -> dict[str, Any]:
-    """A key just made, with its text: the one time that it is shown."""
+    """Convert a new key to its JSON form, with its secret: the only time that it is shown."""
     key = made.record
     expires = {"expiresAt": timestamp(key.expires_ms)} if key.expires_ms else {}
     return {
@@ -192,17 +192,17 @@ def new_key_object(made: NewKey) -> dict[str, Any]:
 
 
 def _may_manage(who: Principal) -> None:
-    # A key that an owner made without `admin` was made so that it cannot make more of its kind.
+    # An owner who created a key without `admin` did so to keep it from creating more keys.
     if not who.may(Scope.ADMIN) and who.role is not Role.MEMBER:
         held = ", ".join(sorted(who.scopes)) or "none"
         raise Denied(f"This needs the scope admin; the credential has {held}")
 
 
-def _scopes(wish: KeyRequest, who: Principal) -> frozenset[Scope]:
-    """What a key shall be good for; what its maker is, if nothing is said."""
-    if not wish.scopes or "*" in wish.scopes:
+def _scopes(wanted: KeyRequest, who: Principal) -> frozenset[Scope]:
+    """Determine the scopes of a new key: by default those of its creator."""
+    if not wanted.scopes or "*" in wanted.scopes:
         return expanded(who.scopes)
-    return frozenset(Scope(scope) for scope in wish.scopes)
+    return frozenset(Scope(scope) for scope in wanted.scopes)
 
 
 def _named(scopes: frozenset[Scope]) -> list[str]:
@@ -210,7 +210,7 @@ def _named(scopes: frozenset[Scope]) -> list[str]:
 
 
 def _span(milliseconds: int) -> str:
-    """A length of time for people: `30 days`."""
+    """Format a duration for people, such as `30 days`."""
     seconds = round(milliseconds / 1000)
     for unit, length in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * length:

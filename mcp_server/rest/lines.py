@@ -1,4 +1,4 @@
-"""Output cut into lines for event streams, the way that VoidRun's clients read them."""
+"""Splits output into lines for event streams, in the way that VoidRun's clients read them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ _LONGEST = 64 * 1024
 
 
 class Lines:
-    """Cuts a stream of bytes into lines of text, whatever pieces it comes in.
+    """Splits a stream of bytes, which arrives in chunks of any size, into lines of text.
 
-    Besides line feeds, everything ends a line at which one of the clients would break: carriage returns, form feeds,
-    Unicode's separators. Bytes that are no UTF-8 become replacement characters; lines longer than 64 Ki characters come
-    in parts.
+    A line ends at every character at which one of the clients would break it: line feeds, carriage returns, form feeds,
+    Unicode's separators. Bytes that are not UTF-8 become replacement characters; lines longer than 64 Ki characters are
+    split.
     """
 
     def __init__(self) -> None:
@@ -22,20 +22,20 @@ class Lines:
 
     @property
     def pending(self) -> bool:
-        """Whether a line has begun and not ended."""
+        """Whether there is an unfinished line."""
         return bool(self._rest)
 
     def feed(self, data: bytes) -> list[str]:
-        """The lines that end in this piece."""
+        """Add a chunk, and return the lines that end in it."""
         return self._cut(self._decoder.decode(data))
 
     def flush(self) -> list[str]:
-        """What stands in the last line so far, as a line of its own: nothing more comes for the moment."""
+        """Return the unfinished line as a line, because nothing follows for the moment."""
         rest, self._rest = self._rest, ""
         return [rest] if rest else []
 
     def end(self) -> list[str]:
-        """What is left when nothing more comes."""
+        """Return the rest at the end of the stream."""
         return self._cut(self._decoder.decode(b"", final=True)) + self.flush()
 
     def _cut(self, text: str) -> list[str]:
@@ -52,9 +52,9 @@ class Lines:
 
 
 def event(name: str, text: str) -> str:
-    """One server-sent event; the text is one line.
+    """Format a server-sent event; the text is a single line.
 
-    A reader takes one blank away after the colon, or keeps it: so there is one only where it saves the text's own.
+    Some clients strip one blank after the colon, others do not: so one is added only to protect a blank of the text.
     """
     blank = " " if text.startswith(" ") else ""
     return f"event: {name}\ndata:{blank}{text}\n\n"

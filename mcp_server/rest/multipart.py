@@ -1,58 +1,98 @@
-"""The one file of a small multipart form; large files come as raw bodies, which are streamed."""
+"""The file in a multipart form, taken out of the body as it arrives, so that the form may be as large as a raw body."""
 
 from __future__ import annotations
 
-from email.message import Message
+from collections.abc import AsyncGenerator, AsyncIterable
 
-from starlette.exceptions import HTTPException
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
 
 from vmm.errors import InvalidInput
 
-MAX_FILE = 5 * 1024 * 1024
-"""Bytes of the file."""
-MAX_FORM = MAX_FILE + 64 * 1024
-"""Bytes of the form."""
-
+_FIELD = b"file"
 _HINT = "Send the file as the form's field 'file', or raw as the body"
 
 
-def file_of(form: bytes, content_type: str) -> bytes:
-    """The content of the field `file`.
+async def file_field(chunks: AsyncIterable[bytes], content_type: str) -> AsyncGenerator[bytes]:
+    """Yield the content of the form's first field named `file`.
 
     Args:
-        form: The whole body.
+        chunks: The body as it arrives.
         content_type: Its Content-Type, with the boundary.
 
     Raises:
-        InvalidInput: It is no form, or it has no such field.
-        HTTPException: The file is too large (413).
+        InvalidInput: The body is not a complete form, or has no such field; only its end shows either.
     """
-    boundary = _parameter(content_type, "boundary")
-    if not boundary:
-        raise InvalidInput("Content-Type: the form names no boundary", hint=_HINT)
-    # Between two delimiters is a part; what is before the first and after the last is nothing.
-    parts = (b"\r\n" + form).split(b"\r\n--" + boundary.encode("latin-1", "replace"))
-    if len(parts) < 3 or not parts[-1].startswith(b"--"):
-        raise InvalidInput("The form is not complete", hint=_HINT)
-    for part in parts[1:-1]:
-        head, separator, content = part.partition(b"\r\n\r\n")
-        if separator and _parameter(_disposition(head), "name") == "file":
-            if len(content) > MAX_FILE:
-                raise HTTPException(413, f"The file has {len(content)} bytes, a form takes {MAX_FILE}: send it raw")
-            return content
-    raise InvalidInput("file is required", hint=_HINT)
+    form = _Form(parse_options_header(content_type)[1].get(b"boundary", b""))
+    async for chunk in chunks:
+        for piece in form.feed(chunk):
+            yield piece
+    form.check_end()
 
 
-def _disposition(head: bytes) -> str:
-    for line in head.decode("utf-8", "replace").split("\r\n"):
-        name, _, value = line.partition(":")
-        if name.strip().lower() == "content-disposition":
-            return value.strip()
-    return ""
+class _Form:
+    """The state of one form between two chunks: which field the parser is in, and what it found of the file."""
 
+    def __init__(self, boundary: bytes) -> None:
+        if not boundary:
+            raise InvalidInput("Content-Type has no boundary for the form", hint=_HINT)
+        try:
+            self._parser = MultipartParser(
+                boundary,
+                {
+                    "on_part_begin": self._begin_part,
+                    "on_header_field": self._add_name,
+                    "on_header_value": self._add_value,
+                    "on_header_end": self._end_header,
+                    "on_part_data": self._add_data,
+                    "on_part_end": self._end_part,
+                    "on_end": self._end,
+                },
+            )
+        except FormParserError as error:
+            raise InvalidInput(f"Content-Type is invalid: {error}", hint=_HINT) from None
+        self._name = self._value = b""
+        self._in_file = False
+        self._found = False
+        self._complete = False
+        self._pieces: list[bytes] = []
 
-def _parameter(header: str, name: str) -> str:
-    message = Message()
-    message["content-type"] = " ".join(header.split())
-    value = message.get_param(name)
-    return value if isinstance(value, str) else ""
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """Parse the next chunk of the body, and return what it has of the file."""
+        self._pieces = []
+        try:
+            self._parser.write(chunk)
+        except FormParserError as error:
+            raise InvalidInput(f"The form is invalid: {error}", hint=_HINT) from None
+        return self._pieces
+
+    def check_end(self) -> None:
+        """Refuse a form that broke off, or had no file."""
+        if not self._complete:
+            raise InvalidInput("The form is incomplete: its last boundary is missing", hint=_HINT)
+        if not self._found:
+            raise InvalidInput("file is required", hint=_HINT)
+
+    def _begin_part(self) -> None:
+        self._name = self._value = b""
+
+    def _add_name(self, data: bytes, start: int, end: int) -> None:
+        self._name += data[start:end]
+
+    def _add_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def _end_header(self) -> None:
+        if self._name.lower() == b"content-disposition" and not self._found:
+            self._in_file = self._found = parse_options_header(self._value)[1].get(b"name") == _FIELD
+        self._name = self._value = b""
+
+    def _add_data(self, data: bytes, start: int, end: int) -> None:
+        if self._in_file:
+            self._pieces.append(data[start:end])
+
+    def _end_part(self) -> None:
+        self._in_file = False
+
+    def _end(self) -> None:
+        self._complete = True

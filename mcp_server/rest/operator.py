@@ -1,4 +1,4 @@
-"""Routes for who runs the server: invitations to register, and the users. Others do not learn that they exist."""
+"""Routes for the operator: invitations to register, and the users. Other callers get 404."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _MOST_SECONDS = 365 * 24 * 3600
 
 
 class InvitationRequest(WireModel):
-    """An invitation to be made."""
+    """An invitation to create."""
 
     email: str = ""
     expires_in_seconds: int = Field(default=LIFETIME_MS // 1000, ge=1, le=_MOST_SECONDS)
@@ -39,7 +39,7 @@ class InvitationRequest(WireModel):
 
 
 class PageQuery(WireModel):
-    """Which part of a list."""
+    """The part of a list to return."""
 
     after: str = Field(default="", max_length=100)
     limit: int = Field(default=1000, ge=1, le=1000)
@@ -49,7 +49,7 @@ class OperatorRoutes:
     """Invitations and users of the whole server."""
 
     def __init__(self, accounts: Accounts, invitations: Invitations) -> None:
-        """Routes over the stores.
+        """Create the routes.
 
         Args:
             accounts: All users.
@@ -59,7 +59,7 @@ class OperatorRoutes:
         self._invitations = invitations
 
     def endpoints(self) -> list[Endpoint]:
-        """What belongs behind the gate."""
+        """List the routes that need a credential."""
         invitations = "/api/operator/invitations"
         return [
             operator_endpoint("POST", invitations, self.invite, "invitation.create"),
@@ -69,32 +69,32 @@ class OperatorRoutes:
         ]
 
     async def invite(self, request: Request, who: Principal) -> Response:
-        """Make an invitation; its code is in this answer alone."""
-        wish = await parse_body(request, InvitationRequest, most=_MOST)
-        if wish.org_id and await self._accounts.organisations.get(wish.org_id) is None:
-            raise MemberMissing(f"orgId {wish.org_id[:80]!a}: there is no such organisation")
+        """Create an invitation; only this answer shows its code."""
+        wanted = await parse_body(request, InvitationRequest, most=_MOST)
+        if wanted.org_id and await self._accounts.organisations.get(wanted.org_id) is None:
+            raise MemberMissing(f"orgId {wanted.org_id[:80]!a}: there is no such organisation")
         made = await self._invitations.create(
             created_by=who.user_id,
-            email=wish.email,
-            org_id=wish.org_id,
-            role=Role(wish.role),
-            lifetime_ms=wish.expires_in_seconds * 1000,
+            email=wanted.email,
+            org_id=wanted.org_id,
+            role=Role(wanted.role),
+            lifetime_ms=wanted.expires_in_seconds * 1000,
         )
         return success("invitation created", {**invitation_object(made.record), "code": made.code}, status=201)
 
     async def invited(self, request: Request, who: Principal) -> Response:
-        """Invitations, newest first."""
+        """List invitations, newest first."""
         limit = parse_query(request, PageQuery).limit
         found = await self._invitations.list(limit=limit)
         return success("invitations", [invitation_object(it) for it in found])
 
     async def revoke(self, request: Request, who: Principal) -> Response:
-        """Remove an invitation."""
+        """Delete an invitation."""
         await self._invitations.revoke(request.path_params["invitation_id"])
         return success("invitation revoked")
 
     async def users(self, request: Request, who: Principal) -> Response:
-        """Users, oldest first; `after` is the id of the last one of the page before."""
+        """List users, oldest first; `after` is the id of the last one of the previous page."""
         query = parse_query(request, PageQuery)
         after = await self._accounts.users.get(query.after) if query.after else None
         if query.after and after is None:
@@ -104,7 +104,7 @@ class OperatorRoutes:
 
 
 def invitation_object(invitation: Invitation) -> dict[str, Any]:
-    """An invitation on the wire, without its code."""
+    """Convert an invitation to its JSON form, without its code."""
     used = {"usedBy": invitation.used_by, "usedAt": timestamp(invitation.used_ms)} if invitation.used_by else {}
     return {
         "id": invitation.id,
@@ -120,7 +120,7 @@ def invitation_object(invitation: Invitation) -> dict[str, Any]:
 
 
 def operator_endpoint(method: str, path: str, handler: Handler, action: str) -> Endpoint:
-    """An endpoint for the operator alone; to others it is not there."""
+    """Declare an endpoint that only the operator may call; others get 404."""
 
     async def guarded(request: Request, who: Principal) -> Response:
         if not who.operator:

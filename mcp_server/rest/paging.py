@@ -1,4 +1,4 @@
-"""Which part of a list a client wants: `page` and `limit` of the query, and the `meta` that tells where it stands."""
+"""Paging of lists: `page` and `limit` in the query, and `meta` in the answer."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _COUNT = re.compile(r"[0-9]{1,9}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AskedPage:
+class RequestedPage:
     """A page of a list.
 
     Attributes:
         number: Counted from 1.
-        limit: How many rows it has at most.
+        limit: Its maximum number of rows.
     """
 
     number: int
@@ -28,19 +28,19 @@ class AskedPage:
 
     @property
     def rows(self) -> slice:
-        """Which rows of the whole list these are."""
+        """The page's rows within the whole list."""
         return slice((self.number - 1) * self.limit, self.number * self.limit)
 
     def meta(self, total: int) -> dict[str, int]:
-        """Where the page stands in a list of `total` rows."""
+        """Describe the page's position in a list of `total` rows."""
         return {"page": self.number, "limit": self.limit, "total": total, "totalPages": -(-total // self.limit)}
 
 
-def asked_page(request: Request) -> AskedPage:
-    """The page that a query asks for; what is no number from 1 on is as good as nothing, as VoidRun has it."""
+def requested_page(request: Request) -> RequestedPage:
+    """Parse the page of a query; values other than positive numbers are ignored, as in VoidRun."""
     query = request.query_params
     limit = min(_count(query.get("limit", ""), _LIMIT), _LIMIT_MOST)
-    return AskedPage(number=_count(query.get("page", ""), 1), limit=limit)
+    return RequestedPage(number=_count(query.get("page", ""), 1), limit=limit)
 
 
 def _count(text: str, default: int) -> int:

@@ -1,4 +1,4 @@
-"""Paths in the guest as clients give them: query parameters, checked before anything is touched."""
+"""Paths in the guest, validated as query parameters."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ _MAX_PATH = 4095
 
 
 def absolute(path: str) -> str:
-    """A path that begins at the root; a relative one is taken from there.
+    """Make a path absolute; a relative one is resolved against the root directory.
 
     Raises:
-        ValueError: It is empty, too long, or has characters that no path has.
+        ValueError: The path is empty, too long, or contains NUL characters.
     """
     if not path:
-        raise ValueError("Give a path")
+        raise ValueError("Must not be empty")
     if "\0" in path:
-        raise ValueError("A path has no NUL characters")
+        raise ValueError("Must not contain NUL characters")
     whole = path if path.startswith("/") else f"/{path}"
     size = len(whole.encode())
     if size > _MAX_PATH:
-        raise ValueError(f"{size} bytes are too many, the longest path has {_MAX_PATH}")
+        raise ValueError(f"Must have at most {_MAX_PATH} bytes, got {size}")
     return whole
 
 
 def parent(path: str) -> str:
-    """The directory of a path."""
+    """Return the directory of a path."""
     return posixpath.dirname(path.rstrip("/")) or "/"
 
 

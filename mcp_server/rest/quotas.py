@@ -1,4 +1,4 @@
-"""Routes about what an organisation may have at once: everybody sees the own, the operator sets anybody's."""
+"""Routes for quotas: callers see those of their organisation, the operator sees and sets those of any."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ class QuotaRoutes:
     """Limits and usage of organisations."""
 
     def __init__(self, quotas: Quotas, fleet: Fleet, organisations: Organisations) -> None:
-        """Routes over what is allowed and what is used.
+        """Create the routes.
 
         Args:
-            quotas: What each may have.
-            fleet: What each has.
-            organisations: Those that there are.
+            quotas: The limits of each organisation.
+            fleet: Counts what each organisation uses.
+            organisations: Looks up organisations.
         """
         self._quotas = quotas
         self._fleet = fleet
         self._organisations = organisations
 
     def endpoints(self) -> list[Endpoint]:
-        """What belongs behind the gate."""
+        """List the routes that need a credential."""
         one = "/api/operator/quotas/{org_id}"
         return [
             Endpoint(method="GET", path="/api/orgs/quota", handler=self.own, scope=Scope.READ, action="quota.own"),
@@ -53,21 +53,21 @@ class QuotaRoutes:
         ]
 
     async def own(self, request: Request, who: Principal) -> Response:
-        """What the caller's organisation may have, and what it has."""
+        """Return limits and usage of the caller's organisation."""
         return await self._answer(who.org_id)
 
     async def show(self, request: Request, who: Principal) -> Response:
-        """The same of any organisation."""
+        """Return limits and usage of any organisation."""
         return await self._answer(await self._known(request))
 
     async def change(self, request: Request, who: Principal) -> Response:
-        """Set limits of an organisation: null is the server's default, what is left out stays. So does what exists."""
+        """Set an organisation's limits: null restores the default, others stay. Existing sandboxes stay."""
         org_id = await self._known(request)
         changes = parse_object(await read_body(request, most=_MOST))
         for name, value in changes.items():
             if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
                 raise InvalidInput(
-                    f"{name[:80]}={shown(value)} is no limit", hint="Use a number, or null for the default"
+                    f"{name[:80]}={shown(value)} is not a valid limit", hint="Use a number, or null for the default"
                 )
         await self._quotas.put(org_id, changes)
         return await self._answer(org_id)

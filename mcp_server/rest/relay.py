@@ -1,4 +1,4 @@
-"""Between a WebSocket and a terminal: what is typed goes in, what is shown comes out."""
+"""Relays between a WebSocket and a terminal: input in one direction, output in the other."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ _NORMAL, _POLICY_VIOLATION, _TRY_AGAIN = 1000, 1008, 1013
 
 
 class Relay:
-    """Between one socket and one terminal.
+    """Relays between one socket and one terminal.
 
     Args:
-        fleet: Where the terminal is.
-        owner: Whose sandbox it is.
+        fleet: Runs the sandbox.
+        owner: The sandbox's owner.
         sandbox_id: The sandbox's id.
-        terminal_id: The terminal.
-        socket: Accepted.
-        binary: Whether the output goes as bytes.
+        terminal_id: The terminal's id.
+        socket: The WebSocket, already accepted.
+        binary: Whether to send the output as bytes instead of text.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Relay:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     async def run(self, offset: int) -> None:
-        """Relay from an offset of the output on, until the program ends or the client goes away."""
+        """Relay, beginning at an offset of the output, until the program ends or the client disconnects."""
         closing: list[tuple[int, str]] = []
         async with anyio.create_task_group() as tasks:
 
@@ -71,7 +71,7 @@ class Relay:
             await self._socket.close(code, close_reason(reason))
 
     async def _output(self, offset: int) -> tuple[int, str]:
-        """Send what the terminal shows; how to close when its program has ended."""
+        """Send the terminal's output; return the code and reason to close with when its program has ended."""
         while True:
             try:
                 found = await self._fleet.guest.terminal_read(
@@ -95,7 +95,7 @@ class Relay:
                 await self._socket.send_text(text)
 
     async def _input(self) -> None:
-        """Type what the client sends, until it goes away."""
+        """Type what the client sends, until it disconnects."""
         while True:
             message = await self._socket.receive()
             if message["type"] == "websocket.disconnect":
@@ -106,7 +106,7 @@ class Relay:
                 await self._type(data[start : start + MAX_INPUT])
 
     async def _type(self, data: bytes) -> None:
-        """Type, waiting for a program that does not read; what an ended one is sent is nobody's."""
+        """Type, waiting for a program that does not read; input for a program that has ended is dropped."""
         for _ in range(_TRIES):
             try:
                 await self._fleet.guest.terminal_input(*self._terminal, data)
@@ -118,9 +118,9 @@ class Relay:
                 await anyio.sleep(_RETRY_S)
             else:
                 return
-        raise GuestError("The program in the terminal does not read what is typed")
+        raise GuestError("The program in the terminal does not read its input")
 
 
 def close_reason(text: str) -> str:
-    """A reason as a close frame can carry it: at most 123 bytes."""
+    """Cut a reason to what a close frame can carry: at most 123 bytes."""
     return text.encode()[:120].decode("utf-8", "ignore")

@@ -1,4 +1,4 @@
-"""All REST routes about sandboxes, put together."""
+"""All REST routes for sandboxes."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
 
 def rest_routes(fleet: Fleet, defaults: Defaults) -> list[BaseRoute]:
-    """The routes that need a credential, sockets among them; to be mounted behind the gate.
+    """Build the routes that need a credential, WebSockets included; mount them behind the gate.
 
     Args:
-        fleet: Running; it must outlive the routes.
-        defaults: What a sandbox has whose creator does not say.
+        fleet: The running fleet; it must outlive the routes.
+        defaults: Image and size of a sandbox whose creator names none.
     """
-    attendance = ViewerCount()
+    viewers = ViewerCount()
     modules = (
         SandboxRoutes(fleet, defaults),
         SnapshotRoutes(fleet),
@@ -45,14 +45,14 @@ def rest_routes(fleet: Fleet, defaults: Defaults) -> list[BaseRoute]:
         FileRoutes(fleet),
         ArchiveRoutes(fleet),
         ShellRoutes(fleet),
-        TerminalRoutes(fleet, attendance),
+        TerminalRoutes(fleet, viewers),
     )
     endpoints = [endpoint for module in modules for endpoint in module.endpoints()]
-    return [*SocketRoutes(fleet, attendance).routes(), *routes(endpoints)]
+    return [*SocketRoutes(fleet, viewers).routes(), *routes(endpoints)]
 
 
 def version_routes(version: str, *, commit: str = "", build_time: str = "") -> list[Route]:
-    """`GET /api/version`, which needs no credential."""
+    """Build `GET /api/version`, which needs no credential."""
 
     async def tell(_request: Request, _who: Principal) -> Response:
         return JSONResponse({"version": version, "commit": commit, "buildTime": build_time})

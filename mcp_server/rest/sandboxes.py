@@ -1,4 +1,4 @@
-"""Sandboxes over REST: create, list, get, change, delete, and what they use."""
+"""Sandboxes over REST: create, list, get, change, delete, and their resource usage."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vmm.sandboxes.spec import SandboxSpec
 from .body import WireModel, parse_body
 from .endpoint import Endpoint
 from .envelope import success
-from .paging import asked_page
+from .paging import requested_page
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     from vmm.fleet import Fleet
 
 Amount = Annotated[int, Field(gt=-(2**31), lt=2**31)]
-"""A number that the fleet can be asked about; it says itself what is too much."""
+"""An integer that fits the fleet's types; the fleet checks its range."""
 
 
 class CreateRequest(WireModel):
-    """A sandbox to make; `ttl` and `idle` are seconds, of a `snapshot` it has image, cpu and mem, whatever is sent.
+    """A sandbox to create; `ttl` and `idle` are in seconds; a `snapshot` determines image, cpu and mem.
 
-    `orgId` and `userId` are those of the credential, whatever is sent; `region` has no meaning on one host; `sync`
-    false changes nothing, for the answer comes as soon as the sandbox can be used.
+    `orgId` and `userId` are ignored in favour of the credential's, `region` because there is only one host, and `sync`
+    because the answer always comes as soon as the sandbox is usable.
     """
 
     name: str
@@ -55,15 +55,15 @@ class CreateRequest(WireModel):
     ports: list[Any] = Field(default_factory=list[Any])
 
     def spec(self, who: Principal, defaults: Defaults) -> SandboxSpec:
-        """The wish in the fleet's terms.
+        """Convert the request to the fleet's specification.
 
         Raises:
-            InvalidInput: It asks for ports.
+            InvalidInput: The request publishes ports.
         """
         for name, ports in (("publishPorts", self.publish_ports), ("ports", self.ports)):
             if ports:
                 raise InvalidInput(
-                    f"{name}: {str(ports[:4])[:80]} cannot be published yet, sandboxes have no network",
+                    f"{name}: publishing {str(ports[:4])[:80]} is not supported yet, because sandboxes have no network",
                     hint="Leave it out and reach servers from inside, with exec",
                 )
         return SandboxSpec(
@@ -82,7 +82,7 @@ class CreateRequest(WireModel):
 
 
 class UpdateRequest(WireModel):
-    """What to change; the rest stays. `ttl` is seconds from now on, `idle` seconds without use; 0 is no limit."""
+    """What to change. `ttl` is in seconds from now, `idle` in seconds without use; 0 is no limit."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -94,20 +94,20 @@ class UpdateRequest(WireModel):
 
 
 class RestartRequest(WireModel):
-    """What to restart from: the disk, or the newest snapshot."""
+    """Whether to restart from the disk, or from the newest snapshot."""
 
     from_snapshot: bool = False
 
 
 class SandboxRoutes:
-    """The routes about sandboxes themselves."""
+    """The routes for sandboxes themselves."""
 
     def __init__(self, fleet: Fleet, defaults: Defaults) -> None:
         self._fleet = fleet
         self._defaults = defaults
 
     def endpoints(self) -> list[Endpoint]:
-        """The routes of this module."""
+        """List the routes of this module."""
         all_, one = "/api/sandboxes", "/api/sandboxes/{id}"
         run, read = Scope.RUN, Scope.READ
         return [
@@ -124,52 +124,52 @@ class SandboxRoutes:
         ]
 
     async def create(self, request: Request, who: Principal) -> Response:
-        """Make a sandbox. A client that goes away meanwhile finds it in the list."""
-        wish = await parse_body(request, CreateRequest)
-        sandbox = await self._fleet.sandboxes.create(who.org_id, wish.spec(who, self._defaults))
+        """Create a sandbox. A client that disconnects meanwhile finds it in the list."""
+        wanted = await parse_body(request, CreateRequest)
+        sandbox = await self._fleet.sandboxes.create(who.org_id, wanted.spec(who, self._defaults))
         annotate_call(sandbox=sandbox.id)
         return success("Sandbox created", sandbox_object(sandbox), status=201)
 
     async def list(self, request: Request, who: Principal) -> Response:
-        """The owner's sandboxes, newest first, by pages."""
+        """List the organisation's sandboxes, newest first, in pages."""
         selector = parse_selector(request.query_params.get("labels", ""))
-        page = asked_page(request)
+        page = requested_page(request)
         found = await self._fleet.sandboxes.list(
             who.org_id, labels=selector or None, page=page.number, limit=page.limit
         )
         return success("Sandboxes fetched", [sandbox_object(item) for item in found.items], meta=page.meta(found.total))
 
     async def get(self, request: Request, who: Principal) -> Response:
-        """One sandbox."""
+        """Return one sandbox."""
         sandbox = await self._fleet.sandboxes.get(who.org_id, request.path_params["id"])
         return success("Sandbox details fetched", sandbox_object(sandbox))
 
     async def update(self, request: Request, who: Principal) -> Response:
         """Change autoSleep, name, labels, ttl or idle."""
-        wish = await parse_body(request, UpdateRequest)
-        if wish == UpdateRequest():
+        wanted = await parse_body(request, UpdateRequest)
+        if wanted == UpdateRequest():
             raise InvalidInput("Nothing to change", hint="Give autoSleep, name, labels, ttl or idle")
         sandbox = await self._fleet.sandboxes.update(
             who.org_id,
             request.path_params["id"],
-            name=None if wish.name is None else wish.name.strip(),
-            labels=wish.labels,
-            auto_sleep=wish.auto_sleep,
-            ttl_s=wish.ttl,
-            idle_s=wish.idle,
+            name=None if wanted.name is None else wanted.name.strip(),
+            labels=wanted.labels,
+            auto_sleep=wanted.auto_sleep,
+            ttl_s=wanted.ttl,
+            idle_s=wanted.idle,
         )
         return success("Sandbox updated", sandbox_object(sandbox))
 
     async def delete(self, request: Request, who: Principal) -> Response:
-        """Delete a sandbox with all that is in it."""
+        """Delete a sandbox with its files and programs."""
         await self._fleet.sandboxes.delete(who.org_id, request.path_params["id"])
         return success("Sandbox deleted")
 
-    # VoidRun answers every failure of these three with 500. Its clients tell failures apart by status alone and read no
-    # text, so what is not there (404), cannot be (409) or may work later (503, 529) is said as everywhere else.
+    # VoidRun answers every failure of these three with 500. Clients distinguish failures only by status, so Casemate
+    # sends the usual ones: not found (404), conflict (409), retry later (503, 529).
 
     async def sleep(self, request: Request, who: Principal) -> Response:
-        """Put a sandbox to sleep, with its memory; no error if it sleeps."""
+        """Put a sandbox to sleep, with its memory; no error if it is asleep."""
         await self._fleet.lifecycle.sleep(who.org_id, request.path_params["id"])
         return success("Sandbox snapshotted")
 
@@ -179,20 +179,20 @@ class SandboxRoutes:
         return success("Sandbox restored")
 
     async def start(self, request: Request, who: Principal) -> Response:
-        """Have a sandbox run again, also one that was killed; its `reason` says then what is lost."""
+        """Start a sandbox, also a killed one; its `reason` then says what was lost."""
         await self._fleet.lifecycle.revive(who.org_id, request.path_params["id"])
         return success("Sandbox started")
 
     async def restart(self, request: Request, who: Principal) -> Response:
-        """Start a sandbox again, whatever its guest does; its `reason` says what is lost."""
-        wish = await parse_body(request, RestartRequest)
+        """Restart a sandbox, even if its guest does not answer; its `reason` says what was lost."""
+        wanted = await parse_body(request, RestartRequest)
         sandbox = await self._fleet.lifecycle.restart(
-            who.org_id, request.path_params["id"], from_snapshot=wish.from_snapshot
+            who.org_id, request.path_params["id"], from_snapshot=wanted.from_snapshot
         )
         return success("Sandbox restarted", sandbox_object(sandbox))
 
     async def metrics(self, request: Request, who: Principal) -> Response:
-        """What a sandbox uses, as its own kernel sees it."""
+        """Return a sandbox's resource usage as its kernel reports it."""
         seen = await self._fleet.guest.metrics(who.org_id, request.path_params["id"])
         return JSONResponse(
             {

@@ -1,4 +1,4 @@
-"""A terminal's raw output as text for the wire."""
+"""Cuts a terminal's raw output at whole characters."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ _LONGEST = 3
 
 
 def from_offset(offset: int, data: bytes) -> bytes:
-    """Output from an offset on, without the end of a character whose beginning is no longer kept."""
+    """Drop the end of a character whose beginning is no longer kept from output that begins at an offset."""
     skip = 0
     if offset:
         while skip < min(_LONGEST, len(data)) and data[skip] in _CONTINUATION:

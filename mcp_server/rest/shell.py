@@ -1,7 +1,7 @@
-"""File operations in the form of shell commands, as VoidRun has them: `data: {"stdout", "stderr", "exitCode"}`.
+"""File operations in the form of shell commands, as in VoidRun: `data: {"stdout", "stderr", "exitCode"}`.
 
-What fails inside the guest is a 200 with an exit code that is not 0, for that is where existing callers look; bad
-parameters and unknown sandboxes are refused as everywhere. No path ever becomes part of a shell line.
+A failure inside the guest is a 200 with a nonzero exit code, because existing clients look there; bad parameters and
+unknown sandboxes are refused as usual. No path ever becomes part of a shell line.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ _TYPES = {"file": "regular file", "directory": "directory", "symlink": "symbolic
 
 
 class ShellRoutes:
-    """The routes whose replies look like those of a shell command."""
+    """The routes whose answers look like the outcome of a shell command."""
 
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
 
     def endpoints(self) -> list[Endpoint]:
-        """The routes of this module."""
+        """List the routes of this module."""
         base = "/api/sandboxes/{id}/files"
         changes: list[tuple[str, str, Handler, str]] = [
             ("DELETE", base, self.delete, "file.delete"),
@@ -70,89 +70,93 @@ class ShellRoutes:
 
     async def delete(self, request: Request, who: Principal) -> Response:
         """`rm -rf`."""
-        wish = parse_query(request, OnePath)
+        wanted = parse_query(request, OnePath)
 
         async def done(owner: str, ref: str) -> str:
             try:
-                await self._fleet.guest.delete_path(owner, ref, wish.path, recursive=True)
+                await self._fleet.guest.delete_path(owner, ref, wanted.path, recursive=True)
             except GuestFileMissing:
-                return ""  # As rm -f has it: what is not there is deleted.
+                return ""  # Like rm -f, which accepts missing files.
             return ""
 
         return await _shaped(request, who, done)
 
     async def mkdir(self, request: Request, who: Principal) -> Response:
         """`mkdir -p`."""
-        wish = parse_query(request, OnePath)
+        wanted = parse_query(request, OnePath)
 
         async def done(owner: str, ref: str) -> str:
-            await self._fleet.guest.make_directory(owner, ref, wish.path)
+            await self._fleet.guest.make_directory(owner, ref, wanted.path)
             return ""
 
         return await _shaped(request, who, done)
 
     async def create(self, request: Request, who: Principal) -> Response:
-        """Write the content that is given; without one `touch`, which leaves what is there. Parents are made."""
-        wish = parse_query(request, CreateRequest)
+        """Write the given content, or without one `touch` the file. Missing parent directories are created."""
+        wanted = parse_query(request, CreateRequest)
         body = await parse_body(request, Content)
-        content = wish.content if body.content is None else body.content
+        content = wanted.content if body.content is None else body.content
         if content is None:
-            return await self._run(request, who, ("touch", "--", wish.path), make=parent(wish.path))
+            return await self._run(request, who, ("touch", "--", wanted.path), make=parent(wanted.path))
         data = content.encode()
 
         async def done(owner: str, ref: str) -> str:
-            await self._fleet.guest.write_file(owner, ref, wish.path, data)
+            await self._fleet.guest.write_file(owner, ref, wanted.path, data)
             return ""
 
         return await _shaped(request, who, done)
 
     async def copy(self, request: Request, who: Principal) -> Response:
         """`cp -r`, into a directory if the target is one."""
-        wish = parse_query(request, TwoPaths)
-        return await self._run(request, who, ("cp", "-r", "--", wish.source, wish.target), make=parent(wish.target))
+        wanted = parse_query(request, TwoPaths)
+        return await self._run(
+            request, who, ("cp", "-r", "--", wanted.source, wanted.target), make=parent(wanted.target)
+        )
 
     async def move(self, request: Request, who: Principal) -> Response:
         """`mv -f`, into a directory if the target is one."""
-        wish = parse_query(request, TwoPaths)
-        return await self._run(request, who, ("mv", "-f", "--", wish.source, wish.target), make=parent(wish.target))
+        wanted = parse_query(request, TwoPaths)
+        return await self._run(
+            request, who, ("mv", "-f", "--", wanted.source, wanted.target), make=parent(wanted.target)
+        )
 
     async def chmod(self, request: Request, who: Principal) -> Response:
         """`chmod`."""
-        wish = parse_query(request, Permissions)
-        return await self._run(request, who, ("chmod", "--", wish.mode, wish.path))
+        wanted = parse_query(request, Permissions)
+        return await self._run(request, who, ("chmod", "--", wanted.mode, wanted.path))
 
     async def head_tail(self, request: Request, who: Principal) -> Response:
         """`head -n` if `head` is true, else `tail -n`."""
-        wish = parse_query(request, Part)
-        program = "head" if wish.head == "true" else "tail"
-        return await self._run(request, who, (program, "-n", str(min(wish.lines, _LINES_MOST)), "--", wish.path))
+        wanted = parse_query(request, Part)
+        program = "head" if wanted.head == "true" else "tail"
+        return await self._run(request, who, (program, "-n", str(min(wanted.lines, _LINES_MOST)), "--", wanted.path))
 
     async def usage(self, request: Request, who: Principal) -> Response:
         """`du -sh`."""
-        wish = parse_query(request, HomePath)
-        return await self._run(request, who, ("du", "-sh", "--", wish.path))
+        wanted = parse_query(request, HomePath)
+        return await self._run(request, who, ("du", "-sh", "--", wanted.path))
 
     async def stat(self, request: Request, who: Principal) -> Response:
-        """Facts about a path, as JSON in `stdout`."""
-        wish = parse_query(request, OnePath)
+        """Describe a path, as JSON in `stdout`."""
+        wanted = parse_query(request, OnePath)
 
         async def done(owner: str, ref: str) -> str:
-            return f"{json.dumps(stat_object(await self._fleet.guest.stat(owner, ref, wish.path)))}\n"
+            return f"{json.dumps(stat_object(await self._fleet.guest.stat(owner, ref, wanted.path)))}\n"
 
         return await _shaped(request, who, done)
 
     async def search(self, request: Request, who: Principal) -> Response:
-        """Paths below a directory whose names fit, a line each, at most a hundred."""
-        wish = parse_query(request, Pattern)
+        """Find paths by name below a directory: one per line, at most a hundred."""
+        wanted = parse_query(request, Pattern)
 
         async def done(owner: str, ref: str) -> str:
-            found = await self._fleet.guest.search(owner, ref, wish.path, name=wish.glob, limit=_HITS)
+            found = await self._fleet.guest.search(owner, ref, wanted.path, name=wanted.glob, limit=_HITS)
             return "".join(f"{match.path}\n" for match in found.matches)
 
         return await _shaped(request, who, done)
 
     async def _run(self, request: Request, who: Principal, argv: tuple[str, ...], *, make: str = "") -> Response:
-        """A program of the guest, after a directory was made for what it writes."""
+        """Run a program of the guest, after creating the directory that it writes to."""
         owner, ref = who.org_id, request.path_params["id"]
         if make:
             try:
@@ -172,7 +176,7 @@ class ShellRoutes:
 
 
 def stat_object(info: FileInfo) -> dict[str, object]:
-    """A file's facts as VoidRun's `stat` prints them: the mode in hexadecimal, the time in seconds."""
+    """Convert file information to VoidRun's `stat` format: the mode in hexadecimal, the time in seconds."""
     return {
         "path": info.path,
         "size": info.size,
@@ -183,7 +187,7 @@ def stat_object(info: FileInfo) -> dict[str, object]:
 
 
 async def _shaped(request: Request, who: Principal, call: Callable[[str, str], Awaitable[str]]) -> Response:
-    """The outcome of a file call as that of a command that prints what the call gives."""
+    """Answer with the outcome of a file operation as if a command had printed it."""
     try:
         stdout = await call(who.org_id, request.path_params["id"])
     except GuestError as error:

@@ -1,4 +1,4 @@
-"""What file operations in the form of shell commands take: their query parameters, checked."""
+"""Query parameters of the file operations in the form of shell commands."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _GLOB = frozenset("*?[")
 
 def _plain(text: str) -> str:
     if "\0" in text:
-        raise ValueError("NUL characters are not possible here")
+        raise ValueError("Must not contain NUL characters")
     return text
 
 
@@ -38,7 +38,7 @@ class CreateRequest(WireModel):
 
 
 class Content(WireModel):
-    """What shall be in a new file."""
+    """The content of a new file."""
 
     content: str | None = None
 
@@ -66,12 +66,12 @@ class Permissions(WireModel):
 
 
 class Pattern(WireModel):
-    """Names to look for: a part of the name, or a glob."""
+    """Names to search for: a part of the name, or a glob."""
 
     path: GuestPath = "/root"
     pattern: Annotated[str, Field(min_length=1, max_length=1024), AfterValidator(_plain)]
 
     @property
     def glob(self) -> str:
-        """What the whole name must match."""
+        """The glob that the whole name must match."""
         return self.pattern if _GLOB & set(self.pattern) else f"*{self.pattern}*"

@@ -1,4 +1,4 @@
-"""Snapshots and forks over REST: take, list, look at, rename, delete, put a sandbox back, make copies of it."""
+"""Snapshots and forks over REST: take, list, get, rename and delete snapshots, restore and fork sandboxes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vmm.errors import InvalidInput
 from .body import WireModel, parse_body
 from .endpoint import Endpoint
 from .envelope import success
-from .paging import asked_page
+from .paging import requested_page
 from .sandboxes import Amount
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class SnapshotRequest(WireModel):
 
 
 class RenameRequest(WireModel):
-    """Another name for a snapshot."""
+    """A new name for a snapshot."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -44,25 +44,25 @@ class RenameRequest(WireModel):
 
 
 class RestoreRequest(WireModel):
-    """What to put a sandbox back to: a snapshot's name, its id, or the beginning of that."""
+    """The snapshot to restore: its name, its id, or the beginning of its id."""
 
     snapshot: str
 
 
 class ForkRequest(WireModel):
-    """How many copies to make."""
+    """The number of copies."""
 
     count: Amount = 1
 
 
 class SnapshotRoutes:
-    """The routes about snapshots and forks."""
+    """The routes for snapshots and forks."""
 
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
 
     def endpoints(self) -> list[Endpoint]:
-        """The routes of this module."""
+        """List the routes of this module."""
         of_box, all_, one = "/api/sandboxes/{id}/snapshots", "/api/snapshots", "/api/snapshots/{snapshot}"
         box = "/api/sandboxes/{id}"
         run, read = Scope.RUN, Scope.READ
@@ -78,55 +78,55 @@ class SnapshotRoutes:
         ]
 
     async def create(self, request: Request, who: Principal) -> Response:
-        """Save a sandbox, which runs on, or sleeps on."""
-        wish = await parse_body(request, SnapshotRequest)
+        """Take a snapshot of a sandbox, which keeps running, or keeps sleeping."""
+        wanted = await parse_body(request, SnapshotRequest)
         snapshot = await self._fleet.snapshots.take(
             who.org_id,
             request.path_params["id"],
-            name=wish.name.strip(),
-            labels=wish.labels,
+            name=wanted.name.strip(),
+            labels=wanted.labels,
             created_by=who.user_id,
         )
         return success("Snapshot created", snapshot_object(snapshot), status=201)
 
     async def list(self, request: Request, who: Principal) -> Response:
-        """The owner's snapshots, newest first, by pages."""
+        """List the organisation's snapshots, newest first, in pages."""
         return _listed(request, await self._fleet.snapshots.list(who.org_id))
 
     async def list_of_one(self, request: Request, who: Principal) -> Response:
-        """Those of one sandbox."""
+        """List the snapshots of one sandbox."""
         return _listed(request, await self._fleet.snapshots.list(who.org_id, sandbox=request.path_params["id"]))
 
     async def get(self, request: Request, who: Principal) -> Response:
-        """One snapshot."""
+        """Return one snapshot."""
         return success("Snapshot fetched", snapshot_object(await self._found(request, who)))
 
     async def rename(self, request: Request, who: Principal) -> Response:
-        """Give a snapshot another name."""
-        wish = await parse_body(request, RenameRequest)
+        """Rename a snapshot."""
+        wanted = await parse_body(request, RenameRequest)
         found = await self._found(request, who)
-        renamed = await self._fleet.snapshots.rename(who.org_id, found.id, wish.name.strip())
+        renamed = await self._fleet.snapshots.rename(who.org_id, found.id, wanted.name.strip())
         return success("Snapshot updated", snapshot_object(renamed))
 
     async def delete(self, request: Request, who: Principal) -> Response:
-        """Delete a snapshot of which no other snapshot or sandbox was made."""
+        """Delete a snapshot that no other snapshot or sandbox is based on."""
         found = await self._found(request, who)
         await self._fleet.snapshots.delete(who.org_id, found.id)
         return success("Snapshot deleted")
 
     async def restore(self, request: Request, who: Principal) -> Response:
-        """Put a sandbox back to a snapshot; what it did since then is lost."""
-        wish = await parse_body(request, RestoreRequest)
-        if not wish.snapshot.strip():
+        """Restore a sandbox to a snapshot; all later changes are lost."""
+        wanted = await parse_body(request, RestoreRequest)
+        if not wanted.snapshot.strip():
             raise InvalidInput("snapshot is required", hint="Give a snapshot's name or id")
-        sandbox = await self._fleet.snapshots.restore(who.org_id, request.path_params["id"], wish.snapshot.strip())
+        sandbox = await self._fleet.snapshots.restore(who.org_id, request.path_params["id"], wanted.snapshot.strip())
         return success("Sandbox restored to the snapshot", sandbox_object(sandbox))
 
     async def fork(self, request: Request, who: Principal) -> Response:
-        """Make copies of a running sandbox; where some did not come about, the answer says so in their places."""
-        wish = await parse_body(request, ForkRequest)
+        """Fork a running sandbox; the answer has an error in place of each copy that failed."""
+        wanted = await parse_body(request, ForkRequest)
         forks = await self._fleet.snapshots.fork(
-            who.org_id, request.path_params["id"], wish.count, created_by=who.user_id
+            who.org_id, request.path_params["id"], wanted.count, created_by=who.user_id
         )
         return success("Sandbox forked", fork_objects(forks), status=201)
 
@@ -137,6 +137,6 @@ class SnapshotRoutes:
 
 
 def _listed(request: Request, found: Sequence[Snapshot]) -> Response:
-    page = asked_page(request)
+    page = requested_page(request)
     rows = [snapshot_object(snapshot) for snapshot in found[page.rows]]
     return success("Snapshots fetched", rows, meta=page.meta(len(found)))

@@ -1,7 +1,7 @@
-"""Terminals over WebSockets: what is typed goes in, what the terminal shows comes out, raw, text or bytes both ways.
+"""Terminals over WebSockets: clients send input and receive raw output, both as text or bytes.
 
 The end of the program closes the socket with code 1000 and the reason `exit:<code>`. With `?binary=true` the output
-comes as bytes in place of text; with `?replay=false` it begins with what is new.
+arrives as bytes instead of text; with `?replay=false` earlier output is left out.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _log = structlog.stdlib.get_logger("casemate.rest")
 
 
 class SocketRequest(WireModel):
-    """How a terminal is to be shown."""
+    """The size of the terminal, and how to send its output."""
 
     cols: int | None = Field(default=None, ge=1, le=_MAX_SIDE)
     rows: int | None = Field(default=None, ge=1, le=_MAX_SIDE)
@@ -46,14 +46,14 @@ class SocketRequest(WireModel):
 
 
 class SocketRoutes:
-    """The two sockets: an ephemeral shell, and a session that outlives them."""
+    """The two sockets: a shell that ends with its socket, and a session that outlives it."""
 
-    def __init__(self, fleet: Fleet, attendance: ViewerCount) -> None:
+    def __init__(self, fleet: Fleet, viewers: ViewerCount) -> None:
         self._fleet = fleet
-        self._attendance = attendance
+        self._viewers = viewers
 
     def routes(self) -> list[WebSocketRoute]:
-        """The routes of this module."""
+        """List the routes of this module."""
         base = "/api/sandboxes/{id}/pty"
         return [
             WebSocketRoute(base, self._shell),
@@ -67,43 +67,43 @@ class SocketRoutes:
         await _admitted(socket, "terminal.attach", self._serve_session)
 
     async def _serve_shell(self, socket: WebSocket, who: Principal) -> None:
-        """A shell that ends with its socket."""
-        wish = parse_query(socket, SocketRequest)
+        """Serve a shell that ends with its socket."""
+        wanted = parse_query(socket, SocketRequest)
         owner = who.org_id
         sandbox = await self._fleet.sandboxes.get(owner, socket.path_params["id"])
-        info = await self._fleet.guest.terminal_open(owner, sandbox.id, cols=wish.cols or 80, rows=wish.rows or 24)
+        info = await self._fleet.guest.terminal_open(owner, sandbox.id, cols=wanted.cols or 80, rows=wanted.rows or 24)
         try:
             await socket.accept()
-            with self._attendance.at(sandbox.id, info.terminal_id):
-                await Relay(self._fleet, owner, sandbox.id, info.terminal_id, socket, binary=wish.binary).run(0)
+            with self._viewers.at(sandbox.id, info.terminal_id):
+                await Relay(self._fleet, owner, sandbox.id, info.terminal_id, socket, binary=wanted.binary).run(0)
         finally:
             with anyio.move_on_after(_CLOSE_S, shield=True):
                 await self._close(owner, sandbox.id, info.terminal_id)
 
     async def _serve_session(self, socket: WebSocket, who: Principal) -> None:
-        """A terminal that lives on without the socket."""
-        wish = parse_query(socket, SocketRequest)
+        """Attach to a terminal that outlives the socket."""
+        wanted = parse_query(socket, SocketRequest)
         owner, terminal_id = who.org_id, terminal_of(socket)
         sandbox = await self._fleet.sandboxes.get(owner, socket.path_params["id"])
         info = (await self._fleet.guest.terminal_read(owner, sandbox.id, terminal_id, max_bytes=1)).info
-        if info.alive and (wish.cols or wish.rows):
-            cols, rows = wish.cols or info.cols, wish.rows or info.rows
+        if info.alive and (wanted.cols or wanted.rows):
+            cols, rows = wanted.cols or info.cols, wanted.rows or info.rows
             await self._fleet.guest.terminal_resize(owner, sandbox.id, terminal_id, cols=cols, rows=rows)
         await socket.accept()
-        with self._attendance.at(sandbox.id, terminal_id):
-            relay = Relay(self._fleet, owner, sandbox.id, terminal_id, socket, binary=wish.binary)
-            await relay.run(0 if wish.replay else info.output_total)
+        with self._viewers.at(sandbox.id, terminal_id):
+            relay = Relay(self._fleet, owner, sandbox.id, terminal_id, socket, binary=wanted.binary)
+            await relay.run(0 if wanted.replay else info.output_total)
 
     async def _close(self, owner: str, sandbox_id: str, terminal_id: str) -> None:
         try:
             await self._fleet.guest.terminal_close(owner, sandbox_id, terminal_id)
         except CasemateError as error:
-            # The sandbox went first, and the shell with it.
+            # The sandbox has ended already, and the shell with it.
             _log.info("terminal not closed", sandbox=sandbox_id, reason=error.message)
 
 
 async def _admitted(socket: WebSocket, action: str, serve: Callable[[WebSocket, Principal], Awaitable[None]]) -> None:
-    """Serve a socket whose credential may run things; refuse it before the handshake where it cannot be served."""
+    """Serve a socket whose credential has the scope run; errors are sent before the handshake where possible."""
     state = socket.scope.setdefault("state", {})
     state["action"] = action
     state["sandbox"] = socket.path_params["id"]

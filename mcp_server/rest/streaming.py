@@ -1,4 +1,4 @@
-"""Answers that take their time: sent piece by piece, ended when the client goes away or stops reading."""
+"""Streamed requests and answers, which end when the client disconnects or stalls."""
 
 from __future__ import annotations
 
@@ -14,43 +14,43 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
 _STALL_S = 60
-"""How long a client may leave what it was sent unread, or send nothing in the middle of what it sends."""
+"""How long a client may read nothing of an answer, or send nothing of an unfinished body."""
 
 
 class Answer:
-    """What is sent while it comes about: first the head, then pieces, then the end."""
+    """An answer that is sent in parts: first the head, then chunks, then the end."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
         self._begun = False
 
     async def begin(self, status: int, headers: dict[str, str]) -> None:
-        """Send status and headers, named in lower case."""
+        """Send the status and the headers, whose names are in lower case."""
         self._begun = True
         raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
         await self._send({"type": "http.response.start", "status": status, "headers": raw})
 
     async def write(self, piece: bytes) -> None:
-        """Send a piece, waiting for a slow client.
+        """Send a chunk, waiting for a slow client.
 
         Raises:
-            TimeoutError: It has not read anything for a minute.
+            TimeoutError: The client has read nothing for a minute.
         """
         with anyio.fail_after(_STALL_S):
             await self._send({"type": "http.response.body", "body": piece, "more_body": True})
 
     async def end(self) -> None:
-        """Send the end, if there was a beginning."""
+        """Send the end, if the answer has begun."""
         if self._begun:
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 class Streamed(Response):
-    """An answer that a function sends.
+    """An answer that a function streams.
 
     Args:
-        serve: Sends it, but for its end. What it raises before it begins is answered like any failure; later it breaks
-            the answer off, so that the client sees that something is missing.
+        serve: Sends the answer, except its end. An exception before the head becomes an error answer; a later one
+            breaks the answer off, so that the client sees that it is incomplete.
     """
 
     def __init__(self, serve: Callable[[Receive, Answer], Awaitable[None]]) -> None:
@@ -66,10 +66,10 @@ class Streamed(Response):
 
 @asynccontextmanager
 async def while_connected(receive: Receive) -> AsyncGenerator[None]:
-    """Cancel a block when the client goes away. The body must have been read before; the answer must not end within.
+    """Cancel a block when the client disconnects. The body must be read already; the answer must not end in the block.
 
     Raises:
-        ClientDisconnect: It went.
+        ClientDisconnect: The client disconnected.
     """
     gone = False
     async with anyio.create_task_group() as tasks:
@@ -89,11 +89,11 @@ async def while_connected(receive: Receive) -> AsyncGenerator[None]:
 
 
 async def incoming(receive: Receive) -> AsyncGenerator[bytes]:
-    """A request's body as it comes.
+    """Yield a request's body as it arrives.
 
     Raises:
-        ClientDisconnect: The client went away before its end.
-        TimeoutError: It has not sent anything for a minute.
+        ClientDisconnect: The client disconnected before the end of the body.
+        TimeoutError: The client has sent nothing for a minute.
     """
     more = True
     while more:

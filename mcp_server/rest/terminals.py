@@ -1,4 +1,4 @@
-"""Terminals over REST: sessions that live in the guest, made, listed, typed into, read and closed."""
+"""Terminals over REST: sessions in the guest, to open, list, type into, read, resize and close."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ class SessionRequest(WireModel):
     env: dict[str, str] = Field(default_factory=dict[str, str])
 
     def line(self) -> str:
-        """The shell line to run; empty for a login shell.
+        """Build the shell line to run; empty for a login shell.
 
         Raises:
-            InvalidInput: Both ways to say it are used.
+            InvalidInput: Both `command` and `argv` are given.
         """
         if self.command.strip() and self.argv:
-            raise InvalidInput("command: argv is given too", hint="Give one of them")
+            raise InvalidInput("command and argv are both given", hint="Give one of them")
         return shlex.join(self.argv) if self.argv else self.command
 
 
@@ -70,14 +70,14 @@ class Size(WireModel):
 
 
 class ViewerCount:
-    """How many sockets look at each terminal through this server."""
+    """The number of sockets that show each terminal, on this server."""
 
     def __init__(self) -> None:
         self._counts: Counter[tuple[str, str]] = Counter()
 
     @contextmanager
     def at(self, sandbox_id: str, terminal_id: str) -> Generator[None]:
-        """Be there for the length of a block."""
+        """Count a viewer for the duration of a block."""
         key = (sandbox_id, terminal_id)
         self._counts[key] += 1
         try:
@@ -88,19 +88,19 @@ class ViewerCount:
                 del self._counts[key]
 
     def count(self, sandbox_id: str, terminal_id: str) -> int:
-        """How many are there."""
+        """Return the number of viewers."""
         return self._counts[sandbox_id, terminal_id]
 
 
 class TerminalRoutes:
-    """The routes about terminals, but for the sockets."""
+    """The routes for terminals, except the sockets."""
 
-    def __init__(self, fleet: Fleet, attendance: ViewerCount) -> None:
+    def __init__(self, fleet: Fleet, viewers: ViewerCount) -> None:
         self._fleet = fleet
-        self._attendance = attendance
+        self._viewers = viewers
 
     def endpoints(self) -> list[Endpoint]:
-        """The routes of this module."""
+        """List the routes of this module."""
         all_ = "/api/sandboxes/{id}/pty/sessions"
         one = f"{all_}/{{session}}"
         run, read = Scope.RUN, Scope.READ
@@ -115,41 +115,41 @@ class TerminalRoutes:
 
     async def create(self, request: Request, who: Principal) -> Response:
         """Open a terminal."""
-        wish = await parse_body(request, SessionRequest)
+        wanted = await parse_body(request, SessionRequest)
         info = await self._fleet.guest.terminal_open(
             who.org_id,
             request.path_params["id"],
-            cols=wish.cols,
-            rows=wish.rows,
-            command=wish.line(),
-            cwd=wish.cwd.strip(),
-            env=wish.env,
+            cols=wanted.cols,
+            rows=wanted.rows,
+            command=wanted.line(),
+            cwd=wanted.cwd.strip(),
+            env=wanted.env,
         )
         return success("Session created", {"sessionId": info.terminal_id, "createdAt": timestamp(info.started_ms)})
 
     async def list(self, request: Request, who: Principal) -> Response:
-        """The terminals that were opened and not closed."""
+        """List the terminals that were opened and not closed."""
         sandbox = await self._fleet.sandboxes.get(who.org_id, request.path_params["id"])
         found = await self._fleet.guest.terminals(who.org_id, sandbox.id)
-        sessions = [session_object(info, self._attendance.count(sandbox.id, info.terminal_id)) for info in found]
+        sessions = [session_object(info, self._viewers.count(sandbox.id, info.terminal_id)) for info in found]
         return success("Sessions retrieved", {"sessions": sessions})
 
     async def delete(self, request: Request, who: Principal) -> Response:
-        """Close a terminal and end what runs in it."""
+        """Close a terminal and end its programs."""
         await self._fleet.guest.terminal_close(who.org_id, request.path_params["id"], terminal_of(request))
         return success("Session deleted")
 
     async def execute(self, request: Request, who: Principal) -> Response:
-        """Type a line; what comes of it is in the buffer and on the sockets."""
-        wish = await parse_body(request, Line)
-        if not wish.command.strip():
+        """Type a line; its output appears in the buffer and on the sockets."""
+        wanted = await parse_body(request, Line)
+        if not wanted.command.strip():
             raise InvalidInput("Command is required", hint="Give a line to type")
-        data = f"{wish.command.rstrip()}\r".encode()
+        data = f"{wanted.command.rstrip()}\r".encode()
         await self._fleet.guest.terminal_input(who.org_id, request.path_params["id"], terminal_of(request), data)
         return success("Command sent")
 
     async def buffer(self, request: Request, who: Principal) -> Response:
-        """The output that is still kept: the last MiB."""
+        """Return the output that is still kept: the last MiB."""
         output = await self._fleet.guest.terminal_read(
             who.org_id, request.path_params["id"], terminal_of(request), max_bytes=MIB
         )
@@ -158,18 +158,18 @@ class TerminalRoutes:
 
     async def resize(self, request: Request, who: Principal) -> Response:
         """Change a terminal's size."""
-        wish = await parse_body(request, Size)
+        wanted = await parse_body(request, Size)
         await self._fleet.guest.terminal_resize(
-            who.org_id, request.path_params["id"], terminal_of(request), cols=wish.cols, rows=wish.rows
+            who.org_id, request.path_params["id"], terminal_of(request), cols=wanted.cols, rows=wanted.rows
         )
         return success("Terminal resized")
 
 
 def terminal_of(connection: HTTPConnection) -> str:
-    """The terminal that a path names.
+    """Read the terminal's id from the path.
 
     Raises:
-        NotFound: Nothing can have that id.
+        NotFound: The text is not a possible id.
     """
     name: str = connection.path_params["session"]
     if not _ID.fullmatch(name):
@@ -178,7 +178,7 @@ def terminal_of(connection: HTTPConnection) -> str:
 
 
 def session_object(info: TerminalInfo, clients: int) -> dict[str, Any]:
-    """A terminal as clients know it."""
+    """Convert a terminal to its JSON form."""
     return {
         "id": info.terminal_id,
         "createdAt": timestamp(info.started_ms),

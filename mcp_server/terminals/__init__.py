@@ -1,1 +1,1 @@
-"""Terminal screens: what a program wrote, drawn as a person would see it."""
+"""Terminal emulation: renders a program's output as the screen that a person would see."""

@@ -1,7 +1,7 @@
-"""How characters share a terminal's cells: as wide as wcwidth's `wcswidth` has them.
+"""Assigns characters to a terminal's cells, with the widths of wcwidth's `wcswidth`.
 
-A letter and what belongs to it stand in one cell: marks, variation selectors, skin tones, the halves of a flag, and
-everything that a zero-width joiner binds. A cell is one or two columns wide.
+A grapheme occupies one cell: a letter with its marks, variation selectors and skin tones, the halves of a flag, and
+everything that a zero-width joiner connects. A cell is one or two columns wide.
 """
 
 from __future__ import annotations
@@ -13,33 +13,33 @@ from wcwidth import iter_graphemes, wcswidth, wcwidth
 
 _MOST = 16
 _WIDEST = 2
-_VIRAMA = 9  # the combining class of marks that bind two consonants
+_VIRAMA = 9  # the combining class of marks that join two consonants
 _SEPARATORS = frozenset({"Zl", "Zp"})
 
 
 @functools.lru_cache(maxsize=4096)
 def width(cell: str) -> int:
-    """Columns that a cell's text takes up: 0 for marks without a letter, else 1 or 2."""
+    """Return the columns that a cell's text occupies: 0 for marks without a letter, else 1 or 2."""
     return min(_WIDEST, _columns(cell))
 
 
 def grown(cell: str) -> bool:
-    """Whether a wide cell begins with a narrow letter: what follows the letter makes it wide."""
+    """Whether a wide cell begins with a narrow letter, and is wide only because of what follows it."""
     return wcwidth(_from_letter(cell)[:1]) == 1
 
 
 @functools.lru_cache(maxsize=4096)
 def shows(letter: str) -> bool:
-    """Whether a character belongs on a screen at all: controls and separators of lines have no place there."""
+    """Whether a character is shown on a screen, unlike controls and line separators."""
     return wcwidth(letter) >= 0 and unicodedata.category(letter) not in _SEPARATORS
 
 
 @functools.lru_cache(maxsize=4096)
 def joins(cell: str, letter: str) -> bool:
-    """Whether a character belongs into the cell before it, so that it takes no cell of its own.
+    """Whether a character belongs to the cell before it instead of a new one.
 
-    Of the characters without width a cell takes sixteen, which is more than any writing needs: whatever takes up no
-    room could otherwise be stacked without end.
+    A cell holds at most sixteen characters, more than any script needs, because characters without width could
+    otherwise be stacked without limit.
     """
     alone = wcwidth(letter)
     if alone == 0 or not cell:
@@ -52,7 +52,7 @@ def joins(cell: str, letter: str) -> bool:
 
 
 def joined(cell: str, letter: str) -> str:
-    """A cell's text with one more character in it, if it has room."""
+    """Add a character to a cell's text, if there is room."""
     return cell + letter if len(cell) < _MOST else cell
 
 
@@ -61,5 +61,5 @@ def _columns(text: str) -> int:
 
 
 def _from_letter(text: str) -> str:
-    """Text without marks before its first letter, which say nothing about it."""
+    """Strip marks before the first letter, which do not affect the width."""
     return text[next((index for index, letter in enumerate(text) if wcwidth(letter) > 0), len(text)) :]

@@ -1,4 +1,4 @@
-"""Where a screen's cursor goes: moves, tab stops, margins, and the places that programs come back to."""
+"""The cursor of a screen: moves, tab stops, margins, and saved positions."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from .drawing import Drawing
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """A place of the cursor that a program may return to, with what letters meant there."""
+class SavedCursor:
+    """A cursor position that a program saved, with its origin mode and character sets."""
 
     x: int = 0
     y: int = 0
@@ -22,17 +22,17 @@ class Place:
     drawing: tuple[bool, bool] = (False, False)
 
 
-class Moving(Drawing):
-    """A grid whose cursor stops where those of terminals do."""
+class CursorGrid(Drawing):
+    """A grid whose cursor moves and stops like a terminal's."""
 
     def __init__(self, columns: int, lines: int) -> None:
         self.drawing = (False, False)
-        self.saved = Place()
+        self.saved = SavedCursor()
         super().__init__(columns, lines)
 
     @property
     def column(self) -> int:
-        """The cursor's column, counted from 0; behind the last one it still stands on it."""
+        """The cursor's column, counted from 0; a cursor behind the last column counts as on it."""
         return min(self.cursor.x, self.columns - 1)
 
     def cursor_up(self, count: int | None = None) -> None:
@@ -53,7 +53,7 @@ class Moving(Drawing):
         self.cursor_to_column(column)
 
     def cursor_to_line(self, line: int | None = None) -> None:
-        """Go to a row, counted from the top margin where a program asked for that."""
+        """Go to a row, counted from the top margin in origin mode."""
         top, bottom = self._region if modes.DECOM in self.mode else (0, self.lines - 1)
         self.cursor.x = self.column
         self.cursor.y = min(top + (line or 1) - 1, bottom)
@@ -71,13 +71,13 @@ class Moving(Drawing):
             self.cursor.x = min(stops[min(ahead, len(stops) - 1)], self.columns - 1)
 
     def back_tab(self, count: int = 1) -> None:
-        """Go to the tab stop before, or the first column."""
+        """Go to the previous tab stop, or the first column."""
         stops = [0, *sorted(self.tabstops)]
         behind = bisect_left(stops, self.column) - (count or 1)
         self.cursor.x = stops[max(behind, 0)]
 
     def set_margins(self, top: int | None = None, bottom: int | None = None) -> None:
-        """Scroll only between two rows from now on; without them the whole screen."""
+        """Limit scrolling to the rows between two margins; without margins, to the whole screen."""
         first = (top or 1) - 1
         last = min(bottom or self.lines, self.lines) - 1
         if first < last:
@@ -85,12 +85,12 @@ class Moving(Drawing):
             self.cursor_position()
 
     def save_cursor(self) -> None:
-        """Remember the cursor's place."""
-        self.saved = Place(self.cursor.x, self.cursor.y, modes.DECOM in self.mode, self.charset, self.drawing)
+        """Save the cursor's position."""
+        self.saved = SavedCursor(self.cursor.x, self.cursor.y, modes.DECOM in self.mode, self.charset, self.drawing)
 
     def restore_cursor(self) -> None:
-        """Go to the place that was remembered, as often as a program likes; else home."""
-        place = self.saved
-        self.cursor.x, self.cursor.y = min(place.x, self.columns), min(place.y, self.lines - 1)
-        (self.mode.add if place.origin else self.mode.discard)(modes.DECOM)
-        self.charset, self.drawing = place.charset, place.drawing
+        """Go to the saved position, which stays saved; without one, go home."""
+        saved = self.saved
+        self.cursor.x, self.cursor.y = min(saved.x, self.columns), min(saved.y, self.lines - 1)
+        (self.mode.add if saved.origin else self.mode.discard)(modes.DECOM)
+        self.charset, self.drawing = saved.charset, saved.drawing

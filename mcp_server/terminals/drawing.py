@@ -1,4 +1,4 @@
-"""How text comes into a screen's cells."""
+"""Writes text into a screen's cells."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _RUNS = re.compile(r"[ -~]+|[^ -~]")
 
 
 class Drawing(Grid):
-    """A grid on which letters share cells as they belong together, and every one of them is shown."""
+    """A grid that combines the characters of a grapheme in one cell, and shows all of them."""
 
     def __init__(self, columns: int, lines: int) -> None:
         self._last = ""
@@ -22,11 +22,11 @@ class Drawing(Grid):
         super().__init__(columns, lines)
 
     def interrupt(self) -> None:
-        """Something else than text came: nothing is to be repeated, and marks wait for no letter any more."""
+        """Forget the last letter and pending marks, because something other than text arrived."""
         self._last = self._leading = ""
 
     def draw(self, data: str) -> None:
-        """Show text at the cursor."""
+        """Write text at the cursor."""
         for run in [data] if data.isascii() else _RUNS.findall(data):
             if run.isascii() and not self._leading:
                 self._draw_plain(run)
@@ -35,7 +35,7 @@ class Drawing(Grid):
                     self._draw_letter(letter)
 
     def repeat(self, count: int = 1) -> None:
-        """Show the last letter again, as far as the row goes."""
+        """Repeat the last letter, at most to the end of the row."""
         room = self.columns - self.cursor.x
         if self._last and (count := min(count or 1, room // width(self._last))):
             self.draw(self._last * count)
@@ -48,7 +48,7 @@ class Drawing(Grid):
             room = self.columns - x
             piece = text[position : position + room]
             if modes.DECAWM not in self.mode and len(text) - position > room:
-                # Without wrapping, the last column takes whatever comes last.
+                # Without wrapping, the last character overwrites the last column.
                 piece, position = piece[:-1] + text[-1], len(text)
             self._make_room(line, x, len(piece))
             line.update(zip(range(x, x + len(piece)), map(cell, piece), strict=True))
@@ -67,7 +67,7 @@ class Drawing(Grid):
             self._place(self._leading + letter)
             self._leading = ""
         elif x == 0:
-            # Marks without a letter before them go before the next one.
+            # Marks without a letter before them are added to the next one.
             self._leading = joined(self._leading, letter)
             if line[0] == BLANK:
                 line[0] = cell(" " + self._leading)

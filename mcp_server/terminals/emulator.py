@@ -1,4 +1,4 @@
-"""A terminal's screen as a person would see it, safe against whatever a guest may write."""
+"""Emulates a terminal's screen; safe against any output of a guest."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from typing import Any
 
 from pyte import modes
 
-from .cursor import Moving, Place
+from .cursor import CursorGrid, SavedCursor
 from .grid import Rows, new_rows
 from .sequences import Parser
 
 _ALTERNATE = frozenset({47, 1047, 1049})
 _WITH_CURSOR = 1049
 _CURSOR = 1048
-# 132 columns, and reversed colours: a terminal's size is its owner's, and there are no colours.
+# 132 columns and reversed colours: programs do not change the terminal's size, and there are no colours.
 _WITHOUT_EFFECT = frozenset({3, 5})
-# Pyte keeps private modes beside these under numbers that a program must not reach without saying `private`.
+# Pyte stores private modes shifted into the same set, so their numbers must not be reachable as public ones.
 _PUBLIC = frozenset({modes.IRM, modes.LNM})
 _APPLICATION_CURSOR = 1 << 5
 _TAB = 8
 _STATUS = 5
-_PLACE = 6
+_CURSOR_POSITION = 6
 _DRAWING = str.maketrans("_`abcdefghijklmnopqrstuvwxyz{|}~", " ◆▒␉␌␍␊°±␤␋┘┐┌└┼⎺⎻─⎼⎽├┤┴┬│≤≥π≠£·")
 
 
 class Emulator:
-    """Takes a terminal's raw output and renders the screen that it makes. Not for use by two threads at once."""
+    """Renders a terminal's raw output as a screen. Not thread-safe."""
 
     def __init__(self, cols: int, rows: int) -> None:
         self._screen = _Screen(cols, rows)
@@ -35,10 +35,10 @@ class Emulator:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def feed(self, data: bytes) -> bytes:
-        """Take output in.
+        """Process output.
 
         Returns:
-            What a real terminal would answer, for programs that ask it for the cursor's place or its kind.
+            What a real terminal would answer to programs that query the cursor's position or the terminal's type.
         """
         self._parser.feed(self._decoder.decode(data))
         answer = self._screen.answers
@@ -46,15 +46,15 @@ class Emulator:
         return answer.encode()
 
     def resize(self, cols: int, rows: int) -> None:
-        """Follow the terminal's new size; does nothing if it is the present one."""
+        """Change the size, if it is new."""
         self._screen.resize(lines=rows, columns=cols)
 
     def text(self) -> tuple[str, ...]:
-        """The screen's rows from the top, without the blanks at their ends."""
+        """Return the screen's rows from the top, without trailing blanks."""
         return tuple(row.rstrip(" ") for row in self._screen.display)
 
     def shows(self, needle: str) -> bool:
-        """Whether a text stands on the screen: in a row, over several, or wrapped from one into the next."""
+        """Whether a text is on the screen: in one row, in several, or wrapped from one row to the next."""
         rows = [unicodedata.normalize("NFC", row) for row in self._screen.display]
         needle = unicodedata.normalize("NFC", needle)
         return needle in "\n".join(row.rstrip() for row in rows) or needle in "".join(rows)
@@ -71,21 +71,21 @@ class Emulator:
 
     @property
     def title(self) -> str:
-        """The title that a program gave the window, else empty."""
+        """The window title that a program set, or empty."""
         return "".join(letter for letter in self._screen.title[:200] if letter.isprintable())
 
     @property
     def application_cursor(self) -> bool:
-        """Whether arrow keys must be sent in their application form."""
+        """Whether the program expects arrow keys in their application form."""
         return _APPLICATION_CURSOR in self._screen.mode
 
 
-class _Screen(Moving):
-    """A screen with modes, an alternate buffer, and answers that can be fetched."""
+class _Screen(CursorGrid):
+    """A screen with modes, an alternate buffer, and answers to queries."""
 
     def __init__(self, columns: int, lines: int) -> None:
         self.answers = ""
-        self._main: tuple[Rows, int, int, Place] | None = None
+        self._main: tuple[Rows, int, int, SavedCursor] | None = None
         super().__init__(columns, lines)
 
     def write_process_input(self, data: str) -> None:
@@ -97,7 +97,7 @@ class _Screen(Moving):
     def report_device_status(self, mode: int) -> None:
         if mode == _STATUS:
             self.write_process_input("\x1b[0n")
-        elif mode == _PLACE:
+        elif mode == _CURSOR_POSITION:
             top = self._region.top if modes.DECOM in self.mode else 0
             self.write_process_input(f"\x1b[{self.cursor.y - top + 1};{self.column + 1}R")
 
@@ -133,14 +133,14 @@ class _Screen(Moving):
         super().reset_mode(*(modes if kwargs.get("private") else _PUBLIC.intersection(modes)), **kwargs)
 
     def soft_reset(self) -> None:
-        """Modes and places as they were at first; what is shown stays."""
+        """Reset modes and saved positions; the content stays."""
         self.reset_mode(modes.IRM)
         self.mode.difference_update({modes.DECOM, _APPLICATION_CURSOR})
         self.mode.add(modes.DECAWM)
-        self.margins, self.saved, self.charset, self.drawing = None, Place(), 0, (False, False)
+        self.margins, self.saved, self.charset, self.drawing = None, SavedCursor(), 0, (False, False)
 
     def reset(self) -> None:
-        self._main, self.saved, self.drawing = None, Place(), (False, False)
+        self._main, self.saved, self.drawing = None, SavedCursor(), (False, False)
         super().reset()
 
     def resize(self, lines: int | None = None, columns: int | None = None) -> None:

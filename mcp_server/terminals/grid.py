@@ -1,4 +1,4 @@
-"""A screen's rows of cells: what is inserted, erased and moved in them."""
+"""The cells of a screen: inserting, erasing and scrolling."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ Rows = dict[int, Row]
 
 
 def new_rows() -> Rows:
-    """Rows of a screen, all blank."""
+    """Create the blank rows of a screen."""
     return defaultdict(new_row)
 
 
 class Grid(pyte.Screen):
-    """Pyte's screen without colours, in which no half of a wide letter is left over."""
+    """Pyte's screen without colours, in which no half of a wide letter remains."""
 
     columns: int
     lines: int
@@ -31,32 +31,32 @@ class Grid(pyte.Screen):
 
     @property
     def display(self) -> list[str]:
-        """The rows as they read; a wide letter's second column is empty."""
+        """The text of the rows; the second column of a wide letter is empty."""
         return [self._row(self.buffer.get(y)) for y in range(self.lines)]
 
     def insert_characters(self, count: int | None = None) -> None:
-        """Push what stands from the cursor on to the right."""
+        """Insert blanks at the cursor, and shift the rest of the row to the right."""
         line, x = self._edited()
         shift(line, x, count or 1, self.columns)
 
     def delete_characters(self, count: int | None = None) -> None:
-        """Take letters away from the cursor on; what follows moves up."""
+        """Delete characters at the cursor, and shift the rest of the row to the left."""
         line, x = self._edited()
         shift(line, x, -(count or 1), self.columns)
 
     def erase_characters(self, count: int | None = None) -> None:
-        """Blank letters from the cursor on."""
+        """Blank characters from the cursor on."""
         line, x = self._edited()
         erase(line, x, x + (count or 1))
 
     def erase_in_line(self, how: int = 0, private: bool = False) -> None:
-        """Blank the row from the cursor on (0), up to it (1) or whole (2)."""
+        """Blank the row from the cursor on (0), up to it (1) or completely (2)."""
         line, x = self.buffer[self.cursor.y], self.cursor.x
         if how in {0, 1, 2}:
             erase(line, 0 if how else x, self.columns if how != 1 else x + 1)
 
     def erase_in_display(self, how: int = 0, *args: Any, **kwargs: Any) -> None:
-        """Blank the screen from the cursor on (0), up to it (1) or whole (2). What scrolled off (3) is not here."""
+        """Blank the screen from the cursor on (0), up to it (1) or completely (2). There is no scrollback (3)."""
         y = self.cursor.y
         if how in {0, 1}:
             self.erase_in_line(how)
@@ -87,26 +87,26 @@ class Grid(pyte.Screen):
             self.cursor.y -= 1
 
     def scroll_up(self, count: int = 1) -> None:
-        """Scroll the region between the margins."""
+        """Scroll the region between the margins up."""
         self._shift_rows(*self._region, count or 1)
 
     def scroll_down(self, count: int = 1) -> None:
-        """Scroll the region between the margins back."""
+        """Scroll the region between the margins down."""
         self._shift_rows(*self._region, -(count or 1))
 
     def insert_lines(self, count: int | None = None) -> None:
-        """Push the cursor's row and those below it down, within the margins."""
+        """Insert blank rows at the cursor, and shift the rows below it down, within the margins."""
         self._move_rows(-(count or 1))
 
     def delete_lines(self, count: int | None = None) -> None:
-        """Take rows away from the cursor's on, within the margins; what follows moves up."""
+        """Delete rows at the cursor, and shift the rows below them up, within the margins."""
         self._move_rows(count or 1)
 
     def fit(self, rows: Rows, y: int, *, lines: int, columns: int) -> int:
-        """Cut rows to another size so that row `y` stays: what lies below it goes first, then what lies at the top.
+        """Cut rows to another size, but keep row `y`: rows below it are dropped first, then rows at the top.
 
         Returns:
-            How many rows went at the top.
+            The number of rows dropped at the top.
         """
         dropped = max(0, y - lines + 1)
         for line in rows.values():

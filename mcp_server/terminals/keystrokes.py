@@ -1,4 +1,4 @@
-"""Names of keys, and the bytes that a terminal sends when they are pressed."""
+"""Names of keys, and the bytes that a terminal sends for them."""
 
 from __future__ import annotations
 
@@ -44,17 +44,19 @@ _SHOWN = 40
 
 
 def encode(keys: Sequence[str], *, application_cursor: bool = False) -> bytes:
-    """The bytes of some key presses, one after the other.
+    """Encode a sequence of key presses.
 
     Args:
         keys: Names such as `enter`, `ctrl-c`, `up`, `f5`, `alt-x`; case matters only after `alt-`.
-        application_cursor: Whether the program asked for the arrow keys' application form.
+        application_cursor: Whether the program expects arrow keys in their application form.
 
     Raises:
-        InvalidInput: A key has no such name, or there are too many.
+        InvalidInput: A key is unknown, or there are too many.
     """
     if len(keys) > _MOST:
-        raise InvalidInput(f"keys: {len(keys)} are too many", hint=f"Send at most {_MOST} at once")
+        raise InvalidInput(
+            f"keys must have at most {_MOST} entries, got {len(keys)}", hint="Send them in several calls"
+        )
     return b"".join(_encode(key, application_cursor=application_cursor) for key in keys)
 
 
@@ -71,7 +73,7 @@ def _encode(key: str, *, application_cursor: bool) -> bytes:
         return b"\x1b" + match.group(1).encode()
     shown = key if len(key) <= _SHOWN else f"{key[:_SHOWN]}…"
     raise InvalidInput(
-        f"keys: {shown!r} is no key",
+        f"keys: {shown!r} is unknown",
         hint="Use enter, tab, shift-tab, escape, backspace, delete, space, up, down, left, right, home, end, pageup, "
         "pagedown, insert, f1 to f12, ctrl-a to ctrl-z, alt-x; ordinary characters go into text",
     )

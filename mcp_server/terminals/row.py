@@ -1,4 +1,4 @@
-"""One row of a screen's cells, in which no half of a wide letter is ever left over."""
+"""One row of a screen's cells, in which no half of a wide letter ever remains."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from .characters import grown, width
 
 Row = StaticDefaultDict[int, Char]
 BLANK = Char(" ")
-# The second column of a wide letter; alone in the last column, where a wide one did not fit any more.
+# The second column of a wide letter. In the last column it may stand alone, where a wide letter did not fit.
 STUB = Char("")
 
 
 def new_row() -> Row:
-    """A blank row."""
+    """Create a blank row."""
     return StaticDefaultDict(BLANK)
 
 
 @functools.lru_cache(maxsize=4096)
 def cell(text: str) -> Char:
-    """The cell with that text."""
+    """Return the cell with that text."""
     return Char(text)
 
 
 def part(row: Row, x: int) -> None:
-    """Make sure that a column begins a letter: a wide one that lies across its edge leaves blanks.
+    """Make a column the beginning of a letter: a wide letter across its edge is replaced by blanks.
 
-    One that only what follows it made wide stays: many programs take it for a narrow one, and go on in the column that
-    is its second here.
+    A letter that is wide only because of what follows it stays: many programs treat it as narrow, and continue in what
+    is its second column here.
     """
     if x and not row[x].data and width(row[x - 1].data) == 2:
         row.pop(x)
@@ -38,7 +38,7 @@ def part(row: Row, x: int) -> None:
 
 
 def erase(row: Row, start: int, end: int) -> None:
-    """Blank the columns from one to before another."""
+    """Blank the columns from `start` to before `end`."""
     part(row, start)
     part(row, end)
     for x in range(start, min(end, max(row, default=0) + 1)):
@@ -46,7 +46,7 @@ def erase(row: Row, start: int, end: int) -> None:
 
 
 def shift(row: Row, start: int, right: int, columns: int) -> None:
-    """Move the cells from a column on to the right, or to the left; those that leave, at either end, are gone."""
+    """Move the cells from a column on to the right, or to the left; cells beyond either end are lost."""
     part(row, start)
     part(row, max(start, start - right))
     close_gap(row, columns)
@@ -64,7 +64,7 @@ def cut(row: Row, columns: int, *, before: int) -> None:
 
 
 def close_gap(row: Row, columns: int) -> None:
-    """Take the last column for a blank one where a wide letter did not fit into it."""
+    """Blank the last column if a wide letter did not fit into it."""
     last = columns - 1
     if not row[last].data and width(row[last - 1].data) < 2:
         row.pop(last)

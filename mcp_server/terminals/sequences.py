@@ -1,4 +1,4 @@
-"""The language of terminals: tells text from controls and sequences, in whatever pieces they arrive."""
+"""Parses terminal output into text, controls and escape sequences, in chunks of any size."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _ESCAPES = {
     "8": "restore_cursor",
     "#8": "alignment_display",
 }
-# The handler of each sequence and how many numbers it takes.
+# The handler of each sequence, and the number of its parameters.
 _HANDLERS = {
     "@": ("insert_characters", 1),
     "A": ("cursor_up", 1),
@@ -84,26 +84,26 @@ _HANDLERS = {
 
 
 class Listener(Protocol):
-    """What hears of text and titles; the handlers of controls and sequences are found by their names."""
+    """Receives text and titles; the handlers of controls and sequences are looked up by name."""
 
     def draw(self, data: str) -> None:
-        """Text is to be shown."""
+        """Show text."""
 
     def interrupt(self) -> None:
-        """Something else than text came."""
+        """Handle that something other than text arrived."""
 
     def set_title(self, param: str) -> None:
-        """The window is to have a title."""
+        """Set the window title."""
 
     def define_charset(self, code: str, mode: str) -> None:
-        """One of the character sets, `(` or `)`, is to be another."""
+        """Set the character set of G0 (`(`) or G1 (`)`)."""
 
 
 class Parser:
-    """Reads a terminal's output. What it does not know it passes over whole, so that nothing of it shows as text.
+    """Parses a terminal's output. Unknown sequences are skipped completely, so that no part of them shows as text.
 
-    The controls of Unicode's second block (U+0080 to U+009F) mean nothing, for those who write UTF-8 write them only
-    by mistake: taken for the beginning of a string, they would swallow the text that follows.
+    The C1 controls (U+0080 to U+009F) are ignored, because in UTF-8 they occur only by mistake: interpreted as the
+    beginning of a string, they would swallow the text that follows.
     """
 
     def __init__(self, listener: Listener) -> None:
@@ -115,7 +115,7 @@ class Parser:
         self._collected = ""
 
     def feed(self, text: str) -> None:
-        """Take output in; a sequence may end in what comes later."""
+        """Parse output; a sequence may be continued by the next call."""
         position = 0
         while position < len(text):
             position = self._state(text, position)
@@ -155,7 +155,7 @@ class Parser:
     def _run_escape(self, final: str) -> None:
         collected, self._collected = self._collected, ""
         if not collected and final == "[":
-            # Whether it comes between letters and their repetition is known at its end.
+            # Only its end shows whether it is a repetition, which must not interrupt.
             self._state = self._sequence
             return
         self._listener.interrupt()
@@ -173,7 +173,7 @@ class Parser:
         letter = text[position]
         if "@" <= letter <= "~":
             self._state = self._ground
-            # One that is longer or otherwise out of shape is passed over, as terminals do.
+            # Malformed sequences and overlong ones are skipped, as in other terminals.
             if match := _SEQUENCE.fullmatch(f"\x1b[{self._collected}{letter}"):
                 self._run_sequence(*match.groups())
         elif letter < " " or letter == "\x7f":

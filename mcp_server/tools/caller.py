@@ -1,4 +1,4 @@
-"""Who calls: read from what the gate put on the request, never from headers or arguments."""
+"""The caller of a tool, as the gate authenticated it; never taken from headers or arguments."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 def caller() -> Principal:
-    """The principal of the request that this task works for.
+    """Return the principal of the current task's request.
 
     Raises:
-        InvalidInput: Nobody is authenticated, which only a server without its gate can bring about.
+        InvalidInput: Nobody is authenticated, which is only possible on a server without its gate.
     """
     principal = principal_of(get_access_token())
     if principal is None:

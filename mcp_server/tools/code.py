@@ -1,4 +1,4 @@
-"""The tool that runs a piece of code as a program of its own."""
+"""The tool that runs a piece of code as a program."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _CLEANING_S = 5
 
 
 class CodeTools:
-    """The tool about code."""
+    """The tool for code."""
 
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
 
-    def offers(self) -> list[ToolSpec]:
-        """The tools of this module."""
+    def tool_specs(self) -> list[ToolSpec]:
+        """List the tools of this module."""
         return [ToolSpec(function=self.run_code, hints=ACTS, core=True)]
 
     async def run_code(
@@ -49,12 +49,15 @@ class CodeTools:
         wait: Wait = 30,
         max_output: MaxOutput = 0,
     ) -> str:
-        """Run a piece of code as a program of its own; print what you want to see. Otherwise like execute_command."""
+        """Run a piece of code as a separate program; print what you want to see. Otherwise like execute_command."""
         chosen = language_of(language)
         if not code.strip():
-            raise InvalidInput("code: it is empty", hint="Give the source text of a program")
+            raise InvalidInput("code is empty", hint="Give the source text of a program")
         if len(code) > _CODE_LENGTH:
-            raise InvalidInput(f"code: {len(code)} characters are too many", hint="Write it to a file and run that")
+            raise InvalidInput(
+                f"code must have at most {_CODE_LENGTH} characters, got {len(code)}",
+                hint="Write it to a file and run that",
+            )
         command = Command(cwd=cwd.strip(), env=env, timeout_ms=timeout_ms(timeout))
         waiting = wait_ms(wait)
         outcome = await ProgressReporter(ctx).during(
@@ -88,19 +91,19 @@ class CodeTools:
             )
             running = outcome.running
         finally:
-            # What has been loaded whole can go at once; the others may want to read their own lines still.
-            if language.beside or not running:
+            # Modules are loaded completely and can go at once; other programs may still read their source.
+            if language.in_cwd or not running:
                 await self._remove(owner, ref, file)
         return file, outcome
 
     async def _write(self, owner: str, ref: str, places: tuple[str, ...], code: str) -> str:
-        """Write the source to the first place that takes it."""
+        """Write the source to the first place that is writable."""
         data = code.encode("utf-8", "replace")
         for place in places[:-1]:
             try:
                 await self._fleet.guest.write_file(owner, ref, place, data, make_parents=False)
             except GuestError:
-                # Not writable, or not there: then the program itself says what is wrong with its directory.
+                # Not writable, or missing: the program itself will report what is wrong with its directory.
                 continue
             return place
         await self._fleet.guest.write_file(owner, ref, places[-1], data)
@@ -111,5 +114,5 @@ class CodeTools:
             try:
                 await self._fleet.guest.delete_path(owner, ref, file)
             except CasemateError:
-                # Gone already, or the machine is: nothing is left behind that matters.
+                # The file or the machine is gone already.
                 return

@@ -1,4 +1,4 @@
-"""Tools that run things: commands, code, background processes and their output."""
+"""Tools for commands: run them, run them in the background, read their output, kill them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from vmm.guest.values import Outcome
 
 WAIT_MOST_S = 50
-"""Clients give a call about a minute, whatever they say."""
+"""Clients time out after about a minute, whatever they document."""
 
 _TIMEOUT_MOST_S = 7 * 86400
 _COMMAND_LENGTH = 100_000
@@ -44,8 +44,8 @@ class CommandTools:
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
 
-    def offers(self) -> list[ToolSpec]:
-        """The tools of this module."""
+    def tool_specs(self) -> list[ToolSpec]:
+        """List the tools of this module."""
         return [
             ToolSpec(function=self.execute_command, hints=ACTS, core=True),
             ToolSpec(function=self.run_background_command, hints=ACTS),
@@ -68,7 +68,7 @@ class CommandTools:
         """Run a command and return its output, [stderr] and exit code.
 
         If it takes longer than `wait`, it goes on in the background: you get its pid and the output so far, and read on
-        with read_process_output. Each call starts afresh: cd and variables do not last; for that, open a terminal.
+        with read_process_output. Each call is a new shell: cd and variables do not last; for that, open a terminal.
         Output beyond max_output is cut in the middle; lines that look like errors are kept.
         """
         program = Command(shell=_checked_line(command), cwd=cwd.strip(), env=env, timeout_ms=timeout_ms(timeout))
@@ -98,7 +98,7 @@ class CommandTools:
         """List the commands started by these tools, newest first, finished ones too."""
         found = await self._fleet.guest.processes(caller().org_id, ref)
         if not found:
-            return "No command was started in this sandbox yet."
+            return "No command has been started in this sandbox yet."
         newest = sorted(found, key=lambda info: (info.started_ms, info.pid), reverse=True)
         lines = [process_line(info) for info in newest[:_LISTED]]
         if len(newest) > _LISTED:
@@ -140,31 +140,31 @@ class CommandTools:
         pid: int,
         signal: Annotated[str, Field(description="Such as INT or TERM")] = "KILL",
     ) -> str:
-        """Kill a command and everything that it started. Its output stays readable."""
+        """Kill a command and everything it started. Its output stays readable."""
         number = _signal(signal)
         await self._fleet.guest.signal(caller().org_id, ref, pid, number)
-        return f"Sent {signals.Signals(number).name} to pid {pid} and all that it started."
+        return f"Sent {signals.Signals(number).name} to pid {pid} and everything it started."
 
 
 def _checked_line(command: str) -> str:
     if not command.strip():
-        raise InvalidInput("command: it is empty", hint="Give a shell command line, such as ls -la")
+        raise InvalidInput("command is empty", hint="Give a shell command line, such as ls -la")
     if len(command) > _COMMAND_LENGTH:
         raise InvalidInput(
-            f"command: {len(command)} characters are too many",
-            hint=f"At most {_COMMAND_LENGTH}: write a script with write_file and run that",
+            f"command must have at most {_COMMAND_LENGTH} characters, got {len(command)}",
+            hint="Write a script with write_file and run that",
         )
     return command
 
 
 async def render(outcome: Outcome, ref: str, *, max_output: int, timeout: float) -> str:
-    """A command's result as text, its exit code noted for the audit; a long one is shaped beside the event loop.
+    """Render a command's result as text, and record its exit code for the audit; long results are shaped in a thread.
 
     Args:
-        outcome: The command.
+        outcome: The command's outcome.
         ref: Id or name of its sandbox.
-        max_output: Characters that the caller asked for.
-        timeout: The limit that the command had, in seconds.
+        max_output: The number of characters that the caller asked for.
+        timeout: The command's time limit, in seconds.
     """
     annotate_call(exit_code=outcome.exit_code)
     budget = budget_of(max_output)
@@ -174,10 +174,10 @@ async def render(outcome: Outcome, ref: str, *, max_output: int, timeout: float)
 
 
 def timeout_ms(seconds: float) -> int:
-    """A time-out in milliseconds.
+    """Convert a timeout to milliseconds.
 
     Raises:
-        InvalidInput: It is out of range.
+        InvalidInput: The timeout is out of range.
     """
     if not 0 <= seconds <= _TIMEOUT_MOST_S:
         raise InvalidInput(f"timeout: {seconds:g} s is out of range", hint=f"Use 0 (never) to {_TIMEOUT_MOST_S}")
@@ -185,10 +185,10 @@ def timeout_ms(seconds: float) -> int:
 
 
 def wait_ms(seconds: float) -> int:
-    """How long to wait, in milliseconds; more than clients bear is cut.
+    """Convert a wait to milliseconds, limited to what clients tolerate.
 
     Raises:
-        InvalidInput: It is negative.
+        InvalidInput: The wait is negative.
     """
     if not seconds >= 0:
         raise InvalidInput(f"wait: {seconds:g} s is out of range", hint=f"Use 0 to {WAIT_MOST_S}")

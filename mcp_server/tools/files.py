@@ -29,13 +29,13 @@ Path = Annotated[str, Field(description="Absolute")]
 
 
 class FileTools:
-    """The tools about files."""
+    """The tools for files."""
 
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
 
-    def offers(self) -> list[ToolSpec]:
-        """The tools of this module."""
+    def tool_specs(self) -> list[ToolSpec]:
+        """List the tools of this module."""
         return [
             ToolSpec(function=self.read_file, hints=READS, core=True),
             ToolSpec(function=self.write_file, hints=REPLACES, core=True),
@@ -55,7 +55,7 @@ class FileTools:
         length: Annotated[int, Field(description="Bytes to read, at most 80000")] = 16000,
         encoding: Annotated[str, Field(description="utf-8, or base64 for binary files")] = "utf-8",
     ) -> str:
-        """Read a file as text. Of a longer one you get a part, and the offset to go on at."""
+        """Read a file as text. Of a longer one you get a part, and the offset to continue from."""
         binary = _is_base64(encoding)
         if offset < 0:
             raise InvalidInput(f"offset: {offset} is negative", hint="Count bytes from the file's start, from 0 on")
@@ -72,11 +72,11 @@ class FileTools:
         encoding: Annotated[str, Field(description="utf-8, or base64 for binary content")] = "utf-8",
         append: bool = False,
     ) -> str:
-        """Write a file, replacing it whole or not at all; missing directories are made."""
+        """Write a file, replacing it completely or not at all; missing directories are created."""
         data = _decoded(content) if _is_base64(encoding) else _encoded(content)
         info = await self._fleet.guest.write_file(caller().org_id, ref, path, data, append=append)
         done = "Appended" if append else "Wrote"
-        # Of a file that the kernel makes up the size says nothing.
+        # The size of files in /proc and /sys means nothing.
         size = f"; {info.path} has {info.size}" if info.size >= len(data) else f" to {info.path}"
         return f"{done} {len(data)} bytes{size}."
 
@@ -86,9 +86,9 @@ class FileTools:
         return listing_text(path, listing, budget=budget_of(0))
 
     async def create_directory(self, ref: SandboxRef, path: Path) -> str:
-        """Make a directory and the missing ones above it; no error if it exists."""
+        """Create a directory and its missing parents; no error if it exists."""
         info = await self._fleet.guest.make_directory(caller().org_id, ref, path)
-        return f"{info.path} is there."
+        return f"{info.path} exists."
 
     async def delete_file(self, ref: SandboxRef, path: Path) -> str:
         """Delete a file, or a directory with everything in it."""
@@ -106,7 +106,7 @@ class FileTools:
         return f"Moved {source} to {info.path}."
 
     async def file_info(self, ref: SandboxRef, path: Path) -> str:
-        """Tell a path's type, size, mode, owner and time of change."""
+        """Show a path's type, size, mode, owner and modification time."""
         return compact(info_object(await self._fleet.guest.stat(caller().org_id, ref, path)))
 
     async def search_files(
@@ -118,7 +118,7 @@ class FileTools:
     ) -> str:
         """Find files below a directory, by name and content."""
         if not pattern and not content:
-            raise InvalidInput("pattern: it is empty", hint="Give a file name pattern such as *.py, or content")
+            raise InvalidInput("pattern is empty", hint="Give a file name pattern such as *.py, or content")
         name = pattern if not pattern or _GLOB.intersection(pattern) else f"*{pattern}*"
         result = await self._fleet.guest.search(caller().org_id, ref, path, name=name, content=content, limit=_HITS)
         return matches_text(result, budget=budget_of(0))
@@ -138,7 +138,7 @@ def _decoded(content: str) -> bytes:
     try:
         return base64.b64decode("".join(content.split()), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise InvalidInput(f"content: it is not base64: {error}", hint="Encode it, or use encoding utf-8") from None
+        raise InvalidInput(f"content is not base64: {error}", hint="Encode it, or use encoding utf-8") from None
 
 
 def _encoded(content: str) -> bytes:
@@ -146,7 +146,7 @@ def _encoded(content: str) -> bytes:
         return content.encode()
     except UnicodeEncodeError as error:
         raise InvalidInput(
-            f"content: half of a surrogate pair at character {error.start}", hint="Send whole characters, or base64"
+            f"content has an unpaired surrogate at character {error.start}", hint="Send whole characters, or base64"
         ) from None
 
 
@@ -158,10 +158,10 @@ def _as_base64(part: FileSlice) -> str:
 
 
 def _as_text(part: FileSlice, path: str) -> str:
-    """The slice as text, verbatim; whole characters only.
+    """Decode the slice verbatim, without partial characters at its ends.
 
     Raises:
-        InvalidInput: It is no text.
+        InvalidInput: The data is not text.
     """
     data = part.data[: whole_characters(part.data)] if part.more else part.data
     skipped = 0
@@ -175,7 +175,7 @@ def _as_text(part: FileSlice, path: str) -> str:
     if "\0" in text:
         size = "" if part.size is None else f" ({part.size} bytes)"
         raise InvalidInput(
-            f"{path[:80]} holds binary data{size}",
+            f"{path[:80]} contains binary data{size}",
             hint='Read it with encoding="base64", or look at it with execute_command (file, xxd)',
         )
     start = part.offset + skipped
@@ -192,8 +192,8 @@ def _as_text(part: FileSlice, path: str) -> str:
 
 
 def _rest(part: FileSlice, end: int) -> str:
-    """Of how many bytes these are, and where to go on."""
+    """Say how large the file is, and where to continue."""
     size = "" if part.size is None else f" of {part.size}"
     if not part.more:
         return size
-    return f"{size}; go on with offset={end}" if size else f", and there is more; go on with offset={end}"
+    return f"{size}; continue with offset={end}" if size else f", and there is more; continue with offset={end}"

@@ -1,4 +1,4 @@
-"""The languages that `run_code` knows, and how a piece of code becomes a program in each of them."""
+"""The languages of `run_code`, and how it runs a piece of code in each of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from vmm.errors import InvalidInput
 
 HOME = "/root"
-"""Where commands run that name no working directory: root's home in every image."""
+"""The default working directory: root's home in every image."""
 
 _TEMPORARY = "/tmp"  # noqa: S108 - the guest's, not the host's
 _SHOWN = 40
@@ -35,10 +35,10 @@ def start(names):
     exec(code, names)
 start(globals())
 """
-"""Runs a file as Python's command line does, but for where it finds modules: the working directory comes behind the
-standard library, so that no file there can take its place, and the file's own directory does not come at all."""
+"""Runs a file as Python's command line does, except for the module search path: the working directory follows the
+standard library, so that its files cannot shadow standard modules, and the file's own directory is left out."""
 
-# An await where no line is indented is hardly ever inside a function.
+# An await on a line without indentation is hardly ever inside a function.
 _AWAITS_AT_TOP = re.compile(
     r"^(?:(?:export\s+)?(?:const|let|var)\b[^=\n]*=\s*)?(?:await\b|for\s+await\b)", re.MULTILINE
 )
@@ -50,51 +50,50 @@ class Language:
 
     Attributes:
         name: Its usual name.
-        suffix: Ending of its source files.
-        program: What runs a source file.
-        beside: Whether a source file must lie in the working directory to find the modules there.
-        awaiting: Ending of a source file that awaits outside of functions, if it needs another one.
-        refusal: What the program says of such a file with the usual ending, before it runs any of it.
+        suffix: Extension of its source files.
+        program: The command that runs a source file.
+        in_cwd: Whether a source file must be in the working directory to find the modules there.
+        awaiting: Extension for code with a top-level await, if it needs another one.
+        refusal: The program's error about such code under the usual extension, before it runs any of it.
     """
 
     name: str
     suffix: str
     program: tuple[str, ...]
-    beside: bool = False
+    in_cwd: bool = False
     awaiting: str = ""
     refusal: bytes = b""
 
     def suffixes(self, code: str) -> tuple[str, ...]:
-        """Endings for a piece of code, the likeliest first; another is for code that the program refused under it."""
+        """List the extensions to try for a piece of code, the likeliest first."""
         if not self.awaiting or _AWAITS_AT_TOP.search(code):
             return (self.awaiting or self.suffix,)
         return self.suffix, self.awaiting
 
     def refuses(self, file: str, errors: bytes) -> bool:
-        """Whether the program said that it will not run a file under its ending; then none of it has run."""
+        """Whether the program refused a file because of its extension, and so has run none of it."""
         return bool(self.refusal) and any(
             self.refusal in line and file.encode() in line for line in errors.splitlines()
         )
 
     def places(self, cwd: str, suffix: str) -> tuple[str, ...]:
-        """Paths for the source file, the best one first."""
+        """List paths for the source file, the best one first."""
         name = f".run-{secrets.token_hex(6)}{suffix}"
-        directories = ((cwd or HOME).rstrip("/"), _TEMPORARY) if self.beside else (_TEMPORARY,)
+        directories = ((cwd or HOME).rstrip("/"), _TEMPORARY) if self.in_cwd else (_TEMPORARY,)
         return tuple(f"{directory}/{name}" for directory in directories)
 
 
 _LANGUAGES = (
-    # Python imports from the working directory wherever its file lies, which may stay for as long as the program may
-    # want to show its lines in an error.
+    # Python imports from the working directory wherever the file is; the file stays while the program runs, because
+    # tracebacks show its lines.
     Language(name="python", suffix=".py", program=("python3", "-c", _START_PYTHON)),
-    Language(name="javascript", suffix=".js", program=("node",), beside=True),
-    # As .mts it is a module whatever the directory says, but gets the default exports of its neighbours wrapped: only
-    # where there is no other way.
+    Language(name="javascript", suffix=".js", program=("node",), in_cwd=True),
+    # As .mts it is always an ES module, but sees the default exports of CommonJS modules wrapped: the last resort.
     Language(
         name="typescript",
         suffix=".ts",
         program=("tsx",),
-        beside=True,
+        in_cwd=True,
         awaiting=".mts",
         refusal=b'ERROR: Top-level await is currently not supported with the "cjs" output format',
     ),
@@ -109,10 +108,10 @@ _BY_NAME = {language.name: language for language in _LANGUAGES}
 
 
 def language_of(name: str) -> Language:
-    """The language of a name or alias, in any case.
+    """Look up a language by name or alias, ignoring case.
 
     Raises:
-        InvalidInput: There is no such language here.
+        InvalidInput: The language is unknown.
     """
     wanted = name.strip().lower()
     language = _BY_NAME.get(_ALIASES.get(wanted, wanted))

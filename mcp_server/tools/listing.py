@@ -1,4 +1,4 @@
-"""How files read: a directory as lines, one file as an object, the hits of a search."""
+"""Formats file results: a directory as lines, one file as an object, the matches of a search."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _TYPES = {"file": "file", "directory": "directory", "symlink": "symlink", "other
 
 
 def listing_text(path: str, listing: Listing, *, budget: int) -> str:
-    """A directory: mode, size in bytes, time of change in UTC, name; a slash or an arrow shows what it is.
+    """Format a directory: mode, size in bytes, modification time in UTC, name; a slash or an arrow marks its type.
 
     Args:
         path: The directory.
         listing: Its entries.
-        budget: Characters to stay within.
+        budget: The maximum number of characters.
     """
     if not listing.entries:
         return f"{path} is empty"
@@ -35,7 +35,7 @@ def listing_text(path: str, listing: Listing, *, budget: int) -> str:
 
 
 def info_object(info: FileInfo) -> dict[str, Any]:
-    """A file's facts."""
+    """Convert file information to JSON."""
     facts: dict[str, Any] = {
         "path": _readable(info.path),
         "type": _TYPES[info.kind],
@@ -49,7 +49,7 @@ def info_object(info: FileInfo) -> dict[str, Any]:
 
 
 def matches_text(result: SearchResult, *, budget: int) -> str:
-    """Hits as `path`, or `path:line: text` for those of a content search."""
+    """Format matches as `path`, or as `path:line: text` for a content search."""
     if not result.matches:
         return "No match, but the search ended before it had seen everything" if result.truncated else "No match"
     lines = [
@@ -84,7 +84,7 @@ def _fitting(lines: list[str], budget: int) -> list[str]:
 
 
 def _readable(text: str) -> str:
-    """Names may hold anything; those that are not plain text are shown escaped."""
+    """Escape unprintable characters, which file names may contain."""
     if text.isprintable():
         return text
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)

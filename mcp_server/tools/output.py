@@ -1,7 +1,7 @@
-"""KeyedLock what a process wrote into text that a model can afford: clean, in a budget, with its end and its errors.
+"""Shapes a process's output into text for a model: clean, within a budget, with its end and its errors.
 
-Everything here is a pure function of bytes. A result that fits is given whole. One that does not keeps its head, its
-tail and the lines between them that look like errors, and says which bytes are missing and how to read them.
+Everything here is a pure function of bytes. A result that fits is returned whole. A longer one keeps its head, its tail
+and the lines between them that look like errors, and says which bytes are missing and how to read them.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from vmm.guest.values import Captured
 
 DEFAULT_BUDGET = 16_000
-"""Characters of a result unless the caller asks for more: about 4,000 tokens."""
+"""Default size of a result in characters: about 4,000 tokens."""
 
 MAX_BUDGET = 80_000
-"""Characters of a result, whatever the caller asks for: about 20,000 tokens."""
+"""Maximum size of a result in characters: about 20,000 tokens."""
 
 MIN_BUDGET = 1_000
 
@@ -45,7 +45,7 @@ class Shaped:
     """Text within its budget.
 
     Attributes:
-        text: What to show, with a bracketed note where something was left out.
+        text: The text, with a note in brackets where something was left out.
         cut: Whether anything was left out.
         replaced: Whether bytes that are not UTF-8 were replaced.
     """
@@ -66,12 +66,12 @@ class _Piece:
 
 
 def budget_of(asked: int) -> int:
-    """The budget for a caller who asked for `asked` characters: 0 means the default, and the bounds hold always."""
+    """Determine the budget for a caller who asked for `asked` characters: 0 means the default; bounds always apply."""
     return DEFAULT_BUDGET if asked <= 0 else max(MIN_BUDGET, min(asked, MAX_BUDGET))
 
 
 def clean(data: bytes) -> tuple[str, bool]:
-    """Decode for reading: no escape sequences, no control characters, of a progress line only its last state.
+    """Decode for reading: without escape sequences and control characters, and with progress lines in their last state.
 
     Returns:
         The text, and whether bytes that are not UTF-8 had to be replaced.
@@ -85,7 +85,7 @@ def clean(data: bytes) -> tuple[str, bool]:
 
 
 def whole_characters(data: bytes) -> int:
-    """How many leading bytes of `data` end at a character's border: cuts at most three bytes of a broken last one."""
+    """Count the leading bytes of `data` that are whole characters, which leaves out at most three bytes."""
     for back in range(1, min(_LONGEST_CHARACTER, len(data)) + 1):
         byte = data[-back]
         if byte >= 0xC0:
@@ -100,9 +100,9 @@ def shape(captured: Captured, budget: int, read_on: Callable[[int], str]) -> Sha
     """Fit one captured stream into `budget` characters.
 
     Args:
-        captured: The stream, with the head and tail that were kept of it.
-        budget: Characters that the text may have, notes included.
-        read_on: Says how to read the stream from a byte offset on; what it returns stands in the note.
+        captured: The stream, of which the head and the tail were kept.
+        budget: The maximum number of characters, notes included.
+        read_on: Returns the note that says how to read the stream from a byte offset on.
     """
     if captured.dropped == 0 and len(captured.head) + len(captured.tail) <= budget * _LONGEST_CHARACTER:
         text, replaced = clean(captured.data())
@@ -112,7 +112,7 @@ def shape(captured: Captured, budget: int, read_on: Callable[[int], str]) -> Sha
 
 
 def share(budget: int, first: int, second: int) -> tuple[int, int]:
-    """Split a budget between two texts by their lengths: half each, and what one does not need goes to the other."""
+    """Split a budget between two texts: half each, and what one does not need goes to the other."""
     half = budget // 2
     if first <= half:
         return first, budget - first
@@ -122,7 +122,7 @@ def share(budget: int, first: int, second: int) -> tuple[int, int]:
 
 
 def _cut(captured: Captured, budget: int, read_on: Callable[[int], str]) -> Shaped:
-    """Head, note, errors of the middle, tail."""
+    """Compose head, note, error lines of the middle, and tail."""
     room = max(budget - _NOTE - len(read_on(captured.total)), _NOTE)
     tail_start = captured.total - len(captured.tail)
     blocks = [_Piece(0, captured.head), _Piece(tail_start, captured.tail)]
@@ -144,7 +144,7 @@ def _cut(captured: Captured, budget: int, read_on: Callable[[int], str]) -> Shap
 
 
 def _pieces(block: _Piece, *, reverse: bool = False) -> Iterator[_Piece]:
-    """The block's lines with their ends, long ones in segments, in order or from the last one backwards."""
+    """Yield the block's lines with their line ends, long ones in segments, forwards or backwards."""
     data, base = block.data, block.offset
     if reverse:
         end = len(data)
@@ -196,12 +196,12 @@ def _take(
 
 
 def _within(block: _Piece, start: int, end: int) -> bytes:
-    """The block's bytes between two offsets of the stream."""
+    """Return the block's bytes between two offsets of the stream."""
     return block.data[max(start - block.offset, 0) : max(end - block.offset, 0)]
 
 
 def _error_lines(blocks: list[bytes], room: int) -> str:
-    """Lines that name an error, the first ones, each cut to a bounded length."""
+    """Find the first lines that look like errors, each cut to a maximum length."""
     found: list[str] = []
     for data in blocks:
         position = 0

@@ -1,4 +1,4 @@
-"""Keeps a client patient while a call takes long: progress messages, in measured doses, that never hold the call up."""
+"""Progress messages during long calls, so that clients do not time out; they never delay the call."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ _SEND_S = 1
 
 
 class ProgressReporter:
-    """Reports progress for one call, if its caller asked for that."""
+    """Reports the progress of one call, if its client asked for it."""
 
     def __init__(self, ctx: Context[Any, Any]) -> None:
         self._ctx = ctx
         self._step = 0
 
     async def tell(self, message: str) -> None:
-        """Send a progress message; a client that does not read it in time does not get it."""
+        """Send a progress message; it is dropped if the client does not read it in time."""
         self._step += 1
         with anyio.move_on_after(_SEND_S), suppress(anyio.ClosedResourceError, anyio.BrokenResourceError):
             await self._ctx.report_progress(self._step, None, message)
 
     async def during(self, call: Callable[[], Awaitable[T]], what: str) -> T:
-        """Await a call; while it takes long, say so now and then.
+        """Await a call, and report progress regularly while it runs.
 
         Raises:
-            Exception: Whatever the call raises, as it is.
+            Exception: Whatever the call raises, unwrapped.
         """
         results: list[T] = []
         failures: list[Exception] = []
         async with anyio.create_task_group() as group:
-            group.start_soon(self._murmur, what)
+            group.start_soon(self._report, what)
             try:
                 results.append(await call())
             except Exception as failure:
@@ -51,7 +51,7 @@ class ProgressReporter:
             raise failures[0]
         return results[0]
 
-    async def _murmur(self, what: str) -> None:
+    async def _report(self, what: str) -> None:
         started = anyio.current_time()
         await anyio.sleep(_FIRST_S)
         while True:

@@ -1,8 +1,8 @@
-"""How a command's result reads: its output, its errors, and last of all how it ended or how to go on.
+"""Formats a command's result: its output, its errors, and a last line that says how it ended or how to continue.
 
-out of the program
+standard output
 [stderr]
-out of its standard error
+standard error
 [exit 1 | 230 ms]
 """
 
@@ -23,13 +23,13 @@ _LAST_LINES = 400
 
 
 def outcome_text(outcome: Outcome, sandbox: str, *, budget: int, timeout_s: float) -> str:
-    """A command's output in `budget` characters, with a last line that always says how it stands.
+    """Format a command's output within `budget` characters, with a last line that always states its status.
 
     Args:
-        outcome: The command.
+        outcome: The command's outcome.
         sandbox: Id or name of its sandbox, for the calls that the text suggests.
-        budget: Characters for both streams together.
-        timeout_s: The limit that the command had, in seconds.
+        budget: The maximum number of characters of both streams together.
+        timeout_s: The command's time limit, in seconds.
     """
     first, second = share(max(budget - _LAST_LINES, 0), outcome.stdout.total, outcome.stderr.total)
 
@@ -53,7 +53,7 @@ def outcome_text(outcome: Outcome, sandbox: str, *, budget: int, timeout_s: floa
 
 
 def output_text(output: ProcessOutput, sandbox: str) -> str:
-    """What a process wrote from some offsets on, and where to go on reading."""
+    """Format a process's output from some offsets on, and say where to continue."""
     info = output.info
     stdout, next_stdout = _slice_text(output.stdout, final=not info.running)
     stderr, next_stderr = _slice_text(output.stderr, final=not info.running)
@@ -75,7 +75,7 @@ def output_text(output: ProcessOutput, sandbox: str) -> str:
 
 
 def process_line(info: ProcessInfo) -> str:
-    """A process in a list of them."""
+    """Format a process as a line of a list."""
     state = "running" if info.running else _ending(info)
     command = info.command if len(info.command) <= _KEPT_COMMAND else f"{info.command[:_KEPT_COMMAND]}…"
     written = f"stdout {info.stdout_total} B, stderr {info.stderr_total} B"
@@ -83,7 +83,7 @@ def process_line(info: ProcessInfo) -> str:
 
 
 def _slice_text(part: OutputSlice, *, final: bool) -> tuple[str, int]:
-    """The slice as text and where to read on: a character that is not complete yet is left for the next time."""
+    """Decode the slice, and return where to continue: an incomplete last character is left for the next call."""
     data = part.data
     if not final or part.next_offset > part.offset + len(data):
         data = data[: whole_characters(data)]
@@ -99,15 +99,15 @@ def _stderr(text: str) -> str:
     return f"[stderr]\n{_block(text)}" if text else ""
 
 
-def _ending(standing: Outcome | ProcessInfo, *, timeout_s: float = 0) -> str:
-    if standing.timed_out:
+def _ending(status: Outcome | ProcessInfo, *, timeout_s: float = 0) -> str:
+    if status.timed_out:
         limit = f" of {timeout_s:g} s" if timeout_s else ""
-        return f"killed by its timeout{limit} | exit {standing.exit_code}"
-    if standing.memory_kill:
-        return f"{why_killed(standing)} | exit {standing.exit_code}"
-    if standing.signal is not None:
-        return f"killed by {_signal_name(standing.signal)} | exit {standing.exit_code}"
-    return f"exit {standing.exit_code}"
+        return f"killed by its timeout{limit} | exit {status.exit_code}"
+    if status.memory_kill:
+        return f"{why_killed(status)} | exit {status.exit_code}"
+    if status.signal is not None:
+        return f"killed by {_signal_name(status.signal)} | exit {status.exit_code}"
+    return f"exit {status.exit_code}"
 
 
 def _signal_name(number: int) -> str:

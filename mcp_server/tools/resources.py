@@ -1,4 +1,4 @@
-"""The resources: the list of sandboxes, one sandbox, and any file in one."""
+"""The MCP resources: the list of sandboxes, one sandbox, and any file in a sandbox."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _FILE_MOST = 4 * 1024 * 1024
 
 
 def add_resources(server: MCPServer[None], fleet: Fleet) -> None:
-    """Offer a fleet's sandboxes and their files as resources of an MCP server."""
+    """Register a fleet's sandboxes and their files as resources of an MCP server."""
 
     async def sandboxes() -> str:
-        """All your sandboxes, newest first, as far as the first hundred."""
+        """Your sandboxes, newest first, at most the first hundred."""
         found = await fleet.sandboxes.list(caller().org_id, page=1, limit=_PAGE)
         items = [sandbox_shown(item) for item in found.items if item.state is not State.CREATING]
         return compact({"total": found.total, "sandboxes": items})
@@ -35,11 +35,11 @@ def add_resources(server: MCPServer[None], fleet: Fleet) -> None:
         return compact(sandbox_shown(await fleet.sandboxes.get(caller().org_id, id)))
 
     async def sandbox_file(id: str, path: str) -> str | bytes:  # noqa: A002 - named as in the template
-        """A file in a sandbox: text, or a blob if it is none. The path is absolute, its first slash may be left out."""
+        """A file in a sandbox: text, or a blob if it is binary. The path is absolute; its first slash is optional."""
         part = await fleet.guest.read_file(caller().org_id, id, "/" + path.lstrip("/"), length=_FILE_MOST)
         if part.more:
             raise InvalidInput(
-                f"The file has {part.size or f'more than {part.end}'} bytes, a resource at most {_FILE_MOST}",
+                f"The file has {part.size or f'more than {part.end}'} bytes, a resource can have at most {_FILE_MOST}",
                 hint="Read it in parts with the tool read_file",
             )
         try:
@@ -53,6 +53,6 @@ def add_resources(server: MCPServer[None], fleet: Fleet) -> None:
     server.resource(
         "casemate://sandbox/{id}/files/{+path}",
         name="Sandbox file",
-        # The guest's own root confines every path; ".." and leading slashes are harmless there.
+        # The path is resolved inside the guest, where ".." and leading slashes are harmless.
         security=ResourceSecurity(exempt_params=frozenset({"path"})),
     )(sandbox_file)

@@ -1,4 +1,4 @@
-"""Tools that make, find, change and delete sandboxes. Results are VoidRun's objects, as compact JSON."""
+"""Tools that create, find, change and delete sandboxes. Results are VoidRun's objects, as compact JSON."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _VOIDRUN_NAMES = {"env_vars": "envVars", "auto_sleep": "autoSleep", "publish_por
 
 
 class SandboxTools:
-    """The tools about sandboxes themselves."""
+    """The tools for sandboxes themselves."""
 
     def __init__(self, fleet: Fleet, *, defaults: Defaults) -> None:
         self._fleet = fleet
         self._defaults = defaults
 
-    def offers(self) -> list[ToolSpec]:
-        """The tools of this module."""
+    def tool_specs(self) -> list[ToolSpec]:
+        """List the tools of this module."""
         return [
             ToolSpec(
                 function=self.create_sandbox,
@@ -66,13 +66,13 @@ class SandboxTools:
         ttl: Annotated[int, Field(description="Seconds until it is deleted, not counted asleep; 0 = never")] = 0,
         publish_ports: Annotated[list[int], Field(description="Not supported yet")] = _NO_PORTS,
     ) -> str:
-        """Create a sandbox: a Linux microVM of your own, root inside, without network. Usable when this returns.
+        """Create a sandbox: a Linux microVM for you alone, with root, without network. Usable when this returns.
 
         It and its files stay until delete_sandbox. When idle it falls asleep; the next call wakes it as it was.
         """
         if publish_ports:
             raise InvalidInput(
-                f"publishPorts: {publish_ports[:4]} cannot be published yet, sandboxes have no network",
+                f"publishPorts: publishing {publish_ports[:4]} is not supported yet, because sandboxes have no network",
                 hint="Leave it out and reach servers from inside, with execute_command",
             )
         who = caller()
@@ -89,9 +89,9 @@ class SandboxTools:
             snapshot=snapshot.strip(),
             created_by=who.user_id,
         )
-        patience = ProgressReporter(ctx)
-        sandbox = await patience.during(
-            lambda: self._fleet.sandboxes.create(who.org_id, spec, on_progress=patience.tell),
+        progress = ProgressReporter(ctx)
+        sandbox = await progress.during(
+            lambda: self._fleet.sandboxes.create(who.org_id, spec, on_progress=progress.tell),
             f"creating {spec.name[:60]}",
         )
         annotate_call(sandbox=sandbox.id)
@@ -126,7 +126,7 @@ class SandboxTools:
         ttl: Annotated[int | None, Field(description="Seconds from now until it is deleted; 0 = never")] = None,
         idle: Annotated[int | None, Field(description="Seconds without use until it sleeps; 0 = never")] = None,
     ) -> str:
-        """Change a sandbox; what is left out stays."""
+        """Change a sandbox; omitted values stay as they are."""
         if not name and all(value is None for value in (auto_sleep, labels, ttl, idle)):
             raise InvalidInput("Nothing to change", hint="Give name, labels, autoSleep, ttl or idle")
         sandbox = await self._fleet.sandboxes.update(
@@ -141,7 +141,7 @@ class SandboxTools:
         return compact(sandbox_shown(sandbox))
 
     async def start_sandbox(self, ctx: Context, ref: SandboxRef) -> str:
-        """Run a killed sandbox again, from its newest snapshot or else its disk; `reason` says what is lost."""
+        """Start a killed sandbox again, from its newest snapshot or else its disk; `reason` says what is lost."""
         owner = caller().org_id
         sandbox = await ProgressReporter(ctx).during(
             lambda: self._fleet.lifecycle.revive(owner, ref), "starting the sandbox"
@@ -154,7 +154,7 @@ class SandboxTools:
         ref: SandboxRef,
         from_snapshot: Annotated[bool, Field(description="Go back to its newest snapshot instead")] = False,
     ) -> str:
-        """Start an unresponsive sandbox, or any other, again from its disk: programs and memory are lost."""
+        """Restart an unresponsive sandbox, or any other, from its disk: programs and memory are lost."""
         owner = caller().org_id
         sandbox = await ProgressReporter(ctx).during(
             lambda: self._fleet.lifecycle.restart(owner, ref, from_snapshot=from_snapshot), "restarting the sandbox"

@@ -1,4 +1,4 @@
-"""The MCP server: which tools and resources it offers, and the one place where errors become texts for a model."""
+"""The MCP server: its tools and resources, and the place where errors become texts for a model."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ Toolset = Literal["all", "core", "readonly"]
 TOOLSETS: tuple[Toolset, ...] = ("all", "core", "readonly")
 
 INSTRUCTIONS = """\
-Casemate gives you Linux computers of your own: sandboxes, microVMs without network access.
+Casemate gives you your own Linux computers: sandboxes, microVMs without network access.
 Workflow: create_sandbox once (or list_sandboxes to find one), then use its id or name in every call. Run things with
 execute_command or run_code, handle files with read_file and write_file.
 A call that outlasts `wait` returns a pid: read on with read_process_output. An idle sandbox sleeps (its status is
@@ -61,7 +61,7 @@ _FILES = "/files/"
 _SANDBOX = "casemate://sandbox/"
 
 READ_RESOURCE = "read_resource"
-"""What the reading of a resource is named in audit and metrics."""
+"""Name of resource reads in audit and metrics."""
 
 
 class CasemateServer(MCPServer[None]):
@@ -76,7 +76,7 @@ class CasemateServer(MCPServer[None]):
             version=version("casemate"),
             instructions=INSTRUCTIONS + (_MORE if toolset == "all" else ""),
             log_level="WARNING",
-            # An open subscription would hold up every stop of the server, and nothing here is pushed.
+            # An open subscription would delay every shutdown, and the server pushes nothing.
             subscriptions=False,
         )
         self._audit_log = audit_log
@@ -88,48 +88,53 @@ class CasemateServer(MCPServer[None]):
             FileTools(fleet),
             TerminalTools(fleet, screens),
         )
-        offers = [offer for module in modules for offer in module.offers() if _belongs(offer, toolset)]
-        self._offers = {offer.name: offer for offer in offers}
-        for offer in offers:
+        tool_specs = [
+            tool_spec for module in modules for tool_spec in module.tool_specs() if _belongs(tool_spec, toolset)
+        ]
+        self._tool_specs = {tool_spec.name: tool_spec for tool_spec in tool_specs}
+        for tool_spec in tool_specs:
             tool = self._tool_manager.add_tool(
-                offer.function, description=offer.description, annotations=offer.hints, structured_output=False
+                tool_spec.function,
+                description=tool_spec.description,
+                annotations=tool_spec.hints,
+                structured_output=False,
             )
-            offer.dress(tool.parameters)
+            tool_spec.simplify(tool.parameters)
         add_resources(self, fleet)
 
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Context[None, Any] | None = None
     ) -> CallToolResult | InputRequiredResult:
-        """Call a tool; whatever goes wrong comes back as a result that says the cause and the next step."""
-        offer = self._offers.get(name)
-        action = UNKNOWN if offer is None else name
+        """Call a tool; errors are returned as results that state the cause and the next step."""
+        tool_spec = self._tool_specs.get(name)
+        action = UNKNOWN if tool_spec is None else name
         ref = str(arguments.get("id") or "")
         with self._audit_log.call(surface="mcp", action=action, arguments=arguments, sandbox=ref) as entry:
-            if offer is None:
+            if tool_spec is None:
                 entry.refuse(f"there is no tool {name[:_SHOWN]!r}")
-                return _failed(f"There is no tool {name[:_SHOWN]!r}. There are: {', '.join(self._offers)}")
-            missing = caller().lack(offer.scope)
+                return _failed(f"There is no tool {name[:_SHOWN]!r}. Available tools: {', '.join(self._tool_specs)}")
+            missing = caller().lack(tool_spec.scope)
             if missing:
                 entry.refuse(missing)
-                return _failed(f"{missing}. Ask for a key with the scope {offer.scope}.")
+                return _failed(f"{missing}. Ask for a key with the scope {tool_spec.scope}.")
             try:
-                return await super().call_tool(name, offer.arguments(arguments), context)
+                return await super().call_tool(name, tool_spec.arguments(arguments), context)
             except ToolError as error:
                 refused = _refused_arguments(error)
                 if refused is None:
                     entry.fail(_cause(error))
                 else:
                     entry.refuse_arguments(refused)
-                return _failed(explain(error, name, offer.wire_names))
+                return _failed(explain(error, name, tool_spec.wire_names))
 
     async def read_resource(
         self, uri: AnyUrl | str, context: Context[None, Any] | None = None
     ) -> Iterable[ReadResourceContents] | InputRequiredResult:
-        """Read a resource; a file gets the media type of its name.
+        """Read a resource; the media type of a file is guessed from its name.
 
         Raises:
-            ResourceNotFoundError: There is no such sandbox or file, or it is somebody else's.
-            ResourceError: Anything else, with a text that says cause and next step.
+            ResourceNotFoundError: There is no such sandbox or file, or it belongs to another owner.
+            ResourceError: Any other failure; the text states the cause and the next step.
         """
         asked = {"uri": str(uri)}
         with self._audit_log.call(
@@ -144,20 +149,20 @@ class CasemateServer(MCPServer[None]):
                 else:
                     entry.fail(cause)
                 missing = isinstance(cause, NotFound | GuestFileMissing) or isinstance(error, ResourceNotFoundError)
-                told = (ResourceNotFoundError if missing else ResourceError)(explain(error, str(uri)[:_SHOWN]))
-                raise told from None
+                explained = (ResourceNotFoundError if missing else ResourceError)(explain(error, str(uri)[:_SHOWN]))
+                raise explained from None
         if isinstance(contents, InputRequiredResult) or _FILES not in str(uri):
             return contents
         return [ReadResourceContents(content=item.content, mime_type=_media_type(str(uri), item)) for item in contents]
 
 
 def explain(error: Exception, what: str, wire_names: dict[str, str] | None = None) -> str:
-    """What a model is told about a failure: the cause and the way out of a known one, a request id for the rest.
+    """Explain a failure to a model: the cause and the next step of known ones, a request id for unexpected ones.
 
     Args:
-        error: What the SDK raised around the failure.
+        error: The exception that the SDK raised around the failure.
         what: The tool or resource, for the log.
-        wire_names: Names of arguments on the wire, where they differ from those in the code.
+        wire_names: Names of arguments on the wire, where they differ from the parameters.
     """
     cause = _cause(error)
     if isinstance(cause, CasemateError):
@@ -166,7 +171,7 @@ def explain(error: Exception, what: str, wire_names: dict[str, str] | None = Non
         return f"{str(cause).rstrip('.')}.{again}"
     if isinstance(cause, StoreError):
         _log.error("store failed", call=what, reason=str(cause))
-        return f"The server's store failed: {str(cause).rstrip('.')}. What the call should change may be unchanged."
+        return f"The server's store failed: {str(cause).rstrip('.')}. The call may have changed nothing."
     refused = _refused_arguments(error)
     if refused is not None:
         return f"Arguments refused: {_problems(refused, wire_names or {})}"
@@ -178,7 +183,7 @@ def explain(error: Exception, what: str, wire_names: dict[str, str] | None = Non
 
 
 def _cause(error: BaseException) -> BaseException:
-    """The innermost failure that says something: below the SDK's wrappers and groups of one."""
+    """Find the original error below the SDK's wrappers and groups of one."""
     while True:
         inner = error.__cause__ if isinstance(error, ToolError | ResourceError) else only_member(error)
         if inner is None:
@@ -187,14 +192,14 @@ def _cause(error: BaseException) -> BaseException:
 
 
 def _refused_arguments(error: Exception) -> ValidationError | None:
-    """What a tool's schema has against a call's arguments; None for what a tool that ran stumbled over."""
+    """Return the validation error of a call's arguments; None for an error that the tool itself raised."""
     cause = error.__cause__
     unexpected = isinstance(error, UnexpectedToolError) or not isinstance(error, ToolError)
     return cause if isinstance(cause, ValidationError) and not unexpected else None
 
 
 def _problems(error: ValidationError, wire_names: dict[str, str]) -> str:
-    """Each refused argument with its value and what was expected of it."""
+    """Describe each invalid argument, with its value and what was expected."""
     lines: list[str] = []
     for problem in error.errors(include_url=False)[:_PROBLEMS]:
         path = [str(part) for part in problem["loc"]]
@@ -208,14 +213,14 @@ def _problems(error: ValidationError, wire_names: dict[str, str]) -> str:
     return "; ".join(lines)
 
 
-def _belongs(offer: ToolSpec, toolset: Toolset) -> bool:
+def _belongs(tool_spec: ToolSpec, toolset: Toolset) -> bool:
     match toolset:
         case "all":
             return True
         case "core":
-            return offer.core
+            return tool_spec.core
         case "readonly":
-            return bool(offer.hints.read_only_hint)
+            return bool(tool_spec.hints.read_only_hint)
 
 
 def _failed(text: str) -> CallToolResult:

@@ -1,4 +1,4 @@
-"""Tools that save whole sandboxes, go back to what was saved, and make copies that go on from one moment."""
+"""Tools for snapshots and forks of whole sandboxes."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
     from vmm.machines.snapshots import Snapshot
 
 _LISTED = 30
-_TOLD = ("id", "name", "sandboxId", "sandboxName", "parentId", "createdAt", "sizeBytes", "damage")
-_NAMED = ("id", "name", "error", "hint")
+_SNAPSHOT_FIELDS = ("id", "name", "sandboxId", "sandboxName", "parentId", "createdAt", "sizeBytes", "damage")
+_FORK_FIELDS = ("id", "name", "error", "hint")
 
 SnapshotRef = Annotated[str, Field(description="Name, id, or the beginning of an id")]
 
 
 class SnapshotTools:
-    """The tools about snapshots and forks."""
+    """The tools for snapshots and forks."""
 
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
 
-    def offers(self) -> list[ToolSpec]:
-        """The tools of this module."""
+    def tool_specs(self) -> list[ToolSpec]:
+        """List the tools of this module."""
         return [
             ToolSpec(function=self.snapshot_sandbox, hints=ADDS),
             ToolSpec(function=self.list_snapshots, hints=READS),
@@ -49,28 +49,30 @@ class SnapshotTools:
         ref: SandboxRef,
         name: Annotated[str, Field(description="Such as before-upgrade")] = "",
     ) -> str:
-        """Save a sandbox as it is: files, memory and running programs, which go on.
+        """Save a sandbox as it is: files, memory and running programs, which keep running.
 
-        Do so before what may go wrong: restore_snapshot undoes it. create_sandbox makes new ones from a snapshot.
+        Do so before a risky step: restore_snapshot undoes it. create_sandbox makes new sandboxes from a snapshot.
         """
         who = caller()
         snapshot = await ProgressReporter(ctx).during(
             lambda: self._fleet.snapshots.take(who.org_id, ref, name=name.strip(), created_by=who.user_id),
             "saving the sandbox",
         )
-        return compact(_told(snapshot))
+        return compact(_snapshot_summary(snapshot))
 
     async def list_snapshots(
         self, ref: Annotated[str, Field(description="Only those of this sandbox, by id or name")] = ""
     ) -> str:
         """List your snapshots, newest first, at most 30."""
         found = await self._fleet.snapshots.list(caller().org_id, sandbox=ref.strip())
-        return compact({"snapshots": [_told(snapshot) for snapshot in found[:_LISTED]], "total": len(found)})
+        return compact(
+            {"snapshots": [_snapshot_summary(snapshot) for snapshot in found[:_LISTED]], "total": len(found)}
+        )
 
     async def restore_snapshot(self, ctx: Context, ref: SandboxRef, snapshot: SnapshotRef) -> str:
-        """Put a sandbox back to a snapshot: its files, memory and programs are what they were then, later work is lost.
+        """Restore a sandbox to a snapshot: files, memory and programs are as they were then; later work is lost.
 
-        A sandbox that was killed runs again after it.
+        A killed sandbox runs again afterwards.
         """
         owner = caller().org_id
         target = await self._fleet.snapshots.get(owner, snapshot.strip())
@@ -81,7 +83,7 @@ class SnapshotTools:
         return compact({**sandbox_shown(sandbox), "undone": undone})
 
     async def delete_snapshot(self, snapshot: SnapshotRef) -> str:
-        """Delete a snapshot. Refused while there are other snapshots or sandboxes that were made from it."""
+        """Delete a snapshot. Refused while other snapshots or sandboxes are based on it."""
         owner = caller().org_id
         target = await self._fleet.snapshots.get(owner, snapshot.strip())
         annotate_call(sandbox=target.sandbox)
@@ -94,35 +96,35 @@ class SnapshotTools:
         ref: SandboxRef,
         count: Annotated[int, Field(description="How many copies, 1-100")] = 1,
     ) -> str:
-        """Make copies of a running sandbox that go on from this moment with its files, memory and programs.
+        """Make copies of a running sandbox that continue from this moment with its files, memory and programs.
 
-        Use it to try several ways side by side. The sandbox itself runs on. You get an id, or an error, for each copy.
+        Use it to try several ways in parallel. The sandbox itself runs on. You get an id, or an error, for each copy.
         """
         who = caller()
-        patience = ProgressReporter(ctx)
-        forks = await patience.during(
+        progress = ProgressReporter(ctx)
+        forks = await progress.during(
             lambda: self._fleet.snapshots.fork(
-                who.org_id, ref, count, created_by=who.user_id, on_progress=patience.tell
+                who.org_id, ref, count, created_by=who.user_id, on_progress=progress.tell
             ),
             f"forking into {count}",
         )
-        return compact({"forks": _briefly(fork_objects(forks))})
+        return compact({"forks": _fork_summary(fork_objects(forks))})
 
 
-def _told(snapshot: Snapshot) -> dict[str, Any]:
-    return _part(snapshot_object(snapshot), _TOLD)
+def _snapshot_summary(snapshot: Snapshot) -> dict[str, Any]:
+    return _part(snapshot_object(snapshot), _SNAPSHOT_FIELDS)
 
 
-def _briefly(children: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What a model can afford to read of a hundred: names to use, and each reason once with how many copies it cost."""
-    told: list[dict[str, Any]] = []
+def _fork_summary(children: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Shorten up to a hundred children for a model: their names, and each error once with the number of copies."""
+    summary: list[dict[str, Any]] = []
     for child in children:
-        brief = _part(child, _NAMED)
-        if "error" in brief and told and told[-1].get("error") == brief["error"]:
-            told[-1]["copies"] = told[-1].get("copies", 1) + 1
+        brief = _part(child, _FORK_FIELDS)
+        if "error" in brief and summary and summary[-1].get("error") == brief["error"]:
+            summary[-1]["copies"] = summary[-1].get("copies", 1) + 1
         else:
-            told.append(brief)
-    return told
+            summary.append(brief)
+    return summary
 
 
 def _part(whole: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:

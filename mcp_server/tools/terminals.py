@@ -1,4 +1,4 @@
-"""Tools for terminals: what a person would type, and what a person would see."""
+"""Tools for terminals: type as a person would, and see the screen."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pydantic import Field
 from vmm.errors import InvalidInput
 
 from ..terminals.keystrokes import encode
-from ..terminals.picture import view_text
 from ..terminals.screens import Screens
+from ..terminals.view_text import view_text
 from .caller import caller
 from .commands import WAIT_MOST_S, Cwd
 from .progress import ProgressReporter
@@ -34,14 +34,14 @@ Until = Annotated[str, Field(description="Wait until this plain text is on the s
 
 
 class TerminalTools:
-    """The tools about terminals."""
+    """The tools for terminals."""
 
     def __init__(self, fleet: Fleet, screens: Screens) -> None:
         self._fleet = fleet
         self._screens = screens
 
-    def offers(self) -> list[ToolSpec]:
-        """The tools of this module."""
+    def tool_specs(self) -> list[ToolSpec]:
+        """List the tools of this module."""
         return [
             ToolSpec(function=self.terminal_open, hints=ACTS),
             ToolSpec(function=self.terminal_send, hints=ACTS),
@@ -85,7 +85,9 @@ class TerminalTools:
         if not text and not keys:
             raise InvalidInput("Nothing to send", hint='Give text, or keys such as ["enter"]')
         if len(text) > _TEXT_LENGTH:
-            raise InvalidInput(f"text: {len(text)} characters are too many", hint=f"At most {_TEXT_LENGTH}")
+            raise InvalidInput(
+                f"text must have at most {_TEXT_LENGTH} characters, got {len(text)}", hint="Send it in parts"
+            )
         owner = caller().org_id
         sandbox = await self._fleet.sandboxes.get(owner, ref)
         application = self._screens.application_cursor(sandbox, terminal_id)
@@ -106,7 +108,7 @@ class TerminalTools:
         return await self._look(ctx, ref, terminal_id, wait=wait, settle_ms=settle_ms, pattern=pattern)
 
     async def terminal_close(self, ref: SandboxRef, terminal_id: Terminal) -> str:
-        """Close a terminal and end what runs in it."""
+        """Close a terminal and end its programs."""
         owner = caller().org_id
         sandbox = await self._fleet.sandboxes.get(owner, ref)
         self._screens.forget(sandbox, terminal_id)

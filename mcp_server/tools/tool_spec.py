@@ -1,4 +1,4 @@
-"""What a tool is to the server: a function with hints, offered under its name, with a schema that wastes no tokens."""
+"""Declarations of tools: a function, hints about its effects, and a schema that wastes no tokens."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ READS = ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hi
 """Changes nothing."""
 
 ADDS = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=False)
-"""Makes something new and leaves everything else as it is."""
+"""Creates something and leaves everything else as it is."""
 
 SETS = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
-"""Brings something into a state; doing it twice is the same as once; nothing is lost."""
+"""Sets something to a state; doing it twice is the same as once; nothing is lost."""
 
 REPLACES = ToolAnnotations(read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=False)
 """May destroy what was there; doing it twice is the same as once."""
@@ -29,7 +29,7 @@ ACTS = ToolAnnotations(read_only_hint=False, destructive_hint=True, idempotent_h
 
 
 def _texts(value: object) -> object:
-    """Numbers and booleans as the texts that they stand for: models write `{"PORT": 8080}`."""
+    """Convert numbers and booleans to text, because models write `{"PORT": 8080}`."""
     if not isinstance(value, Mapping):
         return value
     pairs = cast("Mapping[object, object]", value)
@@ -49,14 +49,14 @@ NO_PAIRS: Pairs = {}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolSpec:
-    """A tool to offer.
+    """The declaration of a tool.
 
     Attributes:
-        function: Its parameters are the tool's, its docstring what the model reads.
-        hints: What calling it may do.
-        core: Whether it belongs to the small set of those used most.
-        renamed: Parameters whose names on the wire differ from those in the function; `ref` is always `id`.
-        defaults: Values of parameters that are left out, where an operator's word goes before the function's.
+        function: Defines the tool's parameters, and the description in its docstring.
+        hints: What a call may change.
+        core: Whether the tool belongs to the small toolset `core`.
+        renamed: Names on the wire that differ from the function's parameters; `ref` is always `id`.
+        defaults: Defaults that the operator's settings override.
     """
 
     function: Callable[..., Awaitable[str]]
@@ -67,32 +67,32 @@ class ToolSpec:
 
     @property
     def name(self) -> str:
-        """The tool's name: the function's."""
+        """The tool's name, which is the function's."""
         return self.function.__name__
 
     @property
     def description(self) -> str:
-        """What the model reads."""
+        """The description that the model reads."""
         return inspect.cleandoc(self.function.__doc__ or "")
 
     @property
     def scope(self) -> Scope:
-        """What a credential must be good for."""
+        """The scope that a credential needs."""
         return Scope.READ if self.hints.read_only_hint else Scope.RUN
 
     @property
     def wire_names(self) -> dict[str, str]:
-        """Names on the wire by parameter, where they differ."""
+        """Names on the wire by parameter, where the two differ."""
         return {"ref": "id", **self.renamed}
 
     def arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Arguments from the wire under the names of the function's parameters; null is the same as left out."""
+        """Rename arguments from the wire to the function's parameters; null counts as left out."""
         parameters = {wire: parameter for parameter, wire in self.wire_names.items()}
-        said = {parameters.get(name, name): value for name, value in given.items() if value is not None}
-        return {**self.defaults, **said}
+        known = {parameters.get(name, name): value for name, value in given.items() if value is not None}
+        return {**self.defaults, **known}
 
-    def dress(self, schema: dict[str, Any]) -> None:
-        """Give an argument schema its names on the wire, and take out what tells a model nothing. In place."""
+    def simplify(self, schema: dict[str, Any]) -> None:
+        """Rename a schema's arguments to their names on the wire, and remove what tells a model nothing. In place."""
         schema.pop("title", None)
         for name, parameter in schema["properties"].items():
             parameter.pop("title", None)

@@ -400,7 +400,7 @@ async def test_a_refused_websocket_is_recorded(small: Edge, records: Collection)
     assert [foreign.value.response.status_code, unknown.value.response.status_code] == [403, 403]
     found = await recorded(records, 2)
     assert [(record.status, record.decision) for record in found] == [(403, "refused"), (403, "refused")]
-    assert found[0].reason == "Pages of this origin may not call the server"
+    assert found[0].reason == "This origin is not allowed to call the server"
 
 
 async def test_every_request_is_counted_with_bounded_labels(http: httpx.AsyncClient, meters: Meters) -> None:

@@ -157,7 +157,7 @@ async def test_a_command_is_refused_while_another_uses_the_data_directory(tmp_pa
     async with server_on(tmp_path / "data") as local:
         pass
     with lock_data_dir(tmp_path / "data"):
-        assert "Another Casemate works on" in (await local("sandbox", "list")).refusal
+        assert "Another Casemate uses" in (await local("sandbox", "list")).refusal
 
 
 async def test_an_unreadable_key_file_is_reported(tmp_path: Path) -> None:

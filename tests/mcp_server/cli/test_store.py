@@ -41,7 +41,7 @@ async def test_everything_is_copied_to_mongodb_and_back(local: Cli, mongo_uri: s
 async def test_a_store_in_use_is_not_copied(local: Cli) -> None:
     with lock_data_dir(local.cwd / "data"):
         refusal = (await local(*TO_MONGODB, env={"MONGO_URI": "mongodb://127.0.0.1:1"})).refusal
-    assert "Another Casemate works on" in refusal
+    assert "Another Casemate uses" in refusal
 
 
 async def test_invalid_stores_are_refused_without_printing_the_address(local: Cli, tmp_path: Path) -> None:

@@ -61,8 +61,8 @@ async def test_a_command_is_answered_with_its_output_and_exit_code(http: httpx.A
 async def test_a_command_runs_in_the_directory_and_with_the_variables_that_are_given(
     http: httpx.AsyncClient, place: Path
 ) -> None:
-    wish = {"command": "pwd; echo $A $FROM_SANDBOX", "cwd": str(place), "env": {"A": "b c"}, "timeout": 20}
-    assert data_of(await http.post(f"{BASE}/exec", json=wish))["stdout"] == f"{place}\nb c yes\n"
+    fields = {"command": "pwd; echo $A $FROM_SANDBOX", "cwd": str(place), "env": {"A": "b c"}, "timeout": 20}
+    assert data_of(await http.post(f"{BASE}/exec", json=fields))["stdout"] == f"{place}\nb c yes\n"
 
 
 async def test_a_sandbox_is_found_by_its_name_too(http: httpx.AsyncClient) -> None:
@@ -77,11 +77,11 @@ async def test_arguments_reach_the_program_without_a_shell(http: httpx.AsyncClie
 
 @pytest.mark.parametrize("stdin", ["a\nb", "", "ünï\0\r\n", "x" * (8 * 1024 * 1024)])
 async def test_a_command_reads_the_input_that_comes_with_it(http: httpx.AsyncClient, stdin: str) -> None:
-    wish = {"command": "sha256sum", "stdin": stdin}
+    fields = {"command": "sha256sum", "stdin": stdin}
     wanted = f"{hashlib.sha256(stdin.encode()).hexdigest()}  -\n"
-    assert data_of(await http.post(f"{BASE}/exec", json=wish))["stdout"] == wanted
-    assert [text for name, text in await stream(http, **wish) if name == "stdout"] == [wanted.strip()]
-    pid = (await flat(await http.post(f"{BASE}/commands/run", json=wish)))["pid"]
+    assert data_of(await http.post(f"{BASE}/exec", json=fields))["stdout"] == wanted
+    assert [text for name, text in await stream(http, **fields) if name == "stdout"] == [wanted.strip()]
+    pid = (await flat(await http.post(f"{BASE}/commands/run", json=fields)))["pid"]
     found = await stream(http, "commands/attach", pid=pid)
     assert [text for name, text in found if name == "stdout"] == [wanted.strip()]
 
@@ -98,9 +98,9 @@ async def test_a_command_that_reads_no_input_ends_all_the_same(http: httpx.Async
 
 @pytest.mark.parametrize("timeout", [0.0004, 5e-324])
 async def test_the_shortest_time_limit_is_not_none_at_all(http: httpx.AsyncClient, timeout: float) -> None:
-    wish = {"command": "sleep 87.003", "timeout": timeout}
-    assert data_of(await http.post(f"{BASE}/exec", json=wish))["timedOut"] is True
-    pid = (await flat(await http.post(f"{BASE}/commands/run", json=wish)))["pid"]
+    fields = {"command": "sleep 87.003", "timeout": timeout}
+    assert data_of(await http.post(f"{BASE}/exec", json=fields))["timedOut"] is True
+    pid = (await flat(await http.post(f"{BASE}/commands/run", json=fields)))["pid"]
     assert (await flat(await http.post(f"{BASE}/commands/wait", json={"pid": pid})))["exitCode"] == 137
 
 
@@ -171,8 +171,8 @@ async def test_a_stream_of_a_command_beyond_its_time_ends_with_the_reason(http: 
 async def test_binary_events_bring_the_bytes_as_they_are(http: httpx.AsyncClient, place: Path) -> None:
     content = os.urandom(300_000)
     (place / "blob").write_bytes(content)
-    wish = {"command": f"cat {place}/blob; printf '\\r' >&2", "binary": True}
-    async with http.stream("POST", f"{BASE}/exec-stream", json=wish) as answer:
+    fields = {"command": f"cat {place}/blob; printf '\\r' >&2", "binary": True}
+    async with http.stream("POST", f"{BASE}/exec-stream", json=fields) as answer:
         assert answer.headers["x-casemate-encoding"] == "base64"
         found = await events(answer.aiter_lines())
     assert b"".join(base64.b64decode(text) for name, text in found if name == "stdout") == content
@@ -215,8 +215,8 @@ async def test_a_background_command_outlives_its_watchers_until_it_is_killed(htt
 async def test_a_background_command_is_fed_until_its_input_ends(rest: Rest, place: Path) -> None:
     data = os.urandom(9_000_000)
     async with rest.http() as http, rest.http("reader") as reader:
-        wish = {"command": f"sleep 1; cat > {place}/got", "openStdin": True}
-        pid = (await flat(await http.post(f"{BASE}/commands/run", json=wish)))["pid"]
+        fields = {"command": f"sleep 1; cat > {place}/got", "openStdin": True}
+        pid = (await flat(await http.post(f"{BASE}/commands/run", json=fields)))["pid"]
 
         async def feed(content: bytes, **query: bool) -> dict[str, Any]:
             return await flat(await http.post(f"{BASE}/commands/stdin", params={"pid": pid, **query}, content=content))
@@ -234,15 +234,15 @@ async def test_a_background_command_is_fed_until_its_input_ends(rest: Rest, plac
 
 
 async def test_a_stream_tells_first_whom_to_feed_if_that_is_wished(http: httpx.AsyncClient) -> None:
-    wish = {"command": "read word; echo got $word", "openStdin": True}
-    async with http.stream("POST", f"{BASE}/exec-stream", json=wish) as answer:
+    fields = {"command": "read word; echo got $word", "openStdin": True}
+    async with http.stream("POST", f"{BASE}/exec-stream", json=fields) as answer:
         lines = answer.aiter_lines()
         assert await anext(lines) == "event: start"
         pid = json.loads((await anext(lines)).removeprefix("data:"))["pid"]
         await flat(await http.post(f"{BASE}/commands/stdin", params={"pid": pid}, content=b"word\n"))
         assert await anext(lines) == ""
         assert await events(lines) == [("stdout", "got word"), ("exit", '{"exitCode": 0}')]
-    refused = await http.post(f"{BASE}/exec", json=wish)
+    refused = await http.post(f"{BASE}/exec", json=fields)
     assert (refused.status_code, "openStdin" in refused.json()["error"]) == (400, True)
 
 

@@ -159,7 +159,7 @@ async def test_an_answer_comes_in_the_envelope() -> None:
         ("store full", 507, "The server's store failed"),
         ("store broken", 500, "The server's store failed"),
         ("grouped", 404, "There is no sandbox 'y'"),
-        ("late", 504, "The server did not get done in time"),
+        ("late", 504, "The server timed out"),
     ],
 )
 async def test_a_failure_is_answered_with_its_status(failure: str, status: int, error: str) -> None:
@@ -197,7 +197,7 @@ async def test_what_nobody_foresaw_is_left_to_the_layer_that_logs_it() -> None:
         (b"1" * 900, 400, "The body is a number of"),
         (b"null", 400, "The body is None"),
         (b"[" * 900, 400, "no JSON"),
-        (b"x" * 1001, 413, "more than the 1000 bytes"),
+        (b"x" * 1001, 413, "larger than the limit of 1000 bytes"),
     ],
 )
 async def test_a_bad_body_is_refused_with_field_value_and_expectation(body: bytes, status: int, says: str) -> None:

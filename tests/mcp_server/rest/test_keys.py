@@ -38,7 +38,7 @@ async def test_a_key_is_made_with_status_200_and_listed_masked(rig: Rig) -> None
 
 
 @pytest.mark.parametrize(
-    "wish",
+    "fields",
     [
         {},
         {"keyName": ""},
@@ -62,10 +62,10 @@ async def test_a_key_is_made_with_status_200_and_listed_masked(rig: Rig) -> None
         {"keyName": "k", "scopes": ["run"] * 11},
     ],
 )
-async def test_a_bad_wish_for_a_key_is_refused(rig: Rig, wish: dict[str, Any]) -> None:
+async def test_a_bad_request_for_a_key_is_refused(rig: Rig, fields: dict[str, Any]) -> None:
     key, _, org_id = await registered(rig)
     async with client(rig, key) as opened:
-        answer = await opened.post(KEYS, json=wish)
+        answer = await opened.post(KEYS, json=fields)
     assert answer.status_code == 400
     assert answer.json()["error"]
     assert len(await rig.keys.list(org_id)) == 1
@@ -97,11 +97,11 @@ async def test_a_key_ends_in_the_ways_of_voidrun(rig: Rig) -> None:
     assert (await call(rig, "POST", f"{one}/activate", key=key, isActive=True)).status_code == 404
 
 
-@pytest.mark.parametrize("wish", [{"isActive": None}, {"isActive": "yes"}, {"isActive": 1}, {"active": True}])
-async def test_whether_a_key_is_active_is_a_boolean(rig: Rig, wish: dict[str, Any]) -> None:
+@pytest.mark.parametrize("fields", [{"isActive": None}, {"isActive": "yes"}, {"isActive": 1}, {"active": True}])
+async def test_whether_a_key_is_active_is_a_boolean(rig: Rig, fields: dict[str, Any]) -> None:
     key, _, org_id = await registered(rig)
     (own,) = await rig.keys.list(org_id)
-    assert (await call(rig, "POST", f"{KEYS}/{own.id}/activate", key=key, **wish)).status_code == 400
+    assert (await call(rig, "POST", f"{KEYS}/{own.id}/activate", key=key, **fields)).status_code == 400
 
 
 async def test_a_strangers_key_is_like_one_that_is_not_there(rig: Rig) -> None:
@@ -137,10 +137,10 @@ async def test_a_member_sees_and_ends_own_keys_only(rig: Rig) -> None:
 async def test_an_owner_makes_a_key_for_a_member_who_has_none(rig: Rig) -> None:
     key, user_id, org_id = await registered(rig)
     bob, _ = await rig.user("bob")
-    wish = {"keyName": "for bob", "userId": bob.id}
-    assert (await call(rig, "POST", KEYS, key=key, **wish)).status_code == 404
+    fields = {"keyName": "for bob", "userId": bob.id}
+    assert (await call(rig, "POST", KEYS, key=key, **fields)).status_code == 404
     await rig.join(bob, org_id)
-    made = (await call(rig, "POST", KEYS, key=key, **wish)).json()
+    made = (await call(rig, "POST", KEYS, key=key, **fields)).json()
     me = (await call(rig, "GET", "/api/users/me", key=made["plainKey"])).json()
     assert (me["id"], me["orgId"], me["role"], me["scopes"]) == (bob.id, org_id, "member", ["read", "run"])
     for_ada = {"keyName": "for ada", "userId": user_id}

@@ -30,8 +30,8 @@ async def machines(fleet: Fleet) -> AsyncGenerator[Rest]:
 
 async def test_a_sandbox_lives_from_its_creation_to_its_end(machines: Rest) -> None:
     async with machines.http("alice") as http, machines.http("bob") as bob:
-        wish = {"name": "box", "envVars": {"GREETING": "hello"}, "labels": {"team": "red"}, **SMALL}
-        made = await http.post("/api/sandboxes", json=wish, timeout=PATIENCE_S)
+        fields = {"name": "box", "envVars": {"GREETING": "hello"}, "labels": {"team": "red"}, **SMALL}
+        made = await http.post("/api/sandboxes", json=fields, timeout=PATIENCE_S)
         assert made.status_code == 201, made.text
         sandbox = made.json()["data"]
         assert sandbox["status"] == "running"

@@ -50,7 +50,7 @@ async def test_the_last_owner_can_neither_go_nor_become_a_member(rig: Rig) -> No
 
 
 @pytest.mark.parametrize(
-    ("method", "wish", "status"),
+    ("method", "fields", "status"),
     [
         ("POST", {"email": ""}, 400),
         ("POST", {"email": None}, 400),
@@ -61,10 +61,12 @@ async def test_the_last_owner_can_neither_go_nor_become_a_member(rig: Rig) -> No
         ("PATCH", {"role": 1}, 400),
     ],
 )
-async def test_bad_wishes_about_members_are_refused(rig: Rig, method: str, wish: dict[str, Any], status: int) -> None:
+async def test_bad_requests_about_members_are_refused(
+    rig: Rig, method: str, fields: dict[str, Any], status: int
+) -> None:
     key, ada, _ = await registered(rig)
     path = USERS if method == "POST" else f"{USERS}/{ada}"
-    assert (await call(rig, method, path, key=key, **wish)).status_code == status
+    assert (await call(rig, method, path, key=key, **fields)).status_code == status
 
 
 async def test_a_member_manages_nobody(rig: Rig) -> None:

@@ -29,7 +29,7 @@ async def test_the_operator_invites_and_sees_users(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wish", "status"),
+    ("fields", "status"),
     [
         ({"email": "nobody"}, 400),
         ({"expiresInSeconds": 0}, 400),
@@ -39,8 +39,8 @@ async def test_the_operator_invites_and_sees_users(rig: Rig) -> None:
         ({"orgId": 7}, 400),
     ],
 )
-async def test_a_bad_wish_for_an_invitation_is_refused(rig: Rig, wish: dict[str, Any], status: int) -> None:
-    assert (await call(rig, "POST", INVITATIONS, key=await operator_key(rig), **wish)).status_code == status
+async def test_a_bad_request_for_an_invitation_is_refused(rig: Rig, fields: dict[str, Any], status: int) -> None:
+    assert (await call(rig, "POST", INVITATIONS, key=await operator_key(rig), **fields)).status_code == status
 
 
 async def test_for_others_the_operators_routes_do_not_exist(rig: Rig) -> None:

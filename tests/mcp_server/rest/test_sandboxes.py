@@ -17,8 +17,8 @@ pytestmark = pytest.mark.anyio
 ALL = "/api/sandboxes"
 
 
-async def created(http: httpx.AsyncClient, **wish: object) -> dict[str, Any]:
-    answer = await http.post(ALL, json=wish)
+async def created(http: httpx.AsyncClient, **fields: object) -> dict[str, Any]:
+    answer = await http.post(ALL, json=fields)
     assert answer.status_code == 201, answer.text
     assert answer.json()["message"] == "Sandbox created"
     return answer.json()["data"]
@@ -65,8 +65,8 @@ async def test_a_new_sandbox_has_everything_that_clients_need(http: httpx.AsyncC
 
 
 async def test_what_is_left_out_or_null_is_the_servers_default(http: httpx.AsyncClient) -> None:
-    for wish in ({}, {"image": None, "cpu": None, "mem": None, "envVars": None, "labels": None}, {"image": ""}):
-        made = await created(http, name="plain", **wish)
+    for fields in ({}, {"image": None, "cpu": None, "mem": None, "envVars": None, "labels": None}, {"image": ""}):
+        made = await created(http, name="plain", **fields)
         assert (made["image"], made["cpu"], made["mem"], made["autoSleep"]) == ("code", 1, 1024, True)
     assert (await created(http, name="tagged", image="minimal:latest"))["image"] == "minimal"
 

@@ -16,8 +16,8 @@ pytestmark = pytest.mark.anyio
 ALL = "/api/snapshots"
 
 
-async def taken(http: httpx.AsyncClient, **wish: object) -> dict[str, Any]:
-    answer = await http.post(f"{BASE}/snapshots", json=wish)
+async def taken(http: httpx.AsyncClient, **fields: object) -> dict[str, Any]:
+    answer = await http.post(f"{BASE}/snapshots", json=fields)
     assert answer.status_code == 201, answer.text
     assert answer.json()["message"] == "Snapshot created"
     return answer.json()["data"]

@@ -23,8 +23,8 @@ pytestmark = pytest.mark.anyio
 SESSIONS = f"{BASE}/pty/sessions"
 
 
-async def opened(http: httpx.AsyncClient, **wish: object) -> str:
-    data = data_of(await http.post(SESSIONS, json=wish))
+async def opened(http: httpx.AsyncClient, **fields: object) -> str:
+    data = data_of(await http.post(SESSIONS, json=fields))
     assert data["createdAt"].endswith("Z")
     return data["sessionId"]
 
@@ -109,8 +109,8 @@ async def test_two_sockets_see_the_same_terminal(rest: Rest, http: httpx.AsyncCl
 
 
 async def test_a_command_in_a_session_ends_it(rest: Rest, http: httpx.AsyncClient, place: Path) -> None:
-    wish = {"argv": ["sh", "-c", 'pwd; echo "$A;$0"; exit 7', "a b"], "cwd": str(place), "env": {"A": "1 2"}}
-    session = await opened(http, **wish)
+    fields = {"argv": ["sh", "-c", 'pwd; echo "$A;$0"; exit 7', "a b"], "cwd": str(place), "env": {"A": "1 2"}}
+    session = await opened(http, **fields)
     async with rest.socket(f"pty/sessions/{session}") as socket:
         shown, code, reason = await end_of(socket)
     assert shown.splitlines() == [str(place), "1 2;a b"]

@@ -79,8 +79,8 @@ async def test_a_server_stops_within_seconds_whatever_its_clients_hold_open(tmp_
 
 async def _follow(rest: Rest, begun: anyio.Event) -> None:
     async with rest.http() as http:
-        wish = {"command": "echo on; sleep 87.201"}
-        async with http.stream("POST", f"{BASE}/exec-stream", json=wish) as answer:
+        fields = {"command": "echo on; sleep 87.201"}
+        async with http.stream("POST", f"{BASE}/exec-stream", json=fields) as answer:
             with pytest.raises(httpx.RemoteProtocolError):
                 async for line in answer.aiter_lines():
                     if line == "data:on":

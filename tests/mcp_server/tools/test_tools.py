@@ -114,7 +114,7 @@ async def test_a_background_command_is_listed_read_and_killed(box: Tools) -> Non
     pid = int(re.search(r"pid (\d+)", text)[1])  # type: ignore[index]
     assert (await box("read_process_output", pid=pid, wait=5)).startswith("ready\n[still running")
     assert re.search(rf"^pid {pid} \| running \|.*echo ready", await box("list_processes"))
-    assert await box("kill_process", pid=pid) == f"Sent SIGKILL to pid {pid} and all that it started."
+    assert await box("kill_process", pid=pid) == f"Sent SIGKILL to pid {pid} and everything it started."
     with anyio.fail_after(PATIENCE_S):
         while "running" in await box("list_processes"):
             await anyio.sleep(0.02)
@@ -251,7 +251,7 @@ async def test_binary_files_say_so_and_come_as_base64(box: Tools, tmp_path: Path
     reply = await box("write_file", path=path, content=base64.b64encode(data).decode(), encoding="base64")
     assert reply.startswith("Wrote 256 bytes")
     reason = await box.refused("read_file", path=path)
-    assert "holds binary data (256 bytes)" in reason
+    assert "contains binary data (256 bytes)" in reason
     assert 'encoding="base64"' in reason
     assert base64.b64decode(await box("read_file", path=path, encoding="base64")) == data
 
@@ -264,7 +264,7 @@ async def test_an_empty_file_says_that_it_is(box: Tools, tmp_path: Path) -> None
 async def test_files_that_the_kernel_makes_up_are_neither_cut_silently_nor_made_longer(box: Tools) -> None:
     symbols = Path("/proc/kallsyms").read_text()
     first = await box("read_file", path="/proc/kallsyms", length=1000)
-    assert first == f"{symbols[:1000]}\n[bytes 0 to 1000, and there is more; go on with offset=1000]"
+    assert first == f"{symbols[:1000]}\n[bytes 0 to 1000, and there is more; continue with offset=1000]"
     assert (await box("read_file", path="/proc/kallsyms", offset=1000, length=500)).startswith(symbols[1000:1500])
     mtu = next(Path("/sys/class/net").glob("*/mtu"))
     assert await box("read_file", path=str(mtu)) == mtu.read_text()
@@ -277,7 +277,7 @@ async def test_files_that_the_kernel_makes_up_are_neither_cut_silently_nor_made_
 
 async def test_directories_are_made_listed_moved_and_deleted(box: Tools, tmp_path: Path) -> None:
     top = tmp_path / "top"
-    assert await box("create_directory", path=str(top / "sub")) == f"{top}/sub is there."
+    assert await box("create_directory", path=str(top / "sub")) == f"{top}/sub exists."
     (top / "b.txt").write_text("12345")
     (top / "link").symlink_to("b.txt")
     lines = (await box("list_files", path=str(top))).splitlines()
@@ -327,7 +327,7 @@ async def test_ten_mebibytes_go_in_and_out(box: Tools, tmp_path: Path) -> None:
     await box("write_file", path=str(tmp_path / "big"), content=content)
     assert (tmp_path / "big").stat().st_size == len(content)
     text = await box("read_file", path=str(tmp_path / "big"), length=80_000)
-    assert text.endswith("[bytes 0 to 80000 of 10485760; go on with offset=80000]")
+    assert text.endswith("[bytes 0 to 80000 of 10485760; continue with offset=80000]")
 
 
 async def test_a_terminal_shows_what_a_person_would_see(box: Tools) -> None:
@@ -354,7 +354,7 @@ async def test_a_flood_in_a_terminal_is_passed_over_quickly(box: Tools) -> None:
     terminal = opened.split()[1]
     text = await box("terminal_snapshot", terminal_id=terminal, pattern="the end", wait=20)
     assert "pattern found" in text
-    assert "bytes of earlier output passed over" in opened + text
+    assert "bytes of earlier output skipped" in opened + text
     await box("terminal_close", terminal_id=terminal)
 
 

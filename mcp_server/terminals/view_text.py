@@ -1,4 +1,4 @@
-"""How a terminal's screen reads: one line about it, then its rows as they stand."""
+"""Formats a terminal's screen: one line about it, then its rows."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ if TYPE_CHECKING:
 
 
 def view_text(view: View, *, awaited: str = "") -> str:
-    """A view as text; empty rows at the bottom are left out.
+    """Format a view as text, without empty rows at the bottom.
 
     Args:
-        view: What to show.
+        view: The screen to show.
         awaited: The text that was waited for, if any.
     """
     info = view.info
@@ -28,7 +28,7 @@ def view_text(view: View, *, awaited: str = "") -> str:
     elif info.alive:
         facts.append("at rest" if view.settled else "still writing")
     if view.skipped:
-        facts.append(f"{view.skipped} bytes of earlier output passed over")
+        facts.append(f"{view.skipped} bytes of earlier output skipped")
     shown = list(view.rows)
     while shown and not shown[-1]:
         shown.pop()
