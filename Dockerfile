@@ -16,7 +16,7 @@ COPY requirements-otel.lock ./
 RUN python3 -m venv /opt/venv \
  && /opt/venv/bin/python -m pip install --quiet --no-cache-dir --disable-pip-version-check --require-hashes --requirement requirements-otel.lock
 
-COPY pyproject.toml README.md ./
+COPY pyproject.toml README.md LICENSE ./
 COPY auth auth
 COPY mcp_server mcp_server
 COPY storage storage
