@@ -66,7 +66,7 @@ def refusal(done: subprocess.CompletedProcess[bytes]) -> str:
 
 
 async def test_bad_settings_are_refused_in_one_line(shell: Shell) -> None:
-    assert "CASEMATE_PORT=x is refused" in refusal(await shell("serve", CASEMATE_PORT="x"))
+    assert "CASEMATE_PORT=x is invalid" in refusal(await shell("serve", CASEMATE_PORT="x"))
     assert "CASEMATE_DATA=x must be an absolute path" in refusal(await shell("doctor", CASEMATE_DATA="x"))
 
 
