@@ -15,7 +15,7 @@ import pytest
 from tests.mcp_server.cli.rig import Cli
 from tests.mcp_server.conftest import Assemble
 from tests.mcp_server.edge import Edge, Tools, serving, text_of
-from tests.mcp_server.host import SANDBOX, OneHost, one_host
+from tests.mcp_server.host import SANDBOX, OneHost, OpenHost
 from vmm.guest.vitality import Grace
 
 pytestmark = pytest.mark.anyio
@@ -33,9 +33,9 @@ class Place:
 
 
 @pytest.fixture
-async def place(assemble: Assemble, keys: dict[str, str], tmp_path: Path) -> AsyncGenerator[Place]:
+async def place(assemble: Assemble, keys: dict[str, str], open_host: OpenHost) -> AsyncGenerator[Place]:
     """A server whose calls notice soon that the guest is silent."""
-    async with one_host(tmp_path, grace=QUICK) as fleet:
+    async with open_host(grace=QUICK) as fleet:
         parts = assemble(fleet)
         async with serving(parts.web(), keys, parts.identity.run) as edge:
             yield Place(fleet=fleet, edge=edge)

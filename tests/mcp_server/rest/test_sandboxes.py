@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.mcp_server.host import ALICE, SANDBOX, one_host
+from tests.mcp_server.host import ALICE, SANDBOX, OpenHost
 from tests.mcp_server.rest.conftest import BASE, Rest, data_of, rest_server
 
 pytestmark = pytest.mark.anyio
@@ -170,8 +169,8 @@ async def test_a_life_is_limited_renewed_kept_asleep_and_made_endless(http: http
     assert not {"ttlSeconds", "expiresAt", "leftSeconds", "asleepSince"} & set(endless)
 
 
-async def test_a_sandbox_that_was_killed_is_started_and_says_what_is_lost(tmp_path: Path) -> None:
-    async with one_host(tmp_path) as fleet, rest_server(fleet) as rest, rest.http() as http:
+async def test_a_sandbox_that_was_killed_is_started_and_says_what_is_lost(open_host: OpenHost) -> None:
+    async with open_host() as fleet, rest_server(fleet) as rest, rest.http() as http:
         assert (await http.post(f"{BASE}/start")).json() == {"status": "success", "message": "Sandbox started"}
         await fleet.kill(ALICE, "box")
         assert data_of(await http.get(BASE))["status"] == "killed"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import anyio
 import pytest
@@ -14,7 +13,7 @@ from mcp_server.wire import fork_objects
 from storage.collection import Collection, Document
 from tests.mcp_server.conftest import Assemble
 from tests.mcp_server.edge import Edge, Tools, serving, text_of
-from tests.mcp_server.host import SANDBOX, one_host
+from tests.mcp_server.host import SANDBOX, OpenHost
 from tests.mcp_server.people import ALICE
 from tests.waiting import PATIENCE_S
 from vmm.errors import Conflict, HostExhausted
@@ -111,9 +110,9 @@ async def test_limits_are_set_shown_and_taken_away(box: Tools) -> None:
 
 
 async def test_a_sandbox_that_was_killed_is_started_and_what_is_lost_is_told(
-    assemble: Assemble, keys: dict[str, str], tmp_path: Path
+    assemble: Assemble, keys: dict[str, str], open_host: OpenHost
 ) -> None:
-    async with one_host(tmp_path) as fleet:
+    async with open_host() as fleet:
         parts = assemble(fleet)
         async with (
             serving(parts.web(), keys, parts.identity.run) as edge,
