@@ -153,14 +153,14 @@ class HostDriver:
         """Wait until the agent listens."""
         try:
             with anyio.fail_after(PATIENCE_S):
-                while not (directory / _PORT).exists():
-                    if not process.alive():
-                        raise Unavailable(f"The agent did not start: {(directory / LOG).read_text()[-300:]}")
+                while process.alive() and not (directory / _PORT).exists():
                     await anyio.sleep(0.005)
         except BaseException:
             with anyio.CancelScope(shield=True):
                 await process.kill()
             raise
+        if not (directory / _PORT).exists():
+            raise Unavailable(f"The agent did not start: {(directory / LOG).read_text()[-300:]}")
         # It outlives its machine by a moment, if that is killed.
         self._begun += guest_of(process)
 
