@@ -21,7 +21,7 @@ from mcp_server.observability.tracing import Tracing
 from mcp_server.settings import Settings
 from storage.collection import Collection, Database
 from tests.mcp_server.edge import Edge, Tools, serving
-from tests.mcp_server.host import MANY, OpenHost, Prepared, no_sandboxes, one_host, prepare
+from tests.mcp_server.host import MANY, OneHost, OpenHost, Prepared, no_sandboxes, one_host, prepare
 from tests.mcp_server.people import settle
 from vmm.fleet import Fleet
 from vmm.sandboxes.limits import OwnerLimits
@@ -141,12 +141,18 @@ def open_host(prepared: Prepared, tmp_path: Path, room: int) -> OpenHost:
 
 
 @pytest.fixture
-async def host(assemble: Assemble, keys: dict[str, str], open_host: OpenHost) -> AsyncGenerator[Edge]:
-    """A server on which alice has one sandbox, `box`."""
+async def fleet_of_one(open_host: OpenHost) -> AsyncGenerator[OneHost]:
+    """A fleet on which alice has one sandbox, `box`."""
     async with open_host() as fleet:
-        parts = assemble(fleet)
-        async with serving(parts.web(), keys, parts.identity.run) as running:
-            yield running
+        yield fleet
+
+
+@pytest.fixture
+async def host(assemble: Assemble, keys: dict[str, str], fleet_of_one: OneHost) -> AsyncGenerator[Edge]:
+    """A server on which alice has one sandbox, `box`."""
+    parts = assemble(fleet_of_one)
+    async with serving(parts.web(), keys, parts.identity.run) as running:
+        yield running
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import anyio
 
 from storage.collection import Collection
+from storage.ids import new_id
 from storage.sqlite import SqliteDatabase
 from tests.vmm.hypervisor.host_driver import HostDriver, guest_of, host_driver
 from tests.vmm.images.tiny_recipes import tiny_catalogue
@@ -79,6 +80,11 @@ class OneHost(Fleet):
         with anyio.fail_after(PATIENCE_S):
             while (await self.sandboxes.get(owner, ref)).state is not State.KILLED:
                 await anyio.sleep(0.01)
+
+    async def add_sleeper(self, name: str) -> None:
+        """Write the record of one more sandbox of alice's, which has no machine and never needs one."""
+        new = Sandbox.new(new_id(), ALICE, replace(_SPEC, name=name), now_ms=MOMENT_MS)
+        await self._records.insert(replace(new, state=State.ASLEEP))
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from storage.sqlite import SqliteDatabase
 from tests.auth.clocks import Clocks
 from tests.auth.rig import Rig, open_rig
 from tests.mcp_server.edge import serving
-from tests.mcp_server.host import ALICE, SANDBOX, OpenHost
+from tests.mcp_server.host import ALICE, SANDBOX, OneHost
 from tests.waiting import PATIENCE_S
 from vmm.fleet import Fleet
 
@@ -83,9 +83,9 @@ def _introduced(app: Starlette, states: list[dict[str, Any]]) -> ASGIApp:
 
 
 @pytest.fixture
-async def rest(open_host: OpenHost) -> AsyncGenerator[Rest]:
+async def rest(fleet_of_one: OneHost) -> AsyncGenerator[Rest]:
     """A server on which alice has one sandbox, `box`."""
-    async with open_host() as fleet, rest_server(fleet) as running:
+    async with rest_server(fleet_of_one) as running:
         yield running
 
 

@@ -55,7 +55,10 @@ class HostDriver:
         """Find nothing wrong: this host can start processes."""
 
     async def start(self, directory: Path, hardware: Hardware, *, ram: Ram, disk: Path) -> Running:
-        """Start an agent that knows the secret in the initramfs, and nothing else yet."""
+        """Start an agent that knows the secret in the initramfs, and nothing else yet. It empties its disk."""
+        size = disk.stat().st_size
+        for length in (0, size):
+            os.truncate(disk, length)
         _write(ram.path, _first_secret(hardware.initramfs))
         _write(directory / _NONCE, secrets.token_hex(16))
         return await self._started(directory, Memory.BOOTED)
