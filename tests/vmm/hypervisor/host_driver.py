@@ -85,6 +85,9 @@ class HostDriver:
     async def save(self, machine: Running, target: Path) -> None:
         """Stop the processes, and write down what the agent remembers."""
         self._signal(machine, signal.SIGSTOP)
+        processes = machine.process, *guest_of(machine.process)
+        while any(process.alive() and not _is_stopped(process) for process in processes):
+            await anyio.sleep(0.001)
         shutil.copyfile(machine.directory / _NONCE, target / _STATE)
         if not machine.memory.in_file:
             shutil.copyfile(machine.directory / _SECRET, target / _RAM)
