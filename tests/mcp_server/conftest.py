@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
 
+import anyio
 import pytest
 from starlette.types import ASGIApp
 
@@ -20,48 +21,13 @@ from mcp_server.observability.tracing import Tracing
 from mcp_server.settings import Settings
 from storage.collection import Collection, Database
 from tests.mcp_server.edge import Edge, Tools, serving
-from tests.mcp_server.host import one_host
+from tests.mcp_server.host import MANY, OneHost, OpenHost, Prepared, no_sandboxes, one_host, prepare
 from tests.mcp_server.people import settle
-from vmm.errors import NotFound
 from vmm.fleet import Fleet
 from vmm.sandboxes.limits import OwnerLimits
 from vmm.sandboxes.quotas import QUOTAS, Quotas
-from vmm.sandboxes.sandbox import State
-from vmm.sandboxes.usage import Usage
 
-Assemble = Callable[[object], Services]
-
-
-class NoSandboxes:
-    """A host on which nobody has a sandbox."""
-
-    def __init__(self) -> None:
-        self.sandboxes = EmptySandboxes()
-        self.snapshots = _NoSnapshots()
-
-    async def health(self, image: str) -> dict[str, str]:
-        return {"store": "", "hypervisor": "", "image": ""}
-
-
-class EmptySandboxes:
-    """No sandboxes."""
-
-    async def get(self, owner: str, ref: str) -> None:
-        raise NotFound(f"There is no sandbox {ref[:80]!r}", hint="List the sandboxes, or create one")
-
-    async def list(self, owner: str, **_: object) -> Any:
-        return type("Page", (), {"items": (), "total": 0, "page": 1, "limit": 20})
-
-    async def usage(self, owner: str) -> Usage:
-        return Usage()
-
-    async def survey(self) -> dict[State, Usage]:
-        return {state: Usage() for state in State}
-
-
-class _NoSnapshots:
-    async def list(self, owner: str) -> tuple[()]:
-        return ()
+Assemble = Callable[[Fleet], Services]
 
 
 @pytest.fixture
@@ -107,15 +73,15 @@ def audit_log(records: Collection, meters: Meters) -> AuditLog:
 async def assemble(
     settings: Settings, database: Database, identity: Identity, records: Collection, audit_log: AuditLog, meters: Meters
 ) -> Assemble:
-    """Builds a server's services around a fleet, or around a fake one."""
+    """Puts a server's services together around a fleet."""
     quotas = Quotas(OwnerLimits(), await database.collection(QUOTAS))
 
-    def assembled(fleet: object) -> Services:
+    def assembled(fleet: Fleet) -> Services:
         return Services(
             settings=settings,
             database=database,
             identity=identity,
-            fleet=cast("Fleet", fleet),
+            fleet=fleet,
             quotas=quotas,
             hypervisor="none",
             lock=DataDirLock(-1),
@@ -128,10 +94,25 @@ async def assemble(
     return assembled
 
 
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    """The images and the template of all sandboxes that are processes of this host."""
+    return anyio.run(prepare, tmp_path_factory.mktemp("prepared"))
+
+
 @pytest.fixture
-def services(assemble: Assemble) -> Services:
+async def empty(prepared: Prepared, tmp_path: Path) -> AsyncGenerator[Fleet]:
+    """A fleet on which nobody has a sandbox."""
+    directory = tmp_path / "empty"
+    directory.mkdir()
+    async with no_sandboxes(prepared, directory) as fleet:
+        yield fleet
+
+
+@pytest.fixture
+def services(assemble: Assemble, empty: Fleet) -> Services:
     """A server's services over a host without sandboxes."""
-    return assemble(NoSandboxes())
+    return assemble(empty)
 
 
 @pytest.fixture
@@ -148,12 +129,30 @@ async def edge(services: Services, application: ASGIApp, keys: dict[str, str]) -
 
 
 @pytest.fixture
-async def host(assemble: Assemble, keys: dict[str, str], tmp_path: Path) -> AsyncGenerator[Edge]:
+def room() -> int:
+    """How many sandboxes the host has memory for; a test that wants fewer gives its own number."""
+    return MANY
+
+
+@pytest.fixture
+def open_host(prepared: Prepared, tmp_path: Path, room: int) -> OpenHost:
+    """Opens a fleet on which alice has one sandbox, `box`."""
+    return partial(one_host, prepared, tmp_path, room=room)
+
+
+@pytest.fixture
+async def fleet_of_one(open_host: OpenHost) -> AsyncGenerator[OneHost]:
+    """A fleet on which alice has one sandbox, `box`."""
+    async with open_host() as fleet:
+        yield fleet
+
+
+@pytest.fixture
+async def host(assemble: Assemble, keys: dict[str, str], fleet_of_one: OneHost) -> AsyncGenerator[Edge]:
     """A server on which alice has one sandbox, `box`."""
-    async with one_host(tmp_path) as fleet:
-        services = assemble(fleet)
-        async with serving(services.web(), keys, services.identity.run) as running:
-            yield running
+    services = assemble(fleet_of_one)
+    async with serving(services.web(), keys, services.identity.run) as running:
+        yield running
 
 
 @pytest.fixture

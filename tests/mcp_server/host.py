@@ -1,294 +1,189 @@
-"""A sandbox without a virtual machine: the real agent on this host, the real link, behind the fleet's interface.
+"""Fleets whose machines are processes of this host, for what the tools and routes make of sandboxes.
 
-What the tools make of a guest is tested on it in seconds; that the fleet brings guests about is tested elsewhere.
+All of a sandbox's life is the real fleet's. Its files are this host's, and so are its programs.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import replace
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol
 
 import anyio
-from anyio.abc import Process
 
-import vmm.agent
+from storage.collection import Collection
 from storage.ids import new_id
 from storage.sqlite import SqliteDatabase
-from tests.vmm.guest.agents import users_at
+from tests.vmm.hypervisor.host_driver import HostDriver, guest_of, host_driver
+from tests.vmm.images.tiny_recipes import tiny_catalogue
 from tests.waiting import PATIENCE_S
-from vmm.calls.guest import GuestCalls
-from vmm.calls.ownership import Ownership
-from vmm.calls.sandboxes import SandboxCalls
-from vmm.errors import Conflict, HostExhausted
+from vmm.fleet import Fleet
 from vmm.guest.link import GuestLink
 from vmm.guest.vitality import GRACE, Grace
-from vmm.lifecycle.access import GuestAccess
-from vmm.lifecycle.forks import Fork, check_count, child_names
-from vmm.machines.snapshots import Snapshot, Snapshots
-from vmm.sandboxes import lease
+from vmm.images.catalogue import Catalogue
+from vmm.machines.checkpoint import Checkpoint
+from vmm.machines.machine import Machine
+from vmm.machines.template import template_key
+from vmm.sandboxes.host_memory import read_memory
+from vmm.sandboxes.limits import HostReserve, OwnerLimits
+from vmm.sandboxes.quotas import Quotas
 from vmm.sandboxes.sandbox import Sandbox, State
-from vmm.sandboxes.spec import SandboxSpec, check_labels, check_name
+from vmm.sandboxes.spec import SandboxSpec
 from vmm.sandboxes.store import SANDBOXES, SandboxStore
 
 SANDBOX = "0123456789abcdef01234567"
 NAME = "box"
 ALICE = "a" * 24
 IMAGES = ("code", "minimal")
+MOMENT_MS = 5000
+"""The time of a host whose clock stands still, in epoch milliseconds."""
+MANY = 1000
+
+_HOST = "f" * 24
+_SPEC = SandboxSpec(name=NAME, env={"FROM_SANDBOX": "yes"})
 
 
-class OneHost:
-    """Alice has one sandbox, `box`: this host. Nobody else has any. Snapshots of it have names, and hold nothing."""
+class OneHost(Fleet):
+    """A fleet on which alice has one sandbox, `box`. Nobody else has any."""
 
-    def __init__(self, link: GuestLink, records: SandboxStore, snapshots: Snapshots, agent: Process) -> None:
-        self._link = link
-        self._agent = agent
-        ownership = Ownership(records, why_unresponsive=self._why_silent, on_sandbox=lambda _sandbox: None)
-        self.sandboxes = _Sandboxes(ownership, records, snapshots)
-        self.lifecycle = _Lifecycle(ownership, records)
-        self.snapshots = _Snapshots(ownership, records, snapshots)
-        self.guest = GuestCalls(ownership, cast("GuestAccess", _Access(link, self.lifecycle)))
-
-    def images(self) -> tuple[str, ...]:
-        return IMAGES
-
-    async def health(self, image: str) -> dict[str, str]:
-        return {"store": "", "hypervisor": "", "image": ""}
+    @property
+    def box(self) -> Machine:
+        """The machine of `box`, which must run."""
+        machine = self._machines.get(SANDBOX)
+        assert machine is not None
+        return machine
 
     @contextmanager
     def stopped(self) -> Generator[None]:
         """For the length of a block the guest does not answer, which calls have to find out."""
-        self._agent.send_signal(signal.SIGSTOP)
+        (guest,) = guest_of(self.box.running.process)
+        os.kill(guest.pid, signal.SIGSTOP)
         try:
             yield
         finally:
-            self._agent.send_signal(signal.SIGCONT)
+            with suppress(ProcessLookupError):
+                os.kill(guest.pid, signal.SIGCONT)
 
     async def look(self) -> bool:
         """Whether the guest answers, asked as a call or the fleet's sweep would."""
-        return await self._link.answers()
-
-    def _why_silent(self, _sandbox: str) -> str:
-        return "its guest has not answered for 5 s; restart it (restart_sandbox)" if self._link.silent_s else ""
+        return await self.box.link.answers()
 
     async def kill(self, owner: str, ref: str) -> None:
-        """What a hypervisor that ends does to a record."""
-        await self.lifecycle.change(
-            owner, ref, lambda old: old.moved(State.KILLED, now_ms=0, reason="its virtual machine ended")
-        )
+        """End a sandbox's machine as a hypervisor that crashes does, and wait until the fleet knows."""
+        machine = self._machines.get((await self.sandboxes.get(owner, ref)).id)
+        assert machine is not None
+        os.kill(machine.running.process.pid, signal.SIGKILL)
+        with anyio.fail_after(PATIENCE_S):
+            while (await self.sandboxes.get(owner, ref)).state is not State.KILLED:
+                await anyio.sleep(0.01)
+
+    async def add_sleeper(self, name: str) -> None:
+        """Write the record of one more sandbox of alice's, which has no machine and never needs one."""
+        new = Sandbox.new(new_id(), ALICE, replace(_SPEC, name=name), now_ms=MOMENT_MS)
+        await self._store.insert(replace(new, state=State.ASLEEP))
 
 
-class _Sandboxes(SandboxCalls):
-    def __init__(self, ownership: Ownership, records: SandboxStore, kept: Snapshots) -> None:
-        self._ownership = ownership
-        self._records = records
-        self._kept = kept
-        self._clock = lambda: 0
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What all hosts of a session share: the images, and the directory of templates, which has that of `box`."""
 
-    async def create(self, owner: str, spec: SandboxSpec, *, on_progress: object = None) -> Sandbox:
-        """One more name for this host."""
-        spec.check(IMAGES)
-        lease.check_ttl(spec.ttl_s)
-        lease.check_idle(spec.idle_s)
-        base = (await self._kept.find(owner, spec.snapshot)).id if spec.snapshot else ""
-        return await _made(self._records, replace(Sandbox.new(new_id(), owner, spec, now_ms=0), base=base))
-
-    async def delete(self, owner: str, ref: str) -> None:
-        await self._records.remove((await self.get(owner, ref)).id)
+    catalogue: Catalogue
+    templates: Path
 
 
-class _Lifecycle:
-    def __init__(self, ownership: Ownership, records: SandboxStore) -> None:
-        self._ownership = ownership
-        self._records = records
+class OpenHost(Protocol):
+    """Opens a host on which alice has one sandbox; see `one_host`."""
 
-    async def sleep(self, owner: str, ref: str) -> Sandbox:
-        def asleep(old: Sandbox) -> Sandbox:
-            return old if old.state is State.ASLEEP else lease.asleep(old.moved(State.ASLEEP, now_ms=1000), 1000)
-
-        return await self.change(owner, ref, asleep)
-
-    async def wake(self, owner: str, ref: str) -> Sandbox:
-        def awake(old: Sandbox) -> Sandbox:
-            if old.state is State.KILLED:
-                raise Conflict(f"Sandbox {old.id} is killed", hint="Start it")
-            return _awake(old)
-
-        return await self.change(owner, ref, awake)
-
-    async def revive(self, owner: str, ref: str) -> Sandbox:
-        def revived(old: Sandbox) -> Sandbox:
-            reason = "started from its disk; its memory is lost" if old.state is State.KILLED else ""
-            return replace(_awake(old), reason=reason)
-
-        return await self.change(owner, ref, revived)
-
-    async def restart(self, owner: str, ref: str, *, from_snapshot: bool = False) -> Sandbox:
-        """Ends nothing, and says what is lost all the same."""
-        what = "newest snapshot" if from_snapshot else "disk"
-        return await self.change(
-            owner, ref, lambda old: replace(_awake(old), reason=f"restarted from its {what}: its memory is lost")
-        )
-
-    async def change(self, owner: str, ref: str, change: Callable[[Sandbox], Sandbox]) -> Sandbox:
-        return await self._records.change((await self._ownership.get(owner, ref)).id, change)
+    def __call__(
+        self, *, grace: Grace = GRACE, room: int = MANY, clock: Callable[[], int] = ...
+    ) -> AbstractAsyncContextManager[OneHost]: ...
 
 
-class _Snapshots:
-    def __init__(self, ownership: Ownership, records: SandboxStore, kept: Snapshots) -> None:
-        self._ownership = ownership
-        self._records = records
-        self._kept = kept
-
-    async def take(
-        self, owner: str, ref: str, *, name: str = "", labels: Mapping[str, str] | None = None, created_by: str = ""
-    ) -> Snapshot:
-        if name:
-            check_name(name)
-        check_labels(labels or {})
-        sandbox = await self._ownership.get(owner, ref)
-        snapshot = Snapshot(
-            id=new_id(),
-            owner=owner,
-            sandbox=sandbox.id,
-            sandbox_name=sandbox.name,
-            name=name or f"{sandbox.name}-1",
-            parent=sandbox.base,
-            image=sandbox.image,
-            cpu=sandbox.cpu,
-            mem=sandbox.mem,
-            disk=sandbox.disk,
-            driver="none-1",
-            labels=dict(labels or {}),
-            created_ms=5000,
-            created_by=created_by,
-        )
-        return await self._kept.publish(snapshot, await self._kept.draft(snapshot.id))
-
-    async def list(self, owner: str, *, sandbox: str = "") -> tuple[Snapshot, ...]:
-        wanted = (await self._ownership.get(owner, sandbox)).id if sandbox else ""
-        return tuple(one for one in await self._kept.owned(owner) if wanted in {"", one.sandbox})
-
-    async def get(self, owner: str, ref: str) -> Snapshot:
-        return await self._kept.find(owner, ref)
-
-    async def rename(self, owner: str, ref: str, name: str) -> Snapshot:
-        check_name(name)
-        return await self._kept.rename(await self._kept.find(owner, ref), name)
-
-    async def delete(self, owner: str, ref: str) -> None:
-        doomed = await self._kept.find(owner, ref)
-        children = [one.name for one in await self._kept.owned(owner) if one.parent == doomed.id]
-        if children:
-            raise Conflict(f"Snapshot {doomed.name} has children: {', '.join(children)}", hint="Delete them first")
-        await self._kept.remove(doomed)
-
-    async def restore(self, owner: str, ref: str, snapshot: str) -> Sandbox:
-        target = await self._kept.find(owner, snapshot)
-        sandbox = await self._ownership.get(owner, ref)
-        return await self._records.change(
-            sandbox.id, lambda old: replace(old, state=State.RUNNING, base=target.id, machine=new_id())
-        )
-
-    async def fork(
-        self, owner: str, ref: str, count: int = 1, *, created_by: str = "", on_progress: object = None
-    ) -> tuple[Fork, ...]:
-        """Children on a host that has room for three."""
-        check_count(count)
-        parent = await self._ownership.get(owner, ref)
-        if parent.state is not State.RUNNING:
-            raise Conflict(f"Sandbox {parent.id} is {parent.state}", hint="Fork one that runs")
-        taken = {sandbox.name for sandbox in await self._records.owned(owner)}
-        names = child_names(parent.name, taken, count)
-        room = max(0, 4 - len(taken))
-        made = [
-            await _made(
-                self._records, replace(parent, id=new_id(), name=name, created_by=created_by, state=State.CREATING)
-            )
-            for name in names[:room]
-        ]
-        full = HostExhausted("The host has no space", hint="Delete one")
-        return (*(Fork(sandbox=one) for one in made), *(Fork(error=full) for _ in names[room:]))
-
-
-class _Access:
-    """Every sandbox is reached by the one link."""
-
-    def __init__(self, link: GuestLink, lifecycle: _Lifecycle) -> None:
-        self._link = link
-        self._lifecycle = lifecycle
-
-    @asynccontextmanager
-    async def use(self, sandbox: Sandbox) -> AsyncGenerator[tuple[Sandbox, GuestLink]]:
-        if sandbox.state is not State.RUNNING:
-            sandbox = await self._lifecycle.wake(sandbox.owner, sandbox.id)
-        async with self.look(sandbox) as pair:
-            yield pair
-
-    @asynccontextmanager
-    async def look(self, sandbox: Sandbox) -> AsyncGenerator[tuple[Sandbox, GuestLink]]:
-        if sandbox.state is not State.RUNNING:
-            raise Conflict(f"Sandbox {sandbox.id} is {sandbox.state}", hint="Wake it first")
-        yield sandbox, self._link
-
-
-async def _made(records: SandboxStore, sandbox: Sandbox) -> Sandbox:
-    running = sandbox.moved(State.RUNNING, now_ms=0)
-    await records.insert(running)
-    return running
-
-
-def _awake(old: Sandbox) -> Sandbox:
-    return old if old.state is State.RUNNING else lease.awake(old.moved(State.RUNNING, now_ms=0), 0)
+async def prepare(directory: Path) -> Prepared:
+    """Build the images and the template, in an empty directory."""
+    catalogue = tiny_catalogue(directory / "images", directory / "log")
+    for name in catalogue.names():
+        await catalogue.ensure(name)
+    prepared = Prepared(catalogue, directory / "templates")
+    prepared.templates.mkdir()
+    async with no_sandboxes(prepared, directory) as fleet:
+        await fleet.prepare(_SPEC.image, cpu=_SPEC.cpu, mem=_SPEC.mem)
+    return prepared
 
 
 @asynccontextmanager
-async def one_host(directory: Path, *, grace: Grace = GRACE) -> AsyncGenerator[OneHost]:
-    """Run the agent for the length of a block.
+async def no_sandboxes(prepared: Prepared, directory: Path) -> AsyncGenerator[Fleet]:
+    """A fleet on which nobody has a sandbox."""
+    async with (
+        host_driver(directory) as driver,
+        _records(directory) as collection,
+        Fleet(**_parts(prepared, directory, driver, collection)) as fleet,
+    ):
+        yield fleet
+
+
+@asynccontextmanager
+async def one_host(
+    prepared: Prepared,
+    directory: Path,
+    *,
+    grace: Grace = GRACE,
+    room: int = MANY,
+    clock: Callable[[], int] = lambda: MOMENT_MS,
+) -> AsyncGenerator[OneHost]:
+    """Run a fleet with `box` for the length of a block.
 
     Args:
-        directory: Where its files are.
-        grace: How long calls wait for it.
+        prepared: The images and the template.
+        directory: Where its files are, and the home of its commands.
+        grace: How long calls wait for `box`, until it is restarted.
+        room: How many sandboxes of the usual size the host has memory for.
+        clock: The fleet's, in epoch milliseconds; it stands still if not given.
     """
-    secret = os.urandom(32)
-    port_file = directory / "port"
-    agent = Path(vmm.agent.__file__).parent
-    options = ["--listen", "127.0.0.1:0", "--port-file", str(port_file), "--secret-hex-env", "AGENT_SECRET"]
-    users = ["--users-file", str(users_at(directory))]
-    process = await anyio.open_process(
-        [sys.executable, "-I", "-S", "-B", "-u", str(agent), *options, *users, "--no-identity-privileges"],
-        env={**os.environ, "AGENT_SECRET": secret.hex(), "HOME": str(directory)},
-        stdin=subprocess.DEVNULL,
-        stdout=None,
-        stderr=None,
-    )
-    try:
-        with anyio.fail_after(PATIENCE_S):
-            while not port_file.exists():
-                await anyio.sleep(0.01)
-        port = int(port_file.read_text())
+    async with host_driver(directory) as driver, _records(directory) as collection:
+        parts = _parts(prepared, directory, driver, collection)
+        # A fleet gives ids of its own, and what tests say of a sandbox needs one known before: so an earlier server
+        # has made it, and this one takes it over.
+        await _make_box(prepared, parts["data"] / "instances", driver, parts["records"], clock())
+        reserve = replace(parts["reserve"], overcommit=(room + 0.5) * _SPEC.mem / read_memory().total)
+        async with OneHost(**parts | {"reserve": reserve}, clock=clock) as fleet:
+            machine = fleet.box
+            machine.link = GuestLink(lambda: driver.dial(machine.running), machine.secret, grace=grace)
+            yield fleet
 
-        async def dial() -> Any:
-            return await anyio.connect_tcp("127.0.0.1", port)
 
-        link = GuestLink(dial, secret, grace=grace)
-        snapshots = Snapshots(directory / "snapshots")
-        await snapshots.sweep()
-        try:
-            async with SqliteDatabase(directory / "records.db") as database:
-                records = SandboxStore(await database.collection(SANDBOXES), host="f" * 24)
-                spec = SandboxSpec(name=NAME, env={"FROM_SANDBOX": "yes"})
-                await records.insert(Sandbox.new(SANDBOX, ALICE, spec, now_ms=0).moved(State.RUNNING, now_ms=0))
-                yield OneHost(link, records, snapshots, process)
-        finally:
-            await link.aclose()
-    finally:
-        process.terminate()
-        with anyio.CancelScope(shield=True):
-            await process.wait()
+@asynccontextmanager
+async def _records(directory: Path) -> AsyncGenerator[Collection]:
+    async with SqliteDatabase(directory / "records.db") as database:
+        yield await database.collection(SANDBOXES)
+
+
+def _parts(prepared: Prepared, directory: Path, driver: HostDriver, collection: Collection) -> dict[str, Any]:
+    data = directory / "fleet"
+    data.mkdir()
+    (data / "templates").symlink_to(prepared.templates)
+    return {
+        "data": data,
+        "driver": driver,
+        "catalogue": prepared.catalogue,
+        "records": SandboxStore(collection, host=_HOST),
+        "quotas": Quotas(OwnerLimits()),
+        "reserve": HostReserve(memory=1, machine=1, disk=1),
+    }
+
+
+async def _make_box(
+    prepared: Prepared, instances: Path, driver: HostDriver, records: SandboxStore, now_ms: int
+) -> None:
+    images = await prepared.catalogue.ensure(_SPEC.image)
+    template = Checkpoint.load(prepared.templates / template_key(driver, images, _SPEC.cpu, _SPEC.mem))
+    assert template is not None
+    instances.mkdir(mode=0o700)
+    machine = await Machine.clone(driver, template, instances / SANDBOX, hostname=NAME)
+    await machine.link.aclose()
+    made = Sandbox.new(SANDBOX, ALICE, _SPEC, now_ms=now_ms).moved(State.RUNNING, now_ms=now_ms)
+    await records.insert(replace(made, memory=machine.running.memory.value))

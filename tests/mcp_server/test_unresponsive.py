@@ -15,12 +15,14 @@ import pytest
 from tests.mcp_server.cli.rig import Cli
 from tests.mcp_server.conftest import Assemble
 from tests.mcp_server.edge import Edge, Tools, serving, text_of
-from tests.mcp_server.host import SANDBOX, OneHost, one_host
+from tests.mcp_server.host import SANDBOX, OneHost, OpenHost
 from vmm.guest.vitality import Grace
+from vmm.lifecycle.unusable import LOST
 
 pytestmark = pytest.mark.anyio
 
 BASE = f"/api/sandboxes/{SANDBOX}"
+RESTARTED = f"restarted from its disk: {LOST}"
 QUICK = Grace(ask_s=0.05, beat_s=0.1, beats=3, living_s=math.inf)
 
 
@@ -33,9 +35,9 @@ class Place:
 
 
 @pytest.fixture
-async def place(assemble: Assemble, keys: dict[str, str], tmp_path: Path) -> AsyncGenerator[Place]:
+async def place(assemble: Assemble, keys: dict[str, str], open_host: OpenHost) -> AsyncGenerator[Place]:
     """A server whose calls notice soon that the guest is silent."""
-    async with one_host(tmp_path, grace=QUICK) as fleet:
+    async with open_host(grace=QUICK) as fleet:
         services = assemble(fleet)
         async with serving(services.web(), keys, services.identity.run) as edge:
             yield Place(fleet=fleet, edge=edge)
@@ -59,9 +61,11 @@ async def test_models_see_the_word_and_the_tool_that_helps(place: Place) -> None
             assert [one["status"] for one in listed["sandboxes"]] == ["unresponsive"]
         await answers_again(place.fleet)
         restarted = json.loads(await box("restart_sandbox"))
-        assert (restarted["status"], restarted["reason"]) == ("running", "restarted from its disk: its memory is lost")
+        assert (restarted["status"], restarted["reason"]) == ("running", RESTARTED)
+        kept = json.loads(await box("snapshot_sandbox", name="kept"))
         restored = json.loads(await box("restart_sandbox", from_snapshot=True))
-        assert restored["reason"] == "restarted from its newest snapshot: its memory is lost"
+        assert restored["snapshot"] == kept["id"]
+        assert restored["reason"].startswith(f"restarted from its newest snapshot, kept ({kept['id']})")
     async with place.edge.client("bob") as client:
         assert "There is no sandbox 'box'" in await Tools(client).refused("restart_sandbox")
 
@@ -84,7 +88,8 @@ async def test_clients_see_a_word_that_they_know_and_what_it_means(place: Place)
         assert (shown["status"], {"unresponsive", "reason"} & set(shown)) == ("running", set())
         restarted = await http.post(f"{BASE}/restart")
         assert (restarted.status_code, restarted.json()["message"]) == (200, "Sandbox restarted")
-        assert restarted.json()["data"]["reason"] == "restarted from its disk: its memory is lost"
+        assert restarted.json()["data"]["reason"] == RESTARTED
+        await http.post(f"{BASE}/snapshots", json={"name": "kept"})
         restored = await http.post(f"{BASE}/restart", json={"fromSnapshot": True})
         assert "newest snapshot" in restored.json()["data"]["reason"]
 
@@ -100,8 +105,8 @@ async def test_people_see_it_in_the_list_and_restart_it(place: Place, tmp_path: 
         assert row.split()[:3] == [SANDBOX, "box", "unresponsive"]
         assert "restart_sandbox" in (await cli("sandbox", "get", "box")).text
     await answers_again(place.fleet)
-    restarted = await cli("sandbox", "restart", "box")
-    assert restarted.err == "box is running: restarted from its disk: its memory is lost\n"
+    assert (await cli("sandbox", "restart", "box")).err == f"box is running: {RESTARTED}\n"
+    assert (await cli("snapshot", "create", "box", "kept")).status == 0
     assert "newest snapshot" in (await cli("sandbox", "restart", "box", "--from-snapshot")).err
     bob = cli.using(key=cli.keys["bob"])
     assert "There is no sandbox 'box'" in (await bob("sandbox", "restart", "box")).refusal

@@ -35,11 +35,14 @@ from mcp_server.http.request_log import RequestLog
 from mcp_server.observability.metrics import Meters
 from mcp_server.rest.endpoint import Endpoint, routes
 from storage.collection import Collection
-from tests.mcp_server.conftest import Assemble, EmptySandboxes, NoSandboxes
+from tests.mcp_server.conftest import Assemble
 from tests.mcp_server.edge import ERAS, Edge, Era, answer_of, initialize, rpc, serving, text_of
 from tests.mcp_server.people import ALICE
 from tests.waiting import PATIENCE_S
+from vmm.calls.sandboxes import SandboxCalls
 from vmm.errors import NotFound
+from vmm.fleet import Fleet
+from vmm.sandboxes.sandbox import Sandbox
 
 pytestmark = pytest.mark.anyio
 
@@ -117,17 +120,14 @@ SMALL = routes(
 )
 
 
-class Spoilt(NoSandboxes):
-    """A host whose own records are not what their model says."""
+class Spoilt(SandboxCalls):
+    """Sandboxes whose records are not what their model says."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.sandboxes = SpoiltSandboxes()
+        pass
 
-
-class SpoiltSandboxes(EmptySandboxes):
-    async def get(self, owner: str, ref: str) -> None:
-        TypeAdapter(int).validate_python(ref)
+    async def get(self, owner: str, ref: str) -> Sandbox:
+        return TypeAdapter(Sandbox).validate_python(ref)
 
 
 class Introduced:
@@ -315,9 +315,10 @@ async def test_a_tools_arguments_that_are_refused_are_named(edge: Edge, records:
 
 
 async def test_a_tool_that_stumbles_over_a_value_of_its_own_has_failed(
-    assemble: Assemble, keys: dict[str, str], records: Collection
+    assemble: Assemble, keys: dict[str, str], records: Collection, empty: Fleet
 ) -> None:
-    services = assemble(Spoilt())
+    empty.sandboxes = Spoilt()
+    services = assemble(empty)
     async with serving(services.web(), keys, services.identity.run) as edge, edge.client("alice") as client:
         told = await client.call_tool("get_sandbox", {"id": "hunter2"})
     assert text_of(told).startswith("Internal error")

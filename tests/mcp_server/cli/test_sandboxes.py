@@ -7,7 +7,7 @@ import re
 import pytest
 
 from tests.mcp_server.cli.rig import Cli
-from tests.mcp_server.host import SANDBOX
+from tests.mcp_server.host import SANDBOX, OneHost
 
 pytestmark = pytest.mark.anyio
 
@@ -36,10 +36,9 @@ async def test_a_sandbox_is_created_with_options_shown_and_deleted(cli: Cli) -> 
     assert (await cli("sandbox", "list", "--json")).json == []
 
 
-async def test_all_pages_of_sandboxes_are_listed(cli: Cli) -> None:
-    async with cli.http() as http:
-        for number in range(105):
-            assert (await http.post("/api/sandboxes", json={"name": f"box-{number}"})).status_code == 201
+async def test_all_pages_of_sandboxes_are_listed(cli: Cli, fleet_of_one: OneHost) -> None:
+    for number in range(105):
+        await fleet_of_one.add_sleeper(f"box-{number}")
     found = (await cli("sandbox", "list", "--json")).json
     assert {one["name"] for one in found} == {"box", *(f"box-{number}" for number in range(105))}
     assert len((await cli("sandbox", "list")).text.splitlines()) == 107

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import httpx
 import pytest
@@ -24,7 +24,7 @@ from storage.sqlite import SqliteDatabase
 from tests.auth.clocks import Clocks
 from tests.auth.rig import Rig, open_rig
 from tests.mcp_server.edge import serving
-from tests.mcp_server.host import ALICE, SANDBOX, one_host
+from tests.mcp_server.host import ALICE, SANDBOX, OneHost
 from tests.waiting import PATIENCE_S
 from vmm.fleet import Fleet
 
@@ -56,9 +56,9 @@ class Rest:
 
 
 @asynccontextmanager
-async def rest_server(fleet: object) -> AsyncGenerator[Rest]:
+async def rest_server(fleet: Fleet) -> AsyncGenerator[Rest]:
     """Serve the routes over a fleet."""
-    routes = rest_routes(cast("Fleet", fleet), Defaults())
+    routes = rest_routes(fleet, Defaults())
     app = Starlette(routes=[*routes, *version_routes("1.2.3")])
     app.router.redirect_slashes = False
     states: list[dict[str, Any]] = []
@@ -83,9 +83,9 @@ def _introduced(app: Starlette, states: list[dict[str, Any]]) -> ASGIApp:
 
 
 @pytest.fixture
-async def rest(tmp_path: Path) -> AsyncGenerator[Rest]:
+async def rest(fleet_of_one: OneHost) -> AsyncGenerator[Rest]:
     """A server on which alice has one sandbox, `box`."""
-    async with one_host(tmp_path) as fleet, rest_server(fleet) as running:
+    async with rest_server(fleet_of_one) as running:
         yield running
 
 

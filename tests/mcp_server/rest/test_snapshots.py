@@ -10,6 +10,7 @@ import pytest
 
 from tests.mcp_server.host import ALICE, SANDBOX
 from tests.mcp_server.rest.conftest import BASE, Rest, data_of
+from tests.vmm.hypervisor.host_driver import HostDriver
 
 pytestmark = pytest.mark.anyio
 
@@ -26,8 +27,9 @@ async def taken(http: httpx.AsyncClient, **fields: object) -> dict[str, Any]:
 async def test_a_snapshot_has_everything_that_tells_it_from_others(http: httpx.AsyncClient) -> None:
     first = await taken(http, name=" before ", labels={"team": "red"})
     assert re.fullmatch(r"[0-9a-f]{24}", first["id"])
-    assert first | {"id": ""} == {
-        "id": "",
+    assert first["sizeBytes"] > 0
+    assert first == {
+        "id": first["id"],
         "name": "before",
         "sandboxId": SANDBOX,
         "sandboxName": "box",
@@ -35,8 +37,8 @@ async def test_a_snapshot_has_everything_that_tells_it_from_others(http: httpx.A
         "cpu": 1,
         "mem": 1024,
         "diskMB": 10240,
-        "sizeBytes": 0,
-        "hypervisor": "none-1",
+        "sizeBytes": first["sizeBytes"],
+        "hypervisor": HostDriver.fingerprint,
         "createdAt": "1970-01-01T00:00:05.000Z",
         "createdBy": "user-alice",
         "orgId": ALICE,
@@ -105,19 +107,17 @@ async def test_a_sandbox_is_put_back_and_others_are_made_of_a_snapshot(http: htt
     assert (made.status_code, made.json()["data"]["snapshot"]) == (201, kept["id"])
 
 
+@pytest.mark.parametrize("room", [4])
 async def test_each_child_of_a_fork_has_a_result_of_its_own(http: httpx.AsyncClient) -> None:
     answer = await http.post(f"{BASE}/fork", json={"count": 4})
     assert (answer.status_code, answer.json()["message"]) == (201, "Sandbox forked")
     *made, failed = answer.json()["data"]
     assert [child["name"] for child in made] == ["box-1", "box-2", "box-3"]
     assert {child["createdBy"] for child in made} == {"user-alice"}
-    assert failed == {"error": "The host has no space", "hint": "Delete one"}
+    assert set(failed) == {"error", "hint"}
+    assert "4096 of" in failed["error"]
     none = await http.post(f"{BASE}/fork", json={})
-    assert (none.status_code, none.json()["error"], none.json()["details"]) == (
-        529,
-        "The host has no space",
-        "Delete one",
-    )
+    assert (none.status_code, none.json()["error"], none.json()["details"]) == (529, failed["error"], failed["hint"])
 
 
 async def test_a_sleeping_sandbox_is_not_forked(http: httpx.AsyncClient) -> None:
@@ -158,8 +158,8 @@ async def test_each_call_has_a_name_for_audit_and_metrics(rest: Rest) -> None:
             ("GET", ALL, None),
             ("GET", f"{ALL}/kept", None),
             ("PATCH", f"{ALL}/kept", {"name": "kept"}),
-            ("POST", f"{BASE}/restore", {"snapshot": "kept"}),
             ("POST", f"{BASE}/fork", {}),
+            ("POST", f"{BASE}/restore", {"snapshot": "kept"}),
             ("DELETE", f"{ALL}/kept", None),
             ("POST", f"{BASE}/sleep", None),
             ("POST", f"{BASE}/wake", None),
@@ -168,6 +168,6 @@ async def test_each_call_has_a_name_for_audit_and_metrics(rest: Rest) -> None:
         ):
             assert (await http.request(method, path, json=body)).is_success
     assert [state["action"] for state in rest.states] == [
-        *("snapshot.create", "snapshot.list", "snapshot.get", "snapshot.rename", "snapshot.restore", "sandbox.fork"),
+        *("snapshot.create", "snapshot.list", "snapshot.get", "snapshot.rename", "sandbox.fork", "snapshot.restore"),
         *("snapshot.delete", "sandbox.sleep", "sandbox.wake", "sandbox.start", "sandbox.restart"),
     ]

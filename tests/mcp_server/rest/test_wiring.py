@@ -12,7 +12,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.mcp_server.edge import Edge
-from tests.mcp_server.host import SANDBOX, one_host
+from tests.mcp_server.host import SANDBOX, OpenHost
 from tests.mcp_server.rest.conftest import BASE, Rest, rest_server, shown_until
 from tests.waiting import PATIENCE_S
 
@@ -66,8 +66,8 @@ async def test_an_upload_may_be_larger_than_other_bodies(host: Edge, tmp_path: P
     assert (tmp_path / "big").stat().st_size == len(body)
 
 
-async def test_a_server_stops_within_seconds_whatever_its_clients_hold_open(tmp_path: Path) -> None:
-    async with one_host(tmp_path) as fleet:
+async def test_a_server_stops_within_seconds_whatever_its_clients_hold_open(open_host: OpenHost) -> None:
+    async with open_host() as fleet:
         with anyio.fail_after(PATIENCE_S):
             async with anyio.create_task_group() as tasks, rest_server(fleet) as rest:
                 following, typing = anyio.Event(), anyio.Event()

@@ -41,7 +41,7 @@ async def test_a_sandbox_is_shown_in_voidruns_form(box: Tools) -> None:
     shown = json.loads(await box("get_sandbox"))
     assert shown["id"] == SANDBOX
     assert shown["status"] == "running"
-    assert shown["createdAt"] == "1970-01-01T00:00:00.000Z"
+    assert shown["createdAt"] == "1970-01-01T00:00:05.000Z"
     assert "env" not in str(shown).lower()
 
 

@@ -1,0 +1,67 @@
+"""The program behind a machine of `HostDriver`: a process in a hypervisor's place, and the real agent as its guest.
+
+    host_machine.py NONCE OPTIONS-OF-THE-AGENT...
+
+The agent is a child of this process and ends with it, however that ends: it holds one end of a pipe whose other end
+nobody else has. As a hypervisor does, this process ends when its guest has.
+"""
+
+from __future__ import annotations
+
+import _thread
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+# The agent is imported from the project, whose directory comes after the standard library.
+sys.path.append(str(Path(__file__).resolve().parents[3]))
+
+from vmm.agent import startup
+from vmm.agent.arguments import Arguments
+from vmm.agent.identity import IdentityHolder, SecretFile
+
+
+class RestoredIdentity(IdentityHolder):
+    """The identity of an agent whose memory is what was saved: its nonce is the one that it had.
+
+    A process has no machine id, host name or entropy of its own to change: it draws from the host's generator, which
+    never gives the same twice, and confirms the names that it was given.
+    """
+
+    given = ""
+
+    def __init__(self, secret: bytes, file: SecretFile | None, random: int, *, privileged: bool) -> None:
+        super().__init__(secret, file, random, privileged=privileged)
+        self.nonce = self.given
+
+    def take(self, arguments: Arguments) -> dict[str, Any]:
+        """Take a new identity on."""
+        names = {name: arguments.text(name) for name in ("machine_id", "hostname")}
+        return super().take(arguments) | names | {"entropy_mixed": True}
+
+
+def main(nonce: str, options: list[str]) -> None:
+    """Run the agent, and end with its exit status."""
+    watched, held = os.pipe()
+    guest = os.fork()
+    if guest == 0:
+        os.close(held)
+        _thread.start_new_thread(_leave_with_parent, (watched,))
+        RestoredIdentity.given = nonce
+        startup.IdentityHolder = RestoredIdentity
+        startup.main(options)
+    os.close(watched)
+    _, status = os.waitpid(guest, 0)
+    # One that a signal has ended is a guest that crashed, which a hypervisor takes for a shutdown.
+    sys.exit(max(0, os.waitstatus_to_exitcode(status)))
+
+
+def _leave_with_parent(pipe: int) -> None:
+    os.read(pipe, 1)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2:])
