@@ -148,7 +148,7 @@ async def one_host(
         parts = _parts(prepared, directory, driver, collection)
         # A fleet gives ids of its own, and what tests say of a sandbox needs one known before: so an earlier server
         # has made it, and this one takes it over.
-        await _make_box(prepared, parts["data"] / "instances", driver, parts["records"], clock())
+        await _make_box(prepared, parts["data"] / "instances", driver, parts["store"], clock())
         reserve = replace(parts["reserve"], overcommit=(room + 0.5) * _SPEC.mem / read_memory().total)
         async with OneHost(**parts | {"reserve": reserve}, clock=clock) as fleet:
             machine = fleet.box
@@ -170,7 +170,7 @@ def _parts(prepared: Prepared, directory: Path, driver: HostDriver, collection: 
         "data": data,
         "driver": driver,
         "catalogue": prepared.catalogue,
-        "records": SandboxStore(collection, host=_HOST),
+        "store": SandboxStore(collection, host=_HOST),
         "quotas": Quotas(OwnerLimits()),
         "reserve": HostReserve(memory=1, machine=1, disk=1),
     }

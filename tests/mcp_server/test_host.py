@@ -22,7 +22,7 @@ async def test_a_machine_that_remembers_something_else_is_not_accepted(fleet_of_
     saved = Checkpoint.load(tmp_path / "fleet" / "snapshots" / kept.id)
     assert saved is not None
     write_private(saved.state, "0" * 32)
-    with pytest.raises(Unavailable, match="could not prove its own memory"):
+    with pytest.raises(Unavailable, match="could not prove its memory"):
         await Machine.clone(fleet_of_one.box.driver, saved, tmp_path / "clone", hostname="clone")
     assert not (tmp_path / "clone").exists()
 

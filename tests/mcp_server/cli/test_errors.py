@@ -117,7 +117,7 @@ async def test_errors_of_the_server_are_printed(cli: Cli) -> None:
         ("sandbox", "update", "box", "--ttl", "365d"): "ttl must be 0 to 2592000 seconds (30 days), got 31536000",
         ("fork", "nobody"): "There is no sandbox 'nobody'",
         ("snapshot", "create", "nobody"): "There is no sandbox 'nobody'",
-        ("snapshot", "create", "box", "Bad Name"): "name: 'Bad Name'",
+        ("snapshot", "create", "box", "Bad Name"): "got 'Bad Name'",
         ("snapshot", "restore", "box", "nothing"): "There is no snapshot 'nothing'",
         ("sandbox", "create", "x", "--snapshot", "nothing"): "There is no snapshot 'nothing'",
     }

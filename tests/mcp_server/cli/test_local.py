@@ -130,7 +130,7 @@ async def test_the_audit_log_has_every_call_including_refused_ones(local: Cli) -
     table = await local("audit", "--sandbox", "nobody")
     assert re.search(r" rest +sandbox.get +nobody +refused +404 ", table.text)
     assert [one["sandbox"] for one in (await local("audit", "--limit", "1", "--action", "sandbox.get", "--json")).json]
-    assert "no point in time" in (await local("audit", "--since", "yesterday")).refusal
+    assert "is not a valid time" in (await local("audit", "--since", "yesterday")).refusal
 
 
 async def test_the_audit_log_is_followed_line_by_line(local: Cli) -> None:

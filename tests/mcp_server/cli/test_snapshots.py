@@ -47,8 +47,8 @@ async def test_a_fork_prints_its_copies_and_reports_failed_ones(cli: Cli) -> Non
     assert [line.split()[1] for line in (await cli("fork", "box", "-n", "2")).text.splitlines()] == ["box-1", "box-2"]
     partial = await cli("fork", "box", "--count", "3")
     assert (partial.status, len(partial.out.splitlines())) == (2, 1)
-    assert re.fullmatch(r"casemate: 2 of 3 copies failed\. mem: 4096 of .+\n", partial.err)
-    assert "mem: 4096 of" in (await cli("fork", "box", "--json")).refusal
+    assert re.fullmatch(r"casemate: 2 of 3 copies failed\. mem must be .+ \(4096 of .+\n", partial.err)
+    assert "4096 of" in (await cli("fork", "box", "--json")).refusal
 
 
 async def test_a_missing_snapshot_does_not_prevent_deleting_the_others(cli: Cli) -> None:

@@ -127,7 +127,7 @@ async def test_a_sleeping_sandbox_is_not_forked(http: httpx.AsyncClient) -> None
 
 @pytest.mark.parametrize(
     ("body", "says"),
-    [({}, "name is required"), ({"name": "Bad Name"}, "name: 'Bad Name'"), ({"name": "a", "size": 1}, "size=1")],
+    [({}, "name is required"), ({"name": "Bad Name"}, "got 'Bad Name'"), ({"name": "a", "size": 1}, "size=1")],
 )
 async def test_a_name_that_cannot_be_is_refused(http: httpx.AsyncClient, body: dict[str, object], says: str) -> None:
     await taken(http, name="kept")

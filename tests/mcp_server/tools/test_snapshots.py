@@ -74,11 +74,11 @@ async def test_what_cannot_be_is_told_with_the_way_out(box: Tools) -> None:
     assert "There is no snapshot 'nothing'" in await box.refused("restore_snapshot", snapshot="nothing")
     assert "There is no snapshot ''" in await box.refused("restore_snapshot", snapshot="")
     assert "snapshot is missing" in await box.refused("restore_snapshot")
-    assert "count: 0 forks" in await box.refused("fork_sandbox", count=0)
-    assert "count: 101 forks" in await box.refused("fork_sandbox", count=101)
-    assert "ttl: -1" in await box.refused("update_sandbox", ttl=-1)
-    assert "ttl: 31536000" in await box.refused("update_sandbox", ttl=365 * 86400)
-    assert "idle: -5" in await box.refused("update_sandbox", idle=-5)
+    assert "count must be 1 to 100, got 0" in await box.refused("fork_sandbox", count=0)
+    assert "count must be 1 to 100, got 101" in await box.refused("fork_sandbox", count=101)
+    assert "ttl must be 0 to 2592000 seconds (30 days), got -1" in await box.refused("update_sandbox", ttl=-1)
+    assert "got 31536000" in await box.refused("update_sandbox", ttl=365 * 86400)
+    assert "got -5" in await box.refused("update_sandbox", idle=-5)
 
 
 @pytest.mark.parametrize("room", [4])

@@ -13,6 +13,7 @@ import pytest
 
 from tests.vmm.guest.agents import Agent
 from tests.vmm.guest.relays import Fate, Relay, relay
+from tests.waiting import PATIENCE_S
 from vmm.errors import GuestFileMissing, LinkError, LinkTimeout
 from vmm.guest import dialler
 from vmm.guest.link import GuestLink
@@ -155,6 +156,7 @@ async def test_an_agent_that_fell_silent_is_given_up_by_all_who_wait(
     guest: Agent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dialler, "_SILENT_S", 0.2)
+    monkeypatch.setattr(dialler, "_BESIDE_S", PATIENCE_S)  # no dial is made again, however late the silence is noticed
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     async with relay(guest, only_the_first) as between, linked(between) as link, anyio.create_task_group() as tasks:
