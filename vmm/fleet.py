@@ -224,9 +224,6 @@ class Fleet(AsyncContextManagerMixin):
             sweep_s=sweep_s,
         )
         ownership = Ownership(store, why_unresponsive=machines.why_unresponsive, on_sandbox=on_sandbox)
-        access = GuestAccess(
-            store=store, machines=machines, transitions=transitions, sleeper=sleeper, activity=activity
-        )
         self.sandboxes = SandboxCalls(ownership=ownership, store=store, creator=creator, deleter=deleter, clock=clock)
         self.lifecycle = LifecycleCalls(ownership=ownership, sleeper=sleeper, restarter=restarter, machines=machines)
         self.snapshots = SnapshotCalls(
