@@ -254,8 +254,8 @@ async def test_copies_go_on_from_one_moment_each_as_itself(server: Edge) -> None
         assert await remembered(box) == "beta"
         assert "mine" not in await box("list_files")
         assert "There is no sandbox" in text_of(await bob.call_tool("fork_sandbox", {"id": forks[0]["id"]}))
-        assert "count: 0" in await box.refused("fork_sandbox", count=0)
-        assert "count: 101" in await box.refused("fork_sandbox", count=101)
+        assert "count must be 1 to 100, got 0" in await box.refused("fork_sandbox", count=0)
+        assert "count must be 1 to 100, got 101" in await box.refused("fork_sandbox", count=101)
 
 
 async def test_a_sandbox_that_sleeps_is_woken_by_a_call_and_one_that_was_killed_by_a_restore(

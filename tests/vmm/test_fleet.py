@@ -154,7 +154,7 @@ async def test_the_sandboxs_environment_reaches_commands_and_terminals(fleet: Fl
 async def test_limits_are_named_and_a_refusal_leaves_nothing(open_fleet: Opener, data: Path) -> None:
     async with open_fleet(limits=OwnerLimits(sandboxes=1)) as fleet:
         await fleet.sandboxes.create(ALICE, SPEC)
-        with pytest.raises(LimitExceeded, match="sandboxes: 1 of 1"):
+        with pytest.raises(LimitExceeded, match="sandboxes must be at most 1, got 1 existing"):
             await fleet.sandboxes.create(ALICE, SPEC)
         await fleet.sandboxes.create(BOB, SPEC)
         assert len(list((data / "instances").iterdir())) == 2

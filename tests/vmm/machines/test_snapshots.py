@@ -129,7 +129,7 @@ async def test_snapshots_are_found_by_id_name_and_the_beginning_of_an_id(fleet: 
             await fleet.snapshots.get(owner, ref)
     renamed = await fleet.snapshots.rename(ALICE, "one", "uno")
     assert await fleet.snapshots.get(ALICE, "uno") == renamed
-    with pytest.raises(InvalidInput, match="name: 'No'"):
+    with pytest.raises(InvalidInput, match="name must be a DNS name .*, got 'No'"):
         await fleet.snapshots.rename(ALICE, "uno", "No")
     assert [snapshot.name for snapshot in await fleet.snapshots.list(ALICE, sandbox="box")] == ["box-1", "uno"]
     assert [snapshot.name for snapshot in await fleet.snapshots.list(ALICE, sandbox=sandbox.id)] == ["box-1", "uno"]
@@ -239,7 +239,7 @@ async def test_limits_hold_for_snapshots(open_fleet: Opener, tmp_path: Path) -> 
     async with open_fleet(limits=OwnerLimits(snapshots=1), at=tmp_path / "data") as fleet:
         await fleet.sandboxes.create(ALICE, SPEC)
         await fleet.snapshots.take(ALICE, "box")
-        with pytest.raises(LimitExceeded, match="snapshots: 1 of 1 exist"):
+        with pytest.raises(LimitExceeded, match="snapshots must be at most 1, got 1 existing"):
             await fleet.snapshots.take(ALICE, "box")
         await fleet.sandboxes.delete(ALICE, "box")
 
