@@ -120,7 +120,7 @@ def _copies(inspector: Inspector, box: str) -> None:
         for fork in forks:
             if "id" in fork:
                 inspector.call("delete_sandbox", id=fork["id"])
-    _says(inspector.call("fork_sandbox", id=box, count=0, expect=TOOL_ERROR), "count: 0")
+    _says(inspector.call("fork_sandbox", id=box, count=0, expect=TOOL_ERROR), "count must be 1 to 100, got 0")
 
 
 def main(url: str, key_file: Path, node: str = "node") -> int:

@@ -122,7 +122,7 @@ async def test_an_index_that_was_made_otherwise_stops_the_start(
         keys = client[mongo_name]["api_keys"]
         keys.create_index([("colour", 1)], name="by_digest")
         line = await refused(data, **store)
-        assert "index by_digest of api_keys" in line
+        assert "Index by_digest of api_keys" in line
         assert "colour" in line
         assert keys.index_information()["by_digest"]["key"] == [("colour", 1)]
         keys.drop_index("by_digest")

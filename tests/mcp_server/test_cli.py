@@ -190,7 +190,7 @@ async def test_a_server_is_started_used_stopped_started_again_and_emptied(
                 assert read.startswith("alive\n[still running")
             through = await shell("sandbox", "list")
             assert through.stdout == alone.stdout
-            assert b"Ended 1 sandbox." in (await shell("sandbox", "rm", "--all")).stderr
+            assert b"Deleted 1 sandbox." in (await shell("sandbox", "rm", "--all")).stderr
             _, err = await stopped(process, signal.SIGINT)
         assert "Stopped; no machines are running." in err
     finally:

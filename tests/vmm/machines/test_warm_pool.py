@@ -235,9 +235,12 @@ async def test_a_dead_machine_is_replaced_without_anybody_asking(host: Host, key
     pool.keep(key)
     await until(lambda: len(pool) == 1)
     kill(host.made[0], host)
-    await until(lambda: orphans(host.root) == {})
-    pool.tend()
-    await until(lambda: len(host.made) == 2 and len(pool) == 1)
+
+    def replaced() -> bool:
+        pool.tend()  # again and again, as the fleet does: a process that is ending may still look alive
+        return len(host.made) == 2 and len(pool) == 1
+
+    await until(replaced)
     assert host.ended == host.made[:1]
     await pool.aclose()
 
