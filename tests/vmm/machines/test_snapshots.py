@@ -129,7 +129,7 @@ async def test_snapshots_are_found_by_id_name_and_the_beginning_of_an_id(fleet: 
             await fleet.snapshots.get(owner, ref)
     renamed = await fleet.snapshots.rename(ALICE, "one", "uno")
     assert await fleet.snapshots.get(ALICE, "uno") == renamed
-    with pytest.raises(InvalidInput, match="name must be a DNS name .*, got 'No'"):
+    with pytest.raises(InvalidInput, match=r"name must be a DNS name .*, got 'No'"):
         await fleet.snapshots.rename(ALICE, "uno", "No")
     assert [snapshot.name for snapshot in await fleet.snapshots.list(ALICE, sandbox="box")] == ["box-1", "uno"]
     assert [snapshot.name for snapshot in await fleet.snapshots.list(ALICE, sandbox=sandbox.id)] == ["box-1", "uno"]
