@@ -34,22 +34,18 @@ class Counts:
     def __len__(self) -> int:
         return len(self._own)
 
-    async def incr(self, key: str, expiry: int, amount: int = 1) -> int:
-        """Increment a counter in the current window of `expiry` seconds, and return its sum."""
-        return self.hit(key, expiry, amount)[0]
-
-    def hit(self, key: str, expiry: int, amount: int = 1) -> tuple[int, int]:
+    def hit(self, key: str, window_s: int) -> tuple[int, int]:
         """Increment a counter, and return its sum in the window and the window's end in epoch milliseconds."""
         now = self._clock()
         count, end_ms = self._own.get(key, (0, 0))
         if end_ms <= now:
-            count, end_ms = 0, (now // (expiry * 1000) + 1) * expiry * 1000
-        self._own[key] = (count + amount, end_ms)
+            count, end_ms = 0, (now // (window_s * 1000) + 1) * window_s * 1000
+        self._own[key] = (count + 1, end_ms)
         self._own.move_to_end(key)
         if len(self._own) > self._capacity:
             self._own.popitem(last=False)
         self._changed = True
-        return count + amount + self._others_sum(key, now)[0], end_ms
+        return count + 1 + self._others_sum(key, now)[0], end_ms
 
     def current(self, key: str) -> tuple[int, int]:
         """Return the sum in the current window and the window's end in epoch milliseconds; now if there is no count."""
@@ -59,14 +55,6 @@ class Counts:
             count, end_ms = 0, now
         elsewhere, other_end_ms = self._others_sum(key, now)
         return count + elsewhere, max(end_ms, other_end_ms)
-
-    async def get(self, key: str) -> int:
-        """Return the sum in the current window."""
-        return self.current(key)[0]
-
-    async def get_expiry(self, key: str) -> float:
-        """Return the end of the current window in epoch seconds; now if nothing is counted."""
-        return self.current(key)[1] / 1000
 
     def export(self) -> list[Counter]:
         """Return this server's counters whose windows have not ended."""

@@ -28,7 +28,7 @@ from .images.catalogue import Catalogue
 from .lifecycle.access import GuestAccess
 from .lifecycle.activity import Activity
 from .lifecycle.admission import Admission
-from .lifecycle.create import Creator, built
+from .lifecycle.create import Creator
 from .lifecycle.deaths import Deaths
 from .lifecycle.delete import Deleter
 from .lifecycle.housekeeping import Housekeeping
@@ -261,7 +261,7 @@ class Fleet(AsyncContextManagerMixin):
         Raises:
             Unavailable: The image is not built, or its template cannot be built.
         """
-        images = await built(self._catalogue, image)
+        images = await self._catalogue.require(image)
         await self._templates.get(images, cpu=cpu, mem=mem, report=report or no_progress)
         self._housekeeping.keep_ready(Key(images=images, cpu=cpu, mem=mem))
 
@@ -270,7 +270,7 @@ class Fleet(AsyncContextManagerMixin):
         return {
             "store": await _problem(self._store.ping),
             "hypervisor": await _problem(self._driver.probe),
-            "image": await _problem(lambda: built(self._catalogue, image)),
+            "image": await _problem(lambda: self._catalogue.require(image)),
         }
 
     async def _died(self, sandbox_id: str, machine: str, reason: str) -> None:

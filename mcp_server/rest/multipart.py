@@ -13,17 +13,21 @@ _FIELD = b"file"
 _HINT = "Send the file as the form's field 'file', or raw as the body"
 
 
-async def file_field(chunks: AsyncIterable[bytes], content_type: str) -> AsyncGenerator[bytes]:
-    """Yield the content of the form's first field named `file`.
+def file_field(chunks: AsyncIterable[bytes], content_type: str) -> AsyncGenerator[bytes]:
+    """Stream the content of the form's first field named `file`.
 
     Args:
         chunks: The body as it arrives.
         content_type: Its Content-Type, with the boundary.
 
     Raises:
-        InvalidInput: The body is not a complete form, or has no such field; only its end shows either.
+        InvalidInput: The boundary is missing or invalid, which is refused at once; or the body is not a complete form
+            or has no such field, which only the stream shows.
     """
-    form = _Form(parse_options_header(content_type)[1].get(b"boundary", b""))
+    return _content(chunks, _Form(parse_options_header(content_type)[1].get(b"boundary", b"")))
+
+
+async def _content(chunks: AsyncIterable[bytes], form: _Form) -> AsyncGenerator[bytes]:
     async for chunk in chunks:
         for piece in form.feed(chunk):
             yield piece

@@ -115,6 +115,19 @@ class Catalogue:
         with translate_os_errors("the images", self._root):
             return await anyio.to_thread.run_sync(self._find, name, recipes)
 
+    async def require(self, name: str) -> ImageSet:
+        """Find and verify an image as `find` does.
+
+        Raises:
+            InvalidInput: There is no such image.
+            Unavailable: It is not built, a file is not what was built, or the host fails.
+            HostExhausted: The server has too many files open.
+        """
+        images = await self.find(name)
+        if images is None:
+            raise Unavailable(f"The image {name} is not built", hint=f"Build it: casemate image build {name}")
+        return images
+
     async def ensure(self, name: str = DEFAULT, *, progress: Progress = no_progress) -> ImageSet:
         """Find and verify an image as `find` does; builds missing parts first, which takes about a minute.
 

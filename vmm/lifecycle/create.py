@@ -13,7 +13,7 @@ import structlog
 from storage.ids import new_id
 
 from ..errors import CasemateError, Conflict, NotFound, Unavailable
-from ..images.catalogue import Catalogue, ImageSet
+from ..images.catalogue import Catalogue
 from ..machines.checkpoint import Checkpoint
 from ..machines.clone import Cloner, end
 from ..machines.machine import Machine
@@ -83,7 +83,7 @@ class Creator:
         if spec.snapshot:
             return await self._of_snapshot(owner, spec)
         _check(spec, self._catalogue.names())
-        key = Key(images=await built(self._catalogue, spec.image), cpu=spec.cpu, mem=spec.mem)
+        key = Key(images=await self._catalogue.require(spec.image), cpu=spec.cpu, mem=spec.mem)
         return await self._of_image(owner, spec, key, report)
 
     async def of(self, checkpoint: Checkpoint, owner: str, spec: SandboxSpec, *, base: str) -> Sandbox:
@@ -215,18 +215,6 @@ class Creator:
         found = await self._store.find(sandbox.id)
         await self._store.remove(sandbox.id)
         return found is None or found.state is State.DELETED
-
-
-async def built(catalogue: Catalogue, name: str) -> ImageSet:
-    """Return an image that sandboxes can be created from.
-
-    Raises:
-        Unavailable: It is not built; the hint says how to build it.
-    """
-    images = await catalogue.find(name)
-    if images is None:
-        raise Unavailable(f"The image {name} is not built", hint=f"Build it: casemate image build {name}")
-    return images
 
 
 def _check(spec: SandboxSpec, images: Collection[str]) -> None:

@@ -140,6 +140,8 @@ async def test_a_form_in_small_chunks_brings_its_first_file_alone(http: httpx.As
         ("multipart/form-data; boundary=b", b"no form"),
         ("multipart/form-data; boundary=b", b"--b--\r\n"),
         ("multipart/form-data; boundary=b", b'--b\r\nContent-Disposition: form-data; name="file"\r\n\r\nx'),
+        ("multipart/form-data; boundary=b", b"--b\r\nContent-Disposition: " + b"x" * 10_000),
+        ("multipart/form-data; boundary=b", b"--b\r\n" + b"X: y\r\n" * 1000),
         ("multipart/form-data; boundary=b", b'--b\r\nContent-Disposition: form-data; name="no"\r\n\r\nx\r\n--b--\r\n'),
     ],
 )
@@ -150,6 +152,17 @@ async def test_a_broken_form_is_refused(http: httpx.AsyncClient, place: Path, co
     assert answer.status_code == 400
     assert "'file'" in answer.json()["details"]
     await until(lambda: not list(place.iterdir()))  # the guest removes its draft once it has noticed
+
+
+async def test_a_form_without_a_boundary_is_refused_before_a_sandbox_is_woken(
+    http: httpx.AsyncClient, place: Path
+) -> None:
+    assert (await http.post(f"{BASE}/sleep")).status_code == 200
+    answer = await http.post(
+        f"{FILES}/upload", params={"path": f"{place}/f"}, content=b"x", headers={"content-type": "multipart/form-data"}
+    )
+    assert answer.status_code == 400
+    assert (await http.get(BASE)).json()["data"]["status"] == "snapshotted"
 
 
 async def test_an_upload_keeps_or_sets_the_permissions(http: httpx.AsyncClient, place: Path) -> None:
