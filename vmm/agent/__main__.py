@@ -1,12 +1,12 @@
-"""Start the agent, be it as the directory that it is in the guest, or as a module."""
+"""The entry point of the agent, started as a directory (in the guest) or as a module."""
 
 from __future__ import annotations
 
 import sys
 
 if not __package__:
-    # Started as a directory: be a package of that name, so that the modules find each other as they do elsewhere. The
-    # directory above goes last on the path, where it cannot stand in for anything of the standard library.
+    # Started as a directory: become a package of that name, so that relative imports work. The parent directory goes
+    # last on sys.path, where it cannot shadow any module of the standard library.
     directory, _, __package__ = sys.path.pop(0).rstrip("/").rpartition("/")
     __spec__ = None
     sys.path.append(directory or "/")

@@ -1,4 +1,4 @@
-"""Whether anything goes on in the guest that nobody outside asks for at the moment."""
+"""Activity in the guest that no request from outside causes: processes, terminals and connections."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from .terminals import Terminals
 
 _STATE, _PARENT, _FLAGS = 0, 1, 6
 _KERNEL_THREAD = 0x00200000
-"""PF_KTHREAD in the flags of proc(5)'s stat."""
+"""PF_KTHREAD, a flag in /proc/PID/stat, see proc(5)."""
 _ENDED = (b"Z", b"X")
-_ESTABLISHED, _LISTENS = b"01", b"0A"
+_ESTABLISHED, _LISTEN = b"01", b"0A"
 _TABLES = ("tcp", "tcp6")
 
 
 class Activity:
-    """Reads /proc once for each answer and starts nothing.
+    """Counts activity by reading /proc once per request, without starting anything.
 
     Args:
         proc: A descriptor of the /proc that the sandbox's programs see.
-        own: The process in it that is no program's: the agent, or the sandbox's first.
-        terminals: The agent's.
-        own_ports: Where the agent itself listens in the sandbox's network.
+        own: The pid in it that is not a program's: the agent, or the sandbox's first process.
+        terminals: The agent's terminals.
+        own_ports: The ports on which the agent itself listens in the sandbox's network.
     """
 
     def __init__(self, proc: int, own: int, terminals: Terminals, own_ports: frozenset[int]) -> None:
@@ -32,7 +32,7 @@ class Activity:
         self._own_ports = own_ports
 
     def read(self, channel: Channel, arguments: Arguments) -> None:
-        """Count what runs, what is open and what is connected."""
+        """Send the number of running processes, open terminals and established connections."""
         del arguments
         channel.send_result(
             {
@@ -44,7 +44,7 @@ class Activity:
 
 
 def count_processes(proc: int, own: int) -> int:
-    """The living processes besides the kernel's threads, `own` and the ancestors that it was started by."""
+    """Count the living processes, except kernel threads, `own` and its ancestors."""
     parents: dict[int, int] = {}
     for name in processes(proc):
         fields = read(proc, f"{name}/stat").rpartition(b")")[2].split()
@@ -56,14 +56,14 @@ def count_processes(proc: int, own: int) -> int:
 
 
 def count_connections(proc: int, own: int, own_ports: frozenset[int]) -> int:
-    """The established TCP connections in a process's network to ports that somebody listens on, except these."""
+    """Count the established TCP connections to listening ports, except `own_ports`, in the network of process `own`."""
     listening: set[int] = set()
     connected: list[int] = []
     for table in _TABLES:
         for line in read(proc, f"{own}/net/{table}").splitlines()[1:]:
             _, local, _, state, *_ = line.split()
             port = int(local.rpartition(b":")[2], 16)
-            if state == _LISTENS:
+            if state == _LISTEN:
                 listening.add(port)
             elif state == _ESTABLISHED:
                 connected.append(port)

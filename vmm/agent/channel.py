@@ -1,4 +1,4 @@
-"""One connection to the host, seen from the agent: blocking frames over a socket, and the handshake."""
+"""The agent's end of one connection to the host: blocking frames over a socket, and the handshake."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from . import frames
 from .refusals import RefusalError, invalid
 
 _HANDSHAKE_SECONDS = 20.0
-_DEAD = select.POLLIN | select.POLLRDHUP | select.POLLHUP | select.POLLERR
+_HANG_UP = select.POLLIN | select.POLLRDHUP | select.POLLHUP | select.POLLERR
 
 
 class ClosedError(Exception):
-    """The peer has gone."""
+    """The peer closed the connection, or it broke."""
 
 
 class Channel:
-    """Frames over one connected socket; used by one thread, except for `retire`.
+    """Frames over one connected socket, for one thread; only `retire` may be called from another.
 
     Attributes:
-        retired: The agent itself ended this connection (it has a new identity): not the wish of who used it.
+        retired: Whether the agent itself ended this connection because it has a new identity; the peer did not close.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -36,11 +36,15 @@ class Channel:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
     def fileno(self) -> int:
-        """For poll: any event means that the peer has gone, since it has nothing to say during an operation."""
+        """Return the descriptor for poll: during an operation the peer sends nothing, so any event means it is gone."""
         return self._socket.fileno()
 
-    def authenticate(self, look_up: Callable[[], bytes]) -> bool:
-        """Run the handshake. False: the peer does not know the secret."""
+    def authenticate(self, get_secret: Callable[[], bytes]) -> bool:
+        """Run the handshake; return False if the peer does not know the secret.
+
+        Args:
+            get_secret: Called after the peer's proof has arrived, since the secret may change until then.
+        """
         self._socket.settimeout(_HANDSHAKE_SECONDS)
         nonce = os.urandom(frames.NONCE)
         self._socket.sendall(frames.pack(frames.HELLO, bytes((frames.VERSION,)) + nonce))
@@ -48,7 +52,7 @@ class Channel:
         if kind != frames.AUTH or len(payload) != frames.NONCE + frames.PROOF_SIZE:
             raise frames.FrameError("expected AUTH")
         host_nonce, proof = payload[: frames.NONCE], payload[frames.NONCE :]
-        secret = look_up()
+        secret = get_secret()
         if not frames.same(proof, frames.host_proof(secret, nonce, host_nonce)):
             return False
         self._socket.sendall(frames.pack(frames.PROOF, frames.agent_proof(secret, nonce, host_nonce)))
@@ -56,17 +60,17 @@ class Channel:
         return True
 
     def receive(self, *, most: int = frames.MAX_JSON) -> tuple[int, bytes]:
-        """The next frame, of at most `most` bytes.
+        """Receive the next frame, of at most `most` bytes.
 
         Raises:
-            ClosedError: The peer has gone.
-            FrameError: What came is no frame, or a longer one.
+            ClosedError: The connection is closed.
+            FrameError: The data is not a valid frame, or the frame is longer.
         """
         buffer = self._buffer
         self._fill(frames.HEADER.size)
         kind, length = frames.unpack_header(buffer)
         if length > most:
-            raise frames.FrameError(f"a frame of {length} bytes comes too early")
+            raise frames.FrameError(f"frame of kind {kind} has {length} bytes, the limit here is {most}")
         end = frames.HEADER.size + length
         self._fill(end)
         payload = bytes(buffer[frames.HEADER.size : end])
@@ -74,16 +78,16 @@ class Channel:
         return kind, payload
 
     def request(self) -> dict[str, Any]:
-        """The next operation's name and arguments."""
+        """Receive the next operation's name and arguments."""
         kind, payload = self.receive()
         if kind != frames.REQUEST:
-            raise frames.FrameError(f"expected a request, not kind {kind}")
+            raise frames.FrameError(f"expected REQUEST, got kind {kind}")
         values = frames.unpack_json(payload)
         self._body = values.pop("data", False) is True
         return values
 
     def body(self) -> Iterator[bytes]:
-        """The data that comes with the request, to be read up to the end."""
+        """Yield the request's data in pieces; the caller must read it to the end."""
         while self._body:
             kind, payload = self.receive()
             if kind == frames.END:
@@ -91,19 +95,19 @@ class Channel:
             elif kind == frames.DATA:
                 yield payload
             else:
-                raise frames.FrameError(f"expected data, not kind {kind}")
+                raise frames.FrameError(f"expected DATA or END, got kind {kind}")
 
     def whole_body(self, limit: int) -> bytes:
-        """The data that comes with the request, in one piece of at most `limit` bytes."""
+        """Return the request's data in one piece of at most `limit` bytes."""
         whole = bytearray()
         for piece in self.body():
             whole += piece
             if len(whole) > limit:
-                raise invalid(f"data: more than {limit} bytes")
+                raise invalid(f"data must be at most {limit} bytes")
         return bytes(whole)
 
     def skip_body(self) -> None:
-        """Read what is left of the request's data and forget it."""
+        """Discard the rest of the request's data."""
         for _ in self.body():
             pass
 
@@ -112,16 +116,16 @@ class Channel:
         self._sendall(frames.pack(kind, payload))
 
     def send_raw(self, data: bytes | bytearray) -> None:
-        """Send frames that are packed already."""
+        """Send one or more packed frames."""
         self._sendall(data)
 
     def send_in_place(self, kind: int, frame: memoryview) -> None:
-        """Send one frame whose payload lies in `frame` after room for the header."""
+        """Send one frame whose payload is in `frame`, after room for the header."""
         frames.HEADER.pack_into(frame, 0, kind, len(frame) - frames.HEADER.size)
         self._sendall(frame)
 
     def send_result(self, value: dict[str, Any], data: Iterable[bytes] = ()) -> None:
-        """Answer the request: data first, then the result that says how to read it; in one piece."""
+        """Answer the request in one write: the data, then the result that describes it."""
         reply = bytearray()
         for piece in data:
             for start in range(0, len(piece), frames.MAX_DATA):
@@ -130,22 +134,22 @@ class Channel:
         self._sendall(reply)
 
     def send_error(self, refusal: RefusalError) -> None:
-        """Answer the request with why not."""
+        """Answer the request with a refusal."""
         self._sendall(frames.pack_json(frames.ERROR, {"code": refusal.code, "message": refusal.message}))
 
     def gone(self) -> bool:
-        """Whether the peer has closed the connection."""
+        """Return whether the peer has closed the connection."""
         poll = select.poll()
-        poll.register(self._socket, _DEAD)
+        poll.register(self._socket, _HANG_UP)
         return bool(poll.poll(0))
 
     def retire(self) -> None:
-        """End the connection from another thread: whoever waits on it wakes."""
+        """End the connection from another thread, which wakes the thread that waits on it."""
         self.retired = True
         try:
             self._socket.shutdown(socket.SHUT_RDWR)
         except OSError:
-            return  # It was not connected any more, which is what is wanted.
+            return  # Already disconnected.
 
     def close(self) -> None:
         """Close the socket."""

@@ -1,9 +1,9 @@
-"""The wire between host and guest: frames of `kind u8 | length u32 big-endian | payload`, and the handshake's proofs.
+"""The wire protocol of host and guest: frames `kind u8 | length u32 big-endian | payload`, and the handshake's proofs.
 
-Both ends import this one definition. A connection begins with the handshake: the agent sends HELLO (version, nonce),
-the host answers AUTH (its nonce, its proof), the agent sends PROOF. Then operations follow one after the other:
-REQUEST, data frames up to END where the operation takes data, and as the answer data frames (and one HEAD first,
-where the operation streams) up to one RESULT or ERROR. A frame that breaks a rule closes its connection, never more.
+Both ends import this definition. A connection begins with the handshake: the agent sends HELLO (version, nonce),
+the host answers AUTH (its nonce, its proof), the agent sends PROOF. Then operations follow, one at a time:
+REQUEST, then data frames up to END if the operation takes data. The answer is one HEAD if the operation streams, then
+data frames, then one RESULT or ERROR. A frame that breaks a rule closes its connection and affects no other.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ STDERR = 11
 
 HEADER = struct.Struct(">BI")
 OFFSET = struct.Struct(">Q")
-"""What STDOUT and STDERR payloads begin with: the absolute offset of their first byte."""
+"""The start of STDOUT and STDERR payloads: the absolute offset of their first byte."""
 
 MAX_DATA = 256 * 1024
 """Bytes of content in one data frame, at most."""
@@ -38,7 +38,7 @@ MAX_JSON = 8 * 1024 * 1024
 MAX_STDIN = 8 * 1024 * 1024
 """Bytes of standard input given along with a command, at most."""
 MAX_INPUT = 1024 * 1024
-"""Bytes sent to a process's or terminal's input at once, at most."""
+"""Bytes of input for a process or terminal in one call, at most."""
 
 NONCE = 32
 PROOF_SIZE = 32
@@ -59,21 +59,21 @@ _LIMITS = {
 
 
 class FrameError(Exception):
-    """The peer sent what this protocol does not know; the connection is of no more use."""
+    """The peer violated the protocol; the connection cannot be used any further."""
 
 
 def pack(kind: int, payload: bytes = b"") -> bytes:
-    """One frame, ready to send."""
+    """Pack one frame."""
     return HEADER.pack(kind, len(payload)) + payload
 
 
 def pack_json(kind: int, value: dict[str, Any]) -> bytes:
-    """One frame with a JSON object."""
+    """Pack one frame with a JSON object."""
     return pack(kind, json.dumps(value, separators=(",", ":")).encode())
 
 
 def unpack_header(header: bytes | bytearray | memoryview) -> tuple[int, int]:
-    """Kind and payload length of the frame that begins with these five bytes.
+    """Return kind and payload length of the frame that begins with these five bytes.
 
     Raises:
         FrameError: The kind is unknown or the length is above its limit.
@@ -88,7 +88,7 @@ def unpack_header(header: bytes | bytearray | memoryview) -> tuple[int, int]:
 
 
 def unpack_json(payload: bytes) -> dict[str, Any]:
-    """The object in a JSON frame.
+    """Return the object in a JSON frame.
 
     Raises:
         FrameError: Not JSON, or not an object.
@@ -103,15 +103,15 @@ def unpack_json(payload: bytes) -> dict[str, Any]:
 
 
 def host_proof(secret: bytes, agent_nonce: bytes, host_nonce: bytes) -> bytes:
-    """What the host sends to show that it knows the secret."""
+    """Return the host's proof that it knows the secret."""
     return hmac.digest(secret, b"casemate host\0" + agent_nonce + host_nonce, "sha256")
 
 
 def agent_proof(secret: bytes, agent_nonce: bytes, host_nonce: bytes) -> bytes:
-    """What the agent sends to show that it knows the secret."""
+    """Return the agent's proof that it knows the secret."""
     return hmac.digest(secret, b"casemate agent\0" + agent_nonce + host_nonce, "sha256")
 
 
 def same(left: bytes, right: bytes) -> bool:
-    """Whether two proofs are equal, in a time that does not depend on where they differ."""
+    """Return whether two proofs are equal, comparing in constant time."""
     return hmac.compare_digest(left, right)
