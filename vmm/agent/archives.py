@@ -1,4 +1,4 @@
-"""The host's calls that move whole trees: each one tar stream."""
+"""The host's calls that transfer whole directory trees, each as one tar stream."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from .tally import Tally
 from .tar import TarError
 from .unpacking import Unpacker
 
-_BEAT = 1.0
+_HEARTBEAT = 1.0
+"""Seconds between signs of life while an archive is unpacked."""
 
 
 class Archives:
-    """Pack and unpack."""
+    """Packs and unpacks directories."""
 
     def pack(self, channel: Channel, arguments: Arguments) -> None:
-        """Stream a directory with all that is in it; the result tells what was left out, and so does the stream."""
+        """Stream a directory with its contents; both the result and the stream list what was left out."""
         path = arguments.path()
         try:
             packer = Packer(path)
@@ -37,36 +38,37 @@ class Archives:
             packer.close()
 
     def unpack(self, channel: Channel, arguments: Arguments) -> None:
-        """Make what a stream holds in a directory, which is made if it is not there."""
+        """Unpack a stream into a directory, which is created if it is missing."""
         path = arguments.path()
         owners = arguments.flag("owners")
         if status_of(parent_of(path)) is None:
             make_parents(path)
         try:
-            fresh = _made(path)
+            fresh = _make_if_missing(path)
             root = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             raise from_os_error(error, path) from error
         unpacker = Unpacker(root, fresh=fresh, owners=owners)
         try:
-            beat = time.monotonic() + _BEAT
+            next_beat = time.monotonic() + _HEARTBEAT
             for piece in channel.body():
                 unpacker.feed(piece)
-                if time.monotonic() > beat:
-                    channel.send(frames.DATA, b"")  # What was sent already may take minutes.
-                    beat = time.monotonic() + _BEAT
+                if time.monotonic() > next_beat:
+                    channel.send(frames.DATA, b"")  # Unpacking what the host has sent may take minutes.
+                    next_beat = time.monotonic() + _HEARTBEAT
             unpacker.finish()
         except TarError as error:
-            raise invalid(f"{shown(path)}: {error}{_before(unpacker.tally)}") from error
+            raise invalid(f"{shown(path)}: {error}{_progress(unpacker.tally)}") from error
         except OSError as error:
             refusal = from_os_error(error, path)
-            raise RefusalError(refusal.code, refusal.message + _before(unpacker.tally)) from error
+            raise RefusalError(refusal.code, refusal.message + _progress(unpacker.tally)) from error
         finally:
             unpacker.close()
         channel.send_result(unpacker.tally.report())
 
 
-def _made(path: bytes) -> bool:
+def _make_if_missing(path: bytes) -> bool:
+    """Make a directory, and return whether it was missing."""
     try:
         os.mkdir(path)
     except FileExistsError:
@@ -74,5 +76,5 @@ def _made(path: bytes) -> bool:
     return True
 
 
-def _before(tally: Tally) -> str:
+def _progress(tally: Tally) -> str:
     return f"; unpacked before that: {tally.files} files" if tally.files else ""

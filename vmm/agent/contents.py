@@ -1,4 +1,7 @@
-"""A file as a member of an archive: header, content, padding. What is promised comes, whatever happens to the file."""
+"""A file as a member of an archive: header, content, padding.
+
+The stream always has as many bytes as the header says, even if the file changes or cannot be read to its end.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +14,16 @@ from .holes import sparse_map
 from .tally import Tally
 
 CHUNK = 128 * 1024
-"""Bytes that are read at once; of files up to this size what the kernel says of it is not needed."""
+"""Bytes per read. Files up to this size are packed with the size that was read, not the one that the kernel reports."""
 
-_MOST_HELD = 4 * 1024 * 1024
+_MAX_BUFFERED = 4 * 1024 * 1024
 _PAGE = 4096
 
 
 def member_of(
     path: bytes, status: os.stat_result, kind: bytes, *, size: int = 0, link: bytes = b"", whole: int | None = None
 ) -> tar.Member:
-    """A member with a file's mode, owner and time."""
+    """Return a member with a file's mode, owner and time."""
     return tar.Member(
         path=path,
         kind=kind,
@@ -35,28 +38,30 @@ def member_of(
 
 
 def pack_content(descriptor: int, path: bytes, status: os.stat_result, tally: Tally) -> Iterator[bytes]:
-    """A regular file.
+    """Yield a regular file as a member of an archive.
 
     Args:
-        descriptor: Open for reading, at its beginning.
+        descriptor: The file, open for reading at its beginning.
         path: Its name in the archive.
-        status: What the kernel says of it.
-        tally: Gets the file, or why it is left out or not whole.
+        status: Its status from the kernel.
+        tally: Counts the file, or records why it is left out or incomplete.
 
     Raises:
-        OSError: A small one cannot be read; nothing of it has been given then.
+        OSError: A small file cannot be read; nothing of it has been yielded.
     """
     if status.st_size > CHUNK:
         yield from _large(descriptor, path, status, tally)
         return
     data = os.read(descriptor, max(status.st_size + 1, _PAGE))
-    if len(data) != status.st_size:  # The kernel makes it up, or it changes.
+    if len(data) != status.st_size:  # The kernel generates it, or it is changing.
         whole = bytearray(data)
-        while data and len(whole) <= _MOST_HELD:
+        while data and len(whole) <= _MAX_BUFFERED:
             data = os.read(descriptor, CHUNK)
             whole += data
         if data:
-            tally.skip(path, "it is longer than it says, and does not end")
+            tally.skip(
+                path, f"its size is {status.st_size} bytes, but reading it gives more than {_MAX_BUFFERED} bytes"
+            )
             return
         data = bytes(whole)
     tally.files += 1
@@ -76,21 +81,21 @@ def _large(descriptor: int, path: bytes, status: os.stat_result, tally: Tally) -
         head = tar.pack(member_of(path, status, tar.REGULAR, size=size, whole=status.st_size)) + index
     tally.files += 1
     yield head
-    trouble = ""
+    problem = ""
     for start, length in segments:
         done = 0
         while done < length:
             piece = b""
-            if not trouble:
+            if not problem:
                 try:
                     piece = os.pread(descriptor, min(CHUNK, length - done), start + done)
-                    trouble = "" if piece else "it became shorter while it was read"
+                    problem = "" if piece else "it was truncated while it was read"
                 except OSError as error:
-                    trouble = os.strerror(error.errno or 0)
-            piece = piece or bytes(min(CHUNK, length - done))  # The header has promised so many.
+                    problem = os.strerror(error.errno or 0)
+            piece = piece or bytes(min(CHUNK, length - done))  # The header has stated the size.
             done += len(piece)
             tally.size += len(piece)
             yield piece
     yield tar.padding(size)
-    if trouble:
-        tally.skip(path, f"{trouble}; the rest of it is zeros")
+    if problem:
+        tally.skip(path, f"{problem}; the rest is zeros")

@@ -1,4 +1,4 @@
-"""Copying and deleting whole trees, without ever following a link or leaving the file system by a mount."""
+"""Copying and deleting directory trees, without following symbolic links; deleting never crosses a mount point."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ def copy_entry(source: bytes, target: bytes) -> None:
     """Copy a file, a link or a tree with modes, owners and times; a file at the target is replaced, a directory never.
 
     Raises:
-        RefusalError: The target is a directory, or lies in the source; or the source holds what cannot be copied.
+        RefusalError: The target is a directory or inside the source, or a part of the source cannot be copied.
     """
     status = os.lstat(source)
-    there = status_of(target)
-    if there is not None and (stat.S_ISDIR(there.st_mode) or stat.S_ISDIR(status.st_mode)):
-        raise RefusalError(REFUSED, f"{shown(target)}: exists already")
+    existing = status_of(target)
+    if existing is not None and (stat.S_ISDIR(existing.st_mode) or stat.S_ISDIR(status.st_mode)):
+        raise RefusalError(REFUSED, f"{shown(target)}: already exists")
     try:
         if not stat.S_ISDIR(status.st_mode):
             _copy_one(source, target, status)
             return
         inside = os.path.realpath(parent_of(target)) + b"/"
         if inside.startswith(os.path.realpath(source) + b"/"):
-            raise RefusalError(REFUSED, f"{shown(target)}: lies in {shown(source)} itself")
+            raise RefusalError(REFUSED, f"{shown(target)}: is inside {shown(source)} itself; copy to a path outside")
         try:
             _copy_tree(source, target)
         except BaseException:
@@ -41,10 +41,10 @@ def copy_entry(source: bytes, target: bytes) -> None:
 
 
 def remove_tree(path: bytes) -> None:
-    """Delete a file, a link or a directory with all that is in it.
+    """Delete a file, a link or a directory with its contents.
 
     Raises:
-        RefusalError: There is another file system mounted in it; nothing of that is touched.
+        RefusalError: Another file system is mounted in it; that one stays untouched.
         OSError: A system call failed.
     """
     status = os.lstat(path)
@@ -52,7 +52,7 @@ def remove_tree(path: bytes) -> None:
         os.unlink(path)
         return
     if os.lstat(parent_of(path)).st_dev != status.st_dev and os.path.ismount(path):
-        raise RefusalError(REFUSED, f"{shown(path)}: a file system is mounted there")
+        raise RefusalError(REFUSED, f"{shown(path)}: a file system is mounted here; unmount it first")
     pending = [path]
     emptied: list[bytes] = []
     while pending:
@@ -63,7 +63,7 @@ def remove_tree(path: bytes) -> None:
                 if not entry.is_dir(follow_symlinks=False):
                     os.unlink(entry.path)
                 elif entry.stat(follow_symlinks=False).st_dev != status.st_dev:
-                    raise RefusalError(REFUSED, f"{shown(entry.path)}: a file system is mounted there")
+                    raise RefusalError(REFUSED, f"{shown(entry.path)}: a file system is mounted here; unmount it first")
                 else:
                     pending.append(entry.path)
     for directory in reversed(emptied):
@@ -74,18 +74,18 @@ def _copy_tree(source: bytes, target: bytes) -> None:
     pending = [(source, target)]
     made: list[tuple[bytes, os.stat_result]] = []
     while pending:
-        below, above = pending.pop()
-        made.append((above, os.lstat(below)))
-        os.mkdir(above)
-        with os.scandir(below) as entries:
+        original, copy = pending.pop()
+        made.append((copy, os.lstat(original)))
+        os.mkdir(copy)
+        with os.scandir(original) as entries:
             for entry in entries:
-                copy = above + b"/" + entry.name
+                entry_copy = copy + b"/" + entry.name
                 if entry.is_dir(follow_symlinks=False):
-                    pending.append((entry.path, copy))
+                    pending.append((entry.path, entry_copy))
                 else:
-                    _copy_one(entry.path, copy, entry.stat(follow_symlinks=False))
+                    _copy_one(entry.path, entry_copy, entry.stat(follow_symlinks=False))
     for path, status in reversed(made):
-        _dress(path, status)
+        _copy_attributes(path, status)
 
 
 def _copy_one(source: bytes, target: bytes, status: os.stat_result) -> None:
@@ -95,9 +95,9 @@ def _copy_one(source: bytes, target: bytes, status: os.stat_result) -> None:
             os.symlink(os.readlink(source), draft)
         elif stat.S_ISREG(status.st_mode):
             _copy_bytes(source, draft)
-        else:  # A FIFO, a socket or a device: a name for something that is elsewhere.
+        else:  # A FIFO, a socket or a device has no content of its own.
             os.mknod(draft, status.st_mode, status.st_rdev)
-        _dress(draft, status)
+        _copy_attributes(draft, status)
         os.rename(draft, target)
     except BaseException:
         with contextlib.suppress(OSError):  # Why the copy failed matters more.
@@ -112,7 +112,7 @@ def _copy_bytes(source: bytes, draft: bytes) -> None:
         try:
             buffer = memoryview(bytearray(_PIECE))
             parts = sparse_map(reader, status)
-            if parts is None:  # To its end, wherever that is in truth.
+            if parts is None:  # Read to the real end: the kernel's size may be wrong.
                 while count := os.readv(reader, [buffer]):
                     write_all(writer, buffer[:count])
                 return
@@ -128,8 +128,8 @@ def _copy_bytes(source: bytes, draft: bytes) -> None:
         os.close(writer)
 
 
-def _dress(path: bytes, status: os.stat_result) -> None:
-    """Give a copy its original's owner, mode and times."""
+def _copy_attributes(path: bytes, status: os.stat_result) -> None:
+    """Set a copy's owner, mode and times to those of its original."""
     if (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()) and os.geteuid() == 0:
         os.chown(path, status.st_uid, status.st_gid, follow_symlinks=False)
     if not stat.S_ISLNK(status.st_mode):
@@ -137,6 +137,6 @@ def _dress(path: bytes, status: os.stat_result) -> None:
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns), follow_symlinks=False)
 
 
-def _path_of(error: OSError, otherwise: bytes) -> bytes:
+def _path_of(error: OSError, default: bytes) -> bytes:
     name: object = error.filename
-    return name if isinstance(name, bytes) else otherwise
+    return name if isinstance(name, bytes) else default

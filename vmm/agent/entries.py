@@ -1,7 +1,6 @@
-"""Looking at files: what an entry is, and the small system-call helpers that the file calls share.
+"""Entries of the file system: their description, and the system-call helpers that the file calls share.
 
-Paths are bytes all along, as the system has them: an image may hold names that are no text, and a bytes path costs
-nothing.
+Paths are bytes, as in the kernel: an image may have names that are not valid UTF-8, and bytes need no decoding.
 """
 
 from __future__ import annotations
@@ -14,10 +13,10 @@ from .refusals import FULL, REFUSED, RefusalError, from_os_error, shown
 
 
 def describe(path: bytes, status: os.stat_result | None = None) -> dict[str, Any]:
-    """The entry at `path` as the host has it, the link itself if it is one.
+    """Return the entry at `path` in the host's form; a symbolic link is described itself.
 
     Raises:
-        RefusalError: There is none.
+        RefusalError: There is no such entry, or it cannot be read.
     """
     try:
         status = status or os.lstat(path)
@@ -37,7 +36,7 @@ def describe(path: bytes, status: os.stat_result | None = None) -> dict[str, Any
 
 
 def kind_of(mode: int) -> str:
-    """What sort of entry has this mode."""
+    """Return the kind of entry that has this mode."""
     if stat.S_ISREG(mode):
         return "file"
     if stat.S_ISDIR(mode):
@@ -46,12 +45,12 @@ def kind_of(mode: int) -> str:
 
 
 def text(raw: bytes) -> str:
-    """A name as text; bytes that are no UTF-8 are shown escaped, and such a name cannot be asked for again."""
+    """Decode a name; bytes that are not UTF-8 are escaped, and no request can name such an entry."""
     return raw.decode("utf-8", "backslashreplace")
 
 
 def status_of(path: bytes) -> os.stat_result | None:
-    """The entry itself, or None where there is none."""
+    """Return the status of the entry itself, or None if there is none."""
     try:
         return os.lstat(path)
     except FileNotFoundError:
@@ -61,18 +60,18 @@ def status_of(path: bytes) -> os.stat_result | None:
 
 
 def parent_of(path: bytes) -> bytes:
-    """The directory that holds `path`."""
+    """Return the directory that contains `path`."""
     return path.rstrip(b"/").rpartition(b"/")[0] or b"/"
 
 
 def final(path: bytes) -> bytes:
-    """Where `path` leads in the end if it is a symbolic link, else `path` itself."""
+    """Return the final target of `path` if it is a symbolic link, else `path` itself."""
     status = status_of(path)
     return os.path.realpath(path) if status is not None and stat.S_ISLNK(status.st_mode) else path
 
 
 def make_parents(path: bytes) -> None:
-    """Make the directories above `path`."""
+    """Create the missing directories above `path`."""
     try:
         os.makedirs(parent_of(path), exist_ok=True)
     except OSError as error:
@@ -80,13 +79,13 @@ def make_parents(path: bytes) -> None:
 
 
 def open_regular(path: bytes) -> tuple[int, os.stat_result]:
-    """A descriptor for reading a regular file; nothing else is opened, since that could block or never end.
+    """Open a regular file for reading; other kinds are refused, since reading them could block or never end.
 
     Raises:
-        RefusalError: Missing, or not a regular file.
+        RefusalError: The file is missing, not a regular file, or cannot be opened.
     """
     try:
-        # Looked at first: to open a device may already do something, as a watchdog's begins to count down.
+        # Checked before opening, which already has an effect on some devices: a watchdog starts its countdown.
         _check_regular(path, os.stat(path))
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError as error:
@@ -102,7 +101,7 @@ def open_regular(path: bytes) -> tuple[int, os.stat_result]:
 
 def _check_regular(path: bytes, status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
-        kind = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+        kind = "is a directory" if stat.S_ISDIR(status.st_mode) else "is not a regular file"
         raise RefusalError(REFUSED, f"{shown(path)}: {kind}")
 
 
@@ -116,10 +115,10 @@ def write_all(descriptor: int, data: bytes | bytearray | memoryview) -> None:
     while view:
         written = os.write(descriptor, view)
         if not written:
-            raise RefusalError(FULL, "nothing more can be written")
+            raise RefusalError(FULL, "the file system takes no more data")
         view = view[written:]
 
 
 def temporary(path: bytes) -> bytes:
-    """A fresh name next to `path`."""
+    """Return an unused name for a temporary file next to `path`."""
     return parent_of(path).rstrip(b"/") + b"/.casemate-" + os.urandom(8).hex().encode()

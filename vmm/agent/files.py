@@ -1,4 +1,4 @@
-"""The host's file calls. The agent's root is the sandbox's, so the kernel resolves every path and link inside it."""
+"""The host's file calls. The agent's root is the sandbox's, so the kernel resolves all paths and links inside it."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from .refusals import MISSING, REFUSED, RefusalError, from_os_error, invalid, sh
 
 _MAX_LIST = 20_000
 _PAGE = 4096
-_TOGETHER = 64 * 1024
-"""Bytes of small pieces that are sent at once."""
-_AT_ONCE = 1024 * 1024
-"""Bytes that are written at once into a file that the kernel makes up: it takes a value whole, in one write."""
+_COALESCE_LIMIT = 64 * 1024
+"""Bytes of small pieces that are collected and sent in one write."""
+_WRITE_SIZE = 1024 * 1024
+"""Bytes per write to a file that the kernel generates, such as one in /proc, which takes a value only in one write."""
 _NO_DRAFT = frozenset((errno.ENOENT, errno.EACCES))
 _NO_SYNC = frozenset((errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP))
 
 
 class Files:
-    """List, stat, read, write, make, delete, move and copy."""
+    """Lists, describes, reads, writes, creates, deletes, moves and copies files and directories."""
 
     def __init__(self) -> None:
         self._calls = 0
 
     def list(self, channel: Channel, arguments: Arguments) -> None:
-        """A directory's entries in name order."""
+        """Send a directory's entries in the order of their names."""
         path = arguments.path()
         limit = min(arguments.integer("limit", 1000, least=1), _MAX_LIST)
         try:
             with os.scandir(path) as entries:
-                # One more than asked for, to know whether there are more; memory stays flat in a huge directory.
+                # One more than requested, to learn whether there are more; memory stays bounded in a huge directory.
                 names = heapq.nsmallest(limit + 1, (entry.name for entry in entries))
         except OSError as error:
             raise from_os_error(error, path) from error
@@ -52,7 +52,7 @@ class Files:
         channel.send_result({"entries": found, "truncated": len(names) > limit})
 
     def stat(self, channel: Channel, arguments: Arguments) -> None:
-        """One entry."""
+        """Send the description of one entry."""
         channel.send_result(describe(arguments.path()))
 
     def read(self, channel: Channel, arguments: Arguments) -> None:
@@ -64,8 +64,8 @@ class Files:
         try:
             ready = bytearray(frames.pack_json(frames.HEAD, describe(path, status)))
             wanted = max(status.st_size - offset, 0) if left is None else left
-            # One byte more finds the end in the same read. Never less than a page: of some files that the kernel makes
-            # up, what does not fit at once is lost.
+            # One byte more than wanted, to detect the end in the same read. At least a page, since some files that the
+            # kernel generates lose what does not fit into the first read.
             frame = memoryview(bytearray(frames.HEADER.size + min(frames.MAX_DATA, max(wanted + 1, _PAGE))))
             room = frame[frames.HEADER.size :]
             source = Source(descriptor, status.st_size, offset)
@@ -75,7 +75,7 @@ class Files:
                     more = count > left
                     count = min(count, left)
                     left -= count
-                if count + len(ready) < _TOGETHER:
+                if count + len(ready) < _COALESCE_LIMIT:
                     ready += frames.pack(frames.DATA, bytes(room[:count])) if count else b""
                     continue
                 if ready:
@@ -89,17 +89,17 @@ class Files:
             os.close(descriptor)
 
     def write(self, channel: Channel, arguments: Arguments) -> None:
-        """Write a file as a whole, or append to it. Until the last byte is on the disk, the old content stays."""
+        """Replace a file's content, or append to it. The old content stays until the new is on the disk."""
         path = arguments.path()
         if path.endswith(b"/"):
-            raise invalid(f"path: {shown(path)} names a directory")
+            raise invalid(f"path must name a file, not a directory, got {shown(path)}")
         mode = arguments.optional_integer("mode")
         path = final(path)
         if arguments.flag("make_parents", default=True) and status_of(parent_of(path)) is None:
             make_parents(path)
         status = status_of(path)
         if status is not None and not stat.S_ISREG(status.st_mode):
-            kind = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+            kind = "is a directory" if stat.S_ISDIR(status.st_mode) else "is not a regular file"
             raise RefusalError(REFUSED, f"{shown(path)}: {kind}")
         try:
             if arguments.flag("append"):
@@ -113,7 +113,7 @@ class Files:
         channel.send_result(info if written is None else info | {"size": written})
 
     def make_directory(self, channel: Channel, arguments: Arguments) -> None:
-        """Make a directory, with those above it if wanted; one that exists is fine then."""
+        """Create a directory; with `parents` also the missing ones above it, and one that exists is no error."""
         path = arguments.path()
         try:
             if arguments.flag("parents", default=True):
@@ -125,7 +125,7 @@ class Files:
         channel.send_result(describe(path))
 
     def delete(self, channel: Channel, arguments: Arguments) -> None:
-        """Delete a file, link or directory."""
+        """Delete a file, a link or a directory."""
         path = arguments.path()
         status = _present(path)
         _refuse_root(path, status)
@@ -141,21 +141,21 @@ class Files:
         channel.send_result({})
 
     def move(self, channel: Channel, arguments: Arguments) -> None:
-        """Rename, across file systems too."""
+        """Rename an entry, also to another file system."""
         source, target = arguments.path("source"), arguments.path("target")
         status = _present(source)
         _refuse_root(source, status)
-        there = status_of(target)
-        if there is not None:
+        existing = status_of(target)
+        if existing is not None:
             if not arguments.flag("overwrite", default=True):
-                raise RefusalError(REFUSED, f"{shown(target)}: exists already")
-            if stat.S_ISDIR(there.st_mode) and not stat.S_ISDIR(status.st_mode):
-                raise RefusalError(REFUSED, f"{shown(target)}: a directory; give the full name of the new file")
+                raise RefusalError(REFUSED, f"{shown(target)}: already exists")
+            if stat.S_ISDIR(existing.st_mode) and not stat.S_ISDIR(status.st_mode):
+                raise RefusalError(REFUSED, f"{shown(target)}: is a directory; give the full path of the new file")
         try:
             os.rename(source, target)
         except OSError as error:
-            if error.errno != errno.EXDEV:  # Another file system, or a directory of the image below
-                raise _of_either(error, source, target) from error
+            if error.errno != errno.EXDEV:  # Another file system, or a directory of the overlay's lower layer.
+                raise _rename_refusal(error, source, target) from error
             copy_entry(source, target)
             remove_tree(source)
         channel.send_result(describe(target))
@@ -181,16 +181,16 @@ def _append(channel: Channel, path: bytes, mode: int | None) -> None:
 
 
 def _replace(channel: Channel, path: bytes, mode: int | None, status: os.stat_result | None) -> int | None:
-    """Write a draft and put it in the file's place. Where no draft can be, the file is written as it is.
+    """Write a draft and rename it over the file; where no draft can be created, overwrite the file in place.
 
     Returns:
-        How many bytes were written into a file that stayed where it was; what the kernel says of its size is no help.
+        The number of bytes written in place, since the kernel may report a wrong size for such a file; else None.
     """
     draft = temporary(path)
     try:
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except OSError as error:
-        # Among the files that the kernel makes up there can be no others; those that are there may well be written.
+        # Nobody can create files in /proc or /sys, but existing ones may be writable.
         if status is None or error.errno not in _NO_DRAFT:
             raise
         return _overwrite(channel, path, mode)
@@ -222,7 +222,7 @@ def _overwrite(channel: Channel, path: bytes, mode: int | None) -> int:
         whole = bytearray()
         for piece in channel.body():
             whole += piece
-            if len(whole) >= _AT_ONCE:
+            if len(whole) >= _WRITE_SIZE:
                 write_all(descriptor, whole)
                 count += len(whole)
                 whole = bytearray()
@@ -235,7 +235,7 @@ def _overwrite(channel: Channel, path: bytes, mode: int | None) -> int:
 
 
 def _sync(descriptor: int) -> None:
-    """Wait until the file is on its disk; one that the kernel makes up is on none."""
+    """Wait until the file is on the disk; a file that the kernel generates is on none."""
     try:
         os.fsync(descriptor)
     except OSError as error:
@@ -253,12 +253,12 @@ def _present(path: bytes) -> os.stat_result:
 def _refuse_root(path: bytes, status: os.stat_result) -> None:
     root = os.stat(b"/")
     if (status.st_dev, status.st_ino) == (root.st_dev, root.st_ino):
-        raise RefusalError(REFUSED, f"{shown(path)}: the root itself stays")
+        raise RefusalError(REFUSED, f"{shown(path)}: the root directory cannot be deleted or moved")
 
 
-def _of_either(error: OSError, source: bytes, target: bytes) -> RefusalError:
-    """The refusal of a rename whose source was there a moment ago: what is missing is the target's directory."""
+def _rename_refusal(error: OSError, source: bytes, target: bytes) -> RefusalError:
+    """Return the refusal of a rename; its source exists, so a missing file means the target's directory."""
     if isinstance(error, FileNotFoundError):
-        return RefusalError(MISSING, f"{shown(parent_of(target))}: no such directory; make it first")
+        return RefusalError(MISSING, f"{shown(parent_of(target))}: no such directory; create it first")
     refusal = from_os_error(error, target)
     return RefusalError(refusal.code, f"{shown(source)} -> {refusal.message}")

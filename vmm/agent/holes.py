@@ -1,4 +1,4 @@
-"""Where a file has its content: files with holes are moved without them."""
+"""The data segments of sparse files, so that their holes need not be copied or sent."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _SECTOR = 512
 
 
 def sparse_map(descriptor: int, status: os.stat_result) -> list[tuple[int, int]] | None:
-    """Begin and length of each part of a file that is no hole; None if it has none worth it."""
+    """Return start and length of each data segment; None if the file has no holes, or too many, or they are unknown."""
     size = status.st_size
     if status.st_blocks * _SECTOR >= size:
         return None
@@ -21,7 +21,7 @@ def sparse_map(descriptor: int, status: os.stat_result) -> list[tuple[int, int]]
             try:
                 start = os.lseek(descriptor, at, os.SEEK_DATA)
             except OSError as error:
-                if error.errno != errno.ENXIO:  # There is a hole up to its end.
+                if error.errno != errno.ENXIO:  # ENXIO: only a hole is left.
                     raise
                 break
             at = os.lseek(descriptor, start, os.SEEK_HOLE)
@@ -29,10 +29,10 @@ def sparse_map(descriptor: int, status: os.stat_result) -> list[tuple[int, int]]
             if len(segments) > _MOST_SEGMENTS:
                 return None
     except OSError:
-        return None  # A file system that does not know of holes.
+        return None  # The file system does not support SEEK_DATA.
     finally:
         os.lseek(descriptor, 0, os.SEEK_SET)
     if segments == [(0, size)]:
         return None
-    # A last part without content says where the file ends, as GNU tar has it.
+    # An empty last segment marks the end of a file that ends in a hole, as in GNU tar's sparse format.
     return segments if segments and sum(segments[-1]) == size else [*segments, (size, 0)]

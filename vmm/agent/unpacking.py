@@ -157,7 +157,7 @@ class Unpacker:
 
     def _hard_link(self, member: tar.Member) -> None:
         *above, last = split(member.link) or [b"."]
-        origin = self._directories.look(above)
+        origin = self._directories.open_existing(above)
         try:
             status = os.stat(last, dir_fd=origin, follow_symlinks=False)
             if not stat.S_ISREG(status.st_mode):

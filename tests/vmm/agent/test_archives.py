@@ -158,7 +158,7 @@ def test_a_file_that_changes_while_it_is_packed_does_not_break_the_stream(tmp_pa
     if change == "longer":
         assert (tally.skipped, got) == (0, b"x" * 3 * MIB)
     else:
-        assert tally.listed == [("file", "it became shorter while it was read; the rest of it is zeros")]
+        assert tally.listed == [("file", "it was truncated while it was read; the rest is zeros")]
 
 
 def test_directories_too_deep_are_left_out_and_the_rest_goes_on(tmp_path: Path) -> None:
