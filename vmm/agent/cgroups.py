@@ -1,9 +1,9 @@
-"""The cgroups of one agent: its own, and one for each command in a group of all commands.
+"""The cgroups of one agent: its own, and one for each command below a group of all commands.
 
 casemate-1a2b3c4d/
-    agent/          the agent, whose share of the processors and memory nobody else can take
-    sandbox/        what its programs see as the root of all cgroups
-        1/ 2/ ...   a command each, with whatever it starts; used again once they are empty
+    agent/          the agent, with processors and memory reserved for it
+    sandbox/        the root of the cgroup tree as the sandbox's programs see it
+        1/ 2/ ...   one command each, with all its descendants; reused once they are empty
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from typing import Self
 
 from .procfs import read
 
-_SPARE = 8
+_MAX_SPARE = 8
 _EMPTY = b"populated 0\nfrozen 0\n"
 _CONTROLLERS = (b"+cpu", b"+memory", b"+pids")
-_MOST_WEIGHT = b"10000"
+_MAX_WEIGHT = b"10000"
 _MIB = 1024 * 1024
 _RESERVE = 24 * _MIB
-"""Bytes for the agent and the kernel that commands cannot have, beyond what is in use when the agent starts."""
-_LEAST_MEMORY = 32 * _MIB
+"""Bytes reserved for the agent and the kernel, beyond what is in use when the agent starts."""
+_MIN_MEMORY = 32 * _MIB
 _PIDS_PER_MIB = 2
-_LEAST_PIDS = 512
-_MOST_PIDS = 16384
+_MIN_PIDS = 512
+_MAX_PIDS = 16384
 
 
 class Groups:
-    """Makes, lends and removes them."""
+    """Creates, leases and removes the cgroups."""
 
     def __init__(self, path: str) -> None:
         self._name = os.path.basename(path)
@@ -43,48 +43,48 @@ class Groups:
         self._sandbox = os.open("sandbox", os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._directory)
         self._lock = _thread.allocate_lock()
         self._count = 0
-        self._given: list[_Group] = []
+        self._returned: list[_Group] = []
         self._pids = b""
         self.return_home()
 
     @classmethod
     def open(cls, candidates: tuple[str, ...], name: str) -> Self | None:
-        """Make the group `name` under the first candidate that can hold one, and move there; None if there is none."""
+        """Create the group `name` below the first usable candidate and move the agent there; None if there is none."""
         for candidate in candidates:
             path = f"{candidate}/{name}"
             try:
                 os.stat(f"{candidate}/cgroup.procs")
                 os.mkdir(path)
             except OSError:
-                continue  # Not a cgroup2, or not ours to change.
+                continue  # Not a cgroup2, or not writable.
             try:
-                os.stat(f"{path}/cgroup.kill")  # Kernels have it from 5.14 on.
+                os.stat(f"{path}/cgroup.kill")  # Exists since Linux 5.14.
                 return cls(path)
             except OSError:
                 os.rmdir(path)
         return None
 
     def keep_reserves(self, available: int) -> None:
-        """Keep processors and memory for the agent, whatever commands take; what the kernel lacks is left out.
+        """Reserve processors and memory for the agent, and limit commands, as far as the kernel supports it.
 
         Args:
-            available: Bytes of memory that nothing uses now.
+            available: Bytes of memory that are available now.
         """
         for directory in ("../cgroup.subtree_control", "cgroup.subtree_control", "sandbox/cgroup.subtree_control"):
             for controller in _CONTROLLERS:
                 self._try_write(directory, controller)
-        self._try_write("agent/cpu.weight", _MOST_WEIGHT)
+        self._try_write("agent/cpu.weight", _MAX_WEIGHT)
         self._try_write("agent/memory.min", b"%d" % _RESERVE)
-        if available - _RESERVE >= _LEAST_MEMORY:
+        if available - _RESERVE >= _MIN_MEMORY:
             self._try_write("sandbox/memory.max", b"%d" % (available - _RESERVE))
-        self._pids = b"%d" % min(max(available // _MIB * _PIDS_PER_MIB, _LEAST_PIDS), _MOST_PIDS)
+        self._pids = b"%d" % min(max(available // _MIB * _PIDS_PER_MIB, _MIN_PIDS), _MAX_PIDS)
 
     def take(self) -> Lease:
-        """An empty group; whoever had it before has lost it."""
+        """Lease an empty group; a previous lease of it becomes invalid."""
         with self._lock:
-            for index in range(len(self._given) - 1, -1, -1):
-                if self._given[index].empty():
-                    group = self._given.pop(index)
+            for index in range(len(self._returned) - 1, -1, -1):
+                if self._returned[index].empty():
+                    group = self._returned.pop(index)
                     break
             else:
                 group = self._new()
@@ -92,15 +92,15 @@ class Groups:
             return group.lease
 
     def give(self, lease: Lease) -> None:
-        """Take a group back; it is lent again once the last of its processes has ended."""
+        """Take a group back, to lease it again once its last process has ended."""
         with self._lock:
-            self._given.append(lease.group)
-            if len(self._given) > _SPARE:
-                surplus = [group for group in self._given if group.empty()][:-_SPARE]
-                self._given = [group for group in self._given if group not in surplus or not group.remove()]
+            self._returned.append(lease.group)
+            if len(self._returned) > _MAX_SPARE:
+                surplus = [group for group in self._returned if group.empty()][:-_MAX_SPARE]
+                self._returned = [group for group in self._returned if group not in surplus or not group.remove()]
 
     def join_sandbox(self) -> None:
-        """Move the agent into the group of all commands, while that has no groups yet."""
+        """Move the agent into the group of all commands, which must have no child groups yet."""
         descriptor = os.open("cgroup.procs", os.O_WRONLY, dir_fd=self._sandbox)
         os.write(descriptor, b"0")
         os.close(descriptor)
@@ -110,7 +110,7 @@ class Groups:
         os.write(self._home, b"0")
 
     def remove(self, deadline: float) -> None:
-        """Move out and remove everything once it is empty, or give up at the monotonic `deadline`."""
+        """Move the agent out and remove its groups once they are empty; give up at the monotonic `deadline`."""
         os.write(self._outside, b"0")
         while True:
             try:
@@ -126,7 +126,7 @@ class Groups:
     def _new(self) -> _Group:
         while True:
             self._count += 1
-            # A name that somebody in the sandbox has made a group of already is not ours.
+            # A program in the sandbox may have created a group of this name; such a group must not be used.
             with contextlib.suppress(FileExistsError):
                 return _Group(self._sandbox, str(self._count), self._pids)
 
@@ -136,7 +136,7 @@ class Groups:
 
 
 class Lease:
-    """A group in the hands of one command, for as long as something of it lives."""
+    """One command's use of a group, valid until the group is leased again."""
 
     def __init__(self, group: _Group, lock: _thread.LockType) -> None:
         self.group = group
@@ -144,15 +144,15 @@ class Lease:
 
     @property
     def name(self) -> str:
-        """The group's name among those of the commands."""
+        """The group's name below `sandbox/`."""
         return self.group.name
 
     def join(self) -> None:
-        """Put the calling process into the group."""
+        """Move the calling process into the group."""
         self.group.join()
 
     def signal(self, number: int, leader: int) -> None:
-        """Send a signal to every process in the group, unless it is somebody else's by now."""
+        """Send a signal to every process in the group, unless another command leases the group by now."""
         del leader
         with self._lock:
             if self.group.lease is self:
@@ -176,14 +176,14 @@ class _Group:
         os.write(self._procs, b"0")
 
     def empty(self) -> bool:
-        """Whether nothing lives in it or below, and nobody has frozen or removed it."""
+        """Return whether no process is in the group or below, and nobody has frozen or removed it."""
         try:
             return os.pread(self._events, 100, 0) == _EMPTY
         except OSError:
             return False
 
     def remove(self) -> bool:
-        """Remove it. False: somebody made groups in it."""
+        """Remove the group; return False if it has child groups."""
         try:
             os.rmdir(self.name, dir_fd=self._parent)
         except OSError:
@@ -214,16 +214,16 @@ class _Group:
 
 
 def send(pid: int, number: int) -> None:
-    """Send a signal to a process that may have ended by itself."""
+    """Send a signal to a process, which may have ended already."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
 
 
 def write(directory: int, name: str, value: bytes) -> None:
-    """Write into a file below an open directory.
+    """Write to a file below an open directory.
 
     Raises:
-        OSError: There is none, or it does not take the value.
+        OSError: The file is missing, or the kernel refuses the value.
     """
     descriptor = os.open(name, os.O_WRONLY, dir_fd=directory)
     try:

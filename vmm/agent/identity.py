@@ -1,4 +1,4 @@
-"""What makes a clone a machine of its own: entropy, clock, machine id, host name and secret; and the proof of it."""
+"""The identity that makes a clone distinct: entropy, clock, machine id, host name and secret; and its certificate."""
 
 from __future__ import annotations
 
@@ -21,20 +21,22 @@ _RNDRESEEDCRNG = 0x5207
 _MACHINE_ID = "/etc/machine-id"
 _HOSTS = "/etc/hosts"
 _HOSTNAME = "/etc/hostname"
-_LEAST = 32
-_MOST_ENTROPY = 512
+_MIN_BYTES = 32
+"""Bytes of entropy and of a secret, at least."""
+_MAX_ENTROPY = 512
+_MACHINE_ID_DIGITS = 32
 _HEX = frozenset("0123456789abcdef")
 
 
 class SecretFile:
-    """Where the secret outlives the agent, so that one that had to be started again still knows it."""
+    """The file that keeps the secret for an agent that is restarted."""
 
     def __init__(self, path: str) -> None:
         self._directory = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY)
         self._name = os.path.basename(path)
 
     def read(self) -> bytes:
-        """The secret; the file has hex digits."""
+        """Return the secret, which the file has as hex digits."""
         descriptor = os.open(self._name, os.O_RDONLY, dir_fd=self._directory)
         try:
             return bytes.fromhex(os.read(descriptor, 4096).decode().strip())
@@ -53,11 +55,11 @@ class SecretFile:
 
 
 class IdentityHolder:
-    """The agent's secret, its nonce, and the change to a new identity.
+    """The agent's secret and nonce, and the change to a new identity.
 
     Attributes:
-        secret: What both ends know.
-        nonce: Random hex that lives only in this process's memory.
+        secret: The secret that the agent and the host share.
+        nonce: Random hex digits that exist only in this process's memory.
     """
 
     def __init__(self, secret: bytes, file: SecretFile | None, random: int, *, privileged: bool) -> None:
@@ -68,7 +70,7 @@ class IdentityHolder:
         self._privileged = privileged
 
     def ping(self, channel: Channel, arguments: Arguments) -> None:
-        """Say that the agent is there."""
+        """Answer with the protocol version, the nonce and the clocks."""
         del arguments
         channel.send_result(
             {
@@ -87,26 +89,26 @@ class IdentityHolder:
         channel.send_result({"clock_ns": time.time_ns()})
 
     def take(self, arguments: Arguments) -> dict[str, Any]:
-        """Take a new identity on; the certificate, read back from the kernel and the files.
+        """Adopt a new identity, and return its certificate, read back from the kernel and the files.
 
         Raises:
-            OSError: A step failed: this machine must not be used.
+            OSError: A step failed, and this machine must not be used.
         """
         entropy, secret = arguments.hexadecimal("entropy"), arguments.hexadecimal("secret")
         machine_id, hostname = arguments.text("machine_id"), arguments.text("hostname")
         clock = arguments.integer("clock_ns", least=1)
-        if not _LEAST <= len(entropy) <= _MOST_ENTROPY:
-            raise invalid(f"entropy: {len(entropy)} bytes, {_LEAST} to {_MOST_ENTROPY} are needed")
-        if len(secret) < _LEAST:
-            raise invalid(f"secret: {len(secret)} bytes, at least {_LEAST} are needed")
-        if len(machine_id) != _LEAST or not _HEX.issuperset(machine_id):
-            raise invalid("machine_id: 32 lower-case hex digits are needed")
+        if not _MIN_BYTES <= len(entropy) <= _MAX_ENTROPY:
+            raise invalid(f"entropy must be {_MIN_BYTES} to {_MAX_ENTROPY} bytes, got {len(entropy)}")
+        if len(secret) < _MIN_BYTES:
+            raise invalid(f"secret must be at least {_MIN_BYTES} bytes, got {len(secret)}")
+        if len(machine_id) != _MACHINE_ID_DIGITS or not _HEX.issuperset(machine_id):
+            raise invalid(f"machine_id must be {_MACHINE_ID_DIGITS} lower-case hex digits, got {machine_id[:80]!r}")
         if not hostname or len(hostname) > 63:
-            raise invalid(f"hostname: {hostname[:80]!r} is not a host name")
+            raise invalid(f"hostname must be 1 to 63 characters, got {hostname[:80]!r}")
         mixed = False
         if self._privileged:
             fcntl.ioctl(self._random, _RNDADDENTROPY, struct.pack("ii", len(entropy) * 8, len(entropy)) + entropy)
-            # Credited bytes alone wait for the next reseed, and clones would share what is drawn until then.
+            # Added entropy has no effect until the next reseed, and clones would get the same random bytes until then.
             fcntl.ioctl(self._random, _RNDRESEEDCRNG)
             mixed = True
             time.clock_settime_ns(time.CLOCK_REALTIME, clock)
@@ -115,8 +117,8 @@ class IdentityHolder:
                 _rewrite(_HOSTNAME, hostname.encode() + b"\n")
                 _rewrite(_HOSTS, _hosts_with(_read(_HOSTS), hostname.encode()))
             except OSError as error:
-                # What a user did to these files must not keep the machine from waking.
-                sys.stderr.write(f"agent: the host name is not in the files: {error}\n")
+                # Whatever a user did to these files must not prevent the machine from starting.
+                sys.stderr.write(f"agent: cannot write the host name to {_HOSTNAME} and {_HOSTS}: {error}\n")
             socket.sethostname(hostname)
         if self._file is not None:
             self._file.write(secret)
@@ -131,13 +133,13 @@ class IdentityHolder:
 
 
 def _rewrite(path: str, data: bytes) -> None:
-    """Overwrite in place, since a full disk may have no block for a new file."""
+    """Overwrite a file in place, since a full disk may have no block for a new one."""
     if _read(path) == data:
         return
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_NOFOLLOW, 0o644)
     except OSError:
-        # Something else is in its place: a link, or nothing up to the directory.
+        # A link is in its place, or its directory is missing.
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
@@ -150,7 +152,7 @@ def _rewrite(path: str, data: bytes) -> None:
 
 
 def _hosts_with(old: bytes, hostname: bytes) -> bytes:
-    """The hosts file with the machine's own name in it, so that it can look itself up without a network."""
+    """Return the hosts file with the machine's own name, which then resolves without a network."""
     lines = [line for line in old.splitlines() if not line.startswith(b"127.0.1.1")]
     return b"\n".join([*(lines or [b"127.0.0.1\tlocalhost"]), b"127.0.1.1\t" + hostname]) + b"\n"
 

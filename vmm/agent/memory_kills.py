@@ -1,7 +1,7 @@
-"""Which processes the kernel ended for want of memory, read from its log.
+"""Processes that the kernel's out-of-memory killer ended, read from the kernel's log.
 
-The kernel writes two lines for each: `oom-kill:...,task_memcg=/GROUP,task=NAME,pid=PID,...`, which it leaves out when
-there are many, and `... Killed process PID (NAME) total-vm:..., anon-rss:812kB, file-rss:..., shmem-rss:...`.
+The kernel logs two lines for each: `oom-kill:...,task_memcg=/GROUP,task=NAME,pid=PID,...`, which it omits if there are
+many, and `... Killed process PID (NAME) total-vm:..., anon-rss:812kB, file-rss:..., shmem-rss:...`.
 """
 
 from __future__ import annotations
@@ -13,60 +13,60 @@ from collections import deque
 
 _SUMMARY = re.compile(rb"oom-kill:.*task_memcg=([^,]*),.*pid=(\d+)")
 _KILLED = re.compile(rb"Killed process (\d+) \((.*)\) total-vm:\d+kB, anon-rss:(\d+)kB, .*shmem-rss:(\d+)kB")
-_RECORD = 8192
-_KEPT = 64
-_MOST_AT_ONCE = 2000
+_RECORD_SIZE = 8192
+_MAX_KEPT = 64
+_MAX_RECORDS = 2000
 _KIB_IN_MIB = 1024
 
 
 class MemoryKills:
-    """Reads the kernel's log from where it ended when this was made.
+    """Reads what the kernel logs from this object's creation on.
 
     Args:
-        log: A descriptor of /dev/kmsg that does not block; -1 where there is none.
+        log: A non-blocking descriptor of /dev/kmsg; -1 if there is none.
     """
 
     def __init__(self, log: int) -> None:
         self._log = log
         self._lock = _thread.allocate_lock()
         self._groups: dict[int, bytes] = {}
-        self._found: deque[tuple[float, bytes, str]] = deque(maxlen=_KEPT)
+        self._found: deque[tuple[float, bytes, str]] = deque(maxlen=_MAX_KEPT)
         if log >= 0:
             os.lseek(log, 0, os.SEEK_END)
 
     @classmethod
     def open(cls) -> MemoryKills:
-        """Open the kernel's log, where this user may read it."""
+        """Open the kernel's log, if this user may read it."""
         try:
             return cls(os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK))
         except OSError:
             return cls(-1)
 
     def of(self, group: str, since: float) -> str:
-        """The last process ended in a command's cgroup since a monotonic second, such as `python3 (812 MiB)`, or "".
+        """Return the last process killed in a command's cgroup, such as `python3 (812 MiB)`, or "" if there is none.
 
         Args:
             group: The name of the command's group; empty finds nothing.
-            since: When the command was started.
+            since: The monotonic second at which the command was started.
         """
         if not group:
             return ""
         with self._lock:
             self._read()
-            for at, where, what in reversed(self._found):
+            for second, cgroup, victim in reversed(self._found):
                 inside = b"/sandbox/%s" % group.encode()
-                if at >= since and (not where or where.endswith(inside) or inside + b"/" in where):
-                    return what
+                if second >= since and (not cgroup or cgroup.endswith(inside) or inside + b"/" in cgroup):
+                    return victim
         return ""
 
     def _read(self) -> None:
         if self._log < 0:
             return
-        for _ in range(_MOST_AT_ONCE):
+        for _ in range(_MAX_RECORDS):
             try:
-                record = os.read(self._log, _RECORD)
+                record = os.read(self._log, _RECORD_SIZE)
             except BrokenPipeError:
-                continue  # What was next has been overwritten.
+                continue  # The kernel has overwritten the next record.
             except OSError:
                 return
             self._take(record)

@@ -1,4 +1,4 @@
-"""The guest's own view of its memory, disk, processors and clock."""
+"""Metrics of the guest: memory, disk, processors and clock as its kernel reports them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _IDLE_FIELDS = (3, 4)
 
 
 class Metrics:
-    """Reads /proc through descriptors that were opened before anybody could unmount it.
+    """Reads metrics from /proc, through descriptors, since programs in the sandbox may unmount it.
 
     Args:
-        proc: The agent's own /proc.
-        inner: The one that the sandbox's programs see.
+        proc: A descriptor of the agent's own /proc.
+        inner: A descriptor of the /proc that the sandbox's programs see.
     """
 
     def __init__(self, proc: int, inner: int) -> None:
@@ -27,7 +27,7 @@ class Metrics:
         self._inner = inner
 
     def read(self, channel: Channel, arguments: Arguments) -> None:
-        """Memory and disk in bytes, times in milliseconds."""
+        """Send memory and disk in bytes, times in milliseconds."""
         del arguments
         memory = {line.split(b":")[0]: line.split()[1] for line in read(self._proc, "meminfo").splitlines() if line}
         disk = os.statvfs(b"/")

@@ -1,10 +1,12 @@
-"""Where a sandbox's programs live: in namespaces of their own, outside of which the agent stays.
+"""The namespaces that isolate a sandbox's programs from the agent, which stays outside of them.
 
-They see their own processes, network devices and cgroups and no others. So nothing in a sandbox, not even its root, can
-name the agent, its connections, or the device through which these come. Only mounts are shared, since the agent's
-paths are the sandbox's; its root is pivoted rather than changed, as programs that make user namespaces need it.
+The programs see only their own processes, network devices and cgroups. So nothing in a sandbox, not even its root user,
+can address the agent, its connections, or the device that carries these. Only the mount namespace is shared, since the
+agent's paths are the sandbox's. The root is changed by pivot_root rather than chroot, since the kernel lets no process
+in a chroot create user namespaces.
 
-Python has these calls from 3.12 on at best, hence ctypes, which must be loaded while its libraries can be found.
+Python has these calls since 3.12 at the earliest, hence ctypes, which must be imported before the root changes, while
+its libraries can be found.
 """
 
 from __future__ import annotations
@@ -20,84 +22,84 @@ from typing import Self
 
 from .cgroups import Groups
 
-_LIBC = ctypes.PyDLL(None, use_errno=True)  # Keeps the interpreter's lock: no call here blocks.
+_LIBC = ctypes.PyDLL(None, use_errno=True)  # PyDLL keeps the GIL, since no call here blocks.
 _NEW_MOUNTS, _NEW_CGROUPS, _NEW_PIDS, _NEW_NET = 0x00020000, 0x02000000, 0x20000000, 0x40000000
-_APART = _NEW_CGROUPS | _NEW_PIDS | _NEW_NET
+_ISOLATED = _NEW_CGROUPS | _NEW_PIDS | _NEW_NET
 _NOSUID, _NODEV, _NOEXEC, _BIND, _REC, _PRIVATE = 0x2, 0x4, 0x8, 0x1000, 0x4000, 0x40000
-_PLAIN = _NOSUID | _NODEV | _NOEXEC
+_RESTRICTED = _NOSUID | _NODEV | _NOEXEC
 _DETACH = 2
 _SYS_PIVOT_ROOT = 155
 _SET_DEATH_SIGNAL, _SET_NAME = 1, 15
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _UP = 0x8913, 0x8914, 0x1
 _READY = b"ready"
 _SETTINGS = {"/sys/net/ipv4/ping_group_range": b"0 2147483647"}
-"""Of the sandbox's network, below /proc: anybody may ping."""
+"""Settings of the sandbox's network, below /proc: every user may ping."""
 
 
 class Namespaces:
-    """The namespaces of one sandbox, held by its first process, which does nothing but reap orphans.
+    """The namespaces of one sandbox, kept alive by its first process, which only reaps orphans.
 
     Attributes:
         proc: A descriptor of the /proc that the sandbox's programs see.
-        first: A descriptor of the first process; readable once that has ended, and everything with it.
+        first: A pidfd of the first process; readable once that process has ended, and all others with it.
     """
 
     def __init__(self, proc: int, first: int) -> None:
         self.proc = proc
         self.first = first
-        # Of the main thread, which never enters.
+        # A pidfd of the main thread, which never enters the sandbox.
         self._own = os.pidfd_open(os.getpid())
 
     @classmethod
     def make(cls, root: str, groups: Groups | None) -> Self:
-        """Make them, with the file systems that show them mounted below `root`. To be called before any thread starts.
+        """Create the namespaces and mount their /proc, /sys and cgroups below `root`, before any thread is started.
 
         Raises:
-            OSError: The kernel, or the user's rights, do not allow it.
+            OSError: The kernel does not support it, or this user lacks the privileges.
         """
-        # The ways back: by its own pidfd a process finds only what it is in at the moment.
+        # Opened for the way back: a pidfd of this process refers to the namespaces that it is in at that time.
         own = [os.open(f"/proc/self/ns/{name}", os.O_RDONLY) for name in ("cgroup", "pid", "net")]
         _call(_LIBC.unshare(_NEW_MOUNTS))
         _mount("", "/", "", _REC | _PRIVATE)
         if not os.path.ismount(root):
             _mount(root, root, "", _BIND | _REC)
         if groups is not None:
-            groups.join_sandbox()  # Whose cgroup namespace begins where its maker is.
-        _call(_LIBC.unshare(_APART))
+            groups.join_sandbox()  # Its cgroup becomes the root of the new cgroup namespace.
+        _call(_LIBC.unshare(_ISOLATED))
         if groups is not None:
             groups.return_home()
-        told, tell = os.pipe2(os.O_CLOEXEC)
+        reader, writer = os.pipe2(os.O_CLOEXEC)
         pid = os.fork()
         if pid == 0:
-            _be_first(root, tell, with_cgroups=groups is not None)
-        os.close(tell)
-        said = os.read(told, 1000)
-        os.close(told)
-        if said != _READY:
-            raise OSError(0, said.decode() or "the sandbox's first process ended while it started")
+            _run_first(root, writer, with_cgroups=groups is not None)
+        os.close(writer)
+        report = os.read(reader, 1000)
+        os.close(reader)
+        if report != _READY:
+            raise OSError(0, report.decode() or "the sandbox's first process ended during its startup")
         for namespace in own:
             _call(_LIBC.setns(namespace, 0))
             os.close(namespace)
         return cls(os.open(f"{root}/proc", os.O_RDONLY | os.O_DIRECTORY), os.pidfd_open(pid))
 
     def enter(self) -> None:
-        """Let the children of the calling thread be born in the sandbox until `leave`; it must start no thread.
+        """Start the calling thread's children in the sandbox until `leave`; it must not start threads meanwhile.
 
         Raises:
             OSError: The sandbox's first process has ended.
         """
-        _call(_LIBC.setns(self.first, _APART))
+        _call(_LIBC.setns(self.first, _ISOLATED))
 
     def leave(self) -> None:
-        """Undo `enter`; a no-op without it."""
-        _call(_LIBC.setns(self._own, _APART))
+        """Undo `enter`; without it this does nothing."""
+        _call(_LIBC.setns(self._own, _ISOLATED))
 
 
 def pivot(root: str) -> None:
-    """Make a mount the root of all processes of this mount namespace, and let go of the old one.
+    """Make a mount the root of all processes of this mount namespace, and detach the old root.
 
-    As pivot_root(2) says: `pivot_root(".", ".")` needs no directory for the old root, which lies on top until it is
-    detached.
+    `pivot_root(".", ".")` needs no directory for the old root, which stays stacked on the new one until it is detached,
+    see pivot_root(2).
 
     Raises:
         OSError: The kernel does not allow it.
@@ -108,31 +110,31 @@ def pivot(root: str) -> None:
     os.chdir("/")
 
 
-def _be_first(root: str, tell: int, *, with_cgroups: bool) -> None:
-    """Be the first process of the sandbox for ever."""
+def _run_first(root: str, writer: int, *, with_cgroups: bool) -> None:
+    """Set up the sandbox as its first process, then reap orphans until it is killed."""
     try:
         _call(_LIBC.prctl(_SET_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0))
         _call(_LIBC.prctl(_SET_NAME, b"init", 0, 0, 0))
         for number in signal.valid_signals():
             if number not in {signal.SIGKILL, signal.SIGSTOP}:
-                # By default a signal from inside does not touch a first process; a handler of the agent's would run.
+                # Without a handler, the kernel drops signals from inside to the first process; the agent's would run.
                 signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
-        _mount("proc", f"{root}/proc", "proc", _PLAIN)
-        _mount("sysfs", f"{root}/sys", "sysfs", _PLAIN)
+        _mount("proc", f"{root}/proc", "proc", _RESTRICTED)
+        _mount("sysfs", f"{root}/sys", "sysfs", _RESTRICTED)
         if with_cgroups:
-            _mount("cgroup2", f"{root}/sys/fs/cgroup", "cgroup2", _PLAIN)
+            _mount("cgroup2", f"{root}/sys/fs/cgroup", "cgroup2", _RESTRICTED)
         _loopback_up()
         for name, value in _SETTINGS.items():
             _attempt(_set, f"{root}/proc{name}", value)
-        os.write(tell, _READY)
+        os.write(writer, _READY)
         os.closerange(3, 1024)
         while True:
             signal.sigwait({signal.SIGCHLD})
             while _reap():
                 pass
     except OSError as error:
-        os.write(tell, str(error).encode()[:1000])
+        os.write(writer, str(error).encode()[:1000])
     finally:
         os._exit(1)
 
@@ -160,7 +162,7 @@ def _set(path: str, value: bytes) -> None:
 
 
 def _attempt(step: Callable[..., None], *arguments: object) -> None:
-    """Do what a sandbox can do without."""
+    """Run a step that a sandbox can do without, ignoring its failure."""
     try:
         step(*arguments)
     except OSError:

@@ -1,4 +1,4 @@
-"""What a process wrote to one stream, kept within bounds: the first bytes for good, the last ones in a ring."""
+"""A bounded log of one output stream of a process: it keeps the first bytes, and the last ones in a ring buffer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class OutputLog:
     """An append-only stream of bytes with absolute offsets, of which at most `head + tail` bytes are kept.
 
     Attributes:
-        total: Bytes ever written.
+        total: Number of bytes ever written.
     """
 
     def __init__(self, *, head: int = HEAD, tail: int = TAIL) -> None:
@@ -19,22 +19,22 @@ class OutputLog:
         self._tail_limit = tail
         self._head = bytearray()
         self._ring = bytearray()
-        self._origin = 0  # The offset that lies at the ring's first place.
+        self._origin = 0  # The stream offset of index 0 in the ring.
         self._shed = False
         self.total = 0
 
     @property
     def kept(self) -> int:
-        """Bytes in memory."""
+        """The number of bytes in memory."""
         return len(self._head) + len(self._ring)
 
     @property
     def tail_start(self) -> int:
-        """Offset of the oldest byte in the ring."""
+        """The offset of the oldest byte in the ring."""
         return self.total - len(self._ring)
 
     def append(self, data: bytes) -> None:
-        """Add what was just read."""
+        """Append output of the process."""
         room = self._head_limit - len(self._head)
         if room > 0 and not self._shed:
             self._head += data[:room]
@@ -44,7 +44,7 @@ class OutputLog:
             self._append_tail(data)
 
     def read(self, offset: int, limit: int) -> tuple[int, bytes]:
-        """At most `limit` kept bytes from `offset` on, and where they begin: later than asked if some were dropped."""
+        """Return at most `limit` bytes from `offset` on, and where they start: later if some of them were dropped."""
         if offset < len(self._head):
             data = bytes(self._head[offset : offset + limit])
             if offset + len(data) == len(self._head) == self.tail_start:
@@ -54,16 +54,16 @@ class OutputLog:
         return offset, self._read_tail(offset, limit)
 
     def ends(self, head: int, tail: int) -> tuple[bytes, bytes]:
-        """The first `head` and the last `tail` bytes; all of it as the first part if nothing need be left out."""
+        """Return the first `head` and the last `tail` bytes; if everything fits, all of it as the first part."""
         if self.total <= head + tail and self.kept == self.total:
             return self.read(0, self.total)[1], b""
         first = bytes(self._head[:head])
-        unbroken = self.kept == self.total
-        start = max(len(first), self.total - tail, 0 if unbroken else self.tail_start)
+        complete = self.kept == self.total
+        start = max(len(first), self.total - tail, 0 if complete else self.tail_start)
         return first, self.read(start, tail)[1]
 
     def shed(self) -> None:
-        """Forget what is kept; offsets and the total stay."""
+        """Free the kept bytes; offsets and the total stay."""
         self._shed = True
         self._head = bytearray()
         self._ring = bytearray()
