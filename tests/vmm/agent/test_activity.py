@@ -1,4 +1,4 @@
-"""Counting from tables as kernels write them, in a /proc that a test has made."""
+"""Counting processes and connections, in a fake /proc with files as the kernel writes them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LISTEN, _ESTABLISHED, _CLOSED = "0A", "01", "06"
 
 
 class Proc:
-    """A /proc with what a test puts into it."""
+    """A fake /proc that a test fills."""
 
     def __init__(self, root: Path, descriptor: int) -> None:
         self.root = root
@@ -43,7 +43,7 @@ def proc(tmp_path: Path) -> Generator[Proc]:
     os.close(descriptor)
 
 
-def test_a_guest_at_rest_has_its_kernel_its_init_and_the_agent_only(proc: Proc) -> None:
+def test_kernel_threads_init_and_the_agent_do_not_count(proc: Proc) -> None:
     proc.process(1, 0, name="init")
     proc.process(2, 0, name="kthreadd", flags=_KERNEL)
     proc.process(9, 2, name="kworker/0:1-ev", flags=_KERNEL)
@@ -52,7 +52,7 @@ def test_a_guest_at_rest_has_its_kernel_its_init_and_the_agent_only(proc: Proc) 
     assert count_processes(proc.descriptor, 70) == 0
 
 
-def test_a_daemon_that_left_its_command_counts_whatever_it_calls_itself(proc: Proc) -> None:
+def test_a_daemon_counts_whatever_its_name_is(proc: Proc) -> None:
     proc.process(1, 0, name="init")
     proc.process(70, 1, name="python3")
     proc.process(80, 70, name="sh")
@@ -61,7 +61,7 @@ def test_a_daemon_that_left_its_command_counts_whatever_it_calls_itself(proc: Pr
     assert count_processes(proc.descriptor, 70) == 3
 
 
-def test_what_has_ended_and_only_waits_to_be_reaped_does_not_count(proc: Proc) -> None:
+def test_ended_processes_that_are_not_reaped_yet_do_not_count(proc: Proc) -> None:
     proc.process(70, 1)
     proc.process(80, 70, state="Z")
     proc.process(81, 70, state="X")
@@ -75,7 +75,7 @@ def test_a_stopped_process_counts(proc: Proc) -> None:
     assert count_processes(proc.descriptor, 70) == 1
 
 
-def test_a_connection_counts_once_at_the_port_that_listens(proc: Proc) -> None:
+def test_a_loopback_connection_counts_once_at_its_listening_port(proc: Proc) -> None:
     proc.table(
         "tcp",
         ("00000000:1F90", "00000000:0000", _LISTEN),
@@ -96,7 +96,7 @@ def test_the_agents_own_connections_do_not_count(proc: Proc) -> None:
     assert count_connections(proc.descriptor, 1, frozenset({1024})) == 0
 
 
-def test_a_port_that_listens_on_both_protocols_is_one(proc: Proc) -> None:
+def test_an_ipv4_connection_to_a_port_that_listens_on_ipv6_counts_once(proc: Proc) -> None:
     anywhere, here = "0" * 32, "0000000000000000FFFF00000100007F"
     proc.table("tcp", ("0100007F:C350", "0100007F:1F90", _ESTABLISHED))
     proc.table(
@@ -107,7 +107,7 @@ def test_a_port_that_listens_on_both_protocols_is_one(proc: Proc) -> None:
     assert count_connections(proc.descriptor, 1, frozenset()) == 1
 
 
-def test_connections_to_elsewhere_do_not_count(proc: Proc) -> None:
+def test_outgoing_connections_do_not_count(proc: Proc) -> None:
     proc.table("tcp", ("0F02000A:C350", "01010101:01BB", _ESTABLISHED))
     assert count_connections(proc.descriptor, 1, frozenset()) == 0
 

@@ -18,20 +18,20 @@ JSON = st.recursive(
 
 
 @given(KINDS, st.binary(max_size=2000))
-def test_what_is_packed_can_be_unpacked(kind: int, payload: bytes) -> None:
+def test_a_packed_frame_can_be_unpacked(kind: int, payload: bytes) -> None:
     frame = frames.pack(kind, payload)
     assert frames.unpack_header(frame) == (kind, len(payload))
     assert frame[frames.HEADER.size :] == payload
 
 
 @given(st.dictionaries(st.text(), JSON, max_size=5))
-def test_an_object_survives_the_wire(value: dict[str, object]) -> None:
+def test_a_json_object_is_the_same_after_packing_and_unpacking(value: dict[str, object]) -> None:
     frame = frames.pack_json(frames.REQUEST, value)
     assert frames.unpack_json(frame[frames.HEADER.size :]) == value
 
 
 @given(st.binary(min_size=5, max_size=5))
-def test_any_header_is_taken_or_refused_cleanly(header: bytes) -> None:
+def test_any_header_is_accepted_or_raises_frame_error(header: bytes) -> None:
     try:
         kind, length = frames.unpack_header(header)
     except frames.FrameError:
@@ -41,7 +41,7 @@ def test_any_header_is_taken_or_refused_cleanly(header: bytes) -> None:
 
 
 @given(st.binary(max_size=200))
-def test_any_payload_is_taken_or_refused_cleanly(payload: bytes) -> None:
+def test_any_payload_is_accepted_or_raises_frame_error(payload: bytes) -> None:
     try:
         value = frames.unpack_json(payload)
     except frames.FrameError:
@@ -60,7 +60,7 @@ def test_an_oversized_frame_is_refused_by_its_header(kind: int) -> None:
         frames.unpack_header(struct.pack(">BI", kind, 2**32 - 1))
 
 
-def test_the_two_ends_prove_different_things() -> None:
+def test_host_and_agent_proofs_differ() -> None:
     secret, nonces = b"s" * 32, (b"a" * 32, b"h" * 32)
     assert frames.host_proof(secret, *nonces) != frames.agent_proof(secret, *nonces)
     assert frames.host_proof(secret, *nonces) != frames.host_proof(b"t" * 32, *nonces)

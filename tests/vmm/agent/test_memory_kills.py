@@ -1,4 +1,4 @@
-"""What the kernel writes when it ends a process for want of memory, and what is told of it."""
+"""The kernel's log of out-of-memory kills, and the process that a command reports from it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ KILLED = (
 
 
 class Log(MemoryKills):
-    """The kernel's log, with what a test writes into it."""
+    """A kernel log that a test writes."""
 
     def __init__(self) -> None:
         super().__init__(-1)
@@ -26,7 +26,7 @@ class Log(MemoryKills):
         self._take(KILLED.format(2, second, pid, name).encode())
 
 
-def test_a_command_is_told_of_its_own_process_and_of_its_size() -> None:
+def test_a_command_reports_its_own_killed_process_with_its_size() -> None:
     log = Log()
     log.kill(20, "1", "tail", 154)
     log.kill(21, "11/inner", "a (b) c", 155)
@@ -35,13 +35,13 @@ def test_a_command_is_told_of_its_own_process_and_of_its_size() -> None:
     assert log.of("2", 10.0) == log.of("", 10.0) == ""
 
 
-def test_what_happened_before_a_command_began_is_not_its_own() -> None:
+def test_kills_before_a_command_started_are_not_reported_for_it() -> None:
     log = Log()
     log.kill(20, "1", "tail", 154)
     assert log.of("1", 21.0) == ""
 
 
-def test_without_the_kernels_summary_the_command_that_ends_then_is_told() -> None:
+def test_a_kill_without_the_kernels_summary_line_is_reported_for_any_command() -> None:
     log = Log()
     log.kill(20, "", "tail", 154, summary=False)
     assert log.of("7", 10.0) == "tail (158 MiB)"

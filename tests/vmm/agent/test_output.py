@@ -16,9 +16,7 @@ def log_of(pieces: list[bytes], head: int = 16, tail: int = 32) -> tuple[OutputL
 
 
 @given(PIECES, st.integers(0, 40), st.integers(0, 40))
-def test_everything_is_counted_and_never_more_than_the_limits_is_kept(
-    pieces: list[bytes], head: int, tail: int
-) -> None:
+def test_all_bytes_are_counted_and_at_most_the_limits_are_kept(pieces: list[bytes], head: int, tail: int) -> None:
     log, whole = log_of(pieces, head, max(tail, 1))
     assert log.total == len(whole)
     assert log.kept <= head + max(tail, 1)
@@ -26,7 +24,7 @@ def test_everything_is_counted_and_never_more_than_the_limits_is_kept(
 
 
 @given(PIECES, st.integers(0, 400), st.integers(1, 100))
-def test_what_is_read_is_what_was_written_there(pieces: list[bytes], offset: int, limit: int) -> None:
+def test_a_read_returns_the_bytes_written_at_that_offset(pieces: list[bytes], offset: int, limit: int) -> None:
     log, whole = log_of(pieces)
     start, data = log.read(offset, limit)
     assert data == whole[start : start + len(data)]
@@ -35,7 +33,7 @@ def test_what_is_read_is_what_was_written_there(pieces: list[bytes], offset: int
 
 
 @given(PIECES)
-def test_reading_on_and_on_brings_all_that_is_kept(pieces: list[bytes]) -> None:
+def test_successive_reads_return_all_kept_bytes(pieces: list[bytes]) -> None:
     log, whole = log_of(pieces)
     offset, read = 0, 0
     while offset < log.total:
@@ -48,7 +46,7 @@ def test_reading_on_and_on_brings_all_that_is_kept(pieces: list[bytes]) -> None:
 
 
 @given(PIECES, st.integers(0, 50), st.integers(0, 50))
-def test_the_ends_are_the_ends(pieces: list[bytes], head: int, tail: int) -> None:
+def test_ends_returns_the_first_and_the_last_bytes(pieces: list[bytes], head: int, tail: int) -> None:
     log, whole = log_of(pieces)
     first, last = log.ends(head, tail)
     assert whole.startswith(first)
@@ -59,12 +57,12 @@ def test_the_ends_are_the_ends(pieces: list[bytes], head: int, tail: int) -> Non
         assert (first, last) == (whole, b"")
     else:
         assert len(first) == min(head, 16)
-        kept = len(whole) if len(whole) <= 48 else 32  # all of it, or what the ring has
+        kept = len(whole) if len(whole) <= 48 else 32  # everything, or the ring
         assert len(last) == min(tail, kept, len(whole) - len(first))
 
 
 @given(PIECES, PIECES)
-def test_a_shed_log_goes_on_with_right_offsets(before: list[bytes], after: list[bytes]) -> None:
+def test_a_log_keeps_correct_offsets_after_shed(before: list[bytes], after: list[bytes]) -> None:
     log, whole = log_of(before)
     log.shed()
     assert log.kept == 0
