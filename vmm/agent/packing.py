@@ -1,6 +1,6 @@
-"""A directory with all that is in it as one tar stream. What cannot be read is left out and told; the rest goes on.
+"""Packing a directory as one tar stream. Entries that cannot be read are skipped and reported; they do not end it.
 
-Directories are walked by descriptors and no link is followed but the one that the packed path itself may be.
+The walk opens directories by descriptor and follows no symbolic link, except if the packed path itself is one.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from .contents import member_of, pack_content
 from .tally import COMMENT, Tally
 
 PIECE = 256 * 1024
-"""Bytes of a piece of the stream, at most."""
+"""Maximum bytes of one piece of the stream."""
 DEEPEST = 400
-"""Directories within each other; every one takes a descriptor."""
+"""Maximum nesting of directories; each level takes a descriptor."""
 
-_SILENCE = 1.0
-_MADE_UP = frozenset((b"/proc", b"/sys"))
-_LOOK = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_KEEPALIVE_S = 1.0
+_KERNEL_FILE_SYSTEMS = frozenset((b"/proc", b"/sys"))
+_OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _KINDS = {stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 
 
 class _Level:
-    """A directory that is being walked."""
+    """A directory on the path of the walk."""
 
-    def __init__(self, descriptor: int, before: bytes) -> None:
+    def __init__(self, descriptor: int, prefix: bytes) -> None:
         self.descriptor = descriptor
-        self.before = before
+        self.prefix = prefix
         self.names = _names(descriptor)
 
 
@@ -41,11 +41,11 @@ class Packer:
         path: Absolute; a link is followed.
 
     Attributes:
-        tally: What is packed, and what is left out; the archive tells that at its end, see COMMENT.
-        status: The directory's.
+        tally: What was packed and what was skipped; the archive ends with the skipped entries, see COMMENT.
+        status: The stat result of the directory.
 
     Raises:
-        OSError: There is nothing, or it cannot be read.
+        OSError: The directory does not exist or cannot be read.
     """
 
     def __init__(self, path: bytes) -> None:
@@ -53,17 +53,17 @@ class Packer:
         self._path = path
         self._links: dict[tuple[int, int], bytes] = {}
         self._levels: list[_Level] = []
-        self._root = os.open(path, (_LOOK & ~os.O_NOFOLLOW) | os.O_DIRECTORY)
+        self._root = os.open(path, (_OPEN_FLAGS & ~os.O_NOFOLLOW) | os.O_DIRECTORY)
         self.status = os.fstat(self._root)
 
     def pieces(self) -> Iterator[bytes]:
-        """The stream. Every second something comes, if only nothing: as a sign of life."""
+        """Yield the stream in pieces, at least one a second; an empty one is a keepalive."""
         buffer = bytearray()
         last = time.monotonic()
         try:
             for part in self._parts():
                 now = time.monotonic()
-                if len(buffer) + len(part) > PIECE or now > last + _SILENCE:
+                if len(buffer) + len(part) > PIECE or now > last + _KEEPALIVE_S:
                     yield bytes(buffer)
                     buffer.clear()
                     last = now
@@ -73,7 +73,7 @@ class Packer:
             self.close()
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close all descriptors."""
         while self._levels:
             self._leave()
         if self._root >= 0:
@@ -90,7 +90,7 @@ class Packer:
             if name is None:
                 self._leave()
                 continue
-            path = level.before + name
+            path = level.prefix + name
             try:
                 yield from self._entry(level, name, path)
             except OSError as error:
@@ -110,11 +110,11 @@ class Packer:
         try:
             return next(level.names, None)
         except OSError as error:
-            self.tally.skip(level.before, os.strerror(error.errno or 0))
+            self.tally.skip(level.prefix, os.strerror(error.errno or 0))
             return None
 
-    def _enter(self, descriptor: int, before: bytes) -> None:
-        self._levels.append(_Level(descriptor, before))
+    def _enter(self, descriptor: int, prefix: bytes) -> None:
+        self._levels.append(_Level(descriptor, prefix))
 
     def _entry(self, level: _Level, name: bytes, path: bytes) -> Iterator[bytes]:
         status = os.stat(name, dir_fd=level.descriptor, follow_symlinks=False)
@@ -123,7 +123,7 @@ class Packer:
             yield tar.pack(member_of(path + b"/", status, tar.DIRECTORY))
             self._descend(level, name, path)
         elif kind == stat.S_IFREG:
-            yield from self._linked_or_file(level, name, path, status)
+            yield from self._file(level, name, path, status)
         elif kind == stat.S_IFLNK:
             link = os.readlink(name, dir_fd=level.descriptor)
             yield tar.pack(member_of(path, status, tar.SYMBOLIC, link=link))
@@ -132,29 +132,29 @@ class Packer:
             yield tar.pack(member_of(path, status, tar.FIFO))
             self.tally.files += 1
         else:
-            self.tally.skip(path, _KINDS.get(kind, "of an unknown kind"))
+            self.tally.skip(path, _KINDS.get(kind, "an unknown file type"))
             yield b""
 
     def _descend(self, level: _Level, name: bytes, path: bytes) -> None:
-        if self._path.rstrip(b"/") + b"/" + path in _MADE_UP:
-            self.tally.skip(path, "the kernel makes it up")
+        if self._path.rstrip(b"/") + b"/" + path in _KERNEL_FILE_SYSTEMS:
+            self.tally.skip(path, "a kernel file system")
         elif len(self._levels) >= DEEPEST:
-            self.tally.skip(path, f"more than {DEEPEST} directories within each other")
+            self.tally.skip(path, f"nested more than {DEEPEST} directories deep")
         else:
-            self._enter(os.open(name, _LOOK | os.O_DIRECTORY, dir_fd=level.descriptor), path + b"/")
+            self._enter(os.open(name, _OPEN_FLAGS | os.O_DIRECTORY, dir_fd=level.descriptor), path + b"/")
 
-    def _linked_or_file(self, level: _Level, name: bytes, path: bytes, status: os.stat_result) -> Iterator[bytes]:
+    def _file(self, level: _Level, name: bytes, path: bytes, status: os.stat_result) -> Iterator[bytes]:
         inode = (status.st_dev, status.st_ino)
         first = self._links.get(inode) if status.st_nlink > 1 else None
         if first is not None:
             yield tar.pack(member_of(path, status, tar.HARD, link=first))
             self.tally.files += 1
             return
-        descriptor = os.open(name, _LOOK, dir_fd=level.descriptor)
+        descriptor = os.open(name, _OPEN_FLAGS, dir_fd=level.descriptor)
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
-                self.tally.skip(path, "it became something else")
+                self.tally.skip(path, "it is no longer a regular file")
                 return
             yield from pack_content(descriptor, path, status, self.tally)
             if status.st_nlink > 1:

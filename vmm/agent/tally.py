@@ -1,4 +1,4 @@
-"""What an archive holds or brought, and what was left out on the way: that is told, and the rest goes on."""
+"""Counts of what was packed or unpacked, and the list of entries that were skipped."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import Any, cast
 from .entries import text
 
 COMMENT = b"comment"
-"""The extended record in which an archive tells what was left out as it was packed: every tar passes over comments."""
+"""The extended record with the entries that were skipped at packing. Every tar program ignores comments."""
 
 _KEY = "casemate.skipped"
-_MOST = 1000
-_LONGEST = 300
+_MAX_LISTED = 1000
+_MAX_TEXT = 300
 
 
 class Tally:
-    """Counts.
+    """Counts of files and bytes, and the skipped entries.
 
     Attributes:
-        files: Members, directories left aside.
+        files: Number of members, not counting directories.
         size: Bytes of content.
-        skipped: How many were left out.
-        listed: Name and reason of the first thousand of these.
+        skipped: Number of skipped entries.
+        listed: Name and reason of the first thousand skipped entries.
     """
 
     def __init__(self) -> None:
@@ -32,32 +32,32 @@ class Tally:
         self.listed: list[tuple[str, str]] = []
 
     def skip(self, path: bytes, reason: str) -> None:
-        """One more is left out."""
+        """Count a skipped entry."""
         self.skipped += 1
-        if len(self.listed) < _MOST:
+        if len(self.listed) < _MAX_LISTED:
             self.listed.append((_short(text(path) or "."), reason))
 
     def report(self) -> dict[str, Any]:
-        """All of it, for the host."""
+        """Return all counts for the host."""
         return {"files": self.files, "size": self.size, "skipped": self.skipped, "listed": self.listed}
 
     def comment(self) -> bytes:
-        """What was left out, as one line for an archive."""
+        """Return the skipped entries as one line for the archive."""
         return json.dumps({_KEY: self.listed, "count": self.skipped}, separators=(",", ":")).encode()
 
-    def take(self, comment: bytes) -> None:
-        """Add what an archive tells was left out; any other comment is nothing."""
+    def add_comment(self, comment: bytes) -> None:
+        """Add the skipped entries from an archive's comment; ignore any other comment."""
         try:
-            told: object = json.loads(comment)
+            value: object = json.loads(comment)
         except (ValueError, RecursionError):
             return
-        if not isinstance(told, dict):
+        if not isinstance(value, dict):
             return
-        values = cast("dict[str, Any]", told)
+        values = cast("dict[str, Any]", value)
         listed, count = values.get(_KEY), values.get("count")
         if not isinstance(listed, list) or not isinstance(count, int):
             return
-        for item in cast("list[object]", listed)[: _MOST - len(self.listed)]:
+        for item in cast("list[object]", listed)[: _MAX_LISTED - len(self.listed)]:
             match item:
                 case [str(name), str(reason)]:
                     self.listed.append((_short(name), _short(reason)))
@@ -67,4 +67,4 @@ class Tally:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 80]}...{name[-77:]}"
+    return name if len(name) <= _MAX_TEXT else f"{name[: _MAX_TEXT - 80]}...{name[-77:]}"

@@ -1,7 +1,7 @@
-"""A tar stream into a directory. No member gets out of it, whatever the archive says and whatever lies there.
+"""Unpacking a tar stream into a directory. No member can escape it, whatever the archive or the directory holds.
 
-Every step goes by descriptors and names of one directory: no link is ever followed, none that was there, none that the
-archive brought. New content takes its name only when it is whole; nothing that exists is written into.
+Every step uses a directory's descriptor and a single name, so no symbolic link is ever followed, neither an existing
+one nor one of the archive. A new file is renamed to its name only when it is complete; no existing file is written to.
 """
 
 from __future__ import annotations
@@ -16,32 +16,33 @@ from .directories import FATAL, Directories, Refusal, split
 from .tally import Tally
 from .tar_stream import TarStream, Waiting
 
-_DEVICES = {tar.CHARACTER, tar.BLOCKS}
+_DEVICES = {tar.CHARACTER_DEVICE, tar.BLOCK_DEVICE}
 _PERMISSIONS = 0o777
 
 
-class _Left:
-    """What has not been read of a member's content."""
+class _Remaining:
+    """The number of bytes of a member's content that were not read yet."""
 
     def __init__(self, count: int) -> None:
         self.bytes = count
 
 
 class Unpacker:
-    """Takes a stream piece by piece and makes what is in it.
+    """Unpacks a stream that arrives in pieces.
 
-    Devices are left out. Owners, and the bits that lend them, are left aside unless `owners` is given. What cannot be
-    made is left out and told; a full disk, or what is no archive, ends the whole, and what was made before stays.
+    Devices are skipped. Owners and the setuid, setgid and sticky bits are ignored unless `owners` is set. Members that
+    cannot be created are skipped and reported. A full disk or an invalid archive ends the unpacking; what was created
+    before stays.
 
     Args:
-        root: A directory's descriptor, taken over; see `close`.
-        fresh: The directory was made for this: it gets the mode and time that the archive has for it.
-        umask: Permissions that nothing gets.
-        owners: Whether everything gets the archive's owners.
-        inward: Whether links that lead out of the directory, or might, are left out: for archives that are not trusted.
+        root: The directory's descriptor; the unpacker owns it, see `close`.
+        fresh: Whether the directory was created for this; if so, it gets the mode and time from the archive.
+        umask: Permission bits that no member gets.
+        owners: Whether members get the owners from the archive.
+        inward: Whether to skip links that point, or might point, outside the directory, for untrusted archives.
 
     Attributes:
-        tally: What was made, and what was left out, here and as the archive was packed.
+        tally: What was created, and what was skipped at unpacking and at packing.
     """
 
     def __init__(
@@ -51,8 +52,10 @@ class Unpacker:
         self._owners = owners
         self._inward = inward
         self._mask = (0o7777 if owners else _PERMISSIONS) & ~umask
-        self._directories = Directories(root, self._dress_directory, fresh=fresh, mode=_PERMISSIONS & ~umask & ~0o022)
-        self._drafts = 0
+        self._directories = Directories(
+            root, self._set_directory_metadata, fresh=fresh, mode=_PERMISSIONS & ~umask & ~0o022
+        )
+        self._temporaries = 0
         self._token = os.urandom(8).hex().encode()
         self._stream = TarStream()
         self._ended = False
@@ -60,41 +63,41 @@ class Unpacker:
         next(self._steps)
 
     def feed(self, data: bytes) -> None:
-        """Take the stream's next piece.
+        """Unpack the stream's next piece.
 
         Raises:
-            TarError: It is no tar archive.
+            TarError: The stream is not a valid tar archive.
             OSError: The disk is full.
         """
         if not self._ended:
             self._steps.send(data)
 
     def finish(self) -> None:
-        """The stream is over.
+        """Finish after the stream's last piece.
 
         Raises:
-            TarError: The archive is not.
+            TarError: The archive is incomplete.
         """
         if not self._ended:
-            raise tar.TarError("the archive ends in its middle")
+            raise tar.TarError("the archive is truncated")
         self.close()
 
     def close(self) -> None:
-        """Close what is open; of a file that is not whole nothing stays."""
+        """Close all descriptors, and remove a file that is incomplete."""
         self._ended = True
         self._steps.close()
         self._directories.close()
 
     def _run(self) -> Waiting[None]:
         while (member := (yield from self._stream.member(self.tally))) is not None:
-            # Links and the like have no content, whatever their size says.
+            # Links, devices and the like have no content, whatever size their header states.
             size = 0 if member.kind in tar.KINDS and member.kind != tar.REGULAR else member.size
-            left = _Left(size + -size % tar.BLOCK)
+            remaining = _Remaining(size + -size % tar.BLOCK)
             try:
                 if b"\0" in member.path + member.link:
-                    raise Refusal("there is a NUL in its name")  # noqa: TRY301 - told like the others
+                    raise Refusal("its name or link contains a NUL character")  # noqa: TRY301 (reported like the others)
                 if member.kind == tar.REGULAR:
-                    yield from self._file(member, left)
+                    yield from self._file(member, remaining)
                 else:
                     self._make(member)
             except Refusal as refusal:
@@ -103,24 +106,24 @@ class Unpacker:
                 if error.errno in FATAL:
                     raise
                 self.tally.skip(member.path, os.strerror(error.errno or 0))
-            while left.bytes:
-                left.bytes -= len((yield from self._stream.some(left.bytes)))
+            while remaining.bytes:
+                remaining.bytes -= len((yield from self._stream.some(remaining.bytes)))
         self._directories.leave()
         self._ended = True
         yield
 
-    def _file(self, member: tar.Member, left: _Left) -> Waiting[None]:
+    def _file(self, member: tar.Member, remaining: _Remaining) -> Waiting[None]:
         with self._new_file(member) as descriptor:
             parts = [(0, member.size)]
             if member.whole is not None:
-                parts, told = yield from self._stream.holes(member)
-                left.bytes -= told
+                parts, map_size = yield from self._stream.sparse_map(member)
+                remaining.bytes -= map_size
             for start, length in parts:
                 os.lseek(descriptor, start, os.SEEK_SET)
-                end = left.bytes - length
-                while left.bytes > end:
-                    piece = yield from self._stream.some(left.bytes - end)
-                    left.bytes -= len(piece)
+                end = remaining.bytes - length
+                while remaining.bytes > end:
+                    piece = yield from self._stream.some(remaining.bytes - end)
+                    remaining.bytes -= len(piece)
                     _write(descriptor, piece)
                     self.tally.size += len(piece)
             if member.whole is not None:
@@ -135,25 +138,25 @@ class Unpacker:
             case tar.HARD:
                 self._hard_link(member)
             case tar.FIFO:
-                with self._draft(member) as (parent, draft):
-                    os.mkfifo(draft, 0o600, dir_fd=parent)
-                    descriptor = os.open(draft, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW, dir_fd=parent)
+                with self._temporary(member) as (parent, temporary):
+                    os.mkfifo(temporary, 0o600, dir_fd=parent)
+                    descriptor = os.open(temporary, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW, dir_fd=parent)
                     try:
-                        self._dress(descriptor, member)
+                        self._set_metadata(descriptor, member)
                     finally:
                         os.close(descriptor)
             case _:
-                kind = "a device" if member.kind in _DEVICES else f"of a kind {member.kind!r} that is not known here"
+                kind = "a device" if member.kind in _DEVICES else f"an unknown member type {member.kind!r}"
                 raise Refusal(kind)
 
     def _link(self, member: tar.Member) -> None:
-        if self._inward and _leads_out(len(split(member.path)) - 1, member.link):
-            raise Refusal("a link that leads out of the directory")
-        with self._draft(member) as (parent, draft):
-            os.symlink(member.link, draft, dir_fd=parent)
+        if self._inward and _points_outside(len(split(member.path)) - 1, member.link):
+            raise Refusal("a link that points outside the directory")
+        with self._temporary(member) as (parent, temporary):
+            os.symlink(member.link, temporary, dir_fd=parent)
             if self._owners:
-                os.chown(draft, member.uid, member.gid, dir_fd=parent, follow_symlinks=False)
-            _set_time(draft, member, parent)
+                os.chown(temporary, member.uid, member.gid, dir_fd=parent, follow_symlinks=False)
+            _set_time(temporary, member, parent)
 
     def _hard_link(self, member: tar.Member) -> None:
         *above, last = split(member.link) or [b"."]
@@ -161,62 +164,62 @@ class Unpacker:
         try:
             status = os.stat(last, dir_fd=origin, follow_symlinks=False)
             if not stat.S_ISREG(status.st_mode):
-                raise Refusal("a hard link to what is no file")
-            with self._draft(member) as (parent, draft):
-                os.link(last, draft, src_dir_fd=origin, dst_dir_fd=parent, follow_symlinks=False)
+                raise Refusal("a hard link whose target is not a regular file")
+            with self._temporary(member) as (parent, temporary):
+                os.link(last, temporary, src_dir_fd=origin, dst_dir_fd=parent, follow_symlinks=False)
         finally:
             os.close(origin)
 
     @contextlib.contextmanager
     def _new_file(self, member: tar.Member) -> Generator[int]:
-        with self._draft(member) as (parent, draft):
+        with self._temporary(member) as (parent, temporary):
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            descriptor = os.open(draft, flags, 0o600, dir_fd=parent)
+            descriptor = os.open(temporary, flags, 0o600, dir_fd=parent)
             try:
                 yield descriptor
-                self._dress(descriptor, member)
+                self._set_metadata(descriptor, member)
             finally:
                 os.close(descriptor)
 
     @contextlib.contextmanager
-    def _draft(self, member: tar.Member) -> Generator[tuple[int, bytes]]:
-        """The directory that a member goes into, and a name to make it under, which becomes its own at the end."""
+    def _temporary(self, member: tar.Member) -> Generator[tuple[int, bytes]]:
+        """Yield a member's directory and a temporary name; rename the temporary to the member's name at the end."""
         *above, last = split(member.path) or [b""]
         if not last:
-            raise Refusal("it has no name")
+            raise Refusal("its name is empty")
         parent = self._directories.enter(above)
-        self._drafts += 1
-        draft = b".casemate-%s-%d" % (self._token, self._drafts)
-        named = False
+        self._temporaries += 1
+        temporary = b".casemate-%s-%d" % (self._token, self._temporaries)
+        renamed = False
         try:
-            yield parent, draft
-            os.rename(draft, last, src_dir_fd=parent, dst_dir_fd=parent)
-            # To put a link in the place of another one to the same file does nothing, and leaves both.
-            named = member.kind != tar.HARD
+            yield parent, temporary
+            os.rename(temporary, last, src_dir_fd=parent, dst_dir_fd=parent)
+            # Renaming a hard link onto another link to the same file does nothing and leaves both.
+            renamed = member.kind != tar.HARD
             self.tally.files += 1
         finally:
-            if not named:
+            if not renamed:
                 with contextlib.suppress(OSError):
-                    os.unlink(draft, dir_fd=parent)
+                    os.unlink(temporary, dir_fd=parent)
 
-    def _dress_directory(self, descriptor: int, member: tar.Member) -> None:
+    def _set_directory_metadata(self, descriptor: int, member: tar.Member) -> None:
         try:
-            self._dress(descriptor, member)
+            self._set_metadata(descriptor, member)
         except OSError as error:
-            self.tally.skip(member.path, f"its mode and time: {os.strerror(error.errno or 0)}")
+            self.tally.skip(member.path, f"its mode and time were not set: {os.strerror(error.errno or 0)}")
 
-    def _dress(self, descriptor: int, member: tar.Member) -> None:
+    def _set_metadata(self, descriptor: int, member: tar.Member) -> None:
         if self._owners:
             os.fchown(descriptor, member.uid, member.gid)
         os.fchmod(descriptor, member.mode & self._mask)
         _set_time(descriptor, member)
 
 
-def _leads_out(depth: int, link: bytes) -> bool:
-    """Whether a link in so many directories could lead out of the outermost.
+def _points_outside(depth: int, link: bytes) -> bool:
+    """Tell whether a link, `depth` directories below the root, could point outside the root.
 
-    Steps upwards count only at its beginning, where they leave real directories: after a name, which may be another
-    link, nobody knows what they leave.
+    Leading `..` parts leave real directories and can be counted. After a name, which may itself be a link, the effect
+    of `..` is unknown.
     """
     if link.startswith(b"/"):
         return True
@@ -227,7 +230,7 @@ def _leads_out(depth: int, link: bytes) -> bool:
 
 def _set_time(where: int | bytes, member: tar.Member, parent: int | None = None) -> None:
     times = (member.mtime_ns, member.mtime_ns)
-    # A time that the file system cannot have is no reason to leave a file out.
+    # A time that the file system cannot store is no reason to skip the file.
     with contextlib.suppress(OverflowError):
         if isinstance(where, int):
             os.utime(where, ns=times)

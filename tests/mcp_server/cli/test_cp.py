@@ -149,8 +149,8 @@ async def test_links_from_a_sandbox_that_point_outside_the_target_need_an_option
     done = await cli("cp", f"box:{guest}/tree", "out")
     assert done.status == 1
     assert sorted(done.err.splitlines()[:2]) == [
-        f"Skipped box:{guest}/tree/bin/python: a link that leads out of the directory.",
-        f"Skipped box:{guest}/tree/up: a link that leads out of the directory.",
+        f"Skipped box:{guest}/tree/bin/python: a link that points outside the directory.",
+        f"Skipped box:{guest}/tree/up: a link that points outside the directory.",
     ]
     assert (cli.cwd / "out" / "in").is_symlink()
     assert not (cli.cwd / "out" / "up").is_symlink()

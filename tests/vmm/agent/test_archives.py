@@ -1,4 +1,4 @@
-"""Trees as tar streams: our own there and back, and with other programs at the other end."""
+"""Trees as tar streams: packed and unpacked by the agent, and exchanged with other programs."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_tree_is_the_same_after_it_was_packed_and_unpacked(tree: Path, tmp_pat
     assert tally.skipped == 0
 
 
-def test_what_is_packed_here_other_programs_unpack(tree: Path, tmp_path: Path) -> None:
+def test_other_programs_unpack_what_the_agent_packs(tree: Path, tmp_path: Path) -> None:
     data, _ = packed(tree)
     by_tar = tmp_path / "tar"
     by_tar.mkdir()
@@ -76,7 +76,7 @@ def test_what_is_packed_here_other_programs_unpack(tree: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("form", ["gnu", "pax", "ustar", "v7"])
-def test_what_tar_packs_is_unpacked_here(tree: Path, tmp_path: Path, form: str) -> None:
+def test_the_agent_unpacks_what_tar_packs(tree: Path, tmp_path: Path, form: str) -> None:
     sparse = ["-S"] if form == "pax" else []
     hidden = ["--exclude=holes", "--exclude=empty"] if form != "pax" else []
     if form in {"ustar", "v7"}:
@@ -91,7 +91,7 @@ def test_what_tar_packs_is_unpacked_here(tree: Path, tmp_path: Path, form: str) 
     assert len(got) > 15
 
 
-def test_what_python_packs_is_unpacked_here(tree: Path, tmp_path: Path) -> None:
+def test_the_agent_unpacks_what_python_packs(tree: Path, tmp_path: Path) -> None:
     (tree / "holes").unlink()
     for form in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT):
         file = io.BytesIO()
@@ -101,7 +101,7 @@ def test_what_python_packs_is_unpacked_here(tree: Path, tmp_path: Path) -> None:
         assert set(look(tmp_path / f"back-{form}")) == set(look(tree))
 
 
-def test_what_cannot_be_packed_is_named_and_the_rest_goes_on(tmp_path: Path) -> None:
+def test_entries_that_cannot_be_packed_are_skipped_and_reported(tmp_path: Path) -> None:
     top = tmp_path / "tree"
     top.mkdir()
     (top / "file").write_text("file")
@@ -119,7 +119,7 @@ def test_what_cannot_be_packed_is_named_and_the_rest_goes_on(tmp_path: Path) -> 
     assert sorted(name for name, _ in tally.listed) == sorted(names)
     assert dict(tally.listed)["socket"] == "a socket"
     back = unpacked(data, tmp_path / "back")
-    assert (back.skipped, back.listed) == (tally.skipped, tally.listed), "the archive tells it itself"
+    assert (back.skipped, back.listed) == (tally.skipped, tally.listed), "the archive does not list what was skipped"
     assert (tmp_path / "back" / "file").read_text() == "file"
     other = tmp_path / "other"
     other.mkdir()
@@ -127,7 +127,7 @@ def test_what_cannot_be_packed_is_named_and_the_rest_goes_on(tmp_path: Path) -> 
     assert (other / "file").read_text() == "file"
 
 
-def test_files_of_the_kernel_are_packed_as_long_as_they_are(tmp_path: Path) -> None:
+def test_files_that_the_kernel_generates_are_packed_with_their_real_length(tmp_path: Path) -> None:
     data, _ = packed(Path("/sys/class/net/lo"))
     unpacked(data, tmp_path / "back")
     assert (tmp_path / "back" / "mtu").read_bytes() == Path("/sys/class/net/lo/mtu").read_bytes()
@@ -161,7 +161,7 @@ def test_a_file_that_changes_while_it_is_packed_does_not_break_the_stream(tmp_pa
         assert tally.listed == [("file", "it was truncated while it was read; the rest is zeros")]
 
 
-def test_directories_too_deep_are_left_out_and_the_rest_goes_on(tmp_path: Path) -> None:
+def test_directories_nested_too_deep_are_skipped_and_reported(tmp_path: Path) -> None:
     deep = tmp_path / "tree"
     deep.mkdir()
     here = os.open(deep, os.O_RDONLY)
@@ -173,13 +173,13 @@ def test_directories_too_deep_are_left_out_and_the_rest_goes_on(tmp_path: Path) 
     os.close(here)
     (deep / "file").write_text("file")
     data, tally = packed(deep)
-    assert [reason for _, reason in tally.listed] == ["more than 400 directories within each other"]
+    assert [reason for _, reason in tally.listed] == ["nested more than 400 directories deep"]
     assert unpacked(data, tmp_path / "back").skipped == 1
     assert (tmp_path / "back" / "file").read_text() == "file"
     subprocess.run(["rm", "-rf", deep, tmp_path / "back"], check=True)
 
 
-def test_owners_are_kept_where_that_is_wanted(tmp_path: Path) -> None:
+def test_owners_are_restored_only_on_request(tmp_path: Path) -> None:
     if not ROOT:
         pytest.skip("needs root to give files away")
     top = tmp_path / "tree"
@@ -199,18 +199,18 @@ def test_owners_are_kept_where_that_is_wanted(tmp_path: Path) -> None:
     assert (tmp_path / "mine" / "file").stat().st_mode & 0o7777 == 0o755
 
 
-def test_what_ends_in_its_middle_is_told_and_leaves_no_half_file(tree: Path, tmp_path: Path) -> None:
+def test_a_truncated_archive_is_refused_and_leaves_no_partial_file(tree: Path, tmp_path: Path) -> None:
     data, _ = packed(tree)
     for number, end in enumerate((0, 100, 512, 2_000_000, len(data) - 1024)):
         into = tmp_path / f"cut-{number}"
-        with pytest.raises(TarError, match="ends in its middle"):
+        with pytest.raises(TarError, match="archive is truncated"):
             unpacked(data[:end], into)
         for path in into.rglob("*"):
             assert not path.name.startswith(".casemate-")
 
 
 @pytest.mark.parametrize("data", [b"x" * 1024, b"\x1f\x8b" + bytes(1000), os.urandom(4096)])
-def test_what_is_no_archive_is_refused(tmp_path: Path, data: bytes) -> None:
+def test_data_that_is_not_an_archive_is_refused(tmp_path: Path, data: bytes) -> None:
     with pytest.raises(TarError, match="checksum"):
         unpacked(data, tmp_path / "back")
     assert list((tmp_path / "back").iterdir()) == []

@@ -1,4 +1,4 @@
-"""Archives that want to get out of the directory that they are unpacked into, or to wear down who unpacks them."""
+"""Archives that try to escape the directory that they are unpacked into, or to exhaust memory or crash the unpacker."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vmm.agent.unpacking import Unpacker
 
 
 class Archive:
-    """An archive that is put together member by member, however wrong."""
+    """An archive that is built member by member, valid or not."""
 
     def __init__(self) -> None:
         self.file = io.BytesIO()
@@ -39,7 +39,7 @@ class Archive:
 
 @pytest.fixture
 def target(tmp_path: Path) -> Path:
-    """Where an archive goes, beside what it must not touch."""
+    """The directory to unpack into, next to files that must not change."""
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "victim").write_text("untouched")
     (tmp_path / "target").mkdir()
@@ -59,13 +59,13 @@ def untouched(target: Path) -> Generator[None]:
 
 @pytest.mark.parametrize("name", ["../outside/new", "a/../../outside/new", "..", "a/..", "/../outside/new", "./../new"])
 @pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.FIFOTYPE, tarfile.LNKTYPE])
-def test_no_name_leads_upwards(target: Path, name: str, kind: bytes) -> None:
+def test_names_with_parent_directories_are_skipped(target: Path, name: str, kind: bytes) -> None:
     tally = unpacked(Archive().add("file", data=b"x").add(name, kind, link="file").add("after").data, target)
     assert [reason for _, reason in tally.listed] == ["its path contains '..'"]
     assert {path.name for path in target.iterdir()} == {"file", "after"}
 
 
-def test_an_absolute_name_is_taken_from_the_directory(target: Path) -> None:
+def test_an_absolute_name_is_relative_to_the_directory(target: Path) -> None:
     unpacked(Archive().add(f"{target.parent}/outside/victim", data=b"mine").data, target)
     assert (target / str(target.parent).lstrip("/") / "outside" / "victim").read_text() == "mine"
 
@@ -85,7 +85,7 @@ def test_nothing_is_written_through_a_link(target: Path, link: str) -> None:
     assert (target / "hard").read_text() == "own"
 
 
-def test_a_link_that_was_there_before_is_not_followed_either(target: Path) -> None:
+def test_an_existing_link_is_not_followed_either(target: Path) -> None:
     (target / "door").symlink_to("../outside")
     (target / "file").symlink_to("../outside/victim")
     tally = unpacked(Archive().add("door/victim", data=b"mine").add("file", data=b"mine").data, target)
@@ -93,8 +93,8 @@ def test_a_link_that_was_there_before_is_not_followed_either(target: Path) -> No
     assert (target / "file").read_text() == "mine"
 
 
-def test_a_hard_link_to_a_link_is_none(target: Path) -> None:
-    # It would take the link to another place, where its way leads elsewhere.
+def test_hard_links_to_anything_but_files_are_skipped(target: Path) -> None:
+    # A hard link would move the symbolic link to another directory, where it points elsewhere.
     archive = Archive().add("a/b", tarfile.SYMTYPE, link="../..").add("c", tarfile.LNKTYPE, link="a/b")
     archive.add("gone", tarfile.LNKTYPE, link="nothing").add("dir", tarfile.LNKTYPE, link="a")
     tally = unpacked(archive.data, target)
@@ -119,7 +119,7 @@ def test_a_hard_link_to_a_link_is_none(target: Path) -> None:
         ("a//l", "../..", False),
     ],
 )
-def test_from_those_not_trusted_only_links_that_stay_within_are_made(
+def test_of_an_untrusted_archive_only_links_within_the_directory_are_created(
     target: Path, name: str, link: str, made: bool
 ) -> None:
     archive = Archive().add(name, tarfile.SYMTYPE, link=link).data
@@ -128,13 +128,13 @@ def test_from_those_not_trusted_only_links_that_stay_within_are_made(
     assert (tally.skipped == 0) is made
 
 
-def test_two_links_within_do_not_add_up_to_one_that_leads_out(target: Path) -> None:
+def test_two_links_within_the_directory_cannot_be_combined_to_escape_it(target: Path) -> None:
     archive = Archive().add("a/up", tarfile.SYMTYPE, link="..").add("b", tarfile.SYMTYPE, link="a/up/..")
     tally = unpacked(archive.data, target, inward=True)
-    assert tally.listed == [("b", "a link that leads out of the directory")]
+    assert tally.listed == [("b", "a link that points outside the directory")]
 
 
-def test_devices_are_not_made_and_bits_that_lend_rights_are_dropped(target: Path) -> None:
+def test_devices_are_skipped_and_setuid_setgid_and_sticky_bits_are_dropped(target: Path) -> None:
     archive = Archive().add("null", tarfile.CHRTYPE).add("disk", tarfile.BLKTYPE)
     archive.add("suid", data=b"x", mode=0o6755).add("dir", tarfile.DIRTYPE, mode=0o3777)
     tally = unpacked(archive.data, target)
@@ -143,7 +143,7 @@ def test_devices_are_not_made_and_bits_that_lend_rights_are_dropped(target: Path
     assert stat.S_IMODE((target / "dir").stat().st_mode) == 0o777
 
 
-def test_members_of_one_name_take_each_others_place_but_never_a_directorys(target: Path) -> None:
+def test_a_later_member_of_the_same_name_replaces_a_file_but_never_a_directory(target: Path) -> None:
     archive = Archive().add("x", data=b"first").add("x", tarfile.SYMTYPE, link="y").add("x", data=b"last")
     archive.add("d/in", data=b"in").add("d", data=b"file").add("d", tarfile.SYMTYPE, link="/")
     archive.add("x/under", data=b"under")
@@ -153,7 +153,7 @@ def test_members_of_one_name_take_each_others_place_but_never_a_directorys(targe
     assert (target / "d" / "in").read_bytes() == b"in"
 
 
-def test_what_shares_a_file_is_not_changed_with_it(target: Path) -> None:
+def test_replacing_a_hard_link_does_not_change_the_other_link(target: Path) -> None:
     (target / "old").write_text("old")
     archive = Archive().add("also", tarfile.LNKTYPE, link="old").add("also", tarfile.LNKTYPE, link="old")
     unpacked(archive.add("also", data=b"new", mode=0o600).data, target)
@@ -161,7 +161,7 @@ def test_what_shares_a_file_is_not_changed_with_it(target: Path) -> None:
     assert sorted(path.name for path in target.iterdir()) == ["also", "old"]
 
 
-def test_names_that_no_file_can_have_are_left_out(target: Path) -> None:
+def test_names_that_no_file_can_have_are_skipped(target: Path) -> None:
     odd = tar.pack(Member(path=b"x", records={b"path": b"nul\0here"}))
     other = tar.pack(Member(path=b"link", kind=tar.SYMBOLIC, records={b"linkpath": b"a\0b"}))
     long = tar.pack(Member(path=b"n" * 300))
@@ -184,7 +184,7 @@ def test_names_that_no_file_can_have_are_left_out(target: Path) -> None:
         Member(path=b"x", size=512, records={b"GNU.sparse.major": b"1", b"GNU.sparse.realsize": b"9" * 30}),
     ],
 )
-def test_figures_that_cannot_be_end_it(target: Path, member: tar.Member) -> None:
+def test_invalid_numbers_end_the_unpacking(target: Path, member: tar.Member) -> None:
     with pytest.raises(TarError):
         unpacked(tar.pack(member) + bytes(4096), target)
     assert list(target.iterdir()) == []
@@ -194,7 +194,7 @@ def test_figures_that_cannot_be_end_it(target: Path, member: tar.Member) -> None
     "holes",
     [b"1\n0\n99999\n", b"1\n5000\n10\n", b"2\n0\n10\n", b"x\n", b"-1\n", b"99999999\n", b"0" * 512, b"1\n-5\n10\n"],
 )
-def test_maps_of_holes_that_do_not_fit_end_it(target: Path, holes: bytes) -> None:
+def test_invalid_sparse_maps_end_the_unpacking(target: Path, holes: bytes) -> None:
     content = holes + tar.padding(len(holes)) + bytes(512)
     data = tar.pack(Member(path=b"x", size=len(content), whole=1000)) + content + tar.END
     with pytest.raises(TarError):
@@ -202,14 +202,14 @@ def test_maps_of_holes_that_do_not_fit_end_it(target: Path, holes: bytes) -> Non
     assert list(target.iterdir()) == []
 
 
-def test_times_that_no_file_can_have_are_left_aside(target: Path) -> None:
+def test_times_that_no_file_can_have_are_ignored(target: Path) -> None:
     times = b"999999999999999999", b"-99999999999999999", b"99999999999999"
     data = b"".join(tar.pack(Member(path=b"f%d" % at, records={b"mtime": time})) for at, time in enumerate(times))
     assert unpacked(data + tar.END, target).skipped == 0
     assert len(list(target.iterdir())) == 3
 
 
-def test_every_damaged_byte_of_an_archive_ends_in_order(target: Path) -> None:
+def test_an_archive_with_any_damaged_byte_is_unpacked_or_refused(target: Path) -> None:
     archive = Archive().add("d/é" + "x" * 120, data=b"content").add("l", tarfile.SYMTYPE, link="d").data
     for at in range(0, len(archive) - 1024, 11):
         for byte in (0, 0x41, 0xFF):
@@ -235,7 +235,7 @@ def test_tens_of_thousands_of_members_take_no_memory(target: Path) -> None:
     assert list(target.iterdir()) == []
 
 
-def test_a_comment_that_pretends_is_only_text(target: Path) -> None:
+def test_a_forged_comment_is_bounded_and_validated(target: Path) -> None:
     comments = [
         b'{"casemate.skipped":[["a","b"],[1,2],"x",{}],"count":-5}',
         b'{"casemate.skipped":5,"count":1}',
@@ -247,7 +247,7 @@ def test_a_comment_that_pretends_is_only_text(target: Path) -> None:
     assert (tally.skipped, len(tally.listed), tally.listed[0]) == (5000, 1000, ("a", "b"))
 
 
-def test_archives_of_other_tenants_of_the_format_are_told_by_what_they_are(target: Path) -> None:
+def test_members_of_unknown_kinds_are_skipped_and_reported(target: Path) -> None:
     data = tar.pack(Member(path=b"volume", kind=b"V")) + tar.pack(Member(path=b"old", kind=b"S", size=5))
     tally = unpacked(data + bytes(512) + Archive().add("after").data, target)
     assert [name for name, _ in tally.listed] == ["volume", "old"]

@@ -16,11 +16,11 @@ def test_a_user_is_found_by_name_and_by_number() -> None:
     assert (by_name.uid, by_name.gid, by_name.home) == (0, known.pw_gid, known.pw_dir.encode())
 
 
-def test_nobody_in_particular_is_whom_the_agent_runs_as() -> None:
+def test_an_empty_name_is_the_agents_own_user() -> None:
     assert Users().find(b"").uid == os.geteuid()
 
 
-def test_the_groups_are_those_of_the_files() -> None:
+def test_a_user_has_the_same_groups_as_in_the_c_library() -> None:
     for entry in pwd.getpwall():
         assert set(Users().find(entry.pw_name.encode()).groups) == set(os.getgrouplist(entry.pw_name, entry.pw_gid))
 

@@ -1,4 +1,4 @@
-"""Directories with everything that a tar archive can hold, and what one sees of them."""
+"""Directories with everything that a tar archive can hold, and their comparison."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MIB = 1024 * 1024
 
 
 def grow(top: Path) -> None:
-    """A directory with files of all kinds, sizes, names, modes and times."""
+    """Fill a directory with files of all kinds, sizes, names, modes and times."""
     (top / "sub" / "deep").mkdir(parents=True)
     (top / "hollow").mkdir()
     (top / "empty").touch()
@@ -46,7 +46,7 @@ def grow(top: Path) -> None:
 
 
 def look(top: Path) -> dict[str, tuple[Any, ...]]:
-    """All that is below a directory: kind, mode, time, and content, or where it leads."""
+    """Return kind, mode, time and content (or link target) of everything below a directory."""
     found: dict[str, tuple[Any, ...]] = {}
     for path in (top, *top.rglob("*")):
         status = path.lstat()
@@ -62,7 +62,7 @@ def look(top: Path) -> dict[str, tuple[Any, ...]]:
 
 
 def pieces(path: Path) -> list[tuple[int, bytes]]:
-    """A sparse file's content that is no zeros, by offset."""
+    """Return the parts of a sparse file that are not zeros, with their offsets."""
     found: list[tuple[int, bytes]] = []
     with path.open("rb") as file:
         at = 0
@@ -80,6 +80,6 @@ def pieces(path: Path) -> list[tuple[int, bytes]]:
 
 
 def socket_at(path: Path) -> None:
-    """Leave a socket there."""
+    """Create a socket file."""
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(path))
