@@ -1,7 +1,7 @@
-"""One started program: its pipes, its output, its end.
+"""One started program: its pipes, its output and its exit status.
 
-Whoever waits for a process pumps it, that is, moves its bytes: a short command needs no second thread. Exactly one
-thread pumps at a time; others read what is kept and wait on the condition.
+The thread that waits for a process also pumps it, that is, moves its input and output, so a short command needs no
+second thread. Exactly one thread pumps at a time; the others read the kept output and wait on the condition.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from .spawn import Child
 from .trees import Tree, Trees
 
 _PIECE = 64 * 1024
-_WIDE = 1024 * 1024
+_WIDE_PIPE = 1024 * 1024
 _F_SETPIPE_SZ = 1031
-_SILENCE = 0.1
-"""Seconds without output after the main process's end until it counts as finished although others hold its pipes."""
-_PATIENCE = 1.0
-"""Seconds after the main process's end until it counts as finished although others still write."""
-_LONGEST = 1000.0
-"""Seconds to wait at once; longer waits are several."""
+_SETTLE_QUIET_S = 0.1
+"""Seconds without output after the main process ended, until it counts as settled though others hold its pipes open."""
+_SETTLE_MAX_S = 1.0
+"""Seconds after the main process ended, until it counts as settled though others still write to its pipes."""
+_MAX_WAIT_S = 1000.0
+"""Maximum seconds of one wait; a longer wait takes several."""
 _MAX_PENDING = 4 * 1024 * 1024
 _MAX_LABEL = 1000
 _READABLE = select.POLLIN
@@ -40,7 +40,7 @@ _READABLE = select.POLLIN
 
 @dataclass(slots=True, kw_only=True)
 class Streams:
-    """The agent's ends of a process's streams; -1 for what it does not have."""
+    """The agent's ends of a process's streams; -1 for a stream that it does not have."""
 
     stdin: int = -1
     stdout: int = -1
@@ -53,11 +53,11 @@ class Process:
     """A running or finished program.
 
     Attributes:
-        pid: As the sandbox's programs know it.
-        running: Whether the main process has not ended.
-        settled: Whether it has ended and its output has fallen silent: it may be reported as finished.
-        drained: Whether all its pipes are closed too: nothing more can come.
-        changed: Notified with every piece of output and every change of state.
+        pid: Its pid in the sandbox's PID namespace.
+        running: Whether the main process still runs.
+        settled: Whether the main process has ended and its output has stopped, so that it can be reported as finished.
+        drained: Whether all its output pipes are closed too, so that no more output can follow.
+        changed: Notified of new output and of every state change.
     """
 
     def __init__(
@@ -104,19 +104,19 @@ class Process:
 
     @property
     def running(self) -> bool:
-        """Whether the main process has not ended."""
+        """Tell whether the main process still runs."""
         return self._status is None
 
     def pump(self, *, until: float | None = None, watch: Channel | None = None, settle: bool = True) -> bool:
-        """Move bytes until the process is finished, or until the monotonic second `until`.
+        """Move input and output until the process is settled or drained, or until the monotonic time `until`.
 
         Args:
-            until: When to stop waiting; None for never.
-            watch: Stop when this connection's peer goes away.
-            settle: Stop as soon as the process is settled, rather than only when it is drained.
+            until: When to stop; None for no limit.
+            watch: A connection; stop when its peer disconnects.
+            settle: Whether to stop as soon as the process is settled, rather than when it is drained.
 
         Returns:
-            Whether the watched peer went away.
+            Whether the watched peer disconnected.
         """
         watched = -1
         if watch is not None:
@@ -127,18 +127,18 @@ class Process:
                 now = time.monotonic()
                 if until is not None and now >= until:
                     return False
-                for fd, event in self._poll.poll(self._patience(now, until)):
+                for fd, event in self._poll.poll(self._poll_timeout_ms(now, until)):
                     if fd == watched:
                         return True
-                    self._serve(fd, event)
-                self._judge()
+                    self._handle(fd, event)
+                self._update_state()
         finally:
             if watch is not None:
                 self._poll.unregister(watched)
         return False
 
     def wait(self, until: float, *, stdout: int | None = None, stderr: int | None = None) -> None:
-        """Wait until the process is settled, or for output beyond the given offsets, at most until `until`."""
+        """Wait until the process is settled or has output beyond the given offsets, at most until `until`."""
         with self.changed:
             self._waiters += 1
             try:
@@ -148,35 +148,37 @@ class Process:
                     left = until - time.monotonic()
                     if left <= 0:
                         return
-                    self.changed.wait(min(left, _LONGEST))
+                    self.changed.wait(min(left, _MAX_WAIT_S))
             finally:
                 self._waiters -= 1
 
     def room(self) -> int | None:
-        """Bytes of input that it takes at this moment; None if its input is closed."""
+        """Return how many bytes of input it accepts now; None if its input is closed."""
         with self.changed:
             if self._wake < 0 or self._streams.stdin < 0 or not self._streams.keep_stdin:
                 return None
             return _MAX_PENDING - len(self._streams.pending)
 
     def feed(self, data: bytes, *, eof: bool) -> None:
-        """Give the process input; what its pipe does not take at once follows as it reads.
+        """Queue input for the process and write it as the process reads.
 
         Raises:
-            RefusalError: It has no open input, or does not read what it has.
+            RefusalError: Its input is not open, or too much input is pending because it does not read.
         """
         with self.changed:
             if self._wake < 0 or self._streams.stdin < 0 or not self._streams.keep_stdin:
-                raise RefusalError(GUEST, f"process {self.pid}: its standard input is not open")
-            if len(self._streams.pending) + len(data) > _MAX_PENDING:
-                raise RefusalError(GUEST, f"process {self.pid}: it does not read its input; nothing more was sent")
+                raise RefusalError(GUEST, f"process {self.pid}: standard input is not open")
+            pending = len(self._streams.pending)
+            if pending + len(data) > _MAX_PENDING:
+                message = f"process {self.pid} does not read its input: {pending} bytes are pending, no more were sent"
+                raise RefusalError(GUEST, message)
             self._streams.pending += data
             if eof:
                 self._streams.keep_stdin = False
             os.eventfd_write(self._wake, 1)
 
-    def go_on(self, trees: Trees) -> None:
-        """Let a thread of its own move what is still to come, if anything, and give the tree back at the end."""
+    def pump_in_background(self, trees: Trees) -> None:
+        """Pump the rest in a new thread, if the process is not drained, and retire the tree at the end."""
         if self.drained:
             trees.retire(self.tree)
             return
@@ -185,10 +187,11 @@ class Process:
         except RuntimeError as error:
             self.kill()
             self._drain(trees)
-            raise RefusalError(GUEST, f"process {self.pid} was killed: the guest can hold no more threads") from error
+            message = f"process {self.pid} was killed: the agent could not start a thread; end some processes"
+            raise RefusalError(GUEST, message) from error
 
     def kill(self) -> None:
-        """End the whole tree at once."""
+        """Kill the whole tree."""
         self.signal(signal.SIGKILL)
 
     def signal(self, number: int) -> None:
@@ -196,18 +199,18 @@ class Process:
         self.tree.signal(number, self._own_pid if self.running else -1)
 
     def info(self) -> dict[str, Any]:
-        """The process as the host lists it."""
+        """Return the process as the host lists it."""
         return {
             "pid": self.pid,
             "command": self.label,
             "started_ms": self.started_ms,
             "stdout_total": self.stdout.total,
             "stderr_total": self.stderr.total,
-            **self.standing(),
+            **self.status(),
         }
 
-    def standing(self) -> dict[str, Any]:
-        """Whether and how it ended."""
+    def status(self) -> dict[str, Any]:
+        """Return whether it runs, and how it ended."""
         code = None if self._status is None else os.waitstatus_to_exitcode(self._status)
         end = time.monotonic() if self._status is None else self._ended
         return {
@@ -223,23 +226,23 @@ class Process:
         self.pump(settle=False)
         trees.retire(self.tree)
 
-    def _patience(self, now: float, until: float | None) -> float | None:
+    def _poll_timeout_ms(self, now: float, until: float | None) -> float | None:
         times = [] if until is None else [until]
         if self._status is None:
             if self._deadline is not None:
                 times.append(self._deadline)
         elif not self.settled:
-            times.append(min(self._last_output + _SILENCE, self._ended + _PATIENCE))
-        return min(max(0.0, min(times) - now), _LONGEST) * 1000 + 1 if times else None
+            times.append(min(self._last_output + _SETTLE_QUIET_S, self._ended + _SETTLE_MAX_S))
+        return min(max(0.0, min(times) - now), _MAX_WAIT_S) * 1000 + 1 if times else None
 
-    def _serve(self, fd: int, event: int) -> None:
+    def _handle(self, fd: int, event: int) -> None:
         if fd == self._pidfd:
             self._reap()
         elif fd == self._wake:
             os.eventfd_read(fd)
             self._watch_input()
         else:
-            # A terminal's one descriptor is both.
+            # A terminal has one descriptor for input and output.
             if fd in self._logs and event != select.POLLOUT:
                 self._read(fd)
             if fd == self._streams.stdin and event != select.POLLIN:
@@ -248,9 +251,9 @@ class Process:
     def _read(self, fd: int) -> None:
         wide = fd in self._wide
         try:
-            data = os.read(fd, _WIDE // 4 if wide else _PIECE)
+            data = os.read(fd, _WIDE_PIPE // 4 if wide else _PIECE)
         except OSError:
-            data = b""  # A terminal whose last user has gone reports an error in place of an end.
+            data = b""  # A terminal that no process has open reports EIO, not the end of the file.
         if not data:
             self._close_output(fd)
             return
@@ -264,12 +267,12 @@ class Process:
             self._last_output = time.monotonic()
 
     def _widen(self, fd: int) -> None:
-        """Let a stream that pours move more at once."""
+        """Enlarge the pipe and the reads of a stream with much output."""
         self._wide.add(fd)
         try:
-            fcntl.fcntl(fd, _F_SETPIPE_SZ, _WIDE)
+            fcntl.fcntl(fd, _F_SETPIPE_SZ, _WIDE_PIPE)
         except OSError:
-            return  # A terminal, or a kernel with a lower limit: slower, but right.
+            return  # A terminal, or a kernel with a lower limit: slower, but correct.
 
     def _reap(self) -> None:
         pid, status = os.waitpid(self._own_pid, os.WNOHANG)
@@ -284,7 +287,7 @@ class Process:
             self._status = status
             self._ended = self._last_output = time.monotonic()
 
-    def _judge(self) -> None:
+    def _update_state(self) -> None:
         if self._status is None:
             if self._deadline is not None and time.monotonic() >= self._deadline:
                 self._deadline = None
@@ -293,7 +296,7 @@ class Process:
             return
         if not self.settled:
             now = time.monotonic()
-            quiet = now >= min(self._last_output + _SILENCE, self._ended + _PATIENCE)
+            quiet = now >= min(self._last_output + _SETTLE_QUIET_S, self._ended + _SETTLE_MAX_S)
             if quiet or not self._logs:
                 with self.changed:
                     self.settled = True
@@ -308,7 +311,7 @@ class Process:
                 self.changed.notify_all()
 
     def _watch_input(self) -> None:
-        """Ask to be told when input can be written, or close it when all is written and no more will come."""
+        """Poll for writability while input is pending; close the input when all is written and none will follow."""
         streams = self._streams
         if streams.stdin < 0:
             return
@@ -329,7 +332,7 @@ class Process:
             except BlockingIOError:
                 return
             except OSError:
-                streams.pending.clear()  # Nobody reads it any more.
+                streams.pending.clear()  # No process reads it any more.
                 streams.keep_stdin = False
         if not streams.pending:
             self._unwatch_input()
@@ -350,7 +353,7 @@ class Process:
         if fd < 0:
             return
         if fd == self._streams.stdout:
-            self._poll.register(fd, _READABLE)  # A terminal's one descriptor: its output goes on.
+            self._poll.register(fd, _READABLE)  # A terminal has one descriptor for both, and its output continues.
             return
         with contextlib.suppress(KeyError):
             self._poll.unregister(fd)

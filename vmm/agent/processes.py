@@ -1,4 +1,4 @@
-"""The commands of the host: run, start, list, read, feed and signal."""
+"""The host's calls about processes: run, start, list, wait, read, feed and signal."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _MAX_FINISHED = 100
 _MAX_RUNNING = 500
 _MAX_KEPT = 16 * 1024 * 1024
 _MAX_KEEP = 4 * 1024 * 1024
-_BEAT = 5.0
-_BREATH = 0.01
+_KEEPALIVE_S = 5.0
+_RETRY_S = 0.01
 _MAX_SIGNAL = 64
 
 
 class Processes:
-    """All processes that were started through this agent; the latest finished ones stay readable."""
+    """All processes that this agent started; the output of the latest finished ones stays readable."""
 
     def __init__(self, trees: Trees, users: Users, spawner: Spawner, null: int, memory_kills: MemoryKills) -> None:
         self._trees = trees
@@ -41,15 +41,18 @@ class Processes:
         self._table: dict[int, Process] = {}
 
     def run(self, channel: Channel, arguments: Arguments) -> None:
-        """Start a command and answer when it is finished or `wait_ms` is over; the peer's going away kills it."""
+        """Start a command and answer when it is settled or `wait_ms` is over.
+
+        If the peer disconnects before that, the command is killed unless `detach` is set.
+        """
         wait = arguments.integer("wait_ms") / 1000
         detach = arguments.flag("detach")
-        head, tail = _keep(arguments)
+        head, tail = _output_limits(arguments)
         process = self._start(channel, arguments, open_stdin=False)
         gone = process.pump(until=time.monotonic() + wait, watch=channel)
         if gone and not detach and not channel.retired:
             process.kill()
-        process.go_on(self._trees)
+        process.pump_in_background(self._trees)
         if not gone:
             with process.changed:
                 value, data = _outcome(process, head, tail)
@@ -58,34 +61,34 @@ class Processes:
     def start(self, channel: Channel, arguments: Arguments) -> None:
         """Start a command in the background."""
         process = self._start(channel, arguments, open_stdin=arguments.flag("open_stdin"))
-        process.go_on(self._trees)
+        process.pump_in_background(self._trees)
         channel.send_result(process.info())
 
     def list(self, channel: Channel, arguments: Arguments) -> None:
-        """All of them, oldest first."""
+        """List all processes, oldest first."""
         del arguments
         with self._lock:
             processes = list(self._table.values())
         channel.send_result({"processes": [process.info() for process in processes]})
 
     def forget(self, channel: Channel, arguments: Arguments) -> None:
-        """Forget the finished ones with their output: whoever gets the machine next has not started them."""
+        """Forget finished processes and their output, since the machine's next user did not start them."""
         del arguments
         with self._lock:
             self._table = {pid: process for pid, process in self._table.items() if not process.drained}
         channel.send_result({})
 
     def wait(self, channel: Channel, arguments: Arguments) -> None:
-        """Answer when a process is finished or `wait_ms` is over."""
+        """Answer when a process is settled or `wait_ms` is over."""
         process = self._find(arguments)
-        head, tail = _keep(arguments)
+        head, tail = _output_limits(arguments)
         process.wait(time.monotonic() + arguments.integer("wait_ms") / 1000)
         with process.changed:
             value, data = _outcome(process, head, tail)
         channel.send_result(value, data)
 
     def read_output(self, channel: Channel, arguments: Arguments) -> None:
-        """Both streams from given offsets on."""
+        """Read both output streams from given offsets on."""
         process = self._find(arguments)
         stdout, stderr = arguments.integer("stdout_offset", 0), arguments.integer("stderr_offset", 0)
         limit = min(arguments.integer("max_bytes", frames.MAX_DATA, least=1), _MAX_KEEP)
@@ -98,11 +101,11 @@ class Processes:
         channel.send_result({"info": info, "stdout": [stdout, len(out)], "stderr": [stderr, len(err)]}, (out, err))
 
     def attach(self, channel: Channel, arguments: Arguments) -> None:
-        """Stream both outputs from given offsets on until the end."""
+        """Stream both output streams from given offsets on until the process is settled."""
         process = self._find(arguments)
         stdout, stderr = arguments.integer("stdout_offset", 0), arguments.integer("stderr_offset", 0)
         limit = frames.MAX_DATA
-        beat = time.monotonic() + _BEAT
+        next_keepalive = time.monotonic() + _KEEPALIVE_S
         while True:
             with process.changed:
                 out_start, out = process.stdout.read(stdout, limit)
@@ -114,28 +117,28 @@ class Processes:
                 channel.send(frames.STDERR, frames.OFFSET.pack(err_start) + err)
             stdout, stderr = out_start + len(out), err_start + len(err)
             if out or err:
-                beat = time.monotonic() + _BEAT
+                next_keepalive = time.monotonic() + _KEEPALIVE_S
                 continue
             if over:
                 break
             now = time.monotonic()
-            if now >= beat:
-                channel.send(frames.DATA, b"")  # So that the host can tell silence from death.
-                beat = now + _BEAT
-            process.wait(min(beat, now + 1.0), stdout=stdout, stderr=stderr)
+            if now >= next_keepalive:
+                channel.send(frames.DATA, b"")  # So that the host can tell a silent process from a dead link.
+                next_keepalive = now + _KEEPALIVE_S
+            process.wait(min(next_keepalive, now + 1.0), stdout=stdout, stderr=stderr)
             if channel.gone():
                 return
         channel.send_result(process.info())
 
     def send_stdin(self, channel: Channel, arguments: Arguments) -> None:
-        """Feed a process that was started with open input."""
+        """Send input to a process that was started with open input."""
         process = self._find(arguments)
         data = channel.whole_body(frames.MAX_INPUT)
         process.feed(data, eof=arguments.flag("eof"))
         channel.send_result({})
 
     def feed(self, channel: Channel, arguments: Arguments) -> None:
-        """As `send_stdin`, but wait up to `wait_ms` for a process that does not read; how it went is no error."""
+        """Send input like `send_stdin`, but wait up to `wait_ms` for room; answer a state instead of an error."""
         process = self._find(arguments)
         data = channel.whole_body(frames.MAX_INPUT)
         end = time.monotonic() + arguments.integer("wait_ms", 0) / 1000
@@ -143,22 +146,22 @@ class Processes:
             if time.monotonic() >= end or channel.gone():
                 channel.send_result({"state": "full"})
                 return
-            time.sleep(_BREATH)
+            time.sleep(_RETRY_S)
         if room is not None:
             process.feed(data, eof=arguments.flag("eof"))
         channel.send_result({"state": "closed" if room is None else "taken"})
 
     def signal(self, channel: Channel, arguments: Arguments) -> None:
-        """Signal a process's whole tree."""
+        """Send a signal to a process's whole tree."""
         process = self._find(arguments)
         number = arguments.integer("signal", 15, least=1)
         if number > _MAX_SIGNAL:
-            raise invalid(f"signal: {number} is above {_MAX_SIGNAL}")
+            raise invalid(f"signal must be 1 to {_MAX_SIGNAL}, got {number}")
         process.signal(number)
         channel.send_result({})
 
     def close(self) -> None:
-        """Kill everything that still runs."""
+        """Kill all processes that still run."""
         with self._lock:
             processes = list(self._table.values())
         for process in processes:
@@ -170,16 +173,16 @@ class Processes:
         stdin = channel.whole_body(frames.MAX_STDIN)
         running = self._make_room()
         tail = TAIL if running < 8 else TAIL // 4 if running < 32 else TAIL // 16
-        streams, theirs = _pipes(stdin, self._null, open_stdin=open_stdin)
+        streams, child_ends = _pipes(stdin, self._null, open_stdin=open_stdin)
         tree = self._trees.new()
         try:
-            child = self._spawner.spawn(program, tree, theirs)
+            child = self._spawner.spawn(program, tree, child_ends)
         except BaseException:
             _close(streams.stdin, streams.stdout, streams.stderr)
             self._trees.retire(tree)
             raise
         finally:
-            _close(*(fd for fd in theirs if fd != self._null))
+            _close(*(fd for fd in child_ends if fd != self._null))
         process = Process(
             child=child,
             label=program.label,
@@ -200,16 +203,16 @@ class Processes:
         with self._lock:
             process = self._table.get(pid)
         if process is None:
-            raise RefusalError(NO_PROCESS, f"pid: no process {pid} was started here; list the processes")
+            raise RefusalError(NO_PROCESS, f"pid: there is no process {pid} that Casemate started; list the processes")
         return process
 
     def _make_room(self) -> int:
-        """Forget the oldest finished processes beyond the limits; the number of those that are not finished."""
+        """Forget the oldest finished processes beyond the limits; return the number of unfinished ones."""
         with self._lock:
             finished = [process for process in self._table.values() if process.drained]
             running = len(self._table) - len(finished)
             if running >= _MAX_RUNNING:
-                raise RefusalError(GUEST, f"{running} processes run already, which is the limit; end some")
+                raise RefusalError(GUEST, f"processes must be at most {_MAX_RUNNING}, got {running} running; end some")
             for process in finished[: max(0, len(finished) - _MAX_FINISHED + 1)]:
                 del self._table[process.pid]
             kept = 0
@@ -221,7 +224,7 @@ class Processes:
         return running
 
 
-def _keep(arguments: Arguments) -> tuple[int, int]:
+def _output_limits(arguments: Arguments) -> tuple[int, int]:
     head = arguments.integer("keep_head", HEAD)
     tail = arguments.integer("keep_tail", HEAD)
     return min(head, _MAX_KEEP), min(tail, _MAX_KEEP)
@@ -234,13 +237,13 @@ def _outcome(process: Process, head: int, tail: int) -> tuple[dict[str, Any], tu
         "pid": process.pid,
         "stdout": [len(out[0]), len(out[1]), process.stdout.total],
         "stderr": [len(err[0]), len(err[1]), process.stderr.total],
-        **process.standing(),
+        **process.status(),
     }
     return value, (*out, *err)
 
 
 def _pipes(stdin: bytes, null: int, *, open_stdin: bool) -> tuple[Streams, tuple[int, int, int]]:
-    """The agent's and the process's ends."""
+    """Create the pipes; return the agent's ends and the process's ends."""
     opened: list[int] = []
     try:
         input_read, input_write = null, -1

@@ -1,4 +1,4 @@
-"""From a request to what execve takes: program, arguments, environment, directory and user, checked inside the root."""
+"""Turning a request into what execve takes: program, arguments, environment, directory and user, found in the root."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from .users import User, Users
 _PATH = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _SHELLS = (b"/bin/bash", b"/bin/sh")
 _LOGIN_SHELLS = frozenset({b"bash", b"dash", b"sh", b"zsh"})
-"""Shells that take the option for a login shell together with a line to run."""
+"""Shells that accept -l together with -c."""
 _ENV = b"/usr/bin/env"
 _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_@%+=:,./-")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
-    """What to run.
+    """A program to run.
 
     Attributes:
-        label: The command as people wrote it.
-        cwd_given: Whether `cwd` was asked for, rather than being the user's home.
+        label: The command as the user wrote it.
+        cwd_given: Whether the request named `cwd`; otherwise it is the user's home.
     """
 
     label: str
@@ -37,31 +37,31 @@ class Program:
 
 
 def command_program(arguments: Arguments, users: Users) -> Program:
-    """The program of a command: `shell` or `argv`, with `cwd`, `env` and `user`.
+    """Return the program of a command: `shell` or `argv`, with `cwd`, `env` and `user`.
 
     Raises:
-        RefusalError: Empty command, unknown user, no such program.
+        RefusalError: The command is empty, or the user or the program does not exist.
     """
     user = users.find(arguments.raw("user", ""))
     env = environment(user, arguments.pairs("env"))
     argv = arguments.texts("argv")
     line = arguments.raw("shell", "")
     if bool(line.strip()) == bool(argv):
-        raise invalid("command: empty; give a shell line or arguments")
+        raise invalid(f"command must be a shell line or argv, got {'both' if argv else 'neither'}")
     if line:
         path = _first_executable(_SHELLS)
         return _program(line.decode(), path, [path.rpartition(b"/")[2], b"-c", line], env, arguments, user)
     if not argv[0]:
-        raise invalid("argv: the program's name is empty")
+        raise invalid("argv must begin with a program, got an empty name")
     path = _find(argv[0], env.get(b"PATH", _PATH))
     return _program(b" ".join(map(_quoted, argv)).decode(), path, argv, env, arguments, user)
 
 
 def terminal_program(arguments: Arguments, users: Users) -> Program:
-    """The program of a terminal: a shell line, or the user's login shell.
+    """Return the program of a terminal: a shell line, or the user's login shell.
 
     Raises:
-        RefusalError: Unknown user, no shell in the image.
+        RefusalError: The user does not exist, or the image has no shell.
     """
     user = users.find(arguments.raw("user", ""))
     env = environment(user, {b"TERM": b"xterm-256color", **arguments.pairs("env")})
@@ -74,11 +74,11 @@ def terminal_program(arguments: Arguments, users: Users) -> Program:
     return _program(path.decode("utf-8", "replace"), path, argv, env, arguments, user)
 
 
-def environment(user: User, added: dict[bytes, bytes]) -> dict[bytes, bytes]:
-    """A guest program's environment: the defaults, and over them what was asked for."""
-    for name in added:
+def environment(user: User, requested: dict[bytes, bytes]) -> dict[bytes, bytes]:
+    """Return the environment of a program: the defaults, overridden by the requested variables."""
+    for name in requested:
         if not name or b"=" in name:
-            raise invalid(f"env: {shown(name)!r} is no name of a variable")
+            raise invalid(f"env must have variable names that are not empty and without '=', got {shown(name)!r}")
     return {
         b"PATH": _PATH,
         b"HOME": user.home,
@@ -87,16 +87,16 @@ def environment(user: User, added: dict[bytes, bytes]) -> dict[bytes, bytes]:
         b"SHELL": user.shell,
         b"LANG": b"C.UTF-8",
         b"TERM": b"dumb",
-        **added,
+        **requested,
     }
 
 
-def _login(shell: bytes, asked: dict[bytes, bytes]) -> list[bytes]:
-    """Arguments of a login shell. What its profile makes of variables that were asked for does not last."""
+def _login(shell: bytes, requested: dict[bytes, bytes]) -> list[bytes]:
+    """Return the arguments of a login shell. Requested variables override what the shell's profile sets."""
     name = shell.rpartition(b"/")[2]
-    if not asked or name not in _LOGIN_SHELLS or not _executable(_ENV):
+    if not requested or name not in _LOGIN_SHELLS or not _executable(_ENV):
         return [b"-" + name]
-    pairs = [variable + b"=" + value for variable, value in asked.items()]
+    pairs = [variable + b"=" + value for variable, value in requested.items()]
     return [name, b"-l", b"-c", b'exec "$@"', name, _ENV, b"--", *pairs, shell]
 
 
@@ -110,19 +110,19 @@ def _program(
 
 def _find(name: bytes, search: bytes) -> bytes:
     if b"/" in name:
-        return name  # Relative to the working directory, or absolute: execve itself says what is wrong with it.
+        return name  # Relative to the working directory, or absolute: execve itself reports errors.
     for directory in search.split(b":"):
         candidate = (directory or b".") + b"/" + name
         if _executable(candidate):
             return candidate
-    raise invalid(f"argv: no program {shown(name)!r} on the PATH {shown(search)}")
+    raise invalid(f"argv: program {shown(name)!r} is not on the PATH {shown(search)}")
 
 
 def _first_executable(candidates: tuple[bytes, ...]) -> bytes:
     for candidate in candidates:
         if _executable(candidate):
             return candidate
-    raise invalid(f"command: none of {', '.join(map(shown, candidates))} is in the sandbox; give argv")
+    raise invalid(f"command: no shell in the sandbox ({', '.join(map(shown, candidates))}); give argv")
 
 
 def _executable(path: bytes) -> bool:

@@ -1,4 +1,4 @@
-"""The agent's door: one thread for each connection, one operation after the other on it."""
+"""The agent's server: one thread for each connection, which serves its requests one after the other."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from .terminals import Terminals
 Handler = Callable[[Channel, Arguments], None]
 
 _MAX_CONNECTIONS = 512
-_STACK = 512 * 1024
-_BREATH = 0.05
+_STACK_SIZE = 512 * 1024
+_RETRY_S = 0.05
 
 
 class Service:
-    """Accepts connections and serves the operations of the agent's parts."""
+    """Accepts connections and dispatches requests to the agent's parts."""
 
     def __init__(
         self,
@@ -82,13 +82,13 @@ class Service:
         }
 
     def serve(self, listener: socket.socket) -> None:
-        """Accept connections for ever."""
-        _thread.stack_size(_STACK)
+        """Accept connections forever."""
+        _thread.stack_size(_STACK_SIZE)
         while True:
             try:
                 sock, _ = listener.accept()
             except OSError:
-                time.sleep(_BREATH)  # It went away while it waited, or there are no descriptors left at the moment.
+                time.sleep(_RETRY_S)  # The peer disconnected before the accept, or no descriptors are free.
                 continue
             channel = Channel(sock)
             with self._lock:
@@ -98,32 +98,32 @@ class Service:
             try:
                 if full:
                     raise RuntimeError("too many connections")  # noqa: TRY301 (the same as too many threads)
-                _thread.start_new_thread(self._converse, (channel,))
+                _thread.start_new_thread(self._serve_connection, (channel,))
             except RuntimeError:
                 with self._lock:
                     self._channels.discard(channel)
                 channel.close()
 
-    def _converse(self, channel: Channel) -> None:
+    def _serve_connection(self, channel: Channel) -> None:
         try:
-            # The secret is looked up after the proof has come: one that was replaced meanwhile must not open.
+            # Looks the secret up only after the proof has arrived, so that a secret replaced meanwhile is not accepted.
             if channel.authenticate(lambda: self._identity.secret):
                 while not channel.retired:
-                    self._serve_one(channel)
+                    self._serve_request(channel)
         except (ClosedError, frames.FrameError, OSError):
-            return  # The peer went away or speaks something else: that ends this connection and nothing more.
+            return  # The peer disconnected or violated the protocol, which ends only this connection.
         finally:
             with self._lock:
                 self._channels.discard(channel)
             channel.close()
 
-    def _serve_one(self, channel: Channel) -> None:
+    def _serve_request(self, channel: Channel) -> None:
         values = channel.request()
         name: object = values.pop("op", None)
         try:
             handler = self._handlers.get(name) if isinstance(name, str) else None
             if handler is None:
-                raise invalid(f"op: the agent does not know {str(name)[:80]!r}")  # noqa: TRY301 (answered like the handlers' own)
+                raise invalid(f"op: the agent does not know {str(name)[:80]!r}")  # noqa: TRY301 (answered like the handlers' errors)
             handler(channel, Arguments(values, self._paths))
         except RefusalError as refusal:
             channel.send_error(refusal)

@@ -1,13 +1,13 @@
-"""Starting a program, in a session of its own, in its tree and in the sandbox's namespaces.
+"""Starting a program in its own session, in its tree and in the sandbox's namespaces.
 
 There are two ways. Most programs run as the agent's own user without a terminal: posix_spawn starts them without
-copying the agent's memory map, a third of fork's cost. What posix_spawn cannot set in the child (tree, namespaces,
-directory, out-of-memory score) the agent takes on itself for that moment, since children inherit it; nothing else in
-the agent depends on these. The others need fork, and in the child only system calls on values that were prepared
-before, since the fork happens in a process with threads.
+copying the agent's memory map, at a third of fork's cost. What posix_spawn cannot set in the child (tree, namespaces,
+directory, out-of-memory score) the agent sets for itself during the call, since children inherit it; nothing else in
+the agent depends on these. All other programs need fork. As the agent has threads, the forked child only makes system
+calls on values that were prepared before.
 
-Signals need no reset: the agent handles with functions what it does not leave at the default, and execve turns
-functions back into the default.
+Signals need no reset: the agent handles signals with functions or leaves them at the default, and execve resets
+handlers to the default.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from .refusals import GUEST, INVALID, RefusalError, from_os_error, shown
 from .trees import Tree, Trees
 from .users import User
 
-_PROTECTED = b"-1000"
-_ORDINARY = b"0"
+_OOM_PROTECTED = b"-1000"
+_OOM_DEFAULT = b"0"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Child:
-    """A program that was started, and may have ended.
+    """A program that was started and may have ended since.
 
     Attributes:
-        pid: As the sandbox's programs know it.
-        own_pid: As the agent knows it, by which it waits and sends signals.
-        pidfd: A descriptor of it.
+        pid: The pid in the sandbox's PID namespace.
+        own_pid: The pid in the agent's PID namespace, for waiting and signals.
+        pidfd: A pidfd of the process.
     """
 
     pid: int
@@ -49,11 +49,11 @@ class Spawner:
     """Starts programs.
 
     Args:
-        trees: Where the agent's own place is to return to.
+        trees: Moves the agent back to its own cgroup after it has joined a tree.
         proc: A descriptor of the agent's own /proc.
-        score: A descriptor of the agent's oom_score_adj if it is protected from the out-of-memory killer, so that its
-            children must be made ordinary again.
-        namespaces: The sandbox's; None if its programs live in the agent's.
+        score: A descriptor of the agent's oom_score_adj if it is protected from the out-of-memory killer, to give its
+            children the default score; None otherwise.
+        namespaces: The sandbox's namespaces; None if its programs run in the agent's.
     """
 
     def __init__(self, trees: Trees, proc: int, score: int | None, namespaces: Namespaces | None = None) -> None:
@@ -72,16 +72,16 @@ class Spawner:
         streams: tuple[int, int, int],
         prepare: Callable[[], None] | None = None,
     ) -> Child:
-        """Start a program; it is returned once execve has succeeded.
+        """Start a program, and return once execve has succeeded.
 
         Args:
-            program: What to start.
-            tree: What it and its children will belong to.
+            program: The program to start.
+            tree: The tree that it and its children will belong to.
             streams: Its standard input, output and error.
-            prepare: Something more to do in the child, with its standard streams in place.
+            prepare: Called in the child once its standard streams are in place.
 
         Raises:
-            RefusalError: The program, its directory or its user does not allow it.
+            RefusalError: The program, its directory or its user is invalid, or the sandbox has no room for it.
         """
         if prepare is None and self._is_own(program.user):
             with self._lock:
@@ -89,16 +89,16 @@ class Spawner:
         else:
             pid = self._fork(program, tree, streams, prepare)
         pidfd = os.pidfd_open(pid)
-        return Child(pid=pid if self._namespaces is None else self._inner(pidfd, pid), own_pid=pid, pidfd=pidfd)
+        return Child(pid=pid if self._namespaces is None else self._inner_pid(pidfd, pid), own_pid=pid, pidfd=pidfd)
 
     def _spawn(self, program: Program, tree: Tree, streams: tuple[int, int, int]) -> int:
         try:
             _change_directory(program)
-            self._be(_ORDINARY)
+            self._set_oom_score(_OOM_DEFAULT)
             tree.join()
-            # Descriptors from 3 on close by themselves.
+            # All descriptors from 3 on are close-on-exec.
             actions = [(os.POSIX_SPAWN_DUP2, source, target) for target, source in enumerate(streams)]
-            with self._inside():
+            with self._in_namespaces():
                 try:
                     return os.posix_spawn(
                         program.path,
@@ -111,47 +111,47 @@ class Spawner:
                     raise _failure(program, b"exec", error) from error
         finally:
             self._trees.return_home()
-            self._be(_PROTECTED)
+            self._set_oom_score(_OOM_PROTECTED)
             os.chdir(b"/")
 
     def _fork(
         self, program: Program, tree: Tree, streams: tuple[int, int, int], prepare: Callable[[], None] | None
     ) -> int:
-        told, tell = os.pipe2(os.O_CLOEXEC)
+        report_end, child_end = os.pipe2(os.O_CLOEXEC)
         try:
-            with self._inside():
+            with self._in_namespaces():
                 pid = os.fork()
                 if pid == 0:
-                    self._become(program, tree, streams, prepare, tell)
+                    self._exec(program, tree, streams, prepare, child_end)
         except BaseException:
-            os.close(told)
+            os.close(report_end)
             raise
         finally:
-            os.close(tell)
+            os.close(child_end)
         try:
-            report = os.read(told, 64)
+            report = os.read(report_end, 64)
         finally:
-            os.close(told)
+            os.close(report_end)
         if report:
             os.waitpid(pid, 0)
             stage, _, number = report.partition(b" ")
             raise _failure(program, stage, OSError(int(number), ""))
         return pid
 
-    def _become(
+    def _exec(
         self,
         program: Program,
         tree: Tree,
         streams: tuple[int, int, int],
         prepare: Callable[[], None] | None,
-        tell: int,
+        child_end: int,
     ) -> None:
-        """Be the child: ends in execve or _exit."""
+        """Run in the forked child: set it up and call execve, or report the error and exit."""
         stage = b"start"
         try:
             os.setsid()
             tree.join()
-            self._be(_ORDINARY)
+            self._set_oom_score(_OOM_DEFAULT)
             for target, source in enumerate(streams):
                 os.dup2(source, target)
             if prepare is not None:
@@ -168,39 +168,40 @@ class Spawner:
             os.execve(program.path, program.argv, program.env)  # noqa: S606 (no shell is the point)
         except RefusalError as refusal:
             assert isinstance(refusal.__cause__, OSError)
-            os.write(tell, b"cwd %d" % (refusal.__cause__.errno or 0))
+            os.write(child_end, b"cwd %d" % (refusal.__cause__.errno or 0))
         except OSError as error:
-            os.write(tell, b"%s %d" % (stage, error.errno or 0))
+            os.write(child_end, b"%s %d" % (stage, error.errno or 0))
         finally:
             os._exit(127)
 
     @contextmanager
-    def _inside(self) -> Generator[None]:
-        """Let children of this thread be born in the sandbox's namespaces."""
+    def _in_namespaces(self) -> Generator[None]:
+        """Create this thread's children in the sandbox's namespaces while the context is open."""
         if self._namespaces is None:
             yield
             return
         try:
             self._namespaces.enter()
         except OSError as error:
-            raise RefusalError(GUEST, "the sandbox is starting anew, for its first process has ended") from error
+            message = "the sandbox is restarting because its first process (pid 1) has ended; try again later"
+            raise RefusalError(GUEST, message) from error
         try:
             yield
         finally:
             self._namespaces.leave()
 
-    def _inner(self, pidfd: int, pid: int) -> int:
-        """The pid in the innermost namespace: the last one in the line of its descriptor."""
+    def _inner_pid(self, pidfd: int, pid: int) -> int:
+        """Return the pid in the innermost namespace: the last number in the NSpid line of the pidfd."""
         for line in read(self._proc, f"self/fdinfo/{pidfd}").splitlines():
             if line.startswith(b"NSpid:"):
                 return int(line.split()[-1])
         return pid
 
     def _is_own(self, user: User) -> bool:
-        # Root has all rights without its groups; others' groups the agent has from whoever started it.
+        # Root needs no groups for its rights. As another user, the agent has the groups of the process that started it.
         return (user.uid, user.gid) == self._own and (not self._root or len(user.groups) == 1)
 
-    def _be(self, score: bytes) -> None:
+    def _set_oom_score(self, score: bytes) -> None:
         if self._score is not None:
             os.pwrite(self._score, score, 0)
 
@@ -211,14 +212,14 @@ def _change_directory(program: Program) -> None:
     except OSError as error:
         if program.cwd_given:
             raise _failure(program, b"cwd", error) from error
-        os.chdir(b"/")  # A user without a home starts at the root, as after a login.
+        os.chdir(b"/")  # As after a login, a user without a home directory starts in /.
 
 
 def _failure(program: Program, stage: bytes, error: OSError) -> RefusalError:
     if stage == b"cwd":
         return RefusalError(INVALID, f"cwd: {from_os_error(error, program.cwd).message}")
     if error.errno == errno.EAGAIN:
-        return RefusalError(GUEST, "command: the sandbox has as many processes as it may; end some")
+        return RefusalError(GUEST, "command: the sandbox has reached its limit of processes; end some")
     if stage == b"exec":
         return RefusalError(INVALID, f"command: {from_os_error(error, program.path).message}")
     if stage == b"user":

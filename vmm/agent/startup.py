@@ -1,4 +1,4 @@
-"""From the command line to a running agent: everything is opened and imported before the root changes."""
+"""Starting the agent from its command line. Everything is opened and imported before the root changes."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ _PORT = 1024
 _GROUPS = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")
 _SOFT_FILES = 16384
 _HARD_FILES = 1024 * 1024
-_STARTS_ANEW = 3
-"""Exit status that asks for another agent, with a sandbox without processes."""
+_RESTART_STATUS = 3
+"""Exit status that requests a new agent and a sandbox without processes."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -55,24 +55,24 @@ def main(arguments: list[str]) -> None:
     """Serve until SIGTERM.
 
     Options:
-        --root DIR: Where commands and paths are rooted (default /).
-        --listen HOST:PORT: Where to listen (default 0.0.0.0:1024, and vsock port 1024 where there is vsock).
-        --port-file FILE: Where to write the port once it is open.
-        --secret-file FILE: Hex digits; rewritten with each new identity.
-        --secret-hex-env NAME: An environment variable with hex digits, in place of the file.
-        --users-file FILE: Where the users are, and so their homes (default /etc/passwd).
-        --cgroup DIR: The cgroup2 to make groups in, or `none`; otherwise the usual places are tried.
-        --isolate: Give the sandbox namespaces of its own, and keep processors and memory for the agent.
-        --no-identity-privileges: Take the secret of a new identity only, and say so; for tests outside a guest.
+        --root DIR: The root directory of commands and paths (default /).
+        --listen HOST:PORT: The address to listen on (default 0.0.0.0:1024, and vsock port 1024 if vsock exists).
+        --port-file FILE: The file to write the port to once it is open.
+        --secret-file FILE: The file with the secret in hex digits; rewritten with each new identity.
+        --secret-hex-env NAME: The environment variable with the secret in hex digits, in place of the file.
+        --users-file FILE: The file with the users and their homes (default /etc/passwd).
+        --cgroup DIR: The cgroup2 to create groups in, or `none`; by default the usual places are tried.
+        --isolate: Run the sandbox in its own namespaces, and reserve processor time and memory for the agent.
+        --no-identity-privileges: Apply only the secret of a new identity, and say so; for tests outside a guest.
     """
     options = _parse(arguments)
-    signals = _settle_process()
+    signals = _prepare_process()
     proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
     random = os.open("/dev/random", os.O_RDWR)
     null = os.open("/dev/null", os.O_RDONLY)
     memory_kills = MemoryKills.open()
     group = Groups.open(options.groups, f"casemate-{os.urandom(4).hex()}")
-    # Before the secret is known, since the sandbox's first process begins as a copy of this one.
+    # Before the secret is read, since the sandbox's first process starts as a copy of this one.
     namespaces = _isolate(options, proc, group)
     inner, first = (proc, os.getpid()) if namespaces is None else (namespaces.proc, 1)
     secret, secret_file = _secret(options)
@@ -83,12 +83,12 @@ def main(arguments: list[str]) -> None:
     processes = Processes(trees, users, spawner, null, memory_kills)
     terminals = Terminals(trees, users, spawner, memory_kills)
     identity = IdentityHolder(secret, secret_file, random, privileged=options.privileged)
-    # None of the host's own connections is anybody's use of a port. Those over vsock are in no table of TCP's.
+    # The host's own connections do not count as activity. Those over vsock are in no TCP table.
     own = frozenset(listener.getsockname()[1] for listener in listeners if listener.family == socket.AF_INET)
     activity = Activity(inner, first, terminals, own if namespaces is None else frozenset())
     paths = Paths(first=None if namespaces is None else first)
     service = Service(identity, processes, terminals, Files(), Metrics(proc, inner), activity, paths)
-    frames.host_proof(secret, b"", b"")  # The first digest loads what the others use; after chroot it could not.
+    frames.host_proof(secret, b"", b"")  # The first digest loads libraries, which is impossible after chroot.
     if options.port_file:
         _write_port(options.port_file, listeners[0].getsockname()[1])
     if namespaces is not None:
@@ -101,21 +101,21 @@ def main(arguments: list[str]) -> None:
         for listener in listeners:
             _thread.start_new_thread(service.serve, (listener,))
         status = _wait(signals, namespaces)
-    except SystemExit as ending:
-        status = ending.code
+    except SystemExit as request:
+        status = request.code
     finally:
         terminals.close_all()
         processes.close()
         if group:
             group.remove(time.monotonic() + 2.0)
-    # Python's own end unwinds its threads with a library that is not there in the sandbox's root.
+    # Python's normal exit loads a library to unwind threads, which the sandbox's root does not have.
     os._exit(status if isinstance(status, int) else 0)
 
 
 def _isolate(options: _Options, proc: int, group: Groups | None) -> Namespaces | None:
     if not options.isolated:
         return None
-    # What the kernel takes for itself as it starts is in use by now; what commands take comes on top.
+    # By now the kernel has allocated what it needs at boot, and no command has taken memory yet.
     available = next(
         (
             int(line.split()[1]) * 1024
@@ -131,7 +131,11 @@ def _isolate(options: _Options, proc: int, group: Groups | None) -> Namespaces |
 
 
 def _wait(signals: int, namespaces: Namespaces | None) -> int:
-    """Wait for a signal that ends the agent, or for the end of the sandbox's first process: a reboot from inside."""
+    """Wait for a signal that ends the agent, or for the end of the sandbox's first process (a reboot from inside).
+
+    Returns:
+        The exit status.
+    """
     poll = select.poll()
     poll.register(signals, select.POLLIN)
     if namespaces is not None:
@@ -139,7 +143,7 @@ def _wait(signals: int, namespaces: Namespaces | None) -> int:
     while True:
         for descriptor, _ in poll.poll():
             if descriptor != signals:
-                return _STARTS_ANEW
+                return _RESTART_STATUS
             os.read(signals, 64)
 
 
@@ -155,7 +159,7 @@ def _parse(arguments: list[str]) -> _Options:
             options.isolated = True
             continue
         if not rest:
-            sys.exit(f"agent: {name} needs a value, or is not known")
+            sys.exit(f"agent: {name} is unknown or lacks its value")
         value = rest.pop(0)
         if name == "--root":
             options.root = value
@@ -172,31 +176,31 @@ def _parse(arguments: list[str]) -> _Options:
         elif name == "--cgroup":
             options.groups = () if value == "none" else (value,)
         else:
-            sys.exit(f"agent: {name} is not known")
+            sys.exit(f"agent: {name} is unknown")
     return options
 
 
-def _settle_process() -> int:
-    """Make the process what its children should inherit; a descriptor from which a byte can be read for each signal.
+def _prepare_process() -> int:
+    """Set up what children inherit (descriptors, umask, signals, limits); return a descriptor with a byte per signal.
 
-    Waiting for that misses none. Any other call may begin to wait just after a signal came, or the kernel may give that
-    to another thread: its handler would run only when the main thread next has something to do.
+    Polling that descriptor misses no signal. Any other call may start to block just after a signal arrived, or the
+    kernel may deliver the signal to another thread; the handler would then run only when the main thread wakes up.
     """
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open("/dev/null", os.O_RDWR)  # The lowest free one, which is this one.
+            os.open("/dev/null", os.O_RDWR)  # Gets the lowest free number, which is this one.
     os.umask(0o022)
     for number in signal.valid_signals():
         if signal.getsignal(number) is signal.SIG_IGN:
-            # A function is as good as ignoring, and execve turns it back into the default for the children.
+            # A handler that does nothing ignores the signal too, and execve resets it to the default for children.
             signal.signal(number, _ignore)
     signals, written = os.pipe()
     os.set_blocking(written, False)
     signal.set_wakeup_fd(written, warn_on_full_buffer=False)
-    signal.signal(signal.SIGTERM, _leave)
-    signal.signal(signal.SIGINT, _leave)
+    signal.signal(signal.SIGTERM, _exit)
+    signal.signal(signal.SIGINT, _exit)
     for soft, hard in ((_SOFT_FILES, _HARD_FILES), (_SOFT_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[1])):
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, hard), hard))
@@ -212,7 +216,7 @@ def _secret(options: _Options) -> tuple[bytes, SecretFile | None]:
         file = None
         secret = bytes.fromhex(os.environ.get(options.secret_env, ""))
     if len(secret) < 16:
-        sys.exit("agent: no secret of at least 16 bytes; give --secret-file or --secret-hex-env")
+        sys.exit(f"agent: secret must be at least 16 bytes, got {len(secret)}; give --secret-file or --secret-hex-env")
     return secret, file
 
 
@@ -220,7 +224,7 @@ def _listen(options: _Options) -> list[socket.socket]:
     host, _, port = (options.listen or f"0.0.0.0:{_PORT}").rpartition(":")
     listeners = [socket.create_server((host, int(port)), backlog=128)]
     if not options.listen and hasattr(socket, "AF_VSOCK"):
-        with contextlib.suppress(OSError):  # A machine without vsock.
+        with contextlib.suppress(OSError):  # The machine has no vsock.
             vsock = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
             vsock.bind((socket.VMADDR_CID_ANY, _PORT))
             vsock.listen(128)
@@ -229,7 +233,11 @@ def _listen(options: _Options) -> list[socket.socket]:
 
 
 def _protect(proc: int) -> int | None:
-    """Keep the agent from the out-of-memory killer, which shall take what the agent runs. None: not allowed here."""
+    """Protect the agent from the out-of-memory killer, which shall kill programs of the sandbox instead.
+
+    Returns:
+        A descriptor of oom_score_adj; None if the agent may not lower its score.
+    """
     try:
         score = os.open("self/oom_score_adj", os.O_WRONLY, dir_fd=proc)
     except OSError:
@@ -243,17 +251,17 @@ def _protect(proc: int) -> int | None:
 
 
 def _write_port(path: str, port: int) -> None:
-    draft = path + ".new"
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    temporary = path + ".new"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     os.write(descriptor, b"%d\n" % port)
     os.close(descriptor)
-    os.replace(draft, path)
+    os.replace(temporary, path)
 
 
 def _ignore(number: int, frame: object) -> None:
     del number, frame
 
 
-def _leave(number: int, frame: object) -> None:
+def _exit(number: int, frame: object) -> None:
     del number, frame
     sys.exit(0)

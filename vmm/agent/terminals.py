@@ -1,4 +1,4 @@
-"""Pseudo-terminals that outlive the connections that use them."""
+"""Pseudo-terminals, which stay open when connections to them close."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ _MAX_ALIVE = 64
 _MAX_ENDED = 16
 _MAX_SIDE = 1000
 _MAX_READ = 4 * 1024 * 1024
-_FAREWELL = 0.3
-"""Seconds that a terminal's processes have after SIGHUP."""
+_HANGUP_GRACE_S = 0.3
+"""Seconds between SIGHUP and SIGKILL when a terminal is closed."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -41,7 +41,7 @@ class _Terminal:
     rows: int
 
     def info(self) -> dict[str, Any]:
-        standing = self.process.standing()
+        status = self.process.status()
         return {
             "terminal_id": self.name,
             "pid": self.process.pid,
@@ -49,14 +49,14 @@ class _Terminal:
             "rows": self.rows,
             "command": self.process.label,
             "started_ms": self.process.started_ms,
-            "alive": standing["running"],
-            "exit_code": standing["exit_code"],
+            "alive": status["running"],
+            "exit_code": status["exit_code"],
             "output_total": self.process.stdout.total,
         }
 
 
 class Terminals:
-    """All open terminals; ended ones stay readable until they are closed, or pushed out by newer ones."""
+    """All open terminals; ended ones stay readable until they are closed or displaced by newer ones."""
 
     def __init__(self, trees: Trees, users: Users, spawner: Spawner, memory_kills: MemoryKills) -> None:
         self._trees = trees
@@ -67,25 +67,25 @@ class Terminals:
         self._table: dict[str, _Terminal] = {}
 
     def alive(self) -> int:
-        """How many have a program that runs."""
+        """Count the terminals whose program still runs."""
         with self._lock:
             return sum(terminal.process.running for terminal in self._table.values())
 
     def open(self, channel: Channel, arguments: Arguments) -> None:
-        """Open a terminal with a program in it."""
+        """Open a terminal and start its program."""
         program = terminal_program(arguments, self._users)
         cols, rows = _size(arguments)
         self._make_room()
         try:
             master, slave = os.openpty()
         except OSError as error:
-            raise RefusalError(GUEST, f"no terminal can be opened: {os.strerror(error.errno or 0)}") from error
+            raise RefusalError(GUEST, f"could not open a terminal: {os.strerror(error.errno or 0)}") from error
         tree = self._trees.new()
         try:
             _resize(master, cols, rows)
             if os.geteuid() == 0:
                 os.fchown(slave, program.user.uid, -1)
-            child = self._spawner.spawn(program, tree, (slave, slave, slave), _take_terminal)
+            child = self._spawner.spawn(program, tree, (slave, slave, slave), _set_controlling_terminal)
         except BaseException:
             os.close(master)
             self._trees.retire(tree)
@@ -107,24 +107,24 @@ class Terminals:
         terminal = _Terminal(name=name, process=process, master=os.dup(master), cols=cols, rows=rows)
         with self._lock:
             self._table[name] = terminal
-        process.go_on(self._trees)
+        process.pump_in_background(self._trees)
         channel.send_result(terminal.info())
 
     def list(self, channel: Channel, arguments: Arguments) -> None:
-        """All of them, oldest first."""
+        """List all terminals, oldest first."""
         del arguments
         with self._lock:
             terminals = list(self._table.values())
         channel.send_result({"terminals": [terminal.info() for terminal in terminals]})
 
     def input(self, channel: Channel, arguments: Arguments) -> None:
-        """Type."""
+        """Send input."""
         terminal = self._find(arguments)
         terminal.process.feed(channel.whole_body(frames.MAX_INPUT), eof=False)
         channel.send_result({})
 
     def resize(self, channel: Channel, arguments: Arguments) -> None:
-        """Change the size; the program is told by SIGWINCH."""
+        """Change the size; the program gets SIGWINCH."""
         terminal = self._find(arguments)
         cols, rows = _size(arguments)
         _resize(terminal.master, cols, rows)
@@ -132,7 +132,7 @@ class Terminals:
         channel.send_result({})
 
     def read(self, channel: Channel, arguments: Arguments) -> None:
-        """Output from an offset on; waits for something new where asked to."""
+        """Read output from an offset on, after waiting up to `wait_ms` for new output."""
         terminal = self._find(arguments)
         process = terminal.process
         offset = arguments.integer("offset", 0)
@@ -145,26 +145,26 @@ class Terminals:
         channel.send_result({"info": info, "output": [offset, len(data)]}, (data,))
 
     def close(self, channel: Channel, arguments: Arguments) -> None:
-        """Hang up, kill what does not go, and forget the terminal."""
+        """Hang up, kill the processes that do not end, and forget the terminal."""
         terminal = self._find(arguments)
         with self._lock:
             self._table.pop(terminal.name, None)
-        self._end(terminal, _FAREWELL)
+        self._end(terminal, _HANGUP_GRACE_S)
         channel.send_result({})
 
     def close_all(self) -> None:
-        """Kill everything that still runs."""
+        """Kill the processes of all terminals."""
         with self._lock:
             terminals = list(self._table.values())
             self._table.clear()
         for terminal in terminals:
             self._end(terminal, 0)
 
-    def _end(self, terminal: _Terminal, patience: float) -> None:
+    def _end(self, terminal: _Terminal, grace: float) -> None:
         process = terminal.process
         process.signal(signal.SIGHUP)
-        if patience:
-            process.wait(time.monotonic() + patience)
+        if grace:
+            process.wait(time.monotonic() + grace)
         process.kill()
         os.close(terminal.master)
 
@@ -173,14 +173,17 @@ class Terminals:
         with self._lock:
             terminal = self._table.get(name)
         if terminal is None:
-            raise RefusalError(NO_PROCESS, f"terminal_id: no terminal {name[:80]!r} is open; list or open one")
+            raise RefusalError(
+                NO_PROCESS, f"terminal_id: there is no terminal {name[:80]!r}; list the terminals or open one"
+            )
         return terminal
 
     def _make_room(self) -> None:
         with self._lock:
             ended = [terminal for terminal in self._table.values() if not terminal.process.running]
-            if len(self._table) - len(ended) >= _MAX_ALIVE:
-                raise RefusalError(GUEST, f"{_MAX_ALIVE} terminals are open, which is the limit; close some")
+            alive = len(self._table) - len(ended)
+            if alive >= _MAX_ALIVE:
+                raise RefusalError(GUEST, f"terminals must be at most {_MAX_ALIVE}, got {alive} open; close some")
             surplus = ended[: max(0, len(ended) - _MAX_ENDED + 1)]
             for terminal in surplus:
                 del self._table[terminal.name]
@@ -191,7 +194,7 @@ class Terminals:
 def _size(arguments: Arguments) -> tuple[int, int]:
     cols, rows = arguments.integer("cols", 80, least=1), arguments.integer("rows", 24, least=1)
     if max(cols, rows) > _MAX_SIDE:
-        raise invalid(f"size: {cols}x{rows} is beyond {_MAX_SIDE}x{_MAX_SIDE}")
+        raise invalid(f"size must be 1x1 to {_MAX_SIDE}x{_MAX_SIDE}, got {cols}x{rows}")
     return cols, rows
 
 
@@ -199,5 +202,5 @@ def _resize(master: int, cols: int, rows: int) -> None:
     fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, cols, 0, 0))
 
 
-def _take_terminal() -> None:
+def _set_controlling_terminal() -> None:
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)

@@ -1,7 +1,7 @@
-"""Process trees: everything that came of one command, to be signalled or killed as a whole.
+"""Process trees: a command and all its descendants, to be signalled or killed as a whole.
 
-Where a writable cgroup2 exists (always, in the guest) each command lives in a group of its own, which nothing it
-starts can leave. Elsewhere the tree is found by walking /proc, which misses what has cut every tie to its ancestors.
+If there is a writable cgroup2 (always, in the guest), each command runs in its own cgroup, which its descendants cannot
+leave. Otherwise the tree is found by walking /proc, which misses daemons that left both their session and their parent.
 """
 
 from __future__ import annotations
@@ -12,32 +12,32 @@ from typing import Protocol
 from .cgroups import Groups, Lease, send
 from .procfs import processes, read
 
-_ROUNDS = 20
+_MAX_ROUNDS = 20
 
 
 class Tree(Protocol):
-    """One command's processes."""
+    """The processes of one command."""
 
     @property
     def name(self) -> str:
-        """Its cgroup among those of the commands; empty where it has none."""
+        """Return the name of its cgroup; empty if it has none."""
         ...
 
     def join(self) -> None:
-        """Put the calling process (the freshly forked child) into this tree."""
+        """Move the calling process into this tree."""
         ...
 
     def signal(self, number: int, leader: int) -> None:
-        """Send a signal to every process; SIGKILL reaches those born meanwhile too. `leader` is the command's pid."""
+        """Send a signal to every process; SIGKILL reaches new forks too. `leader` is the command's pid."""
         ...
 
 
 class Trees:
-    """Makes trees. Reads /proc and cgroups through descriptors, since paths change their meaning with the root.
+    """Creates trees. Reads /proc and cgroups through descriptors, since the root changes after they are opened.
 
     Args:
         proc: A descriptor of /proc.
-        groups: Where the trees are cgroups; None where they cannot be.
+        groups: The cgroups of the commands; None if there is no writable cgroup2.
     """
 
     def __init__(self, proc: int, groups: Groups | None) -> None:
@@ -45,21 +45,21 @@ class Trees:
         self._groups = groups
 
     def new(self) -> Tree:
-        """An empty tree."""
-        return _Walk(self._proc) if self._groups is None else self._groups.take()
+        """Create an empty tree."""
+        return _WalkedTree(self._proc) if self._groups is None else self._groups.take()
 
     def retire(self, tree: Tree) -> None:
-        """Give a tree back; what still lives in it goes on living."""
+        """Give a tree back; processes that still run in it keep running."""
         if isinstance(tree, Lease) and self._groups is not None:
             self._groups.give(tree)
 
     def return_home(self) -> None:
-        """Put the agent back where it belongs, after it has joined a tree for its children's sake."""
+        """Move the agent back into its own cgroup, after it joined a tree so that its child inherits it."""
         if self._groups is not None:
             self._groups.return_home()
 
 
-class _Walk:
+class _WalkedTree:
     name = ""
 
     def __init__(self, proc: int) -> None:
@@ -74,11 +74,11 @@ class _Walk:
                 send(pid, number)
             return
         seen: set[int] = set()
-        for _ in range(_ROUNDS):
+        for _ in range(_MAX_ROUNDS):
             fresh = self._members(seen | {leader}, leader) - seen
             if not fresh:
                 break
-            # Stopped first, so that none can have children that no round sees.
+            # Stop them first, so that none can fork children that no round sees.
             for pid in fresh:
                 send(pid, signal.SIGSTOP)
             seen |= fresh
@@ -86,7 +86,7 @@ class _Walk:
             send(pid, signal.SIGKILL)
 
     def _members(self, known: set[int], session: int) -> set[int]:
-        """What lives of the session, of the known processes and of all their descendants."""
+        """Return the living processes of the session, the known processes and all their descendants."""
         parents: dict[int, int] = {}
         found: set[int] = set()
         for name in processes(self._proc):

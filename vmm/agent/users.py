@@ -1,4 +1,4 @@
-"""Users and groups as the sandbox's own /etc/passwd and /etc/group have them, without the C library's services."""
+"""Users and groups from the sandbox's own /etc/passwd and /etc/group, without the C library's name services."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SHELL = b"/bin/sh"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class User:
-    """Whom a command runs as."""
+    """The user that a command runs as."""
 
     name: bytes
     uid: int
@@ -25,10 +25,10 @@ class User:
 
 
 class Users:
-    """Looks users up, and reads the files again only when they have changed.
+    """Looks up users, and reads the files again only when they have changed.
 
     Args:
-        passwd: The file with the users.
+        passwd: The path of the passwd file.
     """
 
     def __init__(self, passwd: bytes = _PASSWD) -> None:
@@ -37,10 +37,10 @@ class Users:
         self._found: dict[bytes, User] = {}
 
     def find(self, wanted: bytes) -> User:
-        """The user of that name or decimal uid; empty means root (whom the agent itself runs as, outside a guest).
+        """Return the user with a name or decimal uid; empty means the agent's own user, which is root in a guest.
 
         Raises:
-            RefusalError: There is none.
+            RefusalError: There is no such user.
         """
         wanted = wanted or b"%d" % os.geteuid()
         stamp = (_stamp(self._passwd), _stamp(_GROUP))
@@ -73,7 +73,7 @@ def _look_up(wanted: bytes, passwd: bytes) -> User:
         )
     own = b"%d" % os.geteuid()
     if wanted in {own, b"root" if own == b"0" else own}:
-        # Whom the agent runs as is there even if the file is not.
+        # The agent's own user exists even if the file does not.
         home, name = (b"/root", b"root") if own == b"0" else (b"/", own)
         return User(name=name, uid=os.geteuid(), gid=os.getegid(), groups=(os.getegid(),), home=home, shell=_SHELL)
     raise invalid(f"user: {shown(wanted)!r} is not in the sandbox's /etc/passwd")
