@@ -1,4 +1,4 @@
-"""Reading small files below a descriptor: /proc and cgroups, whose paths change their meaning with the root."""
+"""Reading small files relative to a descriptor: after a change of root, the paths of /proc and cgroups would differ."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _PIECE = 65536
 
 
 def read(directory: int, name: str) -> bytes:
-    """All of a file below an open directory; empty if it is not there, or what it tells of has ended meanwhile."""
+    """Return the content of a file below an open directory; empty if it does not exist or its process has ended."""
     try:
         descriptor = os.open(name, os.O_RDONLY, dir_fd=directory)
     except OSError:
@@ -18,7 +18,7 @@ def read(directory: int, name: str) -> bytes:
         while piece := os.read(descriptor, _PIECE):
             data += piece
     except OSError:
-        return b""  # The process ended between opening and reading.
+        return b""  # The process ended after the file was opened.
     else:
         return data
     finally:
@@ -26,6 +26,6 @@ def read(directory: int, name: str) -> bytes:
 
 
 def processes(directory: int) -> list[str]:
-    """The processes that an open /proc has, by the names of their directories."""
+    """Return the process ids in an open /proc, as the names of their directories."""
     with os.scandir(directory) as entries:
         return [entry.name for entry in entries if entry.name.isdigit()]

@@ -1,4 +1,4 @@
-"""What the agent answers when it does not do as asked: a code that the host maps to its errors, and a message."""
+"""The agent's error answers: a code that the host maps to its exceptions, and a message."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ _CODES = {
 
 
 class RefusalError(Exception):
-    """The operation is not done; nothing of it remains.
+    """An operation was refused or failed; nothing of it remains, except for what an archive had unpacked.
 
     Attributes:
         code: One of this module's codes.
-        message: What is wrong, with the offending value and the way out.
+        message: What is wrong, with the value and the way out.
     """
 
     def __init__(self, code: str, message: str) -> None:
@@ -48,18 +48,18 @@ class RefusalError(Exception):
 
 
 def invalid(message: str) -> RefusalError:
-    """A refusal of a bad argument."""
+    """Create the refusal of an invalid argument."""
     return RefusalError(INVALID, message)
 
 
 def from_os_error(error: OSError, path: bytes = b"") -> RefusalError:
-    """The refusal that tells of a failed system call on `path`."""
+    """Create the refusal for a failed system call on `path`."""
     reason = os.strerror(error.errno) if error.errno else str(error)
     message = f"{shown(path)}: {reason}" if path else reason
     return RefusalError(_CODES.get(error.errno or 0, GUEST), message)
 
 
 def shown(raw: bytes) -> str:
-    """A path or name for people: at most 80 characters, whatever bytes it has."""
+    """Return a path or name for a message: any bytes, as at most 80 characters."""
     text = raw.decode("utf-8", "backslashreplace")
     return text if len(text) <= 80 else f"{text[:50]}...{text[-27:]}"

@@ -1,4 +1,4 @@
-"""Finding files by name and by content, within a limit of hits and of time."""
+"""Searching files by name and content, with limits on the number of matches and on time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .channel import Channel
 from .entries import kind_of, open_regular, text
 from .refusals import RefusalError, from_os_error, invalid
 
-_MADE_UP = frozenset((b"/proc", b"/sys", b"/dev"))
+_KERNEL_FILE_SYSTEMS = frozenset((b"/proc", b"/sys", b"/dev"))
 _PIECE = 1024 * 1024
 _MAX_FILE = 256 * 1024 * 1024
 _MAX_LINE = 500
@@ -26,15 +26,15 @@ class Search:
     """The host's search call."""
 
     def find(self, channel: Channel, arguments: Arguments) -> None:
-        """Hits in path order; stops early when the peer goes away."""
+        """Answer with the matches in path order; stop early if the peer disconnects."""
         path = arguments.path()
         name, content = arguments.raw("name", ""), arguments.raw("content", "")
         limit = min(arguments.integer("limit", 100, least=1), _MAX_LIMIT)
         deadline = time.monotonic() + arguments.integer("timeout_ms", 10_000) / 1000
         if not (name or content):
-            raise invalid("search: give a name, a content or both")
+            raise invalid("search must have a name, a content or both, got neither")
         if len(content) > _PIECE // 2:
-            raise invalid(f"content: {len(content)} bytes are too long to search for")
+            raise invalid(f"content must be at most {_PIECE // 2} bytes, got {len(content)}")
         pattern = compile_pattern(translate(name.decode()).encode()) if name else None
         found: list[dict[str, Any]] = []
         truncated = False
@@ -53,28 +53,28 @@ class Search:
                     break
                 found.append(hit)
             else:
-                truncated = time.monotonic() > deadline  # The last file may not have been looked through.
+                truncated = time.monotonic() > deadline  # The search of the last file may have been cut short.
         except OSError as error:
             raise from_os_error(error, path) from error
         channel.send_result({"matches": found, "truncated": truncated})
 
 
 def _walk(path: bytes) -> Iterator[tuple[bytes, str]]:
-    """Everything below with its kind, in name order, without the made-up file systems unless the walk begins there."""
+    """Yield every entry below a path with its kind, in name order; enter /proc, /sys and /dev only as the start."""
     status = os.stat(path)
     if not stat.S_ISDIR(status.st_mode):
         yield path, kind_of(status.st_mode)
         return
-    pending = _below(path.rstrip(b"/") or b"/", strict=True)
+    pending = _entries(path.rstrip(b"/") or b"/", strict=True)
     while pending:
         current, kind = pending.pop()
         yield current, kind
-        if kind == "directory" and current not in _MADE_UP:
-            pending.extend(_below(current))
+        if kind == "directory" and current not in _KERNEL_FILE_SYSTEMS:
+            pending.extend(_entries(current))
 
 
-def _below(directory: bytes, *, strict: bool = False) -> list[tuple[bytes, str]]:
-    """The entries of a directory, last name first. One that cannot be read is left out unless `strict`."""
+def _entries(directory: bytes, *, strict: bool = False) -> list[tuple[bytes, str]]:
+    """Return the entries of a directory, last name first. An unreadable one has none, unless `strict`."""
     try:
         with os.scandir(directory) as entries:
             return sorted(((entry.path, _kind(entry)) for entry in entries), reverse=True)
@@ -98,7 +98,7 @@ def _match(path: bytes, kind: str, content: bytes, deadline: float) -> dict[str,
     try:
         descriptor, status = open_regular(path)
     except RefusalError:
-        return None  # Unreadable, or gone meanwhile: the rest of the search is worth having.
+        return None  # Unreadable or deleted meanwhile, which must not end the search.
     try:
         return None if status.st_size > _MAX_FILE else _scan(path, descriptor, content, deadline)
     except OSError:
@@ -108,28 +108,28 @@ def _match(path: bytes, kind: str, content: bytes, deadline: float) -> dict[str,
 
 
 def _scan(path: bytes, descriptor: int, content: bytes, deadline: float) -> dict[str, Any] | None:
-    """The first line with the content; a file whose first kilobytes hold a NUL is no text."""
+    """Find the first line with the content. A file with a NUL in its first 8 KiB counts as binary and never matches."""
     lines_before = 0
-    held = b""
+    carried = b""
     first = True
     while time.monotonic() <= deadline:
         piece = os.read(descriptor, _PIECE)
         if first and b"\0" in piece[:8192]:
             return None
         first = False
-        whole = held + piece
-        at = whole.find(content)
+        window = carried + piece
+        at = window.find(content)
         if at >= 0:
-            begin = whole.rfind(b"\n", 0, at) + 1
-            rest = b"" if b"\n" in whole[at:] else os.read(descriptor, _MAX_LINE)
-            end = (whole + rest).find(b"\n", at + len(content))
-            line = (whole + rest)[begin : end if end >= 0 else None]
-            number = lines_before + whole.count(b"\n", 0, at) + 1
+            begin = window.rfind(b"\n", 0, at) + 1
+            rest = b"" if b"\n" in window[at:] else os.read(descriptor, _MAX_LINE)
+            end = (window + rest).find(b"\n", at + len(content))
+            line = (window + rest)[begin : end if end >= 0 else None]
+            number = lines_before + window.count(b"\n", 0, at) + 1
             return {"path": text(path), "line_number": number, "line": line[:_MAX_LINE].decode("utf-8", "replace")}
         if not piece:
             return None
-        # What begins in this piece may end in the next: keep the last line as far as it is of a sensible length.
-        keep = max(len(content) - 1, min(len(whole) - whole.rfind(b"\n") - 1, 4 * _MAX_LINE))
-        held = whole[len(whole) - keep :] if keep else b""
-        lines_before += whole.count(b"\n", 0, len(whole) - keep)
+        # A match may span two pieces: keep the last line, up to a limit.
+        keep = max(len(content) - 1, min(len(window) - window.rfind(b"\n") - 1, 4 * _MAX_LINE))
+        carried = window[len(window) - keep :] if keep else b""
+        lines_before += window.count(b"\n", 0, len(window) - keep)
     return None
