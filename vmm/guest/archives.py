@@ -31,20 +31,20 @@ class ArchiveCalls(Caller):
 
         Raises:
             InvalidInput: The path is relative or invalid.
-            GuestFileMissing: Nothing is there.
+            GuestFileMissing: It does not exist.
             GuestFileRefused: It is not a directory.
         """
         async with self._stream("pack", path=checks.path(path)) as answer:
             frame = await answer.receive()
             if frame is None or frame[0] != frames.HEAD:
-                raise LinkError("The guest did not say what it packs")
+                raise LinkError("The guest's answer does not describe the directory")
             yield Archive(plain(FileInfo, unpack(frame[1])), answer)
 
     async def unpack(self, path: str, chunks: AsyncIterable[bytes], *, owners: bool = False) -> ArchiveReport:
         """Unpack a tar archive into a directory, which is created if it does not exist.
 
-        A file is replaced completely or not at all. Nothing gets out of the directory, and no link is followed,
-        whatever the archive says. What was unpacked stays, even after an error.
+        A file is replaced completely or not at all. Nothing is written outside the directory, and no link is followed,
+        whatever the archive contains. What was unpacked stays, even after an error.
 
         Args:
             path: The directory.
@@ -67,7 +67,7 @@ class Archive(DataStream):
     """A tar stream as it arrives; an empty piece is a sign of life.
 
     Attributes:
-        info: The directory that it holds.
+        info: The packed directory.
     """
 
     def __init__(self, info: FileInfo, stream: Stream) -> None:
@@ -76,7 +76,7 @@ class Archive(DataStream):
 
     @property
     def report(self) -> ArchiveReport:
-        """Return what it holds, and what was left out; only after all of it has arrived."""
+        """Return what the archive contains and what was left out; only after all of it has arrived."""
         return _report(self._stream.result)
 
 
@@ -87,4 +87,4 @@ def _report(value: dict[str, Any]) -> ArchiveReport:
             files=int(value["files"]), size=int(value["size"]), skipped=int(value["skipped"]), listed=listed
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise LinkError("The guest does not say what its archive held") from error
+        raise LinkError("The guest's answer does not say what its archive contains") from error

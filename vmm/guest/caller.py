@@ -57,9 +57,9 @@ class Caller:
             arguments: The operation's arguments.
 
         Raises:
-            CasemateError: What the guest refused.
+            CasemateError: The guest refused.
             LinkError: The connection broke, or the answer is invalid.
-            LinkTimeout: The guest stopped answering, or the time is over.
+            LinkTimeout: The guest stopped answering, or took too long.
         """
         arguments |= more or {}
         if body is not None and len(body) > frames.MAX_DATA:
@@ -73,7 +73,7 @@ class Caller:
         raise AssertionError  # unreachable: the block either returns or raises
 
     async def _exchange(self, request: bytes, most_data: int = 0) -> Reply:
-        """Send one request and wait for its answer, for as long as that takes."""
+        """Send one request and wait for its answer, without a deadline."""
         async with self._pool.connection() as connection:
             await connection.send(request)
             try:
@@ -86,7 +86,7 @@ class Caller:
     async def _upload(
         self, name: str, /, chunks: AsyncIterable[bytes], *, most_data: int = 0, **arguments: object
     ) -> Reply:
-        """Perform one operation whose data is sent in pieces; each step has a deadline, the whole transfer has none.
+        """Perform one operation whose data is sent in pieces; each step has a deadline, but not the whole transfer.
 
         Raises:
             CasemateError: As `_call`; and whatever `chunks` raises.
@@ -132,7 +132,7 @@ class Stream:
     """The frames of an answer that comes in pieces.
 
     Attributes:
-        finished: Whether all of it has come, so that the connection is free again.
+        finished: Whether all of it has arrived, so that the connection is free again.
         result: The guest's result at the end.
     """
 
@@ -148,9 +148,9 @@ class Stream:
         """Receive the next frame before the final one, or None at the end.
 
         Raises:
-            CasemateError: What the guest refused.
+            CasemateError: The guest refused.
             LinkError: The connection broke.
-            LinkTimeout: Nothing came for too long.
+            LinkTimeout: Nothing arrived for too long.
         """
         if self.finished:
             return None
@@ -166,7 +166,7 @@ class Stream:
 
     async def _frame(self) -> tuple[int, bytes]:
         patience_s = self._vitality.patience_s(self._own_s)
-        # Most frames come at once, and a watch costs more than a frame. A partial frame is kept for the next try.
+        # Most frames arrive at once, and a watch costs more than a frame. The next try continues a partial frame.
         with anyio.move_on_after(patience_s):
             return await self._connection.receive()
         async with self._vitality.watch(self._name, self._own_s, waited_s=patience_s):
@@ -181,14 +181,14 @@ class DataStream:
         self._stream = stream
 
     def __aiter__(self) -> Self:
-        """Iterate over the pieces that have not come yet."""
+        """Iterate over the pieces that have not arrived yet."""
         return self
 
     async def __anext__(self) -> bytes:
         """Receive the next piece.
 
         Raises:
-            CasemateError: What the guest refused.
+            CasemateError: The guest refused.
             LinkError: The connection broke, or a frame is not data.
         """
         frame = await self._stream.receive()
@@ -200,7 +200,7 @@ class DataStream:
 
 
 class _Upload:
-    """Sends and listens at once: the answer may come before all is sent, for example when the disk is full."""
+    """Sends and listens at once: the answer may arrive before everything is sent, for example when the disk is full."""
 
     def __init__(self, connection: Connection, vitality: Vitality) -> None:
         self._connection = connection
@@ -219,8 +219,8 @@ class _Upload:
             await self._step(frames.pack(frames.END))
         except LinkError as error:
             self._failure = error
-            self._patience.deadline = anyio.current_time() + 1  # the guest's own reason may be on its way
-        except Exception as error:  # the source's own error, raised again where the call was made
+            self._patience.deadline = anyio.current_time() + 1  # the guest's reason may still arrive
+        except Exception as error:  # an error of the source, raised again in the caller
             self._failure = error
             self._patience.cancel()
         else:
@@ -270,7 +270,7 @@ class GuestRefusalError(Exception):
     """Carries a guest's refusal to where the connection is handled.
 
     Attributes:
-        error: What the caller gets.
+        error: The error that the caller gets.
     """
 
     def __init__(self, error: CasemateError) -> None:
@@ -280,7 +280,7 @@ class GuestRefusalError(Exception):
 
 @contextmanager
 def deadline(name: str, seconds: float) -> Generator[None]:
-    """Raise the link's own error when the time is over."""
+    """Raise LinkTimeout if a block takes longer."""
     try:
         with anyio.fail_after(seconds):
             yield

@@ -1,4 +1,4 @@
-"""What the host refuses before anything is sent: each message names the argument, what it must be, and its value."""
+"""Checks of arguments before anything is sent; each message names the argument, what it must be, and its value."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_ARGUMENTS = 1024 * 1024
 """Bytes of all arguments and variables together."""
 MAX_PATH = 4095
 MAX_WHOLE_READ = 64 * 1024 * 1024
-"""Bytes that one call returns; longer files are read by ranges or streamed."""
+"""Bytes that one call returns; longer files are read in ranges or streamed."""
 
 
 def path(value: str, name: str = "path") -> str:

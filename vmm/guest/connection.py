@@ -32,7 +32,7 @@ _ERRORS: dict[str, type[CasemateError]] = {
 
 
 class HungUp(LinkError):
-    """The other side closed the connection without answering, most often because a network was just restored."""
+    """The other side closed the connection without answering, usually because its network was just restored."""
 
 
 class _Closed(LinkError):
@@ -40,11 +40,11 @@ class _Closed(LinkError):
 
 
 class Connection:
-    """Frames over one stream. Not safe for several tasks at once, except that one may send while another receives.
+    """Frames over one stream. Not for several tasks at once, except that one may send while another receives.
 
     Attributes:
         generation: The number of the link's secret that it was opened with; a pool keeps only the newest.
-        loan: How often it was returned to its pool, to tell whether another call has it by now.
+        loan: How often it was returned to its pool; tells whether another call may have it by now.
     """
 
     def __init__(self, stream: ByteStream, generation: int, heard: Callable[[], None] | None = None) -> None:
@@ -68,7 +68,7 @@ class Connection:
 
         Raises:
             HungUp: The other side closed the connection without answering.
-            LinkError: Nobody answers, or not an agent that knows the secret, which learns nothing useful.
+            LinkError: Nobody answers, or the other side does not know the secret; then it learns nothing useful.
         """
         connection = await cls._dialled(dial, generation, heard)
         try:
@@ -91,7 +91,7 @@ class Connection:
             await anyio.aclose_forcefully(self._stream)
 
     def alive(self) -> bool:
-        """Tell whether an idle connection can be used: the agent sends nothing on it, so any data means its end."""
+        """Tell whether an idle connection is usable: the agent sends nothing on it, so any data means it ended."""
         if self._buffer:
             return False
         descriptor = self._stream.extra(SocketAttribute.raw_socket, None)

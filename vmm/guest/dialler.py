@@ -1,7 +1,7 @@
-"""Opens new connections to a guest's agent, even if many of them are lost on the way.
+"""Opens new connections to a guest's agent, even if many of them get lost.
 
-Until the agent has greeted and the host has shown that it knows the secret, no request was sent. So if no greeting
-arrives on a connection, another is opened beside it, and the first to complete the handshake is used.
+No request is sent before the agent's greeting and the host's proof that it knows the secret. So if no greeting
+arrives on a connection, another is opened in parallel, and the first to complete the handshake is used.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from vmm.errors import LinkError, LinkTimeout
 
 from .connection import Connection, Dial, HungUp
 
-_BESIDE_S = 0.3
-"""Seconds that a handshake may take before another connection is opened beside it; doubled each time."""
+_PARALLEL_S = 0.3
+"""Seconds that a handshake may take before another connection is opened in parallel; doubled each time."""
 _USUAL = 2.0
 """The same, in multiples of the last handshake's time, if that is longer: the guest is slow."""
 _HUNG_UP_S = (0.01, 0.05, 0.2)
@@ -25,13 +25,13 @@ _HUNG_UP_S = (0.01, 0.05, 0.2)
 _SILENT_S = 5.0
 """Seconds that an agent that has answered before may be silent."""
 _UNHEARD_S = 30.0
-"""Seconds that an agent that has not answered yet may be silent: its machine has just started, maybe on a busy host."""
+"""Seconds that an agent that has not answered yet may be silent: its machine just started, maybe on a busy host."""
 _SLOW = 10.0
 """The minimum of these, in multiples of the last handshake's time."""
 
 
 class Dialler:
-    """Opens connections. For many tasks at once.
+    """Opens connections. Many tasks may use it at once.
 
     Args:
         dial: Opens a new connection to the agent.
@@ -40,7 +40,7 @@ class Dialler:
 
     def __init__(self, dial: Dial, heard: Callable[[], None]) -> None:
         self._dial = dial
-        self._tell = heard
+        self._on_frame = heard
         self._heard = -math.inf
         self._took_s = 0.0
 
@@ -66,13 +66,13 @@ class Dialler:
             since: When the wait for it began, in seconds of the event loop's clock.
 
         Raises:
-            LinkError: Nobody answers, or not an agent that knows the secret, which learns nothing useful.
+            LinkError: Nobody answers, or the other side does not know the secret; then it learns nothing useful.
             LinkTimeout: Nobody answers in time.
         """
         race = _Race(lambda: Connection.open(self._dial, secret, generation, self._hear))
         try:
             async with anyio.create_task_group() as dials:
-                await self._hold(race, dials, since)
+                await self._run(race, dials, since)
                 dials.cancel_scope.cancel()
         except BaseException:
             if race.won is not None:
@@ -87,7 +87,7 @@ class Dialler:
         """Wait for an event as long as `patience` allows.
 
         Raises:
-            LinkTimeout: The time is over.
+            LinkTimeout: It did not happen in time.
         """
         while not event.is_set():
             if anyio.current_time() >= self.patience(since):
@@ -101,19 +101,19 @@ class Dialler:
 
     def _hear(self) -> None:
         self._heard = anyio.current_time()
-        self._tell()
+        self._on_frame()
 
-    async def _hold(self, race: _Race, dials: TaskGroup, since: float) -> None:
-        """Dial until a connection wins, or none can."""
+    async def _run(self, race: _Race, dials: TaskGroup, since: float) -> None:
+        """Dial until a connection is ready, or none is possible."""
         began = anyio.current_time()
-        pause_s = max(_BESIDE_S, _USUAL * self._took_s)
+        pause_s = max(_PARALLEL_S, _USUAL * self._took_s)
         while anyio.current_time() < self.patience(since):
             race.running += 1
             dials.start_soon(race.run)
-            beside = anyio.current_time() + pause_s
+            next_dial = anyio.current_time() + pause_s
             pause_s *= 2
-            while race.running and not race.decided and anyio.current_time() < min(beside, self.patience(since)):
-                await race.news(min(beside, self.patience(since)))
+            while race.running and not race.decided and anyio.current_time() < min(next_dial, self.patience(since)):
+                await race.news(min(next_dial, self.patience(since)))
             if race.decided:
                 return
             if not race.running:
@@ -124,7 +124,7 @@ class Dialler:
 
 
 class _Race:
-    """Concurrent dials, of which the first to complete the handshake wins.
+    """Concurrent dials; the first to complete the handshake wins.
 
     Args:
         dial: Opens a connection.
@@ -132,9 +132,9 @@ class _Race:
     Attributes:
         won: The winner.
         took_s: How long its handshake took.
-        failure: Why there will be none.
+        failure: Why no dial can win.
         running: How many dials have not ended.
-        hung_up: How many connections the agent closed without answering, which says nothing about it.
+        hung_up: How many connections the agent closed without answering, which may be temporary.
     """
 
     def __init__(self, dial: Callable[[], Awaitable[Connection]]) -> None:

@@ -1,4 +1,4 @@
-"""The link's calls about files. Paths are absolute paths in the guest; no link in it leads out of it."""
+"""The link's calls about files. Paths are absolute paths in the guest; no link leads out of the guest."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .decoding import plain
 from .values import FileInfo, FileSlice, Listing, Match, SearchResult
 
 _TREE_SECONDS = 600.0
-"""Deadline of calls that may visit a whole tree, as long as the guest is alive."""
+"""Deadline of calls that may visit a whole tree, while the guest is alive."""
 
 
 class FileCalls(Caller):
@@ -33,18 +33,18 @@ class FileCalls(Caller):
         return Listing(entries=entries, truncated=bool(reply.value["truncated"]))
 
     async def stat(self, path: str) -> FileInfo:
-        """Describe one entry; a link is described itself."""
+        """Describe one entry; does not follow a link."""
         return plain(FileInfo, (await self._call("stat", path=checks.path(path))).value)
 
     async def read_file(self, path: str, *, offset: int = 0, length: int | None = None) -> FileSlice:
-        """Read a range of a file, up to its end without a length; at most 64 MiB at once.
+        """Read a range of a file, to its end if there is no length; at most 64 MiB at once.
 
         Raises:
             InvalidInput: A negative offset or length, or more than 64 MiB.
         """
         most = checks.MAX_WHOLE_READ
         if length is not None and length > most:
-            raise InvalidInput(f"length must be at most {most} bytes, got {shown(length)}", hint="Read it by ranges")
+            raise InvalidInput(f"length must be at most {most} bytes, got {shown(length)}", hint="Read it in ranges")
         data = bytearray()
         async with self.open_read(path, offset=offset, length=length) as (info, pieces):
             async for piece in pieces:
@@ -52,7 +52,7 @@ class FileCalls(Caller):
                 if len(data) > most:
                     raise InvalidInput(
                         f"length must be set for {shown(path)}, which has more than {most} bytes",
-                        hint="Read it by ranges of offset and length",
+                        hint="Read it in ranges of offset and length",
                     )
         return FileSlice(offset=offset, data=bytes(data), more=pieces.more, stated=info.size)
 
@@ -60,7 +60,7 @@ class FileCalls(Caller):
     async def open_read(
         self, path: str, *, offset: int = 0, length: int | None = None
     ) -> AsyncGenerator[tuple[FileInfo, Pieces]]:
-        """Stream a range of a file in pieces of at most 256 KiB, to its real end without a length."""
+        """Stream a range of a file in pieces of at most 256 KiB, to its real end if there is no length."""
         stream = self._stream(
             "read",
             path=checks.path(path),
@@ -70,7 +70,7 @@ class FileCalls(Caller):
         async with stream as answer:
             frame = await answer.receive()
             if frame is None or frame[0] != frames.HEAD:
-                raise LinkError("The guest did not say what it reads")
+                raise LinkError("The guest's answer does not describe the file")
             yield plain(FileInfo, unpack(frame[1])), Pieces(answer)
 
     async def write_file(
@@ -104,7 +104,7 @@ class FileCalls(Caller):
         return plain(FileInfo, reply.value)
 
     async def make_directory(self, path: str, *, parents: bool = True) -> FileInfo:
-        """Make a directory; with `parents` also its parents, and it may already exist."""
+        """Make a directory; with `parents` also its parents, and an existing one is no error."""
         return plain(FileInfo, (await self._call("make_directory", path=checks.path(path), parents=parents)).value)
 
     async def delete(self, path: str, *, recursive: bool = False) -> None:
@@ -169,5 +169,5 @@ class Pieces(DataStream):
 
     @property
     def more(self) -> bool:
-        """Tell whether the file goes on after the range; only after all of it has arrived."""
+        """Tell whether the file continues after the range; only after all of it has arrived."""
         return bool(self._stream.result.get("more"))

@@ -16,15 +16,15 @@ from .values import Certificate, GuestActivity, GuestMetrics, Identity, Ping
 from .vitality import GRACE, Grace
 
 _IDENTIFY_S = 30.0
-"""Deadline of a guest's first call after it was restored: on a busy host it may be silent for a while."""
+"""Deadline of the first call to a restored guest, which may be silent for a while on a busy host."""
 
 
 class GuestLink(ProcessCalls, FileCalls, ArchiveCalls, TerminalCalls):
-    """Calls into one guest, over connections that are kept for the next call. For many tasks at once.
+    """Calls into one guest, over connections that later calls reuse. Many tasks may use it at once.
 
-    Every call has a deadline, far off while the guest is alive and near when it falls silent (LinkTimeout). No call is
-    repeated once it may have had an effect (LinkError). If a kept connection has died, that is noticed before anything
-    is sent on it, and it is dialled again.
+    Every call has a deadline: a late one while the guest is alive, an early one once it falls silent (LinkTimeout). No
+    call is repeated once it may have had an effect (LinkError). A dead idle connection is noticed before anything is
+    sent on it, and replaced.
 
     Args:
         dial: Opens a new connection to the agent.
@@ -38,27 +38,27 @@ class GuestLink(ProcessCalls, FileCalls, ArchiveCalls, TerminalCalls):
 
     @property
     def silent_s(self) -> float:
-        """For how many seconds the guest has not answered, as far as calls have noticed; 0 while it does."""
+        """Seconds for which the guest has not answered, as noticed by calls; 0 while it answers."""
         return self._vitality.silent_s
 
     async def answers(self) -> bool:
-        """Ask the guest for a sign of life, and tell whether it gives one before it counts as silent."""
+        """Ping the guest, and tell whether it answers before it counts as silent."""
         return await self._vitality.answers()
 
     def held(self) -> AbstractContextManager[None]:
-        """Ignore the guest's silence for the length of a block, because the host pauses it."""
+        """Ignore the guest's silence during a block, because the host pauses it."""
         return self._vitality.held()
 
     async def aclose(self) -> None:
-        """Close the kept connections and the link."""
+        """Close the link and its idle connections."""
         await self._pool.aclose()
 
     async def drop_connections(self) -> None:
-        """Close the kept connections, before a save and after a restore; those in use close after their operation."""
+        """Close idle connections, before a save and after a restore; those in use close after their operation."""
         await self._pool.drop()
 
     async def ping(self, *, timeout_ms: int = 5000) -> Ping:
-        """Check that the agent answers, and return what it says of itself."""
+        """Check that the agent answers, and return its description of itself."""
         with deadline("ping", timeout_ms / 1000):
             reply = await self._exchange(pack_request("ping", {}, with_body=False))
         return plain(Ping, reply.value)
@@ -75,7 +75,7 @@ class GuestLink(ProcessCalls, FileCalls, ArchiveCalls, TerminalCalls):
             async with self._pool.connection() as connection:
                 values: dict[str, object] = {
                     "entropy": identity.entropy.hex(),
-                    "clock_ns": time.time_ns(),  # only now: opening the connection may take seconds
+                    "clock_ns": time.time_ns(),  # not earlier, because opening the connection may take seconds
                     "machine_id": identity.machine_id,
                     "hostname": identity.hostname,
                     "secret": identity.secret.hex(),
@@ -93,10 +93,10 @@ class GuestLink(ProcessCalls, FileCalls, ArchiveCalls, TerminalCalls):
         return plain(GuestMetrics, (await self._call("metrics")).value)
 
     async def activity(self, *, timeout_ms: int = 5000) -> GuestActivity:
-        """Ask what runs in the guest on its own, which sleep would interrupt."""
+        """Ask what runs in the guest independently of calls, and would be interrupted by sleep."""
         return plain(GuestActivity, (await self._call("activity", more_s=timeout_ms / 1000)).value)
 
     async def set_clock(self) -> None:
         """Set the guest's clock to the host's."""
-        await self.ping()  # opens a connection first: otherwise the time would be late by what that takes
+        await self.ping()  # Open a connection first, so that the time that this takes does not make the clock late.
         await self._call("set_clock", clock_ns=time.time_ns())

@@ -1,4 +1,4 @@
-"""The connections of one link: kept for the next call, and closed when they or their secret are outdated."""
+"""The connections of one link: reused by later calls, and closed when they or their secret are outdated."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from .connection import Connection, Dial
 from .dialler import Dialler
 
 _DIALS = 2
-"""How many calls dial at once. QEMU lets two wait to be forwarded; the kernel silently drops a third, and tries
-again after 1, 3, 7, 15 seconds, each time beside all the others. Source: `listen` in libslirp; tcp(7)."""
+"""How many calls dial at once. QEMU queues two connections for forwarding; the kernel silently drops a third, and
+retries it after 1, 3, 7, 15 seconds, each time competing with all others. Source: `listen` in libslirp; tcp(7)."""
 
 
 class Pool:
     """Hands out authenticated connections, the most recently used one first.
 
-    When all are in use, calls wait in line: for their turn to dial, or for one that is returned. Only the number of
-    concurrent dials is limited, not that of connections in use, so that no call waits for another one to end.
+    When all are in use, calls queue until they may dial or a connection is returned. Only concurrent dials are limited,
+    not connections in use, so no call depends on the end of another one.
 
     Args:
         dial: Opens a new connection to the agent.
         secret: The secret that the agent and the host share.
         max_idle: How many idle connections to keep.
-        heard: Called for each frame that arrives on any of them, as a sign of life.
+        heard: Called for each frame that arrives on any connection, as a sign of life.
 
     Attributes:
         secret: What new connections authenticate with.
@@ -39,8 +39,8 @@ class Pool:
         self._dialler = Dialler(dial, heard)
         self._max_idle = max_idle
         self._idle: list[Connection] = []
-        self._line: deque[_Place] = deque()
-        self._dialling: list[_Place] = []
+        self._queue: deque[_Waiter] = deque()
+        self._dialling: list[_Waiter] = []
         self._generation = 0
         self._closed = False
 
@@ -73,32 +73,32 @@ class Pool:
                 return connection
             await connection.aclose()
         since = anyio.current_time()
-        place = _Place()
-        self._line.append(place)
+        waiter = _Waiter()
+        self._queue.append(waiter)
         self._next_dials()
         try:
-            await self._dialler.wait(place.reached, since)
-            if place.connection is None:
-                await self._dial(place, since)
+            await self._dialler.wait(waiter.ready, since)
+            if waiter.connection is None:
+                await self._dial(waiter, since)
         except BaseException:
-            if place.connection is not None:
+            if waiter.connection is not None:
                 with anyio.CancelScope(shield=True):
-                    await self.keep(place.connection)
+                    await self.keep(waiter.connection)
             raise
         finally:
-            self._leave(place)
-        assert place.connection is not None
-        return place.connection
+            self._leave(waiter)
+        assert waiter.connection is not None
+        return waiter.connection
 
     async def keep(self, connection: Connection) -> None:
         """Take back a connection on which an operation has ended normally."""
         connection.loan += 1
         if connection.generation != self._generation or self._closed:
             await connection.aclose()
-        elif waiting := self._line or self._dialling:
-            place = waiting[0]
-            self._leave(place)
-            place.give(connection)
+        elif waiting := self._queue or self._dialling:
+            waiter = waiting[0]
+            self._leave(waiter)
+            waiter.give(connection)
         elif len(self._idle) < self._max_idle:
             self._idle.append(connection)
         else:
@@ -121,49 +121,49 @@ class Pool:
     async def aclose(self) -> None:
         """Close the pool for good."""
         self._closed = True
-        for place in self._line:
-            place.reached.set()
+        for waiter in self._queue:
+            waiter.ready.set()
         await self.drop()
 
-    async def _dial(self, place: _Place, since: float) -> None:
-        with place.dial:
+    async def _dial(self, waiter: _Waiter, since: float) -> None:
+        with waiter.dial:
             if self._closed:
                 raise LinkError("The link to the guest is closed")
             made = await self._dialler.connection(self.secret, self._generation, since)
-            if place.connection is None:
-                place.connection = made
+            if waiter.connection is None:
+                waiter.connection = made
             else:
                 await self.keep(made)
 
-    def _leave(self, place: _Place) -> None:
-        if place in self._line:
-            self._line.remove(place)
-        if place in self._dialling:
-            self._dialling.remove(place)
+    def _leave(self, waiter: _Waiter) -> None:
+        if waiter in self._queue:
+            self._queue.remove(waiter)
+        if waiter in self._dialling:
+            self._dialling.remove(waiter)
             self._next_dials()
 
     def _next_dials(self) -> None:
-        while self._line and len(self._dialling) < _DIALS:
-            place = self._line.popleft()
-            self._dialling.append(place)
-            place.reached.set()
+        while self._queue and len(self._dialling) < _DIALS:
+            waiter = self._queue.popleft()
+            self._dialling.append(waiter)
+            waiter.ready.set()
 
 
-class _Place:
-    """A place in the line.
+class _Waiter:
+    """A call in the queue.
 
     Attributes:
-        reached: Set when its turn to dial has come, or it has a connection.
+        ready: Set when it may dial, or has a connection.
         connection: The connection that it got.
-        dial: Its dial, which ends if it gets another connection first.
+        dial: Its dial, which is cancelled if it gets another connection first.
     """
 
     def __init__(self) -> None:
-        self.reached = anyio.Event()
+        self.ready = anyio.Event()
         self.connection: Connection | None = None
         self.dial = anyio.CancelScope()
 
     def give(self, connection: Connection) -> None:
         self.connection = connection
-        self.reached.set()
+        self.ready.set()
         self.dial.cancel()

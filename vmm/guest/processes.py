@@ -14,7 +14,7 @@ from .decoding import outcome, plain, slices
 from .values import KIB, Chunk, Command, Fed, Outcome, ProcessInfo, ProcessOutput
 
 _BEAT_S = 5.0
-"""Interval of the agent's signs of life to whoever follows a process that prints nothing."""
+"""Interval of the agent's signs of life while a followed process prints nothing."""
 
 
 class ProcessCalls(Caller):
@@ -29,7 +29,7 @@ class ProcessCalls(Caller):
         keep_head: int = 256 * KIB,
         keep_tail: int = 256 * KIB,
     ) -> Outcome:
-        """Run a command and wait for its end, at most `wait_ms`; then it goes on in the background under its pid.
+        """Run a command and wait for its end, at most `wait_ms`; then it continues in the background under its pid.
 
         Cancelling the wait, or losing the connection during it, kills the command's whole tree unless `detach` is
         given. A command that exceeded its time limit has `timed_out`, exit code 137 and the output up to then.
@@ -73,19 +73,19 @@ class ProcessCalls(Caller):
         return plain(ProcessInfo, reply.value)
 
     async def processes(self) -> tuple[ProcessInfo, ...]:
-        """List everything started through the link, oldest first; of the finished ones the last hundred."""
+        """List all processes started through the link, oldest first; of the finished ones only the last hundred."""
         reply = await self._call("processes")
         return tuple(plain(ProcessInfo, value) for value in reply.value["processes"])
 
     async def forget(self) -> None:
-        """Forget the finished processes with their output."""
+        """Forget finished processes and their output."""
         await self._call("forget")
 
     async def wait(self, pid: int, *, wait_ms: int, keep_head: int = 256 * KIB, keep_tail: int = 256 * KIB) -> Outcome:
         """Wait for a process to end, at most `wait_ms`.
 
         Raises:
-            ProcessMissing: No such process was started here.
+            ProcessMissing: No process with this pid was started through the link.
         """
         reply = await self._call(
             "wait",
@@ -117,7 +117,7 @@ class ProcessCalls(Caller):
             wait_ms: How long to wait for something new or the end; 0 answers at once.
 
         Raises:
-            ProcessMissing: No such process was started here.
+            ProcessMissing: No process with this pid was started through the link.
         """
         reply = await self._call(
             "read_output",
@@ -138,10 +138,10 @@ class ProcessCalls(Caller):
     ) -> AsyncGenerator[AsyncIterator[Chunk]]:
         """Follow a process's output live from given offsets on; the iterator ends with the process.
 
-        Leaving the block early leaves the process alone.
+        Leaving the block early does not affect the process.
 
         Raises:
-            ProcessMissing: No such process was started here.
+            ProcessMissing: No process with this pid was started through the link.
         """
         stream = self._stream(
             "attach",
@@ -157,22 +157,22 @@ class ProcessCalls(Caller):
         """Send input to a process that was started with open input, and end its input if `eof`.
 
         Raises:
-            ProcessMissing: No such process was started here.
+            ProcessMissing: No process with this pid was started through the link.
             GuestError: Its input is closed, or megabytes are waiting that it does not read.
         """
         await self._call("send_stdin", body=checks.typed(data), pid=pid, eof=eof)
 
     async def feed(self, pid: int, data: bytes, *, eof: bool = False, wait_ms: int = 0) -> Fed:
-        """Send input to a process as `send_stdin` does, but wait if it does not read, and report instead of raising.
+        """Send input to a process as `send_stdin` does, but wait if it does not read, and return the result.
 
         Args:
             pid: The process.
-            data: At most 1 MiB; all of it is taken, or nothing.
+            data: At most 1 MiB; all or nothing of it is accepted.
             eof: Whether its input ends after that.
             wait_ms: How long to wait for a process that does not read.
 
         Raises:
-            ProcessMissing: No such process was started here.
+            ProcessMissing: No process with this pid was started through the link.
         """
         reply = await self._call(
             "feed",
@@ -186,13 +186,13 @@ class ProcessCalls(Caller):
             case "taken" | "full" | "closed" as state:
                 return state
             case _:
-                raise LinkError("The guest does not say whether it took the input of a process")
+                raise LinkError("The guest's answer does not say whether the process got its input")
 
     async def signal(self, pid: int, signal: int = 15) -> None:
         """Send a signal to a process's whole tree.
 
         Raises:
-            ProcessMissing: No such process was started here.
+            ProcessMissing: No process with this pid was started through the link.
             InvalidInput: There is no such signal.
         """
         await self._call("signal", pid=pid, signal=checks.signal_number(signal))

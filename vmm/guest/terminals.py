@@ -1,4 +1,4 @@
-"""The link's calls about terminals, which are in the guest and outlive every connection."""
+"""The link's calls about terminals, which run in the guest and outlive every connection."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class TerminalCalls(Caller):
         env: dict[str, str] | None = None,
         user: str = "",
     ) -> TerminalInfo:
-        """Open a terminal with a shell line in it, or with the user's login shell.
+        """Open a terminal that runs a shell line, or the user's login shell.
 
         Raises:
             InvalidInput: A size out of range, an unknown user, or no such directory.
@@ -79,5 +79,5 @@ class TerminalCalls(Caller):
         return TerminalOutput(info=plain(TerminalInfo, reply.value["info"]), output=output)
 
     async def terminal_close(self, terminal_id: str) -> None:
-        """Hang up, kill what does not end, and forget the terminal."""
+        """Hang up, kill the processes that do not end, and forget the terminal."""
         await self._call("terminal_close", terminal_id=terminal_id)

@@ -1,4 +1,4 @@
-"""An upload that keeps the guest busy long after its data was sent: meanwhile the guest gives signs of life."""
+"""Uploads that keep the guest busy long after their data was sent; meanwhile the guest sends signs of life."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from .caller import Reply
 from .connection import Connection, refusal, unpack
 
 _PIECE = 32 * 1024
-"""Bytes of a frame: with tiny files, these already are the work of a hundred files."""
+"""Bytes of a frame; with tiny files, even this much is the work of a hundred files."""
 _LAST_WORD = 1.0
 
 
 class Upload:
-    """One operation that takes data.
+    """One operation that uploads data.
 
-    It has no time limit as a whole, but neither sending a frame nor the guest's silence may last longer than a call's
+    It has no time limit in total, but sending a frame and the guest's silence may not last longer than a call's
     patience. While the source sends nothing, the guest may be silent.
     """
 
@@ -37,7 +37,7 @@ class Upload:
         """Send everything, and return the answer.
 
         Raises:
-            CasemateError: What the guest refused.
+            CasemateError: The guest refused.
             LinkError: The connection broke.
             LinkTimeout: The guest was silent for too long.
             Exception: Whatever `chunks` raised.
@@ -63,8 +63,8 @@ class Upload:
             await self._step(frames.pack(frames.END))
         except LinkError as error:
             self._failure = error
-            self._due = anyio.current_time() + _LAST_WORD  # the guest's own reason may be on its way
-        except Exception as error:  # the source's own error, raised again where the call was made
+            self._due = anyio.current_time() + _LAST_WORD  # the guest's reason may still arrive
+        except Exception as error:  # an error of the source, raised again in the caller
             self._failure = error
             scope.cancel()
 
@@ -81,7 +81,7 @@ class Upload:
             self._failure = self._failure or error
 
     def _take(self, kind: int, payload: bytes) -> bool:
-        """Take a frame of the guest, and tell whether it was the last."""
+        """Handle a frame from the guest, and tell whether it was the last."""
         if kind == frames.RESULT:
             self._reply = Reply(value=unpack(payload), data=b"")
         elif kind == frames.ERROR:

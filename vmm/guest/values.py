@@ -34,7 +34,7 @@ class Command:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Captured:
-    """One output stream as kept: all of it, or its head and tail with a gap between them.
+    """One captured output stream: all of it, or its head and tail with a gap between them.
 
     Attributes:
         head: The first bytes.
@@ -65,7 +65,8 @@ class Outcome:
         timed_out: Whether the command's own time limit killed its tree.
         stdout, stderr: What was captured so far.
         duration_ms: From start to end, or until now.
-        memory_kill: A process of it that the kernel killed for lack of memory, such as `python3 (812 MiB)`, else empty.
+        memory_kill: The command's process that the kernel killed for lack of memory, such as `python3 (812 MiB)`; else
+            empty.
     """
 
     pid: int
@@ -86,7 +87,7 @@ class ProcessInfo:
     Attributes:
         command: The shell line, or the arguments joined as a shell would read them.
         started_ms: Guest clock, milliseconds since the epoch.
-        stdout_total, stderr_total: Bytes written so far: the offsets at which to go on reading.
+        stdout_total, stderr_total: Bytes written so far: the offsets at which to continue reading.
         memory_kill: As in `Outcome`.
     """
 
@@ -110,7 +111,7 @@ class OutputSlice:
     Attributes:
         offset: Where `data` begins; greater than requested if older bytes are no longer kept.
         data: The bytes.
-        next_offset: Where to read on.
+        next_offset: Where to continue reading.
     """
 
     offset: int
@@ -178,7 +179,7 @@ class FileSlice:
     """A range of a file's bytes.
 
     Attributes:
-        more: Whether the file goes on after it.
+        more: Whether the file continues after it.
         stated: The size of the whole file according to the guest's kernel: wrong for files that the kernel
             generates, such as those of /proc.
     """
@@ -281,7 +282,7 @@ class GuestMetrics:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GuestActivity:
-    """What runs in a guest on its own, without a call from outside.
+    """What runs in a guest independently of calls from outside.
 
     Attributes:
         processes: Running processes besides the kernel's and the agent's own, including daemons.
@@ -295,13 +296,13 @@ class GuestActivity:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing runs on its own."""
+        """Whether nothing runs independently of calls."""
         return not (self.processes or self.terminals or self.connections)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ping:
-    """What an agent says of itself.
+    """An agent's description of itself.
 
     Attributes:
         nonce: Random hex that exists only in the agent's memory: equal nonces mean restored, not rebooted.
@@ -334,7 +335,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Certificate:
-    """The agent's proof, read back from the guest's kernel and files, that it took its identity."""
+    """The agent's proof, read back from the guest's kernel and files, that its new identity is in effect."""
 
     nonce: str
     entropy_mixed: bool

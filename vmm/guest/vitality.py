@@ -1,10 +1,10 @@
-"""Whether a guest is alive: while a call waits too long, the guest is asked for a sign of life beside it.
+"""Whether a guest is alive: while a call takes too long, the guest is pinged on another connection.
 
-A fixed deadline is wrong twice: it cancels a slow answer on a busy host, and it keeps every call to a guest that died
-of a fork bomb until the last second. So a call that exceeds its own time goes on while the guest sends anything at
+A fixed deadline is wrong in two ways: it cancels slow answers on a busy host, and it makes every call to a guest that
+died of a fork bomb wait for all of it. So a call that exceeds its own time continues while the guest sends anything at
 all, up to a limit, and ends soon after the guest has fallen silent.
 
-Silence is counted in beats, not in seconds: a server that gets no processor for a while hears nothing in that time, and
+Silence is counted in beats, not in seconds: a server that gets no CPU time for a while receives nothing either, and
 must not blame the guest.
 """
 
@@ -21,11 +21,11 @@ from vmm.errors import CasemateError, LinkTimeout
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grace:
-    """How long calls wait beyond their own time. With these values, a call to a dead guest ends 4 s after it.
+    """How long calls wait beyond their own time. With these values, a call to a dead guest ends 4 s after that.
 
     Attributes:
-        ask_s: Seconds after which the guest is asked for a sign of life.
-        beat_s: Seconds between further questions.
+        ask_s: Seconds after which the guest is pinged.
+        beat_s: Seconds between further pings.
         beats: Beats without any sign after which the guest counts as silent.
         living_s: Seconds that a call may take while the guest is alive; an emulated one is thirty times slower.
     """
@@ -51,8 +51,8 @@ class Vitality:
         grace: How long calls wait.
 
     Args:
-        ping: Has the agent answer, on a connection of its own; its frames count like any other sign.
-        grace: See above.
+        ping: Pings the agent, on a separate connection; the frames of its answer count like any other sign of life.
+        grace: How long calls wait.
     """
 
     def __init__(self, ping: Callable[[], Awaitable[object]], grace: Grace = GRACE) -> None:
@@ -77,7 +77,7 @@ class Vitality:
 
     @contextmanager
     def held(self) -> Generator[None]:
-        """Ignore silence for the length of a block, because the host pauses the guest."""
+        """Ignore silence during a block, because the host pauses the guest."""
         self._holds += 1
         try:
             yield
@@ -85,20 +85,20 @@ class Vitality:
             self._holds -= 1
 
     def patience_s(self, own_s: float) -> float:
-        """Return how long a call waits before the guest is asked; 0 if it is already silent."""
+        """Return how long a call waits before the guest is pinged; 0 if it is already silent."""
         return 0.0 if self._silent else own_s + self.grace.ask_s
 
     @asynccontextmanager
     async def watch(
         self, name: str, own_s: float = 0.0, *, more_s: float | None = None, waited_s: float = 0.0
     ) -> AsyncGenerator[None]:
-        """Cancel the block when the guest has fallen silent, or when it has taken too long altogether.
+        """Cancel the block when the guest has fallen silent, or when the block takes too long in total.
 
         Args:
             name: The call, for the error.
             own_s: How long it is expected to take.
             more_s: How much longer it may take while the guest is alive; the grace's `living_s` if None.
-            waited_s: How much of this time has passed.
+            waited_s: How much of this time has already passed.
 
         Raises:
             LinkTimeout: It was cancelled.
@@ -131,7 +131,7 @@ class Vitality:
             raise LinkTimeout(f"The guest did not answer {name!r} within {anyio.current_time() - begun:.3g} s{how}")
 
     async def answers(self) -> bool:
-        """Ask the guest for a sign of life, and wait for it until the guest counts as silent."""
+        """Ping the guest, and wait until it answers or counts as silent."""
         before = self._signs
         async with anyio.create_task_group() as tasks:
             for _ in range(self.grace.beats):
@@ -148,7 +148,7 @@ class Vitality:
         async with anyio.create_task_group() as tasks:
             while unheard < self.grace.beats:
                 before = self._signs
-                if self._to_be_asked():
+                if self._is_ping_due():
                     tasks.start_soon(self._ask)
                 await anyio.sleep(self.grace.beat_s)
                 unheard = 0 if self._signs != before or self._holds else unheard + 1
@@ -161,8 +161,8 @@ class Vitality:
         if self._since is None:
             self._since = anyio.current_time()
 
-    def _to_be_asked(self) -> bool:
-        """Tell whether it is time for a question: one per beat is enough, however many calls wait."""
+    def _is_ping_due(self) -> bool:
+        """Tell whether a ping is due: one per beat is enough, however many calls wait."""
         now = anyio.current_time()
         if self._holds or (self._asked is not None and now - self._asked < self.grace.beat_s / 2):
             return False
@@ -178,4 +178,4 @@ class Vitality:
                 if heard is not None:
                     heard.cancel()
         except CasemateError:
-            return  # a refusal was heard, like every answer; a broken connection is not a sign
+            return  # a refusal counts as a sign of life, like every answer; a broken connection does not

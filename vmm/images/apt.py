@@ -21,7 +21,7 @@ _DOWNLOAD_S = 1800
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _OS_RELEASE = Path("/etc/os-release")
 _ONLY_NEEDED = ("recommends", "suggests", "conflicts", "breaks", "replaces", "enhances")
-# Settings that reaching the mirrors may depend on; the others concern only the host.
+# Only the settings that access to the mirrors may depend on; the others concern the host alone.
 _SETTING = re.compile(
     r'^(Acquire::(?:https?|ftp|Check-Valid-Until|Check-Date|Retries|ForceIPv[46])\b[^ ]*) "(.+)";$', re.MULTILINE
 )
@@ -60,15 +60,15 @@ class Apt:
         await self._update()
         if not await self._sources():
             raise Unavailable(
-                "apt knows no Debian mirror, which images are built from", hint="Add Debian's own sources to apt"
+                "apt must have a Debian source to build images from, got none", hint="Add Debian's own sources to apt"
             )
 
     async def depends(self, package: str) -> tuple[str, ...]:
-        """List the packages that a package needs directly, without virtual ones."""
+        """List a package's direct dependencies, without virtual packages."""
         return tuple(re.findall(r"^\s+\|?(?:Pre)?Depends: ([^<\s]+)", await self._depends(package), re.MULTILINE))
 
     async def closure(self, packages: Sequence[str]) -> tuple[str, ...]:
-        """List the packages and everything that they need, directly or not, in the order of their names."""
+        """List the packages and all their dependencies, direct or not, sorted by name."""
         return tuple(
             sorted(set(re.findall(r"^([^<\s]\S*)$", await self._depends("--recurse", *packages), re.MULTILINE)))
         )
@@ -90,20 +90,20 @@ class Apt:
         return tuple(sorted([Path(path) async for path in anyio.Path(into).glob("*.deb")]))
 
     async def unpack(self, package: Path, into: Path) -> None:
-        """Unpack a package's files; its scripts do not run."""
+        """Unpack a package's files without running its scripts."""
         await run([self.tools["dpkg-deb"], "-x", package, into], deadline_s=_QUERY_S * 5)
 
     async def sources(self, suite: str) -> str:
         """Return the Debian mirrors that this host uses for a suite, updates and security fixes, as a sources.list.
 
         Raises:
-            Unavailable: It uses none.
+            Unavailable: The host uses none.
         """
         wanted = {suite, f"{suite}-updates", f"{suite}-security"}
         chosen = [source for source in await self._sources() if source.suite in wanted]
         if not any(source.suite == suite for source in chosen):
             raise Unavailable(
-                f"apt has no Debian source for {suite}, which images are built from",
+                f"apt must have a Debian source for {suite} to build images from, got none",
                 hint=f"Add Debian's own sources for {suite} to apt",
             )
         keyring = _KEYRING if await anyio.Path(_KEYRING).exists() else None
@@ -124,7 +124,7 @@ class Apt:
 
     async def _update(self) -> None:
         if os.geteuid() != 0:
-            raise Unavailable("apt has no package lists of Debian", hint=_UPDATE_HINT)
+            raise Unavailable("apt has no package lists from Debian", hint=_UPDATE_HINT)
         await run([self.tools["apt-get"], "-q", "update"], deadline_s=_UPDATE_S)
 
 
@@ -147,7 +147,7 @@ def host_suite() -> str:
     """Return the name of this host's Debian release, such as bookworm.
 
     Raises:
-        Unavailable: The host does not say.
+        Unavailable: /etc/os-release does not name it.
     """
     match = re.search(r'^VERSION_CODENAME="?([a-z]+)"?$', _OS_RELEASE.read_text(), re.MULTILINE)
     if match is None:

@@ -23,7 +23,7 @@ _SCRIPT = Path(__file__).with_name("base.sh")
 _BOOTSTRAP_S = 3600
 _PACK_S = 900
 _MIB = 1024 * 1024
-# Manuals and translations are of no use to an agent; licences stay.
+# Agents do not need manuals and translations; licences stay.
 _DPKG_OPTIONS = (
     "path-exclude=/usr/share/man/*",
     "path-exclude=/usr/share/info/*",
@@ -44,8 +44,8 @@ class BaseRecipe:
 
     Attributes:
         description: What is in it, for a user.
-        variant: mmdebstrap's: which packages it begins with.
-        packages: What it has besides.
+        variant: mmdebstrap's variant, the set of packages that it starts from.
+        packages: Further packages.
         with_node: Whether it has Node.
         lines: Lines that mmdebstrap writes, for progress.
     """
@@ -61,15 +61,15 @@ class BaseRecipe:
     files: tuple[str, ...] = (BASE,)
 
     def inputs(self) -> Mapping[str, str]:
-        """The release, this recipe, its packages, and Node's version where it is part of it."""
+        """Return the release, the recipe's digest, the packages, and Node's version if the image has Node."""
         inputs = {"suite": host_suite(), "recipe": recipe_digest(*_RECIPE), "packages": " ".join(self.packages)}
         if self.with_node:
             inputs["node"] = f"{node.node_version()} {recipe_digest(*_CODE_RECIPE)}"
         return inputs
 
     async def build(self, shop: Workshop, into: Path) -> Mapping[str, str]:
-        """Bootstrap, add Node, and make the file system."""
-        shop.report(f"Fetching what the image {self.name} is made of", 0.0)
+        """Bootstrap the root file system, add Node, and make the image."""
+        shop.report(f"Fetching the packages of the image {self.name}", 0.0)
         await shop.apt.refresh()
         extra = shop.scratch / "extra"
         await anyio.Path(extra / "usr").mkdir(parents=True)
@@ -99,12 +99,12 @@ class BaseRecipe:
             shop.report(f"Building the image {self.name}: {_shown(line)}", 0.05 + 0.74 * min(seen / self.lines, 1.0))
 
         await run(
-            [*shop.tools.aside, shop.tools["mmdebstrap"], f"--mode={'root' if root else 'unshare'}",
+            [*shop.tools.mounting, shop.tools["mmdebstrap"], f"--mode={'root' if root else 'unshare'}",
              f"--variant={self.variant}", "--verbose", "--format=tar", "--skip=output/dev", *options,
              suite, packed, sources],
             deadline_s=_BOOTSTRAP_S,
-            # As root everything stays in the build's directory, which is removed with it. A plain user's namespace has
-            # other ids, that may not enter it.
+            # As root, temporary files go into the build's directory, which is removed at the end. In a plain user's
+            # namespace, mmdebstrap uses other ids, which may not enter that directory.
             env={"TMPDIR": str(shop.scratch)} if root else {},
             on_line=on_line,
             pass_fds=shop.held,

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes a base image of a root file system: base.sh TAR EXTRA TREE IMAGE LABEL
-# Runs as root, or as root of a user namespace: what is unpacked here keeps its owners.
+# Makes a base image from a root file system: base.sh TAR EXTRA TREE IMAGE LABEL
+# Runs as root, or as root of a user namespace, so that unpacked files keep their owners.
 set -eu
 umask 022
 tar=$1 extra=$2 tree=$3 image=$4 label=$5
@@ -29,7 +29,7 @@ if [ -e "$tree/usr/bin/pip3" ]; then
     printf '[global]\nroot-user-action = ignore\ndisable-pip-version-check = true\n' > "$tree/etc/pip.conf"
 fi
 
-# Read-only for ever: hardly any room, and no journal.
+# The image is only ever mounted read-only: it needs little free space and no journal.
 kib=$(du -s -k "$tree" | cut -f 1)
 inodes=$(($(find "$tree" | wc -l) + 512))
 rm -f "$image"

@@ -1,4 +1,4 @@
-"""Where images are built: one build at a time, beside the finished ones, in a directory that is always removed."""
+"""Builds images: one at a time, next to the finished ones, in a temporary directory that is always removed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 class Site:
-    """The directory of all images, locked for this build."""
+    """The directory of all images, locked for one build."""
 
     def __init__(self, root: Path, lock: int) -> None:
         self._root = root
@@ -39,14 +39,14 @@ class Site:
     @classmethod
     @asynccontextmanager
     async def open(cls, root: Path, *, waiting: Callable[[], None]) -> AsyncGenerator[Site]:
-        """Lock the directory; waits while another build, in this process or another, has it locked.
+        """Lock the directory; waits while another build, in this or another process, holds the lock.
 
         The programs that a build starts inherit the lock: if the build is killed, the next one waits until the last of
         them has ended.
 
         Args:
             root: The directory, created if needed.
-            waiting: Called while another build has the lock; an error that it raises ends the wait.
+            waiting: Called repeatedly while another build holds the lock; an error that it raises ends the wait.
 
         Raises:
             Unavailable: The directory cannot be made or written to.
@@ -61,7 +61,7 @@ class Site:
             os.close(lock)
 
     async def prepare(self) -> None:
-        """Find the tools, and remove what interrupted builds left, which nobody uses while we hold the lock.
+        """Find the tools, and remove the leftovers of interrupted builds, which nobody uses while we hold the lock.
 
         Raises:
             Unavailable: Tools are missing.
@@ -71,11 +71,11 @@ class Site:
             await self.remove(stale)
 
     async def build(self, recipe: Recipe, inputs: Mapping[str, str], store: Store, meter: Meter) -> Part:
-        """Build one part and give it its name.
+        """Build one part and publish it.
 
         Raises:
-            Unavailable: It failed.
-            HostExhausted: The disk ran full.
+            Unavailable: The build failed.
+            HostExhausted: The disk is full.
         """
         assert self._tools is not None, "prepare comes first"
         directory = self._root / f"{_BUILD}{secrets.token_hex(4)}"
@@ -102,7 +102,7 @@ class Site:
         return part
 
     async def remove(self, directory: Path) -> None:
-        """Remove a directory: hide it at once, then delete it even if other users of a namespace own its content."""
+        """Remove a directory: rename it at once, then delete it, even if other users of a namespace own its content."""
         hidden = self._root / f"{_BUILD}{secrets.token_hex(4)}-gone"
         if not await anyio.Path(directory).exists():
             return
@@ -138,4 +138,6 @@ def _make(*directories: Path) -> None:
 
 
 def _full(recipe: Recipe) -> HostExhausted:
-    return HostExhausted(f"The host's disk ran full while {recipe.name} was built", hint="Free space, then try again")
+    return HostExhausted(
+        f"The host's disk is full: {recipe.name} could not be built", hint="Free space, then try again"
+    )

@@ -1,4 +1,4 @@
-"""Takes the uncompressed kernel out of a bzImage, which is what QEMU's microvm machine boots."""
+"""Extracts the uncompressed kernel from a bzImage, because QEMU's microvm machine boots only that."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ELF = b"\x7fELF"
 
 
 def payload(image: bytes) -> bytes:
-    """The compressed kernel inside of a bzImage (Documentation/arch/x86/boot.rst).
+    """Return the compressed kernel in a bzImage (Documentation/arch/x86/boot.rst).
 
     Raises:
         Unavailable: It is not a bzImage.
@@ -33,15 +33,15 @@ def payload(image: bytes) -> bytes:
     offset, length = struct.unpack_from("<II", image, _PAYLOAD_OFFSET)
     start = (sectors + 1) * _SECTOR + offset
     if length < 8 or start + length > len(image):
-        raise Unavailable("The kernel is not a whole bzImage: its payload is cut off")
+        raise Unavailable("The kernel's bzImage is incomplete: its payload is cut off")
     return image[start : start + length]
 
 
 def unpack(image: bytes) -> bytes:
-    """The ELF kernel of a bzImage. Blocks for a second: call it in a thread.
+    """Return the ELF kernel of a bzImage. Blocks for a second: call it in a thread.
 
     Raises:
-        Unavailable: It is not a bzImage, or compressed in an unknown way.
+        Unavailable: It is not a bzImage, or its compression is not supported.
     """
     packed = payload(image)
     elf = _decompress(packed)
@@ -52,7 +52,7 @@ def unpack(image: bytes) -> bytes:
 
 def _decompress(packed: bytes) -> bytes:
     head = packed[:6]
-    # Four bytes with the unpacked size follow every payload but gzip's, which ends with them by itself.
+    # The build appends the unpacked size in four bytes to every payload except gzip's, whose format ends with it.
     body = packed[:-4]
     try:
         if head[:4] == b"\x02\x21\x4c\x18":
@@ -67,7 +67,7 @@ def _decompress(packed: bytes) -> bytes:
             return bz2.BZ2Decompressor().decompress(body)
     except (zlib.error, lzma.LZMAError, OSError, subprocess.SubprocessError) as error:
         raise Unavailable(f"The kernel cannot be unpacked: {error}") from error
-    raise Unavailable(f"The kernel is compressed in an unknown way: it begins with {head.hex()}")
+    raise Unavailable(f"The kernel's compression is not supported: its payload begins with {head.hex()}")
 
 
 def _filter(program: str, data: bytes) -> bytes:

@@ -76,7 +76,7 @@ class ImageInfo:
 
 
 class Catalogue:
-    """The images below one directory. Several processes may share it: builds wait for one another.
+    """The images below one directory. Several processes may share it: they build one at a time.
 
     Args:
         root: The directory; created when the first image is built.
@@ -104,7 +104,7 @@ class Catalogue:
         return tuple(self._bases)
 
     async def find(self, name: str) -> ImageSet | None:
-        """Find and verify an image as `Store.check` does; None if it is not built from what this version would use.
+        """Find and verify an image as `Store.check` does; None if no build has this version's inputs.
 
         Raises:
             InvalidInput: There is no such image.
@@ -141,8 +141,7 @@ class Catalogue:
     async def build(self, name: str, force: bool = False, *, progress: Progress = no_progress) -> ImageSet:
         """Build the missing parts of an image, or all of it again, with the newest packages. Waits for other builds.
 
-        If interrupted, it leaves nothing that could be taken for an image. What older builds left stays for the
-        machines that use it, until `prune`.
+        An interrupted build leaves no partial image. Older builds stay for the machines that use them, until `prune`.
 
         Raises:
             InvalidInput: There is no such image.
@@ -168,7 +167,7 @@ class Catalogue:
         return tuple([await anyio.to_thread.run_sync(self._info, name) for name in self._bases])
 
     async def verify(self, name: str) -> None:
-        """Compare the SHA-256 of every file of an image with its manifest: a second or two.
+        """Compare the SHA-256 of every file of an image with its manifest; takes a second or two.
 
         Raises:
             InvalidInput: There is no such image.
@@ -184,12 +183,12 @@ class Catalogue:
     async def remove(self, name: str) -> None:
         """Remove all builds of an image, and with the last image the kernel and the toolbox too.
 
-        Running machines go on, because they hold their files open. Sleeping machines could not wake: the caller must
+        Running machines keep working, because their files stay open. Sleeping machines could not wake: the caller must
         make sure that there are none.
 
         Raises:
             InvalidInput: There is no such image.
-            Conflict: A build is under way.
+            Conflict: A build is running.
         """
         self._recipes(name)
         async with Site.open(self._root, waiting=_refuse) as site:
@@ -206,7 +205,7 @@ class Catalogue:
             keep: Files that are still needed; the parts that hold them stay.
 
         Raises:
-            Conflict: A build is under way.
+            Conflict: A build is running.
         """
         kept = {path.parent for path in keep}
         async with Site.open(self._root, waiting=_refuse) as site:
@@ -300,4 +299,4 @@ def _check_space(root: Path, recipes: Sequence[Recipe]) -> None:
 
 
 def _refuse() -> None:
-    raise Conflict("Images are being built at the moment", hint="Try again when the build is done")
+    raise Conflict("Images are being built", hint="Try again when the build is done")

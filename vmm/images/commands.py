@@ -1,4 +1,4 @@
-"""Runs the tools that build images: with a deadline, without blocking, and without leaving processes behind."""
+"""Runs the tools that build images: asynchronously, with a deadline, and without leaving processes behind."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from anyio.streams.text import TextReceiveStream
 from vmm.errors import Unavailable
 
 SYSTEM_PATHS = "/usr/local/sbin:/usr/sbin:/sbin"
-"""Directories of file system tools, which a plain user's PATH does not have."""
+"""Directories of file system tools, which are missing in a plain user's PATH."""
 
 _KEPT_LINES = 12
 _MERCY_S = 5
@@ -42,8 +42,8 @@ async def run(
         deadline_s: Seconds that it may take.
         cwd: The working directory.
         env: Variables to add to the environment.
-        on_line: Called with each line of both outputs.
-        pass_fds: Descriptors that it inherits, such as the lock that is held for it.
+        on_line: Called with each line of stdout and stderr.
+        pass_fds: Descriptors that it inherits, such as the build lock.
 
     Raises:
         Unavailable: It failed, is missing, or took too long; the message ends with its last lines.
@@ -121,7 +121,7 @@ def _note(line: str, last: deque[str], on_line: Callable[[str], None] | None) ->
 
 
 async def _end(process: Process) -> None:
-    """End what is left of a process group, first with SIGTERM: mmdebstrap then removes its own directory."""
+    """End the rest of a process group, first with SIGTERM, so that mmdebstrap can remove its own directory."""
     for number, patience in ((signal.SIGTERM, _MERCY_S), (signal.SIGKILL, math.inf)):
         if process.returncode is None:
             _signal(process.pid, number)
@@ -136,5 +136,5 @@ def _signal(group: int, number: signal.Signals) -> None:
     except ProcessLookupError:
         return
     except PermissionError:
-        # What is left belongs to other users of a namespace, and is ended by the first process of that.
+        # The remaining processes belong to other users of a namespace, whose first process ends them.
         return

@@ -1,4 +1,4 @@
-"""Writes cpio archives in the "newc" format that the kernel unpacks as its first root: the same bytes every time."""
+"""Writes cpio archives in the "newc" format for the initramfs, reproducibly: the same entries give the same bytes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _DEVICE = 0o020000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One file of an archive; everything belongs to root and is as old as the epoch.
+    """One file of an archive; root owns it, and its modification time is the epoch.
 
     Attributes:
         name: Path without a leading slash.
@@ -29,27 +29,27 @@ class Entry:
 
 
 def directory(name: str, mode: int = 0o755) -> Entry:
-    """A directory."""
+    """Make an entry for a directory."""
     return Entry(name=name, mode=_DIRECTORY | mode)
 
 
 def file(name: str, data: bytes, mode: int = 0o644) -> Entry:
-    """A regular file."""
+    """Make an entry for a regular file."""
     return Entry(name=name, mode=_FILE | mode, data=data)
 
 
 def link(name: str, target: str) -> Entry:
-    """A symbolic link."""
+    """Make an entry for a symbolic link."""
     return Entry(name=name, mode=_LINK | 0o777, data=target.encode())
 
 
 def character_device(name: str, major: int, minor: int, mode: int = 0o600) -> Entry:
-    """A character device."""
+    """Make an entry for a character device."""
     return Entry(name=name, mode=_DEVICE | mode, device=(major, minor))
 
 
 def archive(entries: Iterable[Entry]) -> bytes:
-    """The archive of all entries, in their order; directories must come before what they hold."""
+    """Pack all entries in their order; a directory must come before its content."""
     parts = [_encode(number, entry) for number, entry in enumerate(entries, 1)]
     return b"".join([*parts, _encode(0, Entry(name="TRAILER!!!", mode=0))])
 

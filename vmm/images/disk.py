@@ -20,7 +20,7 @@ _MAX_MIB = 4 * 1024 * 1024
 _KIB_PER_INODE = 16
 _DEADLINE_S = 60
 _NO_SPACE = "No space left on device"
-# The inode tables are in holes of the file, which read as zero: nobody needs to write them.
+# The inode tables are holes in the file, which read as zeros, so they need not be written.
 _OPTIONS = "lazy_itable_init=0,lazy_journal_init=0,assume_storage_prezeroed=1,nodiscard"
 _CONTENT = "mkdir upper\nmkdir work\nset_inode_field upper mode 040755\nset_inode_field work mode 040755\n"
 
@@ -28,7 +28,7 @@ _CONTENT = "mkdir upper\nmkdir work\nset_inode_field upper mode 040755\nset_inod
 async def make_disk(path: Path, size_mib: int) -> None:
     """Make a sparse ext4 file system, labelled `cm-disk`, that holds the empty directories `upper` and `work`.
 
-    It takes some 20 ms and a few MiB, belongs to root inside even if a plain user makes it, and has a journal of
+    It takes about 20 ms and a few MiB; root owns its content even if a plain user makes it. It has a journal of
     16 MiB, because a sandbox may be killed at any moment. The target must not exist.
 
     Args:

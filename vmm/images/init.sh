@@ -1,6 +1,6 @@
 #!/bin/busybox sh
-# The first program of a guest: loads what its devices need, lays the file systems over each other, and hands over to
-# the toolbox. Under emulation each process costs milliseconds, so it starts as few as it can.
+# The guest's first program: loads the modules for its devices, mounts the file systems and the overlay, and hands over
+# to the toolbox. Under emulation each process costs milliseconds, so it starts as few as possible.
 export PATH=/bin
 exec 2>&1
 
@@ -49,7 +49,7 @@ until [ -e /dev/vda ] && [ -e /dev/vdb ] && [ -e /dev/vdc ]; do
     sleep 0.05
 done
 
-# The toolbox is the only one that is not ext4; the others are known by their labels, in whatever order they come.
+# The toolbox is the only drive that is not ext4; the others are found by their labels, in any order.
 for drive in vda vdb vdc none; do
     [ $drive != none ] || fail "no drive is a toolbox"
     mount -t erofs -o ro,nodev "/dev/$drive" /new 2>/dev/null && break
@@ -58,19 +58,19 @@ mount -t ext4 -o ro,noatime LABEL=cm-base /new/base || fail "no drive is a base 
 mount -t ext4 -o noatime,discard LABEL=cm-disk /new/disk || fail "no drive is a writable disk"
 [ -d /new/disk/upper ] && [ -d /new/disk/work ] || mkdir -p /new/disk/upper /new/disk/work
 mount -t overlay -o lowerdir=/new/base,upperdir=/new/disk/upper,workdir=/new/disk/work,redirect_dir=on overlay \
-    /new/sandbox || fail "the disk cannot be laid over the base image"
+    /new/sandbox || fail "the overlay of disk and base image cannot be mounted"
 
 mount -t tmpfs -o mode=0755,size=16m,nosuid,nodev tmpfs /new/run
 mount -t tmpfs -o mode=1777,size=16m,nosuid,nodev tmpfs /new/tmp
 mount -t cgroup2 -o nosuid,nodev,noexec,favordynmods,nsdelegate cgroup2 /sys/fs/cgroup
 
-# What a server has, where the kernel's own values are for the smallest of machines.
+# The usual values of a server: the kernel's defaults are for very small machines.
 echo 524288 > /proc/sys/fs/inotify/max_user_watches
 echo 1024 > /proc/sys/fs/inotify/max_user_instances
 echo 1048576 > /proc/sys/fs/aio-max-nr
 echo 262144 > /proc/sys/vm/max_map_count
 
-# /proc, /sys and the cgroups of the sandbox are the agent's to mount, from inside the sandbox's namespaces.
+# The agent mounts the sandbox's /proc, /sys and cgroups itself, inside the sandbox's namespaces.
 root=/new/sandbox
 mount -t tmpfs -o mode=0755,nosuid tmpfs $root/dev
 mount -t tmpfs -o mode=0755,nosuid,nodev tmpfs $root/run

@@ -1,4 +1,4 @@
-"""Puts a guest's first root together: a static busybox, the kernel modules that it needs, and `init.sh`."""
+"""Builds a guest's initramfs: a static busybox, the kernel modules that it needs, and `init.sh`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from . import cpio
 from .modules import ModuleTree
 
-# Each group is loaded only where a device asks for it; the names are those that init.sh uses.
+# init.sh loads each group, by this name, only if a device needs it.
 GROUPS: dict[str, tuple[str, ...]] = {
     "mmio": ("virtio_mmio",),
     "pci": ("virtio_pci",),
@@ -19,7 +19,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "balloon": ("virtio_balloon",),
     "file_systems": ("overlay", "erofs", "ext4"),
 }
-# What programs in a sandbox can do without, and a kernel may lack.
+# Optional: a kernel may lack these, and sandboxes work without them.
 _EXTRAS = ("fuse", "tun", "loop")
 _APPLETS = ("chmod", "cp", "insmod", "ip", "ln", "mkdir", "mount", "sh", "sleep", "switch_root")
 _DIRECTORIES = ("bin", "dev", "modules", "new", "proc", "sys")
@@ -27,7 +27,7 @@ _INIT = Path(__file__).with_name("init.sh")
 
 
 def build(tree: ModuleTree, busybox: Path) -> bytes:
-    """The initramfs, compressed; the same inputs give the same bytes. Blocks: call it in a thread.
+    """Return the compressed initramfs; the same inputs give the same bytes. Blocks: call it in a thread.
 
     Raises:
         Unavailable: The kernel lacks a module that a guest needs.

@@ -28,7 +28,7 @@ _DEPMOD_S = 120
 
 @dataclass(frozen=True, slots=True)
 class KernelRecipe:
-    """Unpacks the kernel's package; nothing of it is installed."""
+    """Unpacks the kernel's package, without installing it."""
 
     name: str = "kernel"
     files: tuple[str, ...] = (BZIMAGE, ELF, INITRAMFS)
@@ -36,16 +36,16 @@ class KernelRecipe:
     space: int = 300 * 1024 * 1024
 
     def inputs(self) -> Mapping[str, str]:
-        """The release, and this recipe."""
+        """Return the release and the recipe's digest."""
         return {"suite": host_suite(), "recipe": recipe_digest(*_RECIPE)}
 
     async def build(self, shop: Workshop, into: Path) -> Mapping[str, str]:
-        """Download, unpack, and put the initramfs together."""
+        """Download and unpack the kernel, and build the initramfs."""
         shop.report("Downloading the kernel", 0.0)
         await shop.apt.refresh()
         packages = [name for name in await shop.apt.depends(_PACKAGE) if name.startswith("linux-image-")]
         if not packages:
-            raise Unavailable(f"apt knows no kernel package {_PACKAGE}", hint="Run: sudo apt-get update")
+            raise Unavailable(f"apt does not find the kernel package {_PACKAGE}", hint="Run: sudo apt-get update")
         (package,) = await shop.apt.download(packages[:1], shop.scratch)
         shop.report("Unpacking the kernel", 0.5)
         tree = shop.scratch / "tree"
@@ -60,12 +60,12 @@ class KernelRecipe:
 
 
 def _release(tree: Path) -> str:
-    # Newer packages have everything below /usr, where depmod's base directory has it below a link.
+    # Newer packages have all files below /usr, but depmod looks in /lib, which is a link on a real system.
     if not (tree / "lib").exists():
         (tree / "lib").symlink_to("usr/lib")
     releases = [path.name for path in (tree / "lib/modules").glob("*")]
     if len(releases) != 1:
-        raise Unavailable(f"The kernel's package holds the modules of {len(releases)} kernels in place of one")
+        raise Unavailable(f"The kernel's package must hold the modules of one kernel, got {len(releases)}")
     return releases[0]
 
 

@@ -1,4 +1,4 @@
-"""Finds kernel modules with all that they need, in the order in which they must be loaded."""
+"""Finds kernel modules and their dependencies, in the order in which they must be loaded."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ModuleTree:
 
     Attributes:
         root: The directory `lib/modules/<release>`.
-        needs: Path below the root to the paths that it needs, in depmod's order: the last is needed first.
+        needs: Path of a module below the root, to its dependencies in depmod's order: the last must be loaded first.
         names: Module name, with underscores, to its path.
         builtin: Names of the modules that are part of the kernel itself.
     """
@@ -44,7 +44,7 @@ class ModuleTree:
         )
 
     def order(self, names: Iterable[str]) -> tuple[str, ...]:
-        """Paths of the named modules and of all that they need, each once, each after what it needs.
+        """Return the paths of the named modules and all their dependencies: each once, each after its dependencies.
 
         Raises:
             Unavailable: The kernel has no such module.
@@ -55,15 +55,15 @@ class ModuleTree:
             if plain in self.names:
                 self._add(self.names[plain], order)
             elif plain not in self.builtin:
-                raise Unavailable(f"The kernel has no module {name}: another kernel package is needed")
+                raise Unavailable(f"The kernel has no module {name}; use another kernel package")
         return tuple(order)
 
     def has(self, name: str) -> bool:
-        """Whether the kernel has a module of this name, or what it does built in."""
+        """Tell whether the kernel has a module, either as a file or built in."""
         return name in self.names or name in self.builtin
 
     def load(self, path: str) -> bytes:
-        """A module's content, uncompressed."""
+        """Return a module's content, uncompressed."""
         data = (self.root / path).read_bytes()
         return lzma.decompress(data) if path.endswith(".xz") else data
 
@@ -76,13 +76,13 @@ class ModuleTree:
 
 
 def module_name(path: str) -> str:
-    """The name by which a module is known: `virtio_rng` for `kernel/.../virtio-rng.ko.xz`.
+    """Return the name of a module: `virtio_rng` for `kernel/.../virtio-rng.ko.xz`.
 
     Raises:
-        Unavailable: The module is compressed in a way that is not supported.
+        Unavailable: The module's compression is not supported.
     """
     name = PurePosixPath(path).name
     for suffix in _SUFFIXES:
         if name.endswith(suffix):
             return name.removesuffix(suffix).replace("-", "_")
-    raise Unavailable(f"The kernel module {name} is neither .ko nor .ko.xz: another kernel package is needed")
+    raise Unavailable(f"The kernel module {name} must be .ko or .ko.xz; use another kernel package")

@@ -1,4 +1,4 @@
-"""Node for the image `code`: the runtime from the project's own environment, and what npm adds at build time."""
+"""Node for the image `code`: the runtime of the project's environment, and the packages that npm adds in a build."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _COMMANDS = {
 
 
 def node_version() -> str:
-    """The version of the runtime that requirements.lock pins.
+    """Return the version of the runtime that requirements.lock pins.
 
     Raises:
         Unavailable: It is not installed.
@@ -44,10 +44,10 @@ def node_version() -> str:
 
 
 async def install(shop: Workshop, into: Path) -> None:
-    """Lay Node, npm and tsx out below a directory that becomes /usr/local.
+    """Install Node, npm and tsx below a directory that becomes /usr/local.
 
     Raises:
-        Unavailable: npm could not fetch a package, or what it got has not the pinned digest.
+        Unavailable: npm could not fetch a package, or a package does not have the pinned digest.
     """
     wheel = await anyio.to_thread.run_sync(_wheel)
     project = shop.scratch / "npm"
@@ -64,7 +64,7 @@ async def install(shop: Workshop, into: Path) -> None:
 
 
 def _trust() -> dict[str, str]:
-    # Node brings its own list of authorities, and would not know the one that this host adds for its proxy.
+    # Node has its own list of certificate authorities, without those that this host adds, for example for a proxy.
     if "NODE_EXTRA_CA_CERTS" in os.environ or not _AUTHORITIES.exists():
         return {}
     return {"NODE_EXTRA_CA_CERTS": str(_AUTHORITIES)}

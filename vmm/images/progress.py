@@ -1,4 +1,4 @@
-"""How a build reports what it does: steps with a fraction, added up over the parts of an image."""
+"""Progress of a build: steps with a fraction, added up over the parts of an image."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Progress(Protocol):
 
         Args:
             step: What is being done, described for a user.
-            done: Units of work that are done; never falls within one build.
+            done: Units of work that are done; never decreases within one build.
             total: Units of the whole build; only the ratio matters.
         """
         ...
@@ -40,7 +40,7 @@ class Meter:
         progress: Receives the reports.
         total: Units of all parts.
         base: Units of the parts that are done.
-        seen: The highest value reported, so that it never falls.
+        seen: The highest value reported, so that progress never goes back.
     """
 
     progress: Progress

@@ -1,4 +1,4 @@
-"""The interface of a part of an image, for those that build, store and list them."""
+"""The interface of a recipe, which builds one part of an image."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _HERE = Path(__file__).parent
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workshop:
-    """What a recipe builds with.
+    """The environment of a build.
 
     Attributes:
         tools: The programs.
         scratch: An empty directory for the build, removed afterwards.
-        report: Receives what is being done.
+        report: Receives each step.
         held: Descriptors that every started program must inherit: the lock lasts as long as any of them runs.
     """
 
@@ -57,7 +57,7 @@ class Recipe(Protocol):
     def space(self) -> int: ...  # noqa: D102
 
     def inputs(self) -> Mapping[str, str]:
-        """Return what it is built from, as far as known beforehand: other values need another build. Blocks."""
+        """Return the inputs that are known before a build; if one changes, the part must be built again. Blocks."""
         ...
 
     async def build(self, shop: Workshop, into: Path) -> Mapping[str, str]:
@@ -71,7 +71,7 @@ def recipe_digest(*names: str) -> str:
 
 
 def tree_digest(root: Path, files: Iterable[Path] | None = None) -> str:
-    """Digest the names and contents of files; by default of all below a directory except caches."""
+    """Digest the names and contents of files, by default of all files below a directory except caches."""
     chosen = files if files is not None else source_files(root)
     digest = hashlib.sha256()
     for path in sorted(chosen):

@@ -13,7 +13,7 @@ from . import cpio
 
 
 def with_secret(source: Path, target: Path, secret: bytes) -> None:
-    """Write a copy of an initramfs that holds the secret in hex as `/casemate/secret`, readable by nobody else."""
+    """Write a copy of an initramfs with the secret in hex as `/casemate/secret`; only this user can read the copy."""
     entries = (cpio.directory("casemate", 0o700), cpio.file("casemate/secret", secret.hex().encode(), 0o600))
     descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "wb") as image, source.open("rb") as original:

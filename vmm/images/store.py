@@ -31,7 +31,7 @@ _BLOCK = 512
 
 
 class FileRecord(BaseModel):
-    """A file when it was made: its digest (SHA-256, hex) and its size in bytes."""
+    """A file as it was built: its digest (SHA-256, hex) and its size in bytes."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -40,7 +40,7 @@ class FileRecord(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What a part consists of, and what it was made from. Fields of later releases are ignored."""
+    """The files of a part, and its inputs. Fields of later releases are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -100,11 +100,11 @@ class Store:
         return sorted((part for part in found if part), key=lambda part: part.manifest.built_ms, reverse=True)
 
     def find(self, name: str, inputs: Mapping[str, str]) -> Part | None:
-        """Find the newest part that was made from exactly these inputs, without checking it."""
+        """Find the newest part built from exactly these inputs, without checking its files."""
         return next((part for part in self.parts(name) if part.manifest.inputs == dict(inputs)), None)
 
     def publish(self, name: str, made: Path, inputs: Mapping[str, str], facts: Mapping[str, str]) -> Part:
-        """Give a directory of new files its manifest and its final name. Until then, it cannot be found."""
+        """Publish a directory of new files: add a manifest, and give it its final name, by which it is found."""
         files: dict[str, FileRecord] = {}
         for path in sorted(made.iterdir()):
             path.chmod(0o444)
@@ -130,7 +130,7 @@ class Store:
         that needs `check_all`, which runs automatically for a part whose files look changed.
 
         Raises:
-            Unavailable: A file is missing or is not what was built.
+            Unavailable: A file is missing or has changed.
         """
         seen = self._look(part)
         if self._checked.get(part.directory) == seen:
@@ -148,7 +148,7 @@ class Store:
         """Read every file and compare its SHA-256 with the manifest: about a second for the largest.
 
         Raises:
-            Unavailable: A file is missing or is not what was built.
+            Unavailable: A file is missing or has changed.
         """
         self._look(part)
         for name, record in part.manifest.files.items():
@@ -157,7 +157,7 @@ class Store:
         try:
             self._stamp(part)
         except PermissionError:
-            return  # somebody else's images: intact, but to be read again the next time
+            return  # another user's images: intact, but read again the next time
 
     def _stamp(self, part: Part) -> None:
         _write(part.directory / _CHECKED, json.dumps(self._look(part)).encode())

@@ -1,4 +1,4 @@
-"""The part `toolbox`: the guest's own small root file system, with Python and the agent, that no sandbox can break."""
+"""The part `toolbox`: the guest's own small root file system with Python and the agent, out of sandboxes' reach."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _FILES = {
     "etc/passwd": "root:x:0:0:root:/:/bin/sh\n",
     "etc/group": "root:x:0:\n",
 }
-# What an agent never imports; compiled caches of these go with them.
+# Modules that the agent never imports; their compiled caches are removed too.
 _USELESS = (
     "EXTERNALLY-MANAGED", "LICENSE.txt",
     "config-*", "ctypes/test", "curses", "distutils", "ensurepip", "idlelib", "lib2to3", "pydoc_data", "sqlite3",
@@ -46,7 +46,7 @@ _USELESS = (
 
 @dataclass(frozen=True, slots=True)
 class ToolboxRecipe:
-    """Unpacks Debian's Python, adds busybox and the agent, and packs all into a read-only file system.
+    """Unpacks Debian's Python, adds busybox and the agent, and packs everything into a read-only file system.
 
     Attributes:
         agent: The agent's package directory.
@@ -59,7 +59,7 @@ class ToolboxRecipe:
     space: int = 200 * 1024 * 1024
 
     def inputs(self) -> Mapping[str, str]:
-        """The release, this recipe and the agent."""
+        """Return the release, and the digests of the recipe and the agent."""
         return {"suite": host_suite(), "recipe": recipe_digest(*_RECIPE), "agent": tree_digest(self.agent)}
 
     async def build(self, shop: Workshop, into: Path) -> Mapping[str, str]:
@@ -68,7 +68,7 @@ class ToolboxRecipe:
         await shop.apt.refresh()
         python = next((name for name in await shop.apt.depends("python3-minimal") if name.startswith("python3.")), None)
         if python is None:
-            raise Unavailable("apt knows no package python3-minimal", hint="Run: sudo apt-get update")
+            raise Unavailable("apt does not find the package python3-minimal", hint="Run: sudo apt-get update")
         version = python.removesuffix("-minimal")
         wanted = (f"{version}-minimal", f"lib{version}-minimal", f"lib{version}-stdlib")
         packages = [name for name in await shop.apt.closure(wanted) if _PREFIX.match(name)]
@@ -77,7 +77,7 @@ class ToolboxRecipe:
         for number, package in enumerate(downloads):
             shop.report("Unpacking the toolbox", 0.4 + 0.2 * number / len(downloads))
             await shop.apt.unpack(package, tree)
-        await anyio.to_thread.run_sync(_furnish, tree, version, shop.tools["busybox"], self.agent)
+        await anyio.to_thread.run_sync(_fill, tree, version, shop.tools["busybox"], self.agent)
         shop.report("Compiling the toolbox's Python", 0.6)
         await run(_compiler(tree, version), deadline_s=_DEADLINE_S, env={"PYTHONHOME": str(tree / "usr")})
         shop.report("Packing the toolbox", 0.9)
@@ -86,7 +86,7 @@ class ToolboxRecipe:
         return {path.name.split("_")[0]: path.stem.split("_")[1].replace("%3a", ":") for path in downloads}
 
 
-def _furnish(tree: Path, version: str, busybox: Path, agent: Path) -> None:
+def _fill(tree: Path, version: str, busybox: Path, agent: Path) -> None:
     _merge(tree)
     library = tree / "usr/lib" / version
     for pattern in _USELESS:
@@ -118,7 +118,7 @@ def _furnish(tree: Path, version: str, busybox: Path, agent: Path) -> None:
 
 
 def _merge(tree: Path) -> None:
-    # Packages of one release have their files in /lib, of the next in /usr/lib: as on a real system, both are one.
+    # Packages install to /lib or /usr/lib, depending on the release; as on a real system, one links to the other.
     for name in ("bin", "sbin", "lib", "lib64"):
         outer, inner = tree / name, tree / "usr" / name
         inner.mkdir(parents=True, exist_ok=True)
@@ -137,8 +137,8 @@ def _remove(path: Path) -> None:
 
 
 def _compiler(tree: Path, version: str) -> list[str | Path]:
-    # The guest's own Python compiles, through the guest's own loader: the host's may be another version. The guest
-    # starts Python with -B and never checks the sources, which cannot change.
+    # Compile with the guest's own Python and loader, since the host's may have another version. The guest starts
+    # Python with -B and never checks the sources, which cannot change.
     libraries = tree / _LIBRARIES
     loader: list[str | Path] = [libraries / "ld-linux-x86-64.so.2", "--library-path", libraries]
     options = ("-q", "-f", "-j0", "--invalidation-mode", "unchecked-hash")

@@ -1,4 +1,4 @@
-"""The programs that a build needs: looked up before anything starts, so that none is missing half-way."""
+"""The programs that a build needs, looked up before it starts, so that none is missing half-way."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ _PROBE_S = 30
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tools:
-    """Where the programs are, and how a build runs as root.
+    """Paths of the programs, and prefixes of commands that need root.
 
     Attributes:
         paths: Program name to path.
-        root: Prefix of a command that must own files as root: nothing for root, a user namespace for a plain user.
-        aside: Prefix of a command that mounts: a mount namespace if root may make one. Otherwise, if such a command
-            were killed, its mounts, the host's /sys among them, would stay inside a directory that is to be removed.
+        root: Prefix of a command whose files root must own: empty for root, a user namespace for a plain user.
+        mounting: Prefix of a command that mounts: a mount namespace if root may make one. Without it, a killed command
+            would leave its mounts, including the host's /sys, in a directory that is removed later.
     """
 
     paths: dict[str, Path]
     root: tuple[str, ...]
-    aside: tuple[str, ...]
+    mounting: tuple[str, ...]
 
     def __getitem__(self, name: str) -> Path:
         """Return the path of a program."""
@@ -57,7 +57,7 @@ async def find_tools() -> Tools:
     """Look up all programs.
 
     Raises:
-        Unavailable: Some are missing or unfit; the hint is the command that installs them all.
+        Unavailable: Some are missing or unsuitable; the hint is the command that installs all of them.
     """
     needed = _PACKAGES if os.geteuid() == 0 else _PACKAGES | _PLAIN_USER
     found, missing = await anyio.to_thread.run_sync(_look_up, needed)
@@ -68,7 +68,7 @@ async def find_tools() -> Tools:
             hint=f"Install them: sudo apt-get install {' '.join(packages)}",
         )
     if os.geteuid() == 0:
-        return Tools(paths=found, root=(), aside=await _aside(found["unshare"]))
+        return Tools(paths=found, root=(), mounting=await _mounting(found["unshare"]))
     namespace = (str(found["unshare"]), "--user", "--map-root-user", "--map-auto", "--")
     try:
         await run([*namespace, "true"], deadline_s=_PROBE_S)
@@ -78,7 +78,7 @@ async def find_tools() -> Tools:
             f"This user cannot make user namespaces, which building images without root needs: {error.message}",
             hint=f"Give it a range of ids: sudo usermod --add-subuids 200000-265535 --add-subgids 200000-265535 {user}",
         ) from error
-    return Tools(paths=found, root=namespace, aside=())
+    return Tools(paths=found, root=namespace, mounting=())
 
 
 def find_tool(name: str) -> Path | None:
@@ -87,12 +87,12 @@ def find_tool(name: str) -> Path | None:
     return Path(found) if found else None
 
 
-async def _aside(unshare: Path) -> tuple[str, ...]:
+async def _mounting(unshare: Path) -> tuple[str, ...]:
     command = (str(unshare), "--mount", "--propagation", "private", "--")
     try:
         await run([*command, "true"], deadline_s=_PROBE_S)
     except Unavailable:
-        return ()  # root of a container that may not mount: mmdebstrap works without
+        return ()  # root of a container without the right to mount: mmdebstrap works without mounts
     return command
 
 

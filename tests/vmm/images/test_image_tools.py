@@ -21,8 +21,8 @@ async def test_files_made_as_root_belong_to_root_there_whoever_builds(tmp_path: 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts in the open")
 async def test_what_a_build_mounts_goes_with_it(tmp_path: Path) -> None:
     tools = await find_tools()
-    if not tools.aside:
+    if not tools.mounting:
         pytest.skip("this root may not mount")
     script = f"mount -t tmpfs none {tmp_path} && grep -c {tmp_path} /proc/self/mounts"
-    assert await run([*tools.aside, "sh", "-c", script], deadline_s=20) == "1\n"
+    assert await run([*tools.mounting, "sh", "-c", script], deadline_s=20) == "1\n"
     assert str(tmp_path) not in Path("/proc/self/mounts").read_text()
