@@ -25,12 +25,14 @@ SHORT = ("-m", "kvm", "tests/vmm")
 def main() -> None:
     parser = argparse.ArgumentParser(prog="tests.kvm_host", description=__doc__)
     parser.add_argument("--memory", type=int, default=6144, help="MiB of the host (%(default)s)")
-    parser.add_argument("--limit", type=float, default=3600, help="seconds until the host is ended (%(default)s)")
-    parser.add_argument("--kernel", type=Path, help="the kernel's package, a file (this Debian's own cloud kernel)")
-    parser.add_argument("--junit", type=Path, help="where the report goes")
-    parser.add_argument("--run", metavar="COMMAND", help="a shell command in place of the tests")
+    parser.add_argument(
+        "--limit", type=float, default=3600, help="seconds after which the host is stopped (%(default)s)"
+    )
+    parser.add_argument("--kernel", type=Path, help="file of a kernel package (default: this Debian's cloud kernel)")
+    parser.add_argument("--junit", type=Path, help="file for the report")
+    parser.add_argument("--run", metavar="COMMAND", help="a shell command to run instead of tests")
     options, arguments = parser.parse_known_args()
-    # As Ctrl-C does: otherwise the host would run on.
+    # Clean up as on Ctrl-C; otherwise the host would keep running.
     signal.signal(signal.SIGTERM, _end)
     try:
         check()
@@ -62,22 +64,22 @@ def main() -> None:
 
 
 def pytest_job(arguments: list[str]) -> list[str]:
-    """The test-suite's command inside the host; the report goes to the results."""
+    """Return the command that runs tests inside the host; its report is one of the results."""
     python = PROJECT / ".venv/bin/python"
-    # Everything takes thirty times as long there.
+    # Everything takes thirty times as long in the host.
     fixed = ["-p", "no:cacheprovider", "--timeout=900", "--junitxml=/run/share/results/junit.xml"]
     return [str(python), "-m", "pytest", *fixed, *arguments]
 
 
 def job_environment() -> dict[str, str]:
-    """What a job knows of this machine."""
+    """Return the environment of a job."""
     names = ("HOME", "CLOUD_HYPERVISOR_BIN", "CASEMATE_TEST_DATA", "XDG_CACHE_HOME", "CI")
     kept = {name: os.environ[name] for name in names if name in os.environ}
     return {**kept, "CASEMATE_INSIDE_KVM_HOST": "1", "LC_ALL": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 def cache_directory() -> Path:
-    """Where the host's kernel is kept between runs."""
+    """Return the directory that keeps the host's kernel between runs."""
     cache = os.environ.get("XDG_CACHE_HOME") or f"{Path.home()}/.cache"
     return Path(os.environ.get("CASEMATE_TEST_DATA") or f"{cache}/casemate-test")
 

@@ -1,7 +1,7 @@
-"""The QEMU that plays the emulated host: this machine's own where it is recent, else that of Debian's backports.
+"""The QEMU that emulates the host: the installed one if it is recent, otherwise that of Debian's backports.
 
-A recent one is faster at it (ADR 15). The one of backports is unpacked into a cache directory, not installed:
-machines here run on this machine's own.
+A recent QEMU is faster at it (ADR 15). That of backports is unpacked into a cache directory and not installed, so that
+machines on this host keep using the installed one.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Emulator:
     """A QEMU.
 
     Attributes:
-        command: The program and the options without which it does not find its own files.
+        command: The program, with the options that it needs to find its own files.
         environment: Variables that it needs.
     """
 
@@ -38,10 +38,10 @@ class Emulator:
 
 
 async def host_emulator(cache: Path) -> Emulator:
-    """The QEMU for a host; says on standard error why it is not the faster one, if it is not.
+    """Return the QEMU for a host; if it is not the faster one, print the reason on standard error.
 
     Args:
-        cache: A directory in which what is downloaded is kept between runs.
+        cache: A directory that keeps downloads between runs.
     """
     own = Emulator(command=(_PROGRAM,))
     version = await qemu_version(_PROGRAM)
@@ -62,14 +62,14 @@ async def host_emulator(cache: Path) -> Emulator:
 
 def _unpacked(place: Path) -> Emulator:
     return Emulator(
-        # The firmware is this machine's own.
+        # Use the firmware that is installed here.
         command=(str(place / "usr/bin" / _PROGRAM), "-L", str(place / "usr/share/qemu"), "-L", "/usr/share/seabios"),
         environment={"QEMU_MODULE_DIR": str(place / _MODULES)},
     )
 
 
 async def _fetch(suite: str, place: Path) -> None:
-    """Download and unpack the packages of a suite, from the mirror that this machine uses for its own.
+    """Download and unpack the packages of a suite, from the mirror that this machine uses for its own suite.
 
     Raises:
         Unavailable: The mirror has no such suite, or cannot be reached.
@@ -85,7 +85,7 @@ async def _fetch(suite: str, place: Path) -> None:
         for directory in ("lists/partial", "cache/archives/partial", "packages"):
             (work / directory).mkdir(parents=True)
         (work / "sources.list").write_text("".join(line.replace(f" {own} ", f" {suite} ") + "\n" for line in lines))
-        # Lists of its own: this machine's are not touched.
+        # Separate package lists, so that this machine's do not change.
         settings = {
             "Dir::Etc::sourcelist": work / "sources.list",
             "Dir::Etc::sourceparts": "-",
@@ -95,7 +95,7 @@ async def _fetch(suite: str, place: Path) -> None:
         }
         (work / "apt.conf").write_text("".join(f'{name} "{value}";\n' for name, value in settings.items()))
         env = {"APT_CONFIG": str(work / "apt.conf")}
-        # `--error-on=any`: otherwise it says nothing of a suite that is not there.
+        # Without `--error-on=any`, apt ignores a suite that does not exist.
         await run([tools["apt-get"], "-q", "update", "--error-on=any"], deadline_s=_UPDATE_S, env=env)
         download = [tools["apt-get"], "-q", "download", *_PACKAGES]
         await run(download, deadline_s=_DOWNLOAD_S, cwd=work / "packages", env=env)

@@ -1,9 +1,9 @@
-"""A host with KVM, emulated: QEMU plays an AMD machine with SVM, in which an ordinary kernel has a real /dev/kvm.
+"""An emulated host with KVM: QEMU emulates an AMD machine with SVM, in which an ordinary kernel has a real /dev/kvm.
 
-Its root is this machine's own file system through virtiofs, below an overlay in memory: everything that is installed
-here is there, and nothing that it does lasts. About 30 times slower than metal: ratios hold, times do not. What it
-works with here, such as images, must not change meanwhile, since an overlay whose lower layer changes gives stale
-handles: it does not run beside other tests.
+Its root is this machine's file system through virtiofs, below an overlay in memory: it sees everything that is
+installed here, and none of its changes last. It is about 30 times slower than metal: ratios hold, times do not. Files
+that it uses, such as images, must not change meanwhile, because an overlay whose lower layer changes returns stale
+handles. So do not run it in parallel with other tests.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from .kernel import HostKernel
 _VIRTIOFSD = ("/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd")
 _HERE = Path(__file__).parent
 _SOCKET_S = 60
-# Why a kernel died stands far above its last line.
+# The reason for a kernel's crash is printed far above its last line.
 _CONSOLE_LINES = 200
 _LOOK_S = 1
-# QEMU 7.2 emulates `cmpxchg16b` wrongly at times (it spoils the flags): Linux's slab allocator uses it if it is there.
+# QEMU 7.2 sometimes emulates `cmpxchg16b` with wrong flags, and Linux's slab allocator uses it if it is available.
 _CPU = "EPYC,+svm,+npt,-cx16"
-# The first is the kernel's alone (start.sh says why), so the job has two.
+# The first is reserved for the kernel (start.sh says why), so the job has two.
 _PROCESSORS = 3
-# Now and then the emulation stops for ever, the host's kernel in it. Its heart beats every 5 s once it has booted; that
-# takes a minute, and several on a busy machine.
-_STANDSTILL_S = 150
+# Occasionally the emulation, with the host's kernel, hangs. The host sends a heartbeat every 5 s once it has booted,
+# which takes a minute, or several on a busy machine.
+_HEARTBEAT_S = 150
 _BOOT_S = 600
 
 
@@ -46,12 +46,12 @@ class NoHost(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
-    """What became of a job.
+    """The result of a job.
 
     Attributes:
-        status: Its exit status; None if the host ended or was ended before the job did.
+        status: Its exit status; None if the host ended, or was stopped, before the job ended.
         output: What it printed.
-        console: The host's console, its last lines.
+        console: The last lines of the host's console.
     """
 
     status: int | None
@@ -60,13 +60,13 @@ class Done:
 
 
 def check() -> None:
-    """Refuse where no host can be emulated.
+    """Check that this machine can emulate a host.
 
     Raises:
-        NoHost: With what is missing.
+        NoHost: Something is missing.
     """
     if os.geteuid() != 0:
-        raise NoHost("only root can hand the file system to an emulated host")
+        raise NoHost("only root can share the file system with an emulated host")
     if shutil.which("qemu-system-x86_64") is None:
         raise NoHost("qemu-system-x86_64 is not installed")
     _virtiofsd()
@@ -83,17 +83,17 @@ def run(
     memory_mib: int = 6144,
     limit_s: float = 900,
 ) -> Done:
-    """Boot a host, run a job in it as root, and wait for its end. Nothing of it runs on afterwards.
+    """Boot a host, run a job in it as root, and wait for its end. Afterwards none of its processes runs.
 
     Args:
-        emulator: What it is emulated by.
-        kernel: What it boots.
+        emulator: The QEMU that emulates it.
+        kernel: The kernel that it boots.
         job: Program and arguments; paths are those of this machine.
-        directory: Where the job starts.
-        environment: Of the job.
-        results: A directory that the job sees as /run/share/results; what it leaves there stays.
+        directory: The job's working directory.
+        environment: The job's environment.
+        results: A directory that receives the files that the job writes to /run/share/results.
         memory_mib: Memory of the host.
-        limit_s: After this the host is ended, whatever it does.
+        limit_s: Seconds after which the host is stopped in any case.
     """
     with tempfile.TemporaryDirectory(prefix="kvm-host-") as scratch, ExitStack() as stack:
         work, share = Path(scratch), Path(scratch, "share")
@@ -107,16 +107,16 @@ def run(
             ended = _wait(qemu, share / "beat", limit_s)
         status = share / "status"
         shutil.copytree(share / "results", results, dirs_exist_ok=True)
-        said = console.read_text(errors="replace") if console.exists() else (work / "qemu.log").read_text()
+        printed = console.read_text(errors="replace") if console.exists() else (work / "qemu.log").read_text()
         return Done(
             status=int(status.read_text()) if status.exists() and not ended else None,
             output=(share / "out").read_text(errors="replace") if (share / "out").exists() else "",
-            console=ended + "\n".join(said.splitlines()[-_CONSOLE_LINES:]),
+            console=ended + "\n".join(printed.splitlines()[-_CONSOLE_LINES:]),
         )
 
 
 def _wait(qemu: subprocess.Popen[bytes], beat: Path, limit_s: float) -> str:
-    """Wait for the host's own end; or say why it has to be ended."""
+    """Wait until the host has ended; return the reason if it must be stopped, else an empty string."""
     begun = since = time.monotonic()
     seen = ""
     while True:
@@ -126,13 +126,13 @@ def _wait(qemu: subprocess.Popen[bytes], beat: Path, limit_s: float) -> str:
             now = time.monotonic()
         else:
             return ""
-        heard = beat.read_text() if beat.exists() else ""
-        if heard != seen:
-            seen, since = heard, now
-        if now - since > (_STANDSTILL_S if seen else _BOOT_S):
-            return f"the host stood still for {now - since:.0f} s\n"
+        heartbeat = beat.read_text() if beat.exists() else ""
+        if heartbeat != seen:
+            seen, since = heartbeat, now
+        if now - since > (_HEARTBEAT_S if seen else _BOOT_S):
+            return f"the host sent no heartbeat for {now - since:.0f} s\n"
         if now - begun > limit_s:
-            return f"the host was ended after {limit_s:g} s\n"
+            return f"the host was stopped after {limit_s:g} s\n"
 
 
 def _fill(share: Path, kernel: HostKernel, job: Sequence[str], directory: Path, environment: Mapping[str, str]) -> None:
@@ -162,7 +162,7 @@ def _qemu(emulator: Emulator, kernel: HostKernel, work: Path, console: Path, mem
 
 @contextmanager
 def _shared(socket: Path, source: Path, log: Path, *, cache: bool) -> Generator[None]:
-    """Serve a directory to the host for the length of a block."""
+    """Serve a directory to the host during a block."""
     options = ["-o", f"source={source}", "-o", f"cache={'always' if cache else 'auto'}", "-o", "sandbox=chroot"]
     with log.open("wb") as output, _process([_virtiofsd(), f"--socket-path={socket}", *options], output) as server:
         for _ in range(_SOCKET_S * 100):
@@ -181,7 +181,7 @@ def _shared(socket: Path, source: Path, log: Path, *, cache: bool) -> Generator[
 def _process(
     command: Sequence[str], log: BinaryIO, environment: Mapping[str, str] | None = None
 ) -> Generator[subprocess.Popen[bytes]]:
-    """A process in a group of its own, which is ended with the block."""
+    """Run a process in its own group, which is killed at the end of the block."""
     with subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,

@@ -1,5 +1,5 @@
 #!/bin/busybox sh
-# The first program of the emulated host: this machine's own file system, read-only, below a layer that is forgotten.
+# The emulated host's first program: mounts this machine's file system read-only, below an overlay in memory.
 export PATH=/bin
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys

@@ -1,4 +1,4 @@
-"""What the emulated KVM host boots from: a kernel of Debian's with all its modules, and an initramfs of our own."""
+"""The kernel of the emulated KVM host: one of Debian's with all its modules, and our own initramfs."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _RECIPE = ("kernel.py", "init.sh")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostKernel:
-    """Files of the host's first minute.
+    """The files that the host boots from.
 
     Attributes:
         image: The kernel, as bzImage.
-        initramfs: Mounts this machine's own file system under an overlay and goes there.
-        modules: Holds the directory `<release>` with every module of the kernel.
+        initramfs: Mounts this machine's file system under an overlay, and switches to it.
+        modules: Contains the directory `<release>` with all modules of the kernel.
     """
 
     image: Path
@@ -41,7 +41,7 @@ class HostKernel:
 
 
 async def host_kernel(cache: Path, package: Path | None = None) -> HostKernel:
-    """The files, made once for each kernel package and kept in a directory; those of the last package alone.
+    """Return the files; they are made once per kernel package, and a directory keeps those of the last package.
 
     Args:
         cache: The directory.

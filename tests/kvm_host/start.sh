@@ -1,4 +1,4 @@
-# Makes the emulated host a place to work in, runs the job, leaves its exit status in the share, and powers off.
+# Sets up the emulated host, runs the job, writes its exit status to the share, and powers off.
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 mkdir -p /dev/pts /dev/shm /lib/modules
 mount -t devpts devpts /dev/pts
@@ -10,10 +10,10 @@ ln -s /run/share/modules/* /lib/modules/
 ip link set lo up 2>/dev/null || busybox ip link set lo up
 hostname kvm-host
 for module in kvm_amd tun bridge nf_tables nft_chain_nat nft_masq; do modprobe "$module"; done
-chgrp 104 /dev/kvm && chmod 0660 /dev/kvm # as udev does where it runs; any group that is not root's
-# What is rare keeps its place in this kernel's code as long as this host lives: a machine (KVM switched on), a virtual
-# processor with a local APIC that is off and one without any, a cgroup with a share of the processors. Each first and
-# each last one changes code under the other processor, and QEMU before 8.1 goes on with what it had translated.
+chgrp 104 /dev/kvm && chmod 0660 /dev/kvm # as udev would; any group except root's
+# Keep one of each of these for the host's whole life: a machine (KVM switched on), a virtual processor with a disabled
+# local APIC and one without any, and a cgroup with a CPU limit. The kernel patches its own code for the first and after
+# the last of each, and QEMU before 8.1 may continue with its old translation on another processor.
 perl -e '
     sub call { my $answer = syscall(16, @_); $answer >= 0 or die $!; $answer } # ioctl
     open my $kvm, "+<", "/dev/kvm" or die $!;
@@ -26,10 +26,10 @@ perl -e '
 mkdir /sys/fs/cgroup/kept
 echo +cpu >/sys/fs/cgroup/cgroup.subtree_control
 echo 100000 100000 >/sys/fs/cgroup/kept/cpu.max
-while cut -d ' ' -f 1 /proc/uptime >/run/share/beat; do sleep 5; done & # by which those outside see that this lives
-# Machines run on the other processors alone. Whenever one of those loads a floating-point state, QEMU changes a bit in
-# the first one's mode word, without a lock (cpu_clear_ignne): what the first had just put there, such as that it left
-# its guest, is lost now and then. ADR 15 has what became of machines and of this kernel then.
+while cut -d ' ' -f 1 /proc/uptime >/run/share/beat; do sleep 5; done & # the heartbeat that host.py watches
+# Machines run only on the other processors. Whenever one of those loads a floating-point state, QEMU changes a bit in
+# the first processor's mode word without a lock (cpu_clear_ignne), and sometimes loses what that processor had just
+# written, such as that it left its guest. ADR 15 describes the effects on machines and on this kernel.
 taskset -c 1-2 bash /run/share/job.sh >/run/share/out 2>&1 </dev/null
 echo $? >/run/share/status
 sync

@@ -30,7 +30,7 @@ class Hardware:
         kernel_elf, kernel_bz: The same kernel as ELF file and as bzImage; each driver takes the one it needs.
         initramfs: First file system, with the machine's first secret appended.
         toolbox, base: Read-only file systems.
-        tsc_khz: Frequency of the time-stamp counter that the guest is told; 0 lets it measure.
+        tsc_khz: Frequency of the time-stamp counter, for the guest's kernel; 0 lets it measure.
     """
 
     cpu: int
@@ -62,15 +62,15 @@ class Memory(StrEnum):
     BOOTED = "booted"
     """It booted: the file is its memory."""
     OWN = "own"
-    """A saved file became its memory, and changes with it."""
+    """A saved file became its memory and changes with it."""
     MAPPED = "mapped"
-    """It maps a saved file copy-on-write: pages that it did not write to are shared with all others that map it."""
+    """It maps a saved file copy-on-write: all machines that map it share the pages that they have not written to."""
     COPIED = "copied"
     """The hypervisor read all of a saved file, because it cannot map it."""
 
     @property
     def in_file(self) -> bool:
-        """Whether the memory is in a file of the machine's own, which changes with it."""
+        """Whether the memory is in the machine's own file, which changes with it."""
         return self in {Memory.BOOTED, Memory.OWN}
 
 
@@ -96,7 +96,7 @@ Fill = Callable[[], Awaitable[None]]
 
 
 class Hypervisor(Protocol):
-    """A driver. It keeps no state of machines: what it needs is in `Running` and the machine's directory."""
+    """A driver. It has no state about machines: everything is in `Running` and the machine's directory."""
 
     @property
     def name(self) -> str:
@@ -110,12 +110,12 @@ class Hypervisor(Protocol):
 
     @property
     def own_memory(self) -> bool:
-        """Whether clones do better with a copy of the memory than with a map of it; see ADR 13."""
+        """Whether clones work better with a copy of the memory than with a mapping; see ADR 13."""
         ...
 
     @property
     def fingerprint(self) -> str:
-        """Everything of program and host that a saved state depends on, for a template's name."""
+        """All properties of program and host that a saved state depends on, for a template's name."""
         ...
 
     async def probe(self) -> None:
@@ -147,15 +147,15 @@ class Hypervisor(Protocol):
     async def save(self, machine: Running, target: Path) -> None:
         """Pause the machine and save it into an existing directory: the devices as `state`.
 
-        Memory in a file of the machine's own stays there, to be copied before the machine goes on; other memory is
-        written too, in the fastest format: `settle` makes `ram` of it. The machine stays paused, even if this fails.
+        Memory in the machine's own file stays there; copy it before the machine resumes. Other memory is written in
+        the fastest format, and `settle` makes `ram` from it. The machine stays paused, even if this fails.
         """
         ...
 
     async def settle(self, target: Path, hardware: Hardware, *, disk: Path) -> None:
         """Finish what `save` wrote, so that `target` has a `state` and a `ram` to restore from. May take a second.
 
-        The saved machine may have gone on, or ended. A no-op if there is nothing to finish.
+        The saved machine may have been resumed, or have ended. A no-op if there is nothing to finish.
 
         Args:
             target: The directory that was given to `save`.
@@ -169,7 +169,7 @@ class Hypervisor(Protocol):
         ...
 
     async def stop(self, machine: Running) -> None:
-        """End the machine at once, without asking the guest, and free what it used of the host. May be repeated."""
+        """End the machine at once, without asking the guest, and free its resources on the host. May be repeated."""
         ...
 
     async def why_killed(self, machine: Running) -> str:

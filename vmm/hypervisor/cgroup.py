@@ -1,10 +1,10 @@
-"""A cgroup for every machine, so that one that uses too much harms only itself.
+"""A cgroup for every machine, so that one that uses too many resources harms only itself.
 
     BASE/          the cgroup that the server may divide: from systemd (Delegate=), or the container's own
       server/      the server: a divided cgroup cannot hold processes itself
       machines/    one cgroup per machine, by the name of the machine's directory
 
-Only cgroup v2. If the host lets the server divide no cgroup, machines run without, and `NoCgroups` says why.
+Only cgroup v2. If the server may not divide a cgroup, machines run without one, and `NoCgroups` says why.
 Source: Documentation/admin-guide/cgroup-v2.rst of Linux 6.1, and systemd's CGROUP_DELEGATION.md.
 """
 
@@ -21,12 +21,12 @@ WANTED = ("memory", "cpu", "pids")
 AS_SERVICE = "run Casemate as the service in deploy/ (Delegate=yes)"
 """How to get a cgroup that the server may divide."""
 SERVER = "server"
-"""The part of the divided cgroup that the server runs in."""
+"""The child of the divided cgroup that the server runs in."""
 
 _MACHINES = "machines"
 _MACHINE = re.compile(r"[0-9a-f]{24}")
 _PERIOD_US = 100_000
-# The guest's processors never use more than their number; the threads of the devices come on top.
+# The guest's CPUs never use more than their number of host CPUs; the threads of devices come on top.
 _DEVICES_US = 50_000
 _PIDS = 128
 _MOVES = 5
@@ -51,12 +51,12 @@ class Limits:
     def of(cls, *, mem_mib: int, own_mib: int, cpus: int) -> Self:
         """Return the limits of a machine.
 
-        The guest's memory counts twice: a save writes all of it to a file, whose pages count as the machine's until
-        they are on the disk. Otherwise the save would wait for the disk while the guest is paused.
+        The guest's memory counts twice: a save writes all of it to a file, and the kernel charges those pages to the
+        machine until they are on the disk. With less, the save would wait for the disk while the guest is paused.
 
         Args:
             mem_mib: MiB of the guest.
-            own_mib: MiB that the program needs itself.
+            own_mib: MiB for the program itself.
             cpus: The guest's processors.
         """
         return cls(memory=(2 * mem_mib + own_mib) * _MIB, cpus=cpus)
@@ -69,7 +69,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoCgroups:
-    """Why machines on this host have no cgroups of their own, and how to get some."""
+    """Why machines on this host have no cgroups of their own, and how to change that."""
 
     reason: str
     fix: str
@@ -88,7 +88,7 @@ class Cgroups:
     controllers: tuple[str, ...]
 
     def open(self) -> None:
-        """Divide the base: move the server into a part of its own, and make a part for machines. May be repeated.
+        """Divide the base: move the server into a child cgroup, and make another for the machines. May be repeated.
 
         Raises:
             OSError: The kernel refuses.
@@ -123,7 +123,7 @@ class Cgroups:
     def put(self, name: str, pid: int) -> None:
         """Move a process into a machine's cgroup; a no-op if it is there.
 
-        The kernel takes some 10 ms for it (a grace period of RCU), while the process keeps running.
+        The kernel takes about 10 ms for it (an RCU grace period), while the process keeps running.
 
         Raises:
             OSError: The kernel refuses; ESRCH if the process has ended.
@@ -147,7 +147,7 @@ class Cgroups:
         return "the host ran out of memory and ended its virtual machine"
 
     def remove(self, name: str) -> bool:
-        """Remove the cgroup of an ended machine, with what is left in it; False if that fails.
+        """Remove the cgroup of an ended machine, and kill what is left in it; False if that fails.
 
         Blocks for up to two seconds if something in it does not die.
         """
@@ -161,7 +161,7 @@ class Cgroups:
         return True
 
     def sweep(self) -> int:
-        """Remove the cgroups in which nothing runs, and count them."""
+        """Remove all cgroups of machines in which nothing runs, and count them."""
         try:
             places = [place for place in self._machines.iterdir() if place.is_dir()]
         except FileNotFoundError:
@@ -187,17 +187,17 @@ class Cgroups:
 
 
 def name_of(directory: Path) -> str:
-    """Return the unique name of a machine on this host, from its directory: the machine's id, if it has one."""
+    """Return the machine's name, unique on this host, from its directory: the machine's id, if it has one."""
     return directory.name if _MACHINE.fullmatch(directory.name) else f"{directory.parent.name}-{directory.name}"
 
 
 def is_top(base: Path) -> bool:
-    """Tell whether this is the kernel's root cgroup, which has no type, and may be divided with processes in it."""
+    """Tell whether this is the kernel's root cgroup, which has no type and may be divided with processes in it."""
     return not (base / "cgroup.type").exists()
 
 
 def processes(cgroup: Path) -> set[int]:
-    """List the processes in a cgroup, without those in its parts; none if it does not exist."""
+    """List the processes in a cgroup, without those in its children; none if it does not exist."""
     return {int(pid) for pid in words(cgroup / "cgroup.procs")}
 
 

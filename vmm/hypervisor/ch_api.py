@@ -1,7 +1,7 @@
 """The API of cloud-hypervisor: HTTP over the machine's unix socket.
 
-Source: vmm/src/api/openapi/cloud-hypervisor.yaml of v53.0. The program trusts the socket, so only this project's own
-values may go through it, and none that a user chose.
+Source: vmm/src/api/openapi/cloud-hypervisor.yaml of v53.0. The program trusts the socket, so send only values of this
+project, never of a user.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MEMORY_S = 600.0
 """Time limit of a call that reads or writes a machine's whole memory."""
 
 _SHOWN = 300
-# A unix socket needs no TLS, but without this each client reads all of the host's certificates, for 30 ms.
+# A unix socket needs no TLS; by default each client loads all of the host's certificates, which takes 30 ms.
 _NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
@@ -35,7 +35,7 @@ class ApiError(Unavailable):
 
 
 class Api:
-    """A session on one machine's control socket, with one connection that is kept."""
+    """A session on one machine's control socket, over one connection."""
 
     def __init__(self, http: httpx2.AsyncClient, call_s: float) -> None:
         self._http = http
@@ -70,12 +70,12 @@ class Api:
             ApiError: It has ended, or does not answer within so many seconds.
         """
         try:
-            told = await self._asked("GET", "vmm.ping", None, within_s)
+            answer = await self._asked("GET", "vmm.ping", None, within_s)
         except TimeoutError:
             raise ApiError(f"The hypervisor did not answer on its control socket within {within_s:g} s") from None
         except httpx2.HTTPError as error:
             raise ApiError("The hypervisor has ended") from error
-        return ".".join(str(told["version"]).split(".")[:2])
+        return ".".join(str(answer["version"]).split(".")[:2])
 
     async def _asked(self, method: str, name: str, body: Mapping[str, Any] | None, limit_s: float) -> Any:
         with anyio.fail_after(limit_s):
@@ -119,8 +119,8 @@ async def started_api(
     """Open a session with a program that was just started, for the length of a block.
 
     Args:
-        socket: The control socket, which it has been given.
-        version: The expected version, such as `53.0`: a saved state fits no other.
+        socket: Its control socket.
+        version: The expected version, such as `53.0`; a saved state needs exactly that.
         start_s: Seconds until it must answer.
         call_s: The deadline of each call after that.
 
@@ -128,10 +128,10 @@ async def started_api(
         ApiError: It has ended, does not answer in time, or has another version.
     """
     async with api(socket, call_s=call_s) as session:
-        told = await session.version(start_s)
-        if told != version:
+        found = await session.version(start_s)
+        if found != version:
             raise ApiError(
-                f"The hypervisor's version must be {version}, as at server start, got {told}",
+                f"The hypervisor's version must be {version}, as at server start, got {found}",
                 hint="Restart the server, which then builds new templates",
             )
         yield session

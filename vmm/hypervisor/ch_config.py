@@ -12,9 +12,9 @@ from .base import CONSOLE, Hardware
 from .startup import named
 
 KERNEL = "kernel"
-"""The kernel's file name in the machine's directory, there only until the machine has started.
+"""The kernel's file name in the machine's directory, which exists only until the machine has started.
 
-Otherwise the program would boot a guest that reboots again, as another machine: without the file the guest ends.
+Otherwise, a guest that reboots would boot again as another machine; without the file, a reboot ends it.
 """
 VSOCK = "vsock.sock"
 """The socket of the guest link, in the machine's directory."""
@@ -44,7 +44,7 @@ def machine_config(
     if ram is not None:
         zone["file"] = at(ram)
     config: dict[str, Any] = {
-        # The guest needs no KVM, which would be one more way to attack the host.
+        # Guests need no nested KVM, which would only add to the host's attack surface.
         "cpus": {"boot_vcpus": hardware.cpu, "max_vcpus": hardware.cpu, "nested": False},
         "memory": {"size": 0, "zones": [zone]},
         "payload": {
@@ -66,6 +66,6 @@ def machine_config(
     }
     if landlock:
         config["landlock_enable"] = True
-        # Its sockets and snapshots are made while it runs, and may be anywhere in its directory.
+        # The program creates sockets and snapshots at run time, anywhere in its directory.
         config["landlock_rules"] = [{"path": ".", "access": "rw"}]
     return config

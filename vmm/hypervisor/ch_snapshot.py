@@ -1,8 +1,8 @@
-"""The files of a cloud-hypervisor snapshot: made fit for another machine, and taken over after a save.
+"""The files of a cloud-hypervisor snapshot: adapts them to another machine, and takes them over after a save.
 
 Source: vmm/src/memory_manager.rs of v51.0 to v53.0. A snapshot is `config.json`, `state.json` and, for memory that is
-not in a shared file, `memory-ranges`: the guest's memory in the order of its addresses, which is also how a file behind
-a zone holds it. So one file serves as either. What we keep has no list of ranges in `state.json`: nothing is copied.
+not in a shared file, `memory-ranges`: the guest's memory in the order of its addresses. A zone's file has the same
+layout, so one file serves as both. The kept `state.json` has no list of ranges, so nothing is copied.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _HAS_MODE = 54
 
 
 class CopyOnWrite(StrEnum):
-    """How a version shares a saved memory file among clones."""
+    """How a version shares a saved memory file between clones."""
 
     ZONE = "zone"
-    """The zone's file is mapped privately, and the snapshot says that there is nothing to copy (v51 to v53)."""
+    """Maps the zone's file privately; the snapshot says that there is nothing to copy (v51 to v53)."""
     MODE = "mode"
-    """`memory_restore_mode: CopyOnWrite` (v54 and later): for memory without a file, mapped from the snapshot's."""
+    """`memory_restore_mode: CopyOnWrite` (v54 and later): maps the snapshot's file for memory without one."""
     NONE = "none"
-    """Not at all: memory is copied."""
+    """Not shared: copies the memory."""
 
     @classmethod
     def of(cls, version: str) -> CopyOnWrite:
@@ -39,7 +39,7 @@ class CopyOnWrite(StrEnum):
 
 
 def prepare(saved: Path, target: Path, config: dict[str, Any], ram: Path | None) -> None:
-    """Copy a snapshot, with the file names of another machine. Blocks on the disk.
+    """Copy a snapshot for another machine, with its file names. Blocks on the disk.
 
     Args:
         saved: The snapshot.
@@ -64,15 +64,15 @@ def prepare(saved: Path, target: Path, config: dict[str, Any], ram: Path | None)
         _set_ranges(memory, [{"gpa": part["gpa"], "length": part["size"]} for part in _mappings(memory)])
         (target / STATE).write_text(json.dumps(_with_memory(state, memory)))
     except (KeyError, TypeError, ValueError) as error:
-        raise ApiError(f"{saved.name} is not a snapshot that this server knows") from error
+        raise ApiError(f"The snapshot {saved.name} has a format that this server does not support") from error
     link(ram, target / RANGES)
 
 
 def take(source: Path, state: Path, ranges: Path) -> None:
-    """Move what the program wrote to where it can be restored in each way. Blocks on the disk.
+    """Move what the program wrote to where every way of restoring finds it. Blocks on the disk.
 
     Args:
-        source: The directory it wrote to; gone afterwards.
+        source: The directory it wrote to; removed afterwards.
         state: A new directory for the state of the devices.
         ranges: The file for the memory, if the program wrote it.
 
@@ -85,7 +85,7 @@ def take(source: Path, state: Path, ranges: Path) -> None:
         memory = _memory(written)
         offset = 0
         for part in _mappings(memory):
-            # The program does not count offsets in memory without a file, and would map all of it from the start.
+            # For memory without a file the program records no offsets, and would map every range from the file's start.
             part["file_offset"] = offset
             offset += part["size"]
         if (source / RANGES).exists():
@@ -95,7 +95,7 @@ def take(source: Path, state: Path, ranges: Path) -> None:
         (state / STATE).write_text(json.dumps(_with_memory(written, memory)))
         shutil.move(source / CONFIG, state / CONFIG)
     except (KeyError, TypeError, ValueError) as error:
-        raise ApiError("The hypervisor wrote a snapshot that this server does not know") from error
+        raise ApiError("The hypervisor wrote a snapshot in a format that this server does not support") from error
     shutil.rmtree(source)
 
 

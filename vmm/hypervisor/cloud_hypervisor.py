@@ -1,8 +1,8 @@
 """Driver for cloud-hypervisor: KVM only, with the guest link over vsock, so that a machine has no network device.
 
-Memory is one zone. With a file of its own behind it, mapped `shared`, a snapshot holds only the state of the devices. A
-clone maps a saved file copy-on-write, in the way that the version supports; a snapshot of such a machine holds its
-memory too, and `settle` makes a file of that like any other. Source: the API and the snapshots of v51.0 to v53.0, and
+Memory is one zone. If it is in the machine's own file, mapped `shared`, a snapshot holds only the device state. A clone
+maps a saved file copy-on-write, in the way that the version supports; a snapshot of a clone holds its memory too,
+which `settle` turns into an ordinary memory file. Source: the API and the snapshots of v51.0 to v53.0, and
 the mode CopyOnWrite as it was merged for v54; a snapshot can be restored only with the same version.
 """
 
@@ -35,7 +35,7 @@ _RESTORED, _SAVED = "restored", "saved"
 _STATE, _RAM, _RANGES = "state", "ram", "ranges"
 _MIB = 1024 * 1024
 _OWN_MIB = 128
-# Older versions know no `resume` in a restore, and ignore it.
+# Older versions ignore `resume` in a restore.
 _RESUMES = 52
 
 
@@ -83,10 +83,10 @@ class CloudHypervisor:
         """Check that the program and the device still exist.
 
         Raises:
-            Unavailable: One does not.
+            Unavailable: One does not, or cannot be opened.
         """
         if not os.access(self._binary, os.X_OK):
-            raise Unavailable(f"{self._binary} is gone", hint="Run casemate doctor")
+            raise Unavailable(f"{self._binary} no longer exists", hint="Run casemate doctor")
         if not os.access("/dev/kvm", os.R_OK | os.W_OK):
             raise Unavailable("/dev/kvm can no longer be opened", hint="Run casemate doctor")
 
@@ -151,14 +151,14 @@ class CloudHypervisor:
                     memory = Memory.MAPPED if shared else Memory.COPIED
         finally:
             with anyio.CancelScope(shield=True):
-                # A mapped file stays mapped without its name here.
+                # A mapped file stays mapped after its name here is removed.
                 await anyio.to_thread.run_sync(_remove, restored)
         return Running(directory=directory, process=process, port=0, memory=memory)
 
     async def save(self, machine: Running, target: Path) -> None:
         """Pause the machine and save it into an existing directory: the devices as `state`.
 
-        Memory in a file of the machine's own stays there. Other memory is written in full; `settle` makes `ram` of it.
+        Memory in the machine's own file stays there. Other memory is written in full; `settle` makes `ram` from it.
 
         Raises:
             HostExhausted: The host's disk is full; the machine stays paused.
@@ -184,7 +184,7 @@ class CloudHypervisor:
             raise
 
     async def settle(self, target: Path, hardware: Hardware, *, disk: Path) -> None:
-        """Make `ram` of the memory that `save` wrote, with holes where it is empty. A no-op if it wrote none."""
+        """Make `ram` from the memory that `save` wrote, with holes where it is zero. A no-op if it wrote none."""
         if await anyio.Path(target / _RANGES).exists():
             await anyio.to_thread.run_sync(dig_holes, target / _RANGES)
             await anyio.Path(target / _RANGES).rename(target / _RAM)
@@ -194,7 +194,7 @@ class CloudHypervisor:
         await self._confinement.adopt(machine.process, machine.directory, _limits(hardware))
 
     async def stop(self, machine: Running) -> None:
-        """End the machine at once, without asking the guest, and free what it used of the host. May be repeated."""
+        """End the machine at once, without asking the guest, and free its resources on the host. May be repeated."""
         await machine.process.kill()
         await anyio.to_thread.run_sync(_remove, machine.directory / _API, machine.directory / VSOCK)
         await self._confinement.release(machine.directory)
@@ -219,7 +219,7 @@ class CloudHypervisor:
             ApiError: It cannot, or has ended.
         """
         async with self._session(machine) as control:
-            # The program does one thing at a time: first it ends a save that a killed server began.
+            # The program handles one call at a time: first it finishes a save that a killed server began.
             if (await control.call("GET", "vm.info", within_s=MEMORY_S))["state"] != "Running":
                 await control.call("PUT", "vm.resume")
         await anyio.to_thread.run_sync(_remove, machine.directory / _SAVED)

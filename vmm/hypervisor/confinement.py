@@ -1,6 +1,6 @@
-"""Confines a machine's hypervisor on this host: a cgroup, a user of its own, limits, no privileges.
+"""Confines hypervisors on this host: each has its own cgroup and user, limits, and no privileges.
 
-Set up once, when the server starts. What the host does not support is left out and logged.
+Set up once, when the server starts; logs what the host does not support, and works without it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _log = structlog.get_logger(__name__)
 
 _KVM = Path("/dev/kvm")
 _STATFS_MOST = 512
-# From statfs(2). What is below an overlay is unknown; in containers and live systems that is memory too.
+# From statfs(2). An overlay hides what it consists of; in containers and live systems that may be memory too.
 _IN_MEMORY = {0x01021994: "tmpfs", 0x858458F6: "ramfs", 0x794C7630: "overlay"}
 
 
@@ -58,9 +58,9 @@ class Confinement:
 
     @classmethod
     async def open(cls, *, kvm: bool) -> Confinement:
-        """Find out what this host supports, and use it: the server may move into a cgroup of its own.
+        """Find out what this host supports, and use it: may move the server into its own cgroup.
 
-        Logs what machines must do without.
+        Logs what is missing.
 
         Args:
             kvm: Whether hypervisors must open /dev/kvm.
@@ -68,7 +68,7 @@ class Confinement:
         return await anyio.to_thread.run_sync(lambda: cls.find(kvm=kvm).in_use())
 
     def in_use(self) -> Confinement:
-        """Put this into use, and return what works; `open` calls it. Blocks on the kernel."""
+        """Set this up, and return what works; `open` calls it. Blocks on the kernel."""
         used = self
         if isinstance(self.cgroups, Cgroups):
             try:
@@ -100,12 +100,12 @@ class Confinement:
             directory: The machine's directory, in which the program works.
             log: The file for its output.
             limits: What it may use of the host.
-            control: The control socket, which it gets open as `spawn.CONTROL`; connections are accepted at once.
+            control: The control socket, passed to it as `spawn.CONTROL`; clients can connect at once.
             reads: Files and directories that it only reads.
             writes: Files that it writes to, or opens for writing; created if they do not exist.
 
         Raises:
-            Unavailable: It cannot be confined, or not be started.
+            Unavailable: It cannot be confined or started.
         """
         return await anyio.to_thread.run_sync(self._spawn, argv, directory, log, limits, control, reads, writes)
 
@@ -124,18 +124,18 @@ class Confinement:
         return await anyio.to_thread.run_sync(self.cgroups.why_killed, name_of(directory))
 
     async def release(self, directory: Path) -> None:
-        """Free what an ended machine used of the host. A no-op the second time. Logs failures."""
+        """Free an ended machine's resources on the host. A no-op the second time. Logs failures."""
         if isinstance(self.cgroups, Cgroups):
             await anyio.to_thread.run_sync(self._release, self.cgroups, directory)
 
     async def sweep(self) -> int:
-        """Remove what ended machines of earlier servers left, and count it."""
+        """Remove the cgroups that ended machines of earlier servers left, and count them."""
         if isinstance(self.cgroups, NoCgroups):
             return 0
         return await anyio.to_thread.run_sync(self.cgroups.sweep)
 
     async def make_directory(self, directory: Path) -> None:
-        """Make a directory in a machine's directory, for its hypervisor to write files to; `reclaim` them afterwards.
+        """Make a directory in a machine's directory for files that its hypervisor writes; `reclaim` it afterwards.
 
         Raises:
             OSError: It exists, or cannot be made.
@@ -149,7 +149,7 @@ class Confinement:
         """Make the server the owner of what a hypervisor wrote into a directory of `make_directory`.
 
         Raises:
-            Unavailable: There is something other than ordinary files, so the hypervisor must not be trusted.
+            Unavailable: It contains something other than ordinary files, so the hypervisor may be compromised.
         """
         if isinstance(self.users, Users):
             await anyio.to_thread.run_sync(users.reclaim, directory)
@@ -186,11 +186,11 @@ class Confinement:
             cgroups.make(name, fitting)
             try:
                 cgroups.put(name, process.pid)
-            except FileNotFoundError:  # a sweep removed it while nothing was in it
+            except FileNotFoundError:  # a sweep removed it while it was empty
                 cgroups.make(name, fitting)
                 cgroups.put(name, process.pid)
         except ProcessLookupError:
-            return  # it has ended, which its waiter will notice
+            return  # it has ended, which its owner will notice
         except OSError:
             os.kill(process.pid, signal.SIGKILL)
             os.waitpid(process.pid, 0)
@@ -225,7 +225,7 @@ class Confinement:
 
 
 def _fitting(directory: Path, limits: Limits) -> Limits:
-    """Return the limits, without one on memory if files are in memory too: there, the disk would count."""
+    """Return the limits, without that on memory if files are in memory, because the machine's disk would count too."""
     answer = ctypes.create_string_buffer(_STATFS_MOST)
     if ctypes.CDLL(None, use_errno=True).statfs(os.fsencode(directory), answer) != 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(directory))

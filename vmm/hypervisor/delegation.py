@@ -1,4 +1,4 @@
-"""Finds a cgroup that the server may divide: one from systemd, a container's own, or the host's root.
+"""Finds a cgroup that the server may divide: one delegated by systemd, a container's own, or the host's root.
 
 Source: systemd's CGROUP_DELEGATION.md, and cgroups(7).
 """
@@ -35,9 +35,9 @@ def find(mounts: Path = Path("/proc/self/mounts"), own: Path = Path("/proc/self/
     obstacle = _obstacle(base)
     if obstacle is not None:
         return obstacle
-    strangers = processes(base) - {os.getpid()}
-    if strangers and not (is_top(base) or _is_delegated(base) or path == "/"):
-        reason = f"{len(strangers)} other programs share the server's cgroup {path}"
+    others = processes(base) - {os.getpid()}
+    if others and not (is_top(base) or _is_delegated(base) or path == "/"):
+        reason = f"{len(others)} other programs share the server's cgroup {path}"
         return NoCgroups(reason=reason, fix=f"{_AS_SCOPE}, or {AS_SERVICE}")
     return Cgroups(base=base, controllers=controllers)
 
@@ -52,7 +52,7 @@ def _obstacle(base: Path) -> NoCgroups | None:
 
 
 def _is_delegated(base: Path) -> bool:
-    """Tell whether systemd says that everything in a cgroup belongs to the service."""
+    """Tell whether systemd has delegated a cgroup: everything in it belongs to the service."""
     for name in ("user.delegate", "trusted.delegate"):
         try:
             if os.getxattr(base, name) == b"1":

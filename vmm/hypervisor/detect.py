@@ -1,4 +1,4 @@
-"""Chooses the driver by what the host has, and says why."""
+"""Chooses the driver for this host, and says why."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BINARY_VARIABLE = "CLOUD_HYPERVISOR_BIN"
 _OLDEST_CLOUD_HYPERVISOR = 51
 _LANDLOCK_CREATE_RULESET = 444
 _LANDLOCK_ASK_VERSION = 1
-# Older versions refuse the whole machine, because the program wants to control truncation too (Linux 6.2).
+# With older versions the program refuses to start a machine, because it also restricts truncation (Linux 6.2).
 _LANDLOCK_NEEDED = 3
 _GET_CLOUD_HYPERVISOR = (
     "Get the static program from the releases page of the project cloud-hypervisor, v51 or later, as "
@@ -62,8 +62,8 @@ class Choice:
 def kvm(device: Path = Path("/dev/kvm"), cpuinfo: Path = Path("/proc/cpuinfo")) -> Kvm:
     """Check the host's KVM.
 
-    A device that opens is not enough: on some hosts /dev/kvm opens and cannot boot an ordinary kernel. The processor
-    must show svm (AMD) or vmx (Intel) as well.
+    A device that opens is not enough: on some hosts /dev/kvm opens but cannot boot an ordinary kernel. The processor
+    must also have the flag svm (AMD) or vmx (Intel).
     """
     if not device.exists():
         return Kvm(
@@ -78,7 +78,7 @@ def kvm(device: Path = Path("/dev/kvm"), cpuinfo: Path = Path("/proc/cpuinfo")) 
     except OSError as error:
         return Kvm(usable=False, detail=f"{device} does not open: {error.strerror}")
     if not re.search(r"^flags\s*:.*\b(svm|vmx)\b", cpuinfo.read_text(), re.MULTILINE):
-        return Kvm(usable=False, detail=f"{device} opens, but the processor shows neither svm nor vmx")
+        return Kvm(usable=False, detail=f"{device} opens, but the processor has neither svm nor vmx")
     return Kvm(usable=True, detail=f"{device} opens and the processor has hardware virtualisation")
 
 
@@ -106,7 +106,7 @@ async def cloud_hypervisor_version(binary: str) -> str:
     version = await _version(binary, rb"cloud-hypervisor v(\d+)\.(\d+)", _GET_CLOUD_HYPERVISOR)
     if version[0] < _OLDEST_CLOUD_HYPERVISOR:
         raise Unavailable(
-            f"{binary} must be {_OLDEST_CLOUD_HYPERVISOR} or later, got {_dotted(version)}",
+            f"{binary} must be version {_OLDEST_CLOUD_HYPERVISOR} or later, got {_dotted(version)}",
             hint=_GET_CLOUD_HYPERVISOR,
         )
     return _dotted(version)
@@ -119,13 +119,13 @@ async def drivers(confinement: Confinement = UNCONFINED) -> dict[str, Driver | N
 
 
 async def choose(confinement: Confinement = UNCONFINED) -> Choice:
-    """Choose the driver: cloud-hypervisor if there are KVM and the program, otherwise QEMU.
+    """Choose the driver: cloud-hypervisor if KVM and the program are available, otherwise QEMU.
 
     Args:
         confinement: Confines the driver's processes.
 
     Raises:
-        Unavailable: There is no hypervisor on this host; the hint is the command that installs one.
+        Unavailable: This host has no hypervisor; the hint is the command that installs one.
     """
     state = kvm()
     preferred = await cloud_hypervisor(state, confinement)
@@ -190,7 +190,7 @@ def _dotted(version: tuple[int, ...]) -> str:
 
 
 def landlock_abi() -> int:
-    """Return the kernel's version of Landlock, from its system call; 0 without it (Linux 5.13 has 1)."""
+    """Return the version of Landlock that the kernel supports; 0 if none (Linux 5.13 has 1)."""
     return max(0, ctypes.CDLL(None).syscall(_LANDLOCK_CREATE_RULESET, None, 0, _LANDLOCK_ASK_VERSION))
 
 

@@ -1,4 +1,4 @@
-"""Whether a failure was for lack of disk space, and how files use no more of it than they must."""
+"""Disk space: recognises failures for lack of it, checks it beforehand, and frees zeros in files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..errors import HostExhausted, Unavailable
 _HINT = "Free space or delete sandboxes"
 _SIGNS = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
 _NEARLY_FULL = 1024 * 1024
-# Smaller holes save little, and cost one extent each.
+# Smaller holes save little and cost one extent each.
 _GRAIN = 16 * 1024
 _STEP = 1024 * 1024
 _NO_HOLES = {errno.EOPNOTSUPP, errno.ENOSYS}
@@ -22,7 +22,7 @@ def raise_if_full(error: Unavailable, directory: Path) -> None:
     """Replace an error of a hypervisor if its cause is that the disk below a directory is full.
 
     Raises:
-        HostExhausted: The program said so, or no disk space is left.
+        HostExhausted: The program's error says so, or no disk space is left.
     """
     free = os.statvfs(directory)
     if any(sign in error.message for sign in _SIGNS) or free.f_bavail * free.f_frsize < _NEARLY_FULL:
@@ -30,14 +30,14 @@ def raise_if_full(error: Unavailable, directory: Path) -> None:
 
 
 def require(directory: Path, size: int) -> None:
-    """Refuse to begin what does not fit on the disk.
+    """Check that the disk has enough free space.
 
     Args:
-        directory: The directory it goes to.
+        directory: A directory on that disk.
         size: Bytes.
 
     Raises:
-        HostExhausted: Less disk space is free.
+        HostExhausted: It has less free space.
     """
     free = os.statvfs(directory)
     if free.f_bavail * free.f_frsize < size:
@@ -47,7 +47,7 @@ def require(directory: Path, size: int) -> None:
 
 
 def dig_holes(path: Path) -> None:
-    """Free the disk space of zeros in a file. A no-op if the file system has no holes."""
+    """Replace zeros in a file by holes. A no-op if the file system does not support holes."""
     descriptor = os.open(path, os.O_RDWR)
     try:
         for start, end in data_runs(descriptor):

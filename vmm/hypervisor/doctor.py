@@ -36,10 +36,10 @@ class Finding:
 
     Attributes:
         name: What was examined.
-        ok: Whether it is as needed.
+        ok: Whether the requirement is met.
         required: Whether Casemate cannot work without it.
         detail: What was found.
-        fix: The command or step that fixes it; empty if nothing is to be done.
+        fix: The command or step that fixes it; empty if nothing needs fixing.
     """
 
     name: str

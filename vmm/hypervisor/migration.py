@@ -20,7 +20,7 @@ _POLL_S = 0.002
 _DEVICES_S = 60.0
 _MEMORY_S = 600.0
 _CANCEL_S = 10.0
-# QEMU's default rate is meant for a network, and would take half a minute per GiB.
+# QEMU's default rate is meant for networks: half a minute per GiB.
 _BYTES_PER_S = 1 << 40
 _OVER = {"completed", "failed", "cancelled"}
 
@@ -31,14 +31,14 @@ async def write_out(control: Qmp, path: Path, *, memory: bool) -> None:
     Args:
         control: Its control socket.
         path: The file; removed if this fails.
-        memory: Whether the memory goes into the file too, even if it could stay in its own.
+        memory: Whether to write the memory too, even if it could stay in its own file.
 
     Raises:
         QmpError: It could not be written; the message ends with QEMU's reason. The machine stays paused.
     """
     limit_s = _MEMORY_S if memory else _DEVICES_S
     await cancel(control)
-    # Set each time, because an earlier load or save may have needed the other value.
+    # Set each time, because an earlier load or save may have used the other value.
     await _stay_in_file(control, stay=not memory)
     await control.run("migrate-set-parameters", {"max-bandwidth": _BYTES_PER_S})
     await control.pass_file(_NAME, path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
@@ -47,8 +47,8 @@ async def write_out(control: Qmp, path: Path, *, memory: bool) -> None:
         await _completed(control, limit_s)
     except BaseException:
         with anyio.CancelScope(shield=True):
-            # It would write while the guest runs, and block the next save. The first failure tells why it ended
-            # or hangs.
+            # Otherwise it would write while the guest runs, and block the next save. If cancelling fails, the first
+            # error says why.
             with suppress(QmpError):
                 await cancel(control)
             await anyio.Path(path).unlink(missing_ok=True)
@@ -56,9 +56,9 @@ async def write_out(control: Qmp, path: Path, *, memory: bool) -> None:
 
 
 async def cancel(control: Qmp) -> None:
-    """End a save that still runs in the background, because its server was killed. A no-op if there is none.
+    """Cancel a save that still runs in the background after its server was killed. A no-op if there is none.
 
-    At its end, it would pause the guest again.
+    When finished, it would pause the guest again.
 
     Raises:
         QmpError: It does not end.

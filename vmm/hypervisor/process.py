@@ -1,4 +1,4 @@
-"""A hypervisor's process: found by later servers, watched, ended.
+"""A hypervisor's process: finds it after a restart of the server, watches it, ends it.
 
 The server never identifies a process by its pid alone: a pid is reused, a pid with its start time is not.
 """
@@ -19,7 +19,7 @@ _STAT_START_TIME = 19  # field 22 of /proc/PID/stat, counted after the parenthes
 
 @dataclass(frozen=True, slots=True)
 class ProcessRef:
-    """One process, identified for good.
+    """One process, identified by pid and start time.
 
     Attributes:
         pid: The process id.
@@ -42,7 +42,7 @@ class ProcessRef:
         return cls(pid, int(fields[_STAT_START_TIME - 1]))
 
     def alive(self) -> bool:
-        """Tell whether this very process still runs."""
+        """Tell whether this process still runs."""
         return ProcessRef.of(self.pid) == self
 
     def memory(self) -> int:
@@ -72,7 +72,7 @@ class ProcessRef:
         return self._reap()
 
     async def kill(self, *, deadline_s: float = 10) -> None:
-        """End the process with certainty; a no-op if it has ended.
+        """Kill the process, and wait until it has ended; a no-op if it has.
 
         Raises:
             TimeoutError: The kernel did not end it within the deadline.

@@ -1,7 +1,7 @@
 """Driver for QEMU's microvm machine, with KVM where it works and by emulation (TCG) everywhere else.
 
-Memory is always a file. If the file is the machine's own, a saved state leaves it there. A clone maps a saved file
-privately; its memory is saved as a stream together with the devices, and `settle` makes a file and a state of that.
+Memory is always a file. A save leaves it there if the file is the machine's own. A clone maps a saved file privately;
+its memory is saved as a stream together with the devices, which `settle` turns into a memory file and a state.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Qemu:
 
     Args:
         binary: The program.
-        version: Its version; a saved state loads only into the same.
+        version: Its version; a saved state loads only into the same one.
         kvm: Whether to use /dev/kvm.
         cpu_model: The host processor's name: with KVM a state depends on it.
         confinement: Confines its processes.
@@ -76,7 +76,7 @@ class Qemu:
             Unavailable: It does not.
         """
         if not os.access(self._binary, os.X_OK):
-            raise Unavailable(f"{self._binary} is gone", hint="Run casemate doctor")
+            raise Unavailable(f"{self._binary} no longer exists", hint="Run casemate doctor")
 
     async def start(self, directory: Path, hardware: Hardware, *, ram: Ram, disk: Path) -> Running:
         """Boot a machine from its kernel. Returns as soon as the hypervisor runs; the guest is still booting.
@@ -122,8 +122,8 @@ class Qemu:
     async def save(self, machine: Running, target: Path) -> None:
         """Pause the machine and save it into an existing directory: the devices as `state`.
 
-        Memory in a file of the machine's own stays there. Other memory is written with the state, as `stream`, which is
-        fast; `settle` makes `ram` and `state` of it.
+        Memory in the machine's own file stays there. Other memory is written with the state, as `stream`, which is
+        fast; `settle` makes `ram` and `state` from it.
 
         Raises:
             HostExhausted: The host's disk is full; the machine stays paused.
@@ -142,7 +142,7 @@ class Qemu:
             raise
 
     async def settle(self, target: Path, hardware: Hardware, *, disk: Path) -> None:
-        """Make `ram` and `state` of a `stream`, with a QEMU that loads it, runs nothing, and saves it again.
+        """Make `ram` and `state` from a `stream`, with a QEMU that loads it and saves it again without running it.
 
         Raises:
             HostExhausted: The host's disk is full; the stream is still there.
@@ -151,7 +151,7 @@ class Qemu:
         stream = anyio.Path(target / _STREAM)
         if not await stream.exists():
             return
-        # A directory of its own for a process of its own, with nothing in it that matters.
+        # A separate QEMU gets its own directory, which contains nothing valuable.
         place = target / f"settling-{secrets.token_hex(4)}"
         try:
             require(target, (await stream.stat()).st_size)
@@ -175,7 +175,7 @@ class Qemu:
         await self._confinement.adopt(machine.process, machine.directory, self._limits(hardware))
 
     async def stop(self, machine: Running) -> None:
-        """End the machine at once, without asking the guest, and free what it used of the host. May be repeated."""
+        """End the machine at once, without asking the guest, and free its resources on the host. May be repeated."""
         await machine.process.kill()
         await anyio.Path(machine.directory / QMP_SOCKET).unlink(missing_ok=True)
         await self._confinement.release(machine.directory)
@@ -266,7 +266,7 @@ class Qemu:
 
 
 def _set_up(place: Path, hardware: Hardware, disk_size: int) -> Hardware:
-    """Link a machine's parts, and make a disk that only has the right size, because nothing will run."""
+    """Link a machine's parts, and make an empty disk of the right size, because the machine will not run."""
     place.mkdir(mode=0o700)
     linked: dict[str, Path] = {}
     for name in ("kernel_elf", "initramfs", "toolbox", "base"):

@@ -16,7 +16,7 @@ QMP_SOCKET = "qmp.sock"
 """The control socket, in the directory that QEMU works in; the server creates it."""
 BOOTING = ("-serial", f"file:{CONSOLE}")
 """More options of a machine that boots."""
-# A machine's owner can write to its console without end, so only a ring of it is kept.
+# A sandbox's user can write to the console endlessly, so only a ring buffer of it is kept.
 LOADING = ("-chardev", "ringbuf,id=console,size=65536", "-serial", "chardev:console", "-incoming", "defer", "-S")
 """More options of a machine that loads a state, and stays paused until it is resumed."""
 
@@ -47,11 +47,11 @@ def command_line(binary: str, directory: Path, hardware: Hardware, ram: Ram, dis
     accel = "kvm" if kvm else f"tcg,tb-size={_TRANSLATION_CACHE_MIB}"
     kernel_line = f"console=ttyS0 quiet panic=-1 reboot=t casemate.ip={_GUEST_ADDRESS}"
     if not kvm:
-        # Emulated CPUs all read the host's counter; the kernel's own test takes their slowness for disagreement,
-        # and the clock that it would choose instead loses time on a busy host.
+        # Emulated CPUs all read the host's counter, but so slowly that the kernel's test considers it unstable;
+        # the clock that the kernel would use instead loses time on a busy host.
         kernel_line += " no_timer_check tsc=reliable"
     if hardware.tsc_khz:
-        # Without it the kernel calibrates against an emulated timer, and hangs forever on a busy host.
+        # Without it the kernel calibrates against an emulated timer, and hangs on a busy host.
         kernel_line += f" tsc_early_khz={hardware.tsc_khz}"
     share = "off" if ram.private else "on"
     kernel, initramfs = named(hardware.kernel_elf, directory), named(hardware.initramfs, directory)
@@ -67,7 +67,7 @@ def command_line(binary: str, directory: Path, hardware: Hardware, ram: Ram, dis
         *("-kernel", kernel, "-initrd", initramfs, "-append", kernel_line),
         *drive("toolbox", hardware.toolbox, "readonly=on"),
         *drive("base", hardware.base, "readonly=on"),
-        # A full host disk pauses the machine with nothing lost, instead of breaking its file system.
+        # If the host's disk is full, pause the machine, instead of failing writes and damaging its file system.
         *drive("disk", disk, "discard=unmap,werror=enospc"),
         *("-netdev", f"user,id=link,restrict=on,hostfwd=tcp:127.0.0.1:0-:{GUEST_PORT}"),
         *("-device", "virtio-net-device,netdev=link"),

@@ -1,7 +1,7 @@
 """QMP, the control language of QEMU: one command at a time over the machine's unix socket.
 
 Source: docs/interop/qmp-spec.rst of QEMU 7.2. Files for snapshots are passed as descriptors (`getfd`), so that QEMU can
-run under a seccomp filter that lets it start no program.
+run under a seccomp filter that forbids starting programs.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Qmp:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the session; the machine goes on."""
+        """Close the session; the machine keeps running."""
         await self._stream.aclose()
 
     async def run(self, command: str, arguments: dict[str, Any] | None = None) -> Any:

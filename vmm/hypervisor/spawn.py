@@ -1,8 +1,8 @@
 """Starts a hypervisor's program: in a session of its own so that it outlives the server, and without privileges.
 
-The thread that starts the program gives up what the program may not have, since children inherit that: a wrapper
-(env, prlimit, setpriv) would do the same for several milliseconds each. The thread ends afterwards, because it cannot
-get back what it gave up. Source: prctl(2), capset(2), capabilities(7), prlimit(2).
+The thread that starts the program drops the privileges that the program may not have, since children inherit them. A
+wrapper (env, prlimit, setpriv) would do the same, but each takes several milliseconds. The thread ends afterwards,
+because it cannot regain what it dropped. Source: prctl(2), capset(2), capabilities(7), prlimit(2).
 """
 
 from __future__ import annotations
@@ -45,22 +45,22 @@ def spawn(
     user: User | None = None,
     processes: int = 0,
 ) -> ProcessRef:
-    """Start a program detached from the server, without privileges that it could gain or keep. Blocks until it runs.
+    """Start a program detached from the server, without privileges. Blocks until it runs.
 
-    It leads a session of its own, works in `directory` (by which `orphans` finds it), reads nothing, and writes to
-    `log`. It cannot gain privileges; started by root it keeps no capability. It leaves no core file, which would
-    contain its guest's memory.
+    It leads its own session, works in `directory` (by which `orphans` finds it), reads nothing, and writes to `log`.
+    It cannot gain privileges; if root starts it, it has no capabilities. It leaves no core file, which would contain
+    its guest's memory.
 
     Args:
         argv: The program and its arguments.
-        directory: Its working directory. Entered before the user changes, who need not be able to enter the parents.
+        directory: Its working directory. The user need not be able to enter the parents.
         log: The file for its output.
         control: A listening socket; the program gets it as `CONTROL`.
         user: The user it runs as; the server's user if None.
         processes: How many processes and threads that user may have; 0 for no limit.
 
     Raises:
-        OSError: It does not exist, or this process may not start it in this way.
+        OSError: It does not exist, or this process lacks the right to start it like this.
     """
     with ThreadPoolExecutor(1) as thread:
         pid = thread.submit(_start, argv, directory, log, control, user, processes).result()
@@ -71,11 +71,11 @@ def spawn(
 def _start(
     argv: Sequence[str], directory: Path, log: Path, control: socket.socket | None, user: User | None, processes: int
 ) -> int:
-    _shed()
+    _drop_privileges()
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
         if user is not None:
-            _become(user)
+            _switch_user(user)
         program = subprocess.Popen(
             argv,
             cwd=directory,
@@ -89,13 +89,13 @@ def _start(
         os.close(descriptor)
     # From here on, only `ProcessRef` waits for it.
     program.returncode = 0
-    # It has only just started: no guest runs yet.
+    # The program has just started, so no guest runs yet.
     _limit(program.pid, user, processes)
     return program.pid
 
 
-def _shed() -> None:
-    """Keep this thread's children from gaining or inheriting privileges. The thread keeps what it needs."""
+def _drop_privileges() -> None:
+    """Prevent this thread's children from gaining or inheriting privileges. The thread keeps those that it needs."""
     _check(_LIBC.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
     if os.geteuid() == 0:
         capability = 0
@@ -111,11 +111,11 @@ def _shed() -> None:
     _check(_LIBC.capset(header, sets))
 
 
-def _become(user: User) -> None:
-    """Change this thread's user, except for the right to enter any directory, which the started program loses.
+def _switch_user(user: User) -> None:
+    """Change this thread's user, but keep the right to enter any directory, which the started program loses.
 
-    Given a user, `subprocess` would fork: copying the page tables costs this process several milliseconds. Uses system
-    calls, because the C library changes all threads of a process.
+    If given a user, `subprocess` would fork, and copying the page tables takes several milliseconds. Uses system calls,
+    because the C library's functions change all threads of a process.
     """
     _check(_LIBC.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0))
     groups = (ctypes.c_uint32 * len(user.groups))(*user.groups)
@@ -133,11 +133,11 @@ def _limit(pid: int, user: User | None, processes: int) -> None:
     try:
         for limit, most in wanted.items():
             hard = resource.getrlimit(limit)[1]
-            # A process cannot pass on a limit that it does not have itself.
+            # A process cannot set limits above its own.
             value = most if hard == resource.RLIM_INFINITY else min(most, hard)
             resource.prlimit(pid, limit, (value, value))
     except ProcessLookupError:
-        return  # it has ended, which its waiter will notice
+        return  # it has ended, which its owner will notice
     except OSError:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)

@@ -1,8 +1,8 @@
-"""Unix sockets in machines' directories: created and reached at any depth.
+"""Unix sockets in machines' directories, with paths of any length.
 
-The server creates a program's control socket and listens on it before the program starts, and the program gets it open.
-So the server can connect at once: a program that is slow to start answers when it is ready, one that ends hangs up, and
-nobody has to poll for the file. The file belongs to the server.
+The server creates a program's control socket, listens on it, and passes it to the program. So the server can connect at
+once, without polling for the file: a program that is slow to start answers when it is ready, and one that ends closes
+the connection. The server owns the file.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _FULL_S = 0.01
 
 @contextmanager
 def listening(path: Path) -> Generator[socket.socket]:
-    """Open a listening socket, for a program to be started in the block; replaces one that an earlier program left.
+    """Open a listening socket for a program that is started in the block; replaces that of an earlier program.
 
     Blocks on the disk.
 
     Args:
-        path: Its name. Only this process's user can connect.
+        path: Its path. Only this process's user can connect.
 
     Raises:
         OSError: It cannot be made.
@@ -45,7 +45,7 @@ def listening(path: Path) -> Generator[socket.socket]:
 
 
 async def connect_unix(path: Path) -> UNIXSocketStream:
-    """Connect to a socket at any depth, for a stream over which descriptors can be passed.
+    """Connect to a socket, whatever its path's length, for a stream over which descriptors can be passed.
 
     Raises:
         OSError: Nobody listens there, or it is not a socket.
@@ -54,7 +54,7 @@ async def connect_unix(path: Path) -> UNIXSocketStream:
 
 
 async def connected(path: Path) -> socket.socket:
-    """Connect to a socket at any depth. Waits while its queue is full, because QEMU answers one client at a time.
+    """Connect to a socket, whatever its path's length. Waits while its queue is full: QEMU serves one client at a time.
 
     Raises:
         OSError: Nobody listens there, or it is not a socket.
@@ -64,7 +64,7 @@ async def connected(path: Path) -> socket.socket:
         try:
             connection.setblocking(False)
             while not _connected(connection, short):
-                # No event says when the queue has a free place; anyio's own way would poll without a pause.
+                # No event signals space in the queue, and anyio's connect would poll without a pause.
                 await anyio.sleep(_FULL_S)
         except BaseException:
             connection.close()
@@ -82,7 +82,7 @@ def _connected(connection: socket.socket, name: str) -> bool:
 
 @contextmanager
 def address(path: Path) -> Generator[str]:
-    """Give an existing socket a short name: an address holds 107 bytes, and data directories may be deeper.
+    """Give an existing socket a short path: an address holds 107 bytes, and data directories may have longer paths.
 
     Does not follow a link, which a compromised program could have pointed at another machine's socket.
 

@@ -1,8 +1,8 @@
-"""A user for every machine's hypervisor, if the server is root: one that breaks out of its guest can reach nothing.
+"""A user for every machine's hypervisor, if the server is root, so that a compromised one can reach nothing else.
 
 The user is computed from the machine's name, so nothing needs to be stored. The server still owns the machine's
-directory; the machine's group may work in it. So what the server put there (the disk, the memory, `machine.json`)
-cannot be replaced by links to other users' files, which a server as root would follow.
+directory, and the machine's group may write to it. So the machine cannot replace the server's files there (the disk,
+the memory, `machine.json`) by links to other users' files, which a server as root would follow.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from ..errors import Unavailable
 from .cgroup import name_of
 
-# Above what systemd assigns to containers, below what it keeps for itself (its UIDS-GIDS.md).
+# Above the ids that systemd assigns to containers, below those that it reserves (its UIDS-GIDS.md).
 _FIRST, _COUNT = 0x7000_0000, 0x0FFE_0000
 _CAPABILITIES = {
     "CAP_CHOWN": 0,
@@ -28,8 +28,8 @@ _CAPABILITIES = {
     "CAP_KILL": 5,
     "CAP_SETGID": 6,
     "CAP_SETUID": 7,
-    "CAP_SETPCAP": 8,  # to give up all of these for it
-    "CAP_SYS_PTRACE": 19,  # to see the working directory of another user's process
+    "CAP_SETPCAP": 8,  # to drop all of these for the program
+    "CAP_SYS_PTRACE": 19,  # to read the working directory of another user's process
 }
 
 
@@ -39,7 +39,7 @@ class User:
 
     Attributes:
         uid: User and group id; no other process has it.
-        groups: What else it may open, by group: the device of KVM.
+        groups: Further groups, for files that it must open: the KVM device.
     """
 
     uid: int
@@ -48,7 +48,7 @@ class User:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoUsers:
-    """Why machines run as the server's user, and how to give them their own."""
+    """Why machines run as the server's user, and how to give them users of their own."""
 
     reason: str
     fix: str = ""
@@ -80,7 +80,7 @@ class Users:
         place = Path(shutil.which(program) or program).resolve()
         for step in (place, *place.parents):
             if not step.stat().st_mode & stat.S_IXOTH:
-                return f"not everybody may enter and run {step}"
+                return f"{step} is not executable for all users"
         for file in files:
             if not file.is_relative_to(directory):
                 return f"{file} is not in the machine's directory"
@@ -89,42 +89,42 @@ class Users:
         return ""
 
     def give(self, directory: Path, *, reads: Iterable[Path], writes: Iterable[Path]) -> None:
-        """Let a machine work in its directory, read some files in it, and write to others, which are created.
+        """Let a machine use its directory, read some files there, and write to others, which are created.
 
-        A file with other names elsewhere belongs to many machines: it gets no other group. The few bits that make it
-        readable for everybody change nothing, since strangers can enter none of the directories that it is in.
+        A file that has hard links elsewhere belongs to several machines, so its group stays. Making it accessible to
+        all users exposes nothing, because other users can enter none of the directories that it is in.
 
         Raises:
             OSError: A file does not exist, or the file system has no owners.
         """
         gid = self.of(directory).uid
-        _let(directory, gid, 0o1770)
+        _share(directory, gid, 0o1770)
         for file in reads:
             for path in (file, *file.rglob("*")) if file.is_dir() else (file,):
-                _open_to_all(path, 0o555 if path.is_dir() else 0o444)
+                _share_with_all(path, 0o555 if path.is_dir() else 0o444)
         for file in writes:
-            if not file.exists():  # otherwise the program would create it, and own it
+            if not file.exists():  # otherwise the program would create and own it
                 file.touch(mode=0o600)
             if file.stat().st_nlink > 1:
-                _open_to_all(file, 0o666)
+                _share_with_all(file, 0o666)
             else:
-                _let(file, gid, 0o660)
+                _share(file, gid, 0o660)
 
     def make_directory(self, directory: Path) -> None:
-        """Make a directory inside a machine's directory, for the machine to write files to. `reclaim` takes them over.
+        """Make a directory inside a machine's directory for files that the machine writes; `reclaim` takes them over.
 
         Raises:
             OSError: It exists, or cannot be made.
         """
         directory.mkdir(mode=0o700)
-        _let(directory, self.of(directory.parent).uid, 0o1770)
+        _share(directory, self.of(directory.parent).uid, 0o1770)
 
 
 def reclaim(directory: Path) -> None:
-    """Make the server the owner of what a machine wrote into a directory. Its process may run on, and is not trusted.
+    """Make the server the owner of what a machine wrote into a directory. Its process may still run and is not trusted.
 
     Raises:
-        Unavailable: There is something other than ordinary files, which the hypervisor cannot have made itself.
+        Unavailable: The directory contains something other than ordinary files, so the hypervisor may be compromised.
     """
     directory.chmod(0o700)
     os.chown(directory, os.geteuid(), os.getegid())
@@ -148,7 +148,7 @@ def find(
     """Find out whether machines can have users of their own. Changes nothing.
 
     Args:
-        device: A device that every machine must open, by group: /dev/kvm where that is used.
+        device: A device that every machine must open, through its group: /dev/kvm with KVM.
         status: The kernel's status of this process.
         uid_map: The kernel's map of user ids.
     """
@@ -160,7 +160,7 @@ def find(
         return NoUsers(reason=f"the server is root without {missing}", fix=f"give it {missing}")
     ranges = [[int(field) for field in line.split()] for line in uid_map.read_text().splitlines()]
     if not any(first <= _FIRST and first + count >= _FIRST + _COUNT for first, _outside, count in ranges):
-        return NoUsers(reason="the server's user namespace has too few users", fix="run it in the host's")
+        return NoUsers(reason="the server's user namespace has too few user ids", fix="run it in the host's")
     return Users() if device is None else _with_device(device)
 
 
@@ -174,12 +174,12 @@ def _with_device(device: Path) -> Users | NoUsers:
     return NoUsers(reason=f"only root can open {device}, no group", fix=fix)
 
 
-def _let(path: Path, gid: int, mode: int) -> None:
+def _share(path: Path, gid: int, mode: int) -> None:
     os.chown(path, -1, gid)
     path.chmod(mode)
 
 
-def _open_to_all(path: Path, bits: int) -> None:
+def _share_with_all(path: Path, bits: int) -> None:
     mode = stat.S_IMODE(path.stat().st_mode)
-    if mode | bits != mode:  # a needless change would touch the metadata that shows images are unchanged
+    if mode | bits != mode:  # a needless change would set the ctime, which tells whether images are unchanged
         path.chmod(mode | bits)

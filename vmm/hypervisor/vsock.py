@@ -15,7 +15,7 @@ from .base import GUEST_PORT
 from .unix_socket import connected
 
 _GREETING_MOST = 64
-# As long as a link waits for a guest that has not answered yet; for one that has, the link gives up earlier itself.
+# As long as a link waits for a guest that has not answered yet; if it has answered before, the link gives up earlier.
 _GREETING_S = 30.0
 # More than the connections that a saved guest probably had: the link keeps 32, and some calls may have been running.
 _TRIES = 128
@@ -26,10 +26,10 @@ _RETRY_S = 0.002
 async def connect_vsock(socket: Path) -> ByteStream:
     """Connect to the agent.
 
-    A restored machine's guest holds the connections that were open when it was saved until its agent has closed them,
-    while the hypervisor counts its ports from the first again. So a new connection may be refused as an old one or,
-    with v51, not be answered for two seconds. Each attempt has a port of its own, so if one is not answered soon,
-    another starts beside it, and the first to be accepted is used.
+    A restored guest keeps the connections that were open when it was saved until its agent closes them, but the
+    hypervisor numbers its ports from the start again. So the guest may take a new connection for an old one and refuse
+    it or, with v51, not answer for two seconds. Each attempt has its own port, so if one is not answered soon, another
+    starts in parallel, and the first to be accepted is used.
 
     Args:
         socket: The machine's socket for vsock.

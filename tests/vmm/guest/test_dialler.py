@@ -27,7 +27,7 @@ _AT_ONCE = 40
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Links that never dial beside a dial: so that a slow host does not change how many dials there are."""
-    monkeypatch.setattr(dialler, "_BESIDE_S", 3600.0)
+    monkeypatch.setattr(dialler, "_PARALLEL_S", 3600.0)
 
 
 def only_the_first(number: int) -> Fate:
@@ -156,7 +156,7 @@ async def test_an_agent_that_fell_silent_is_given_up_by_all_who_wait(
     guest: Agent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dialler, "_SILENT_S", 0.2)
-    monkeypatch.setattr(dialler, "_BESIDE_S", PATIENCE_S)  # no dial is made again, however late the silence is noticed
+    monkeypatch.setattr(dialler, "_PARALLEL_S", PATIENCE_S)  # no dial is made again, however late the silence is noticed
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     async with relay(guest, only_the_first) as between, linked(between) as link, anyio.create_task_group() as tasks:

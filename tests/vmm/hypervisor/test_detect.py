@@ -77,7 +77,7 @@ async def test_with_kvm_cloud_hypervisor_is_preferred(tmp_path: Path, monkeypatc
 @pytest.mark.parametrize(
     ("says", "why"),
     [
-        ("echo cloud-hypervisor v40.0.0", "must be 51 or later, got 40.0"),
+        ("echo cloud-hypervisor v40.0.0", "must be version 51 or later, got 40.0"),
         ("echo nothing", "does not print a version"),
         ("exit 1", "does not print a version"),
     ],

@@ -46,7 +46,7 @@ async def test_a_program_that_is_not_there_is_told(tmp_path: Path, kind: str) ->
     error = await refusal(made(kind, str(tmp_path / "missing")), tmp_path, "start")
     assert error.message.startswith("The hypervisor cannot be started: ")
     assert f"{tmp_path}/missing" in error.message
-    with pytest.raises(Unavailable, match="is gone"):
+    with pytest.raises(Unavailable, match="no longer exists"):
         await made(kind, str(tmp_path / "missing")).probe()
 
 
@@ -115,7 +115,7 @@ async def test_a_state_of_a_form_that_is_not_known_is_refused_before_anything_st
     (state / "state.json").write_text("{}")
     driver = made("cloud-hypervisor", program(tmp_path, "touch started"))
     error = await refusal(driver, tmp_path, "restore", state=state)
-    assert "not a snapshot that this server knows" in error.message
+    assert "has a format that this server does not support" in error.message
     assert not (tmp_path / "machine" / "started").exists()
 
 

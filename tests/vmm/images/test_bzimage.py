@@ -49,7 +49,7 @@ def test_other_compressions_are_unpacked(packed: bytes) -> None:
         (b"", "header is missing"),
         (b"\x7fELF" * 1000, "header is missing"),
         (_image(gzip.compress(_ELF))[:1060], "cut off"),
-        (_image(b"whatever this is"), "unknown way"),
+        (_image(b"whatever this is"), "not supported"),
         (_image(gzip.compress(b"no ELF at all")), "not an ELF"),
         (_image(_sized(lzma.compress(_ELF)[:20] + b"spoilt" * 20)), "cannot be unpacked|not an ELF"),
     ],
