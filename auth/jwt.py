@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+import re
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -17,6 +18,7 @@ from .jwks import ALGORITHMS, Jwks
 MAX_BYTES = 16 * 1024
 SHORTEST_SECRET = 32
 _LEEWAY_S = 30
+_BASE64URL = re.compile(r"[A-Za-z0-9_-]*")
 _SHARED = "HS256"
 _PUBLIC = frozenset(name for names in ALGORITHMS.values() for name in names)
 
@@ -153,6 +155,9 @@ def _header(token: str) -> tuple[str, str]:
     parts = token.split(".")
     if len(parts) != 3 or not all(parts[:2]):
         raise TokenRefused("it is not a signed token")
+    if not _BASE64URL.fullmatch(parts[2]):
+        # PyJWT takes padding, and skips what is no digit: one token would have many forms. See RFC 7515, section 2.
+        raise TokenRefused("its signature is not base64url without padding")
     try:
         text = base64.b64decode(parts[0] + "=" * (-len(parts[0]) % 4), altchars=b"-_", validate=True)
         header: object = json.loads(text)

@@ -27,10 +27,12 @@ from vmm.sandboxes.limits import HostReserve, OwnerLimits
 from vmm.sandboxes.quotas import Quotas
 from vmm.sandboxes.store import SANDBOXES, SandboxStore
 
-# A shell without job control starts what runs in the background with SIGINT ignored, and all that tests start would
-# inherit that.
+# A shell without job control starts what runs in the background with SIGINT ignored, nohup what it runs with SIGHUP
+# ignored, and all that tests start would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 pytest_plugins = ("tests.beside", "tests.hanging")
 

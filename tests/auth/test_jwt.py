@@ -115,6 +115,12 @@ async def test_no_text_is_taken_for_a_token(text: str, tail: str) -> None:
             await by_secret().check(token)
 
 
+@pytest.mark.parametrize("tail", ["=", "====", "\n", "!!!!"])
+async def test_a_padded_signature_is_refused(tail: str) -> None:
+    with pytest.raises(TokenRefused):
+        await by_secret().check(shared(GOOD) + tail)
+
+
 async def test_a_changed_payload_is_refused() -> None:
     head, _, signature = shared(GOOD).split(".")
     with pytest.raises(TokenRefused, match="signature"):
