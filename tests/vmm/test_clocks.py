@@ -81,7 +81,7 @@ async def test_an_idle_sandbox_falls_asleep_and_any_call_wakes_it(fleet: Fleet, 
     assert outcome.stdout.data() == b"ram\n"
 
 
-async def test_a_sandbox_in_which_something_runs_stays_awake(fleet: Fleet, clock: Clock) -> None:
+async def test_a_sandbox_with_running_programs_stays_awake(fleet: Fleet, clock: Clock) -> None:
     await fleet.sandboxes.create(ALICE, SPEC)
     busy = await fleet.guest.start(ALICE, "box", Command(shell="sleep 1000"))
     clock.ahead_ms += 20 * MINUTE_MS
@@ -104,7 +104,7 @@ async def test_a_sandbox_that_may_not_sleep_stays_awake(fleet: Fleet, clock: Clo
     await until(fleet, State.ASLEEP)
 
 
-async def test_a_sandboxs_life_ends_with_its_time_and_not_before(fleet: Fleet, clock: Clock) -> None:
+async def test_a_sandbox_is_deleted_when_its_ttl_ends_and_not_before(fleet: Fleet, clock: Clock) -> None:
     await fleet.sandboxes.create(ALICE, replace(SPEC, ttl_s=600, auto_sleep=False))
     clock.ahead_ms += 9 * MINUTE_MS
     await fleet.sandboxes.update(ALICE, "box", ttl_s=600)
@@ -121,7 +121,7 @@ async def test_a_sandboxs_life_ends_with_its_time_and_not_before(fleet: Fleet, c
             await anyio.sleep(0.1)
 
 
-async def test_clocks_go_on_over_a_restart_of_the_server(open_fleet: Opener, clock: Clock) -> None:
+async def test_clocks_continue_across_a_restart_of_the_server(open_fleet: Opener, clock: Clock) -> None:
     async with _opened(open_fleet, clock, keep=True) as fleet:
         await fleet.sandboxes.create(ALICE, replace(SPEC, ttl_s=3600))
         before = await fleet.sandboxes.get(ALICE, "box")
@@ -137,7 +137,7 @@ async def test_clocks_go_on_over_a_restart_of_the_server(open_fleet: Opener, clo
         await until(fleet, State.ASLEEP)
 
 
-async def test_who_sleeps_for_longer_than_sleepers_are_kept_is_deleted(open_fleet: Opener, clock: Clock) -> None:
+async def test_a_sandbox_that_sleeps_longer_than_the_retention_is_deleted(open_fleet: Opener, clock: Clock) -> None:
     async with _opened(open_fleet, clock, retention_s=3600) as fleet:
         await fleet.sandboxes.create(ALICE, SPEC)
         await fleet.lifecycle.sleep(ALICE, "box")

@@ -29,7 +29,7 @@ async def sleeper(there: still.Still, owner: str = ALICE, *, fingerprint: str = 
 
 
 @pytest.mark.parametrize("state", [State.RUNNING, State.ASLEEP])
-async def test_a_machine_whose_record_is_damaged_is_left_alone_until_it_is_mended(
+async def test_a_machine_with_a_damaged_record_is_left_alone_until_it_is_repaired(
     tmp_path: Path, choice: Choice, state: State
 ) -> None:
     data, fingerprint = tmp_path / "data", choice.driver.fingerprint
@@ -61,7 +61,9 @@ async def test_a_machine_whose_record_is_damaged_is_left_alone_until_it_is_mende
             assert not process.alive()
 
 
-async def test_a_sleeper_whose_record_is_damaged_says_so_and_sleeps_on(tmp_path: Path, choice: Choice) -> None:
+async def test_a_sleeping_sandbox_with_a_damaged_record_reports_it_and_stays_asleep(
+    tmp_path: Path, choice: Choice
+) -> None:
     async with still.opened(tmp_path / "data", choice.driver) as there:
         damaged, other = await sleeper(there), await sleeper(there)
         (there.instances / damaged.machine / "machine.json").write_text('{"pid": 1')
@@ -75,7 +77,7 @@ async def test_a_sleeper_whose_record_is_damaged_says_so_and_sleeps_on(tmp_path:
 
 
 @pytest.mark.parametrize("machine", [True, False], ids=["machine known", "machine unknown"])
-async def test_a_record_that_the_store_holds_damaged_hides_no_other_and_loses_nothing(
+async def test_a_damaged_record_in_the_store_hides_no_other_and_loses_nothing(
     tmp_path: Path, choice: Choice, machine: bool
 ) -> None:
     data = tmp_path / "data"
@@ -102,7 +104,7 @@ async def test_a_record_that_the_store_holds_damaged_hides_no_other_and_loses_no
             assert nobodys.exists() is not machine
 
 
-async def test_fields_of_a_later_release_are_passed_over(tmp_path: Path, choice: Choice) -> None:
+async def test_fields_of_a_later_release_are_ignored(tmp_path: Path, choice: Choice) -> None:
     async with still.stored(tmp_path / "data") as collection:
         sandbox = await still.kept(collection, State.ASLEEP)
         document = await collection.get(sandbox.id)
@@ -113,7 +115,7 @@ async def test_fields_of_a_later_release_are_passed_over(tmp_path: Path, choice:
         assert (await there.fleet.sandboxes.get(ALICE, sandbox.id)).name == "box"
 
 
-async def test_a_snapshot_that_cannot_be_read_harms_no_other(tmp_path: Path, choice: Choice) -> None:
+async def test_an_unreadable_snapshot_does_not_affect_others(tmp_path: Path, choice: Choice) -> None:
     async with still.opened(tmp_path / "data", choice.driver) as there:
         mine, theirs = await sleeper(there, ALICE), await sleeper(there, BOB)
         kept = await there.fleet.snapshots.take(BOB, theirs.id, name="kept")
@@ -141,7 +143,9 @@ async def test_a_snapshot_that_cannot_be_read_harms_no_other(tmp_path: Path, cho
         assert [one.id for one in await there.fleet.snapshots.list(ALICE)] == [nobodys.id]
 
 
-async def test_a_snapshot_of_a_sleeper_is_the_hypervisors_that_put_it_to_sleep(tmp_path: Path, choice: Choice) -> None:
+async def test_a_snapshot_of_a_sleeping_sandbox_records_the_hypervisor_that_suspended_it(
+    tmp_path: Path, choice: Choice
+) -> None:
     async with still.opened(tmp_path / "data", choice.driver) as there:
         old = await sleeper(there, fingerprint="qemu 6.0 tcg max")
         snapshot = await there.fleet.snapshots.take(ALICE, old.id)
@@ -152,9 +156,7 @@ async def test_a_snapshot_of_a_sleeper_is_the_hypervisors_that_put_it_to_sleep(t
             await there.fleet.snapshots.restore(ALICE, old.id, snapshot.id)
 
 
-async def test_of_many_snapshots_at_once_no_more_are_taken_than_the_owner_may_have(
-    tmp_path: Path, choice: Choice
-) -> None:
+async def test_concurrent_snapshots_do_not_exceed_the_owners_limit(tmp_path: Path, choice: Choice) -> None:
     async with still.opened(tmp_path / "data", choice.driver, limits=OwnerLimits(snapshots=3)) as there:
         sleepers = [await sleeper(there) for _ in range(8)]
         refused: list[str] = []
@@ -175,7 +177,7 @@ async def test_of_many_snapshots_at_once_no_more_are_taken_than_the_owner_may_ha
         await there.fleet.snapshots.take(ALICE, sleepers[0].id)
 
 
-async def test_what_a_failed_snapshot_counted_for_is_given_back(tmp_path: Path, choice: Choice) -> None:
+async def test_a_failed_snapshot_does_not_count_against_the_limit(tmp_path: Path, choice: Choice) -> None:
     async with still.opened(tmp_path / "data", choice.driver, limits=OwnerLimits(snapshots=1)) as there:
         broken, whole = await sleeper(there), await sleeper(there)
         (there.instances / broken.machine / "machine.json").write_text("")

@@ -48,7 +48,7 @@ async def until_killed(fleet: Fleet, sandbox: Sandbox) -> Sandbox:
     return found
 
 
-async def test_each_sandbox_is_a_machine_of_its_own(fleet: Fleet) -> None:
+async def test_each_sandbox_is_a_separate_machine(fleet: Fleet) -> None:
     asked = "cat /proc/sys/kernel/random/uuid /etc/machine-id; hostname"
     first = await fleet.sandboxes.create(ALICE, SandboxSpec(name="one", image="minimal", mem=512))
     second = await fleet.sandboxes.create(ALICE, SandboxSpec(name="two", image="minimal", mem=512))
@@ -60,7 +60,7 @@ async def test_each_sandbox_is_a_machine_of_its_own(fleet: Fleet) -> None:
     assert await run(fleet, "two", "ls /root") == ""
 
 
-async def test_a_fresh_sandbox_knows_the_time(fleet: Fleet) -> None:
+async def test_a_new_sandbox_has_the_right_time(fleet: Fleet) -> None:
     await fleet.sandboxes.create(ALICE, SPEC)
     before = time.time()
     assert before - 2 <= int(await run(fleet, "box", "date +%s")) <= time.time() + 2
@@ -83,7 +83,7 @@ async def test_a_guest_does_not_reach_the_hosts_loopback(fleet: Fleet) -> None:
     assert reached == []
 
 
-async def test_a_deleted_sandbox_leaves_nothing(fleet: Fleet, data: Path) -> None:
+async def test_a_deleted_sandbox_leaves_nothing_behind(fleet: Fleet, data: Path) -> None:
     sandbox = await fleet.sandboxes.create(ALICE, SPEC)
     await fleet.sandboxes.delete(ALICE, "box")
     assert orphans(data / "instances") == {}
@@ -101,7 +101,7 @@ async def test_deleting_needs_no_guest(fleet: Fleet, data: Path) -> None:
     assert orphans(data / "instances") == {}
 
 
-async def test_a_foreign_sandbox_answers_like_a_missing_one(fleet: Fleet) -> None:
+async def test_another_users_sandbox_looks_like_a_missing_one(fleet: Fleet) -> None:
     sandbox = await fleet.sandboxes.create(ALICE, SPEC)
     for ref in (sandbox.id, "box"):
         with pytest.raises(NotFound) as foreign:
@@ -136,7 +136,7 @@ async def test_lists_are_newest_first_in_pages_and_by_labels(fleet: Fleet) -> No
     assert [sandbox.name for sandbox in (await fleet.sandboxes.list(ALICE, labels={"odd": "1"})).items] == ["n1"]
 
 
-async def test_what_may_change_changes(fleet: Fleet) -> None:
+async def test_changeable_fields_can_be_updated(fleet: Fleet) -> None:
     sandbox = await fleet.sandboxes.create(ALICE, SPEC)
     changed = await fleet.sandboxes.update(ALICE, "box", name="den", labels={"a": "b"}, auto_sleep=False)
     assert (changed.id, changed.name, changed.labels, changed.auto_sleep) == (sandbox.id, "den", {"a": "b"}, False)
@@ -151,7 +151,7 @@ async def test_the_sandboxs_environment_reaches_commands_and_terminals(fleet: Fl
     assert (await fleet.guest.exec(ALICE, "box", command, wait_ms=10_000)).stdout.data() == b"13\n"
 
 
-async def test_limits_are_named_and_a_refusal_leaves_nothing(open_fleet: Opener, data: Path) -> None:
+async def test_exceeded_limits_are_named_and_a_refusal_leaves_nothing_behind(open_fleet: Opener, data: Path) -> None:
     async with open_fleet(limits=OwnerLimits(sandboxes=1)) as fleet:
         await fleet.sandboxes.create(ALICE, SPEC)
         with pytest.raises(LimitExceeded, match="sandboxes must be at most 1, got 1 existing"):
@@ -162,7 +162,7 @@ async def test_limits_are_named_and_a_refusal_leaves_nothing(open_fleet: Opener,
         await fleet.sandboxes.create(ALICE, SPEC)
 
 
-async def test_a_host_without_memory_refuses(open_fleet: Opener, data: Path) -> None:
+async def test_a_host_without_free_memory_refuses_a_create(open_fleet: Opener, data: Path) -> None:
     async with open_fleet(reserve=HostReserve(memory=1024 * 1024)) as fleet:
         with pytest.raises(HostExhausted, match="MiB of memory available"):
             await fleet.sandboxes.create(ALICE, SPEC)
@@ -170,7 +170,7 @@ async def test_a_host_without_memory_refuses(open_fleet: Opener, data: Path) -> 
         assert list((data / "instances").iterdir()) == []
 
 
-async def test_an_image_that_is_not_built_is_said_with_the_command(open_fleet: Opener, tmp_path: Path) -> None:
+async def test_an_image_that_is_not_built_is_reported_with_the_command(open_fleet: Opener, tmp_path: Path) -> None:
     async with open_fleet(images=Catalogue(tmp_path / "empty")) as fleet:
         with pytest.raises(Unavailable, match="casemate image build code"):
             await fleet.sandboxes.create(ALICE, SandboxSpec(name="box", image="code"))
@@ -178,7 +178,7 @@ async def test_an_image_that_is_not_built_is_said_with_the_command(open_fleet: O
 
 
 @pytest.mark.kvm
-async def test_a_killed_machine_is_lost_with_its_reason(fleet: Fleet, data: Path) -> None:
+async def test_a_killed_machine_is_reported_with_the_reason(fleet: Fleet, data: Path) -> None:
     sandbox = await fleet.sandboxes.create(ALICE, SPEC)
     os.kill(hypervisor_of(data, sandbox), signal.SIGKILL)
     found = await until_killed(fleet, sandbox)
@@ -189,7 +189,7 @@ async def test_a_killed_machine_is_lost_with_its_reason(fleet: Fleet, data: Path
     assert list((data / "instances").iterdir()) == []
 
 
-async def test_a_machine_that_dies_under_a_command_says_so(fleet: Fleet, data: Path) -> None:
+async def test_a_machine_that_dies_during_a_command_is_reported(fleet: Fleet, data: Path) -> None:
     sandbox = await fleet.sandboxes.create(ALICE, SPEC)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_kill_under_a_command, fleet, hypervisor_of(data, sandbox))
@@ -202,13 +202,13 @@ async def _kill_under_a_command(fleet: Fleet, pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
 
 
-async def test_a_guest_that_shuts_down_is_lost_with_its_reason(fleet: Fleet) -> None:
+async def test_a_guest_that_shuts_down_is_reported_with_the_reason(fleet: Fleet) -> None:
     sandbox = await fleet.sandboxes.create(ALICE, SPEC)
     await fleet.guest.start(ALICE, "box", Command(shell="echo o > /proc/sysrq-trigger"))
     assert "from inside" in (await until_killed(fleet, sandbox)).reason
 
 
-async def test_a_cancelled_create_leaves_nothing(fleet: Fleet, data: Path) -> None:
+async def test_a_cancelled_create_leaves_nothing_behind(fleet: Fleet, data: Path) -> None:
     for delay in (0.02, 0.1, 0.2, 0.35):
         with anyio.move_on_after(delay) as limit:
             await fleet.sandboxes.create(ALICE, SPEC)
@@ -219,7 +219,7 @@ async def test_a_cancelled_create_leaves_nothing(fleet: Fleet, data: Path) -> No
         assert (await fleet.sandboxes.list(ALICE)).total == 0
 
 
-async def test_several_are_created_at_once(fleet: Fleet) -> None:
+async def test_several_sandboxes_can_be_created_at_once(fleet: Fleet) -> None:
     async with anyio.create_task_group() as tasks:
         for n in range(4):
             tasks.start_soon(fleet.sandboxes.create, ALICE, SandboxSpec(name=f"n{n}", image="minimal", mem=512))
@@ -227,7 +227,7 @@ async def test_several_are_created_at_once(fleet: Fleet) -> None:
         assert await run(fleet, f"n{n}", "hostname") == f"n{n}\n"
 
 
-async def test_a_full_guest_disk_is_the_guests_own_problem(fleet: Fleet) -> None:
+async def test_a_full_guest_disk_affects_only_the_guest(fleet: Fleet) -> None:
     await fleet.sandboxes.create(ALICE, SPEC)
     outcome = await fleet.guest.exec(
         ALICE, "box", Command(shell="head -c 4096 /dev/zero > /root/small; fallocate -l 20G /root/big"), wait_ms=30_000
@@ -236,7 +236,7 @@ async def test_a_full_guest_disk_is_the_guests_own_problem(fleet: Fleet) -> None
     await run(fleet, "box", "rm /root/big; test -s /root/small")
 
 
-async def test_two_cpus_and_more_memory_are_there(fleet: Fleet) -> None:
+async def test_a_sandbox_gets_two_cpus_and_more_memory_on_request(fleet: Fleet) -> None:
     await fleet.sandboxes.create(ALICE, SandboxSpec(name="big", image="minimal", cpu=2, mem=1024))
     assert await run(fleet, "big", "nproc") == "2\n"
     assert (
@@ -251,7 +251,7 @@ async def test_two_cpus_and_more_memory_are_there(fleet: Fleet) -> None:
     )
 
 
-async def test_a_sandbox_is_made_of_a_machine_that_waits_for_it(open_fleet: Opener, data: Path) -> None:
+async def test_a_sandbox_is_created_from_a_machine_of_the_warm_pool(open_fleet: Opener, data: Path) -> None:
     async with open_fleet(ready=1) as fleet:
         await fleet.prepare("minimal", cpu=1, mem=512)
         machines = {await _another_waits(data, set())}

@@ -41,7 +41,7 @@ async def until(link: GuestLink, wanted: GuestActivity) -> None:
 AT_REST = GuestActivity(processes=0, terminals=0, connections=0)
 
 
-async def test_a_fresh_guest_is_at_rest_although_the_host_is_connected(link: GuestLink) -> None:
+async def test_a_fresh_guest_is_idle_although_the_host_is_connected(link: GuestLink) -> None:
     async with anyio.create_task_group() as tasks:
         for _ in range(3):
             tasks.start_soon(link.ping)
@@ -49,7 +49,7 @@ async def test_a_fresh_guest_is_at_rest_although_the_host_is_connected(link: Gue
     assert AT_REST.idle
 
 
-async def test_daemons_terminals_and_connections_count_and_their_end_is_seen(link: GuestLink) -> None:
+async def test_daemons_terminals_and_connections_count_until_they_end(link: GuestLink) -> None:
     started = await link.exec(Command(shell="setsid sleep 1000 >/dev/null 2>&1 & echo $!"), wait_ms=10_000)
     await until(link, GuestActivity(processes=1, terminals=0, connections=0))
     terminal = await link.terminal_open(command="exec sleep 1000")

@@ -73,7 +73,7 @@ async def test_root_cannot_end_or_cut_off_the_agent(box: Fleet) -> None:
     assert await said(box, "echo answers") == "answers"
 
 
-async def test_a_reboot_from_inside_starts_the_sandbox_anew_with_its_files(box: Fleet) -> None:
+async def test_a_reboot_from_inside_restarts_the_sandbox_with_its_files(box: Fleet) -> None:
     running = await box.guest.start(ALICE, "box", Command(shell="echo kept > /root/file; sync; sleep 1000"))
     await said(box, "until [ -s /root/file ]; do sleep 0.1; done")
     with suppress(LinkError):  # Unless its own end is told before the agent's.
@@ -82,7 +82,7 @@ async def test_a_reboot_from_inside_starts_the_sandbox_anew_with_its_files(box: 
     assert await said(box, "cat /root/file; cat /proc/1/comm") == "kept\ninit"
 
 
-async def test_a_fork_bomb_ends_at_its_time_limit_and_others_run_meanwhile(box: Fleet) -> None:
+async def test_a_fork_bomb_ends_at_its_time_limit_and_other_commands_run_meanwhile(box: Fleet) -> None:
     outcomes: list[Outcome] = []
     most = 0
 
@@ -101,7 +101,7 @@ async def test_a_fork_bomb_ends_at_its_time_limit_and_others_run_meanwhile(box: 
     await said(box, "until [ $(ls -d /proc/[0-9]* | wc -l) -lt 20 ]; do sleep 0.1; done")
 
 
-async def test_a_command_that_eats_all_memory_is_ended_alone_and_named(box: Fleet) -> None:
+async def test_a_command_that_uses_all_memory_is_killed_alone_and_named(box: Fleet) -> None:
     beside = await box.guest.start(ALICE, "box", Command(argv=("sleep", "1000")))
     greedy = await sh(box, GREEDY)
     assert greedy.exit_code == 137
@@ -112,13 +112,13 @@ async def test_a_command_that_eats_all_memory_is_ended_alone_and_named(box: Flee
     assert await said(box, f"cat /proc/{beside.pid}/comm") == "sleep"
 
 
-async def test_a_real_time_loop_of_roots_does_not_silence_the_agent(box: Fleet) -> None:
+async def test_a_real_time_loop_by_root_does_not_block_the_agent(box: Fleet) -> None:
     loop = await sh(box, "for n in 1 2; do chrt -f 99 sh -c 'while :; do :; done' & done; wait", timeout_ms=8_000)
     assert loop.timed_out
     assert await said(box, "echo answers") == "answers"
 
 
-async def test_what_servers_offer_to_programs_is_there(box: Fleet) -> None:
+async def test_programs_find_the_usual_features_of_a_server(box: Fleet) -> None:
     nested = "unshare --user --map-root-user --mount --pid --fork --mount-proc --net sh -c"
     inside = "cat /proc/1/comm && id -u"
     assert await said(box, f"{nested} '{inside}'", user="nobody") == "sh\n0"

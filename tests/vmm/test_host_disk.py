@@ -58,7 +58,7 @@ async def said(fleet: Fleet, line: str) -> str:
     return outcome.stdout.data().decode().strip()
 
 
-async def test_a_full_host_disk_stops_a_machine_and_room_lets_it_go_on(
+async def test_a_full_host_disk_pauses_a_machine_until_there_is_space(
     open_fleet: Callable[..., AbstractAsyncContextManager[Fleet]], small_disk: Path
 ) -> None:
     async with open_fleet(at=small_disk, reserve=HostReserve(disk=1)) as fleet:
@@ -87,7 +87,7 @@ async def test_a_full_host_disk_stops_a_machine_and_room_lets_it_go_on(
         await fleet.sandboxes.delete(OWNER, "box")
 
 
-async def test_a_create_on_a_full_host_disk_is_refused_and_leaves_nothing(
+async def test_a_create_on_a_full_host_disk_is_refused_and_leaves_nothing_behind(
     open_fleet: Callable[..., AbstractAsyncContextManager[Fleet]], small_disk: Path
 ) -> None:
     async with open_fleet(at=small_disk, reserve=HostReserve(disk=1)) as fleet:
@@ -101,7 +101,7 @@ async def test_a_create_on_a_full_host_disk_is_refused_and_leaves_nothing(
 
 
 @pytest.mark.parametrize("own_memory", [True, False])
-async def test_what_finds_no_room_on_the_hosts_disk_leaves_a_sandbox_as_it_was(
+async def test_an_operation_that_fails_on_a_full_host_disk_leaves_the_sandbox_unchanged(
     open_fleet: Callable[..., AbstractAsyncContextManager[Fleet]], small_disk: Path, own_memory: bool
 ) -> None:
     async with open_fleet(at=small_disk, reserve=HostReserve(disk=1), own_memory=own_memory) as fleet:
@@ -132,7 +132,7 @@ async def test_what_finds_no_room_on_the_hosts_disk_leaves_a_sandbox_as_it_was(
         await fleet.sandboxes.delete(OWNER, "box")
 
 
-async def test_memory_of_its_own_has_its_room_on_the_disk_before_a_machine_runs(
+async def test_disk_space_for_a_machines_own_memory_is_reserved_before_it_runs(
     open_fleet: Callable[..., AbstractAsyncContextManager[Fleet]], small_disk: Path
 ) -> None:
     async with open_fleet(at=small_disk, reserve=HostReserve(disk=1), own_memory=True) as fleet:

@@ -38,7 +38,7 @@ async def said(fleet: Fleet, ref: str, line: str) -> str:
     return outcome.stdout.data().decode().strip()
 
 
-async def test_what_an_upgraded_server_saves_of_an_adopted_machine_is_the_old_hypervisors(
+async def test_saves_of_an_adopted_machine_record_the_old_hypervisor_after_an_upgrade(
     open_fleet: Opener, data: Path, choice: Choice
 ) -> None:
     upgraded = copy.copy(choice.driver)
@@ -66,7 +66,7 @@ async def test_what_an_upgraded_server_saves_of_an_adopted_machine_is_the_old_hy
         await fleet.snapshots.delete(ALICE, "kept")
 
 
-async def test_a_machine_that_dies_while_its_sandbox_is_put_back_takes_no_promise_along(
+async def test_a_machine_that_dies_during_a_restore_keeps_the_memory_reservation(
     open_fleet: Opener, data: Path
 ) -> None:
     overcommit = 300 / read_memory().total  # MiB: room for one sandbox, not for two
@@ -93,7 +93,7 @@ async def test_a_machine_that_dies_while_its_sandbox_is_put_back_takes_no_promis
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount what is in the way")
-async def test_of_all_that_are_put_to_sleep_one_that_cannot_be_holds_up_no_other(fleet: Fleet, data: Path) -> None:
+async def test_a_sandbox_that_cannot_be_suspended_does_not_delay_others(fleet: Fleet, data: Path) -> None:
     boxes = [await fleet.sandboxes.create(ALICE, replace(SPEC, name=name)) for name in ("one", "two", "three")]
     with still.mounted(data / "instances" / boxes[1].machine / "asleep.draft", "size=1m"):
         with pytest.raises(CasemateError, match="The host failed at a machine's memory: File exists"):
@@ -105,7 +105,9 @@ async def test_of_all_that_are_put_to_sleep_one_that_cannot_be_holds_up_no_other
     assert await fleet.lifecycle.sleep_all() == 1
 
 
-async def test_a_sleeper_whose_record_is_damaged_starts_from_its_disk_and_says_why(fleet: Fleet, data: Path) -> None:
+async def test_a_sleeping_sandbox_with_a_damaged_record_starts_from_its_disk_with_a_reason(
+    fleet: Fleet, data: Path
+) -> None:
     sandbox = await fleet.sandboxes.create(ALICE, SPEC)
     await said(fleet, "box", "echo kept > /root/file; sync")
     await fleet.lifecycle.sleep(ALICE, "box")
@@ -121,7 +123,7 @@ async def test_a_sleeper_whose_record_is_damaged_starts_from_its_disk_and_says_w
     assert await said(fleet, "box", "cat /root/file") == "kept"
 
 
-async def test_a_start_passes_over_a_damaged_snapshot(fleet: Fleet, data: Path) -> None:
+async def test_a_start_skips_a_damaged_snapshot(fleet: Fleet, data: Path) -> None:
     sandbox = await fleet.sandboxes.create(ALICE, SPEC)
     for name in ("old", "new"):
         await said(fleet, "box", f"echo {name} > /dev/shm/nonce")
@@ -139,7 +141,7 @@ async def test_a_start_passes_over_a_damaged_snapshot(fleet: Fleet, data: Path) 
         await fleet.snapshots.delete(ALICE, snapshot.id)
 
 
-async def test_a_sandbox_that_is_deleted_while_it_is_created_says_so_and_leaves_nothing(
+async def test_a_sandbox_that_is_deleted_during_its_creation_is_reported_and_leaves_nothing_behind(
     fleet: Fleet, data: Path
 ) -> None:
     await fleet.sandboxes.create(ALICE, replace(SPEC, name="first"))  # from here on there is a template

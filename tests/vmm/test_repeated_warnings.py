@@ -12,7 +12,7 @@ GONE = Unavailable("The store does not answer")
 
 
 @pytest.mark.parametrize("error", [GONE, ExceptionGroup("of one", [ExceptionGroup("of one", [GONE])])])
-def test_what_was_foreseen_is_told_once_with_its_reason_and_no_trace(error: Exception) -> None:
+def test_an_expected_error_is_logged_once_with_its_reason_and_no_traceback(error: Exception) -> None:
     warnings = RepeatedWarnings()
     with capture_logs() as logs:
         for _ in range(3):
@@ -26,7 +26,7 @@ def test_what_was_foreseen_is_told_once_with_its_reason_and_no_trace(error: Exce
     ]
 
 
-def test_a_defect_is_told_with_its_trace() -> None:
+def test_a_defect_is_logged_with_its_traceback() -> None:
     defect = KeyError("nobody thought of it")
     with capture_logs() as logs, RepeatedWarnings().about("deletions not finished"):
         raise ExceptionGroup("of two", [defect, GONE])

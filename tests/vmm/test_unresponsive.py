@@ -50,7 +50,7 @@ async def until(fleet: Fleet, ref: str, state: State) -> Sandbox:
 
 
 @pytest.mark.kvm
-async def test_a_sandbox_that_does_not_answer_is_shown_so_and_restarts_from_its_disk(fleet: Fleet, data: Path) -> None:
+async def test_an_unresponsive_sandbox_is_reported_and_can_be_restarted_from_its_disk(fleet: Fleet, data: Path) -> None:
     sandbox = await fleet.sandboxes.create(ALICE, SPEC)
     await run(fleet, "box", "echo kept > /root/file; cp /etc/machine-id /root/id; sync; echo lost > /dev/shm/nonce")
     ended: list[str] = []
@@ -92,7 +92,7 @@ async def test_a_sandbox_that_does_not_answer_is_shown_so_and_restarts_from_its_
     assert await run(fleet, "box", "cat /root/file") == "kept"
 
 
-async def test_a_sandbox_that_does_not_answer_restarts_from_its_newest_snapshot(fleet: Fleet, data: Path) -> None:
+async def test_an_unresponsive_sandbox_restarts_from_its_newest_snapshot(fleet: Fleet, data: Path) -> None:
     sandbox = await fleet.sandboxes.create(ALICE, SPEC)
     with pytest.raises(Conflict, match="no snapshot"):
         await fleet.lifecycle.restart(ALICE, "box", from_snapshot=True)
@@ -108,7 +108,7 @@ async def test_a_sandbox_that_does_not_answer_restarts_from_its_newest_snapshot(
         await fleet.snapshots.delete(ALICE, snapshot.id)
 
 
-async def test_one_that_nobody_calls_is_found_out_stays_awake_and_comes_back_by_itself(
+async def test_an_unresponsive_sandbox_without_calls_is_noticed_stays_awake_and_can_recover(
     open_fleet: Opener, data: Path
 ) -> None:
     async with open_fleet(sweep_s=0.1) as fleet:
@@ -120,7 +120,7 @@ async def test_one_that_nobody_calls_is_found_out_stays_awake_and_comes_back_by_
         await fleet.sandboxes.delete(ALICE, "box")
 
 
-async def test_one_that_sleeps_or_is_killed_restarts_from_its_disk(fleet: Fleet, data: Path) -> None:
+async def test_a_sleeping_or_killed_sandbox_restarts_from_its_disk(fleet: Fleet, data: Path) -> None:
     await fleet.sandboxes.create(ALICE, SPEC)
     await run(fleet, "box", "echo kept > /root/file; echo lost > /dev/shm/nonce")
     await fleet.lifecycle.sleep(ALICE, "box")
@@ -134,7 +134,7 @@ async def test_one_that_sleeps_or_is_killed_restarts_from_its_disk(fleet: Fleet,
     assert await run(fleet, "box", "cat /root/file") == "kept"
 
 
-async def test_what_a_guest_has_not_written_yet_is_written_before_it_is_restarted(fleet: Fleet) -> None:
+async def test_a_guests_unwritten_data_is_flushed_before_a_restart(fleet: Fleet) -> None:
     await fleet.sandboxes.create(ALICE, SPEC)
     await run(fleet, "box", "echo fresh > /root/file")
     one: list[Sandbox] = []
@@ -150,7 +150,7 @@ async def test_what_a_guest_has_not_written_yet_is_written_before_it_is_restarte
     assert await run(fleet, "box", "cat /root/file") == "fresh"
 
 
-async def test_a_restart_that_fails_says_so_and_leaves_the_snapshots(fleet: Fleet, data: Path) -> None:
+async def test_a_failed_restart_is_reported_and_keeps_the_snapshots(fleet: Fleet, data: Path) -> None:
     sandbox = await fleet.sandboxes.create(ALICE, SPEC)
     await run(fleet, "box", "echo kept > /dev/shm/nonce")
     await fleet.snapshots.take(ALICE, "box", name="kept")
@@ -169,7 +169,7 @@ async def test_a_restart_that_fails_says_so_and_leaves_the_snapshots(fleet: Flee
         await fleet.snapshots.delete(ALICE, snapshot.id)
 
 
-async def test_one_that_is_deleted_while_it_is_restarted_is_gone(fleet: Fleet, data: Path) -> None:
+async def test_a_sandbox_that_is_deleted_during_a_restart_is_gone(fleet: Fleet, data: Path) -> None:
     sandbox = await fleet.sandboxes.create(ALICE, SPEC)
     refused: list[CasemateError] = []
 
@@ -187,7 +187,7 @@ async def test_one_that_is_deleted_while_it_is_restarted_is_gone(fleet: Fleet, d
     assert list((data / "instances").iterdir()) == []
 
 
-async def test_a_restart_whose_caller_goes_away_is_finished(fleet: Fleet) -> None:
+async def test_a_restart_finishes_even_if_its_caller_disconnects(fleet: Fleet) -> None:
     await fleet.sandboxes.create(ALICE, SPEC)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(fleet.lifecycle.restart, ALICE, "box")

@@ -47,7 +47,7 @@ def tree(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("step", [1000, 512, 10_000_000])
-def test_a_tree_is_the_same_after_it_was_packed_and_unpacked(tree: Path, tmp_path: Path, step: int) -> None:
+def test_a_tree_is_the_same_after_packing_and_unpacking(tree: Path, tmp_path: Path, step: int) -> None:
     data, tally = packed(tree)
     assert len(data) < 6 * MIB, "holes were packed"
     back = unpacked(data, tmp_path / "back", step=step)

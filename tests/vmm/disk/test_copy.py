@@ -31,7 +31,7 @@ async def test_a_copy_has_the_same_bytes_and_no_more_blocks(tmp_path: Path) -> N
     assert target.read_bytes() == source.read_bytes()
 
 
-async def test_a_copy_with_its_room_reserved_has_the_same_bytes(tmp_path: Path) -> None:
+async def test_a_copy_with_reserved_disk_space_has_the_same_bytes(tmp_path: Path) -> None:
     source, target = tmp_path / "source", tmp_path / "target"
     sparse_file(source, 64 * MIB, {0: b"head", 20 * MIB: os.urandom(3 * MIB), 64 * MIB - 4: b"tail"})
     await copy_sparse(source, target, reserved=True)
@@ -53,7 +53,7 @@ async def test_an_existing_target_is_never_overwritten(tmp_path: Path) -> None:
     assert (tmp_path / "target").read_bytes() == b"old"
 
 
-async def test_an_empty_target_is_filled_as_it_is(tmp_path: Path) -> None:
+async def test_an_empty_target_is_filled_in_place(tmp_path: Path) -> None:
     (tmp_path / "source").write_bytes(b"new")
     (tmp_path / "target").touch(mode=0o660)
     mode = (tmp_path / "target").stat().st_mode
@@ -73,7 +73,7 @@ async def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25, deadline=None)
 @given(islands=st.dictionaries(st.integers(0, 2 * MIB), st.binary(min_size=1, max_size=9000), max_size=5))
-def test_without_reflinks_any_holes_are_copied_right(tmp_path: Path, islands: dict[int, bytes]) -> None:
+def test_holes_are_copied_correctly_without_reflinks(tmp_path: Path, islands: dict[int, bytes]) -> None:
     source, target = tmp_path / "source", tmp_path / "target"
     sparse_file(source, 3 * MIB, islands)
     with source.open("rb") as read, target.open("wb") as write:
@@ -82,7 +82,7 @@ def test_without_reflinks_any_holes_are_copied_right(tmp_path: Path, islands: di
     assert target.read_bytes() == source.read_bytes()
 
 
-async def test_a_files_holes_can_have_their_room_reserved_and_given_back(tmp_path: Path) -> None:
+async def test_disk_space_for_a_files_holes_can_be_reserved_and_freed(tmp_path: Path) -> None:
     path, copy = tmp_path / "ram", tmp_path / "copy"
     sparse_file(path, 64 * MIB, {0: b"head", 20 * MIB: os.urandom(3 * MIB), 64 * MIB - 4: b"tail"})
     sparse = path.stat().st_blocks
@@ -99,7 +99,7 @@ async def test_a_files_holes_can_have_their_room_reserved_and_given_back(tmp_pat
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25, deadline=None)
 @given(islands=st.dictionaries(st.integers(0, 2 * MIB), st.binary(min_size=1, max_size=9000), max_size=5))
-def test_reserving_and_giving_back_changes_no_byte(tmp_path: Path, islands: dict[int, bytes]) -> None:
+def test_reserving_and_freeing_changes_no_byte(tmp_path: Path, islands: dict[int, bytes]) -> None:
     path = tmp_path / "ram"
     sparse_file(path, 3 * MIB, islands)
     before = path.read_bytes()

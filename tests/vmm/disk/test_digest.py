@@ -28,7 +28,7 @@ def write(path: Path, islands: dict[int, bytes], *, dense: bool) -> None:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20, deadline=None)
 @given(islands=ISLANDS)
-def test_holes_and_zeros_are_the_same(tmp_path: Path, islands: dict[int, bytes]) -> None:
+def test_holes_and_zeros_have_the_same_digest(tmp_path: Path, islands: dict[int, bytes]) -> None:
     write(tmp_path / "sparse", islands, dense=False)
     write(tmp_path / "dense", islands, dense=True)
     assert digest(tmp_path / "sparse")["sha256"] == digest(tmp_path / "dense")["sha256"]
@@ -36,7 +36,7 @@ def test_holes_and_zeros_are_the_same(tmp_path: Path, islands: dict[int, bytes])
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20, deadline=None)
 @given(islands=ISLANDS, at=st.integers(0, 10 * MIB - 1))
-def test_any_other_byte_is_another_digest(tmp_path: Path, islands: dict[int, bytes], at: int) -> None:
+def test_any_changed_byte_changes_the_digest(tmp_path: Path, islands: dict[int, bytes], at: int) -> None:
     path = tmp_path / "file"
     write(path, islands, dense=False)
     before = digest(path)
@@ -60,7 +60,7 @@ def test_a_touched_file_is_read_again_and_an_untouched_one_is_not(tmp_path: Path
     check(path, known)  # who sets the time back is not found without reading, and reading is not free
 
 
-def test_what_is_missing_or_cut_off_is_told(tmp_path: Path) -> None:
+def test_a_missing_or_truncated_file_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"content")
     known = digest(path)

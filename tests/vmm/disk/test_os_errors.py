@@ -103,7 +103,7 @@ def fill(place: Path) -> None:
 
 @as_root
 @pytest.mark.parametrize("step", STEPS)
-async def test_no_room_on_the_disk_is_said_with_the_file_system(small: Path, choice: Choice, step: str) -> None:
+async def test_a_full_disk_is_reported_with_its_file_system(small: Path, choice: Choice, step: str) -> None:
     host = Host(small, choice)
     fill(small)
     with pytest.raises(HostExhausted, match=f"disk is full: no space for .* on {small}") as refused:
@@ -114,7 +114,7 @@ async def test_no_room_on_the_disk_is_said_with_the_file_system(small: Path, cho
 
 @as_root
 @pytest.mark.parametrize("step", [*STEPS, "remove"])
-async def test_a_disk_that_takes_no_writes_is_said_with_the_place(small: Path, choice: Choice, step: str) -> None:
+async def test_a_read_only_disk_is_reported_with_the_directory(small: Path, choice: Choice, step: str) -> None:
     host = Host(small, choice)
     steps: dict[str, Step] = {**STEPS, "remove": lambda host: host.snapshots.remove(host.snapshot)}
     subprocess.run(["mount", "-o", "remount,ro", small], check=True)
@@ -124,7 +124,7 @@ async def test_a_disk_that_takes_no_writes_is_said_with_the_place(small: Path, c
 
 
 @pytest.mark.parametrize("step", ["rename", "clone", "write down", "list", "read", "wake", "copy"])
-async def test_a_server_with_too_many_files_open_says_so(tmp_path: Path, choice: Choice, step: str) -> None:
+async def test_too_many_open_files_are_reported(tmp_path: Path, choice: Choice, step: str) -> None:
     host = Host(tmp_path, choice)
     (tmp_path / "target").mkdir()
     more: dict[str, Step] = {
@@ -141,7 +141,7 @@ async def test_a_server_with_too_many_files_open_says_so(tmp_path: Path, choice:
     await host.machine.link.aclose()
 
 
-async def test_what_is_not_the_hosts_problem_passes(tmp_path: Path) -> None:
+async def test_errors_that_are_not_the_hosts_pass_unchanged(tmp_path: Path) -> None:
     with pytest.raises(KeyError), translate_os_errors("a thing", tmp_path):
         raise KeyError
     with (
@@ -154,12 +154,12 @@ async def test_what_is_not_the_hosts_problem_passes(tmp_path: Path) -> None:
 
 
 @as_root
-def test_a_file_system_is_known_by_where_it_is_mounted(small: Path) -> None:
+def test_a_file_system_is_named_by_its_mount_point(small: Path) -> None:
     assert file_system(small / "not" / "there") == small
     assert file_system(Path("/")) == Path("/")
 
 
-async def test_forks_that_fail_have_each_a_result_of_their_own(tmp_path: Path, choice: Choice) -> None:
+async def test_each_failed_fork_has_its_own_result(tmp_path: Path, choice: Choice) -> None:
     async with still.opened(tmp_path / "data", choice.driver) as there:
         parent = await still.kept(there.collection, State.ASLEEP)
         base = still.furnished(tmp_path / "base", fingerprint=choice.driver.fingerprint)
@@ -178,7 +178,7 @@ async def test_forks_that_fail_have_each_a_result_of_their_own(tmp_path: Path, c
         assert (await there.fleet.sandboxes.list(parent.owner)).items == (parent,)
 
 
-async def test_a_template_that_is_damaged_or_not_whole_is_made_anew(tmp_path: Path, choice: Choice) -> None:
+async def test_a_damaged_or_incomplete_template_is_rebuilt(tmp_path: Path, choice: Choice) -> None:
     images = await tiny_catalogue(tmp_path / "images", tmp_path / "log").build("minimal")
     key = template_key(choice.driver, images, 1, 256)
     base = still.furnished(tmp_path / "templates" / key, fingerprint=choice.driver.fingerprint)

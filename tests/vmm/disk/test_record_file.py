@@ -45,7 +45,7 @@ def directory(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_what_is_not_there_is_none(directory: Path, name: str) -> None:
+def test_a_missing_file_is_none(directory: Path, name: str) -> None:
     _, read = KINDS[name]
     assert read(directory) is None
     directory.mkdir()
@@ -53,7 +53,7 @@ def test_what_is_not_there_is_none(directory: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "missing"), NEEDED)
-def test_a_field_that_is_missing_is_named_with_its_file(directory: Path, name: str, missing: str) -> None:
+def test_a_missing_field_is_named_with_its_file(directory: Path, name: str, missing: str) -> None:
     write, read = KINDS[name]
     write(directory)
     still.change(directory / name, **{missing: None})
@@ -65,7 +65,7 @@ def test_a_field_that_is_missing_is_named_with_its_file(directory: Path, name: s
 
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\x00", b"[]", b"null", b"7", b"[" * 100_000])
-def test_what_is_no_record_is_damaged(directory: Path, name: str, content: bytes) -> None:
+def test_content_that_is_not_a_record_is_damaged(directory: Path, name: str, content: bytes) -> None:
     write, read = KINDS[name]
     write(directory)
     (directory / name).write_bytes(content)
@@ -74,7 +74,7 @@ def test_what_is_no_record_is_damaged(directory: Path, name: str, content: bytes
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_what_cannot_be_read_is_damaged(directory: Path, name: str) -> None:
+def test_an_unreadable_file_is_damaged(directory: Path, name: str) -> None:
     write, read = KINDS[name]
     write(directory)
     (directory / name).unlink()
@@ -95,7 +95,7 @@ def test_what_cannot_be_read_is_damaged(directory: Path, name: str) -> None:
         ("saved.json", "format", "two"),
     ],
 )
-def test_a_value_of_another_kind_is_damage(directory: Path, name: str, field: str, value: object) -> None:
+def test_a_value_of_the_wrong_type_is_damaged(directory: Path, name: str, field: str, value: object) -> None:
     write, read = KINDS[name]
     write(directory)
     still.change(directory / name, **{field: value})
@@ -104,7 +104,7 @@ def test_a_value_of_another_kind_is_damage(directory: Path, name: str, field: st
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_files_of_an_earlier_release_and_of_a_later_one_are_told_apart(directory: Path, name: str) -> None:
+def test_files_of_earlier_and_later_releases_are_distinguished(directory: Path, name: str) -> None:
     write, read = KINDS[name]
     write(directory)
     today = read(directory)
@@ -119,7 +119,7 @@ def test_files_of_an_earlier_release_and_of_a_later_one_are_told_apart(directory
 
 
 @pytest.mark.anyio
-async def test_a_snapshot_without_what_every_snapshot_has_is_its_owners_still(tmp_path: Path) -> None:
+async def test_a_snapshot_with_missing_fields_still_belongs_to_its_owner(tmp_path: Path) -> None:
     request = Snapshot(
         id=new_id(),
         owner="alice",

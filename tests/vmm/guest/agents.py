@@ -1,4 +1,4 @@
-"""The agent as a real process on this host, for the tests of both ends of the link."""
+"""The agent as a real process on this host, for tests of both ends of the link."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Agent:
 
     @contextmanager
     def stopped(self) -> Generator[None]:
-        """For the length of a block the agent does nothing, and everything that reaches it waits."""
+        """Stop the agent during a block; everything sent to it waits."""
         self.process.send_signal(signal.SIGSTOP)
         try:
             yield
@@ -52,26 +52,26 @@ class Agent:
         return resident(self.process.pid)
 
     def holds(self, group: str) -> bool:
-        """Whether a cgroup is this agent's own."""
+        """Tell whether a cgroup belongs to this agent."""
         processes = Path(group, "agent/cgroup.procs")
         try:
             return str(self.process.pid) in processes.read_text().split()
         except OSError:
-            return False  # Another agent's, which has just ended.
+            return False  # Of another agent, which has just ended.
 
 
 def can_be_alone() -> bool:
-    """Whether this user may have processes that see only themselves."""
+    """Tell whether this user may create PID namespaces."""
     return shutil.which(_ALONE[0]) is not None and subprocess.run([*_ALONE, "true"], check=False).returncode == 0
 
 
 @contextmanager
 def agent(directory: Path, *options: str, alone: bool = False) -> Generator[Agent]:
-    """Run an agent for the length of a block; it must end cleanly and have complained of nothing.
+    """Run an agent during a block; it must end cleanly and log no errors.
 
     Args:
-        directory: Where its files are.
-        options: Of its command line.
+        directory: The directory of its files.
+        options: Options of its command line.
         alone: Whether it sees no processes but its own, as in a guest; see `can_be_alone`.
     """
     secret = secrets.token_bytes(32)
@@ -80,7 +80,7 @@ def agent(directory: Path, *options: str, alone: bool = False) -> Generator[Agen
     command = [sys.executable, "-I", "-S", "-B", "-u", str(AGENT), "--listen", "127.0.0.1:0"]
     files = ["--port-file", str(port_file), "--secret-file", str(directory / "secret"), "--no-identity-privileges"]
     before = _ALONE if alone else ()
-    if "--root" not in options:  # a root has users of its own
+    if "--root" not in options:  # a separate root has its own users
         files += ["--users-file", str(users_at(directory))]
     with log.open("wb") as stderr, subprocess.Popen([*before, *command, *files, *options], stderr=stderr) as process:
         try:
@@ -102,7 +102,7 @@ def agent(directory: Path, *options: str, alone: bool = False) -> Generator[Agen
 
 
 def users_at(directory: Path) -> Path:
-    """The host's users, but the test's own has a home below the directory: shells use what is there."""
+    """Return the host's users, but with a home below the directory for this user, because shells read files there."""
     home, passwd = directory / "home", directory / "passwd"
     home.mkdir(exist_ok=True)
     lines = [line.split(":") for line in Path("/etc/passwd").read_text().splitlines()]
@@ -121,7 +121,7 @@ def _child(pid: int) -> int:
 
 
 def living(marker: str) -> list[int]:
-    """Processes that have the marker among their arguments."""
+    """Return the processes that have the marker among their arguments."""
     found: list[int] = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():

@@ -1,4 +1,4 @@
-"""A way to an agent on which connections get lost, as on a real one."""
+"""A relay to an agent that loses connections, as real networks do."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from vmm.guest.link import GuestLink
 
 
 class Fate(Enum):
-    """What becomes of a connection."""
+    """What happens to a connection."""
 
     PASSED = auto()
     """It reaches the agent."""
     LOST = auto()
-    """It is accepted, and nothing comes of it."""
+    """It is accepted, but never answered."""
     HUNG_UP = auto()
-    """It is closed before a word was said."""
+    """It is closed before any data was sent."""
 
 
 class Relay:
     """Stands between a link and an agent.
 
     Attributes:
-        fate: Decides by its number, from 0 on, what becomes of a connection.
+        fate: Decides what happens to a connection, by its number (from 0).
         open: Nothing is passed before this is set.
         seen: How many connections there were.
-        told: Bytes that came on connections that were lost.
+        lost_bytes: Bytes that arrived on lost connections.
         most: How many connections waited for the agent's greeting at once.
     """
 
@@ -39,7 +39,7 @@ class Relay:
         self.fate = fate
         self.open = anyio.Event()
         self.seen = 0
-        self.told = 0
+        self.lost_bytes = 0
         self.most = 0
         self._waiting = 0
         self.port = 0
@@ -83,14 +83,14 @@ class Relay:
     async def _lose(self, stream: SocketStream) -> None:
         try:
             async for piece in stream:
-                self.told += len(piece)
+                self.lost_bytes += len(piece)
         except anyio.BrokenResourceError:
             return
 
 
 @asynccontextmanager
 async def relay(agent: Agent, fate: Callable[[int], Fate] = lambda _: Fate.PASSED) -> AsyncGenerator[Relay]:
-    """A relay for the length of a block; it passes what it is told to pass at once, unless its `open` is replaced."""
+    """Run a relay during a block; it forwards at once, unless its `open` is replaced."""
     between = Relay(agent, fate)
     between.open.set()
     listener = await anyio.create_tcp_listener(local_host="127.0.0.1")

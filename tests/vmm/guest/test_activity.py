@@ -1,4 +1,4 @@
-"""What an agent says of what goes on around it, with no processes in sight but its own, as in a guest."""
+"""The activity that an agent reports; it sees only its own processes, as in a guest."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def link(tmp_path: Path) -> AsyncGenerator[GuestLink]:
 
 
 async def counted(link: GuestLink, processes: int, terminals: int) -> None:
-    """Return once the agent counts so many; what ends is reaped a moment later."""
+    """Wait until the agent counts so many; ended processes are reaped a moment later."""
     with anyio.fail_after(PATIENCE_S):
         while True:
             activity = await link.activity()
@@ -37,7 +37,7 @@ async def counted(link: GuestLink, processes: int, terminals: int) -> None:
             await anyio.sleep(0.02)
 
 
-async def test_an_agent_at_rest_reports_nothing_also_after_commands(link: GuestLink) -> None:
+async def test_an_idle_agent_reports_nothing_even_after_commands(link: GuestLink) -> None:
     activity = await link.activity()
     assert (activity.processes, activity.terminals) == (0, 0)
     await link.exec(Command(shell="true | cat"), wait_ms=10_000)
@@ -58,7 +58,7 @@ async def test_a_daemon_that_left_its_command_counts(link: GuestLink) -> None:
     assert not outcome.running
     await counted(link, 1, 0)
     await link.exec(Command(argv=("kill", outcome.stdout.data().decode().strip())), wait_ms=10_000)
-    # Nobody reaps it here, where the agent is the first process; it has ended all the same.
+    # Nobody reaps it here, where the agent is the first process; still, it has ended.
     await counted(link, 0, 0)
 
 
@@ -70,7 +70,7 @@ async def test_a_terminal_counts_until_its_program_ends(link: GuestLink) -> None
     assert [info.alive for info in await link.terminals()] == [False]
 
 
-async def test_activity_is_not_one_more_process(link: GuestLink) -> None:
+async def test_measuring_activity_does_not_count_as_a_process(link: GuestLink) -> None:
     for _ in range(20):
         activity = await link.activity()
         assert (activity.processes, activity.terminals) == (0, 0)

@@ -40,7 +40,7 @@ async def several(*pieces: bytes) -> AsyncIterator[bytes]:
         yield piece
 
 
-async def test_a_tree_streams_out_and_in_and_is_the_same(link: GuestLink, tree: Path, place: str) -> None:
+async def test_a_tree_is_the_same_after_streaming_out_and_in(link: GuestLink, tree: Path, place: str) -> None:
     async with link.pack(str(tree)) as archive:
         assert (archive.info.path, archive.info.kind) == (str(tree), "directory")
         report = await link.unpack(f"{place}/made/on/the/way", archive)
@@ -53,7 +53,7 @@ def is_directory(path: Path) -> bool:
     return path.is_dir() and not path.is_symlink()
 
 
-async def test_what_is_left_out_is_told_at_both_ends(link: GuestLink, place: str) -> None:
+async def test_skipped_files_are_reported_at_both_ends(link: GuestLink, place: str) -> None:
     top = Path(place, "tree")
     top.mkdir()
     (top / "file").write_text("file")
@@ -64,7 +64,9 @@ async def test_what_is_left_out_is_told_at_both_ends(link: GuestLink, place: str
     assert (archive.report.skipped, report.skipped, report.files) == (1, 1, 1)
 
 
-async def test_into_a_directory_that_is_there_its_own_looks_stay(link: GuestLink, tree: Path, place: str) -> None:
+async def test_unpacking_into_an_existing_directory_keeps_its_own_attributes(
+    link: GuestLink, tree: Path, place: str
+) -> None:
     into = Path(place, "into")
     (into / "sub").mkdir(parents=True)
     (into / "sub").chmod(0o711)
@@ -77,14 +79,14 @@ async def test_into_a_directory_that_is_there_its_own_looks_stay(link: GuestLink
     assert (into / "sub").stat().st_mode & 0o777 == 0o711
 
 
-async def test_the_kernels_own_directories_are_left_out_of_the_root(link: GuestLink) -> None:
+async def test_the_kernels_file_systems_are_left_out_of_the_root(link: GuestLink) -> None:
     async with link.pack("/sys/kernel/mm") as archive:
         names = [name async for piece in archive for name in (b"transparent_hugepage", b"hugepages") if name in piece]
     assert names
     assert archive.report.files
 
 
-async def test_what_cannot_be_packed_or_unpacked_is_refused(link: GuestLink, place: str) -> None:
+async def test_invalid_paths_and_archives_are_refused(link: GuestLink, place: str) -> None:
     Path(place, "file").write_text("file")
     os.mkfifo(f"{place}/pipe")
     for path, error in (
@@ -107,7 +109,7 @@ async def test_what_cannot_be_packed_or_unpacked_is_refused(link: GuestLink, pla
     assert (await link.unpack(f"{place}/new", several(one + tar.END, bytes(10_000)))).files == 1
 
 
-async def test_an_upload_that_breaks_off_leaves_no_half_file(link: GuestLink, place: str) -> None:
+async def test_an_interrupted_upload_leaves_no_partial_file(link: GuestLink, place: str) -> None:
     async def broken() -> AsyncIterator[bytes]:
         yield tar.pack(tar.Member(path=b"whole", size=3)) + b"abc" + tar.padding(3)
         yield tar.pack(tar.Member(path=b"half", size=MIB)) + bytes(1000)
@@ -145,7 +147,7 @@ def descriptors(guest: Agent) -> int:
     return len(list(Path(f"/proc/{guest.process.pid}/fd").iterdir()))
 
 
-async def test_large_trees_pass_through_little_memory(guest: Agent, link: GuestLink, place: str) -> None:
+async def test_large_trees_need_little_memory(guest: Agent, link: GuestLink, place: str) -> None:
     top = Path(place, "tree")
     for number in range(100):
         (top / str(number)).mkdir(parents=True)
@@ -161,7 +163,7 @@ async def test_large_trees_pass_through_little_memory(guest: Agent, link: GuestL
 
 
 @pytest.mark.parametrize("lives", [True, False])
-async def test_an_upload_may_take_long_while_the_guest_gives_signs_of_life_and_no_longer(lives: bool) -> None:
+async def test_an_upload_lasts_as_long_as_the_guest_gives_signs_of_life(lives: bool) -> None:
     ours, theirs = socket.socketpair()
 
     async def guest() -> None:
@@ -189,7 +191,7 @@ async def test_an_upload_may_take_long_while_the_guest_gives_signs_of_life_and_n
 
 
 @pytest.mark.skipif(not ROOT, reason="needs root to mount")
-async def test_a_full_disk_ends_it_and_is_told(link: GuestLink, place: str) -> None:
+async def test_a_full_disk_ends_an_upload_and_is_reported(link: GuestLink, place: str) -> None:
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as archive:
         for name in ("one", "two", "three"):

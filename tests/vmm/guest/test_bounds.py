@@ -1,4 +1,4 @@
-"""What must stay small however much goes through."""
+"""Memory that must stay small however much data is transferred."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ ALLOWED = 20 * MIB
 
 @pytest.fixture
 def guest(tmp_path: Path) -> Generator[Agent]:
-    """An agent whose memory holds nothing of other tests."""
+    """A separate agent, whose memory contains nothing from other tests."""
     with agent(tmp_path) as running:
         yield running
 
 
-async def test_a_gigabyte_of_output_grows_neither_end(guest: Agent, link: GuestLink) -> None:
+async def test_a_gigabyte_of_output_grows_the_memory_of_neither_end(guest: Agent, link: GuestLink) -> None:
     await link.exec(Command(argv=("true",)), wait_ms=10_000)
     before, mine = guest.resident(), resident(os.getpid())
     outcome = await link.exec(Command(shell="yes | head -c 1000000000"), wait_ms=120_000)
@@ -34,7 +34,9 @@ async def test_a_gigabyte_of_output_grows_neither_end(guest: Agent, link: GuestL
     assert resident(os.getpid()) - mine < ALLOWED
 
 
-async def test_following_a_flood_grows_neither_end_and_skips_what_is_gone(guest: Agent, link: GuestLink) -> None:
+async def test_following_a_flood_of_output_grows_neither_end_and_skips_dropped_bytes(
+    guest: Agent, link: GuestLink
+) -> None:
     await link.ping()
     before, mine = guest.resident(), resident(os.getpid())
     info = await link.start(Command(shell="yes | head -c 300000000"))
@@ -48,7 +50,7 @@ async def test_following_a_flood_grows_neither_end_and_skips_what_is_gone(guest:
     assert resident(os.getpid()) - mine < ALLOWED
 
 
-async def test_a_hundred_finished_floods_are_shed(guest: Agent, link: GuestLink) -> None:
+async def test_the_output_of_a_hundred_finished_floods_is_dropped(guest: Agent, link: GuestLink) -> None:
     await link.ping()
     before = guest.resident()
     for _ in range(40):
@@ -60,7 +62,7 @@ async def test_a_hundred_finished_floods_are_shed(guest: Agent, link: GuestLink)
     assert guest.resident() - before < 30 * MIB
 
 
-async def test_a_file_of_any_size_grows_neither_end(guest: Agent, link: GuestLink, place: str) -> None:
+async def test_a_file_of_any_size_grows_the_memory_of_neither_end(guest: Agent, link: GuestLink, place: str) -> None:
     async def chunks() -> AsyncIterator[bytes]:
         for _ in range(100):
             yield bytes(MIB)
@@ -75,7 +77,7 @@ async def test_a_file_of_any_size_grows_neither_end(guest: Agent, link: GuestLin
     assert resident(os.getpid()) - mine < ALLOWED
 
 
-async def test_a_reader_that_stops_holds_the_file_back_not_the_agent(guest: Agent, link: GuestLink, place: str) -> None:
+async def test_a_reader_that_stops_blocks_its_file_and_not_the_agent(guest: Agent, link: GuestLink, place: str) -> None:
     with Path(place, "file").open("wb") as file:
         file.truncate(1000 * MIB)
     before = guest.resident()

@@ -33,7 +33,7 @@ async def listed(link: GuestLink, marker: str) -> bool:
     return any(marker in process.command for process in await link.processes())
 
 
-async def test_both_streams_and_the_exit_code_come_back(link: GuestLink) -> None:
+async def test_both_streams_and_the_exit_code_are_returned(link: GuestLink) -> None:
     outcome = await link.exec(shell("echo out; echo err >&2; exit 7"), wait_ms=PATIENCE_MS)
     assert (outcome.stdout.head, outcome.stderr.head) == (b"out\n", b"err\n")
     assert (outcome.running, outcome.exit_code, outcome.signal, outcome.timed_out) == (False, 7, None, False)
@@ -46,7 +46,7 @@ async def test_output_and_input_are_binary_safe(link: GuestLink) -> None:
     assert outcome.stdout.dropped == 0
 
 
-async def test_megabytes_of_input_go_through_and_head_and_tail_come_back(link: GuestLink) -> None:
+async def test_megabytes_of_input_arrive_and_head_and_tail_are_returned(link: GuestLink) -> None:
     data = os.urandom(5_000_000)
     outcome = await link.exec(Command(argv=("cat",), stdin=data), wait_ms=PATIENCE_MS, keep_head=1000, keep_tail=3000)
     assert outcome.stdout.head == data[:1000]
@@ -54,17 +54,17 @@ async def test_megabytes_of_input_go_through_and_head_and_tail_come_back(link: G
     assert (outcome.stdout.total, outcome.stdout.dropped) == (len(data), len(data) - 4000)
 
 
-async def test_input_that_nobody_reads_does_no_harm(link: GuestLink) -> None:
+async def test_unread_input_does_no_harm(link: GuestLink) -> None:
     outcome = await link.exec(Command(argv=("true",), stdin=b"x" * 1_000_000), wait_ms=PATIENCE_MS)
     assert outcome.exit_code == 0
 
 
-async def test_arguments_are_not_touched_by_a_shell(link: GuestLink) -> None:
+async def test_no_shell_changes_the_arguments(link: GuestLink) -> None:
     outcome = await link.exec(Command(argv=("printf", "%s|", "a b", "$HOME", "*", "é\n")), wait_ms=PATIENCE_MS)
     assert outcome.stdout.data() == "a b|$HOME|*|é\n|".encode()
 
 
-async def test_the_environment_is_the_default_and_what_was_asked_for(link: GuestLink) -> None:
+async def test_the_environment_is_the_default_plus_the_given_variables(link: GuestLink) -> None:
     command = Command(argv=("env",), env={"EXTRA": "1 2", "LANG": "C"})
     lines = (await link.exec(command, wait_ms=PATIENCE_MS)).stdout.data().decode().splitlines()
     names = dict(line.split("=", 1) for line in lines)
@@ -79,23 +79,23 @@ async def test_a_command_starts_with_clean_signals_and_descriptors(link: GuestLi
     outcome = await link.exec(shell(line), wait_ms=PATIENCE_MS)
     _, blocked, _, ignored, *rest = outcome.stdout.data().decode().split()
     assert int(blocked, 16) == 0
-    assert int(ignored, 16) & ~(0b11 << 31) == 0  # 32 and 33 belong to the C library alone.
+    assert int(ignored, 16) & ~(0b11 << 31) == 0  # The C library reserves 32 and 33.
     assert rest == ["0022", "0", "1", "2", "3", "y"]
     assert outcome.stderr.data() == b""
 
 
-async def test_a_command_runs_where_it_is_told(link: GuestLink, place: str) -> None:
+async def test_a_command_runs_in_the_given_directory(link: GuestLink, place: str) -> None:
     assert (await link.exec(shell("pwd", cwd=place), wait_ms=PATIENCE_MS)).stdout.data().decode().strip() == place
     assert (await link.exec(shell("pwd"), wait_ms=PATIENCE_MS)).exit_code == 0
 
 
-async def test_a_signal_is_told_as_a_shell_tells_it(link: GuestLink) -> None:
+async def test_a_signal_is_reported_as_a_shell_reports_it(link: GuestLink) -> None:
     outcome = await link.exec(shell("kill -SEGV $$"), wait_ms=PATIENCE_MS)
     assert (outcome.exit_code, outcome.signal) == (128 + 11, 11)
 
 
 @pytest.mark.skipif(not ROOT, reason="needs root")
-async def test_a_user_has_his_own_ids_and_home(link: GuestLink) -> None:
+async def test_a_user_has_its_own_ids_and_home(link: GuestLink) -> None:
     outcome = await link.exec(shell("id -u; id -g; id -G; echo $USER $HOME", user="nobody"), wait_ms=PATIENCE_MS)
     assert outcome.stdout.data().decode().split() == ["65534", "65534", "65534", "nobody", "/nonexistent"]
     by_number = await link.exec(shell("id -u", user="65534"), wait_ms=PATIENCE_MS)
@@ -103,7 +103,7 @@ async def test_a_user_has_his_own_ids_and_home(link: GuestLink) -> None:
 
 
 @pytest.mark.skipif(not ROOT, reason="needs root")
-async def test_what_a_user_may_not_do_is_refused(link: GuestLink) -> None:
+async def test_a_user_lacks_the_rights_of_root(link: GuestLink) -> None:
     with pytest.raises(InvalidInput, match=r"cwd.*Permission denied"):
         await link.exec(Command(argv=("true",), user="nobody", cwd="/root"), wait_ms=PATIENCE_MS)
 
@@ -143,7 +143,7 @@ async def test_a_bad_command_is_refused_with_its_reason(link: GuestLink, command
     assert len(await link.processes()) == before
 
 
-async def test_the_longest_argument_goes_through(link: GuestLink) -> None:
+async def test_the_longest_possible_argument_arrives(link: GuestLink) -> None:
     outcome = await link.exec(Command(argv=("printf", "%s", "x" * 131_071)), wait_ms=PATIENCE_MS)
     assert outcome.stdout.total == 131_071
 
@@ -179,7 +179,7 @@ async def test_a_detached_command_survives_a_cancelled_wait(link: GuestLink, tmp
     assert (await link.wait(last.pid, wait_ms=PATIENCE_MS)).stdout.data() == b"done\n"
 
 
-async def test_a_command_that_takes_longer_goes_on_under_its_pid(link: GuestLink, tmp_path: Path) -> None:
+async def test_a_command_that_takes_longer_continues_under_its_pid(link: GuestLink, tmp_path: Path) -> None:
     line = f"echo one; until test -e {tmp_path}/go; do sleep 0.02; done; echo two"
     outcome = await link.exec(shell(line), wait_ms=2000)
     (tmp_path / "go").touch()
@@ -188,7 +188,9 @@ async def test_a_command_that_takes_longer_goes_on_under_its_pid(link: GuestLink
     assert (later.running, later.exit_code, later.stdout.data()) == (False, 0, b"one\ntwo\n")
 
 
-async def test_a_background_child_that_holds_the_pipe_does_not_hold_the_answer(link: GuestLink, tmp_path: Path) -> None:
+async def test_a_background_child_that_keeps_the_pipe_open_does_not_delay_the_answer(
+    link: GuestLink, tmp_path: Path
+) -> None:
     line = f"(until test -e {tmp_path}/go; do sleep 0.02; done; echo late) & echo early"
     outcome = await link.exec(shell(line), wait_ms=PATIENCE_MS)
     assert (outcome.running, outcome.stdout.data()) == (False, b"early\n")
@@ -200,12 +202,12 @@ async def test_a_background_child_that_holds_the_pipe_does_not_hold_the_answer(l
     assert late.stdout.data == b"late\n"
 
 
-async def test_a_signal_after_the_end_reaches_those_left_behind(guest: Agent, link: GuestLink) -> None:
+async def test_a_signal_after_a_commands_end_reaches_its_remaining_children(guest: Agent, link: GuestLink) -> None:
     if not any(guest.holds(group) for group in groups()):
         pytest.skip("without groups there is nothing that ties them together")
     marker = f"12{secrets.randbelow(10**6)}"
     outcome = await link.exec(shell(f"setsid sleep {marker} >/dev/null 2>&1 & true"), wait_ms=PATIENCE_MS)
-    for _ in range(3):  # Their group must not be lent to others meanwhile.
+    for _ in range(3):  # Their group must not be reused in the meantime.
         await link.exec(Command(argv=("true",)), wait_ms=PATIENCE_MS)
     await until(lambda: bool(living(marker)))
     await link.signal(outcome.pid, 9)
@@ -225,7 +227,7 @@ async def test_a_process_started_in_the_background_can_be_followed(link: GuestLi
         assert [(chunk.offset, chunk.data) async for chunk in chunks] == [(2, b"2\n3\n")]
 
 
-async def test_leaving_a_followed_process_leaves_it_alone(link: GuestLink, tmp_path: Path) -> None:
+async def test_a_process_keeps_running_after_its_follower_leaves(link: GuestLink, tmp_path: Path) -> None:
     info = await link.start(shell(f"echo a; until test -e {tmp_path}/go; do sleep 0.02; done; echo b"))
     async with link.attach(info.pid) as chunks:
         async for chunk in chunks:
@@ -244,13 +246,13 @@ async def test_finished_processes_stay_listed_and_readable(link: GuestLink) -> N
     assert (read.stdout.offset, read.stdout.data, read.stdout.next_offset) == (5, b"kept\n", 10)
 
 
-async def test_only_the_latest_hundred_stay(link: GuestLink) -> None:
+async def test_only_the_last_hundred_finished_processes_are_kept(link: GuestLink) -> None:
     for _ in range(105):
         await link.exec(Command(argv=("true",)), wait_ms=PATIENCE_MS)
     assert 100 <= len([info for info in await link.processes() if not info.running]) <= 101
 
 
-async def test_reading_waits_for_something_new(link: GuestLink) -> None:
+async def test_reading_waits_for_new_output(link: GuestLink) -> None:
     info = await link.start(shell("sleep 0.3; echo x; sleep 1000"))
     output = await link.read_output(info.pid, wait_ms=PATIENCE_MS)
     assert output.stdout.data == b"x\n"
@@ -261,7 +263,7 @@ async def test_reading_waits_for_something_new(link: GuestLink) -> None:
     assert (ended.info.exit_code, ended.info.signal) == (143, 15)
 
 
-async def test_input_can_be_sent_while_it_runs(link: GuestLink) -> None:
+async def test_input_can_be_sent_to_a_running_process(link: GuestLink) -> None:
     info = await link.start(Command(argv=("cat",), stdin=b"first "), open_stdin=True)
     await link.send_stdin(info.pid, b"second ")
     await link.send_stdin(info.pid, b"third" * 100_000, eof=True)
@@ -272,7 +274,7 @@ async def test_input_can_be_sent_while_it_runs(link: GuestLink) -> None:
         await link.send_stdin(info.pid, b"more")
 
 
-async def test_input_that_is_not_read_is_refused_in_the_end(link: GuestLink) -> None:
+async def test_too_much_unread_input_is_refused(link: GuestLink) -> None:
     info = await link.start(Command(argv=("sleep", "1000")), open_stdin=True)
     with pytest.raises(GuestError, match="does not read"):
         for _ in range(10):
@@ -281,7 +283,7 @@ async def test_input_that_is_not_read_is_refused_in_the_end(link: GuestLink) -> 
     assert (await link.wait(info.pid, wait_ms=PATIENCE_MS)).signal == 9
 
 
-async def test_a_signal_reaches_the_tree(link: GuestLink) -> None:
+async def test_a_signal_reaches_the_whole_process_tree(link: GuestLink) -> None:
     marker = f"13{secrets.randbelow(10**6)}"
     info = await link.start(shell(f"setsid sleep {marker} & sleep {marker}"))
     await until(lambda: len(living(marker)) == 2)
@@ -289,7 +291,7 @@ async def test_a_signal_reaches_the_tree(link: GuestLink) -> None:
     assert await gone(marker)
 
 
-async def test_what_was_never_started_is_missing(link: GuestLink) -> None:
+async def test_an_unknown_pid_is_reported_as_missing(link: GuestLink) -> None:
     for call in (link.wait(1, wait_ms=10), link.read_output(1), link.signal(1), link.send_stdin(1, b"")):
         with pytest.raises(ProcessMissing, match="process 1"):
             await call
@@ -313,7 +315,7 @@ async def test_a_hundred_commands_at_once(link: GuestLink) -> None:
     assert sorted(map(int, results)) == list(range(100))
 
 
-async def test_nothing_is_left_of_a_thousand_descriptors(guest: Agent, link: GuestLink) -> None:
+async def test_many_commands_leave_no_descriptors_open(guest: Agent, link: GuestLink) -> None:
     def descriptors() -> int:
         return sum(1 for _ in Path(f"/proc/{guest.process.pid}/fd").iterdir())
 
@@ -328,7 +330,7 @@ async def test_nothing_is_left_of_a_thousand_descriptors(guest: Agent, link: Gue
     assert descriptors() <= before + 3
 
 
-async def test_finished_commands_can_be_forgotten_and_running_ones_stay(link: GuestLink) -> None:
+async def test_forgetting_finished_commands_keeps_running_ones(link: GuestLink) -> None:
     done = await link.exec(Command(shell="echo gone"), wait_ms=PATIENCE_MS)
     running = await link.start(Command(shell="sleep 30"))
     await link.forget()

@@ -56,7 +56,7 @@ def is_closed(sock: socket.socket) -> bool:
         return True
 
 
-async def test_the_agent_says_what_it_is(link: GuestLink) -> None:
+async def test_the_agent_describes_itself(link: GuestLink) -> None:
     first, second = await link.ping(), await link.ping()
     assert first.nonce == second.nonce
     assert second.monotonic_ns > first.monotonic_ns
@@ -81,7 +81,7 @@ async def test_a_wrong_secret_opens_nothing(guest: Agent) -> None:
         b"\xff" * 100,
     ],
 )
-async def test_whoever_speaks_otherwise_is_hung_up_on(guest: Agent, link: GuestLink, sent: bytes) -> None:
+async def test_a_client_with_another_protocol_is_disconnected(guest: Agent, link: GuestLink, sent: bytes) -> None:
     sock = knock(guest)
     sock.sendall(sent)
     assert is_closed(sock)
@@ -100,7 +100,7 @@ async def test_whoever_speaks_otherwise_is_hung_up_on(guest: Agent, link: GuestL
         frames.pack_json(frames.REQUEST, {"op": "write", "path": "/tmp/x", "data": True}) + frames.pack(frames.HELLO),
     ],
 )
-async def test_a_malformed_frame_closes_its_connection_alone(guest: Agent, link: GuestLink, sent: bytes) -> None:
+async def test_a_malformed_frame_closes_only_its_connection(guest: Agent, link: GuestLink, sent: bytes) -> None:
     await link.ping()
     sock = enter(guest)
     sock.sendall(sent)
@@ -130,7 +130,7 @@ async def test_a_malformed_frame_closes_its_connection_alone(guest: Agent, link:
         {"op": "terminal_open", "cols": "x"},
     ],
 )
-async def test_a_wrong_request_is_answered_and_the_connection_goes_on(
+async def test_an_invalid_request_is_answered_and_the_connection_stays_open(
     guest: Agent, request_: dict[str, object]
 ) -> None:
     with enter(guest) as sock:
@@ -193,7 +193,7 @@ async def test_an_agent_of_another_version_is_named(link: GuestLink) -> None:
         tasks.cancel_scope.cancel()
 
 
-async def test_a_silent_guest_is_given_up_on() -> None:
+async def test_a_call_to_a_silent_guest_times_out() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         link = GuestLink(partial(anyio.connect_tcp, "127.0.0.1", server.getsockname()[1]), b"s" * 32)
         with pytest.raises(LinkTimeout, match="ping"):
@@ -201,7 +201,7 @@ async def test_a_silent_guest_is_given_up_on() -> None:
         await link.aclose()
 
 
-async def test_nobody_there_is_a_link_error() -> None:
+async def test_a_guest_that_does_not_listen_is_a_link_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     link = GuestLink(partial(anyio.connect_tcp, "127.0.0.1", port), b"s" * 32)
@@ -223,7 +223,7 @@ async def counted(guest: Agent) -> tuple[GuestLink, list[SocketStream]]:
     return GuestLink(dial, guest.secret), dialled
 
 
-async def test_connections_are_used_again_after_a_refusal_too(guest: Agent) -> None:
+async def test_connections_are_reused_even_after_a_refusal(guest: Agent) -> None:
     link, dialled = await counted(guest)
     await link.ping()
     await link.read_file("/etc/passwd")
@@ -236,7 +236,7 @@ async def test_connections_are_used_again_after_a_refusal_too(guest: Agent) -> N
     await link.aclose()
 
 
-async def test_a_kept_connection_that_died_is_redialled(guest: Agent) -> None:
+async def test_a_dead_idle_connection_is_replaced(guest: Agent) -> None:
     link, dialled = await counted(guest)
     await link.ping()
     raw = dialled[0].extra(anyio.abc.SocketAttribute.raw_socket)
@@ -282,7 +282,7 @@ async def test_a_connection_that_ends_before_the_greeting_is_dialled_again(guest
     await link.aclose()
 
 
-async def test_a_guest_that_only_hangs_up_is_given_up() -> None:
+async def test_a_guest_that_always_hangs_up_is_a_link_error() -> None:
     link = GuestLink(_hung_up, secrets.token_bytes(32))
     with pytest.raises(LinkError, match="without answering"):
         await link.ping()

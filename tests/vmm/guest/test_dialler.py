@@ -1,4 +1,4 @@
-"""Calls at once on a way to the guest that loses connections: none is lost, none runs twice, none waits for ever."""
+"""Concurrent calls over a network that loses connections: none is lost, runs twice, or waits forever."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _AT_ONCE = 40
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Links that never dial beside a dial: so that a slow host does not change how many dials there are."""
+    """Disable parallel dials, so that a slow host does not change the number of dials."""
     monkeypatch.setattr(dialler, "_PARALLEL_S", 3600.0)
 
 
@@ -48,7 +48,7 @@ async def linked(between: Relay) -> AsyncGenerator[GuestLink]:
 
 
 async def run_at_once(link: GuestLink, file: Path, count: int) -> list[str]:
-    """Run that many commands at once, each of which writes down its number; what they wrote, sorted."""
+    """Run that many commands at once, each of which writes its number; return these, sorted."""
 
     async def run(number: int) -> None:
         outcome = await link.exec(Command(shell=f"echo {number} >> {file}"), wait_ms=60_000)
@@ -62,17 +62,15 @@ async def run_at_once(link: GuestLink, file: Path, count: int) -> list[str]:
 
 
 @pytest.mark.parametrize("fate", [Fate.LOST, Fate.HUNG_UP])
-async def test_every_call_runs_once_where_every_other_connection_is_lost(
-    guest: Agent, tmp_path: Path, fate: Fate
-) -> None:
+async def test_every_call_runs_once_if_every_other_connection_is_lost(guest: Agent, tmp_path: Path, fate: Fate) -> None:
     async with relay(guest, lambda number: Fate.PASSED if number % 2 else fate) as between, linked(between) as link:
         ran = await run_at_once(link, tmp_path / "ran", _AT_ONCE)
         assert ran == [str(number) for number in range(_AT_ONCE)]
         assert between.seen >= 2
-        assert between.told == 0
+        assert between.lost_bytes == 0
 
 
-async def test_a_connection_that_is_only_slow_is_taken_all_the_same(guest: Agent) -> None:
+async def test_a_slow_connection_is_used(guest: Agent) -> None:
     async with relay(guest, only_the_first) as between, linked(between) as link:
         between.open = anyio.Event()
         async with anyio.create_task_group() as tasks:
@@ -82,7 +80,7 @@ async def test_a_connection_that_is_only_slow_is_taken_all_the_same(guest: Agent
 
 
 @pytest.mark.usefixtures("patient")
-async def test_two_calls_dial_at_once_and_the_others_wait_in_line(guest: Agent, tmp_path: Path) -> None:
+async def test_two_calls_dial_at_once_and_the_others_queue(guest: Agent, tmp_path: Path) -> None:
     async with relay(guest) as between, linked(between) as link:
         ran = await run_at_once(link, tmp_path / "ran", _AT_ONCE)
         assert len(ran) == _AT_ONCE
@@ -90,9 +88,7 @@ async def test_two_calls_dial_at_once_and_the_others_wait_in_line(guest: Agent, 
 
 
 @pytest.mark.usefixtures("patient")
-async def test_a_call_takes_a_connection_that_comes_back_where_no_dial_is_answered(
-    guest: Agent, tmp_path: Path
-) -> None:
+async def test_a_call_takes_a_returned_connection_if_no_dial_is_answered(guest: Agent, tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     async with relay(guest, only_the_first) as between, linked(between) as link, anyio.create_task_group() as tasks:
@@ -114,7 +110,7 @@ async def test_a_call_takes_a_connection_that_comes_back_where_no_dial_is_answer
 
 
 @pytest.mark.usefixtures("patient")
-async def test_calls_that_are_given_up_leave_their_turn_to_the_next(guest: Agent) -> None:
+async def test_cancelled_calls_leave_their_turn_to_the_next(guest: Agent) -> None:
     given_up = anyio.CancelScope()
 
     async def crowd(link: GuestLink) -> None:
@@ -135,7 +131,7 @@ async def test_calls_that_are_given_up_leave_their_turn_to_the_next(guest: Agent
 
 
 @pytest.mark.usefixtures("patient")
-async def test_a_call_that_is_refused_leaves_its_connection_whole_to_the_next(guest: Agent) -> None:
+async def test_a_refused_call_leaves_its_connection_usable_for_the_next(guest: Agent) -> None:
     async with relay(guest) as between, linked(between) as link:
 
         async def refused() -> None:
@@ -152,11 +148,11 @@ async def test_a_call_that_is_refused_leaves_its_connection_whole_to_the_next(gu
 
 
 @pytest.mark.usefixtures("patient")
-async def test_an_agent_that_fell_silent_is_given_up_by_all_who_wait(
+async def test_all_waiting_calls_give_up_on_a_silent_agent(
     guest: Agent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dialler, "_SILENT_S", 0.2)
-    monkeypatch.setattr(dialler, "_PARALLEL_S", PATIENCE_S)  # no dial is made again, however late the silence is noticed
+    monkeypatch.setattr(dialler, "_PARALLEL_S", PATIENCE_S)  # no second dial, however late the silence is noticed
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     async with relay(guest, only_the_first) as between, linked(between) as link, anyio.create_task_group() as tasks:
@@ -171,11 +167,11 @@ async def test_an_agent_that_fell_silent_is_given_up_by_all_who_wait(
             for _ in range(10):
                 callers.start_soon(told_nothing)
         assert between.seen == 3
-        assert between.told == 0
+        assert between.lost_bytes == 0
         await anyio.to_thread.run_sync(pipe.write_text, "go on")
 
 
-async def test_a_link_that_is_closed_lets_nobody_wait(guest: Agent) -> None:
+async def test_a_closed_link_lets_no_call_wait(guest: Agent) -> None:
     async with relay(guest) as between, anyio.create_task_group() as tasks:
         between.open = anyio.Event()
         link = between.link()

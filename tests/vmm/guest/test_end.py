@@ -24,7 +24,7 @@ def eventually(true: Callable[[], bool]) -> None:
 
 
 @pytest.mark.parametrize("main", [True, False])
-def test_the_agent_ends_by_a_signal_whichever_thread_gets_it(tmp_path: Path, main: bool) -> None:
+def test_a_signal_ends_the_agent_whichever_thread_gets_it(tmp_path: Path, main: bool) -> None:
     with agent(tmp_path) as running:
         pid = running.process.pid
         tasks = Path(f"/proc/{pid}/task")

@@ -25,11 +25,11 @@ BAD_PATHS = [
 
 
 def names(place: str) -> list[str]:
-    """What lies in a directory, seen from outside the guest."""
+    """Return a directory's content, as seen from outside the guest."""
     return sorted(entry.name for entry in Path(place).iterdir())
 
 
-async def test_what_is_written_is_read(link: GuestLink, place: str) -> None:
+async def test_written_data_can_be_read(link: GuestLink, place: str) -> None:
     data = bytes(range(256)) * 10
     info = await link.write_file(f"{place}/file", data)
     assert (info.path, info.kind, info.size, stat.S_IMODE(info.mode)) == (f"{place}/file", "file", 2560, 0o644)
@@ -38,14 +38,14 @@ async def test_what_is_written_is_read(link: GuestLink, place: str) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 256 * 1024 - 1, 256 * 1024, 256 * 1024 + 1, 3 * MIB + 17])
-async def test_any_size_goes_through(link: GuestLink, place: str, size: int) -> None:
+async def test_files_of_any_size_can_be_written_and_read(link: GuestLink, place: str, size: int) -> None:
     data = os.urandom(size)
     assert (await link.write_file(f"{place}/file", data)).size == size
     assert Path(place, "file").read_bytes() == data
     assert (await link.read_file(f"{place}/file")).data == data
 
 
-async def test_ranges_are_what_was_asked_for(link: GuestLink, place: str) -> None:
+async def test_ranges_are_returned_as_requested(link: GuestLink, place: str) -> None:
     data = os.urandom(1_000_000)
     Path(place, "file").write_bytes(data)
     for offset, length in [(0, 0), (5, 10), (999_990, 100), (2_000_000, 5), (0, 700_000), (300_000, None)]:
@@ -54,13 +54,13 @@ async def test_ranges_are_what_was_asked_for(link: GuestLink, place: str) -> Non
         assert read.size == len(data)
 
 
-async def test_a_file_that_the_kernel_makes_up_is_read_to_its_end(link: GuestLink) -> None:
+async def test_a_file_that_the_kernel_generates_is_read_to_its_end(link: GuestLink) -> None:
     read = await link.read_file("/proc/self/status")
     assert read.data.startswith(b"Name:")
     assert read.size == len(read.data)
 
 
-async def test_parts_of_a_file_that_the_kernel_makes_up_say_that_there_is_more(link: GuestLink) -> None:
+async def test_parts_of_a_file_that_the_kernel_generates_tell_that_there_is_more(link: GuestLink) -> None:
     path = next(path for path in ("/proc/kallsyms", "/proc/self/maps") if len(Path(path).read_bytes()) > 1000)
     part = await link.read_file(path, length=500)
     assert (len(part.data), part.more, part.size) == (500, True, None)
@@ -68,8 +68,8 @@ async def test_parts_of_a_file_that_the_kernel_makes_up_say_that_there_is_more(l
     assert (beyond.data, beyond.more, beyond.size) == (b"", False, None)
 
 
-async def test_a_value_of_the_kernel_comes_whole_from_any_offset_and_in_any_pieces(link: GuestLink) -> None:
-    # The kernel gives such a value at the beginning only, and loses what does not fit into the first read.
+async def test_a_kernel_value_is_complete_from_any_offset_and_in_any_pieces(link: GuestLink) -> None:
+    # The kernel returns such a value only at offset 0, and drops what does not fit into the first read.
     path = "/proc/sys/kernel/pid_max"
     value = Path(path).read_bytes()
     pieces = [await link.read_file(path, offset=offset, length=2) for offset in range(0, len(value) + 2, 2)]
@@ -89,7 +89,7 @@ async def test_a_file_whose_stated_size_is_too_large_is_read_to_its_end(link: Gu
         assert (await link.read_file(path, offset=offset)).data == value[offset:]
 
 
-async def test_what_the_kernel_says_against_a_read_is_said(link: GuestLink) -> None:
+async def test_the_kernels_reason_for_refusing_a_read_is_reported(link: GuestLink) -> None:
     with pytest.raises(GuestError, match="Input/output error"):
         await link.read_file("/proc/self/mem", length=10)
 
@@ -106,7 +106,7 @@ async def test_a_file_that_grows_while_it_is_read_is_read_to_its_new_end(link: G
     assert not pieces.more
 
 
-async def test_a_file_that_shrinks_while_it_is_read_ends_where_it_ends(link: GuestLink, place: str) -> None:
+async def test_a_file_that_shrinks_while_it_is_read_is_read_to_its_new_end(link: GuestLink, place: str) -> None:
     path = Path(place, "log")
     path.write_bytes(b"x" * 30 * MIB)
     async with link.open_read(str(path)) as (_, pieces):
@@ -116,7 +116,7 @@ async def test_a_file_that_shrinks_while_it_is_read_ends_where_it_ends(link: Gue
     assert len(first) + len(rest) < 30 * MIB
 
 
-async def test_offsets_beyond_four_gib_and_beyond_all_files(link: GuestLink, place: str) -> None:
+async def test_offsets_beyond_four_gib_and_beyond_the_end_are_valid(link: GuestLink, place: str) -> None:
     path = Path(place, "huge")
     with path.open("wb") as file:
         file.truncate(9 * 2**30)
@@ -128,7 +128,7 @@ async def test_offsets_beyond_four_gib_and_beyond_all_files(link: GuestLink, pla
     assert (beyond.data, beyond.more, beyond.size) == (b"", False, 9 * 2**30)
 
 
-async def test_names_of_any_script_and_ones_that_are_no_text(link: GuestLink, place: str) -> None:
+async def test_names_may_be_in_any_script_or_not_text_at_all(link: GuestLink, place: str) -> None:
     await link.write_file(f"{place}/é ü\n\u4e2d", b"x")
     Path(os.fsdecode(os.fsencode(place) + b"/\xff")).write_bytes(b"")
     listed = [entry.path.removeprefix(place) for entry in (await link.list_files(place)).entries]
@@ -149,7 +149,7 @@ async def test_a_rewritten_file_keeps_mode_and_owner(link: GuestLink, place: str
     assert [entry.path for entry in (await link.list_files(place)).entries] == [str(path)]
 
 
-async def test_parents_are_made_or_not(link: GuestLink, place: str) -> None:
+async def test_parents_are_created_on_request(link: GuestLink, place: str) -> None:
     await link.write_file(f"{place}/a/b/c", b"x")
     assert Path(place, "a/b/c").read_bytes() == b"x"
     with pytest.raises(GuestFileMissing):
@@ -158,7 +158,7 @@ async def test_parents_are_made_or_not(link: GuestLink, place: str) -> None:
         await link.write_file(f"{place}/a/b/c/d", b"x")
 
 
-async def test_appending_appends(link: GuestLink, place: str) -> None:
+async def test_appending_keeps_the_old_content(link: GuestLink, place: str) -> None:
     for piece in (b"one ", b"two"):
         await link.write_file(f"{place}/log", piece, append=True)
     assert Path(place, "log").read_bytes() == b"one two"
@@ -174,7 +174,7 @@ async def test_writing_through_a_link_changes_its_target(link: GuestLink, place:
     assert (info.kind, info.target) == ("symlink", "target")
 
 
-async def test_streams_go_through_in_both_directions(link: GuestLink, place: str) -> None:
+async def test_streams_work_in_both_directions(link: GuestLink, place: str) -> None:
     async def chunks() -> AsyncIterator[bytes]:
         for number in range(20):
             yield bytes([number]) * (number * 50_000)
@@ -195,7 +195,7 @@ async def test_a_broken_source_leaves_the_old_content(link: GuestLink, place: st
     with pytest.raises(LookupError):
         await link.write_stream(f"{place}/file", chunks())
     with anyio.fail_after(PATIENCE_S):
-        while len(names(place)) > 1:  # The agent throws its draft away as soon as it sees the end.
+        while len(names(place)) > 1:  # The agent deletes its temporary file as soon as it notices the end.
             await anyio.sleep(0.01)
     assert (await link.read_file(f"{place}/file")).data == b"old"
 
@@ -226,7 +226,7 @@ async def test_leaving_a_read_early_does_no_harm(link: GuestLink, place: str) ->
     assert (await link.stat(f"{place}/file")).size == 10 * MIB
 
 
-async def test_a_listing_is_in_order_and_says_when_there_is_more(link: GuestLink, place: str) -> None:
+async def test_a_listing_is_in_order_and_tells_if_there_is_more(link: GuestLink, place: str) -> None:
     for name in ("c", "a", "b"):
         Path(place, name).touch()
     whole, part = await link.list_files(place), await link.list_files(place, limit=2)
@@ -236,7 +236,7 @@ async def test_a_listing_is_in_order_and_says_when_there_is_more(link: GuestLink
     assert first.path.count("/") == 1
 
 
-async def test_directories_are_made_and_deleted(link: GuestLink, place: str) -> None:
+async def test_directories_can_be_made_and_deleted(link: GuestLink, place: str) -> None:
     assert (await link.make_directory(f"{place}/a/b")).kind == "directory"
     await link.make_directory(f"{place}/a/b")
     with pytest.raises(GuestFileRefused, match="exists"):
@@ -260,7 +260,7 @@ async def test_the_root_cannot_be_deleted_or_moved(link: GuestLink, path: str) -
         await link.move(path, "/elsewhere")
 
 
-async def test_things_are_moved(link: GuestLink, place: str) -> None:
+async def test_files_and_directories_can_be_moved(link: GuestLink, place: str) -> None:
     await link.write_file(f"{place}/a", b"a")
     await link.write_file(f"{place}/b", b"b")
     with pytest.raises(GuestFileRefused, match="exists"):
@@ -291,7 +291,7 @@ async def test_a_move_across_file_systems_copies(link: GuestLink, place: str) ->
         await link.delete(str(target), recursive=True)
 
 
-async def test_trees_are_copied_with_what_belongs_to_them(link: GuestLink, place: str) -> None:
+async def test_trees_are_copied_with_modes_owners_and_times(link: GuestLink, place: str) -> None:
     source = Path(place, "source")
     (source / "inner").mkdir(parents=True)
     (source / "inner/file").write_bytes(b"x" * 3_000_000)
@@ -317,7 +317,7 @@ async def test_trees_are_copied_with_what_belongs_to_them(link: GuestLink, place
     assert names(place) == ["copy", "source"]
 
 
-async def test_a_file_is_copied_over_another(link: GuestLink, place: str) -> None:
+async def test_a_file_can_be_copied_over_another(link: GuestLink, place: str) -> None:
     await link.write_file(f"{place}/a", b"a", mode=0o755)
     await link.write_file(f"{place}/b", b"b")
     assert stat.S_IMODE((await link.copy(f"{place}/a", f"{place}/b")).mode) == 0o755
@@ -334,7 +334,7 @@ async def test_a_special_file_is_not_opened(link: GuestLink, place: str) -> None
     assert names(place) == ["pipe"]
 
 
-async def test_a_copy_takes_what_is_no_file_along_and_leaves_holes_empty(link: GuestLink, place: str) -> None:
+async def test_a_copy_includes_special_files_and_keeps_holes(link: GuestLink, place: str) -> None:
     source = Path(place, "source")
     source.mkdir()
     os.mkfifo(source / "pipe", 0o640)
@@ -368,7 +368,7 @@ async def test_a_bad_path_is_refused_everywhere(link: GuestLink, path: str, reas
             await call
 
 
-async def test_a_directory_is_not_a_file_and_a_file_no_directory(link: GuestLink, place: str) -> None:
+async def test_a_directory_is_not_a_file_and_a_file_is_not_a_directory(link: GuestLink, place: str) -> None:
     await link.write_file(f"{place}/file", b"")
     with pytest.raises(GuestFileRefused, match="directory"):
         await link.read_file(place)
@@ -382,7 +382,7 @@ async def test_a_directory_is_not_a_file_and_a_file_no_directory(link: GuestLink
         await link.stat(f"{place}/file/x")
 
 
-async def test_what_is_missing_is_missing(link: GuestLink, place: str) -> None:
+async def test_a_missing_file_is_reported_by_every_call(link: GuestLink, place: str) -> None:
     path = f"{place}/nothing"
     for call in (link.stat(path), link.list_files(path), link.read_file(path), link.delete(path)):
         with pytest.raises(GuestFileMissing, match="nothing"):
@@ -407,7 +407,7 @@ async def test_numbers_out_of_bounds_are_refused(link: GuestLink, place: str) ->
             await call
 
 
-async def test_a_whole_read_of_a_huge_file_is_refused_and_ranges_of_it_work(link: GuestLink, place: str) -> None:
+async def test_a_huge_file_can_be_read_only_in_ranges(link: GuestLink, place: str) -> None:
     with Path(place, "huge").open("wb") as file:
         file.truncate(2**40)
     with pytest.raises(InvalidInput, match="67108864"):
@@ -415,14 +415,14 @@ async def test_a_whole_read_of_a_huge_file_is_refused_and_ranges_of_it_work(link
     assert (await link.read_file(f"{place}/huge", offset=2**40 - 3)).data == b"\0\0\0"
 
 
-async def test_a_read_only_place_is_said_to_be_one(link: GuestLink) -> None:
+async def test_a_read_only_file_system_is_reported(link: GuestLink) -> None:
     with pytest.raises((GuestFileRefused, GuestFileMissing, GuestError)):
         await link.write_file("/proc/new", b"x", make_parents=False)
     with pytest.raises(GuestFileRefused):
         await link.write_file("/sys/kernel/new", b"x")
 
 
-async def test_a_value_of_the_kernel_is_written_in_place_and_its_reason_against_it_told(link: GuestLink) -> None:
+async def test_a_kernel_value_is_written_in_place_and_the_kernels_refusal_is_reported(link: GuestLink) -> None:
     path = "/proc/self/oom_score_adj"
     for append in (False, True):
         with pytest.raises(GuestFileRefused, match="Invalid argument"):
@@ -440,7 +440,7 @@ async def test_a_value_of_the_kernel_is_written_in_place_and_its_reason_against_
 
 
 @pytest.mark.skipif(not ROOT, reason="needs root to mount")
-async def test_a_full_disk_is_said_to_be_full_and_keeps_the_old(link: GuestLink, place: str) -> None:
+async def test_a_full_disk_is_reported_and_the_old_content_stays(link: GuestLink, place: str) -> None:
     await anyio.run_process(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", place])
     try:
         await link.write_file(f"{place}/file", b"old")

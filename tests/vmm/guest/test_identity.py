@@ -21,13 +21,13 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 def guest(tmp_path: Path) -> Generator[Agent]:
-    """An agent of this test alone: its secret changes."""
+    """A separate agent, because its secret changes."""
     with agent(tmp_path) as running:
         yield running
 
 
 class Overheard(ByteStream):
-    """A connection that keeps what is sent on it."""
+    """A connection that records what is sent on it."""
 
     def __init__(self, stream: ByteStream, sent: list[bytes]) -> None:
         self._stream = stream
@@ -64,7 +64,7 @@ async def test_a_new_identity_closes_the_old_secret_and_its_connections(guest: A
     fresh = identity()
     certificate = await link.identify(fresh)
     assert certificate.nonce == nonce
-    assert not certificate.entropy_mixed  # It was told that it may not, and says so.
+    assert not certificate.entropy_mixed  # It may not, and reports that.
     assert (await link.ping()).nonce == nonce
     with pytest.raises(LinkError):
         await other.ping()
@@ -74,7 +74,7 @@ async def test_a_new_identity_closes_the_old_secret_and_its_connections(guest: A
         await used.aclose()
 
 
-async def test_the_secret_outlives_the_agent(tmp_path: Path) -> None:
+async def test_the_secret_survives_a_restart_of_the_agent(tmp_path: Path) -> None:
     with agent(tmp_path) as first:
         link = first.link()
         fresh = identity()
@@ -84,7 +84,7 @@ async def test_the_secret_outlives_the_agent(tmp_path: Path) -> None:
     assert (tmp_path / "secret").stat().st_mode & 0o777 == 0o600
 
 
-async def test_what_ran_goes_on_under_the_new_identity(guest: Agent, link: GuestLink, tmp_path: Path) -> None:
+async def test_running_processes_continue_under_the_new_identity(guest: Agent, link: GuestLink, tmp_path: Path) -> None:
     other = guest.link()
     line = f"until test -e {tmp_path}/go; do sleep 0.02; done; echo done"
 
@@ -113,14 +113,14 @@ async def test_what_ran_goes_on_under_the_new_identity(guest: Agent, link: Guest
         {"hostname": "x" * 64},
     ],
 )
-async def test_half_an_identity_changes_nothing(link: GuestLink, wrong: dict[str, object]) -> None:
+async def test_an_incomplete_identity_changes_nothing(link: GuestLink, wrong: dict[str, object]) -> None:
     with pytest.raises(InvalidInput, match=next(iter(wrong))):
         await link.identify(identity(**wrong))
     await link.drop_connections()
     await link.ping()
 
 
-async def test_the_guest_is_told_the_time_of_when_it_listens(guest: Agent) -> None:
+async def test_the_guest_gets_the_time_at_which_it_is_connected(guest: Agent) -> None:
     sent: list[bytes] = []
     ready_ns: list[int] = []
 

@@ -1,4 +1,4 @@
-"""The agent in a root of its own, as in the guest: nothing of the host's is in reach, and nothing is missing."""
+"""The agent in a separate root, as in the guest: it cannot reach the host's files, and needs none."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = [
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A root that holds a shell, no /proc, no /dev and no library of Python's."""
+    """A root with a shell, but without /proc, /dev and Python's library."""
     root = tmp_path / "root"
     for name in ("bin", "etc", "tmp", "root"):
         (root / name).mkdir(parents=True)
@@ -51,7 +51,7 @@ async def link(root: Path, tmp_path: Path) -> AsyncGenerator[GuestLink]:
     assert not made & groups()
 
 
-async def test_commands_and_files_live_in_the_root(link: GuestLink, root: Path) -> None:
+async def test_commands_and_files_are_inside_the_root(link: GuestLink, root: Path) -> None:
     assert (await link.exec(Command(shell="pwd; id -u"), wait_ms=10_000)).stdout.data() == b"/root\n0\n"
     inner = await link.exec(Command(shell="pwd; id -u; id -G", user="inner"), wait_ms=10_000)
     assert inner.stdout.data() == b"/tmp\n1000\n1000 2000\n"
@@ -80,8 +80,8 @@ async def test_no_link_leads_out_of_the_root(link: GuestLink, root: Path, tmp_pa
     assert outside.exists()
 
 
-async def test_nothing_is_loaded_after_the_root_has_changed(link: GuestLink) -> None:
-    """Every operation once: each would fail where it needed a file of Python's."""
+async def test_the_agent_loads_no_module_after_it_has_changed_its_root(link: GuestLink) -> None:
+    """Call every operation once; each would fail if it needed a file of Python's library."""
     await link.ping()
     await link.metrics()
     await link.activity()

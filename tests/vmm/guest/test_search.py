@@ -43,24 +43,24 @@ async def test_content_matches_with_its_line(link: GuestLink, place: str) -> Non
 
 
 @pytest.mark.parametrize("before", [2**20 - 3, 2**20, 2 * 2**20 - 6])
-async def test_content_is_found_across_the_pieces_that_are_read(link: GuestLink, place: str, before: int) -> None:
+async def test_content_is_found_across_read_boundaries(link: GuestLink, place: str, before: int) -> None:
     Path(place, "file").write_bytes(b"\n" * before + b"needle\n")
     (match,) = (await link.search(place, content="needle")).matches
     assert (match.line_number, match.line) == (before + 1, "needle")
 
 
-async def test_the_limit_is_said(link: GuestLink, place: str) -> None:
+async def test_reaching_the_limit_is_reported(link: GuestLink, place: str) -> None:
     plant(place)
     result = await link.search(place, name="*", limit=2)
     assert (len(result.matches), result.truncated) == (2, True)
 
 
-async def test_the_time_is_kept(link: GuestLink) -> None:
+async def test_the_time_limit_is_kept(link: GuestLink) -> None:
     result = await link.search("/", content="a text that is not to be found", timeout_ms=0)
     assert (result.matches, result.truncated) == ((), True)
 
 
-async def test_made_up_file_systems_are_left_out_from_the_root(link: GuestLink) -> None:
+async def test_virtual_file_systems_are_left_out_of_a_search_from_the_root(link: GuestLink) -> None:
     result = await link.search("/", name="passwd", limit=1000, timeout_ms=30_000)
     assert not [match for match in result.matches if match.path.startswith(("/proc/", "/sys/"))]
     assert (await link.search("/proc/self", name="status", timeout_ms=30_000)).matches

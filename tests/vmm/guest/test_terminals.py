@@ -17,7 +17,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def until(link: GuestLink, terminal: TerminalInfo, text: bytes, offset: int = 0) -> bytes:
-    """The output from an offset on, once it holds a text."""
+    """Return the output from an offset on, once it contains a text."""
     seen = b""
     with anyio.fail_after(PATIENCE_S):
         while text not in seen:
@@ -27,7 +27,7 @@ async def until(link: GuestLink, terminal: TerminalInfo, text: bytes, offset: in
     return seen
 
 
-async def test_a_program_finds_a_terminal_of_the_right_size(link: GuestLink) -> None:
+async def test_a_program_gets_a_terminal_of_the_right_size(link: GuestLink) -> None:
     terminal = await link.terminal_open(cols=100, rows=30, command="tty; stty size; echo $TERM; read x; stty size")
     seen = await until(link, terminal, b"xterm-256color")
     assert b"/dev/pts/" in seen
@@ -38,7 +38,7 @@ async def test_a_program_finds_a_terminal_of_the_right_size(link: GuestLink) -> 
     await link.terminal_close(terminal.terminal_id)
 
 
-async def test_a_login_shell_answers_and_its_end_is_known(link: GuestLink, place: str) -> None:
+async def test_a_login_shell_answers_and_its_end_is_noticed(link: GuestLink, place: str) -> None:
     terminal = await link.terminal_open(cwd=place, env={"HOME": place, "PS1": "$ ", "MARK": "x1"})
     await link.terminal_input(terminal.terminal_id, b"echo $MARK-$((6*7)); pwd; exit 5\n")
     await until(link, terminal, b"x1-42")
@@ -52,7 +52,7 @@ async def test_a_login_shell_answers_and_its_end_is_known(link: GuestLink, place
     await link.terminal_close(terminal.terminal_id)
 
 
-async def test_a_login_shell_leaves_the_variables_that_were_asked_for(link: GuestLink, place: str) -> None:
+async def test_a_login_shell_keeps_the_given_variables(link: GuestLink, place: str) -> None:
     Path(place, ".profile").write_text("export PATH=/profile MARK=profile OTHER=profile\n")
     path = f"{place}:/usr/bin:/bin"
     terminal = await link.terminal_open(cwd=place, env={"HOME": place, "PATH": path, "MARK": "a 'b'\n$c"})
@@ -101,7 +101,7 @@ async def test_output_can_be_read_from_any_offset_and_the_last_mebibyte_is_kept(
     await link.terminal_close(terminal.terminal_id)
 
 
-async def test_much_typing_goes_through_while_much_comes_back(link: GuestLink) -> None:
+async def test_much_input_arrives_during_much_output(link: GuestLink) -> None:
     terminal = await link.terminal_open(command="stty raw -echo; echo READY; cat")
     await until(link, terminal, b"READY")
     for _ in range(5):
@@ -112,7 +112,7 @@ async def test_much_typing_goes_through_while_much_comes_back(link: GuestLink) -
     await link.terminal_close(terminal.terminal_id)
 
 
-async def test_closing_ends_everything_in_it(link: GuestLink) -> None:
+async def test_closing_a_terminal_ends_everything_in_it(link: GuestLink) -> None:
     marker = f"20{secrets.randbelow(10**6)}"
     terminal = await link.terminal_open(command=f"trap '' HUP; sleep {marker} & sleep {marker}")
     with anyio.fail_after(PATIENCE_S):
@@ -124,7 +124,7 @@ async def test_closing_ends_everything_in_it(link: GuestLink) -> None:
             await anyio.sleep(0.05)
 
 
-async def test_bad_terminals_are_refused(link: GuestLink) -> None:
+async def test_invalid_terminals_are_refused(link: GuestLink) -> None:
     for call in (
         link.terminal_open(cols=0),
         link.terminal_open(rows=5000),

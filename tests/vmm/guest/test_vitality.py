@@ -1,4 +1,4 @@
-"""Calls to a guest that has fallen silent end soon after their own time; those to one that is only slow do not."""
+"""Calls to a silent guest end soon after their own time; calls to a slow one do not."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from vmm.guest.vitality import GRACE, Grace
 pytestmark = pytest.mark.anyio
 
 QUICK = Grace(ask_s=0.05, beat_s=0.1, beats=3, living_s=math.inf)
-"""For a guest that is stopped: nothing but its silence ends a call."""
+"""For a stopped guest: only silence ends a call."""
 CALM = Grace(ask_s=0.05, beat_s=0.05, beats=400, living_s=math.inf)
-"""For a guest that lives, on however busy a host: it is asked soon, and waited for for twenty seconds."""
+"""For a living guest on a busy host: it is pinged soon, and calls wait for twenty seconds."""
 SILENT = "gives no sign of life"
 
 
@@ -40,7 +40,7 @@ async def link(guest: Agent) -> AsyncGenerator[GuestLink]:
 
 
 class Late(ByteStream):
-    """A connection on which nothing comes back while it may not."""
+    """A connection that holds back answers while its gate is closed."""
 
     def __init__(self, stream: SocketStream, dials: Dials) -> None:
         self._stream = stream
@@ -65,7 +65,7 @@ class Late(ByteStream):
 
 
 class Dials:
-    """Connections to an agent, of which the first is late once its gate is replaced by a closed one."""
+    """Connections to an agent; the first one is delayed if its gate is replaced by a closed one."""
 
     def __init__(self, guest: Agent) -> None:
         self.gate = anyio.Event()
@@ -84,7 +84,7 @@ def test_a_call_to_a_silent_guest_ends_within_five_seconds_of_its_own_time() -> 
     assert GRACE.living_s > GRACE.ask_s + GRACE.silence_s
 
 
-async def test_every_kind_of_call_to_a_guest_that_falls_silent_is_broken_off(
+async def test_every_kind_of_call_to_a_guest_that_falls_silent_ends(
     guest: Agent, link: GuestLink, tmp_path: Path
 ) -> None:
     with (tmp_path / "large").open("wb") as file:
@@ -163,7 +163,7 @@ async def test_every_kind_of_call_to_a_guest_that_falls_silent_is_broken_off(
     assert (await link.exec(Command(shell="echo back"), wait_ms=20_000)).stdout.data() == b"back\n"
 
 
-async def test_a_guest_that_goes_on_is_known_to_by_whatever_it_says(guest: Agent, link: GuestLink) -> None:
+async def test_anything_that_a_guest_sends_is_a_sign_of_life(guest: Agent, link: GuestLink) -> None:
     with guest.stopped():
         assert not await link.answers()
         assert link.silent_s > 0
@@ -178,7 +178,7 @@ async def test_a_guest_whose_agent_has_ended_is_silent(guest: Agent) -> None:
     await closed.aclose()
 
 
-async def test_a_slow_answer_of_a_guest_that_lives_is_waited_for(guest: Agent) -> None:
+async def test_a_call_waits_for_a_slow_answer_of_a_living_guest(guest: Agent) -> None:
     dials = Dials(guest)
     link = GuestLink(dials, guest.secret, grace=CALM)
     said: list[bytes] = []
@@ -200,7 +200,7 @@ async def test_a_slow_answer_of_a_guest_that_lives_is_waited_for(guest: Agent) -
     await link.aclose()
 
 
-async def test_no_call_takes_for_ever_even_of_a_guest_that_lives(guest: Agent) -> None:
+async def test_every_call_ends_even_to_a_living_guest(guest: Agent) -> None:
     dials = Dials(guest)
     link = GuestLink(dials, guest.secret, grace=Grace(ask_s=0.05, beat_s=0.05, beats=400, living_s=2))
     await link.ping(timeout_ms=20_000)
@@ -211,7 +211,7 @@ async def test_no_call_takes_for_ever_even_of_a_guest_that_lives(guest: Agent) -
     await link.aclose()
 
 
-async def test_a_guest_that_the_host_itself_holds_still_is_not_given_up(guest: Agent, link: GuestLink) -> None:
+async def test_a_guest_that_the_host_pauses_does_not_count_as_silent(guest: Agent, link: GuestLink) -> None:
     other = guest.link(grace=QUICK)
     found: list[str] = []
 
@@ -231,7 +231,7 @@ async def test_a_guest_that_the_host_itself_holds_still_is_not_given_up(guest: A
     await other.aclose()
 
 
-async def test_many_waiting_calls_ask_together(guest: Agent) -> None:
+async def test_many_waiting_calls_share_one_ping(guest: Agent) -> None:
     dials = Dials(guest)
     link = GuestLink(dials, guest.secret, grace=QUICK, max_idle=0)
 

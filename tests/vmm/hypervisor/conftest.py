@@ -1,4 +1,4 @@
-"""The ladder of machines that a driver's contract is tested on: booted, cloned, restored, woken."""
+"""Machines of each origin for the drivers' contract tests: booted, cloned, restored, woken."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def template(driver: Hypervisor, image_set: ImageSet, tmp_path_factory: pytest.T
 
 @pytest.fixture(scope="session")
 def moment(driver: Hypervisor, template: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    """A clone that was saved, with a word in its memory that no template and no disk has, and ended."""
+    """A clone that was saved and ended, with a word in its memory that is in no template and on no disk."""
     root = tmp_path_factory.mktemp("moments")
 
     async def save() -> Checkpoint:
@@ -83,7 +83,7 @@ async def any_machine(
     moment: Checkpoint,
     tmp_path: Path,
 ) -> AsyncGenerator[Machine]:
-    """Machines of every origin: what works on one must work on all."""
+    """A machine of each origin: everything must work on all of them."""
     place = tmp_path / "machine"
     made, memory = {
         "cold": (lambda: cold(driver, image_set, place), Memory.BOOTED),

@@ -1,7 +1,7 @@
-"""A driver whose machines are processes of this host: the real agent, on which a real fleet runs in no time.
+"""A driver whose machines are processes of this host that run the real agent, for fast tests of a real fleet.
 
-Each machine's files, programs and processors are the host's, so a disk holds nothing of it and a saved moment does not
-bring back programs. All else is as with a hypervisor: what is restored proves itself by what was saved.
+Machines use the host's files, programs and processors, so their disks stay empty and a restore does not bring back
+programs. Otherwise it behaves as a hypervisor: a restored machine proves itself by what was saved.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _END_S = 10
 
 
 class HostDriver:
-    """Processes of this host in the place of virtual machines.
+    """Processes of this host instead of virtual machines.
 
     What an agent remembers is its machine's memory: the secret, in the file behind it, and the nonce, in the saved
     state. Memory that is mapped copy-on-write is a copy in the machine's directory.
@@ -52,10 +52,10 @@ class HostDriver:
         self._begun: list[ProcessRef] = []
 
     async def probe(self) -> None:
-        """Find nothing wrong: this host can start processes."""
+        """Do nothing: every host can start processes."""
 
     async def start(self, directory: Path, hardware: Hardware, *, ram: Ram, disk: Path) -> Running:
-        """Start an agent that knows the secret in the initramfs, and nothing else yet. It empties its disk."""
+        """Start an agent that knows only the secret in the initramfs. Empties the disk."""
         size = disk.stat().st_size
         for length in (0, size):
             os.truncate(disk, length)
@@ -74,7 +74,7 @@ class HostDriver:
         fill: Fill | None = None,
         run: bool = True,
     ) -> Running:
-        """Start an agent that remembers what was saved; without `run`, its process stands still."""
+        """Start an agent with the saved memory; without `run`, its process is stopped."""
         if fill is not None:
             await fill()
         if ram.private:
@@ -83,7 +83,7 @@ class HostDriver:
         return await self._started(directory, Memory.MAPPED if ram.private else Memory.OWN, run=run)
 
     async def save(self, machine: Running, target: Path) -> None:
-        """Stop the processes, and write down what the agent remembers."""
+        """Stop the processes, and save the agent's memory."""
         self._signal(machine, signal.SIGSTOP)
         processes = machine.process, *guest_of(machine.process)
         while any(process.alive() and not _is_stopped(process) for process in processes):
@@ -93,25 +93,25 @@ class HostDriver:
             shutil.copyfile(machine.directory / _SECRET, target / _RAM)
 
     async def settle(self, target: Path, hardware: Hardware, *, disk: Path) -> None:
-        """Leave what `save` wrote: there is nothing to finish."""
+        """Do nothing: `save` has written everything."""
 
     async def adopt(self, machine: Running, hardware: Hardware) -> None:
-        """Leave the machine as it is: none is confined."""
+        """Do nothing: machines are not confined."""
 
     async def stop(self, machine: Running) -> None:
-        """Have the agent end what it runs, then end, and its machine with it."""
+        """Let the agent kill its commands and end, which ends the machine."""
         await _end(machine.process, guest_of(machine.process))
 
     async def why_killed(self, machine: Running) -> str:
-        """Tell nothing: no process here has a limit."""
+        """Return nothing: the processes have no limits."""
         return ""
 
     async def problem(self, machine: Running) -> str:
-        """Tell whether the machine was stopped, though not whether its guest was."""
+        """Tell whether the machine's process is stopped."""
         return "the machine is stopped" if _is_stopped(machine.process) else ""
 
     async def resume(self, machine: Running) -> None:
-        """Let the processes go on."""
+        """Continue the processes."""
         self._signal(machine, signal.SIGCONT)
         await self._up(machine.directory, machine.process)
 
@@ -167,7 +167,7 @@ class HostDriver:
             raise
         if not (directory / _PORT).exists():
             raise Unavailable(f"The agent did not start: {(directory / LOG).read_text()[-300:]}")
-        # It outlives its machine by a moment, if that is killed.
+        # If its machine is killed, it ends a moment later.
         self._begun += guest_of(process)
 
     def _signal(self, machine: Running, number: signal.Signals) -> None:
@@ -177,7 +177,7 @@ class HostDriver:
 
 
 def guest_of(process: ProcessRef) -> Sequence[ProcessRef]:
-    """The agent of a machine, if it runs."""
+    """Return the agent of a machine, if it runs."""
     try:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     except (FileNotFoundError, ProcessLookupError):
@@ -188,7 +188,7 @@ def guest_of(process: ProcessRef) -> Sequence[ProcessRef]:
 
 @asynccontextmanager
 async def host_driver(home: Path) -> AsyncGenerator[HostDriver]:
-    """A driver whose machines end with the block."""
+    """Make a driver whose machines end with the block."""
     driver = HostDriver(home)
     try:
         yield driver
@@ -222,7 +222,7 @@ def _is_stopped(process: ProcessRef) -> bool:
 
 
 def _first_secret(initramfs: Path) -> str:
-    """The secret that `with_secret` appended last, in hex: each start appends one, and the kernel unpacks them all."""
+    """Return the secret that `with_secret` appended last, in hex; each start appends one, and the last one counts."""
     return re.findall(rb"casemate/secret\0+([0-9a-f]{64})", initramfs.read_bytes())[-1].decode()
 
 

@@ -1,9 +1,9 @@
-"""The program behind a machine of `HostDriver`: a process in a hypervisor's place, and the real agent as its guest.
+"""The program of a `HostDriver` machine: a process instead of a hypervisor, with the real agent as its guest.
 
     host_machine.py NONCE OPTIONS-OF-THE-AGENT...
 
-The agent is a child of this process and ends with it, however that ends: it holds one end of a pipe whose other end
-nobody else has. As a hypervisor does, this process ends when its guest has.
+The agent is a child of this process and always ends with it, because it has one end of a pipe whose other end only this
+process has. Like a hypervisor, this process ends when its guest has ended.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from vmm.agent.identity import IdentityHolder, SecretFile
 
 
 class RestoredIdentity(IdentityHolder):
-    """The identity of an agent whose memory is what was saved: its nonce is the one that it had.
+    """The identity of an agent with saved memory, including its nonce.
 
-    A process has no machine id, host name or entropy of its own to change: it draws from the host's generator, which
-    never gives the same twice, and confirms the names that it was given.
+    A process has no machine id, host name or entropy of its own to change: it uses the host's random generator, and
+    confirms the names that it gets.
     """
 
     given = ""
@@ -37,13 +37,13 @@ class RestoredIdentity(IdentityHolder):
         self.nonce = self.given
 
     def take(self, arguments: Arguments) -> dict[str, Any]:
-        """Take a new identity on."""
+        """Accept a new identity."""
         names = {name: arguments.text(name) for name in ("machine_id", "hostname")}
         return super().take(arguments) | names | {"entropy_mixed": True}
 
 
 def main(nonce: str, options: list[str]) -> None:
-    """Run the agent, and end with its exit status."""
+    """Run the agent, and exit with its status."""
     watched, held = os.pipe()
     guest = os.fork()
     if guest == 0:
@@ -54,7 +54,7 @@ def main(nonce: str, options: list[str]) -> None:
         startup.main(options)
     os.close(watched)
     _, status = os.waitpid(guest, 0)
-    # One that a signal has ended is a guest that crashed, which a hypervisor takes for a shutdown.
+    # An agent killed by a signal is like a crashed guest, which a hypervisor treats as a shutdown.
     sys.exit(max(0, os.waitstatus_to_exitcode(status)))
 
 

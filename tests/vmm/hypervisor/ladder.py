@@ -1,4 +1,4 @@
-"""Machines of each origin, for the drivers' contract: how to make them, save them, and hear what they say."""
+"""Helpers for machines of each origin: make them, save them, run commands in them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SIZE = {"cpu": 1, "mem": 256}
 
 @asynccontextmanager
 async def cold(driver: Hypervisor, images: ImageSet, place: Path) -> AsyncGenerator[Machine]:
-    """A machine that booted from its kernel."""
+    """Boot a machine from its kernel."""
     place.mkdir()
     machine = await building.boot_image(driver, images, place, **SIZE, tsc_khz=building.guess_tsc_khz())
     try:
@@ -30,7 +30,7 @@ async def cold(driver: Hypervisor, images: ImageSet, place: Path) -> AsyncGenera
 
 @asynccontextmanager
 async def cloned(driver: Hypervisor, origin: Checkpoint, place: Path, *, own: bool = False) -> AsyncGenerator[Machine]:
-    """A machine that woke up as the copy of another one; it has its directory's name."""
+    """Restore a machine as a copy of another one; its host name is that of its directory."""
     machine = await Machine.clone(driver, origin, place, hostname=place.name, own=own)
     try:
         yield machine
@@ -39,13 +39,13 @@ async def cloned(driver: Hypervisor, origin: Checkpoint, place: Path, *, own: bo
 
 
 async def saved(machine: Machine, target: Path) -> Checkpoint:
-    """The moment of a machine that goes on."""
+    """Save a machine, which continues afterwards."""
     target.mkdir(mode=0o700)
     return await save.save(machine, target)
 
 
 async def said(machine: Machine, line: str) -> str:
-    """What a shell in the guest prints."""
+    """Return the output of a shell command in the guest."""
     outcome = await machine.link.exec(Command(shell=line), wait_ms=60_000)
     assert outcome.exit_code == 0, outcome.stderr.data()
     return outcome.stdout.data().decode().strip()

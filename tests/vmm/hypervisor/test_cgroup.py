@@ -1,4 +1,4 @@
-"""What the kernel does with machines in cgroups, where it lets us try: in the emulated host at least."""
+"""Effects of cgroups on machines, on hosts that have cgroup v2, such as the emulated one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MIB = 1024 * 1024
 LIMITS = Limits(memory=64 * MIB, cpus=2)
 
 
-def test_sweeping_before_anything_was_made_finds_nothing(tmp_path: Path) -> None:
+def test_sweeping_without_machines_finds_nothing(tmp_path: Path) -> None:
     assert Cgroups(base=tmp_path, controllers=()).sweep() == 0
 
 
@@ -35,7 +35,7 @@ with_kernel = pytest.mark.skipif(
 
 @pytest.fixture
 def cgroups() -> Generator[Cgroups]:
-    """A part of the host's cgroups, with a process in it that stands for the server."""
+    """A cgroup of the host, with a process that represents the server."""
     assert isinstance(real, Cgroups)
     real.open()
     base = real.base / f"casemate-test-{secrets.token_hex(4)}"
@@ -60,7 +60,7 @@ def machine(directory: Path, *argv: str) -> ProcessRef:
 
 @pytest.mark.kvm
 @with_kernel
-async def test_a_machine_has_its_limits_and_its_cgroup_goes_with_it(cgroups: Cgroups, tmp_path: Path) -> None:
+async def test_a_machine_has_limits_and_its_cgroup_is_removed_with_it(cgroups: Cgroups, tmp_path: Path) -> None:
     cgroups.make("one", LIMITS)
     place = cgroups.base / "machines" / "one"
     process = machine(tmp_path, "sleep", "600")
@@ -80,7 +80,7 @@ async def test_a_machine_has_its_limits_and_its_cgroup_goes_with_it(cgroups: Cgr
 
 @pytest.mark.kvm
 @with_kernel
-async def test_a_machine_that_takes_too_much_memory_dies_alone_and_why_is_known(
+async def test_a_machine_that_uses_too_much_memory_is_killed_alone_with_the_reason(
     cgroups: Cgroups, tmp_path: Path
 ) -> None:
     for name in ("greedy", "modest"):
@@ -103,7 +103,7 @@ async def test_a_machine_that_takes_too_much_memory_dies_alone_and_why_is_known(
 
 @pytest.mark.kvm
 @with_kernel
-async def test_a_machine_cannot_have_threads_without_end(cgroups: Cgroups, tmp_path: Path) -> None:
+async def test_a_machine_cannot_start_unlimited_threads(cgroups: Cgroups, tmp_path: Path) -> None:
     cgroups.make("forking", LIMITS)
     start = "import threading, time\nwhile True: threading.Thread(target=time.sleep, args=[600], daemon=True).start()"
     process = machine(tmp_path, sys.executable, "-c", start)
@@ -116,7 +116,7 @@ async def test_a_machine_cannot_have_threads_without_end(cgroups: Cgroups, tmp_p
 
 @pytest.mark.kvm
 @with_kernel
-async def test_what_a_machine_leaves_in_its_cgroup_is_ended(cgroups: Cgroups, tmp_path: Path) -> None:
+async def test_processes_left_in_a_machines_cgroup_are_killed(cgroups: Cgroups, tmp_path: Path) -> None:
     cgroups.make("leaving", LIMITS)
     for _ in range(2):
         cgroups.put("leaving", machine(tmp_path, "sleep", "600").pid)
@@ -125,7 +125,7 @@ async def test_what_a_machine_leaves_in_its_cgroup_is_ended(cgroups: Cgroups, tm
 
 @pytest.mark.kvm
 @with_kernel
-async def test_a_restarted_server_finds_its_machines_and_limits_them_anew(cgroups: Cgroups, tmp_path: Path) -> None:
+async def test_a_restarted_server_finds_its_machines_and_limits_them_again(cgroups: Cgroups, tmp_path: Path) -> None:
     cgroups.make("kept", LIMITS)
     process = machine(tmp_path, "sleep", "600")
     cgroups.put("kept", process.pid)
@@ -141,8 +141,8 @@ async def test_a_restarted_server_finds_its_machines_and_limits_them_anew(cgroup
 
 @pytest.mark.kvm
 @with_kernel
-async def test_the_unit_makes_room_for_the_next_server(cgroups: Cgroups, tmp_path: Path) -> None:
-    """Systemd puts a server into the cgroup that the one before has divided, which the kernel does not allow."""
+async def test_the_systemd_unit_lets_the_next_server_start(cgroups: Cgroups, tmp_path: Path) -> None:
+    """Systemd starts a server in the cgroup that the previous one has divided, which the kernel refuses."""
     cgroups.make("kept", LIMITS)
     process = machine(tmp_path, "sleep", "600")
     cgroups.put("kept", process.pid)

@@ -10,7 +10,7 @@ from vmm.hypervisor.ch_api import ApiError
 from vmm.hypervisor.ch_snapshot import CONFIG, RANGES, STATE, CopyOnWrite, prepare, take
 
 _GIB = 1024**3
-# As the program writes it: in any order, and without offsets for memory that has no file.
+# As the program writes them: in any order, and without offsets for memory without a file.
 _PARTS = [{"gpa": 4 * _GIB, "size": _GIB, "file_offset": 0}, {"gpa": 0, "size": 3 * _GIB, "file_offset": 0}]
 _RANGES = [{"gpa": 0, "length": 3 * _GIB}, {"gpa": 4 * _GIB, "length": _GIB}]
 _CONFIG: dict[str, Any] = {
@@ -32,7 +32,7 @@ _OWN: dict[str, Any] = {
 
 
 def written(place: Path, *, ranges: list[dict[str, int]]) -> Path:
-    """What the program writes into a directory."""
+    """Write what the program would write into a directory."""
     place.mkdir()
     memory = {"memory_ranges": {"data": ranges}, "guest_ram_mappings": _PARTS, "boot_ram": 1}
     state = {"snapshots": {"memory-manager": {"snapshot_data": {"state": json.dumps(memory)}}, "cpu": {"x": 1}}}
@@ -49,7 +49,7 @@ def memory_of(snapshot: Path) -> dict[str, Any]:
     return json.loads(state["snapshots"]["memory-manager"]["snapshot_data"]["state"])
 
 
-def test_what_is_taken_over_names_no_ranges_and_counts_offsets(tmp_path: Path) -> None:
+def test_a_kept_snapshot_lists_no_ranges_and_has_offsets(tmp_path: Path) -> None:
     source = written(tmp_path / "saved", ranges=_RANGES)
     take(source, tmp_path / "state", tmp_path / "ranges")
     memory = memory_of(tmp_path / "state")
@@ -59,14 +59,14 @@ def test_what_is_taken_over_names_no_ranges_and_counts_offsets(tmp_path: Path) -
     assert not source.exists()
 
 
-def test_memory_that_stayed_in_its_file_is_not_taken(tmp_path: Path) -> None:
+def test_memory_that_stayed_in_its_file_is_not_moved(tmp_path: Path) -> None:
     take(written(tmp_path / "saved", ranges=[]), tmp_path / "state", tmp_path / "ranges")
     assert not (tmp_path / "ranges").exists()
     assert json.loads((tmp_path / "state" / CONFIG).read_text()) == _CONFIG
 
 
 @pytest.mark.parametrize("ranges", [_RANGES[::-1], _RANGES[:1], [{"gpa": 0, "length": 4096}]])
-def test_ranges_that_are_no_plain_image_of_memory_are_refused(tmp_path: Path, ranges: list[dict[str, int]]) -> None:
+def test_ranges_that_are_not_a_plain_memory_image_are_refused(tmp_path: Path, ranges: list[dict[str, int]]) -> None:
     with pytest.raises(ApiError, match="does not support"):
         take(written(tmp_path / "saved", ranges=ranges), tmp_path / "state", tmp_path / "ranges")
 
@@ -107,5 +107,5 @@ def test_a_damaged_snapshot_is_refused(tmp_path: Path, damage: str) -> None:
     ("version", "way"),
     [("51.0", CopyOnWrite.ZONE), ("53.0", CopyOnWrite.ZONE), ("54.0", CopyOnWrite.MODE), ("60.1", CopyOnWrite.MODE)],
 )
-def test_memory_is_shared_in_the_way_that_the_version_has(version: str, way: CopyOnWrite) -> None:
+def test_memory_is_shared_in_the_way_that_the_version_supports(version: str, way: CopyOnWrite) -> None:
     assert CopyOnWrite.of(version) is way

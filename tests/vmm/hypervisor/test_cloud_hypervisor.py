@@ -34,7 +34,7 @@ def landlock(cloud_hypervisor: CloudHypervisor) -> None:
 
 
 @pytest.mark.parametrize("way", [CopyOnWrite.NONE, CopyOnWrite.MODE])
-async def test_memory_is_copied_where_it_cannot_be_shared(
+async def test_memory_is_copied_if_it_cannot_be_shared(
     cloud_hypervisor: CloudHypervisor, moment: Checkpoint, tmp_path: Path, way: CopyOnWrite
 ) -> None:
     other = copy.copy(cloud_hypervisor)
@@ -51,7 +51,7 @@ async def test_memory_is_copied_where_it_cannot_be_shared(
 
 
 @pytest.mark.usefixtures("landlock")
-async def test_a_machine_opens_no_file_but_its_own(any_machine: Machine) -> None:
+async def test_a_machine_can_open_only_its_own_files(any_machine: Machine) -> None:
     with pytest.raises(ApiError, match=r"Permission denied|os error 13"):
         await _open_elsewhere(any_machine)
     assert await said(any_machine, "echo runs on") == "runs on"
@@ -67,6 +67,6 @@ async def test_without_landlock_the_same_file_can_be_opened(
 
 
 async def _open_elsewhere(machine: Machine) -> None:
-    """Have it open a file that everybody may read, as one whom a guest has taken over would."""
+    """Make the program open a file that all users may read, as a compromised one would."""
     async with api(machine.directory / "api.sock") as control:
         await control.call("PUT", "vm.add-disk", {"path": "/bin/sh", "readonly": True, "image_type": "Raw"})

@@ -1,4 +1,4 @@
-"""Real machines, confined by all that the host has."""
+"""Real machines with all of the host's confinement."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ with_cgroups = pytest.mark.skipif(
 
 
 def cgroup_of(machine: Machine) -> Path:
-    """The cgroup in which a machine's process is."""
+    """Return the cgroup of a machine's process."""
     assert isinstance(host.cgroups, Cgroups)
     path = Path(f"/proc/{machine.running.process.pid}/cgroup").read_text().rpartition("0::")[2].strip()
     assert path.endswith(f"/machines/{name_of(machine.directory)}")
@@ -37,7 +37,7 @@ def cgroup_of(machine: Machine) -> Path:
 
 
 @with_users
-async def test_a_machine_runs_as_a_user_of_its_own_that_owns_nothing_it_was_given(machine_cloned: Machine) -> None:
+async def test_a_machine_runs_as_its_own_user_which_owns_none_of_its_files(machine_cloned: Machine) -> None:
     status = Path(f"/proc/{machine_cloned.running.process.pid}/status").read_text()
     assert not isinstance(host.users, NoUsers)
     uid = host.users.of(machine_cloned.directory).uid
@@ -60,7 +60,7 @@ async def test_a_machine_has_a_cgroup_as_long_as_it_runs(driver: Hypervisor, mac
 
 
 @with_cgroups
-async def test_a_machine_that_passes_its_limit_on_memory_says_so_when_it_ends(machine_cloned: Machine) -> None:
+async def test_a_machine_killed_at_its_memory_limit_reports_that(machine_cloned: Machine) -> None:
     (cgroup_of(machine_cloned) / "memory.max").write_text(str(8 * 1024 * 1024))
     reason = ""
     with anyio.fail_after(PATIENCE_S):

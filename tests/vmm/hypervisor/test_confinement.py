@@ -30,7 +30,7 @@ NAME = "0123456789abcdef01234567"
 
 @pytest.fixture
 def place() -> Generator[Path]:
-    """A machine's directory below one that strangers cannot enter."""
+    """A machine's directory below one that other users cannot enter."""
     root = Path(tempfile.mkdtemp(prefix="casemate-confinement-"))
     directory = root / NAME
     directory.mkdir(mode=0o700)
@@ -41,7 +41,7 @@ def place() -> Generator[Path]:
 async def run(
     confinement: Confinement, place: Path, script: str, *, reads: tuple[str, ...] = (), writes: tuple[str, ...] = ()
 ) -> tuple[int | None, str]:
-    """Run a shell script in a machine's place; returns its status and what it printed."""
+    """Run a shell script instead of a hypervisor; return its status and its output."""
     process = await confinement.spawn(
         ["/bin/sh", "-c", script],
         directory=place,
@@ -57,7 +57,7 @@ async def run(
 
 
 @as_root
-async def test_a_hypervisor_is_a_user_of_its_own_that_can_write_its_disk(place: Path) -> None:
+async def test_a_hypervisor_runs_as_its_own_user_and_can_write_to_its_disk(place: Path) -> None:
     status, said = await run(OWN_USERS, place, "id -u; id -G; echo data >disk", writes=("disk",))
     uid = Users().of(place).uid
     assert (status, said) == (0, f"{uid}\n{uid}\n")
@@ -65,7 +65,7 @@ async def test_a_hypervisor_is_a_user_of_its_own_that_can_write_its_disk(place: 
 
 
 @as_root
-async def test_a_hypervisor_that_was_taken_over_cannot_replace_what_the_server_reads(place: Path) -> None:
+async def test_a_compromised_hypervisor_cannot_replace_files_that_the_server_reads(place: Path) -> None:
     (place / "machine.json").write_text("of the server")
     (place / "machine.json").chmod(0o600)
     script = "cat machine.json; rm -f machine.json disk; ln -sf /etc/shadow disk; mv disk other; chmod 777 ."
@@ -78,7 +78,7 @@ async def test_a_hypervisor_that_was_taken_over_cannot_replace_what_the_server_r
 
 
 @as_root
-async def test_a_hypervisor_that_was_taken_over_finds_no_other_machine(place: Path) -> None:
+async def test_a_compromised_hypervisor_cannot_find_other_machines(place: Path) -> None:
     other = place.parent / "76543210fedcba9876543210"
     other.mkdir(mode=0o700)
     (other / "disk").write_text("somebody else's")
@@ -91,7 +91,7 @@ async def test_a_hypervisor_that_was_taken_over_finds_no_other_machine(place: Pa
 
 
 @as_root
-async def test_what_cannot_be_reached_is_opened_as_before_and_said(place: Path) -> None:
+async def test_a_machine_whose_files_its_user_cannot_reach_runs_as_root_with_a_warning(place: Path) -> None:
     (place / "base").symlink_to("/etc/hostname")
     with capture_logs() as logs:
         status, said = await run(OWN_USERS, place, "id -u; cat base >/dev/null", reads=("base",))
@@ -99,13 +99,13 @@ async def test_what_cannot_be_reached_is_opened_as_before_and_said(place: Path) 
     assert [(entry["event"], entry["machine"]) for entry in logs] == [("machine runs as root", NAME)]
 
 
-async def test_a_program_that_is_not_there_is_told(place: Path) -> None:
+async def test_a_missing_program_is_reported(place: Path) -> None:
     with pytest.raises(Unavailable, match=r"cannot be started: .*/no/such/program"):
         await UNCONFINED.spawn(["/no/such/program"], directory=place, log=place / "log", limits=LIMITS)
 
 
-async def test_a_machine_that_cannot_be_put_into_its_cgroup_does_not_run(place: Path) -> None:
-    # Not a cgroup: the files that the kernel makes in one are not there.
+async def test_a_machine_that_cannot_be_moved_into_its_cgroup_does_not_run(place: Path) -> None:
+    # Not a cgroup: it lacks the kernel's files.
     base = place.parent / "cgroup"
     (base / "machines").mkdir(parents=True)
     confinement = Confinement(cgroups=Cgroups(base=base, controllers=()), users=NO_USERS)
@@ -116,8 +116,8 @@ async def test_a_machine_that_cannot_be_put_into_its_cgroup_does_not_run(place: 
     assert orphans(place.parent) == {}
 
 
-async def test_files_in_memory_do_not_count_as_memory_that_a_machine_takes(tmp_path: Path) -> None:
-    """A disk there would end its machine before it is half full."""
+async def test_files_in_memory_do_not_count_against_a_machines_memory_limit(tmp_path: Path) -> None:
+    """With a memory limit, a disk there would get its machine killed before it is half full."""
     base = tmp_path / "cgroup"
     name = f"casemate-confinement-{os.getpid()}"
     for place in (tmp_path / name, Path("/dev/shm", name)):
@@ -138,7 +138,7 @@ def kind_of(place: Path) -> str:
     return subprocess.run(["stat", "-fc%T", place], capture_output=True, text=True, check=True).stdout.strip()
 
 
-async def test_a_cgroup_that_cannot_be_divided_is_done_without_and_said(tmp_path: Path) -> None:
+async def test_a_cgroup_that_cannot_be_divided_is_not_used_and_logged(tmp_path: Path) -> None:
     confinement = Confinement(cgroups=Cgroups(base=tmp_path / "gone", controllers=("memory",)), users=NO_USERS)
     with capture_logs() as logs:
         used = confinement.in_use()
@@ -147,7 +147,7 @@ async def test_a_cgroup_that_cannot_be_divided_is_done_without_and_said(tmp_path
     assert [entry["event"] for entry in logs] == ["machines have no cgroups", "machines have no users of their own"]
 
 
-async def test_without_anything_to_confine_with_all_calls_are_no_ops(place: Path) -> None:
+async def test_without_confinement_all_calls_are_no_ops(place: Path) -> None:
     process = await UNCONFINED.spawn(["sleep", "60"], directory=place, log=place / "log", limits=LIMITS)
     await UNCONFINED.adopt(process, place, LIMITS)
     assert await UNCONFINED.why_killed(place) == ""

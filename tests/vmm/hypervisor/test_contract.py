@@ -1,4 +1,4 @@
-"""What every driver must do: the same tests for machines of every origin. What concerns saving has a module beside."""
+"""The contract of every driver, for machines of every origin; test_contract_saving.py tests saving."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from vmm.hypervisor.process import orphans
 from vmm.machines.checkpoint import Checkpoint
 from vmm.machines.machine import Machine
 
-# Marked `kvm` is what the emulated host has time for in every run; all of it runs there when it is asked for.
+# `kvm` marks the tests that are fast enough for every run in the emulated host; all of them can run there.
 pytestmark = [pytest.mark.anyio, pytest.mark.vm]
 
 
 @pytest.mark.kvm
-async def test_a_machine_runs_commands_keeps_files_and_has_no_way_out(any_machine: Machine) -> None:
+async def test_a_machine_runs_commands_keeps_files_and_has_no_network(any_machine: Machine) -> None:
     assert await said(any_machine, "echo kept > /root/file; sync; cat /root/file; nproc") == "kept\n1"
     assert await said(any_machine, "ip -o route show default 2>/dev/null | wc -l") == "0"
     assert await any_machine.driver.problem(any_machine.running) == ""
 
 
-async def test_forty_commands_at_once_all_run_once_however_often(any_machine: Machine) -> None:
+async def test_forty_concurrent_commands_run_exactly_once_each_time(any_machine: Machine) -> None:
     async def run(word: str) -> None:
         outcome = await any_machine.link.exec(Command(shell=f"echo {word} >> /root/ran"), wait_ms=60_000)
         assert outcome.exit_code == 0, outcome
@@ -56,7 +56,7 @@ async def test_a_machine_that_is_stopped_is_gone(any_machine: Machine) -> None:
     assert await any_machine.driver.problem(any_machine.running)
 
 
-async def test_a_machine_that_is_killed_is_known_to_be_at_once(any_machine: Machine) -> None:
+async def test_a_killed_machine_is_noticed_at_once(any_machine: Machine) -> None:
     with anyio.fail_after(PATIENCE_S):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_kill_soon, any_machine.running.process.pid)
@@ -85,7 +85,7 @@ async def _press(link: GuestLink, key: str) -> None:
 
 
 @pytest.mark.kvm
-async def test_clones_share_a_past_and_nothing_else(
+async def test_clones_share_their_templates_state_and_nothing_else(
     driver: Hypervisor, template: Checkpoint, machine_cloned: Machine, tmp_path: Path
 ) -> None:
     async with cloned(driver, template, tmp_path / "other") as other:
@@ -97,12 +97,12 @@ async def test_clones_share_a_past_and_nothing_else(
         assert await said(other, "ls /root") == ""
 
 
-async def test_a_clone_has_no_commands_of_its_template(machine_cloned: Machine) -> None:
+async def test_a_clone_does_not_list_commands_of_its_template(machine_cloned: Machine) -> None:
     assert await machine_cloned.link.processes() == ()
 
 
 @pytest.mark.kvm
-async def test_a_clone_leaves_its_template_as_it_is(template: Checkpoint, machine_cloned: Machine) -> None:
+async def test_a_clone_does_not_change_its_template(template: Checkpoint, machine_cloned: Machine) -> None:
     before = {path: path.stat().st_mtime_ns for path in (template.ram, template.disk)}
     await said(machine_cloned, "head -c 20M /dev/urandom > /dev/shm/x; cp /dev/shm/x /root/x; sync")
     assert {path: path.stat().st_mtime_ns for path in before} == before
@@ -113,7 +113,7 @@ async def test_the_clock_of_a_clone_is_right(machine_cloned: Machine) -> None:
     assert before - 3 <= int(await said(machine_cloned, "date +%s")) <= time.time() + 3
 
 
-async def test_a_clone_that_is_slow_to_reach_is_as_good_as_another(
+async def test_a_clone_that_is_slow_to_reach_is_accepted(
     driver: Hypervisor, template: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dial = driver.dial
@@ -139,14 +139,14 @@ async def test_a_clone_with_a_wrong_clock_is_destroyed(
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_a_machine_is_found_again_by_its_directory(driver: Hypervisor, machine_cloned: Machine) -> None:
+async def test_a_running_machine_is_found_by_its_directory(driver: Hypervisor, machine_cloned: Machine) -> None:
     adopted = await Machine.adopt(driver, machine_cloned.running.directory)
     assert adopted is not None
     assert await said(adopted, "hostname") == "clone"
     await adopted.link.aclose()
 
 
-async def test_a_state_that_is_not_there_is_an_error_and_nothing_is_left(
+async def test_a_missing_state_is_an_error_and_leaves_nothing_behind(
     driver: Hypervisor, template: Checkpoint, tmp_path: Path
 ) -> None:
     place = tmp_path / "broken"
@@ -163,7 +163,7 @@ async def test_a_state_that_is_not_there_is_an_error_and_nothing_is_left(
 
 
 @pytest.mark.kvm
-async def test_a_disk_that_cannot_be_filled_is_told_and_nothing_is_left(
+async def test_a_disk_that_cannot_be_filled_is_an_error_and_leaves_nothing_behind(
     driver: Hypervisor, template: Checkpoint, tmp_path: Path
 ) -> None:
     async def full() -> None:
@@ -183,7 +183,7 @@ async def test_a_disk_that_cannot_be_filled_is_told_and_nothing_is_left(
     assert orphans(tmp_path) == {}
 
 
-async def test_a_directory_may_be_deeper_than_a_sockets_address(
+async def test_a_directory_path_may_be_longer_than_a_socket_address(
     driver: Hypervisor, template: Checkpoint, tmp_path: Path
 ) -> None:
     deep = tmp_path / ("d" * 100) / ("e" * 100)
@@ -192,7 +192,9 @@ async def test_a_directory_may_be_deeper_than_a_sockets_address(
         assert await said(machine, "hostname") == "below"
 
 
-async def test_a_program_that_cannot_start_is_told(driver: Hypervisor, template: Checkpoint, tmp_path: Path) -> None:
+async def test_a_program_that_cannot_start_is_reported(
+    driver: Hypervisor, template: Checkpoint, tmp_path: Path
+) -> None:
     place = tmp_path / "machine"
     place.mkdir()
     broken = type(driver).__new__(type(driver))

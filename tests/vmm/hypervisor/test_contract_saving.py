@@ -1,4 +1,4 @@
-"""What every driver must do when machines are saved: what is saved is one moment, and the machine goes on."""
+"""The contract of every driver for saving: a save is consistent, and the machine can continue."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from vmm.hypervisor.users import NoUsers
 from vmm.machines.checkpoint import Checkpoint
 from vmm.machines.machine import Machine, linked
 
-# Marked `kvm` is what the emulated host has time for in every run; all of it runs there when it is asked for.
+# `kvm` marks the tests that are fast enough for every run in the emulated host; all of them can run there.
 pytestmark = [pytest.mark.anyio, pytest.mark.vm]
 
 _COUNTS = (
@@ -32,7 +32,7 @@ _COUNTS = (
 )
 
 
-async def test_what_is_saved_is_one_moment_and_its_streams_go_on(any_machine: Machine, tmp_path: Path) -> None:
+async def test_a_save_is_consistent_and_open_streams_continue(any_machine: Machine, tmp_path: Path) -> None:
     counting = await any_machine.link.start(Command(shell=_COUNTS))
     await said(any_machine, "echo before > /dev/shm/when; echo before > /root/when")
     async with any_machine.link.attach(counting.pid) as chunks:
@@ -44,7 +44,7 @@ async def test_what_is_saved_is_one_moment_and_its_streams_go_on(any_machine: Ma
         assert kept.nonce == any_machine.nonce == (await child.link.ping()).nonce
         assert await said(child, "cat /dev/shm/when /root/when") == "before\nbefore"
         assert await said(any_machine, "cat /dev/shm/when /root/when") == "after\nafter"
-        # The child's process went on from that moment, too.
+        # The clone's process continued from the save, too.
         assert counting.pid in [process.pid for process in await child.link.processes()]
         first = int(await said(child, "cat /dev/shm/count"))
         assert first >= before
@@ -53,7 +53,7 @@ async def test_what_is_saved_is_one_moment_and_its_streams_go_on(any_machine: Ma
 
 
 async def _counted(chunks: AsyncIterator[Chunk], *, above: int) -> int:
-    """Read on until the count is above a number."""
+    """Read until the count is above a number."""
     async for chunk in chunks:
         count = int(chunk.data.split()[-1])
         if count > above:
@@ -73,7 +73,7 @@ async def test_a_machine_can_be_saved_again_and_again(machine_cloned: Machine, t
 
 @pytest.mark.kvm
 @pytest.mark.kvm
-async def test_a_machine_that_was_saved_amid_many_connections_is_reached_again(
+async def test_a_machine_that_was_saved_with_many_connections_can_be_reached_again(
     driver: Hypervisor, machine_cloned: Machine, tmp_path: Path
 ) -> None:
     pids = Path("/root/pids")
@@ -94,9 +94,7 @@ async def test_a_machine_that_was_saved_amid_many_connections_is_reached_again(
         tasks.cancel_scope.cancel()
 
 
-async def test_a_machine_that_stands_still_can_be_saved(
-    driver: Hypervisor, machine_cloned: Machine, tmp_path: Path
-) -> None:
+async def test_a_paused_machine_can_be_saved(driver: Hypervisor, machine_cloned: Machine, tmp_path: Path) -> None:
     await machine_cloned.link.drop_connections()
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
@@ -106,13 +104,13 @@ async def test_a_machine_that_stands_still_can_be_saved(
     assert await said(machine_cloned, "echo on") == "on"
 
 
-async def test_to_resume_a_machine_that_runs_changes_nothing(driver: Hypervisor, machine_cloned: Machine) -> None:
+async def test_resuming_a_running_machine_changes_nothing(driver: Hypervisor, machine_cloned: Machine) -> None:
     await driver.resume(machine_cloned.running)
     assert await said(machine_cloned, "echo on") == "on"
 
 
 @pytest.mark.kvm
-async def test_children_of_one_moment_share_nothing_that_comes_later(
+async def test_clones_of_one_save_share_no_later_changes(
     driver: Hypervisor, moment: Checkpoint, machine_restored: Machine, tmp_path: Path
 ) -> None:
     before = _looks(moment)
@@ -130,14 +128,14 @@ async def test_children_of_one_moment_share_nothing_that_comes_later(
 
 
 def _looks(moment: Checkpoint) -> dict[str, str | int]:
-    """All that could change in a moment's files."""
+    """Return everything that could change in a save's files."""
     state = [moment.state] if moment.state.is_file() else sorted(moment.state.iterdir())
     content = {path.name: hashlib.blake2b(path.read_bytes()).hexdigest() for path in (moment.ram, *state)}
     times = {f"time of {path.name}": path.stat().st_mtime_ns for path in (moment.ram, moment.disk, *state)}
     return {**content, **times}
 
 
-async def test_a_machine_wakes_in_its_place_as_the_same(
+async def test_a_machine_wakes_in_its_own_directory_as_the_same_machine(
     driver: Hypervisor, any_machine: Machine, tmp_path: Path
 ) -> None:
     counting = await any_machine.link.start(Command(shell=_COUNTS))
@@ -160,7 +158,7 @@ async def test_a_machine_wakes_in_its_place_as_the_same(
 
 
 async def _slept(driver: Hypervisor, machine: Machine, running: Running, asleep: Path) -> Running:
-    """Save a machine, end it, and wake it on a file of its own; it stands still until it is told."""
+    """Save a machine, end it, and restore it paused, with its own memory file."""
     await driver.save(running, asleep)
     await driver.settle(asleep, machine.hardware, disk=machine.disk)
     await driver.stop(running)
@@ -176,9 +174,7 @@ async def _slept(driver: Hypervisor, machine: Machine, running: Running, asleep:
     return woken
 
 
-async def test_a_saved_memory_that_was_mapped_has_holes_where_it_is_empty(
-    machine_restored: Machine, tmp_path: Path
-) -> None:
+async def test_saved_memory_of_a_clone_has_holes_where_it_is_zero(machine_restored: Machine, tmp_path: Path) -> None:
     if machine_restored.driver.name == "qemu" and "CASEMATE_INSIDE_KVM_HOST" in os.environ:
         pytest.skip("the emulated host's disk is a tmpfs, on which QEMU fills holes as it reads them")
     kept = await saved(machine_restored, tmp_path / "kept")
@@ -189,7 +185,7 @@ async def test_a_saved_memory_that_was_mapped_has_holes_where_it_is_empty(
 
 
 @pytest.mark.kvm
-async def test_a_full_disk_fails_a_save_and_the_machine_goes_on(
+async def test_a_full_disk_fails_a_save_and_the_machine_can_resume(
     driver: Hypervisor, moment: Checkpoint, small: Path
 ) -> None:
     async with cloned(driver, moment, small / "machine") as machine:
@@ -235,7 +231,7 @@ async def small(tmp_path: Path) -> AsyncIterator[Path]:
         await anyio.run_process(["umount", str(place)])
 
 
-async def test_a_stream_that_is_damaged_is_an_error_and_nothing_is_left(
+async def test_a_damaged_stream_is_an_error_and_leaves_nothing_behind(
     driver: Hypervisor, moment: Checkpoint, tmp_path: Path
 ) -> None:
     if driver.name != "qemu":
@@ -247,7 +243,7 @@ async def test_a_stream_that_is_damaged_is_an_error_and_nothing_is_left(
     assert orphans(tmp_path) == {}
 
 
-async def test_a_machine_with_a_user_of_its_own_can_all_that_others_can(
+async def test_a_machine_with_its_own_user_can_do_all_that_others_can(
     driver: Hypervisor, moment: Checkpoint, tmp_path: Path
 ) -> None:
     users = Confinement.find(kvm=driver.accelerator == "kvm").users
@@ -272,7 +268,7 @@ def _user(machine: Machine) -> int:
 
 
 @pytest.mark.kvm
-async def test_a_save_that_a_killed_server_left_does_not_stop_the_machine_again(
+async def test_a_save_begun_by_a_killed_server_does_not_pause_the_machine_again(
     driver: Hypervisor, machine_restored: Machine, tmp_path: Path
 ) -> None:
     for _ in range(3):
@@ -284,11 +280,11 @@ async def test_a_save_that_a_killed_server_left_does_not_stop_the_machine_again(
 
 
 async def _begin_to_save(driver: Hypervisor, machine: Running, target: Path) -> None:
-    """What a server does that is killed on its way, so without all that it would do at an error."""
+    """Do what a server does that is killed during a save, without its error handling."""
     if driver.name == "qemu":
         async with qmp(machine.directory / QMP_SOCKET) as control:
             await control.run("stop")
-            # Slow enough to be caught.
+            # Slow enough to be interrupted.
             await control.run("migrate-set-parameters", {"max-bandwidth": 1024 * 1024})
             capability = {"capability": "x-ignore-shared", "state": False}
             await control.run("migrate-set-capabilities", {"capabilities": [capability]})

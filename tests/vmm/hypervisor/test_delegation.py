@@ -1,4 +1,4 @@
-"""Which cgroup a server may divide, told from what the kernel shows of it."""
+"""Which cgroup a server may divide, from what the kernel shows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vmm.hypervisor.delegation import find
 
 
 def tree(root: Path, path: str, *, controllers: str = "cpu memory pids", procs: str = "", top: bool = False) -> Path:
-    """A cgroup as the kernel shows it, in ordinary files."""
+    """A cgroup in the kernel's form, made of ordinary files."""
     place = root / "cgroup" / path.strip("/")
     place.mkdir(parents=True)
     (place / "cgroup.controllers").write_text(controllers)
@@ -30,7 +30,7 @@ def seen(root: Path, path: str, others: str = "") -> Cgroups | NoCgroups:
     return find(mounts, own)
 
 
-def test_a_cgroup_of_the_servers_own_is_divided(tmp_path: Path) -> None:
+def test_the_servers_own_cgroup_is_divided(tmp_path: Path) -> None:
     place = tree(tmp_path, "/system.slice/casemate.service", procs=f"{os.getpid()}\n")
     assert seen(tmp_path, "/system.slice/casemate.service") == Cgroups(base=place, controllers=WANTED)
 
@@ -41,12 +41,12 @@ def test_a_server_that_was_moved_finds_the_same_cgroup_again(tmp_path: Path) -> 
     assert seen(tmp_path, "/casemate.service/server") == Cgroups(base=place, controllers=WANTED)
 
 
-def test_what_the_parent_does_not_hand_down_is_done_without(tmp_path: Path) -> None:
+def test_controllers_that_the_parent_does_not_delegate_are_not_used(tmp_path: Path) -> None:
     place = tree(tmp_path, "/user", controllers="memory pids")
     assert seen(tmp_path, "/user") == Cgroups(base=place, controllers=("memory", "pids"))
 
 
-def test_without_controllers_there_is_none(tmp_path: Path) -> None:
+def test_without_controllers_there_is_no_cgroup(tmp_path: Path) -> None:
     tree(tmp_path, "/user", controllers="")
     found = seen(tmp_path, "/user")
     assert isinstance(found, NoCgroups)
@@ -54,22 +54,22 @@ def test_without_controllers_there_is_none(tmp_path: Path) -> None:
     assert "Delegate=yes" in found.fix
 
 
-def test_a_host_with_the_old_cgroups_is_told_what_would_change_that(tmp_path: Path) -> None:
+def test_a_host_with_cgroup_v1_gets_a_hint_how_to_enable_v2(tmp_path: Path) -> None:
     tree(tmp_path, "/", controllers="hugetlb", top=True)
     found = seen(tmp_path, "/", "cgroup /sys/fs/cgroup/memory cgroup rw,relatime,memory 0 0\n")
     assert isinstance(found, NoCgroups)
     assert "unified_cgroup_hierarchy" in found.fix
 
 
-def test_a_cgroup_that_this_user_may_not_write_is_left_alone(tmp_path: Path) -> None:
+def test_a_cgroup_that_this_user_may_not_write_to_is_left_alone(tmp_path: Path) -> None:
     place = tree(tmp_path, "/session.scope", procs=f"{os.getpid()}\n")
-    (place / "cgroup.subtree_control").unlink()  # as root, no mode would keep us out
+    (place / "cgroup.subtree_control").unlink()  # no mode would stop root
     found = seen(tmp_path, "/session.scope")
     assert isinstance(found, NoCgroups)
     assert "this user may not divide the cgroup" in found.reason
 
 
-def test_a_cgroup_with_other_programs_in_it_is_left_alone(tmp_path: Path) -> None:
+def test_a_cgroup_with_other_programs_is_left_alone(tmp_path: Path) -> None:
     tree(tmp_path, "/session.scope", procs=f"1\n{os.getpid()}\n")
     found = seen(tmp_path, "/session.scope")
     assert isinstance(found, NoCgroups)
@@ -77,7 +77,7 @@ def test_a_cgroup_with_other_programs_in_it_is_left_alone(tmp_path: Path) -> Non
     assert "systemd-run --user --scope" in found.fix
 
 
-def test_what_systemd_gave_away_is_divided_with_all_that_is_in_it(tmp_path: Path) -> None:
+def test_a_cgroup_delegated_by_systemd_is_divided_with_all_its_processes(tmp_path: Path) -> None:
     place = tree(tmp_path, "/casemate.service", procs=f"1\n{os.getpid()}\n")
     try:
         os.setxattr(place, "user.delegate", b"1")
@@ -86,12 +86,12 @@ def test_what_systemd_gave_away_is_divided_with_all_that_is_in_it(tmp_path: Path
     assert isinstance(seen(tmp_path, "/casemate.service"), Cgroups)
 
 
-def test_the_root_of_a_container_is_divided_with_all_that_is_in_it(tmp_path: Path) -> None:
+def test_the_root_cgroup_of_a_container_is_divided_with_all_its_processes(tmp_path: Path) -> None:
     tree(tmp_path, "/", procs=f"1\n{os.getpid()}\n")
     assert isinstance(seen(tmp_path, "/"), Cgroups)
 
 
-def test_a_process_whose_cgroup_is_out_of_sight_has_none(tmp_path: Path) -> None:
+def test_a_process_with_an_invisible_cgroup_has_none(tmp_path: Path) -> None:
     tree(tmp_path, "/", procs=f"{os.getpid()}\n")
     found = seen(tmp_path, "/../elsewhere")
     assert isinstance(found, NoCgroups)

@@ -18,14 +18,14 @@ def program(path: Path, text: str) -> str:
     return str(path)
 
 
-def test_a_missing_device_is_said_with_the_fix(tmp_path: Path) -> None:
+def test_a_missing_device_is_reported_with_the_fix(tmp_path: Path) -> None:
     state = detect.kvm(tmp_path / "kvm")
     assert not state.usable
     assert "does not exist" in state.detail
     assert "modprobe" in state.fix
 
 
-def test_a_device_without_a_processor_that_can_is_not_usable(tmp_path: Path) -> None:
+def test_a_device_without_hardware_virtualisation_is_not_usable(tmp_path: Path) -> None:
     (tmp_path / "kvm").touch()
     (tmp_path / "cpuinfo").write_text("flags\t\t: fpu sse2\n")
     state = detect.kvm(tmp_path / "kvm", tmp_path / "cpuinfo")
@@ -40,14 +40,14 @@ def test_device_and_processor_together_are_usable(tmp_path: Path, flag: str) -> 
     assert detect.kvm(tmp_path / "kvm", tmp_path / "cpuinfo").usable
 
 
-async def test_the_real_qemu_tells_its_version() -> None:
+async def test_the_installed_qemus_version_is_found() -> None:
     driver = (await detect.drivers())["qemu"]
     assert isinstance(driver, detect.Driver)
     assert driver.version in driver.fingerprint
     assert driver.accelerator in driver.fingerprint
 
 
-async def test_the_choice_is_said_with_its_reason() -> None:
+async def test_the_choice_has_a_reason() -> None:
     choice = await detect.choose()
     assert choice.reason.startswith(("QEMU ", "cloud-hypervisor "))
     assert detect.kvm().detail in choice.reason
@@ -82,7 +82,7 @@ async def test_with_kvm_cloud_hypervisor_is_preferred(tmp_path: Path, monkeypatc
         ("exit 1", "does not print a version"),
     ],
 )
-async def test_a_wrong_cloud_hypervisor_is_passed_over(
+async def test_an_unsuitable_cloud_hypervisor_is_not_chosen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: str, why: str
 ) -> None:
     monkeypatch.setattr(detect, "kvm", lambda: detect.Kvm(usable=True, detail="fine"))
@@ -92,7 +92,7 @@ async def test_a_wrong_cloud_hypervisor_is_passed_over(
     assert (await detect.choose()).driver.name == "qemu"
 
 
-async def test_no_qemu_is_said_with_the_command_that_installs_it(
+async def test_a_missing_qemu_is_reported_with_the_command_that_installs_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -107,15 +107,17 @@ async def test_a_wrong_binary_is_refused(tmp_path: Path, says: str) -> None:
         await detect.qemu_version(program(tmp_path / "qemu", says))
 
 
-async def test_the_doctor_finds_this_host_fit(tmp_path: Path) -> None:
+async def test_the_doctor_finds_no_fault_with_this_host(tmp_path: Path) -> None:
     findings = {finding.name: finding for finding in await examine(tmp_path / "not" / "yet")}
     assert {"processor", "hypervisor", "kvm", "disk", "memory", "mmdebstrap", "data directory"} <= findings.keys()
     wants = [finding for finding in findings.values() if finding.required and not finding.ok]
-    # The emulated host's disk is memory, of which there is less than users should have.
+    # The emulated host's disk is in memory, and smaller than what users need.
     assert [want for want in wants if want.name != "disk" or "CASEMATE_INSIDE_KVM_HOST" not in os.environ] == []
 
 
-async def test_the_doctor_names_the_fix_for_each_want(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_doctor_names_a_fix_for_each_missing_requirement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv(detect.BINARY_VARIABLE, raising=False)
     monkeypatch.setattr("vmm.hypervisor.doctor._ADMIN_PATH", str(tmp_path))

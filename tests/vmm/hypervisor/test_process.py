@@ -17,7 +17,7 @@ def sleeper(directory: Path) -> ProcessRef:
     return spawn(["sleep", "60"], directory=directory, log=directory / "log")
 
 
-async def test_a_started_process_is_known_by_pid_and_start(tmp_path: Path) -> None:
+async def test_a_started_process_is_identified_by_pid_and_start_time(tmp_path: Path) -> None:
     process = sleeper(tmp_path)
     assert process.alive()
     assert not ProcessRef(process.pid, process.started + 1).alive()
@@ -25,13 +25,13 @@ async def test_a_started_process_is_known_by_pid_and_start(tmp_path: Path) -> No
     assert not process.alive()
 
 
-async def test_killing_twice_is_no_error(tmp_path: Path) -> None:
+async def test_killing_twice_is_not_an_error(tmp_path: Path) -> None:
     process = sleeper(tmp_path)
     await process.kill()
     await process.kill()
 
 
-async def test_the_end_is_seen_with_its_signal(tmp_path: Path) -> None:
+async def test_the_end_is_noticed_with_its_signal(tmp_path: Path) -> None:
     process = sleeper(tmp_path)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_kill_soon, process.pid)
@@ -44,13 +44,13 @@ async def _kill_soon(pid: int) -> None:
     os.kill(pid, 9)
 
 
-async def test_the_exit_status_is_told(tmp_path: Path) -> None:
+async def test_the_exit_status_is_returned(tmp_path: Path) -> None:
     process = spawn(["sh", "-c", "exit 3"], directory=tmp_path, log=tmp_path / "log")
     with anyio.fail_after(PATIENCE_S):
         assert await process.ended() == 3
 
 
-async def test_strays_are_found_by_the_directory_they_work_in(tmp_path: Path) -> None:
+async def test_orphaned_processes_are_found_by_their_working_directory(tmp_path: Path) -> None:
     place = tmp_path / "machine"
     place.mkdir()
     process = sleeper(place)

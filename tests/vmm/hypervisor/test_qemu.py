@@ -13,7 +13,7 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.mark.parametrize("binary", ["qemu-system-x86_64", "/bin/false"])
-async def test_a_hypervisor_that_does_not_come_up_is_told_and_gone(tmp_path: Path, binary: str) -> None:
+async def test_a_hypervisor_that_fails_to_start_is_reported_and_killed(tmp_path: Path, binary: str) -> None:
     missing = tmp_path / "missing"
     hardware = Hardware(
         cpu=1, mem=256, kernel_elf=missing, kernel_bz=missing, initramfs=missing, toolbox=missing, base=missing

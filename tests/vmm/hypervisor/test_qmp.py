@@ -17,7 +17,7 @@ from vmm.hypervisor.qmp import Qmp, QmpError
 pytestmark = pytest.mark.anyio
 
 
-async def test_a_socket_that_breaks_before_the_greeting_is_a_hypervisor_that_ended(tmp_path: Path) -> None:
+async def test_a_socket_that_breaks_before_the_greeting_means_that_the_hypervisor_ended(tmp_path: Path) -> None:
     address = tmp_path / "qmp.sock"
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(address))
@@ -28,7 +28,7 @@ async def test_a_socket_that_breaks_before_the_greeting_is_a_hypervisor_that_end
             await Qmp.connect(address)
 
 
-async def test_a_server_with_too_many_files_open_takes_no_hypervisor_for_dead(tmp_path: Path) -> None:
+async def test_a_server_with_too_many_open_files_takes_no_hypervisor_for_dead(tmp_path: Path) -> None:
     address = tmp_path / "control.sock"
     async with await anyio.create_unix_listener(address):
         with still.no_more_files():
@@ -40,12 +40,12 @@ async def test_a_server_with_too_many_files_open_takes_no_hypervisor_for_dead(tm
 
 
 async def _reset_soon(listener: socket.socket) -> None:
-    # A connection that nobody accepted is reset when its listener goes: what a dying QEMU leaves behind.
+    # As with a QEMU that ends: a connection that was never accepted is reset when its listener closes.
     await anyio.wait_all_tasks_blocked()
     listener.close()
 
 
-async def test_the_answer_to_a_command_that_was_given_up_is_not_taken_for_the_next_ones(tmp_path: Path) -> None:
+async def test_the_answer_to_an_abandoned_command_is_not_used_for_the_next_one(tmp_path: Path) -> None:
     address = tmp_path / "qmp.sock"
     heard, asked = anyio.Event(), anyio.Event()
     async with await anyio.create_unix_listener(address) as listener, anyio.create_task_group() as tasks:

@@ -25,7 +25,7 @@ def taken(path: Path) -> int:
     ],
     ids=["nothing", "a hole inside", "an island", "a crooked size"],
 )
-def test_zeros_give_their_room_back_and_nothing_changes(tmp_path: Path, parts: list[bytes], most: int) -> None:
+def test_zeros_are_replaced_by_holes_and_the_content_stays(tmp_path: Path, parts: list[bytes], most: int) -> None:
     path = tmp_path / "ram"
     content = b"".join(parts)
     path.write_bytes(content)
@@ -38,7 +38,7 @@ def test_zeros_give_their_room_back_and_nothing_changes(tmp_path: Path, parts: l
     assert path.read_bytes() == content
 
 
-def test_a_file_without_zeros_stays_as_it_is(tmp_path: Path) -> None:
+def test_a_file_without_zeros_does_not_change(tmp_path: Path) -> None:
     path = tmp_path / "ram"
     path.write_bytes(os.urandom(_MIB))
     os.sync()
@@ -47,14 +47,14 @@ def test_a_file_without_zeros_stays_as_it_is(tmp_path: Path) -> None:
     assert taken(path) == before
 
 
-def test_only_a_full_disk_is_called_one(tmp_path: Path) -> None:
+def test_only_a_full_disk_is_reported_as_full(tmp_path: Path) -> None:
     raise_if_full(Unavailable("it broke"), tmp_path)
     with pytest.raises(HostExhausted, match="disk is full") as full:
         raise_if_full(Unavailable("cannot write: No space left on device (os error 28)"), tmp_path)
     assert full.value.hint
 
 
-def test_what_cannot_fit_is_not_begun(tmp_path: Path) -> None:
+def test_a_file_that_does_not_fit_on_the_disk_is_refused(tmp_path: Path) -> None:
     require(tmp_path, 1)
     with pytest.raises(HostExhausted, match="no space for 1099511627776 MiB"):
         require(tmp_path, 1 << 60)

@@ -29,13 +29,13 @@ async def test_it_leads_its_own_session_and_cannot_gain_privileges(tmp_path: Pat
         await process.kill()
 
 
-async def test_what_it_prints_goes_to_its_log(tmp_path: Path) -> None:
+async def test_its_output_goes_to_its_log(tmp_path: Path) -> None:
     process = spawn(["sh", "-c", "echo out; echo err >&2"], directory=tmp_path, log=tmp_path / "log")
     await process.ended()
     assert (tmp_path / "log").read_text() == "out\nerr\n"
 
 
-async def test_the_server_itself_keeps_what_the_program_may_not_have(tmp_path: Path) -> None:
+async def test_the_server_keeps_the_privileges_that_the_program_loses(tmp_path: Path) -> None:
     before, limits = Path("/proc/self/status").read_text(), resource.getrlimit(resource.RLIMIT_CORE)
     process = spawn(["true"], directory=tmp_path, log=tmp_path / "log")
     assert await process.ended() == 0
@@ -45,7 +45,7 @@ async def test_the_server_itself_keeps_what_the_program_may_not_have(tmp_path: P
     assert resource.getrlimit(resource.RLIMIT_CORE) == limits
 
 
-async def test_its_limits_cannot_be_raised_again(tmp_path: Path) -> None:
+async def test_its_limits_cannot_be_raised(tmp_path: Path) -> None:
     process = spawn(["sleep", "60"], directory=tmp_path, log=tmp_path / "log")
     try:
         assert resource.prlimit(process.pid, resource.RLIMIT_CORE) == (0, 0)
@@ -55,20 +55,20 @@ async def test_its_limits_cannot_be_raised_again(tmp_path: Path) -> None:
         await process.kill()
 
 
-async def test_nobody_else_waits_for_it(tmp_path: Path) -> None:
+async def test_only_its_process_ref_waits_for_it(tmp_path: Path) -> None:
     process = spawn(["sh", "-c", "exit 3"], directory=tmp_path, log=tmp_path / "log")
-    gc.collect()  # a forgotten Popen would be asked for its status by the next one
+    gc.collect()  # the next Popen would reap an abandoned one
     other = spawn(["true"], directory=tmp_path, log=tmp_path / "log")
     assert (await process.ended(), await other.ended()) == (3, 0)
 
 
-async def test_a_program_that_is_not_there_is_told_at_once(tmp_path: Path) -> None:
+async def test_a_missing_program_is_reported_at_once(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="/no/such/program"):
         spawn(["/no/such/program"], directory=tmp_path, log=tmp_path / "log")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can start programs as others")
-async def test_another_user_has_its_own_limit_of_processes_and_no_group_of_ours(tmp_path: Path) -> None:
+async def test_another_user_has_its_own_process_limit_and_none_of_the_servers_groups(tmp_path: Path) -> None:
     process = spawn(["sleep", "60"], directory=tmp_path, log=tmp_path / "log", user=_OTHER, processes=7)
     try:
         status = Path(f"/proc/{process.pid}/status").read_text()
@@ -85,7 +85,7 @@ async def test_another_user_has_its_own_limit_of_processes_and_no_group_of_ours(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can start programs as others")
-async def test_another_user_works_where_it_could_not_have_gone_by_itself(tmp_path: Path) -> None:
+async def test_another_user_works_in_a_directory_that_it_could_not_enter_itself(tmp_path: Path) -> None:
     hidden = tmp_path / "hidden"
     (hidden / "machine").mkdir(parents=True)
     (hidden / "machine").chmod(0o711)
@@ -102,7 +102,7 @@ async def test_another_user_works_where_it_could_not_have_gone_by_itself(tmp_pat
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can start programs as others")
-async def test_the_server_stays_who_it_is(tmp_path: Path) -> None:
+async def test_the_server_keeps_its_user(tmp_path: Path) -> None:
     before = Path("/proc/self/status").read_text()
     process = spawn(["true"], directory=tmp_path, log=tmp_path / "log", user=User(uid=_OTHER.uid, groups=(5, 6)))
     assert await process.ended() == 0

@@ -1,4 +1,4 @@
-"""Programs that do not come up, hang or lie: a clear error with the way out, in time, and nothing left."""
+"""Programs that fail to start, hang or answer wrongly: a clear error with a hint, in time, and nothing left behind."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _LATER_S = float(PATIENCE_S)
 
 @pytest.mark.parametrize("kind", ["qemu", "cloud-hypervisor"])
 @pytest.mark.parametrize("way", ["start", "restore"])
-async def test_a_program_that_never_looks_at_its_socket_is_given_up(tmp_path: Path, kind: str, way: str) -> None:
+async def test_a_program_that_ignores_its_socket_times_out(tmp_path: Path, kind: str, way: str) -> None:
     driver = made(kind, program(tmp_path, "exec sleep 60"), start_s=_SOON_S)
     error = await refusal(driver, tmp_path, way)
     assert error.message == "The hypervisor did not answer on its control socket within 0.5 s"
@@ -34,7 +34,7 @@ async def test_a_program_that_never_looks_at_its_socket_is_given_up(tmp_path: Pa
 
 
 @pytest.mark.parametrize("kind", ["qemu", "cloud-hypervisor"])
-async def test_a_program_that_dies_at_its_start_is_told_with_its_last_words(tmp_path: Path, kind: str) -> None:
+async def test_a_program_that_ends_at_its_start_is_reported_with_its_last_lines(tmp_path: Path, kind: str) -> None:
     driver = made(kind, program(tmp_path, "echo first; echo; echo 'no such machine' >&2; exit 3"))
     error = await refusal(driver, tmp_path, "start")
     assert error.message == "The hypervisor has ended: first; no such machine"
@@ -42,7 +42,7 @@ async def test_a_program_that_dies_at_its_start_is_told_with_its_last_words(tmp_
 
 
 @pytest.mark.parametrize("kind", ["qemu", "cloud-hypervisor"])
-async def test_a_program_that_is_not_there_is_told(tmp_path: Path, kind: str) -> None:
+async def test_a_missing_program_is_reported(tmp_path: Path, kind: str) -> None:
     error = await refusal(made(kind, str(tmp_path / "missing")), tmp_path, "start")
     assert error.message.startswith("The hypervisor cannot be started: ")
     assert f"{tmp_path}/missing" in error.message
@@ -61,16 +61,14 @@ async def test_a_program_that_is_not_there_is_told(tmp_path: Path, kind: str) ->
         ),
     ],
 )
-async def test_no_permission_on_kvm_is_told_with_the_command_that_gives_it(
-    tmp_path: Path, kind: str, words: str
-) -> None:
+async def test_missing_permission_on_kvm_is_reported_with_the_fix(tmp_path: Path, kind: str, words: str) -> None:
     error = await refusal(made(kind, program(tmp_path, f"echo '{words}' >&2; exit 1")), tmp_path, "start")
     assert "Permission denied" in error.message
     assert "usermod -aG kvm" in error.hint
 
 
 @pytest.mark.parametrize("kind", ["qemu", "cloud-hypervisor"])
-async def test_a_program_that_listens_and_says_nothing_is_given_up(tmp_path: Path, kind: str) -> None:
+async def test_a_program_that_listens_but_never_answers_times_out(tmp_path: Path, kind: str) -> None:
     silent = """
         while True:
             kept.append(listener.accept())
@@ -86,14 +84,14 @@ async def test_a_call_that_hangs_ends_at_its_deadline(tmp_path: Path) -> None:
     assert error.message.startswith("The hypervisor did not answer vm.create within 2 s")
 
 
-async def test_another_version_than_the_server_found_is_refused(tmp_path: Path) -> None:
+async def test_a_version_other_than_at_server_start_is_refused(tmp_path: Path) -> None:
     driver = made("cloud-hypervisor", listening(tmp_path, answering("52.0.1")), start_s=_LATER_S)
     error = await refusal(driver, tmp_path, "start")
     assert error.message.startswith("The hypervisor's version must be 53.0, as at server start, got 52.0")
     assert "Restart the server" in error.hint
 
 
-async def test_another_qemu_than_the_server_found_is_refused(tmp_path: Path) -> None:
+async def test_a_qemu_version_other_than_at_server_start_is_refused(tmp_path: Path) -> None:
     driver = made("qemu", listening(tmp_path, greeting("7.3.1")), start_s=_LATER_S)
     for way in ("start", "restore"):
         error = await refusal(driver, tmp_path, way)
@@ -102,13 +100,13 @@ async def test_another_qemu_than_the_server_found_is_refused(tmp_path: Path) -> 
         shutil.rmtree(tmp_path / "machine")
 
 
-async def test_an_answer_that_is_no_json_is_refused(tmp_path: Path) -> None:
+async def test_an_answer_that_is_not_json_is_refused(tmp_path: Path) -> None:
     driver = made("cloud-hypervisor", listening(tmp_path, answering("53.0.0", then=b"<html>")), start_s=_LATER_S)
     error = await refusal(driver, tmp_path, "start")
     assert "not JSON" in error.message
 
 
-async def test_a_state_of_a_form_that_is_not_known_is_refused_before_anything_starts(tmp_path: Path) -> None:
+async def test_a_state_with_an_unsupported_format_is_refused_before_anything_starts(tmp_path: Path) -> None:
     state = tmp_path / "state"
     state.mkdir()
     (state / "config.json").write_text("{}")
@@ -133,7 +131,7 @@ def program(place: Path, text: str) -> str:
 
 
 def listening(place: Path, loop: str) -> str:
-    """A program that does what `loop` says with its control socket, the `listener`."""
+    """Make a program that runs `loop` on its control socket, the `listener`."""
     script = place / "listens.py"
     script.write_text(
         f"import socket, time\nkept, listener = [], socket.socket(fileno={CONTROL})\n" + textwrap.dedent(loop)
@@ -142,7 +140,7 @@ def listening(place: Path, loop: str) -> str:
 
 
 def answering(version: str, *, then: bytes = b"") -> str:
-    """Answers the first call with a version, and all others with `then`, or not at all."""
+    """Answer the first call with a version, and all others with `then`, or not at all."""
     ping = b'{"version": "%s"}' % version.encode()
     return f"""
         answers = [{ping!r}, {then!r}]
@@ -159,7 +157,7 @@ def answering(version: str, *, then: bytes = b"") -> str:
 
 
 def greeting(version: str) -> str:
-    """Greets as QEMU does, and takes the first command."""
+    """Greet as QEMU does, and accept the first command."""
     said = {"qemu": dict(zip(("major", "minor", "micro"), map(int, version.split(".")), strict=True))}
     hello = json.dumps({"QMP": {"version": said}}).encode() + b"\n"
     return f"""
@@ -173,7 +171,7 @@ def greeting(version: str) -> str:
 
 
 async def refusal(driver: Hypervisor, place: Path, way: str, *, state: Path | None = None) -> Unavailable:
-    """What the driver says when it cannot bring a machine up. Nothing of that may be left running."""
+    """Return the driver's error for a machine that cannot start. No process may be left running."""
     part = place / "part"
     part.touch()
     hardware = Hardware(cpu=1, mem=16, kernel_elf=part, kernel_bz=part, initramfs=part, toolbox=part, base=part)
@@ -190,7 +188,7 @@ async def refusal(driver: Hypervisor, place: Path, way: str, *, state: Path | No
 
 
 def saved_state(place: Path) -> Path:
-    """A state with as much in it as a driver looks at before it starts its program."""
+    """Write a state with only those parts that a driver reads before it starts its program."""
     state = place / "state"
     state.mkdir()
     disks = '[{"path": ""}, {"path": ""}, {"path": ""}]'

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 _GREETS = f"import socket; s = socket.socket(fileno={CONTROL}).accept()[0]; s.sendall(b'hello')"
 
 
-async def test_a_program_answers_whoever_connected_before_it_was_up(tmp_path: Path) -> None:
+async def test_a_program_answers_clients_that_connected_before_it_was_ready(tmp_path: Path) -> None:
     address = tmp_path / "control.sock"
     with listening(address) as control:
         process = spawn(["python3", "-c", _GREETS], directory=tmp_path, log=tmp_path / "log", control=control)
@@ -25,7 +25,7 @@ async def test_a_program_answers_whoever_connected_before_it_was_up(tmp_path: Pa
     assert await process.ended() == 0
 
 
-async def test_a_program_that_ends_without_a_word_hangs_up(tmp_path: Path) -> None:
+async def test_a_program_that_ends_without_answering_closes_the_connection(tmp_path: Path) -> None:
     with listening(tmp_path / "control.sock") as control:
         process = spawn(["sleep", "0.2"], directory=tmp_path, log=tmp_path / "log", control=control)
     async with await connect_unix(tmp_path / "control.sock") as stream:
@@ -34,7 +34,7 @@ async def test_a_program_that_ends_without_a_word_hangs_up(tmp_path: Path) -> No
     assert await process.ended() == 0
 
 
-async def test_what_an_earlier_program_left_is_replaced_and_only_its_user_may_connect(tmp_path: Path) -> None:
+async def test_the_socket_of_an_earlier_program_is_replaced_and_only_its_user_may_connect(tmp_path: Path) -> None:
     address = tmp_path / "control.sock"
     address.write_text("stale")
     with listening(address):
@@ -43,7 +43,7 @@ async def test_what_an_earlier_program_left_is_replaced_and_only_its_user_may_co
         assert stat.S_IMODE(status.st_mode) == 0o600
 
 
-async def test_a_directory_may_be_deeper_than_an_address(tmp_path: Path) -> None:
+async def test_a_directory_path_may_be_longer_than_a_socket_address(tmp_path: Path) -> None:
     deep = tmp_path / ("d" * 100) / ("e" * 100)
     deep.mkdir(parents=True)
     with listening(deep / "control.sock") as control:
@@ -54,7 +54,7 @@ async def test_a_directory_may_be_deeper_than_an_address(tmp_path: Path) -> None
                 assert await stream.receive() == b"x"
 
 
-async def test_whoever_finds_the_queue_full_waits_without_effort(tmp_path: Path) -> None:
+async def test_a_client_waits_for_a_full_queue_without_busy_polling(tmp_path: Path) -> None:
     connected = 0
 
     async def connect() -> None:
@@ -88,11 +88,11 @@ async def test_a_link_to_another_machines_socket_is_not_followed(tmp_path: Path)
         link.symlink_to(elsewhere)
         with pytest.raises(OSError):
             await connect_unix(link)
-        with pytest.raises(BlockingIOError):  # nobody has called
+        with pytest.raises(BlockingIOError):  # nobody has connected
             listener.accept()
 
 
-async def test_a_socket_that_nobody_listens_on_any_more_is_refused(tmp_path: Path) -> None:
+async def test_a_socket_that_nobody_listens_on_is_refused(tmp_path: Path) -> None:
     address = tmp_path / "control.sock"
     with listening(address):
         pass

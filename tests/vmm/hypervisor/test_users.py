@@ -19,7 +19,7 @@ ALL = "CapEff:\t000001ffffffffff\n"
 
 @pytest.fixture
 def place() -> Generator[Path]:
-    """A machine's directory, where everybody could enter those above it."""
+    """A machine's directory below ones that all users may enter."""
     root = Path(tempfile.mkdtemp(prefix="casemate-users-"))
     root.chmod(0o711)
     directory = root / NAME
@@ -38,7 +38,7 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def test_a_machine_has_the_same_user_always_and_no_other_machine_has_it() -> None:
+def test_a_machine_always_has_the_same_user_and_no_other_machine_has_it() -> None:
     users = Users(groups=(7,))
     user = users.of(Path("/somewhere", NAME))
     assert user == users.of(Path("/elsewhere", NAME)) == User(uid=user.uid, groups=(7,))
@@ -47,39 +47,39 @@ def test_a_machine_has_the_same_user_always_and_no_other_machine_has_it() -> Non
     assert all(0x7000_0000 <= uid < 0x7FFE_0000 for uid in others)
 
 
-def test_what_is_no_machine_of_the_fleet_is_told_apart_by_where_it_is() -> None:
+def test_other_directories_get_users_by_their_path() -> None:
     users = Users()
     assert users.of(Path("/snapshots/one/settling")) != users.of(Path("/snapshots/two/settling"))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="this is root")
-def test_a_plain_user_has_no_users_to_give() -> None:
+def test_a_server_that_is_not_root_cannot_assign_users() -> None:
     found = find()
     assert isinstance(found, NoUsers)
     assert "not root" in found.reason
 
 
 @as_root
-def test_root_with_all_it_needs_has_users(tmp_path: Path) -> None:
+def test_root_with_all_capabilities_can_assign_users(tmp_path: Path) -> None:
     assert find(None, *host(tmp_path)) == Users()
 
 
 @as_root
-def test_root_without_a_capability_is_told_which(tmp_path: Path) -> None:
+def test_root_without_a_capability_learns_which_is_missing(tmp_path: Path) -> None:
     found = find(None, *host(tmp_path, capabilities="CapEff:\t00000000a80425fb\n"))
     assert isinstance(found, NoUsers)
     assert found.reason == "the server is root without CAP_SYS_PTRACE"
 
 
 @as_root
-def test_root_of_a_small_user_namespace_has_none(tmp_path: Path) -> None:
+def test_root_of_a_small_user_namespace_cannot_assign_users(tmp_path: Path) -> None:
     found = find(None, *host(tmp_path, uid_map="0 100000 65536\n"))
     assert isinstance(found, NoUsers)
     assert "namespace" in found.reason
 
 
 @as_root
-def test_the_device_is_opened_by_its_group(tmp_path: Path) -> None:
+def test_the_device_is_opened_through_its_group(tmp_path: Path) -> None:
     device = tmp_path / "kvm"
     device.touch()
     device.chmod(0o660)
@@ -90,7 +90,7 @@ def test_the_device_is_opened_by_its_group(tmp_path: Path) -> None:
 
 
 @as_root
-def test_a_device_of_root_alone_is_told_with_the_command_that_opens_it(tmp_path: Path) -> None:
+def test_a_device_that_only_root_can_open_is_reported_with_the_fix(tmp_path: Path) -> None:
     device = tmp_path / "kvm"
     device.touch()
     device.chmod(0o660)
@@ -100,7 +100,7 @@ def test_a_device_of_root_alone_is_told_with_the_command_that_opens_it(tmp_path:
 
 
 @as_root
-def test_a_machine_writes_its_own_files_and_reads_what_it_shares(place: Path) -> None:
+def test_a_machine_writes_its_own_files_and_reads_shared_ones(place: Path) -> None:
     image, memory = place.parent / "image", place.parent / "memory"
     for shared in (image, memory):
         shared.write_text("of many")
@@ -126,7 +126,7 @@ def test_a_machine_writes_its_own_files_and_reads_what_it_shares(place: Path) ->
 
 
 @as_root
-def test_a_file_that_is_readable_already_keeps_its_mark_of_the_last_change(place: Path) -> None:
+def test_a_file_that_is_already_readable_keeps_its_ctime(place: Path) -> None:
     image = place.parent / "image"
     image.touch(mode=0o444)
     (place / "base").hardlink_to(image)
@@ -135,7 +135,7 @@ def test_a_file_that_is_readable_already_keeps_its_mark_of_the_last_change(place
     assert image.stat().st_ctime_ns == before
 
 
-def test_a_program_that_is_not_for_everybody_is_a_obstacle(place: Path) -> None:
+def test_a_program_that_not_all_users_can_run_is_an_obstacle(place: Path) -> None:
     program = place.parent / "program"
     program.touch()
     program.chmod(0o700)
@@ -144,14 +144,14 @@ def test_a_program_that_is_not_for_everybody_is_a_obstacle(place: Path) -> None:
     assert Users().obstacle(place, str(program), [place / "disk"]) == ""
 
 
-def test_a_file_that_no_hard_link_leads_to_is_a_obstacle(place: Path) -> None:
+def test_a_file_that_cannot_be_hard_linked_is_an_obstacle(place: Path) -> None:
     (place / "base").symlink_to("/elsewhere/base")
     assert "/elsewhere/base" in Users().obstacle(place, "/bin/sh", [place / "base"])
     assert "not in the machine's directory" in Users().obstacle(place, "/bin/sh", [Path("/elsewhere/base")])
 
 
 @as_root
-def test_what_a_machine_wrote_becomes_the_servers(place: Path) -> None:
+def test_the_server_becomes_the_owner_of_files_that_a_machine_wrote(place: Path) -> None:
     users = Users()
     users.make_directory(place / "saved")
     assert (place / "saved").stat().st_gid == users.of(place).uid
@@ -165,7 +165,7 @@ def test_what_a_machine_wrote_becomes_the_servers(place: Path) -> None:
 
 @as_root
 @pytest.mark.parametrize("kind", ["link", "second name", "pipe", "directory"])
-def test_what_is_no_ordinary_file_is_not_taken_from_a_machine(place: Path, kind: str) -> None:
+def test_only_ordinary_files_are_taken_over_from_a_machine(place: Path, kind: str) -> None:
     others = place.parent / "others"
     others.write_text("somebody else's memory")
     Users().make_directory(place / "saved")

@@ -19,12 +19,12 @@ from vmm.hypervisor.vsock import connect_vsock
 
 pytestmark = pytest.mark.anyio
 
-# What a hypervisor does with one call after another.
+# What the hypervisor does with successive connections.
 SILENT, HANGS_UP, REFUSES, ACCEPTS = "silent", "hangs up", "refuses", "accepts"
 
 
 class Calls:
-    """A socket that treats calls as told, the last way for ever."""
+    """Serve a socket that handles connections in the given ways; the last way repeats."""
 
     def __init__(self, ways: Iterator[str]) -> None:
         self._ways = ways
@@ -45,7 +45,7 @@ class Calls:
                 if way != HANGS_UP:
                     await stream.receive()
             except (anyio.EndOfStream, anyio.BrokenResourceError):
-                return  # that call was given up
+                return  # that connection was abandoned
             finally:
                 self.open -= 1
 
@@ -64,11 +64,11 @@ async def calls(at: Path, *ways: str) -> AsyncGenerator[Calls]:
     [(), (HANGS_UP, REFUSES), (SILENT,) * 3, (SILENT, HANGS_UP, SILENT, REFUSES), (HANGS_UP,) * 72],
     ids=["at once", "refused", "not answered", "all of it", "refused for each of many old connections"],
 )
-async def test_the_first_call_that_is_accepted_is_taken(tmp_path: Path, before: tuple[str, ...]) -> None:
+async def test_the_first_accepted_connection_is_used(tmp_path: Path, before: tuple[str, ...]) -> None:
     async with calls(tmp_path / "vsock", *before, ACCEPTS) as hypervisor:
         async with await connect_vsock(tmp_path / "vsock") as stream:
             assert await stream.receive() == b"hello"
-            # The others are given up.
+            # The others are abandoned.
             with anyio.fail_after(PATIENCE_S):
                 while hypervisor.open > 1:
                     await anyio.sleep(0.01)
@@ -78,7 +78,9 @@ async def test_the_first_call_that_is_accepted_is_taken(tmp_path: Path, before: 
 
 
 @pytest.mark.parametrize("way", [SILENT, HANGS_UP, REFUSES])
-async def test_an_agent_that_does_not_listen_is_said(tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_agent_that_does_not_listen_is_reported(
+    tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(vsock, "_GREETING_S", 0.5)
     async with calls(tmp_path / "vsock", way) as hypervisor:
         with pytest.raises(LinkError, match="The guest's agent does not listen"):
@@ -88,12 +90,12 @@ async def test_an_agent_that_does_not_listen_is_said(tmp_path: Path, way: str, m
                 await anyio.sleep(0.01)
 
 
-async def test_a_hypervisor_that_has_ended_is_said_at_once(tmp_path: Path) -> None:
+async def test_a_hypervisor_that_has_ended_is_reported_at_once(tmp_path: Path) -> None:
     with anyio.fail_after(PATIENCE_S), pytest.raises(LinkError, match="its virtual machine has ended"):
         await connect_vsock(tmp_path / "nobody")
 
 
-async def test_a_call_that_is_cancelled_leaves_nothing_open(tmp_path: Path) -> None:
+async def test_a_cancelled_call_leaves_nothing_open(tmp_path: Path) -> None:
     async with calls(tmp_path / "vsock", SILENT) as hypervisor:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(connect_vsock, tmp_path / "vsock")
@@ -104,7 +106,7 @@ async def test_a_call_that_is_cancelled_leaves_nothing_open(tmp_path: Path) -> N
                 await anyio.sleep(0.01)
 
 
-async def test_a_stream_that_is_given_up_as_its_answer_comes_leaves_no_error(tmp_path: Path) -> None:
+async def test_a_stream_that_is_cancelled_while_its_answer_arrives_logs_no_error(tmp_path: Path) -> None:
     errors: list[dict[str, object]] = []
     hypervisors: list[socket.socket] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))

@@ -1,4 +1,4 @@
-"""The images themselves; building them takes a minute on a machine that has none yet."""
+"""The built images; building them takes a minute if this machine has none."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ def _debugfs(image: Path, command: str) -> str:
     return done.stdout
 
 
-async def test_every_digest_is_right_and_a_second_build_is_a_no_op(catalogue: Catalogue, image_set: ImageSet) -> None:
+async def test_every_digest_matches_and_a_second_build_is_a_no_op(catalogue: Catalogue, image_set: ImageSet) -> None:
     await catalogue.verify("minimal")
     assert await catalogue.build("minimal") == image_set
 
 
-async def test_the_kernel_comes_in_both_forms(image_set: ImageSet) -> None:
+async def test_the_kernel_is_built_in_both_formats(image_set: ImageSet) -> None:
     assert image_set.kernel_elf.read_bytes()[:4] == b"\x7fELF"
     assert image_set.kernel_bz.read_bytes()[0x202:0x206] == b"HdrS"
 
 
-async def test_what_each_guest_loads_is_small(image_set: ImageSet) -> None:
+async def test_the_files_that_each_guest_loads_are_small(image_set: ImageSet) -> None:
     assert image_set.sizes["initramfs"] < 3 * _MIB
     assert image_set.sizes["toolbox"] < 60 * _MIB
     assert image_set.toolbox.read_bytes()[1024:1028] == bytes.fromhex("e2e1f5e0")
 
 
 @pytest.mark.parametrize("name", ["minimal", "code"])
-async def test_a_base_image_is_sound_and_belongs_to_root(catalogue: Catalogue, name: str) -> None:
+async def test_a_base_image_passes_fsck_and_root_owns_its_files(catalogue: Catalogue, name: str) -> None:
     base = (await catalogue.ensure(name)).base
     check = find_tool("e2fsck")
     assert check is not None
@@ -71,7 +71,7 @@ async def test_the_default_image_has_what_agents_use(code_image: ImageSet) -> No
     assert "99mmdebstrap" not in _debugfs(code_image.base, "ls /etc/apt/apt.conf.d")
 
 
-async def test_the_busybox_of_the_host_is_fit_for_an_initramfs() -> None:
+async def test_the_hosts_busybox_is_static() -> None:
     busybox, shell = find_tool("busybox"), find_tool("sh")
     assert busybox is not None
     assert shell is not None

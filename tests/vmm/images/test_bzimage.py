@@ -55,6 +55,6 @@ def test_other_compressions_are_unpacked(packed: bytes) -> None:
     ],
     ids=["empty", "elf", "cut", "unknown", "no-elf", "spoilt"],
 )
-def test_what_is_no_kernel_is_refused(image: bytes, reason: str) -> None:
+def test_data_that_is_not_a_kernel_is_refused(image: bytes, reason: str) -> None:
     with pytest.raises(Unavailable, match=reason):
         bzimage.unpack(image)

@@ -18,7 +18,7 @@ _ENTRIES = (
 
 
 @pytest.mark.skipif(shutil.which("cpio") is None, reason="cpio is not installed")
-def test_the_ordinary_cpio_unpacks_an_archive(tmp_path: Path) -> None:
+def test_the_cpio_program_unpacks_an_archive(tmp_path: Path) -> None:
     subprocess.run(
         ["cpio", "-i", "--quiet"], input=cpio.archive(_ENTRIES), cwd=tmp_path, check=True, timeout=PATIENCE_S
     )
@@ -28,7 +28,7 @@ def test_the_ordinary_cpio_unpacks_an_archive(tmp_path: Path) -> None:
     assert (tmp_path / "etc/link").readlink() == Path("odd")
 
 
-def test_archives_may_be_appended_to_each_other() -> None:
+def test_archives_can_be_concatenated() -> None:
     assert len(cpio.archive(_ENTRIES)) % 4 == 0
 
 

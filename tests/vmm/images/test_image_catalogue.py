@@ -47,7 +47,7 @@ def _builder(root: Path, log: Path, command: str) -> subprocess.Popen[str]:
     return subprocess.Popen(arguments, cwd=top, stdout=subprocess.PIPE, text=True)
 
 
-async def test_what_is_missing_is_built_once(root: Path, log: Path) -> None:
+async def test_missing_parts_are_built_once(root: Path, log: Path) -> None:
     catalogue = tiny_catalogue(root, log)
     assert await catalogue.find("code") is None
     seen: list[tuple[int, int]] = []
@@ -68,7 +68,7 @@ async def test_what_is_missing_is_built_once(root: Path, log: Path) -> None:
     assert log.read_text().split() == ["kernel", "toolbox", "code", "minimal"]
 
 
-async def test_a_changed_agent_rebuilds_the_toolbox_alone(root: Path, log: Path) -> None:
+async def test_a_changed_agent_rebuilds_only_the_toolbox(root: Path, log: Path) -> None:
     kernel = TinyRecipe(name="kernel", files=("vmlinuz", "vmlinux", "initramfs"), log=log)
     code = TinyRecipe(name="code", files=("base.ext4",), log=log)
 
@@ -101,7 +101,7 @@ async def test_two_processes_share_one_build(root: Path, log: Path) -> None:
     assert sorted(log.read_text().split()) == ["code", "kernel", "toolbox"]
 
 
-async def test_a_cancelled_build_leaves_no_half_made_part(root: Path, log: Path) -> None:
+async def test_a_cancelled_build_leaves_no_partial_files(root: Path, log: Path) -> None:
     catalogue = tiny_catalogue(root, log, code="sleep 600")
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(catalogue.ensure, "code")
@@ -113,7 +113,7 @@ async def test_a_cancelled_build_leaves_no_half_made_part(root: Path, log: Path)
     assert await catalogue.find("code") is None
 
 
-async def test_after_a_killed_build_the_next_waits_for_its_programs_and_clears_up(root: Path, log: Path) -> None:
+async def test_after_a_killed_build_the_next_one_waits_for_its_programs_and_cleans_up(root: Path, log: Path) -> None:
     builder = _builder(root, log, "echo $$ > pid; sleep 600")
     with anyio.fail_after(PATIENCE_S):
         while not (started := list(root.glob(".build-*/scratch/pid"))) or not started[0].read_text():
@@ -138,21 +138,21 @@ async def test_after_a_killed_build_the_next_waits_for_its_programs_and_clears_u
     assert _names(root) == ["code", "kernel", "toolbox"]
 
 
-async def test_a_failed_build_leaves_nothing_and_says_why(root: Path, log: Path) -> None:
+async def test_a_failed_build_leaves_nothing_and_reports_the_reason(root: Path, log: Path) -> None:
     kernel = FailingRecipe(name="kernel", files=("vmlinuz",), log=log)
     with pytest.raises(Unavailable, match="Building kernel failed: the mirror is down"):
         await Catalogue(root, shared=(kernel,)).ensure("minimal")
     assert _names(root) == []
 
 
-async def test_a_disk_that_runs_full_says_so(root: Path, log: Path) -> None:
+async def test_a_full_disk_is_reported(root: Path, log: Path) -> None:
     kernel = FailingRecipe(name="kernel", files=("vmlinuz",), log=log, message="tar: x: No space left on device")
     with pytest.raises(HostExhausted, match="kernel"):
         await Catalogue(root, shared=(kernel,)).ensure("minimal")
     assert _names(root) == []
 
 
-async def test_room_is_checked_before_a_build(root: Path, log: Path) -> None:
+async def test_free_space_is_checked_before_a_build(root: Path, log: Path) -> None:
     kernel = TinyRecipe(name="kernel", files=("vmlinuz",), log=log, space=1 << 60)
     with pytest.raises(HostExhausted, match="GiB are free"):
         await Catalogue(root, shared=(kernel,)).ensure("minimal")
@@ -168,13 +168,13 @@ async def test_missing_tools_are_named_with_the_command_that_installs_them(
         await tiny_catalogue(root, log).ensure("code")
 
 
-async def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, log: Path) -> None:
+async def test_a_directory_that_is_not_writable_is_named(tmp_path: Path, log: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(Unavailable, match=r"^CASEMATE_DATA must be .*file/images: Not a directory"):
         await tiny_catalogue(tmp_path / "file/images", log).ensure("code")
 
 
-async def test_force_builds_anew_and_repairs_what_is_damaged(root: Path, log: Path) -> None:
+async def test_force_rebuilds_and_repairs_damaged_parts(root: Path, log: Path) -> None:
     catalogue = tiny_catalogue(root, log)
     image = await catalogue.ensure("code")
     image.base.chmod(0o644)
@@ -191,7 +191,7 @@ async def test_force_builds_anew_and_repairs_what_is_damaged(root: Path, log: Pa
     await catalogue.verify("code")
 
 
-async def test_the_list_says_what_is_built(root: Path, log: Path) -> None:
+async def test_the_list_shows_which_images_are_built(root: Path, log: Path) -> None:
     catalogue = tiny_catalogue(root, log)
     image = await catalogue.ensure("minimal")
     code, minimal = await catalogue.list()
@@ -201,7 +201,7 @@ async def test_the_list_says_what_is_built(root: Path, log: Path) -> None:
     assert minimal.facts["kernel"] == "1"
 
 
-async def test_what_images_share_goes_with_the_last_of_them(root: Path, log: Path) -> None:
+async def test_shared_parts_are_removed_with_the_last_image(root: Path, log: Path) -> None:
     catalogue = tiny_catalogue(root, log)
     await catalogue.ensure("code")
     await catalogue.ensure("minimal")
@@ -212,7 +212,7 @@ async def test_what_images_share_goes_with_the_last_of_them(root: Path, log: Pat
     assert _names(root) == []
 
 
-async def test_pruning_keeps_what_is_current_or_in_use(root: Path, log: Path) -> None:
+async def test_pruning_keeps_parts_that_are_current_or_in_use(root: Path, log: Path) -> None:
     catalogue = tiny_catalogue(root, log)
     first = await catalogue.ensure("code")
     await anyio.sleep(0.002)
@@ -249,7 +249,7 @@ async def test_an_unknown_image_is_refused_with_the_names_of_the_others(root: Pa
     assert not root.exists()
 
 
-async def test_images_may_be_moved(root: Path, log: Path) -> None:
+async def test_the_image_directory_can_be_moved(root: Path, log: Path) -> None:
     await tiny_catalogue(root, log).ensure("code")
     moved = root.with_name("moved")
     shutil.move(root, moved)

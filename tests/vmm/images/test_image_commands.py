@@ -15,14 +15,14 @@ pytestmark = pytest.mark.anyio
 _TREE = "(sleep 600 & echo $! > pids; echo started; wait) & wait"
 
 
-async def test_output_is_returned_and_lines_are_told() -> None:
+async def test_output_is_returned_and_each_line_is_reported() -> None:
     lines: list[str] = []
     text = await run(["sh", "-c", "echo one; echo two >&2; printf three"], deadline_s=20, on_line=lines.append)
     assert text == "one\nthree"
     assert sorted(lines) == ["one", "three", "two"]
 
 
-async def test_a_failure_ends_with_what_the_program_said() -> None:
+async def test_an_error_message_ends_with_the_programs_output() -> None:
     with pytest.raises(Unavailable, match=r"sh failed with status 3\nno such mirror"):
         await run(["sh", "-c", "echo no such mirror >&2; exit 3"], deadline_s=20)
 
@@ -32,13 +32,13 @@ async def test_a_missing_program_is_named() -> None:
         await run(["no-such-program"], deadline_s=20)
 
 
-async def test_a_deadline_ends_the_whole_tree(tmp_path: Path) -> None:
+async def test_a_deadline_kills_the_whole_process_tree(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="did not finish within 0 s"):
         await run(["sh", "-c", _TREE], deadline_s=0.5, cwd=tmp_path)
     await _assert_ended(tmp_path)
 
 
-async def test_a_cancelled_run_ends_the_whole_tree(tmp_path: Path) -> None:
+async def test_a_cancelled_run_kills_the_whole_process_tree(tmp_path: Path) -> None:
     started = anyio.Event()
     async with anyio.create_task_group() as tasks:
 
@@ -52,7 +52,7 @@ async def test_a_cancelled_run_ends_the_whole_tree(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("steps", range(1, 12))
-async def test_a_run_that_is_cancelled_while_it_starts_leaves_no_pipe(steps: int) -> None:
+async def test_a_run_that_is_cancelled_during_its_start_leaves_no_pipe_open(steps: int) -> None:
     before = _pipes()
     async with anyio.create_task_group() as tasks:
 
@@ -67,7 +67,7 @@ async def test_a_run_that_is_cancelled_while_it_starts_leaves_no_pipe(steps: int
     assert _pipes() <= before
 
 
-async def test_a_program_does_not_inherit_what_would_change_its_python(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_program_does_not_inherit_python_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", "/nowhere")
     monkeypatch.setenv("LC_MESSAGES", "de_DE.UTF-8")
     text = await run(["env"], deadline_s=20)

@@ -22,7 +22,7 @@ def _debugfs(disk: Path, command: str) -> str:
     return done.stdout
 
 
-async def test_a_disk_is_large_and_takes_little(tmp_path: Path) -> None:
+async def test_a_disk_is_sparse(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     await make_disk(disk, 10 * 1024)
     status = disk.stat()
@@ -32,7 +32,7 @@ async def test_a_disk_is_large_and_takes_little(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [disk]
 
 
-async def test_a_disk_is_sound_and_holds_what_an_overlay_needs(tmp_path: Path) -> None:
+async def test_a_disk_passes_fsck_and_has_the_directories_of_an_overlay(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     await make_disk(disk, 10 * 1024)
     check = find_tool("e2fsck")
@@ -63,7 +63,7 @@ async def test_an_existing_disk_is_left_alone(tmp_path: Path) -> None:
     assert disk.read_bytes() == b"precious"
 
 
-async def test_a_missing_directory_is_an_error_that_leaves_nothing(tmp_path: Path) -> None:
+async def test_a_missing_directory_is_an_error_and_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(HostExhausted):
         await make_disk(tmp_path / "no" / "disk", 64)
     assert list(tmp_path.iterdir()) == []

@@ -33,7 +33,7 @@ def _publish(store: Store, root: Path, content: bytes) -> Part:
     return store.publish("kernel", made, {"recipe": "1"}, {"version": "6.1"})
 
 
-def test_a_published_part_is_found_by_what_it_was_made_from(store: Store, part: Part) -> None:
+def test_a_published_part_is_found_by_its_inputs(store: Store, part: Part) -> None:
     found = store.find("kernel", {"recipe": "1"})
     assert found == part
     store.check(part)
@@ -42,14 +42,16 @@ def test_a_published_part_is_found_by_what_it_was_made_from(store: Store, part: 
     assert part.directory.name.startswith("kernel-")
 
 
-def test_the_newest_of_two_builds_counts(store: Store, part: Part, tmp_path: Path) -> None:
+def test_the_newest_of_two_builds_is_used(store: Store, part: Part, tmp_path: Path) -> None:
     time.sleep(0.002)
     newer = _publish(store, tmp_path, b"other")
     assert store.parts("kernel") == [newer, part]
     assert store.find("kernel", {"recipe": "1"}) == newer
 
 
-def test_the_same_content_has_the_same_digest_whenever_it_was_built(store: Store, part: Part, tmp_path: Path) -> None:
+def test_the_same_content_has_the_same_digest_regardless_of_build_time(
+    store: Store, part: Part, tmp_path: Path
+) -> None:
     moved = part.directory.with_name("elsewhere")
     part.directory.rename(moved)
     assert _publish(store, tmp_path, b"content").content == part.content
@@ -58,7 +60,7 @@ def test_the_same_content_has_the_same_digest_whenever_it_was_built(store: Store
 
 @pytest.mark.parametrize("used", [False, True])
 @pytest.mark.parametrize("spoil", ["change", "cut", "remove", "replace"])
-def test_a_damaged_file_is_noticed_before_use(store: Store, part: Part, spoil: str, used: bool) -> None:
+def test_a_damaged_file_is_detected_before_use(store: Store, part: Part, spoil: str, used: bool) -> None:
     if used:
         store.check(part)
     path = part.file("file")
@@ -79,7 +81,7 @@ def test_a_damaged_file_is_noticed_before_use(store: Store, part: Part, spoil: s
         store.check(part)
 
 
-def test_damage_that_keeps_the_time_is_found_by_the_full_check(store: Store, part: Part) -> None:
+def test_damage_with_an_unchanged_mtime_is_found_by_the_full_check(store: Store, part: Part) -> None:
     path = part.file("file")
     status = path.stat()
     path.chmod(0o644)
@@ -91,7 +93,7 @@ def test_damage_that_keeps_the_time_is_found_by_the_full_check(store: Store, par
         store.check_all(part)
 
 
-def test_a_copied_part_is_read_once_and_then_known(store: Store, part: Part) -> None:
+def test_a_copied_part_is_verified_once(store: Store, part: Part) -> None:
     copy = shutil.copytree(part.directory, part.directory.with_name("copy"))
     shutil.rmtree(part.directory)
     copy.rename(part.directory)
@@ -100,7 +102,7 @@ def test_a_copied_part_is_read_once_and_then_known(store: Store, part: Part) -> 
     assert (part.directory / "checked.json").read_bytes() != before
 
 
-def test_what_was_read_once_is_not_read_again(store: Store, part: Part) -> None:
+def test_a_verified_part_is_not_read_again(store: Store, part: Part) -> None:
     assert store.parts() == [part]
     store.check(part)
     (part.directory / "manifest.json").unlink()
@@ -113,26 +115,26 @@ def test_what_was_read_once_is_not_read_again(store: Store, part: Part) -> None:
 
 
 @pytest.mark.parametrize("text", [b"", b"{}", b"no json"])
-def test_a_changed_manifest_is_no_manifest(store: Store, part: Part, text: bytes) -> None:
+def test_a_changed_manifest_is_rejected(store: Store, part: Part, text: bytes) -> None:
     (part.directory / "manifest.json").write_bytes(text)
     assert store.parts() == []
 
 
 def _as_written_by(part: Part, **fields: object) -> Path:
-    """The same part with more in its manifest, under the name that follows from that."""
+    """Return the part with further fields in its manifest, and with the directory name that fits."""
     manifest = part.directory / "manifest.json"
     text = json.dumps({**json.loads(manifest.read_text()), **fields}).encode()
     manifest.write_bytes(text)
     return part.directory.rename(part.directory.with_name(f"{part.name}-{hashlib.sha256(text).hexdigest()[:12]}"))
 
 
-def test_what_a_later_release_says_beyond_what_is_known_is_passed_over(store: Store, part: Part) -> None:
+def test_unknown_manifest_fields_of_a_later_release_are_ignored(store: Store, part: Part) -> None:
     directory = _as_written_by(part, mood="good")
     (found,) = store.parts()
     assert (found.directory, found.manifest) == (directory, part.manifest)
 
 
-def test_a_part_of_a_later_format_is_passed_over_and_told_once(store: Store, part: Part) -> None:
+def test_a_part_with_a_later_format_is_ignored_and_logged_once(store: Store, part: Part) -> None:
     directory = _as_written_by(part, format=2)
     with capture_logs() as logs:
         assert store.parts() == store.parts() == []
@@ -141,7 +143,7 @@ def test_a_part_of_a_later_format_is_passed_over_and_told_once(store: Store, par
     assert "format" in line["reason"]
 
 
-def test_a_part_is_not_taken_for_unbuilt_because_the_server_has_too_many_files_open(store: Store, part: Part) -> None:
+def test_a_part_does_not_count_as_unbuilt_because_the_server_has_too_many_open_files(store: Store, part: Part) -> None:
     assert store.parts() == [part]
     fresh = Store(part.directory.parent)
     with (
@@ -152,7 +154,7 @@ def test_a_part_is_not_taken_for_unbuilt_because_the_server_has_too_many_files_o
         fresh.parts()
 
 
-def test_a_part_whose_manifest_cannot_be_read_hides_no_other(store: Store, part: Part, tmp_path: Path) -> None:
+def test_a_part_with_an_unreadable_manifest_hides_no_other_part(store: Store, part: Part, tmp_path: Path) -> None:
     (part.directory / "manifest.json").unlink()
     (part.directory / "manifest.json").mkdir()
     made = tmp_path / "made"
@@ -162,7 +164,7 @@ def test_a_part_whose_manifest_cannot_be_read_hides_no_other(store: Store, part:
     assert [one.directory for one in Store(part.directory.parent).parts()] == [other.directory]
 
 
-def test_facts_cannot_be_changed_unnoticed(store: Store, part: Part) -> None:
+def test_changed_facts_are_detected(store: Store, part: Part) -> None:
     manifest = part.directory / "manifest.json"
     manifest.write_text(manifest.read_text().replace("6.1", "6.2"))
     assert store.find("kernel", {"recipe": "1"}) is None

@@ -11,7 +11,7 @@ from vmm.images.tools import find_tools
 pytestmark = pytest.mark.anyio
 
 
-async def test_files_made_as_root_belong_to_root_there_whoever_builds(tmp_path: Path) -> None:
+async def test_root_owns_files_made_as_root_whoever_builds(tmp_path: Path) -> None:
     tools = await find_tools()
     script = f"touch {tmp_path}/a && chown 42:42 {tmp_path}/a && stat -c %u:%g {tmp_path} {tmp_path}/a"
     assert (await run([*tools.root, "sh", "-c", script], deadline_s=20)).split() == ["0:0", "42:42"]
@@ -19,7 +19,7 @@ async def test_files_made_as_root_belong_to_root_there_whoever_builds(tmp_path: 
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts in the open")
-async def test_what_a_build_mounts_goes_with_it(tmp_path: Path) -> None:
+async def test_mounts_of_a_build_end_with_it(tmp_path: Path) -> None:
     tools = await find_tools()
     if not tools.mounting:
         pytest.skip("this root may not mount")

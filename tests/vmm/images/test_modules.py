@@ -32,7 +32,7 @@ def tree(tmp_path: Path) -> ModuleTree:
     return ModuleTree.read(tmp_path)
 
 
-def test_each_module_comes_once_and_after_what_it_needs(tree: ModuleTree) -> None:
+def test_each_module_is_listed_once_and_after_its_dependencies(tree: ModuleTree) -> None:
     order = tree.order(["virtio_net", "virtio-rng"])
     assert len(order) == len(set(order)) == 6
     for path in order:
@@ -58,7 +58,7 @@ def test_an_unknown_compression_is_refused() -> None:
         module_name("kernel/v/virtio.ko.zst")
 
 
-def test_an_initramfs_is_the_same_every_time_and_holds_what_init_asks_for(tree: ModuleTree, tmp_path: Path) -> None:
+def test_an_initramfs_is_reproducible_and_contains_everything_that_init_uses(tree: ModuleTree, tmp_path: Path) -> None:
     busybox = tmp_path / "busybox"
     busybox.write_bytes(b"static")
     made = initramfs.build(tree, busybox)

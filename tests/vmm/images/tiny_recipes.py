@@ -1,4 +1,4 @@
-"""Recipes that take no time, and leave a note each time they build."""
+"""Recipes that build quickly, and record each build."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class FailingRecipe(TinyRecipe):
 
 
 def tiny_catalogue(root: Path, log: Path, known: Mapping[str, str] | None = None, **changes: str) -> Catalogue:
-    """A catalogue of tiny parts; `changes` are commands that parts run while they build."""
+    """Make a catalogue of tiny parts; `changes` are commands that parts run during a build."""
 
     def recipe(name: str, *files: str) -> TinyRecipe:
         inputs = known or {"recipe": "1"}

@@ -33,12 +33,12 @@ def activity(clock: Clock) -> Activity:
     return Activity(clock)
 
 
-async def test_what_was_never_used_has_no_last_use(activity: Activity) -> None:
+async def test_an_unused_sandbox_has_no_last_use(activity: Activity) -> None:
     assert activity.used_ms(BOX) == 0
     assert not activity.in_use(BOX)
 
 
-async def test_a_use_lasts_as_long_as_its_block_and_its_end_is_the_last_use(activity: Activity, clock: Clock) -> None:
+async def test_a_use_lasts_until_the_end_of_its_block_which_is_the_last_use(activity: Activity, clock: Clock) -> None:
     async with activity.use(BOX):
         clock.now = 5000
         assert activity.in_use(BOX)
@@ -48,7 +48,7 @@ async def test_a_use_lasts_as_long_as_its_block_and_its_end_is_the_last_use(acti
     assert activity.used_ms(BOX) == 5000
 
 
-async def test_of_two_uses_the_later_end_counts(activity: Activity, clock: Clock) -> None:
+async def test_the_later_end_of_two_uses_counts(activity: Activity, clock: Clock) -> None:
     async with activity.use(BOX):
         async with activity.use(BOX):
             clock.now = 2000
@@ -57,7 +57,7 @@ async def test_of_two_uses_the_later_end_counts(activity: Activity, clock: Clock
     assert activity.used_ms(BOX) == 3000
 
 
-async def test_a_use_that_fails_is_a_use(activity: Activity, clock: Clock) -> None:
+async def test_a_failed_use_counts_as_a_use(activity: Activity, clock: Clock) -> None:
     with pytest.raises(ValueError, match="within"):
         async with activity.use(BOX):
             clock.now = 2000
@@ -65,7 +65,7 @@ async def test_a_use_that_fails_is_a_use(activity: Activity, clock: Clock) -> No
     assert (activity.in_use(BOX), activity.used_ms(BOX)) == (False, 2000)
 
 
-async def test_who_wants_to_use_what_is_closed_waits_until_it_is_open(activity: Activity) -> None:
+async def test_a_use_of_a_closed_sandbox_waits_until_it_is_open(activity: Activity) -> None:
     order: list[str] = []
 
     async def use() -> None:
@@ -79,12 +79,12 @@ async def test_who_wants_to_use_what_is_closed_waits_until_it_is_open(activity: 
     assert order == ["opened", "used"]
 
 
-async def test_closing_does_not_wait_for_those_who_use_it(activity: Activity) -> None:
+async def test_closing_does_not_wait_for_running_uses(activity: Activity) -> None:
     async with activity.use(BOX), activity.closed(BOX):
         assert activity.in_use(BOX)
 
 
-async def test_one_after_the_other_closes(activity: Activity) -> None:
+async def test_two_closings_run_one_after_the_other(activity: Activity) -> None:
     inside: list[int] = []
     most: list[int] = []
 
@@ -110,7 +110,7 @@ async def test_a_sandbox_in_use_cannot_be_claimed(activity: Activity) -> None:
             pass
 
 
-async def test_a_sandbox_that_was_used_meanwhile_cannot_be_claimed(activity: Activity, clock: Clock) -> None:
+async def test_a_sandbox_that_was_used_in_the_meantime_cannot_be_claimed(activity: Activity, clock: Clock) -> None:
     async with activity.use(BOX):
         pass
     seen = activity.used_ms(BOX)
@@ -124,7 +124,7 @@ async def test_a_sandbox_that_was_used_meanwhile_cannot_be_claimed(activity: Act
         pass
 
 
-async def test_a_claim_that_is_broken_off_lets_the_waiting_in(activity: Activity) -> None:
+async def test_a_cancelled_claim_lets_waiting_uses_continue(activity: Activity) -> None:
     with pytest.raises(ValueError, match="within"):
         async with activity.claimed(BOX, 0):
             raise ValueError("within")
@@ -132,7 +132,7 @@ async def test_a_claim_that_is_broken_off_lets_the_waiting_in(activity: Activity
         pass
 
 
-async def test_who_gives_up_waiting_leaves_nothing(activity: Activity) -> None:
+async def test_a_cancelled_wait_leaves_nothing_behind(activity: Activity) -> None:
     async with activity.closed(BOX):
         with anyio.move_on_after(0.01) as waited:
             async with activity.use(BOX):
@@ -141,12 +141,12 @@ async def test_who_gives_up_waiting_leaves_nothing(activity: Activity) -> None:
     assert (activity.in_use(BOX), activity.used_ms(BOX)) == (False, 0)
 
 
-async def test_sandboxes_do_not_hinder_each_other(activity: Activity) -> None:
+async def test_sandboxes_do_not_block_each_other(activity: Activity) -> None:
     async with activity.closed(BOX), activity.use("c" * 24), activity.claimed("d" * 24, 0):
         pass
 
 
-async def test_what_is_no_more_is_forgotten_without_harm_to_those_who_wait(activity: Activity) -> None:
+async def test_a_deleted_sandbox_is_forgotten_without_harm_to_waiting_calls(activity: Activity) -> None:
     async def use() -> None:
         async with activity.use(BOX):
             activity.forget(BOX)
@@ -164,7 +164,7 @@ async def test_what_is_no_more_is_forgotten_without_harm_to_those_who_wait(activ
     uses=st.lists(st.tuples(STEPS, STEPS), max_size=6),
     claims=st.lists(st.tuples(STEPS, STEPS, st.booleans()), max_size=4),
 )
-def test_nobody_uses_what_is_claimed_in_whatever_order(
+def test_a_claimed_sandbox_is_never_in_use_in_any_order_of_events(
     uses: list[tuple[int, int]], claims: list[tuple[int, int, bool]]
 ) -> None:
     anyio.run(_crowd, uses, claims)

@@ -69,7 +69,7 @@ def frozen(process: ProcessRef) -> Generator[None]:
         group.rmdir()
 
 
-async def test_what_cannot_be_removed_stops_neither_the_start_nor_the_removal_of_others(
+async def test_a_directory_that_cannot_be_removed_blocks_neither_the_start_nor_other_removals(
     tmp_path: Path, choice: Choice
 ) -> None:
     data = tmp_path / "data"
@@ -86,7 +86,7 @@ async def test_what_cannot_be_removed_stops_neither_the_start_nor_the_removal_of
         assert await there.store.in_state(State.DELETED) == []
 
 
-async def test_a_sweep_finishes_what_it_can_and_tells_the_rest_once(tmp_path: Path, choice: Choice) -> None:
+async def test_a_sweep_finishes_what_it_can_and_logs_the_rest_once(tmp_path: Path, choice: Choice) -> None:
     async with still.opened(tmp_path / "data", choice.driver, sweep_s=0.02) as there:
         # The newest are looked at first.
         behind, stuck = [await still.kept(there.collection, State.ASLEEP) for _ in range(2)]
@@ -107,7 +107,7 @@ async def test_a_sweep_finishes_what_it_can_and_tells_the_rest_once(tmp_path: Pa
 
 
 @pytest.mark.skipif(not os.access(FREEZER, os.W_OK), reason="needs the freezer of cgroup v1")
-async def test_a_hypervisor_that_does_not_die_stops_no_deletion_but_its_own(
+async def test_a_hypervisor_that_does_not_end_blocks_only_its_own_deletion(
     tmp_path: Path, choice: Choice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(machines_module, "_ORPHAN_DEADLINE_S", 0.2)
@@ -127,7 +127,7 @@ async def test_a_hypervisor_that_does_not_die_stops_no_deletion_but_its_own(
             assert not process.alive()
 
 
-async def test_a_damaged_image_stops_no_other_part_of_a_sweep(tmp_path: Path, choice: Choice) -> None:
+async def test_a_damaged_image_blocks_no_other_part_of_a_sweep(tmp_path: Path, choice: Choice) -> None:
     images = tiny_catalogue(tmp_path / "images", tmp_path / "log")
     image = await images.build("minimal")
     async with still.opened(tmp_path / "data", choice.driver, catalogue=images, sweep_s=0.02) as there:
@@ -144,7 +144,9 @@ async def test_a_damaged_image_stops_no_other_part_of_a_sweep(tmp_path: Path, ch
         assert list(there.instances.iterdir()) == []
 
 
-async def test_a_delete_whose_remains_do_not_go_is_done_for_its_owner(tmp_path: Path, choice: Choice) -> None:
+async def test_a_delete_with_files_that_cannot_be_removed_succeeds_for_its_owner(
+    tmp_path: Path, choice: Choice
+) -> None:
     async with still.opened(tmp_path / "data", choice.driver, sweep_s=0.02) as there:
         sandbox = await still.kept(there.collection, State.ASLEEP)
         with irremovable(there.instances / sandbox.machine):
@@ -156,7 +158,7 @@ async def test_a_delete_whose_remains_do_not_go_is_done_for_its_owner(tmp_path: 
                 await anyio.sleep(0.01)
 
 
-async def test_a_machine_is_watched_though_the_server_had_no_file_for_that(tmp_path: Path, choice: Choice) -> None:
+async def test_a_machine_is_watched_even_if_the_server_has_too_many_open_files(tmp_path: Path, choice: Choice) -> None:
     deaths: list[tuple[str, str]] = []
 
     async def on_death(sandbox_id: str, machine: str, reason: str) -> None:
@@ -183,7 +185,7 @@ async def test_a_machine_is_watched_though_the_server_had_no_file_for_that(tmp_p
 @pytest.mark.parametrize(
     "call", ["lifecycle.revive", "lifecycle.wake", "lifecycle.sleep", "snapshots.take", "snapshots.fork"]
 )
-async def test_what_is_still_being_created_says_so(tmp_path: Path, choice: Choice, call: str) -> None:
+async def test_a_sandbox_that_is_still_being_created_reports_that(tmp_path: Path, choice: Choice, call: str) -> None:
     async with still.opened(tmp_path / "data", choice.driver) as there:
         sandbox = await still.kept(there.collection, State.CREATING)
         with pytest.raises(Conflict, match=r"is still being created. Wait until it is running"):
@@ -194,7 +196,7 @@ async def test_what_is_still_being_created_says_so(tmp_path: Path, choice: Choic
         assert await there.store.find(sandbox.id) == sandbox
 
 
-async def test_what_is_still_being_created_is_not_put_back_to_a_snapshot(tmp_path: Path, choice: Choice) -> None:
+async def test_a_sandbox_that_is_still_being_created_cannot_be_restored(tmp_path: Path, choice: Choice) -> None:
     async with still.opened(tmp_path / "data", choice.driver) as there:
         sandbox = await still.kept(there.collection, State.ASLEEP)
         still.asleep(there.instances / sandbox.machine, fingerprint=there.driver.fingerprint)
@@ -205,7 +207,7 @@ async def test_what_is_still_being_created_is_not_put_back_to_a_snapshot(tmp_pat
         assert await there.store.find(unmade.id) == unmade
 
 
-async def test_a_promise_belongs_to_the_machine_that_it_was_last_given_for(tmp_path: Path) -> None:
+async def test_a_memory_reservation_belongs_to_the_last_machine_that_it_was_made_for(tmp_path: Path) -> None:
     async def nobody_gives_way() -> bool:
         return False
 

@@ -67,7 +67,7 @@ async def test_a_sandbox_sleeps_without_a_process_and_wakes_where_it_was(fleet: 
     assert [process.running for process in running] == [True]
 
 
-async def test_any_call_wakes_a_sleeper_once(fleet: Fleet, data: Path) -> None:
+async def test_concurrent_calls_wake_a_sleeping_sandbox_once(fleet: Fleet, data: Path) -> None:
     await fleet.sandboxes.create(ALICE, SPEC)
     await fleet.lifecycle.sleep(ALICE, "box")
     said: list[str] = []
@@ -82,7 +82,7 @@ async def test_any_call_wakes_a_sleeper_once(fleet: Fleet, data: Path) -> None:
     assert hypervisors(data) == 1
 
 
-async def test_to_look_at_a_sleepers_metrics_does_not_wake_it(fleet: Fleet) -> None:
+async def test_reading_a_sleeping_sandboxs_metrics_does_not_wake_it(fleet: Fleet) -> None:
     await fleet.sandboxes.create(ALICE, SPEC)
     await fleet.lifecycle.sleep(ALICE, "box")
     with pytest.raises(Conflict, match="is asleep"):
@@ -90,7 +90,7 @@ async def test_to_look_at_a_sleepers_metrics_does_not_wake_it(fleet: Fleet) -> N
     assert (await fleet.sandboxes.get(ALICE, "box")).state is State.ASLEEP
 
 
-async def test_a_woken_sandbox_knows_the_time(fleet: Fleet) -> None:
+async def test_a_woken_sandbox_has_the_right_time(fleet: Fleet) -> None:
     await fleet.sandboxes.create(ALICE, SPEC)
     await fleet.lifecycle.sleep(ALICE, "box")
     await anyio.sleep(3)
@@ -98,7 +98,7 @@ async def test_a_woken_sandbox_knows_the_time(fleet: Fleet) -> None:
     assert before - 1 <= int(await run(fleet, "box", "date +%s")) <= time.time() + 1
 
 
-async def test_a_call_that_is_under_way_when_its_sandbox_falls_asleep_is_told_so(fleet: Fleet) -> None:
+async def test_a_call_that_runs_while_its_sandbox_falls_asleep_reports_that(fleet: Fleet) -> None:
     sandbox = await fleet.sandboxes.create(ALICE, SPEC)
 
     async def put() -> None:
@@ -111,21 +111,21 @@ async def test_a_call_that_is_under_way_when_its_sandbox_falls_asleep_is_told_so
             await fleet.guest.exec(ALICE, "box", Command(shell="sleep 20"), wait_ms=30_000)
 
 
-async def test_a_sleeper_can_be_deleted_and_leaves_nothing(fleet: Fleet, data: Path) -> None:
+async def test_a_sleeping_sandbox_can_be_deleted_and_leaves_nothing_behind(fleet: Fleet, data: Path) -> None:
     await fleet.sandboxes.create(ALICE, SPEC)
     await fleet.lifecycle.sleep(ALICE, "box")
     await fleet.sandboxes.delete(ALICE, "box")
     assert list((data / "instances").iterdir()) == []
 
 
-async def test_sleeping_and_waking_are_no_change_where_nothing_is_to_change(fleet: Fleet) -> None:
+async def test_repeated_sleep_and_wake_calls_change_nothing(fleet: Fleet) -> None:
     await fleet.sandboxes.create(ALICE, SPEC)
     assert (await fleet.lifecycle.wake(ALICE, "box")).state is State.RUNNING
     first = await fleet.lifecycle.sleep(ALICE, "box")
     assert await fleet.lifecycle.sleep(ALICE, "box") == first
 
 
-async def test_a_dead_sandbox_neither_sleeps_nor_wakes(fleet: Fleet, data: Path) -> None:
+async def test_a_killed_sandbox_can_neither_sleep_nor_wake(fleet: Fleet, data: Path) -> None:
     sandbox = await fleet.sandboxes.create(ALICE, SPEC)
     await kill(fleet, data, sandbox)
     with pytest.raises(Conflict, match="is killed, only a running one can sleep"):
@@ -134,7 +134,7 @@ async def test_a_dead_sandbox_neither_sleeps_nor_wakes(fleet: Fleet, data: Path)
         await fleet.lifecycle.wake(ALICE, "box")
 
 
-async def test_a_killed_sandbox_starts_from_its_disk_and_says_what_is_lost(fleet: Fleet, data: Path) -> None:
+async def test_a_killed_sandbox_starts_from_its_disk_and_reports_what_is_lost(fleet: Fleet, data: Path) -> None:
     sandbox = await fleet.sandboxes.create(ALICE, SPEC)
     await run(fleet, "box", "echo kept > /root/file; cp /etc/machine-id /root/id; sync; echo lost > /dev/shm/nonce")
     await kill(fleet, data, sandbox)
@@ -164,7 +164,7 @@ async def test_a_killed_sandbox_starts_from_its_newest_snapshot(fleet: Fleet, da
         await fleet.snapshots.delete(ALICE, snapshot.id)
 
 
-async def test_a_sleeper_that_cannot_be_woken_starts_from_its_disk_at_once(fleet: Fleet, data: Path) -> None:
+async def test_a_sleeping_sandbox_that_cannot_be_woken_can_start_from_its_disk(fleet: Fleet, data: Path) -> None:
     await fleet.sandboxes.create(ALICE, SPEC)
     await run(fleet, "box", "echo kept > /root/file; sync")
     asleep = await fleet.lifecycle.sleep(ALICE, "box")
@@ -176,7 +176,7 @@ async def test_a_sleeper_that_cannot_be_woken_starts_from_its_disk_at_once(fleet
     assert await run(fleet, "box", "cat /root/file") == "kept"
 
 
-async def test_what_a_server_began_to_start_and_did_not_write_down_is_ended_by_the_next(
+async def test_a_machine_that_a_killed_server_did_not_record_is_ended_by_the_next_server(
     open_fleet: Opener, data: Path
 ) -> None:
     async with open_fleet() as fleet:
@@ -203,7 +203,9 @@ async def test_a_restart_of_the_server_changes_no_sandboxs_state(open_fleet: Ope
         await fleet.sandboxes.delete(ALICE, "box")
 
 
-async def test_what_the_servers_stop_put_to_sleep_its_next_start_wakes(open_fleet: Opener, data: Path) -> None:
+async def test_sandboxes_suspended_at_a_servers_stop_are_woken_at_its_next_start(
+    open_fleet: Opener, data: Path
+) -> None:
     async with open_fleet() as fleet:
         for name in ("one", "two", "three"):
             await fleet.sandboxes.create(ALICE, SandboxSpec(name=name, image="minimal", mem=256))
@@ -221,7 +223,7 @@ async def test_what_the_servers_stop_put_to_sleep_its_next_start_wakes(open_flee
             await fleet.sandboxes.delete(ALICE, name)
 
 
-async def test_what_has_a_time_to_live_keeps_it_while_it_sleeps(fleet: Fleet) -> None:
+async def test_a_sandbox_keeps_its_ttl_while_it_sleeps(fleet: Fleet) -> None:
     await fleet.sandboxes.create(ALICE, SandboxSpec(name="box", image="minimal", mem=256, ttl_s=600))
     asleep = await fleet.lifecycle.sleep(ALICE, "box")
     assert asleep.expires_ms == 0
@@ -233,7 +235,7 @@ async def test_what_has_a_time_to_live_keeps_it_while_it_sleeps(fleet: Fleet) ->
     assert renewed.expires_ms > awake.expires_ms
 
 
-async def test_a_sandbox_that_is_deleted_while_it_wakes_is_gone(fleet: Fleet, data: Path) -> None:
+async def test_a_sandbox_that_is_deleted_during_its_wake_is_gone(fleet: Fleet, data: Path) -> None:
     sandbox = await fleet.sandboxes.create(ALICE, SPEC)
     for delay in (0.0, 0.05, 0.2, 0.35):
         await fleet.lifecycle.sleep(ALICE, sandbox.id)

@@ -143,7 +143,7 @@ async def yard(database: SqliteDatabase) -> Yard:
     return Yard(await database.collection(SANDBOXES))
 
 
-async def test_what_has_outlived_its_time_is_deleted_and_nothing_else(yard: Yard) -> None:
+async def test_only_expired_sandboxes_are_deleted(yard: Yard) -> None:
     short, long, endless = await yard.running(ttl_s=60), await yard.running(ttl_s=61), await yard.running()
     await yard.sweep(after_s=59.999)
     assert await yard.state(short) is State.RUNNING
@@ -152,26 +152,26 @@ async def test_what_has_outlived_its_time_is_deleted_and_nothing_else(yard: Yard
 
 
 @pytest.mark.parametrize("state", [State.KILLED, State.ERROR])
-async def test_the_dead_are_deleted_when_their_time_is_over(yard: Yard, state: State) -> None:
+async def test_ended_sandboxes_are_deleted_when_they_expire(yard: Yard, state: State) -> None:
     dead = await yard.save((await yard.running(ttl_s=60)).moved(state, now_ms=yard.now))
     await yard.sweep(after_s=60)
     assert await yard.state(dead) is State.DELETED
 
 
-async def test_a_life_is_over_also_while_somebody_uses_it(yard: Yard) -> None:
+async def test_a_sandbox_expires_even_while_it_is_in_use(yard: Yard) -> None:
     sandbox = await yard.running(ttl_s=60)
     async with yard.activity.use(sandbox.id):
         await yard.sweep(after_s=60)
     assert await yard.state(sandbox) is State.DELETED
 
 
-async def test_no_life_ends_asleep(yard: Yard) -> None:
+async def test_a_sandbox_does_not_expire_while_it_sleeps(yard: Yard) -> None:
     sandbox = await yard.asleep(ttl_s=60)
     await yard.sweep(after_s=400 * DAY_S)
     assert await yard.state(sandbox) is State.ASLEEP
 
 
-async def test_what_slept_longer_than_the_retention_is_deleted(yard: Yard) -> None:
+async def test_a_sandbox_that_slept_longer_than_the_retention_is_deleted(yard: Yard) -> None:
     yard.start(retention_s=7 * DAY_S)
     first = await yard.asleep()
     await yard.sweep(after_s=DAY_S)
@@ -203,7 +203,7 @@ async def test_a_renewed_lease_never_races_its_timer(yard: Yard, moment: int) ->
     assert await yard.state(sandbox) is State.DELETED
 
 
-async def test_a_renewal_can_come_at_the_last_and_at_the_first_moment(yard: Yard) -> None:
+async def test_a_ttl_can_be_renewed_at_its_first_and_its_last_moment(yard: Yard) -> None:
     """The moments of the test above do lie on both sides of the deletion."""
     sandbox = await yard.running(ttl_s=60)
     states: list[State] = []
@@ -218,7 +218,7 @@ async def test_a_renewal_can_come_at_the_last_and_at_the_first_moment(yard: Yard
     assert len(states) <= STEPS
 
 
-async def test_an_idle_sandbox_falls_asleep_a_while_after_its_last_use(yard: Yard) -> None:
+async def test_an_idle_sandbox_falls_asleep_some_time_after_its_last_use(yard: Yard) -> None:
     sandbox = await yard.running(idle_s=300)
     await yard.sweep(after_s=200)
     await yard.use(sandbox)
@@ -246,13 +246,13 @@ async def test_a_sandbox_in_use_stays_awake_however_long(yard: Yard) -> None:
     assert await yard.state(sandbox) is State.ASLEEP
 
 
-async def test_who_shall_not_sleep_stays_awake(yard: Yard) -> None:
+async def test_a_sandbox_that_must_not_sleep_stays_awake(yard: Yard) -> None:
     never, off = await yard.running(idle_s=0), await yard.running(idle_s=300, auto_sleep=False)
     await yard.sweep(after_s=DAY_S)
     assert [await yard.state(each) for each in (never, off)] == [State.RUNNING] * 2
 
 
-async def test_what_runs_in_the_guest_keeps_it_awake_and_its_end_lets_it_sleep(yard: Yard) -> None:
+async def test_a_running_program_keeps_a_sandbox_awake_until_it_ends(yard: Yard) -> None:
     sandbox = await yard.running(idle_s=300)
     yard.busy.add(sandbox.id)
     await yard.sweep(after_s=300)
@@ -264,7 +264,7 @@ async def test_what_runs_in_the_guest_keeps_it_awake_and_its_end_lets_it_sleep(y
     assert await yard.state(sandbox) is State.ASLEEP
 
 
-async def test_a_use_that_comes_and_goes_while_the_guest_is_asked_keeps_it_awake(yard: Yard) -> None:
+async def test_a_short_use_while_the_guest_is_asked_keeps_a_sandbox_awake(yard: Yard) -> None:
     sandbox = await yard.running(idle_s=300)
 
     async def use(_: Sandbox) -> None:
@@ -277,9 +277,7 @@ async def test_a_use_that_comes_and_goes_while_the_guest_is_asked_keeps_it_awake
 
 
 @pytest.mark.parametrize("moment", range(STEPS))
-async def test_a_use_at_any_moment_of_the_sweep_finds_it_awake_or_asleep_but_never_in_between(
-    yard: Yard, moment: int
-) -> None:
+async def test_a_use_at_any_moment_of_a_sweep_finds_a_sandbox_awake_or_asleep(yard: Yard, moment: int) -> None:
     sandbox = await yard.running(idle_s=300)
     steps, found = [0], list[State]()
 
@@ -304,7 +302,7 @@ async def test_a_use_at_any_moment_of_the_sweep_finds_it_awake_or_asleep_but_nev
     assert (await yard.state(sandbox) is State.RUNNING) == (found == [State.RUNNING])
 
 
-async def test_whoever_changes_the_record_meanwhile_keeps_it_awake_until_the_next_sweep(yard: Yard) -> None:
+async def test_a_concurrent_change_of_the_record_keeps_a_sandbox_awake_until_the_next_sweep(yard: Yard) -> None:
     sandbox = await yard.running(idle_s=300)
 
     async def rename(_: Sandbox) -> None:
@@ -317,7 +315,7 @@ async def test_whoever_changes_the_record_meanwhile_keeps_it_awake_until_the_nex
     assert await yard.state(sandbox) is State.RUNNING
 
 
-async def test_a_guest_that_does_not_answer_holds_up_no_other(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_unresponsive_guest_delays_no_other(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_ANSWER_S", 0.05)
     stuck, broken, healthy = [await yard.running(idle_s=300) for _ in range(3)]
 
@@ -341,7 +339,7 @@ async def test_a_guest_that_does_not_answer_holds_up_no_other(yard: Yard, monkey
 @pytest.mark.parametrize(
     "error", [Unavailable("no"), OSError("no"), TimeoutError("no"), NotFound("no"), KeyError("no")]
 )
-async def test_what_fails_for_one_holds_up_no_other(
+async def test_a_failure_for_one_sandbox_delays_no_other(
     yard: Yard, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     poor, lucky = await yard.running(ttl_s=60), await yard.running(ttl_s=60)
@@ -357,7 +355,7 @@ async def test_what_fails_for_one_holds_up_no_other(
     assert [await yard.state(each) for each in (poor, lucky)] == [State.RUNNING, State.DELETED]
 
 
-async def test_uses_are_written_down_once_in_a_while_and_not_each_time(yard: Yard) -> None:
+async def test_uses_are_saved_periodically_and_not_each_time(yard: Yard) -> None:
     sandbox = await yard.running(idle_s=300)
     yard.now += 29_999
     await yard.use(sandbox)
@@ -371,7 +369,7 @@ async def test_uses_are_written_down_once_in_a_while_and_not_each_time(yard: Yar
     assert written.updated_ms == sandbox.updated_ms
 
 
-async def test_a_restart_does_not_begin_the_clock_again(yard: Yard) -> None:
+async def test_a_restart_does_not_reset_the_idle_clock(yard: Yard) -> None:
     sandbox = await yard.running(idle_s=300)
     yard.now += 20_000
     await yard.use(sandbox)
@@ -383,13 +381,13 @@ async def test_a_restart_does_not_begin_the_clock_again(yard: Yard) -> None:
     assert await yard.state(sandbox) is State.ASLEEP
 
 
-async def test_at_the_stop_nothing_is_written_for_what_nobody_used(yard: Yard) -> None:
+async def test_stopping_saves_nothing_for_unused_sandboxes(yard: Yard) -> None:
     sandbox = await yard.running(idle_s=300)
     await yard.reaper.record_uses()
     assert (await yard.record(sandbox)).version == sandbox.version
 
 
-async def test_a_store_that_fails_is_told_to_who_sweeps(yard: Yard, database: SqliteDatabase) -> None:
+async def test_a_failing_store_is_reported_to_the_caller_of_a_sweep(yard: Yard, database: SqliteDatabase) -> None:
     await yard.running(ttl_s=60)
     await database.aclose()
     with pytest.raises(Unavailable):

@@ -14,7 +14,7 @@ from vmm.machines.registry import MachineRegistry
 pytestmark = pytest.mark.anyio
 
 
-async def test_what_has_not_the_name_of_a_sandbox_is_somebody_elses_and_stays(tmp_path: Path, choice: Choice) -> None:
+async def test_directories_without_a_sandboxs_name_are_left_alone(tmp_path: Path, choice: Choice) -> None:
     unknown, kept = new_id(), new_id()
     for name in (unknown, kept, "photos", f"{unknown}.bak", unknown.upper()):
         (tmp_path / name).mkdir()

@@ -71,7 +71,7 @@ async def test_a_restore_undoes_memory_files_and_programs(fleet: Fleet, data: Pa
     assert len(list((data / "instances").iterdir())) == 1
 
 
-async def test_a_sandbox_goes_on_while_it_is_saved_with_its_open_streams(fleet: Fleet) -> None:
+async def test_a_sandbox_and_its_open_streams_continue_during_a_save(fleet: Fleet) -> None:
     await fleet.sandboxes.create(ALICE, SPEC)
     ticking = await fleet.guest.start(ALICE, "box", Command(shell="for n in $(seq 60); do echo $n; sleep 0.1; done"))
     seen = b""
@@ -88,7 +88,7 @@ async def _save_twice(fleet: Fleet) -> None:
         await fleet.snapshots.take(ALICE, "box", name=name)
 
 
-async def test_a_snapshot_outlives_its_sandbox_and_others_are_made_of_it(fleet: Fleet) -> None:
+async def test_a_snapshot_outlives_its_sandbox_and_can_create_others(fleet: Fleet) -> None:
     await fleet.sandboxes.create(ALICE, replace(SPEC, env={"COLOUR": "blue"}))
     await run(fleet, "box", "echo ram > /dev/shm/nonce; cp /etc/machine-id /root/id")
     await fleet.snapshots.take(ALICE, "box", name="gold", labels={"stage": "one"})
@@ -116,7 +116,7 @@ async def test_a_sleeping_sandbox_is_saved_without_waking_it(fleet: Fleet, data:
     assert await run(fleet, "box", "cat /dev/shm/nonce") == "ram"
 
 
-async def test_snapshots_are_found_by_id_name_and_the_beginning_of_an_id(fleet: Fleet) -> None:
+async def test_snapshots_are_found_by_id_name_and_id_prefix(fleet: Fleet) -> None:
     sandbox = await fleet.sandboxes.create(ALICE, SPEC)
     first, second = await fleet.snapshots.take(ALICE, "box", name="one"), await fleet.snapshots.take(ALICE, "box")
     assert second.name == "box-1"
@@ -138,7 +138,7 @@ async def test_snapshots_are_found_by_id_name_and_the_beginning_of_an_id(fleet: 
     assert await fleet.snapshots.list(BOB) == ()
 
 
-async def test_a_snapshot_that_others_were_made_of_is_not_deleted(fleet: Fleet) -> None:
+async def test_a_snapshot_with_dependent_snapshots_cannot_be_deleted(fleet: Fleet) -> None:
     await fleet.sandboxes.create(ALICE, SPEC)
     root = await fleet.snapshots.take(ALICE, "box", name="root")
     await fleet.snapshots.restore(ALICE, "box", "root")
@@ -155,7 +155,7 @@ async def test_a_snapshot_that_others_were_made_of_is_not_deleted(fleet: Fleet) 
     assert await run(fleet, "box", "hostname") == "box"
 
 
-async def test_a_restore_to_what_does_not_fit_says_why_and_changes_nothing(fleet: Fleet, data: Path) -> None:
+async def test_a_restore_to_an_incompatible_snapshot_is_refused_and_changes_nothing(fleet: Fleet, data: Path) -> None:
     await fleet.sandboxes.create(ALICE, SPEC)
     await fleet.sandboxes.create(ALICE, SandboxSpec(name="big", image="minimal", mem=320))
     await run(fleet, "box", "echo still > /dev/shm/nonce")
@@ -180,7 +180,7 @@ def _as_if_saved_by_another_hypervisor(data: Path, snapshot: Snapshot) -> None:
         path.write_text(json.dumps({**json.loads(path.read_text()), key: "somebody 1.0"}))
 
 
-async def test_a_damaged_snapshot_is_refused_and_a_copy_of_a_good_one_is_not(fleet: Fleet, data: Path) -> None:
+async def test_a_damaged_snapshot_is_refused_and_an_intact_copy_is_not(fleet: Fleet, data: Path) -> None:
     await fleet.sandboxes.create(ALICE, SPEC)
     good, bad = (
         await fleet.snapshots.take(ALICE, "box", name="good"),
@@ -196,7 +196,7 @@ async def test_a_damaged_snapshot_is_refused_and_a_copy_of_a_good_one_is_not(fle
     assert await run(fleet, "box", "hostname") == "box"
 
 
-async def test_a_dead_sandbox_is_put_back_to_its_snapshot(fleet: Fleet, data: Path) -> None:
+async def test_a_killed_sandbox_can_be_restored_to_its_snapshot(fleet: Fleet, data: Path) -> None:
     sandbox = await fleet.sandboxes.create(ALICE, SPEC)
     await run(fleet, "box", "echo ram > /dev/shm/nonce")
     await fleet.snapshots.take(ALICE, "box", name="good")
@@ -235,7 +235,7 @@ async def test_a_cancelled_save_leaves_the_sandbox_running_and_no_snapshot(fleet
             await fleet.snapshots.delete(ALICE, snapshot.id)
 
 
-async def test_limits_hold_for_snapshots(open_fleet: Opener, tmp_path: Path) -> None:
+async def test_snapshots_are_limited(open_fleet: Opener, tmp_path: Path) -> None:
     async with open_fleet(limits=OwnerLimits(snapshots=1), at=tmp_path / "data") as fleet:
         await fleet.sandboxes.create(ALICE, SPEC)
         await fleet.snapshots.take(ALICE, "box")
@@ -244,7 +244,7 @@ async def test_limits_hold_for_snapshots(open_fleet: Opener, tmp_path: Path) -> 
         await fleet.sandboxes.delete(ALICE, "box")
 
 
-async def test_what_a_killed_server_left_of_a_save_is_swept_away(open_fleet: Opener, tmp_path: Path) -> None:
+async def test_leftovers_of_a_save_by_a_killed_server_are_removed(open_fleet: Opener, tmp_path: Path) -> None:
     left = tmp_path / "data" / "snapshots"
     for name in (".draft-1", ".fork-2", ".draft-3.gone"):
         (left / name).mkdir(parents=True)
@@ -255,7 +255,7 @@ async def test_what_a_killed_server_left_of_a_save_is_swept_away(open_fleet: Ope
 
 
 @pytest.mark.kvm
-async def test_a_fork_goes_on_where_its_parent_was(fleet: Fleet) -> None:
+async def test_a_fork_continues_where_its_parent_was(fleet: Fleet) -> None:
     await fleet.sandboxes.create(ALICE, SPEC)
     await run(fleet, "box", "echo past > /dev/shm/nonce; echo past > /root/file")
     (fork,) = await fleet.snapshots.fork(ALICE, "box")
@@ -267,7 +267,7 @@ async def test_a_fork_goes_on_where_its_parent_was(fleet: Fleet) -> None:
 
 
 @pytest.mark.kvm
-async def test_forks_share_a_past_and_nothing_else(fleet: Fleet, data: Path) -> None:
+async def test_forks_share_their_parents_state_and_nothing_else(fleet: Fleet, data: Path) -> None:
     await fleet.sandboxes.create(ALICE, SPEC)
     await run(fleet, "box", "echo past > /dev/shm/nonce; echo past > /root/file; cp /etc/machine-id /dev/shm/id")
     counting = await fleet.guest.start(ALICE, "box", Command(shell="while :; do sleep 0.1; done"))
@@ -290,7 +290,7 @@ async def test_forks_share_a_past_and_nothing_else(fleet: Fleet, data: Path) -> 
     assert snapshots_on_disk(data) == []
 
 
-async def test_children_can_sleep_be_saved_and_be_forked_themselves(fleet: Fleet) -> None:
+async def test_forks_can_sleep_be_saved_and_be_forked(fleet: Fleet) -> None:
     await fleet.sandboxes.create(ALICE, SPEC)
     await run(fleet, "box", "echo 1 > /dev/shm/n")
     for depth in range(1, 4):
@@ -304,7 +304,7 @@ async def test_children_can_sleep_be_saved_and_be_forked_themselves(fleet: Fleet
     assert [await run(fleet, "box" + "-1" * depth, "cat /dev/shm/n") for depth in range(4)] == ["1", "2", "3", "4"]
 
 
-async def test_each_fork_has_a_result_of_its_own(open_fleet: Opener, tmp_path: Path) -> None:
+async def test_each_fork_has_its_own_result(open_fleet: Opener, tmp_path: Path) -> None:
     async with open_fleet(limits=OwnerLimits(sandboxes=3), at=tmp_path / "data") as fleet:
         await fleet.sandboxes.create(ALICE, SPEC)
         forks = await fleet.snapshots.fork(ALICE, "box", 4)
@@ -315,7 +315,7 @@ async def test_each_fork_has_a_result_of_its_own(open_fleet: Opener, tmp_path: P
             await fleet.sandboxes.delete(ALICE, sandbox.id)
 
 
-async def test_as_many_forks_are_made_at_once_as_the_host_has_processors(fleet: Fleet, data: Path) -> None:
+async def test_forks_are_made_in_parallel_up_to_the_number_of_processors(fleet: Fleet, data: Path) -> None:
     await fleet.sandboxes.create(ALICE, SPEC)
     forks: tuple[Fork, ...] = ()
     most = 0
@@ -335,7 +335,7 @@ async def test_as_many_forks_are_made_at_once_as_the_host_has_processors(fleet: 
     assert 1 <= most <= (os.cpu_count() or 1)
 
 
-async def test_forks_that_cannot_be_are_refused(fleet: Fleet, data: Path) -> None:
+async def test_invalid_forks_are_refused(fleet: Fleet, data: Path) -> None:
     sandbox = await fleet.sandboxes.create(ALICE, SPEC)
     for count in (0, -1, 101):
         with pytest.raises(InvalidInput, match=f"^count must be 1 to 100, got {count}$"):
@@ -366,7 +366,7 @@ async def test_a_cancelled_fork_leaves_the_parent_and_nothing_else(fleet: Fleet,
         assert len(list((data / "instances").iterdir())) == 1
 
 
-def test_children_are_named_after_their_parent_with_the_first_free_numbers() -> None:
+def test_forks_are_named_after_their_parent_with_the_first_free_numbers() -> None:
     assert child_names("box", {"box-2"}, 3) == ["box-1", "box-3", "box-4"]
     assert child_names("a.example", (), 1) == ["a.example-1"]
     long = "x" * 63

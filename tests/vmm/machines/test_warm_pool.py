@@ -143,7 +143,7 @@ def kill(machine: str, host: Host) -> None:
     os.kill(process.pid, signal.SIGKILL)
 
 
-async def test_a_taken_machine_runs_becomes_the_takers_and_is_replaced(host: Host, key: Key) -> None:
+async def test_a_taken_machine_runs_belongs_to_its_taker_and_is_replaced(host: Host, key: Key) -> None:
     pool = host.pool(2)
     assert await pool.take(key) is None
     pool.keep(key)
@@ -177,7 +177,7 @@ async def test_a_request_is_answered_at_once_while_a_machine_is_being_made(host:
     await pool.aclose()
 
 
-async def test_two_that_ask_at_once_get_two_machines(host: Host, key: Key) -> None:
+async def test_two_concurrent_requests_get_two_machines(host: Host, key: Key) -> None:
     pool = host.pool(2)
     pool.keep(key)
     await until(lambda: len(pool) == 2)
@@ -230,7 +230,7 @@ async def test_a_machine_that_does_not_answer_is_never_handed_out(host: Host, ke
     await pool.aclose()
 
 
-async def test_a_dead_machine_is_replaced_without_anybody_asking(host: Host, key: Key) -> None:
+async def test_a_dead_machine_is_replaced_without_a_request(host: Host, key: Key) -> None:
     pool = host.pool(1)
     pool.keep(key)
     await until(lambda: len(pool) == 1)
@@ -260,7 +260,7 @@ async def test_a_machine_that_waited_too_long_is_replaced_and_not_handed_out(hos
     await pool.aclose()
 
 
-async def test_machines_of_a_key_that_is_no_longer_kept_go(host: Host, key: Key) -> None:
+async def test_machines_of_a_key_that_is_no_longer_kept_are_ended(host: Host, key: Key) -> None:
     pool = host.pool(1)
     pool.keep(key)
     await until(lambda: len(pool) == 1)
@@ -273,7 +273,7 @@ async def test_machines_of_a_key_that_is_no_longer_kept_go(host: Host, key: Key)
     await pool.aclose()
 
 
-async def test_a_full_host_gets_no_machine_until_it_has_room(
+async def test_a_full_host_gets_no_machine_until_it_has_free_resources(
     host: Host, key: Key, capsys: pytest.CaptureFixture[str]
 ) -> None:
     host.full = True
@@ -316,7 +316,7 @@ async def test_a_failure_to_make_one_kind_does_not_stop_the_other(host: Host, ke
     await pool.aclose()
 
 
-async def test_the_pool_gives_way_and_does_not_take_the_memory_back(host: Host, key: Key) -> None:
+async def test_the_pool_frees_memory_for_sandboxes_and_does_not_take_it_back(host: Host, key: Key) -> None:
     pool = host.pool(1)
     assert not await pool.give_way()
     host.now += 300
@@ -334,7 +334,7 @@ async def test_the_pool_gives_way_and_does_not_take_the_memory_back(host: Host, 
     await pool.aclose()
 
 
-async def test_the_pool_gives_way_with_a_machine_that_is_being_made(host: Host, key: Key) -> None:
+async def test_the_pool_gives_up_a_machine_that_is_being_made(host: Host, key: Key) -> None:
     host.gate = anyio.Event()
     pool = host.pool(1)
     pool.keep(key)
@@ -361,7 +361,7 @@ async def test_a_machine_that_does_not_end_is_ended_later(host: Host, key: Key) 
     await pool.aclose()
 
 
-async def test_closing_breaks_off_what_is_being_made(host: Host, key: Key) -> None:
+async def test_closing_cancels_machines_that_are_being_made(host: Host, key: Key) -> None:
     host.gate = anyio.Event()
     pool = host.pool(1)
     pool.keep(key)
@@ -374,7 +374,7 @@ async def test_closing_breaks_off_what_is_being_made(host: Host, key: Key) -> No
     assert await pool.take(key) is None
 
 
-async def test_the_end_of_the_servers_tasks_leaves_nothing(host: Host, key: Key) -> None:
+async def test_cancelling_the_servers_tasks_leaves_nothing_behind(host: Host, key: Key) -> None:
     tasks = anyio.create_task_group()
     host.tasks = tasks
     pool = host.pool(2)
@@ -388,7 +388,7 @@ async def test_the_end_of_the_servers_tasks_leaves_nothing(host: Host, key: Key)
     assert await pool.take(key) is None, "it asks tasks that have ended for more"
 
 
-async def test_who_goes_away_while_it_takes_leaves_nothing(host: Host, key: Key) -> None:
+async def test_a_request_that_is_cancelled_while_taking_leaves_nothing_behind(host: Host, key: Key) -> None:
     pool = host.pool(1)
     pool.keep(key)
     await until(lambda: len(pool) == 1)

@@ -58,7 +58,7 @@ def kernel(tmp_path: Path) -> Kernel:
     return Kernel(tmp_path)
 
 
-def test_without_a_limit_there_is_what_the_host_has(kernel: Kernel) -> None:
+def test_without_a_limit_the_hosts_memory_counts(kernel: Kernel) -> None:
     found = read_memory(kernel.proc)
     assert (found.total, found.available, found.source) == (16384, 8192, "The host")
     kernel.v2("", "max", usage=100)
@@ -66,7 +66,7 @@ def test_without_a_limit_there_is_what_the_host_has(kernel: Kernel) -> None:
     assert read_memory(kernel.proc) == found
 
 
-def test_a_container_with_its_own_namespace_is_limited_by_what_is_mounted(kernel: Kernel) -> None:
+def test_a_container_with_its_own_namespace_is_limited_by_its_mounted_cgroup(kernel: Kernel) -> None:
     kernel.v2("", str(2048 * MIB), usage=1500, cache=600, mapped=200)
     kernel.own(mounts=f"24 18 0:21 / {kernel.cgroups} ro - cgroup2 cgroup2 rw", cgroups="0::/\n")
     found = read_memory(kernel.proc)
@@ -74,7 +74,7 @@ def test_a_container_with_its_own_namespace_is_limited_by_what_is_mounted(kernel
     assert (found.total, found.available) == (2048, 2048 - 1500 + 400)
 
 
-def test_the_limit_of_a_cgroup_further_up_counts(kernel: Kernel) -> None:
+def test_the_limit_of_a_parent_cgroup_counts(kernel: Kernel) -> None:
     kernel.v2("casemate.service/server", "max", usage=100)
     kernel.v2("casemate.service", str(1024 * MIB), usage=900)
     kernel.v2("", "max", usage=4000)
@@ -85,7 +85,7 @@ def test_the_limit_of_a_cgroup_further_up_counts(kernel: Kernel) -> None:
     assert "container" in found.source
 
 
-def test_a_container_of_version_1_sees_its_cgroup_under_the_hosts_name(kernel: Kernel) -> None:
+def test_a_container_on_cgroup_v1_sees_its_cgroup_under_the_hosts_name(kernel: Kernel) -> None:
     kernel.v1("", 512 * MIB, usage=600, cache=200)
     mounts = (
         f"40 31 0:37 /docker/0123 {kernel.cgroups}-cpu ro - cgroup cgroup rw,cpu\n"
@@ -96,19 +96,21 @@ def test_a_container_of_version_1_sees_its_cgroup_under_the_hosts_name(kernel: K
     assert (found.total, found.available) == (512, 112)
 
 
-def test_no_limit_of_version_1_is_a_very_large_one(kernel: Kernel) -> None:
+def test_no_limit_in_cgroup_v1_is_a_very_large_number(kernel: Kernel) -> None:
     kernel.v1("", 9223372036854771712, usage=600)
     kernel.own(mounts=f"35 31 0:32 / {kernel.cgroups} rw - cgroup cgroup rw,memory", cgroups="4:memory:/\n")
     assert read_memory(kernel.proc).source == "The host"
 
 
-def test_a_limit_above_what_the_host_has_is_none(kernel: Kernel) -> None:
+def test_a_limit_above_the_hosts_memory_is_ignored(kernel: Kernel) -> None:
     kernel.v2("", str(2**45), usage=1)
     kernel.own(mounts=f"24 18 0:21 / {kernel.cgroups} rw - cgroup2 cgroup2 rw", cgroups="0::/\n")
     assert read_memory(kernel.proc).total == 16384
 
 
-def test_a_reserve_that_the_container_has_not_is_refused(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reserve_larger_than_the_containers_memory_is_refused(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kernel.v2("", str(1024 * MIB), usage=900)
     kernel.own(mounts=f"24 18 0:21 / {kernel.cgroups} rw - cgroup2 cgroup2 rw", cgroups="0::/\n")
     monkeypatch.setattr("vmm.sandboxes.limits.read_memory", lambda: read_memory(kernel.proc))
@@ -121,7 +123,7 @@ def test_a_reserve_that_the_container_has_not_is_refused(kernel: Kernel, monkeyp
 
 
 @pytest.mark.skipif(not os.access(V1 / "memory.limit_in_bytes", os.W_OK), reason="needs the memory cgroups of v1")
-def test_a_real_limit_is_seen_by_who_is_below_it() -> None:
+def test_a_real_limit_applies_to_processes_below_it() -> None:
     group = V1 / new_id()
     group.mkdir()
     try:

@@ -32,7 +32,7 @@ def woken(sandbox: Sandbox, now_ms: int) -> Sandbox:
 
 
 @pytest.mark.parametrize("value", [-1, MAX_TTL_S + 1, 365 * DAY_S, 10**100])
-def test_a_time_to_live_that_cannot_be_is_refused_with_the_way_out(value: int) -> None:
+def test_an_invalid_ttl_is_refused_with_the_valid_range(value: int) -> None:
     with pytest.raises(InvalidInput, match=r"^ttl must be 0 to 2592000 seconds \(30 days\), got .*\. 0 means no limit"):
         lease.check_ttl(value)
     with pytest.raises(InvalidInput):
@@ -40,44 +40,44 @@ def test_a_time_to_live_that_cannot_be_is_refused_with_the_way_out(value: int) -
 
 
 @pytest.mark.parametrize("value", [-1, MAX_IDLE_S + 1, 10**100])
-def test_an_idle_limit_that_cannot_be_is_refused_with_the_way_out(value: int) -> None:
+def test_an_invalid_idle_limit_is_refused_with_the_valid_range(value: int) -> None:
     with pytest.raises(InvalidInput, match=r"^idle must be 0 to 2592000 seconds .*, got .*\. 0 means never"):
         lease.check_idle(value)
 
 
 @pytest.mark.parametrize("value", [0, 1, MAX_TTL_S])
-def test_what_can_be_is_taken(value: int) -> None:
+def test_valid_limits_are_accepted(value: int) -> None:
     lease.check_ttl(value)
     lease.check_idle(value)
 
 
 @pytest.mark.parametrize("state", [State.KILLED, State.ERROR, State.DELETED])
-def test_the_time_of_a_dead_sandbox_cannot_be_changed(state: State) -> None:
+def test_the_ttl_of_an_ended_sandbox_cannot_be_changed(state: State) -> None:
     with pytest.raises(Conflict, match=rf"^ttl: sandbox {'5f' * 12} is {state}, .*\. (Start|Create)"):
         lease.renewed(replace(running(), state=state), 60, NOW)
 
 
-def test_a_life_ends_when_its_time_is_over() -> None:
+def test_a_sandbox_expires_when_its_ttl_is_over() -> None:
     sandbox = running(ttl_s=60)
     assert not lease.expired(sandbox, NOW + 59_999)
     assert lease.expired(sandbox, NOW + 60_000)
 
 
-def test_without_a_limit_a_life_never_ends() -> None:
+def test_without_a_ttl_a_sandbox_never_expires() -> None:
     assert not lease.expired(running(), 2**62)
 
 
-def test_the_time_of_one_whose_machine_died_runs_on() -> None:
+def test_the_ttl_continues_after_a_machine_dies() -> None:
     killed = running(ttl_s=60).moved(State.KILLED, now_ms=NOW)
     assert lease.expired(killed, NOW + 60_000)
 
 
 @pytest.mark.parametrize("state", [State.CREATING, State.ASLEEP, State.DELETED])
-def test_nothing_expires_while_it_is_made_or_sleeps_or_is_gone(state: State) -> None:
+def test_a_sandbox_that_is_created_asleep_or_deleted_does_not_expire(state: State) -> None:
     assert not lease.expired(replace(running(ttl_s=60), state=state), 2**62)
 
 
-def test_a_limit_can_be_made_longer_shorter_and_taken_away() -> None:
+def test_a_ttl_can_be_extended_shortened_and_removed() -> None:
     sandbox = running(ttl_s=60)
     assert lease.renewed(sandbox, 600, NOW + 50_000).expires_ms == NOW + 650_000
     assert lease.renewed(sandbox, 1, NOW).expires_ms == NOW + 1000
@@ -85,25 +85,25 @@ def test_a_limit_can_be_made_longer_shorter_and_taken_away() -> None:
     assert lease.renewed(sandbox, 0, NOW).ttl_s == 0
 
 
-def test_a_limit_set_asleep_counts_from_the_waking_on() -> None:
+def test_a_ttl_set_during_sleep_counts_from_the_next_wake() -> None:
     asleep = lease.renewed(sleeping(running(), NOW), 60, NOW + 5000)
     assert (asleep.expires_ms, asleep.left_ms) == (0, 60_000)
     assert woken(asleep, NOW + 900_000).expires_ms == NOW + 960_000
 
 
-def test_falling_asleep_at_the_very_end_leaves_a_limit() -> None:
+def test_a_sandbox_that_sleeps_at_the_end_of_its_ttl_keeps_a_ttl() -> None:
     late = sleeping(running(ttl_s=60), NOW + 90_000)
     assert late.left_ms == 1
     assert lease.expired(woken(late, NOW + 100_000), NOW + 100_001)
 
 
-def test_to_be_woken_is_to_be_used() -> None:
+def test_waking_counts_as_a_use() -> None:
     woke = woken(sleeping(running(idle_s=10), NOW), NOW + 500_000)
     assert not lease.idle(woke, 0, NOW + 509_999)
     assert lease.idle(woke, 0, NOW + 510_000)
 
 
-def test_a_sandbox_is_idle_a_while_after_its_last_use_wherever_that_is_noted() -> None:
+def test_a_sandbox_is_idle_some_time_after_its_last_use_wherever_that_is_recorded() -> None:
     sandbox = running(idle_s=10)
     assert not lease.idle(sandbox, 0, NOW + 9999)
     assert lease.idle(sandbox, 0, NOW + 10_000)
@@ -126,11 +126,11 @@ def test_a_clock_that_is_set_back_makes_nothing_idle_or_expired() -> None:
         *(replace(running(), state=state) for state in State if state is not State.RUNNING),
     ],
 )
-def test_what_does_not_run_or_shall_not_sleep_is_never_idle(sandbox: Sandbox) -> None:
+def test_a_sandbox_that_does_not_run_or_must_not_sleep_is_never_idle(sandbox: Sandbox) -> None:
     assert not lease.idle(sandbox, 0, 2**62)
 
 
-def test_sleeping_sandboxes_are_kept_as_long_as_the_retention_says() -> None:
+def test_sleeping_sandboxes_are_kept_for_the_retention_time() -> None:
     asleep = sleeping(running(), NOW)
     assert not lease.overslept(asleep, 3600, NOW + 3_599_999)
     assert lease.overslept(asleep, 3600, NOW + 3_600_000)
@@ -139,7 +139,7 @@ def test_sleeping_sandboxes_are_kept_as_long_as_the_retention_says() -> None:
 
 
 @given(ttl_s=st.integers(1, MAX_TTL_S), naps=st.lists(st.tuples(SPANS, SPANS), max_size=20))
-def test_no_life_is_used_up_asleep(ttl_s: int, naps: list[tuple[int, int]]) -> None:
+def test_sleep_does_not_use_up_the_ttl(ttl_s: int, naps: list[tuple[int, int]]) -> None:
     sandbox, now, lived = running(ttl_s=ttl_s), NOW, 0
     for awake_ms, asleep_ms in naps:
         if lived + awake_ms >= ttl_s * 1000:

@@ -35,7 +35,7 @@ def test_a_request_within_the_limits_passes() -> None:
         (OwnerLimits(disk=20479), "disk must be at most 10239 MiB (10240 of 20479 MiB are in use), got 10240 MiB"),
     ],
 )
-def test_a_passed_limit_is_named(limits: OwnerLimits, named: str) -> None:
+def test_an_exceeded_limit_is_named(limits: OwnerLimits, named: str) -> None:
     with pytest.raises(LimitExceeded, match=re.escape(named)):
         limits.check(sandboxes(1), cpu=REQUEST.cpu, mem=REQUEST.mem)
 
@@ -58,20 +58,20 @@ def test_deleted_sandboxes_do_not_count() -> None:
         (HostReserve(disk=1024 * TERA), "disk has"),
     ],
 )
-def test_an_exhausted_host_says_what_is_short(tmp_path: Path, reserve: HostReserve, short: str) -> None:
+def test_an_exhausted_host_reports_which_resource_is_short(tmp_path: Path, reserve: HostReserve, short: str) -> None:
     with pytest.raises(HostExhausted, match=short) as refused:
         reserve.check([tmp_path], 0, REQUEST.mem)
     assert refused.value.retryable
     assert refused.value.hint
 
 
-def test_a_host_with_room_is_not_exhausted(tmp_path: Path) -> None:
+def test_a_host_with_free_resources_is_not_exhausted(tmp_path: Path) -> None:
     HostReserve(memory=1, machine=1, disk=1).check([tmp_path], 0, REQUEST.mem)
 
 
 @pytest.mark.anyio
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system for the host's disk")
-async def test_each_disk_that_is_written_has_its_reserve(tmp_path: Path, choice: Choice) -> None:
+async def test_each_disk_that_is_written_to_has_its_reserve(tmp_path: Path, choice: Choice) -> None:
     data, machines = tmp_path / "data", tmp_path / "machines"
     reserve = HostReserve(memory=1, machine=1, disk=4, overcommit=1000)
     async with still.stored(data) as collection:

@@ -28,19 +28,19 @@ async def quotas(database: SqliteDatabase) -> Quotas:
     return Quotas(DEFAULTS, await database.collection(QUOTAS))
 
 
-async def test_who_has_no_quota_of_its_own_has_the_defaults(quotas: Quotas) -> None:
+async def test_an_owner_without_a_quota_has_the_defaults(quotas: Quotas) -> None:
     assert await quotas.of("alice") == DEFAULTS
     assert await quotas.own("alice") == {}
 
 
-async def test_a_quota_holds_for_its_owner_alone(quotas: Quotas) -> None:
+async def test_a_quota_applies_only_to_its_owner(quotas: Quotas) -> None:
     raised = await quotas.put("alice", {"sandboxes": 9, "mem": 0})
     assert raised == OwnerLimits(sandboxes=9, cpus=10, mem=0, disk=51200)
     assert await quotas.of("alice") == raised
     assert await quotas.of("bob") == DEFAULTS
 
 
-async def test_null_takes_a_limit_back_to_the_default(quotas: Quotas) -> None:
+async def test_null_resets_a_limit_to_the_default(quotas: Quotas) -> None:
     await quotas.put("alice", {"sandboxes": 9, "cpus": 1})
     assert await quotas.put("alice", {"sandboxes": None}) == OwnerLimits(sandboxes=5, cpus=1, mem=4096, disk=51200)
     assert await quotas.own("alice") == {"cpus": 1}
@@ -54,7 +54,7 @@ async def test_null_takes_a_limit_back_to_the_default(quotas: Quotas) -> None:
         ({"mem": 2**62}, "mem must be "),
     ],
 )
-async def test_a_limit_that_cannot_be_is_refused_and_changes_nothing(
+async def test_an_invalid_limit_is_refused_and_changes_nothing(
     quotas: Quotas, changes: dict[str, int | None], named: str
 ) -> None:
     with pytest.raises(InvalidInput, match=named):
@@ -62,7 +62,7 @@ async def test_a_limit_that_cannot_be_is_refused_and_changes_nothing(
     assert await quotas.of("alice") == DEFAULTS
 
 
-async def test_changes_at_once_lose_nothing(quotas: Quotas) -> None:
+async def test_concurrent_changes_are_never_lost(quotas: Quotas) -> None:
     names = ("sandboxes", "cpus", "mem", "disk")
     async with anyio.create_task_group() as tasks:
         for name in names:
@@ -70,14 +70,14 @@ async def test_changes_at_once_lose_nothing(quotas: Quotas) -> None:
     assert await quotas.of("alice") == OwnerLimits(sandboxes=7, cpus=7, mem=7, disk=7)
 
 
-async def test_each_of_many_rivals_gets_through(quotas: Quotas) -> None:
+async def test_each_of_many_concurrent_changes_succeeds(quotas: Quotas) -> None:
     async with anyio.create_task_group() as tasks:
         for number in range(RIVALS):
             tasks.start_soon(quotas.put, "alice", {"sandboxes": number})
     assert (await quotas.of("alice")).sandboxes in range(RIVALS)
 
 
-async def test_without_a_store_there_is_no_answer(quotas: Quotas, database: SqliteDatabase) -> None:
+async def test_without_a_store_quotas_are_unavailable(quotas: Quotas, database: SqliteDatabase) -> None:
     await database.aclose()
     with pytest.raises(Unavailable):
         await quotas.of("alice")

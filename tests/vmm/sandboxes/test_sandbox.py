@@ -15,7 +15,7 @@ def new() -> Sandbox:
     return Sandbox.new("5f" * 12, "owner", spec, now_ms=1)
 
 
-def test_a_record_survives_the_store() -> None:
+def test_a_record_is_unchanged_after_storing_and_loading() -> None:
     sandbox = new()
     assert Sandbox.of(sandbox.document()) == sandbox
 

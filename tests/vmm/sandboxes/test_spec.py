@@ -17,7 +17,7 @@ def refusal(**values: object) -> str:
     return str(refused.value)
 
 
-def test_a_plain_wish_is_accepted() -> None:
+def test_a_plain_spec_is_accepted() -> None:
     SandboxSpec(name="my-box-1", labels={"team": "red"}, env={"TOKEN": "x"}).check(IMAGES)
 
 
@@ -73,7 +73,7 @@ def test_every_dns_label_is_a_name(name: str) -> None:
 
 
 @given(st.dictionaries(st.text(max_size=30), st.text(max_size=30), max_size=7))
-def test_accepted_labels_survive_a_selector(labels: dict[str, str]) -> None:
+def test_accepted_labels_work_in_a_selector(labels: dict[str, str]) -> None:
     try:
         check_labels(labels)
     except InvalidInput:

@@ -40,13 +40,13 @@ async def kept(store: SandboxStore, sandbox: Sandbox) -> Sandbox:
     return sandbox
 
 
-async def test_what_is_read_is_what_was_kept(store: SandboxStore) -> None:
+async def test_a_record_is_read_as_it_was_written(store: SandboxStore) -> None:
     sandbox = await kept(store, new())
     assert await store.get("alice", sandbox.id) == sandbox
     assert await store.find(sandbox.id) == sandbox
 
 
-async def test_somebody_elses_sandbox_is_found_only_without_an_owner(store: SandboxStore) -> None:
+async def test_another_users_sandbox_is_found_only_without_an_owner(store: SandboxStore) -> None:
     sandbox = await kept(store, new("alice"))
     assert await store.get("bob", sandbox.id) is None
     assert await store.named("bob", sandbox.name) == []
@@ -65,7 +65,7 @@ async def test_names_need_not_be_unique(store: SandboxStore) -> None:
     assert await store.named("alice", "twin") == [made[2], made[0]]
 
 
-async def test_deleted_ones_are_hidden_except_from_who_asks_for_their_state(store: SandboxStore) -> None:
+async def test_deleted_sandboxes_are_hidden_unless_their_state_is_requested(store: SandboxStore) -> None:
     deleted = await store.save((await kept(store, new())).moved(State.DELETED, now_ms=8))
     assert await store.owned("alice") == []
     assert await store.named("alice", deleted.name) == []
@@ -73,7 +73,7 @@ async def test_deleted_ones_are_hidden_except_from_who_asks_for_their_state(stor
     assert await store.find(deleted.id) == deleted
 
 
-async def test_a_state_is_found_over_all_owners(store: SandboxStore) -> None:
+async def test_sandboxes_in_a_state_are_found_across_all_owners(store: SandboxStore) -> None:
     mine, theirs = await kept(store, new("alice")), await kept(store, new("bob"))
     running = await store.save(mine.moved(State.RUNNING, now_ms=8))
     assert await store.in_state(State.RUNNING) == [running]
@@ -90,7 +90,7 @@ async def test_more_sandboxes_than_one_batch_are_all_found(
         assert len({sandbox.id for sandbox in found}) == len(found) == count
 
 
-async def test_of_two_changes_to_one_version_the_second_loses(store: SandboxStore) -> None:
+async def test_the_second_of_two_changes_to_one_version_fails(store: SandboxStore) -> None:
     seen = await kept(store, new())
     saved = await store.save(replace(seen, name="first"))
     assert saved.version == 2
@@ -109,7 +109,7 @@ async def test_a_removed_sandbox_cannot_be_saved_again(store: SandboxStore) -> N
 
 
 @pytest.mark.parametrize("ref", ["", "\0", "\ud800", "a" * 100_000, "'; DROP TABLE sandboxes; --", "%"])
-async def test_a_strange_reference_is_nobodys(store: SandboxStore, ref: str) -> None:
+async def test_a_malformed_reference_finds_nothing(store: SandboxStore, ref: str) -> None:
     await kept(store, new())
     assert await store.get("alice", ref) is None
     assert await store.named("alice", ref) == []
@@ -135,7 +135,7 @@ async def test_concurrent_changes_are_never_lost(store: SandboxStore) -> None:
     assert found is not None and set(found.labels) == {"a", *(f"l{number}" for number in range(20))}
 
 
-async def test_each_of_many_rivals_gets_through(store: SandboxStore) -> None:
+async def test_each_of_many_concurrent_changes_succeeds(store: SandboxStore) -> None:
     sandbox = await kept(store, new())
 
     async def count(number: int) -> None:
@@ -147,7 +147,7 @@ async def test_each_of_many_rivals_gets_through(store: SandboxStore) -> None:
     assert len((await store.find(sandbox.id) or sandbox).labels) == len(sandbox.labels) + RIVALS
 
 
-async def test_a_closed_store_makes_everything_unavailable(store: SandboxStore, database: SqliteDatabase) -> None:
+async def test_a_closed_store_makes_every_call_unavailable(store: SandboxStore, database: SqliteDatabase) -> None:
     await store.ping()
     await database.aclose()
     with pytest.raises(Unavailable, match="not open"):
@@ -158,7 +158,7 @@ async def test_a_closed_store_makes_everything_unavailable(store: SandboxStore, 
         await store.insert(new())
 
 
-async def test_a_full_store_says_that_the_host_is_exhausted(tmp_path: Path) -> None:
+async def test_a_full_store_is_reported_as_an_exhausted_host(tmp_path: Path) -> None:
     async with SqliteDatabase(tmp_path / "small.db", max_bytes=64 * 1024) as database:
         store = SandboxStore(await database.collection(SANDBOXES), host="here")
         first = await kept(store, new())
