@@ -107,7 +107,7 @@ class HostDriver:
         return ""
 
     async def problem(self, machine: Running) -> str:
-        """Tell whether the machine's process is stopped."""
+        """Tell whether the machine's process is stopped, regardless of the guest's."""
         return "the machine is stopped" if _is_stopped(machine.process) else ""
 
     async def resume(self, machine: Running) -> None:

@@ -24,7 +24,7 @@ SILENT, HANGS_UP, REFUSES, ACCEPTS = "silent", "hangs up", "refuses", "accepts"
 
 
 class Calls:
-    """Serve a socket that handles connections in the given ways; the last way repeats."""
+    """A server that handles successive connections in the given ways; the last way repeats."""
 
     def __init__(self, ways: Iterator[str]) -> None:
         self._ways = ways
