@@ -17,10 +17,12 @@ import os
 import signal
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import Self
 
 from .cgroups import Groups
+from .network import NetworkSockets, set_up
 
 _LIBC = ctypes.PyDLL(None, use_errno=True)  # PyDLL keeps the GIL, since no call here blocks.
 _NEW_MOUNTS, _NEW_CGROUPS, _NEW_PIDS, _NEW_NET = 0x00020000, 0x02000000, 0x20000000, 0x40000000
@@ -42,11 +44,13 @@ class Namespaces:
     Attributes:
         proc: A descriptor of the /proc that the sandbox's programs see.
         first: A pidfd of the first process; readable once that process has ended, and all others with it.
+        sockets: The agent's ends of the sandbox's network; None if it has none.
     """
 
-    def __init__(self, proc: int, first: int) -> None:
+    def __init__(self, proc: int, first: int, sockets: NetworkSockets | None) -> None:
         self.proc = proc
         self.first = first
+        self.sockets = sockets
         # A pidfd of the main thread, which never enters the sandbox.
         self._own = os.pidfd_open(os.getpid())
 
@@ -77,10 +81,11 @@ class Namespaces:
         os.close(reader)
         if report != _READY:
             raise OSError(0, report.decode() or "the sandbox's first process ended during its startup")
+        sockets = set_up()
         for namespace in own:
             _call(_LIBC.setns(namespace, 0))
             os.close(namespace)
-        return cls(os.open(f"{root}/proc", os.O_RDONLY | os.O_DIRECTORY), os.pidfd_open(pid))
+        return cls(os.open(f"{root}/proc", os.O_RDONLY | os.O_DIRECTORY), os.pidfd_open(pid), sockets)
 
     def enter(self) -> None:
         """Start the calling thread's children in the sandbox until `leave`; it must not start threads meanwhile.
@@ -93,6 +98,19 @@ class Namespaces:
     def leave(self) -> None:
         """Undo `enter`; without it this does nothing."""
         _call(_LIBC.setns(self._own, _ISOLATED))
+
+    @contextmanager
+    def network(self) -> Generator[None]:
+        """Let the calling thread make sockets in the sandbox's network for the length of a block.
+
+        Raises:
+            OSError: The sandbox's first process has ended.
+        """
+        _call(_LIBC.setns(self.first, _NEW_NET))
+        try:
+            yield
+        finally:
+            _call(_LIBC.setns(self._own, _NEW_NET))
 
 
 def pivot(root: str) -> None:

@@ -10,6 +10,7 @@ MISSING = "file_not_found"
 REFUSED = "file_refused"
 FULL = "disk_full"
 NO_PROCESS = "process_not_found"
+CONFLICT = "conflict"
 GUEST = "guest_error"
 
 _CODES = {

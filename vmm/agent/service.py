@@ -16,6 +16,7 @@ from .channel import Channel, ClosedError
 from .files import Files
 from .identity import IdentityHolder
 from .metrics import Metrics
+from .outbound import Outbound
 from .processes import Processes
 from .refusals import GUEST, RefusalError, from_os_error, invalid
 from .search import Search
@@ -39,9 +40,11 @@ class Service:
         files: Files,
         metrics: Metrics,
         activity: Activity,
+        outbound: Outbound,
         paths: Paths,
     ) -> None:
         self._identity = identity
+        self._outbound = outbound
         self._paths = paths
         self._lock = _thread.allocate_lock()
         self._channels: set[Channel] = set()
@@ -79,6 +82,11 @@ class Service:
             "terminal_close": terminals.close,
             "metrics": metrics.read,
             "activity": activity.read,
+            "outbound": outbound.poll,
+            "refuse": outbound.refuse,
+            "answer": outbound.answer,
+            "carry": outbound.carry,
+            "connect": outbound.connect,
         }
 
     def serve(self, listener: socket.socket) -> None:
@@ -142,4 +150,5 @@ class Service:
             others = [other for other in self._channels if other is not channel]
         for other in others:
             other.retire()
+        self._outbound.drop()
         channel.send_result(certificate)

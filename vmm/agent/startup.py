@@ -22,6 +22,7 @@ from .identity import IdentityHolder, SecretFile
 from .memory_kills import MemoryKills
 from .metrics import Metrics
 from .namespaces import Namespaces, pivot
+from .outbound import Outbound
 from .processes import Processes
 from .procfs import read
 from .service import Service
@@ -85,9 +86,13 @@ def main(arguments: list[str]) -> None:
     identity = IdentityHolder(secret, secret_file, random, privileged=options.privileged)
     # The host's own connections do not count as activity. Those over vsock are in no TCP table.
     own = frozenset(listener.getsockname()[1] for listener in listeners if listener.family == socket.AF_INET)
-    activity = Activity(inner, first, terminals, own if namespaces is None else frozenset())
+    sockets = None if namespaces is None else namespaces.sockets
+    if namespaces is not None:
+        own = frozenset(() if sockets is None else (sockets.port,))
+    activity = Activity(inner, first, terminals, own)
+    outbound = Outbound(sockets, namespaces)
     paths = Paths(first=None if namespaces is None else first)
-    service = Service(identity, processes, terminals, Files(), Metrics(proc, inner), activity, paths)
+    service = Service(identity, processes, terminals, Files(), Metrics(proc, inner), activity, outbound, paths)
     frames.host_proof(secret, b"", b"")  # The first digest loads libraries, which is impossible after chroot.
     if options.port_file:
         _write_port(options.port_file, listeners[0].getsockname()[1])
@@ -98,6 +103,7 @@ def main(arguments: list[str]) -> None:
     os.chdir("/")
     status: object = 0
     try:
+        outbound.serve()
         for listener in listeners:
             _thread.start_new_thread(service.serve, (listener,))
         status = _wait(signals, namespaces)

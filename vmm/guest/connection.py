@@ -13,6 +13,7 @@ from anyio.abc import ByteStream, SocketAttribute
 from vmm.agent import frames
 from vmm.errors import (
     CasemateError,
+    Conflict,
     GuestDiskFull,
     GuestError,
     GuestFileMissing,
@@ -27,7 +28,7 @@ Dial = Callable[[], Awaitable[ByteStream]]
 _RECEIVE = 256 * 1024
 _ERRORS: dict[str, type[CasemateError]] = {
     error.code: error
-    for error in (InvalidInput, GuestFileMissing, GuestFileRefused, GuestDiskFull, ProcessMissing, GuestError)
+    for error in (InvalidInput, Conflict, GuestFileMissing, GuestFileRefused, GuestDiskFull, ProcessMissing, GuestError)
 }
 
 

@@ -20,7 +20,10 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "file_systems": ("overlay", "erofs", "ext4"),
 }
 # Optional: a kernel may lack these, and sandboxes work without them.
-_EXTRAS = ("fuse", "tun", "loop")
+_EXTRAS = (
+    *("fuse", "tun", "loop", "dummy"),
+    *("nf_tables", "nft_chain_nat", "nft_redir", "nft_reject_ipv4", "nft_fib_ipv4"),
+)
 _APPLETS = ("chmod", "cp", "insmod", "ip", "ln", "mkdir", "mount", "sh", "sleep", "switch_root")
 _DIRECTORIES = ("bin", "dev", "modules", "new", "proc", "sys")
 _INIT = Path(__file__).with_name("init.sh")

@@ -24,6 +24,7 @@ _LIBRARIES = "usr/lib/x86_64-linux-gnu"
 _RECIPE = ("toolbox.py",)
 _DEADLINE_S = 300
 _PREFIX = re.compile(r"^(lib)?python3\.\d+|^(libc6|zlib1g|libexpat1|libffi\d|libssl\d|liblzma5|libbz2-1\.0|libcrypt1)")
+_NFTABLES = re.compile(r"^(nftables$|libnft|libmnl|libedit|libtinfo|libbsd|libmd0|libgmp|libjansson|libxtables)")
 _DIRECTORIES = ("base", "dev", "disk", "etc", "opt/casemate", "proc", "run", "sandbox", "sys", "tmp", "var")
 _INITTAB = """\
 ::respawn:/usr/bin/python3 -I -S -B -u /opt/casemate/agent --isolate --root /sandbox --secret-file /run/casemate/secret
@@ -72,6 +73,7 @@ class ToolboxRecipe:
         version = python.removesuffix("-minimal")
         wanted = (f"{version}-minimal", f"lib{version}-minimal", f"lib{version}-stdlib")
         packages = [name for name in await shop.apt.closure(wanted) if _PREFIX.match(name)]
+        packages += [name for name in await shop.apt.closure(("nftables",)) if _NFTABLES.match(name)]
         downloads = await shop.apt.download(packages, shop.scratch)
         tree = shop.scratch / "tree"
         for number, package in enumerate(downloads):

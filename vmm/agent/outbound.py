@@ -1,0 +1,225 @@
+"""What leaves the sandbox waits here until the host has decided about it: TCP connections and DNS queries."""
+
+from __future__ import annotations
+
+import _thread
+import base64
+import contextlib
+import select
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from .arguments import Arguments
+from .channel import Channel
+from .namespaces import Namespaces
+from .network import NetworkSockets, original_destination, receive_query, send_answer
+from .refusals import CONFLICT, GUEST, RefusalError, from_os_error, invalid
+from .splice import reset, splice
+
+_MOST = 512
+_MOST_QUERIES = 64
+_WAIT_S = 20.0
+_QUERY_S = 5.0
+_CHECK_S = 1.0
+_CONNECT_S = 10.0
+_MOST_ANSWER = 65535
+_NO_NETWORK = "the sandbox has no network: its kernel lacks nf_tables or dummy devices; see its console"
+_LOCALHOSTS = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Waiting:
+    """What the host has not decided about yet.
+
+    Attributes:
+        event: What the host is told.
+        until: When it is given up, in monotonic seconds.
+        give_up: What to do then.
+    """
+
+    event: dict[str, Any]
+    until: float
+    sock: socket.socket | None = None
+    answer: Callable[[bytes], None] | None = None
+
+    def drop(self) -> None:
+        if self.sock is not None:
+            reset(self.sock)
+
+
+class Outbound:
+    """Queues connections and queries, and serves the host's decisions.
+
+    Args:
+        sockets: The agent's ends in the sandbox's network; None if there is none.
+        namespaces: The sandbox's; None if its programs live in the agent's.
+    """
+
+    def __init__(self, sockets: NetworkSockets | None, namespaces: Namespaces | None) -> None:
+        self._sockets = sockets
+        self._namespaces = namespaces
+        self._lock = _thread.allocate_lock()
+        self._waiting: dict[int, _Waiting] = {}
+        self._untold: list[int] = []
+        self._number = 0
+        self._pollers: list[_thread.LockType] = []
+
+    def serve(self) -> None:
+        """Start to accept what leaves the sandbox. To be called once, after the last fork without exec."""
+        if self._sockets is not None:
+            _thread.start_new_thread(self._accept, (self._sockets,))
+
+    def drop(self) -> None:
+        """Break off what waits: a clone must not go on with what its parent had begun."""
+        with self._lock:
+            waiting = list(self._waiting.values())
+            self._waiting.clear()
+            self._untold.clear()
+        for item in waiting:
+            item.drop()
+
+    def poll(self, channel: Channel, arguments: Arguments) -> None:
+        """Answer with what has come since the last time; wait for it up to `wait_ms`."""
+        if self._sockets is None:
+            raise RefusalError(GUEST, _NO_NETWORK)
+        wait_s = arguments.integer("wait_ms") / 1000
+        come = _thread.allocate_lock()
+        come.acquire()
+        with self._lock:
+            self._pollers.append(come)
+            if self._untold:
+                come.release()
+        come.acquire(timeout=wait_s)
+        with self._lock:
+            self._pollers.remove(come)
+            untold, self._untold = self._untold, []
+            events = [self._waiting[number].event for number in untold if number in self._waiting]
+        channel.send_result({"events": events})
+
+    def refuse(self, channel: Channel, arguments: Arguments) -> None:
+        """Reset a connection; a no-op if it is not there any more."""
+        item = self._take(arguments.integer("id"))
+        if item is not None:
+            item.drop()
+        channel.send_result({})
+
+    def answer(self, channel: Channel, arguments: Arguments) -> None:
+        """Answer a query with the DNS message that comes as the request's data; a no-op if it was given up."""
+        number = arguments.integer("id")
+        message = channel.whole_body(_MOST_ANSWER)
+        item = self._take(number)
+        if item is not None and item.answer is not None:
+            with contextlib.suppress(OSError):  # Who asked has gone.
+                item.answer(message)
+        channel.send_result({})
+
+    def carry(self, channel: Channel, arguments: Arguments) -> None:
+        """Carry a connection over this one until it ends."""
+        item = self._take(arguments.integer("id"))
+        if item is None or item.sock is None:
+            raise RefusalError(CONFLICT, "the program has closed the connection, or it waited too long")
+        splice(channel, item.sock)
+
+    def connect(self, channel: Channel, arguments: Arguments) -> None:
+        """Connect to a server on the sandbox's localhost, and carry that connection over this one."""
+        port = arguments.integer("port", least=1)
+        if port > 65535:
+            raise invalid(f"port must be 1 to 65535, got {port}")
+        splice(channel, self._connected(port))
+
+    def _connected(self, port: int) -> socket.socket:
+        for family, address in _LOCALHOSTS:
+            try:
+                sock = self._socket(family)
+            except OSError as error:
+                raise from_os_error(error) from error
+            try:
+                sock.settimeout(_CONNECT_S)
+                sock.connect((address, port))
+                sock.settimeout(None)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            except OSError:
+                sock.close()
+            else:
+                return sock
+        raise RefusalError(CONFLICT, f"nothing listens on port {port} in the sandbox; start the server first")
+
+    def _socket(self, family: int) -> socket.socket:
+        """Make a socket in the sandbox's network."""
+        if self._namespaces is None:
+            return socket.socket(family, socket.SOCK_STREAM)
+        with self._namespaces.network():
+            return socket.socket(family, socket.SOCK_STREAM)
+
+    def _accept(self, sockets: NetworkSockets) -> None:
+        poll = select.poll()
+        poll.register(sockets.tcp, select.POLLIN)
+        poll.register(sockets.udp, select.POLLIN)
+        while True:
+            ready = [descriptor for descriptor, _ in poll.poll(_CHECK_S * 1000)]
+            try:
+                if sockets.tcp.fileno() in ready:
+                    self._accept_connection(sockets)
+                if sockets.udp.fileno() in ready:
+                    self._accept_query(sockets)
+            except OSError:
+                time.sleep(0.05)  # It went away while it waited, or there are no descriptors left at the moment.
+            self._give_up()
+
+    def _accept_connection(self, sockets: NetworkSockets) -> None:
+        sock, _ = sockets.tcp.accept()
+        try:
+            address, port = original_destination(sock)
+        except OSError:
+            reset(sock)  # It was made to this very port.
+            return
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if not self._add({"kind": "tcp", "address": address, "port": port}, _WAIT_S, sock=sock):
+            reset(sock)
+
+    def _accept_query(self, sockets: NetworkSockets) -> None:
+        message, local, sender = receive_query(sockets.udp)
+
+        def answer(reply: bytes) -> None:
+            send_answer(sockets.udp, reply, local, sender)
+
+        event = {"kind": "dns", "query": base64.b64encode(message).decode()}
+        self._add(event, _QUERY_S, answer=answer)
+
+    def _add(
+        self,
+        event: dict[str, Any],
+        wait_s: float,
+        *,
+        sock: socket.socket | None = None,
+        answer: Callable[[bytes], None] | None = None,
+    ) -> bool:
+        """Queue something for the host; False if too much waits already."""
+        with self._lock:
+            alike = sum((item.sock is None) == (sock is None) for item in self._waiting.values())
+            if alike >= (_MOST if sock is not None else _MOST_QUERIES):
+                return False
+            self._number += 1
+            self._waiting[self._number] = _Waiting(
+                event={"id": self._number, **event}, until=time.monotonic() + wait_s, sock=sock, answer=answer
+            )
+            self._untold.append(self._number)
+            for come in self._pollers:
+                if come.locked():
+                    come.release()
+        return True
+
+    def _take(self, number: int) -> _Waiting | None:
+        with self._lock:
+            return self._waiting.pop(number, None)
+
+    def _give_up(self) -> None:
+        now = time.monotonic()
+        with self._lock:
+            late = [number for number, item in self._waiting.items() if item.until < now]
+            items = [self._waiting.pop(number) for number in late]
+        for item in items:
+            item.drop()
