@@ -1,4 +1,4 @@
-"""Calls about the guest's network: what leaves it and waits for a decision, and byte streams to and from its programs."""
+"""Calls about the guest's network: what leaves it and waits for a decision, and streams to and from its programs."""
 
 from __future__ import annotations
 

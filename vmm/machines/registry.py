@@ -41,6 +41,7 @@ class MachineRegistry:
         root: Holds one directory per machine; used by this object alone.
         tasks: Runs the watchers of the machines.
         on_death: Called with the sandbox's id, the machine's name and the reason when a machine ends unexpectedly.
+        beside: Run with the sandbox's id and its machine for as long as the machine is the sandbox's, then cancelled.
     """
 
     def __init__(
@@ -49,11 +50,14 @@ class MachineRegistry:
         root: Path,
         tasks: TaskGroup,
         on_death: Callable[[str, str, str], Awaitable[None]],
+        beside: Callable[[str, Machine], Awaitable[None]],
     ) -> None:
         self._driver = driver
         self._root = root
         self._tasks = tasks
         self._on_death = on_death
+        self._beside = beside
+        self._scopes: dict[str, anyio.CancelScope] = {}
         self._running: dict[str, Machine] = {}
         self._stalled: dict[str, str] = {}
         self._warnings = RepeatedWarnings()
@@ -75,14 +79,15 @@ class MachineRegistry:
 
     def attach(self, sandbox_id: str, machine: Machine) -> None:
         """Make a machine the sandbox's, and watch it. The caller handles the machine that it had before."""
+        self._let_go(sandbox_id)
         self._running[sandbox_id] = machine
-        self._stalled.pop(sandbox_id, None)
+        self._scopes[sandbox_id] = scope = anyio.CancelScope()
         self._tasks.start_soon(self._report_end, sandbox_id, machine)
+        self._tasks.start_soon(self._accompany, sandbox_id, machine, scope)
 
     def detach(self, sandbox_id: str) -> Machine | None:
         """Give up a sandbox's machine, whose end no longer counts as a death; None if none runs."""
-        self._stalled.pop(sandbox_id, None)
-        return self._running.pop(sandbox_id, None)
+        return self._let_go(sandbox_id)
 
     async def adopt(self, sandbox_id: str, name: str) -> Machine | None:
         """Adopt a sandbox's machine from an earlier server; None if it no longer runs.
@@ -225,7 +230,18 @@ class MachineRegistry:
         """Let go of all machines, which keep running."""
         for machine in self._running.values():
             await machine.link.aclose()
-        self._running.clear()
+        for sandbox_id in list(self._running):
+            self._let_go(sandbox_id)
+
+    def _let_go(self, sandbox_id: str) -> Machine | None:
+        self._stalled.pop(sandbox_id, None)
+        if scope := self._scopes.pop(sandbox_id, None):
+            scope.cancel()
+        return self._running.pop(sandbox_id, None)
+
+    async def _accompany(self, sandbox_id: str, machine: Machine, scope: anyio.CancelScope) -> None:
+        with scope, self._warnings.about("network not served", sandbox=sandbox_id):
+            await self._beside(sandbox_id, machine)
 
     async def _working_in(self, name: str) -> list[ProcessRef]:
         return (await anyio.to_thread.run_sync(orphans, self._root)).get((self._root / name).resolve(), [])
@@ -237,7 +253,7 @@ class MachineRegistry:
             with self._warnings.about("dead machine not cleaned up", sandbox=sandbox_id):
                 await machine.stop()
         if self._running.get(sandbox_id) is machine:
-            del self._running[sandbox_id]
+            self._let_go(sandbox_id)
             with self._warnings.about("death not recorded", sandbox=sandbox_id):
                 await self._on_death(sandbox_id, machine.directory.name, reason)
 

@@ -1,0 +1,158 @@
+"""The way of all sandboxes of a host to the network: each one's policy, and what it connected to."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import anyio
+import structlog
+from anyio.abc import TaskGroup
+
+from ..errors import GuestError, InvalidInput, LinkError
+from ..guest.link import GuestLink
+from ..guest.network import OutboundConnection, OutboundQuery
+from .addresses import AddressBook
+from .egress import Egress, EgressRefused
+from .log import NetworkLog
+from .policy import Mode, Policy
+from .resolver import Resolver
+from .rules import HostRules, Rules
+
+log = structlog.get_logger(__name__)
+
+_WAIT_MS = 25_000
+_AGAIN_S = 0.5
+_DNS = 53
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Way:
+    """One running sandbox's way out."""
+
+    rules: list[Rules]
+    book: AddressBook
+    egress: Egress
+
+
+class Gateway:
+    """Decides for all sandboxes of a host where they may connect to, and connects them.
+
+    Attributes:
+        default: The policy of sandboxes that name none.
+
+    Args:
+        default: The same.
+        host: The operator's rules, asked whenever a policy begins to apply.
+        resolver: Answers the sandboxes' DNS queries.
+        clock: Milliseconds since the epoch.
+    """
+
+    def __init__(
+        self, *, default: Policy, host: Callable[[], HostRules], resolver: Resolver, clock: Callable[[], int]
+    ) -> None:
+        self.default = default
+        self._host = host
+        self._resolver = resolver
+        self._clock = clock
+        self._logs: dict[str, NetworkLog] = {}
+        self._ways: dict[str, _Way] = {}
+        self._past = (0, 0)
+
+    def policy(self, network: str) -> Policy:
+        """Return the policy that a sandbox's record names; the default if it names none."""
+        return Policy.parse(network) if network else self.default
+
+    def log(self, sandbox_id: str) -> NetworkLog:
+        """Return a sandbox's recent destinations; the log begins when it is first asked for."""
+        if sandbox_id not in self._logs:
+            self._logs[sandbox_id] = NetworkLog(self._clock)
+        return self._logs[sandbox_id]
+
+    def counts(self) -> tuple[int, int]:
+        """Count what was allowed and what was refused since the start, for deleted sandboxes, too."""
+        allowed, refused = self._past
+        logs = self._logs.values()
+        return allowed + sum(log.allowed for log in logs), refused + sum(log.refused for log in logs)
+
+    async def changed(self, sandbox_id: str, network: str) -> None:
+        """Apply a sandbox's new policy text, to its open connections, too."""
+        way = self._ways.get(sandbox_id)
+        if way is not None:
+            way.rules[0] = self._rules(sandbox_id, network)
+            way.egress.recheck()
+
+    def forget(self, sandbox_id: str) -> None:
+        """Drop what is known of a sandbox that was deleted."""
+        log = self._logs.pop(sandbox_id, None)
+        if log is not None:
+            allowed, refused = self._past
+            self._past = (allowed + log.allowed, refused + log.refused)
+
+    async def serve(self, sandbox_id: str, network: Callable[[], Awaitable[str]], link: GuestLink) -> None:
+        """Serve what leaves one sandbox until cancelled; open connections end with it.
+
+        Args:
+            sandbox_id: The sandbox.
+            network: Reads its policy text.
+            link: The link to its guest, whose connections may break at any time.
+        """
+        rules = [Rules(Policy(mode=Mode.NONE), HostRules())]
+        book = AddressBook()
+        way = _Way(rules=rules, book=book, egress=Egress(lambda: rules[0], book, self.log(sandbox_id)))
+        # From here on `changed` finds it: what is read now may be the policy before or after that.
+        self._ways[sandbox_id] = way
+        try:
+            rules[0] = self._rules(sandbox_id, await network())
+            async with anyio.create_task_group() as tasks:
+                await self._poll(sandbox_id, way, link, tasks)
+        finally:
+            if self._ways.get(sandbox_id) is way:
+                del self._ways[sandbox_id]
+
+    async def _poll(self, sandbox_id: str, way: _Way, link: GuestLink, tasks: TaskGroup) -> None:
+        while True:
+            try:
+                events = await link.outbound(wait_ms=_WAIT_MS)
+            except GuestError as error:
+                log.info("sandbox without a network", sandbox=sandbox_id, reason=error.message)
+                return
+            except InvalidInput:
+                log.info("sandbox without a network", sandbox=sandbox_id, reason="it was made by an earlier release")
+                return
+            except LinkError:
+                # Its calls tell its owner; connections that wait in the guest are served once it answers again.
+                await anyio.sleep(_AGAIN_S)
+                continue
+            for event in events:
+                tasks.start_soon(self._decide, sandbox_id, way, link, event)
+
+    async def _decide(
+        self, sandbox_id: str, way: _Way, link: GuestLink, event: OutboundConnection | OutboundQuery
+    ) -> None:
+        try:
+            if isinstance(event, OutboundQuery):
+                reply = await self._resolver.answer(event.query, way.rules[0], way.book, self.log(sandbox_id))
+                await link.answer(event.id, reply)
+            elif event.port == _DNS:
+                async with link.carry(event.id) as stream:
+                    await self._resolver.serve(stream, lambda: way.rules[0], way.book, self.log(sandbox_id))
+            else:
+                await self._connect(way, link, event)
+        except (LinkError, GuestError):
+            return  # The guest, its connection or the program that made it has gone.
+
+    async def _connect(self, way: _Way, link: GuestLink, event: OutboundConnection) -> None:
+        try:
+            await way.egress.run(event.address, event.port, lambda: link.carry(event.id))
+        except EgressRefused:
+            await link.refuse(event.id)
+
+    def _rules(self, sandbox_id: str, network: str) -> Rules:
+        try:
+            policy = self.policy(network)
+        except InvalidInput as error:
+            # A later release may have written it. What is not understood must not open anything.
+            log.warning("network policy not understood, nothing is allowed", sandbox=sandbox_id, reason=error.message)
+            policy = Policy(mode=Mode.NONE)
+        return Rules(policy, self._host())
