@@ -24,7 +24,7 @@ chmod 0755 "$tree"
 : > "$tree/etc/machine-id"
 echo casemate > "$tree/etc/hostname"
 printf '127.0.0.1\tlocalhost casemate\n::1\tlocalhost ip6-localhost ip6-loopback\n' > "$tree/etc/hosts"
-printf '# A sandbox has no name servers unless its network policy gives it some.\noptions timeout:1 attempts:1\n' > "$tree/etc/resolv.conf"
+printf 'nameserver 10.41.0.1\noptions timeout:5 attempts:2\n' > "$tree/etc/resolv.conf"
 if [ -e "$tree/usr/bin/pip3" ]; then
     printf '[global]\nroot-user-action = ignore\ndisable-pip-version-check = true\n' > "$tree/etc/pip.conf"
 fi
