@@ -34,7 +34,7 @@ ip route add default via {_GATEWAY} dev eth0
 nft -f - <<RULES
 table ip casemate {{
     chain output {{
-        type nat hook output priority dstnat; policy accept;
+        type nat hook output priority -100; policy accept;
         oifname != "eth0" accept
         meta l4proto tcp redirect to :%(port)d
         udp dport 53 redirect to :%(port)d

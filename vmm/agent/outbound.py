@@ -132,17 +132,17 @@ class Outbound:
 
     def _connected(self, port: int) -> socket.socket:
         for family, address in _LOCALHOSTS:
+            sock = self._socket(family)
             try:
-                sock = self._socket(family)
-            except OSError as error:
-                raise from_os_error(error) from error
-            try:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 sock.settimeout(_CONNECT_S)
                 sock.connect((address, port))
                 sock.settimeout(None)
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            except (ConnectionRefusedError, TimeoutError):
+                sock.close()
             except OSError:
                 sock.close()
+                raise
             else:
                 return sock
         raise RefusalError(CONFLICT, f"nothing listens on port {port} in the sandbox; start the server first")

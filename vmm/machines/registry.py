@@ -41,7 +41,7 @@ class MachineRegistry:
         root: Holds one directory per machine; used by this object alone.
         tasks: Runs the watchers of the machines.
         on_death: Called with the sandbox's id, the machine's name and the reason when a machine ends unexpectedly.
-        beside: Run with the sandbox's id and its machine for as long as the machine is the sandbox's, then cancelled.
+        beside: Run with the sandbox's id and its machine for as long as it is the sandbox's, then cancelled.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class MachineRegistry:
         root: Path,
         tasks: TaskGroup,
         on_death: Callable[[str, str, str], Awaitable[None]],
-        beside: Callable[[str, Machine], Awaitable[None]],
+        beside: Callable[[str, Machine], Awaitable[None]] | None = None,
     ) -> None:
         self._driver = driver
         self._root = root
@@ -83,7 +83,8 @@ class MachineRegistry:
         self._running[sandbox_id] = machine
         self._scopes[sandbox_id] = scope = anyio.CancelScope()
         self._tasks.start_soon(self._report_end, sandbox_id, machine)
-        self._tasks.start_soon(self._accompany, sandbox_id, machine, scope)
+        if self._beside is not None:
+            self._tasks.start_soon(self._accompany, sandbox_id, machine, self._beside, scope)
 
     def detach(self, sandbox_id: str) -> Machine | None:
         """Give up a sandbox's machine, whose end no longer counts as a death; None if none runs."""
@@ -239,9 +240,15 @@ class MachineRegistry:
             scope.cancel()
         return self._running.pop(sandbox_id, None)
 
-    async def _accompany(self, sandbox_id: str, machine: Machine, scope: anyio.CancelScope) -> None:
+    async def _accompany(
+        self,
+        sandbox_id: str,
+        machine: Machine,
+        beside: Callable[[str, Machine], Awaitable[None]],
+        scope: anyio.CancelScope,
+    ) -> None:
         with scope, self._warnings.about("network not served", sandbox=sandbox_id):
-            await self._beside(sandbox_id, machine)
+            await beside(sandbox_id, machine)
 
     async def _working_in(self, name: str) -> list[ProcessRef]:
         return (await anyio.to_thread.run_sync(orphans, self._root)).get((self._root / name).resolve(), [])
