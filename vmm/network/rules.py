@@ -1,0 +1,149 @@
+"""What a policy means on this host: which names are answered and which connections are made."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+
+from .names import NamePatterns
+from .policy import Mode, Policy
+
+WEB_PORTS = frozenset({80, 443})
+
+# Addresses that lead to the host, its neighbours or its cloud, by what a refusal calls them. The first match counts.
+DENIED: tuple[tuple[str, IPv4Network], ...] = (
+    ("unspecified address", IPv4Network("0.0.0.0/8")),
+    ("loopback address", IPv4Network("127.0.0.0/8")),
+    ("private address", IPv4Network("10.0.0.0/8")),
+    ("private address", IPv4Network("172.16.0.0/12")),
+    ("private address", IPv4Network("192.168.0.0/16")),
+    ("shared address", IPv4Network("100.64.0.0/10")),
+    ("link-local address", IPv4Network("169.254.0.0/16")),
+    # Clouds offer credentials to their machines outside the link-local block as well.
+    ("metadata address", IPv4Network("168.63.129.16/32")),
+    ("metadata address", IPv4Network("192.0.0.0/24")),
+    ("multicast address", IPv4Network("224.0.0.0/4")),
+    ("broadcast address", IPv4Network("255.255.255.255/32")),
+    ("reserved address", IPv4Network("240.0.0.0/4")),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostRules:
+    """The operator's part, the same for every sandbox.
+
+    Attributes:
+        packages: Names and wildcards of the package registries.
+        opened: Networks that are denied by default and that the operator opened. One that reaches beyond a denied
+            block opens nothing of it: 0.0.0.0/0 does not open the loopback.
+        own: The host's own addresses: denied unless `opened` has that very address.
+    """
+
+    packages: tuple[str, ...] = ()
+    opened: tuple[IPv4Network, ...] = ()
+    own: tuple[IPv4Address, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """A decision.
+
+    Attributes:
+        allowed: Whether it may be.
+        reason: Why not: 'policy "packages"', 'private address 10.0.0.1'.
+        by_name: An allowed connection is so only for a name of its address, and the name that it announces can be
+            seen (ports 80 and 443): `Rules.announced` decides, too.
+    """
+
+    allowed: bool
+    reason: str = ""
+    by_name: bool = False
+
+
+ALLOWED = Verdict(allowed=True)
+
+
+class Rules:
+    """One sandbox's policy together with the host's rules."""
+
+    def __init__(self, policy: Policy, host: HostRules) -> None:
+        self.policy = policy
+        self._opened = host.opened
+        self._own = frozenset(host.own)
+        self._names = NamePatterns(host.packages if policy.mode is Mode.PACKAGES else policy.names)
+        self._refused = Verdict(allowed=False, reason=f'policy "{policy.mode}"')
+
+    @property
+    def checks_names(self) -> bool:
+        """Whether Host and SNI decide about connections on ports 80 and 443."""
+        return self.policy.mode in (Mode.ALLOW, Mode.PACKAGES)
+
+    def name(self, name: str) -> Verdict:
+        """Decide whether the resolver may answer a name."""
+        if self.policy.mode in (Mode.INTERNET, Mode.LEARN):
+            return ALLOWED
+        if self.policy.mode is Mode.NONE or not self._names.cover(name):
+            return self._refused
+        return ALLOWED
+
+    def answer(self, address: IPv4Address) -> Verdict:
+        """Decide whether an answer may have this address, which a name of the guest's choice can point to."""
+        if self.policy.mode is Mode.NONE:
+            return self._refused
+        return self._reachable(address)
+
+    def connection(self, address: IPv4Address, port: int, names: Collection[str]) -> Verdict:
+        """Decide about a connection.
+
+        Args:
+            address: Its original destination.
+            port: The TCP port there.
+            names: The names for which the resolver gave this sandbox the address.
+        """
+        if self.policy.mode is Mode.NONE:
+            return self._refused
+        reachable = self._reachable(address)
+        return self._listed(address, port, names) if reachable.allowed and self.checks_names else reachable
+
+    def announced(self, name: str | None, port: int) -> Verdict:
+        """Decide about the name that a connection announces in Host or SNI; None: it announces none, or hides it."""
+        if not self.checks_names:
+            return self._refused if self.policy.mode is Mode.NONE else ALLOWED
+        if name is None or not name:
+            return Verdict(allowed=False, reason=f"{self._refused.reason}, which needs a name in Host or SNI")
+        if not self._port(port) or not self._names.cover(name):
+            return self._refused
+        return ALLOWED
+
+    def closed(self) -> tuple[IPv4Network, ...]:
+        """Return the networks of the allow list that stay denied as a whole, which the owner should be told."""
+        return tuple(
+            network
+            for network in self.policy.networks
+            if any(network.subnet_of(block) for _, block in DENIED) or network.network_address in self._own
+            if not any(network.overlaps(opened) for opened in self._opened)
+        )
+
+    def _listed(self, address: IPv4Address, port: int, names: Collection[str]) -> Verdict:
+        if not self._port(port):
+            return self._refused
+        if any(address in network for network in self.policy.networks):
+            return ALLOWED
+        if any(self._names.cover(name) for name in names):
+            return Verdict(allowed=True, by_name=port in WEB_PORTS)
+        return self._refused
+
+    def _port(self, port: int) -> bool:
+        return not self.policy.ports or port in self.policy.ports
+
+    def _reachable(self, address: IPv4Address) -> Verdict:
+        """Deny what leads to the host, its neighbours or its cloud."""
+        if address in self._own and IPv4Network(address) not in self._opened:
+            return Verdict(allowed=False, reason=f"address {address} of the host")
+        for kind, block in DENIED:
+            if address in block:
+                if any(address in opened and opened.subnet_of(block) for opened in self._opened):
+                    return ALLOWED
+                return Verdict(allowed=False, reason=f"{kind} {address}")
+        return ALLOWED
