@@ -92,7 +92,7 @@ def test_scripts_that_a_language_mixes_are_no_imitation() -> None:
         ("", "must be none, internet, packages, learn", 'use "none"'),
         ([], "must be none, internet, packages, learn", 'use "none"'),
         (" , ,", "must be none, internet, packages, learn", 'use "none"'),
-        ("internt", "must be none, internet, packages, learn or an allow list, got 'internt'", "example.com"),
+        ("inet", "must be none, internet, packages, learn or an allow list, got 'inet'", "example.com"),
         ("allow", "must name what to allow", "example.com"),
         (["internet", "example.com"], 'must have "internet" alone', "either"),
         (["packages", "none"], 'must have "packages" alone', "either"),
