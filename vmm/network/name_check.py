@@ -1,0 +1,74 @@
+"""The check of the names that a program announces on a connection to port 80 or 443, to its last byte."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from .announced import Unnamed, is_tls, server_name
+from .http_requests import HttpRequests
+
+MOST_NAMES = 64
+
+
+class NameCheck:
+    """Holds bytes back until the names in them are known and allowed.
+
+    A TLS connection announces one name; over HTTP/1 each request announces its own. TLS is told from HTTP by the first
+    byte and not by the port, so neither can stand in for the other.
+
+    Attributes:
+        names: All that were announced.
+
+    Args:
+        judge: Called for each new name; raises whatever refuses it.
+    """
+
+    def __init__(self, judge: Callable[[str], None]) -> None:
+        self.names: set[str] = set()
+        self._judge = judge
+        self._hello: bytearray | None = None
+        self._requests: HttpRequests | None = None
+
+    def feed(self, data: bytes) -> bytes:
+        """Read what the program sent next.
+
+        Returns:
+            What may be passed on to the server: nothing while a name is incomplete.
+
+        Raises:
+            Unnamed: No name is announced, or not in a way that leaves no doubt.
+        """
+        if self._requests is not None:
+            return self._request(self._requests, data)
+        if self._hello is not None:
+            return self._greeting(self._hello, data)
+        if self.names or not data:
+            return data  # in TLS, all that follows the name is encrypted
+        if is_tls(data):
+            self._hello = bytearray()
+        else:
+            self._requests = HttpRequests()
+        return self.feed(data)
+
+    def _greeting(self, hello: bytearray, data: bytes) -> bytes:
+        hello += data
+        name = server_name(bytes(hello))
+        if name is None:
+            return b""
+        self._note(name)
+        self._hello = None
+        return bytes(hello)
+
+    def _request(self, requests: HttpRequests, data: bytes) -> bytes:
+        names, ready = requests.feed(data)
+        for name in sorted(names):
+            self._note(name)
+        return ready
+
+    def _note(self, name: str) -> None:
+        if name in self.names:
+            return
+        if len(self.names) >= MOST_NAMES:
+            raise Unnamed(f"requests for more than {MOST_NAMES} names over one connection")
+        self._judge(name)
+        self.names.add(name)
