@@ -40,10 +40,14 @@ from .lifecycle.sleep import Sleeper
 from .lifecycle.snapshot import Snapshotter
 from .lifecycle.transitions import Transitions
 from .machines.clone import Cloner, end, no_progress
+from .machines.machine import Machine
 from .machines.registry import MachineRegistry
 from .machines.snapshots import Snapshots
 from .machines.templates import Report, Templates
 from .machines.warm_pool import Key, WarmPool
+from .network.gateway import Gateway
+from .network.policy import Mode, Policy
+from .network.rules import HostRules
 from .sandboxes.limits import HostReserve
 from .sandboxes.quotas import Quotas
 from .sandboxes.store import SandboxStore
@@ -103,6 +107,7 @@ class Fleet(AsyncContextManagerMixin):
         ready: int = 0,
         retention_s: int = 0,
         sweep_s: float = _SWEEP_S,
+        gateway: Gateway | None = None,
         clock: Callable[[], int] = _now_ms,
         on_sandbox: Callable[[str], None] = _ignore,
         on_start: Callable[[str], None] = _ignore,
@@ -114,8 +119,17 @@ class Fleet(AsyncContextManagerMixin):
         self._templates = templates = Templates(driver, data / "templates", tasks, catalogue.verify)
         snapshots = Snapshots(data / "snapshots")
         activity = Activity(clock)
+        gateway = gateway or Gateway(default=Policy(mode=Mode.INTERNET), host=HostRules, clock=clock)
         instances = instances or data / "instances"
-        self._machines = machines = MachineRegistry(driver, instances, tasks, self._died)
+
+        async def connect(sandbox_id: str, machine: Machine) -> None:
+            async def network() -> str:
+                sandbox = await store.find(sandbox_id)
+                return "" if sandbox is None else getattr(sandbox, "network", "")
+
+            await gateway.serve(sandbox_id, network, machine.link)
+
+        self._machines = machines = MachineRegistry(driver, instances, tasks, self._died, connect)
         cloner = Cloner(driver, machines, templates, own_memory=driver.own_memory if own_memory is None else own_memory)
 
         def admit_ahead(key: Key) -> None:

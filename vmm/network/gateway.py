@@ -44,16 +44,21 @@ class Gateway:
     Args:
         default: The same.
         host: The operator's rules, asked whenever a policy begins to apply.
-        resolver: Answers the sandboxes' DNS queries.
         clock: Milliseconds since the epoch.
+        resolver: Answers the sandboxes' DNS queries; by default one that asks the host's name servers.
     """
 
     def __init__(
-        self, *, default: Policy, host: Callable[[], HostRules], resolver: Resolver, clock: Callable[[], int]
+        self,
+        *,
+        default: Policy,
+        host: Callable[[], HostRules],
+        clock: Callable[[], int],
+        resolver: Resolver | None = None,
     ) -> None:
         self.default = default
         self._host = host
-        self._resolver = resolver
+        self._resolver = resolver or Resolver()
         self._clock = clock
         self._logs: dict[str, NetworkLog] = {}
         self._ways: dict[str, _Way] = {}
