@@ -39,6 +39,7 @@ from .lifecycle.restore import Restorer
 from .lifecycle.sleep import Sleeper
 from .lifecycle.snapshot import Snapshotter
 from .lifecycle.transitions import Transitions
+from .machines.certificates import NO_CERTIFICATES, Certificates
 from .machines.clone import Cloner, end, no_progress
 from .machines.machine import Machine
 from .machines.registry import MachineRegistry
@@ -88,6 +89,7 @@ class Fleet(AsyncContextManagerMixin):
         ready: How many machines wait for new sandboxes of the image and size that `prepare` names.
         retention_s: Seconds after which a sandbox that sleeps is deleted; 0 is never.
         sweep_s: How often timers are checked.
+        certificates: Authorities that new sandboxes trust besides Debian's.
         clock: Milliseconds since the epoch.
         on_sandbox: Called with the id of each sandbox that a call is about, once it is known.
         on_start: Called with how each machine got its memory (`Memory`).
@@ -108,6 +110,7 @@ class Fleet(AsyncContextManagerMixin):
         retention_s: int = 0,
         sweep_s: float = _SWEEP_S,
         gateway: Gateway | None = None,
+        certificates: Certificates = NO_CERTIFICATES,
         clock: Callable[[], int] = _now_ms,
         on_sandbox: Callable[[str], None] = _ignore,
         on_start: Callable[[str], None] = _ignore,
@@ -116,7 +119,7 @@ class Fleet(AsyncContextManagerMixin):
         self._catalogue = catalogue
         self._store = store
         self._tasks = tasks = anyio.create_task_group()
-        self._templates = templates = Templates(driver, data / "templates", tasks, catalogue.verify)
+        self._templates = templates = Templates(driver, data / "templates", tasks, catalogue.verify, certificates)
         snapshots = Snapshots(data / "snapshots")
         activity = Activity(clock)
         gateway = gateway or Gateway(default=Policy(mode=Mode.INTERNET), host=HostRules, clock=clock)

@@ -16,12 +16,12 @@ from .arguments import Arguments
 from .channel import Channel
 from .namespaces import Namespaces
 from .network import NetworkSockets, original_destination, receive_query, send_answer
-from .refusals import CONFLICT, GUEST, RefusalError, from_os_error, invalid
+from .refusals import CONFLICT, GUEST, RefusalError, invalid
 from .splice import reset, splice
 
 _MOST = 512
 _MOST_QUERIES = 64
-_WAIT_S = 20.0
+_WAIT_S = 60.0
 _QUERY_S = 5.0
 _CHECK_S = 1.0
 _CONNECT_S = 10.0

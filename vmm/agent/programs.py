@@ -15,6 +15,9 @@ _SHELLS = (b"/bin/bash", b"/bin/sh")
 _LOGIN_SHELLS = frozenset({b"bash", b"dash", b"sh", b"zsh"})
 """Shells that accept -l together with -c."""
 _ENV = b"/usr/bin/env"
+_ENVIRONMENT = b"/etc/environment"
+_MAX_ENVIRONMENT = 64 * 1024
+_NAME = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")
 _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_@%+=:,./-")
 
 
@@ -75,7 +78,7 @@ def terminal_program(arguments: Arguments, users: Users) -> Program:
 
 
 def environment(user: User, requested: dict[bytes, bytes]) -> dict[bytes, bytes]:
-    """Return the environment of a program: the defaults, overridden by the requested variables."""
+    """Return the environment of a program: the defaults, those of /etc/environment, and the requested variables."""
     for name in requested:
         if not name or b"=" in name:
             raise invalid(f"env must have variable names that are not empty and without '=', got {shown(name)!r}")
@@ -87,8 +90,30 @@ def environment(user: User, requested: dict[bytes, bytes]) -> dict[bytes, bytes]
         b"SHELL": user.shell,
         b"LANG": b"C.UTF-8",
         b"TERM": b"dumb",
+        **_system_environment(),
         **requested,
     }
+
+
+def _system_environment() -> dict[bytes, bytes]:
+    """Read /etc/environment as pam_env(8) does; what is no assignment there is left out."""
+    try:
+        descriptor = os.open(_ENVIRONMENT, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return {}
+    try:
+        text = os.read(descriptor, _MAX_ENVIRONMENT)
+    except OSError:
+        return {}
+    finally:
+        os.close(descriptor)
+    variables: dict[bytes, bytes] = {}
+    for line in text.splitlines():
+        name, assigned, value = line.strip().removeprefix(b"export ").partition(b"=")
+        if assigned and _NAME.issuperset(name) and name and b"\0" not in value:
+            quoted = len(value) > 1 and value[:1] == value[-1:] and value[:1] in {b'"', b"'"}
+            variables[name] = value[1:-1] if quoted else value
+    return variables
 
 
 def _login(shell: bytes, requested: dict[bytes, bytes]) -> list[bytes]:

@@ -20,6 +20,7 @@ from ..images.catalogue import ImageSet
 from ..images.disk import make_disk
 from ..sandboxes.spec import DISK
 from . import boot
+from .certificates import NO_CERTIFICATES, Certificates
 from .checkpoint import DISK as DISK_FILE
 from .checkpoint import Checkpoint, link_parts
 from .machine import Machine
@@ -33,14 +34,24 @@ _WARM_UP = "ls -la / >/dev/null; cat /etc/os-release >/dev/null; python3 -c 'imp
 _WARM_UP_MS = 60_000
 
 
-def template_key(driver: Hypervisor, images: ImageSet, cpu: int, mem: int) -> str:
+def template_key(
+    driver: Hypervisor, images: ImageSet, cpu: int, mem: int, certificates: Certificates = NO_CERTIFICATES
+) -> str:
     """Name a template: a digest of everything that its saved state depends on."""
-    parts = (str(_FORMAT), driver.fingerprint, images.digest, str(cpu), str(mem), _WARM_UP)
+    parts = (str(_FORMAT), driver.fingerprint, images.digest, str(cpu), str(mem), _WARM_UP, certificates.digest)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
 
 
 async def build(
-    driver: Hypervisor, images: ImageSet, root: Path, key: str, *, cpu: int, mem: int, tsc_khz: int
+    driver: Hypervisor,
+    images: ImageSet,
+    root: Path,
+    key: str,
+    *,
+    cpu: int,
+    mem: int,
+    tsc_khz: int,
+    certificates: Certificates = NO_CERTIFICATES,
 ) -> Checkpoint:
     """Boot a machine, check its clock, warm it up, save it. Takes several seconds; leaves nothing behind on failure.
 
@@ -52,6 +63,7 @@ async def build(
         cpu: Virtual CPUs.
         mem: MiB.
         tsc_khz: Best guess of the host's time-stamp frequency; corrected if the guest's clock is wrong.
+        certificates: Authorities that the guest shall trust besides Debian's.
 
     Raises:
         Unavailable: The guest did not start, or its clock cannot be corrected.
@@ -60,7 +72,8 @@ async def build(
         directory = root / f".build-{key}-{secrets.token_hex(4)}"
         directory.mkdir(mode=0o700)
         try:
-            rate = await _boot_and_save(driver, images, directory, cpu=cpu, mem=mem, tsc_khz=tsc_khz)
+            machine = await boot_image(driver, images, directory, cpu=cpu, mem=mem, tsc_khz=tsc_khz)
+            rate = await _prepare_and_save(machine, directory, certificates)
             if rate is None:
                 target = root / key
                 await anyio.to_thread.run_sync(_publish, directory, target)
@@ -104,18 +117,16 @@ async def boot_image(
     return await boot.boot(driver, hardware, directory)
 
 
-async def _boot_and_save(
-    driver: Hypervisor, images: ImageSet, directory: Path, *, cpu: int, mem: int, tsc_khz: int
-) -> float | None:
-    machine = await boot_image(driver, images, directory, cpu=cpu, mem=mem, tsc_khz=tsc_khz)
-    link = machine.link
+async def _prepare_and_save(machine: Machine, directory: Path, certificates: Certificates) -> float | None:
+    driver, link = machine.driver, machine.link
     try:
         if driver.accelerator == "tcg":
             rate = await _clock_rate(link)
             if abs(rate - 1) > _RATE_TOLERANCE:
                 return rate
+        await certificates.install(link)
         await link.exec(Command(shell=_WARM_UP, timeout_ms=_WARM_UP_MS), wait_ms=_WARM_UP_MS)
-        await link.forget()  # the commands that warmed it up belong to no owner of a clone
+        await link.forget()  # the commands that prepared it belong to no owner of a clone
         # Once here, so that no clone pays for the first time.
         await machine.assign_identity("template")
         # A connection that is open while saving would be half open in every clone.

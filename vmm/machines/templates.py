@@ -18,6 +18,7 @@ from ..hypervisor.process import orphans
 from ..images.catalogue import ImageSet
 from ..repeated_warnings import RepeatedWarnings
 from . import template as building
+from .certificates import NO_CERTIFICATES, Certificates
 from .checkpoint import Checkpoint
 from .template import template_key
 
@@ -37,15 +38,22 @@ class Templates:
         root: Their directory; used by this object alone.
         tasks: Runs builds, so that they finish even if the caller goes away.
         verify: Compares every file of an image with its digest; called before every build.
+        certificates: Authorities that the guests trust besides Debian's.
     """
 
     def __init__(
-        self, driver: Hypervisor, root: Path, tasks: TaskGroup, verify: Callable[[str], Awaitable[None]]
+        self,
+        driver: Hypervisor,
+        root: Path,
+        tasks: TaskGroup,
+        verify: Callable[[str], Awaitable[None]],
+        certificates: Certificates = NO_CERTIFICATES,
     ) -> None:
         self._driver = driver
         self._root = root
         self._tasks = tasks
         self._verify = verify
+        self._certificates = certificates
         self._loaded: OrderedDict[str, Checkpoint] = OrderedDict()
         self._builds: dict[str, _Build] = {}
         self._one_at_a_time = anyio.Lock()
@@ -57,7 +65,7 @@ class Templates:
         Raises:
             Unavailable: It could not be built.
         """
-        key = template_key(self._driver, images, cpu, mem)
+        key = template_key(self._driver, images, cpu, mem, self._certificates)
         template = await anyio.to_thread.run_sync(self._load, key)
         if template is None:
             template = await self._built(key, images, cpu, mem, report)
@@ -116,7 +124,14 @@ class Templates:
                 with translate_os_errors("a template", self._root):
                     await anyio.to_thread.run_sync(self._evict)
                     build.template = await building.build(
-                        self._driver, images, self._root, key, cpu=cpu, mem=mem, tsc_khz=self._known_rate()
+                        self._driver,
+                        images,
+                        self._root,
+                        key,
+                        cpu=cpu,
+                        mem=mem,
+                        tsc_khz=self._known_rate(),
+                        certificates=self._certificates,
                     )
         except CasemateError as error:
             build.error = error
