@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 
 from vmm.errors import InvalidInput
 from vmm.network.packages import more_registries, registries
+from vmm.network.registries.host import Host
 
 Find = Callable[..., tuple[str, ...]]
 
@@ -446,6 +447,17 @@ def test_a_broken_file_is_skipped_with_a_warning_that_names_it(find: Find, tmp_p
     (entry,) = logs
     assert (entry["log_level"], entry["event"], entry["file"]) == ("warning", "configuration skipped", str(path))
     assert "secret" not in str(entry)
+
+
+def test_a_warning_does_not_repeat_what_a_parser_quotes(root: Path, home: Path) -> None:
+    def parse(text: str) -> None:
+        raise ValueError(text)
+
+    path = write(home / ".npmrc", "secret")
+    with capture_logs() as logs:
+        assert Host(environ={}, home=home, root=root, prefixes=()).read(path, parse) is None
+    (entry,) = logs
+    assert entry["reason"] == "it cannot be parsed (ValueError)"
 
 
 def test_broken_files_do_not_hide_each_other_or_the_rest(find: Find, tmp_path: Path) -> None:
