@@ -142,11 +142,7 @@ def certificate(place: Path, *names: str) -> tuple[Path, Path]:
     """Make a certificate for names, with its key."""
     made, key = place / "certificate.pem", place / "key.pem"
     subject = ",".join(f"DNS:{name}" for name in names)
-    run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-        + ["-days", "2", "-subj", f"/CN={names[0]}", "-addext", f"subjectAltName={subject}"]
-        + ["-keyout", str(key), "-out", str(made)],
-        check=True,
-        capture_output=True,
-    )
+    command = f"openssl req -x509 -nodes -days 2 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -subj /CN={names[0]}"
+    extension = ["-addext", f"subjectAltName={subject}"]
+    run([*command.split(), *extension, "-keyout", str(key), "-out", str(made)], check=True, capture_output=True)
     return made, key

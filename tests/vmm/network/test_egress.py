@@ -325,15 +325,19 @@ async def test_a_new_policy_ends_the_connections_that_it_does_not_allow() -> Non
 
 
 async def test_a_new_policy_is_told_the_names_that_a_connection_announced() -> None:
-    async with echoing(443) as world, sandbox("example.com, example.org", world) as box:
-        async with box.opens(SHARED, 443) as one, box.opens(SHARED, 443) as other:
-            for connection, name in ((one, "example.com"), (other, "example.org")):
-                await connection.stream.send(hello(name))
-                assert await connection.stream.receive()
-            assert box.becomes("example.org") == 1
-            assert await one.is_reset()
-            assert await answers(other)
-            assert box.becomes("internet") == 0
+    async with (
+        echoing(443) as world,
+        sandbox("example.com, example.org", world) as box,
+        box.opens(SHARED, 443) as one,
+        box.opens(SHARED, 443) as other,
+    ):
+        for connection, name in ((one, "example.com"), (other, "example.org")):
+            await connection.stream.send(hello(name))
+            assert await connection.stream.receive()
+        assert box.becomes("example.org") == 1
+        assert await one.is_reset()
+        assert await answers(other)
+        assert box.becomes("internet") == 0
 
 
 async def test_a_connection_whose_name_nobody_saw_ends_when_names_begin_to_count() -> None:
@@ -354,18 +358,22 @@ async def test_a_policy_that_changes_before_the_name_comes_decides_about_it() ->
 
 
 async def test_a_sandbox_has_so_many_connections_and_no_more() -> None:
-    async with echoing(22) as world, sandbox("internet", world, limit=2) as box:
-        async with box.opens(OTHER, 22) as one, box.opens(OTHER, 22) as two:
-            assert await answers(one)
-            assert await answers(two)
-            async with box.opens(OTHER, 22) as three:
-                assert await three.is_reset()
-            assert await box.end() == "limit: 2 connections of this sandbox are open"
-            await one.stream.send_eof()
-            assert await one.everything() == b""
-            await until(lambda: len(box.egress) == 1)
-            async with box.opens(OTHER, 22) as four:
-                assert await answers(four)
+    async with (
+        echoing(22) as world,
+        sandbox("internet", world, limit=2) as box,
+        box.opens(OTHER, 22) as one,
+        box.opens(OTHER, 22) as two,
+    ):
+        assert await answers(one)
+        assert await answers(two)
+        async with box.opens(OTHER, 22) as three:
+            assert await three.is_reset()
+        assert await box.end() == "limit: 2 connections of this sandbox are open"
+        await one.stream.send_eof()
+        assert await one.everything() == b""
+        await until(lambda: len(box.egress) == 1)
+        async with box.opens(OTHER, 22) as four:
+            assert await answers(four)
 
 
 async def test_a_real_tls_client_and_server_talk_through_it(tmp_path: Path) -> None:
@@ -414,7 +422,7 @@ async def test_curl_gets_what_is_allowed_and_a_reset_for_the_rest() -> None:
 
 @asynccontextmanager
 async def caught(box: Sandbox) -> AsyncGenerator[int]:
-    """A port whose connections are taken for ones to port 80 of the shared address, as a guest's rules redirect them."""
+    """A port whose connections are taken for ones to port 80 of the shared address, as the guest redirects them."""
     listener = await anyio.create_tcp_listener(local_host=LOOPBACK, local_port=0)
 
     async def handle(stream: SocketStream) -> None:

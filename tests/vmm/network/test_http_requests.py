@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,7 +22,7 @@ NAMES = {GET: "example.com", POST: "example.org", CHUNKED: "www.example.net"}
 
 def pieces(data: bytes, cuts: list[int]) -> list[bytes]:
     edges = [0, *sorted(cut % len(data) for cut in cuts), len(data)]
-    return [data[start:end] for start, end in zip(edges, edges[1:], strict=False) if start < end]
+    return [data[start:end] for start, end in pairwise(edges) if start < end]
 
 
 @given(st.lists(st.sampled_from([GET, POST, CHUNKED]), min_size=1, max_size=6), st.lists(st.integers(0, 5000)))

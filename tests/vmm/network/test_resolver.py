@@ -12,7 +12,6 @@ import dns.flags
 import dns.message
 import dns.opcode
 import dns.rcode
-import dns.rdatatype
 import dns.rrset
 import pytest
 from hypothesis import given
@@ -65,7 +64,11 @@ async def asking(policy: str = "internet", host: HostRules | None = None) -> Asy
 
 
 def addresses(answer: dns.message.Message) -> set[str]:
-    return {str(data) for record in answer.answer if record.rdtype == dns.rdatatype.A for data in record}
+    return {text.split()[-1] for text in lines(answer) if " IN A " in text}
+
+
+def lines(answer: dns.message.Message) -> list[str]:
+    return [line for record in answer.answer for line in record.to_text().splitlines()]
 
 
 async def test_a_name_is_answered_and_noted_for_the_sandbox() -> None:
@@ -117,7 +120,7 @@ async def test_other_records_are_passed_on(line: str) -> None:
         server.add(line)
         name, _, _, kind, value = line.split(maxsplit=4)
         answer = await box.ask(name, kind)
-        assert [str(data) for record in answer.answer for data in record] == [value]
+        assert [text.split(maxsplit=4)[4] for text in lines(answer)] == [value]
 
 
 @pytest.mark.parametrize("name", ["5.0.0.10.in-addr.arpa", "254.169.254.169.in-addr.arpa", "no-address.example.com"])
@@ -169,7 +172,7 @@ async def test_addresses_of_a_name_that_was_not_asked_for_are_left_out() -> None
 
 
 @pytest.mark.parametrize("policy", ["internet", "learn", "rebind.example.com"])
-@pytest.mark.parametrize("private", ["127.0.0.1", "10.0.0.1", "169.254.169.254", "0.0.0.0", "203.0.113.5"])
+@pytest.mark.parametrize("private", ["127.0.0.1", "10.0.0.1", "169.254.169.254", "0.0.0.1", "203.0.113.5"])
 async def test_a_name_that_leads_inwards_does_not_exist(policy: str, private: str) -> None:
     own = HostRules(own=(IPv4Address("203.0.113.5"),))
     async with asking(policy, own) as (box, server):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from ipaddress import IPv4Address
 from subprocess import run
 
@@ -84,6 +84,7 @@ async def reached(policy: str, host: HostRules, address: str, port: int, first: 
     rules = Rules(Policy.parse(policy), host)
     egress = Egress(lambda: rules, book, NetworkLog(lambda: 0))
     refusals: list[str] = []
+    received = b""
     async with program() as made:
 
         async def carry() -> None:
@@ -95,13 +96,11 @@ async def reached(policy: str, host: HostRules, address: str, port: int, first: 
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(carry)
-            try:
+            with suppress(anyio.BrokenResourceError):
                 await made.stream.send(first)
-                received = (await made.stream.receive()).decode()
-            except anyio.BrokenResourceError:
-                received = ""
+                received = await made.stream.receive()
             await made.stream.aclose()
-    return received or refusals[0]
+    return received.decode() or refusals[0]
 
 
 if __name__ == "__main__":
