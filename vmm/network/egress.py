@@ -202,7 +202,7 @@ class Egress:
                     if ready := check.feed(data):
                         return ready
         except TimeoutError:
-            raise Unnamed(f"none within {self._name_s:.0f} s") from None
+            raise Unnamed(f"none within {self._name_s:g} s") from None
         except anyio.EndOfStream:
             if received:
                 raise Unnamed("none before its end") from None
@@ -228,7 +228,7 @@ class Egress:
         if error.errno in _NO_ROUTE:
             return "no route to it"
         if isinstance(error, TimeoutError):
-            return f"no answer within {self._dial_s:.0f} s"
+            return f"no answer within {self._dial_s:g} s"
         return os.strerror(error.errno) if error.errno else str(error)
 
     def _announced(self, way: _Open, name: str) -> None:

@@ -29,7 +29,7 @@ from .rules import Rules
 from .upstream import NoAnswer, Upstream
 
 MOST_IN_FLIGHT = 32
-"""Questions of one sandbox that wait for the name server."""
+"""Questions of one sandbox that wait for the name server, and its connections over TCP."""
 IDLE_S = 30.0
 """Seconds that a program may keep a TCP connection without asking."""
 LONGEST_S = 24 * 3600
@@ -53,7 +53,9 @@ class Resolver:
 
     def __init__(self, upstream: Upstream | None = None) -> None:
         self._upstream = upstream or Upstream()
+        # Of each sandbox, for which its address book stands.
         self._in_flight: WeakKeyDictionary[AddressBook, int] = WeakKeyDictionary()
+        self._streams: WeakKeyDictionary[AddressBook, int] = WeakKeyDictionary()
 
     async def answer(
         self, query: bytes, rules: Rules, book: AddressBook, log: NetworkLog, *, tcp: bool = False
@@ -70,14 +72,26 @@ class Resolver:
         try:
             question = dns.message.from_wire(query)
             reply = dns.message.make_response(question, recursion_available=True, our_payload=_UDP_MOST)
-        except Exception:
+        except Exception:  # dnspython raises many kinds, and none of them may stop a sandbox's resolver
             return _malformed(query)
         await self._fill(reply, question, rules, book, log)
         most = _TCP_MOST if tcp else min(max(question.payload, _UDP_LEAST), _UDP_MOST)
         return reply.to_wire(max_size=most, prefer_truncation=True)
 
     async def serve(self, stream: ByteStream, rules: Callable[[], Rules], book: AddressBook, log: NetworkLog) -> None:
-        """Answer the queries on a TCP connection, one after the other, until the program ends it or falls silent."""
+        """Answer the queries on a TCP connection, one after the other, until the program ends it or falls silent.
+
+        Beyond so many connections of a sandbox it returns at once.
+        """
+        if self._streams.get(book, 0) >= MOST_IN_FLIGHT:
+            return
+        self._streams[book] = self._streams.get(book, 0) + 1
+        try:
+            await self._serve(stream, rules, book, log)
+        finally:
+            self._streams[book] -= 1
+
+    async def _serve(self, stream: ByteStream, rules: Callable[[], Rules], book: AddressBook, log: NetworkLog) -> None:
         received = BufferedByteReceiveStream(stream)
         try:
             while True:
