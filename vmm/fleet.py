@@ -1,7 +1,7 @@
 """The fleet: the only public entry to sandboxes.
 
-What owners may do is in four groups: `fleet.sandboxes`, `fleet.lifecycle`, `fleet.snapshots` and `fleet.guest`. Every
-call in them takes the owner first, whom only `Ownership` checks.
+What owners may do is in five groups: `fleet.sandboxes`, `fleet.lifecycle`, `fleet.snapshots`, `fleet.guest` and
+`fleet.network`. Every call in them takes the owner first, whom only `Ownership` checks.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from storage.errors import StoreError
 
 from .calls.guest import GuestCalls
 from .calls.lifecycle import LifecycleCalls
+from .calls.network import NetworkCalls
 from .calls.ownership import Ownership
 from .calls.sandboxes import SandboxCalls
 from .calls.snapshots import SnapshotCalls
@@ -44,6 +45,9 @@ from .machines.registry import MachineRegistry
 from .machines.snapshots import Snapshots
 from .machines.templates import Report, Templates
 from .machines.warm_pool import Key, WarmPool
+from .network.gateway import Gateway
+from .network.policy import Mode, Policy
+from .network.rules import HostRules
 from .sandboxes.limits import HostReserve
 from .sandboxes.quotas import Quotas
 from .sandboxes.store import SandboxStore
@@ -70,6 +74,7 @@ class Fleet(AsyncContextManagerMixin):
         lifecycle: Put them to sleep, wake and restart them.
         snapshots: Take and restore snapshots, and fork.
         guest: Commands, processes, files and terminals inside.
+        network: Where they may connect to, and where they did.
 
     Args:
         data: The data directory; `instances`, `templates` and `snapshots` below it belong to the fleet.
@@ -84,6 +89,7 @@ class Fleet(AsyncContextManagerMixin):
         ready: How many machines wait for new sandboxes of the image and size that `prepare` names.
         retention_s: Seconds after which a sandbox that sleeps is deleted; 0 is never.
         sweep_s: How often timers are checked.
+        gateway: The way of all sandboxes to the network; if none is given, one that opens the internet.
         clock: Milliseconds since the epoch.
         on_sandbox: Called with the id of each sandbox that a call is about, once it is known.
         on_start: Called with how each machine got its memory (`Memory`).
@@ -103,6 +109,7 @@ class Fleet(AsyncContextManagerMixin):
         ready: int = 0,
         retention_s: int = 0,
         sweep_s: float = _SWEEP_S,
+        gateway: Gateway | None = None,
         clock: Callable[[], int] = _now_ms,
         on_sandbox: Callable[[str], None] = _ignore,
         on_start: Callable[[str], None] = _ignore,
@@ -114,6 +121,7 @@ class Fleet(AsyncContextManagerMixin):
         self._templates = templates = Templates(driver, data / "templates", tasks, catalogue.verify)
         snapshots = Snapshots(data / "snapshots")
         activity = Activity(clock)
+        gateway = gateway or Gateway(default=Policy(mode=Mode.INTERNET), host=HostRules, clock=clock)
         instances = instances or data / "instances"
         self._machines = machines = MachineRegistry(driver, instances, tasks, self._died)
         cloner = Cloner(driver, machines, templates, own_memory=driver.own_memory if own_memory is None else own_memory)
@@ -197,6 +205,7 @@ class Fleet(AsyncContextManagerMixin):
             transitions=transitions,
             admission=admission,
             activity=activity,
+            gateway=gateway,
             clock=clock,
         )
         access = GuestAccess(
@@ -224,7 +233,9 @@ class Fleet(AsyncContextManagerMixin):
             sweep_s=sweep_s,
         )
         ownership = Ownership(store, why_unresponsive=machines.why_unresponsive, on_sandbox=on_sandbox)
-        self.sandboxes = SandboxCalls(ownership=ownership, store=store, creator=creator, deleter=deleter, clock=clock)
+        self.sandboxes = SandboxCalls(
+            ownership=ownership, store=store, creator=creator, deleter=deleter, gateway=gateway, clock=clock
+        )
         self.lifecycle = LifecycleCalls(ownership=ownership, sleeper=sleeper, restarter=restarter, machines=machines)
         self.snapshots = SnapshotCalls(
             ownership=ownership,
@@ -234,7 +245,8 @@ class Fleet(AsyncContextManagerMixin):
             restorer=restorer,
             creator=creator,
         )
-        self.guest = GuestCalls(ownership, access)
+        self.network = NetworkCalls(ownership=ownership, gateway=gateway)
+        self.guest = GuestCalls(ownership, access, self.network)
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:

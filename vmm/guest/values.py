@@ -66,6 +66,7 @@ class Outcome:
         stdout, stderr: What was captured so far.
         duration_ms: From start to end, or until now.
         memory_kill: A process of it that the kernel killed for lack of memory, such as `python3 (812 MiB)`, else empty.
+        network: Which of the sandbox's connections were refused meanwhile, a line for each; empty if none was.
     """
 
     pid: int
@@ -77,6 +78,7 @@ class Outcome:
     stderr: Captured
     duration_ms: int
     memory_kill: str = ""
+    network: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,11 +122,16 @@ class OutputSlice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessOutput:
-    """Both streams of a process from given offsets on, and its state."""
+    """Both streams of a process from given offsets on, and its state.
+
+    Attributes:
+        network: Which of the sandbox's connections were refused, as far as no result has said so; as in `Outcome`.
+    """
 
     info: ProcessInfo
     stdout: OutputSlice
     stderr: OutputSlice
+    network: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
