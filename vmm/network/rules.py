@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
@@ -34,7 +35,7 @@ class HostRules:
     """The operator's part, the same for every sandbox.
 
     Attributes:
-        packages: Names and wildcards of the package registries.
+        packages: Names, wildcards and addresses of the package registries.
         opened: Networks that are denied by default and that the operator opened. One that reaches beyond a denied
             block opens nothing of it: 0.0.0.0/0 does not open the loopback.
         own: The host's own addresses: denied unless `opened` has that very address.
@@ -71,7 +72,9 @@ class Rules:
         self.policy = policy
         self._opened = host.opened
         self._own = frozenset(host.own)
-        self._names = NamePatterns(host.packages if policy.mode is Mode.PACKAGES else policy.names)
+        listed = policy.mode is Mode.PACKAGES
+        self._names = NamePatterns(host.packages if listed else policy.names)
+        self._networks = tuple(_networks(host.packages)) if listed else policy.networks
         self._refused = Verdict(allowed=False, reason=f'policy "{policy.mode}"')
 
     @property
@@ -128,7 +131,7 @@ class Rules:
     def _listed(self, address: IPv4Address, port: int, names: Collection[str]) -> Verdict:
         if not self._port(port):
             return self._refused
-        if any(address in network for network in self.policy.networks):
+        if any(address in network for network in self._networks):
             return ALLOWED
         if any(self._names.cover(name) for name in names):
             return Verdict(allowed=True, by_name=port in WEB_PORTS)
@@ -147,3 +150,9 @@ class Rules:
                     return ALLOWED
                 return Verdict(allowed=False, reason=f"{kind} {address}")
         return ALLOWED
+
+
+def _networks(entries: Iterable[str]) -> Iterator[IPv4Network]:
+    for entry in entries:
+        with suppress(ValueError):  # it is a name
+            yield IPv4Network(entry)
