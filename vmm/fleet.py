@@ -121,7 +121,7 @@ class Fleet(AsyncContextManagerMixin):
         self._templates = templates = Templates(driver, data / "templates", tasks, catalogue.verify)
         snapshots = Snapshots(data / "snapshots")
         activity = Activity(clock)
-        gateway = gateway or Gateway(default=Policy(mode=Mode.INTERNET), host=HostRules, clock=clock)
+        self._gateway = gateway = gateway or Gateway(default=Policy(mode=Mode.INTERNET), host=HostRules, clock=clock)
         instances = instances or data / "instances"
         self._machines = machines = MachineRegistry(driver, instances, tasks, self._died)
         cloner = Cloner(driver, machines, templates, own_memory=driver.own_memory if own_memory is None else own_memory)

@@ -11,6 +11,7 @@ from pydantic import Field
 from auth.roles import Scope
 from mcp_server.wire import event_object
 from vmm.errors import NotFound
+from vmm.network.log import NetworkEvent
 
 from .body import WireModel, parse_query
 from .endpoint import Endpoint
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
     from auth.principal import Principal
     from vmm.fleet import Fleet
-    from vmm.network.log import NetworkEvent
     from vmm.sandboxes.sandbox import Sandbox
 
     from .streaming import Answer

@@ -25,8 +25,6 @@ _PAGE = 20
 _PAGE_MOST = 100
 _NO_PORTS: list[int] = []
 _OPEN = "none, internet, packages, learn; or what to allow: names, *.names, CIDRs, ports such as 443/tcp"
-
-Network = Annotated[str | list[str], Field(description=_OPEN)]
 _VOIDRUN_NAMES = {"env_vars": "envVars", "auto_sleep": "autoSleep", "publish_ports": "publishPorts"}
 
 
@@ -67,7 +65,7 @@ class SandboxTools:
         labels: Pairs = NO_PAIRS,
         snapshot: Annotated[str, Field(description="Start from this snapshot, with its image, cpu and mem")] = "",
         ttl: Annotated[int, Field(description="Seconds until it is deleted, not counted asleep; 0 = never")] = 0,
-        network: Network = "",
+        network: Annotated[str | list[str], Field(description=_OPEN)] = "",
         publish_ports: Annotated[list[int], Field(description="Not supported yet")] = _NO_PORTS,
     ) -> str:
         """Create a sandbox: a Linux microVM for you alone, with root. Usable when this returns.
@@ -131,7 +129,7 @@ class SandboxTools:
         labels: Annotated[Pairs | None, Field(description="Replaces all labels")] = None,
         ttl: Annotated[int | None, Field(description="Seconds from now until it is deleted; 0 = never")] = None,
         idle: Annotated[int | None, Field(description="Seconds without use until it sleeps; 0 = never")] = None,
-        network: Network = "",
+        network: Annotated[str | list[str], Field(description=f"{_OPEN}; default = the server's")] = "",
     ) -> str:
         """Change a sandbox; omitted values stay as they are."""
         if not name and network == "" and all(value is None for value in (auto_sleep, labels, ttl, idle)):
