@@ -6,14 +6,19 @@ and they close in reverse order.
 
 from __future__ import annotations
 
+import os
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
+from ipaddress import IPv4Network
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.to_thread
 import structlog
 
+from auth.clock import now_ms
 from auth.invitations import INVITATIONS
 from auth.keys import KEYS
 from auth.organisations import MEMBERS, ORGANISATIONS
@@ -26,6 +31,11 @@ from vmm.hypervisor.confinement import Confinement
 from vmm.hypervisor.detect import choose, kvm
 from vmm.images.catalogue import Catalogue
 from vmm.machines.host_id import host_id
+from vmm.network.gateway import Gateway
+from vmm.network.host_addresses import host_addresses
+from vmm.network.packages import registries
+from vmm.network.policy import Policy
+from vmm.network.rules import HostRules
 from vmm.sandboxes.limits import HostReserve, OwnerLimits
 from vmm.sandboxes.quotas import QUOTAS, Quotas
 from vmm.sandboxes.store import SANDBOXES, SandboxStore
@@ -140,6 +150,7 @@ class Services:
                     self.meters,
                     survey=self.fleet.sandboxes.survey,
                     ping=self.database.ping,
+                    connections=self.fleet.network.counts,
                     token=token.get_secret_value() if token else "",
                 )
             )
@@ -183,6 +194,7 @@ async def open_services(settings: Settings, *, patience_s: float = 0) -> AsyncGe
                     instances=settings.instances,
                     ready=settings.warm_pool,
                     retention_s=settings.sleep_retention_days * _DAY_S,
+                    gateway=await open_gateway(settings),
                     on_sandbox=lambda sandbox_id: annotate_call(sandbox=sandbox_id),
                     on_start=meters.started,
                 ) as fleet:
@@ -231,6 +243,18 @@ def mongo_database(settings: Settings) -> Database:
 def open_catalogue(settings: Settings) -> Catalogue:
     """Open the image catalogue of a data directory."""
     return Catalogue(settings.images)
+
+
+async def open_gateway(settings: Settings) -> Gateway:
+    """Create the sandboxes' way to the network, with the operator's rules and the package registries of this host."""
+    found = await anyio.to_thread.run_sync(registries, os.environ, Path.home())
+    packages = tuple(dict.fromkeys((*found, *settings.network_packages)))
+    opened = tuple(IPv4Network(entry) for entry in settings.network_open)
+
+    def host() -> HostRules:
+        return HostRules(packages=packages, opened=opened, own=host_addresses())
+
+    return Gateway(default=Policy.parse(settings.network), host=host, clock=now_ms)
 
 
 @asynccontextmanager

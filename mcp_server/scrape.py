@@ -38,6 +38,7 @@ def metrics_route(
     *,
     survey: Callable[[], Awaitable[Mapping[State, Usage]]],
     ping: Callable[[], Awaitable[None]],
+    connections: Callable[[], tuple[int, int]] = lambda: (0, 0),
     token: str = "",
 ) -> Route:
     """Build the route.
@@ -49,6 +50,7 @@ def metrics_route(
         meters: The metrics to expose.
         survey: Looks up the resources of the fleet's sandboxes, by state.
         ping: Returns when the store answers.
+        connections: Counts what sandboxes were allowed and refused.
         token: The token that scrapers must send; empty for none.
     """
 
@@ -59,6 +61,7 @@ def metrics_route(
             return problem(
                 404, "Not Found", "Metrics are served only to this machine, unless CASEMATE_METRICS_TOKEN is set"
             )
+        meters.network(*connections())
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_look_at_store, meters, ping)
             tasks.start_soon(_look_at_fleet, meters, survey)

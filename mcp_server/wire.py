@@ -7,13 +7,17 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from vmm.errors import InvalidInput
+from vmm.network.policy import Policy
 from vmm.sandboxes.sandbox import State
+from vmm.sandboxes.spec import DEFAULT_NETWORK
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from vmm.calls.network import SandboxNetwork
     from vmm.lifecycle.forks import Fork
     from vmm.machines.snapshots import Snapshot
+    from vmm.network.log import NetworkEvent
     from vmm.sandboxes.sandbox import Sandbox
 
 _STATUS = {
@@ -28,6 +32,7 @@ _STATUS = {
     State.DELETED: "deleted",
 }
 _SHOWN = 80
+_DESTINATIONS = 5
 
 
 def limit_ms(seconds: float) -> int:
@@ -36,7 +41,7 @@ def limit_ms(seconds: float) -> int:
 
 
 def sandbox_object(sandbox: Sandbox) -> dict[str, Any]:
-    """Convert a sandbox to its JSON form, which leaves out its environment."""
+    """Convert a sandbox to its JSON form, without its environment; `network` only if it is not the operator's."""
     optional = {
         "ttlSeconds": sandbox.ttl_s,
         # Time asleep does not count against the ttl: there is no end time then, only a remaining time.
@@ -45,6 +50,7 @@ def sandbox_object(sandbox: Sandbox) -> dict[str, Any]:
         "asleepSince": _moment(sandbox.slept_ms) if sandbox.state is State.ASLEEP else "",
         "unresponsive": sandbox.state is State.UNRESPONSIVE,
         "snapshot": sandbox.base,
+        "network": sandbox.network,
         "memory": sandbox.memory,
         "labels": dict(sandbox.labels),
         "reason": sandbox.reason,
@@ -73,6 +79,43 @@ def sandbox_shown(sandbox: Sandbox) -> dict[str, Any]:
     if shown.pop("unresponsive", False):
         shown["status"] = State.UNRESPONSIVE.value
     return shown
+
+
+def network_shown(network: SandboxNetwork) -> dict[str, Any]:
+    """Convert a sandbox's network for models: its policy, and the last destinations."""
+    last = {
+        "refused": network.destinations(allowed=False, most=_DESTINATIONS),
+        "allowed": network.destinations(allowed=True, most=_DESTINATIONS),
+    }
+    return {
+        "policy": network.policy.text(),
+        "way": network.way,
+        **{name: found for name, found in last.items() if found},
+    }
+
+
+def event_object(event: NetworkEvent) -> dict[str, Any]:
+    """Convert a connection or lookup of a sandbox to its JSON form."""
+    return {
+        "number": event.number,
+        "time": timestamp(event.at_ms),
+        "allowed": event.allowed,
+        "protocol": event.protocol,
+        "host": event.host,
+        "port": event.port,
+        **({"reason": event.reason} if event.reason else {}),
+    }
+
+
+def parse_network(network: str | Sequence[str]) -> str:
+    """Return the text of a policy that a caller wrote as one text or as a list.
+
+    Raises:
+        InvalidInput: The list is not a policy; a text is checked by the fleet.
+    """
+    if isinstance(network, str):
+        return network.strip()
+    return DEFAULT_NETWORK if list(network) == [DEFAULT_NETWORK] else Policy.parse(network).text()
 
 
 def snapshot_object(snapshot: Snapshot) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The fleet: the only public entry to sandboxes.
 
-What owners may do is in four groups: `fleet.sandboxes`, `fleet.lifecycle`, `fleet.snapshots` and `fleet.guest`. Every
-call in them takes the owner first, whom only `Ownership` checks.
+What owners may do is in five groups: `fleet.sandboxes`, `fleet.lifecycle`, `fleet.snapshots`, `fleet.guest` and
+`fleet.network`. Every call in them takes the owner first, whom only `Ownership` checks.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from storage.errors import StoreError
 
 from .calls.guest import GuestCalls
 from .calls.lifecycle import LifecycleCalls
+from .calls.network import NetworkCalls
 from .calls.ownership import Ownership
 from .calls.sandboxes import SandboxCalls
 from .calls.snapshots import SnapshotCalls
@@ -75,6 +76,7 @@ class Fleet(AsyncContextManagerMixin):
         lifecycle: Put them to sleep, wake and restart them.
         snapshots: Take and restore snapshots, and fork.
         guest: Commands, processes, files and terminals inside.
+        network: Where they may connect to, and where they did.
 
     Args:
         data: The data directory; `instances`, `templates` and `snapshots` below it belong to the fleet.
@@ -89,6 +91,7 @@ class Fleet(AsyncContextManagerMixin):
         ready: How many machines wait for new sandboxes of the image and size that `prepare` names.
         retention_s: Seconds after which a sandbox that sleeps is deleted; 0 is never.
         sweep_s: How often timers are checked.
+        gateway: The way of all sandboxes to the network; if none is given, one that opens the internet.
         certificates: Authorities that new sandboxes trust besides Debian's.
         clock: Milliseconds since the epoch.
         on_sandbox: Called with the id of each sandbox that a call is about, once it is known.
@@ -122,13 +125,13 @@ class Fleet(AsyncContextManagerMixin):
         self._templates = templates = Templates(driver, data / "templates", tasks, catalogue.verify, certificates)
         snapshots = Snapshots(data / "snapshots")
         activity = Activity(clock)
-        gateway = gateway or Gateway(default=Policy(mode=Mode.INTERNET), host=HostRules, clock=clock)
+        self._gateway = gateway = gateway or Gateway(default=Policy(mode=Mode.INTERNET), host=HostRules, clock=clock)
         instances = instances or data / "instances"
 
         async def connect(sandbox_id: str, machine: Machine) -> None:
             async def network() -> str:
                 sandbox = await store.find(sandbox_id)
-                return "" if sandbox is None else getattr(sandbox, "network", "")
+                return "" if sandbox is None else sandbox.network
 
             await gateway.serve(sandbox_id, network, machine.link)
 
@@ -214,6 +217,7 @@ class Fleet(AsyncContextManagerMixin):
             transitions=transitions,
             admission=admission,
             activity=activity,
+            gateway=gateway,
             clock=clock,
         )
         access = GuestAccess(
@@ -241,7 +245,9 @@ class Fleet(AsyncContextManagerMixin):
             sweep_s=sweep_s,
         )
         ownership = Ownership(store, why_unresponsive=machines.why_unresponsive, on_sandbox=on_sandbox)
-        self.sandboxes = SandboxCalls(ownership=ownership, store=store, creator=creator, deleter=deleter, clock=clock)
+        self.sandboxes = SandboxCalls(
+            ownership=ownership, store=store, creator=creator, deleter=deleter, gateway=gateway, clock=clock
+        )
         self.lifecycle = LifecycleCalls(ownership=ownership, sleeper=sleeper, restarter=restarter, machines=machines)
         self.snapshots = SnapshotCalls(
             ownership=ownership,
@@ -251,7 +257,8 @@ class Fleet(AsyncContextManagerMixin):
             restorer=restorer,
             creator=creator,
         )
-        self.guest = GuestCalls(ownership, access)
+        self.network = NetworkCalls(ownership=ownership, gateway=gateway)
+        self.guest = GuestCalls(ownership, access, self.network)
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:

@@ -31,6 +31,7 @@ from . import (
     keys,
     logs,
     members,
+    network,
     quotas,
     sandboxes,
     serve,
@@ -57,6 +58,7 @@ app.add_typer(images.app, name="image")
 app.add_typer(store.app, name="store")
 app.add_typer(sandboxes.app, name="sandbox")
 app.add_typer(snapshots.app, name="snapshot")
+app.add_typer(network.app, name="network")
 app.command("fork")(snapshots.fork)
 app.command("shell")(shell.shell)
 app.command("cp")(cp.cp)

@@ -110,6 +110,8 @@ def _status(remote: Remote, ended: Ended | None) -> int:
         )
     if ended.reason:
         note(f"casemate: {ended.reason}")
+    for line in ended.network.splitlines():
+        note(line)
     return ended.exit_code
 
 

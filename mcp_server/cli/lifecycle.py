@@ -23,6 +23,15 @@ Ttl = Annotated[
 Idle = Annotated[
     str, typer.Option("--idle", metavar="DURATION|none", help="Idle time before it falls asleep, such as 15m.")
 ]
+Network = Annotated[
+    str,
+    typer.Option(
+        "--network",
+        metavar="POLICY",
+        help="Where it may connect to: none, internet, packages, learn, default, or a list such as "
+        "example.com,*.example.org,198.51.100.0/24,443/tcp.",
+    ),
+]
 Refs = Annotated[
     list[str], typer.Argument(metavar="SANDBOX...", help="Ids or names of sandboxes.", autocompletion=complete_sandbox)
 ]
@@ -38,6 +47,7 @@ def update(
     ] = None,
     ttl: Ttl = "",
     idle: Idle = "",
+    network: Network = "",
     auto_sleep: Annotated[
         bool | None, typer.Option("--auto-sleep/--no-auto-sleep", help="Whether it falls asleep when idle.")
     ] = None,
@@ -50,10 +60,12 @@ def update(
         body["name"] = name
     if label:
         body["labels"] = {} if label == ["none"] else parse_pairs(label, "--label")
+    if network:
+        body["network"] = network
     if auto_sleep is not None:
         body["autoSleep"] = auto_sleep
     if not body:
-        raise CliError("Nothing to change: give --name, --label, --ttl, --idle or --auto-sleep")
+        raise CliError("Nothing to change: give --name, --label, --ttl, --idle, --network or --auto-sleep")
 
     async def work() -> Object:
         async with open_remote(target_of(context)) as remote:

@@ -26,10 +26,11 @@ Sink = Callable[[str, bytes], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
-    """How a command ended; `reason` explains the status or is empty."""
+    """How a command ended; `reason` explains the status or is empty, `network` has what its policy refused it."""
 
     exit_code: int
     reason: str
+    network: str = ""
 
 
 async def follow(output: Output, sink: Sink, started: Callable[[int], None] | None = None) -> Ended | None:
@@ -86,4 +87,4 @@ def _ended(text: str) -> Ended:
     exit_code, reason = fields.get("exitCode"), str(fields.get("error") or "")
     if not isinstance(exit_code, int) or exit_code < 0:
         raise CliError(reason or "The server sent no exit status for the command")
-    return Ended(exit_code=exit_code, reason=reason)
+    return Ended(exit_code=exit_code, reason=reason, network=str(fields.get("network") or ""))

@@ -9,7 +9,7 @@ import typer
 from .console import CliError, note, print_errors, run, show_json, show_table
 from .errors import Missing
 from .execute import execute
-from .lifecycle import Idle, Ttl, limits, restart, sleep, start, update, wake
+from .lifecycle import Idle, Network, Ttl, limits, restart, sleep, start, update, wake
 from .options import AsJson, Ref, complete_sandbox, complete_snapshot, target_of
 from .records import show_records
 from .remote import route
@@ -81,6 +81,7 @@ def create(
     ] = "",
     ttl: Ttl = "",
     idle: Idle = "",
+    network: Network = "",
     as_json: AsJson = False,
 ) -> None:
     """Create a sandbox, wait until it is ready and print its id."""
@@ -91,6 +92,7 @@ def create(
         "envVars": parse_environment(env),
         "labels": parse_pairs(label, "--label"),
         "snapshot": snapshot,
+        "network": network,
     }
     body: Object = {"name": name, **{field: value for field, value in given.items() if value}}
     body |= limits(ttl, idle)

@@ -93,6 +93,15 @@ class Meters:
         )
         for memory in _MEMORIES:
             self._started.labels(memory)
+        self._network = Counter(
+            "casemate_network_connections",
+            "Connections and lookups of sandboxes that were allowed or refused",
+            ["decision"],
+            registry=registry,
+        )
+        self._network_seen = {"allowed": 0, "refused": 0}
+        for decision in self._network_seen:
+            self._network.labels(decision)
         self._store_up = Gauge("casemate_store_up", "Whether the store answers", registry=registry)
         self._fleet_up = Gauge(
             "casemate_fleet_up", "Whether the usage of the sandboxes could be read", registry=registry
@@ -158,6 +167,12 @@ class Meters:
     def started(self, memory: str) -> None:
         """Count a started machine; `memory` is a value of `Memory`, and anything else counts as `other`."""
         self._started.labels(memory if memory in _MEMORIES else "other").inc()
+
+    def network(self, allowed: int, refused: int) -> None:
+        """Set how many connections were allowed and refused since the server's start."""
+        for decision, count in (("allowed", allowed), ("refused", refused)):
+            self._network.labels(decision).inc(max(0, count - self._network_seen[decision]))
+            self._network_seen[decision] = count
 
     def no_fleet(self) -> None:
         """Clear the fleet's metrics because they could not be read; stale ones would mislead."""

@@ -130,7 +130,15 @@ class BackgroundRoutes:
 
         async def serve(receive: Receive, answer: Answer) -> None:
             async with while_connected(receive):
-                events = EventStream(self._fleet, owner, sandbox.id, wanted.pid, answer, binary=wanted.binary)
+                events = EventStream(
+                    self._fleet,
+                    owner,
+                    sandbox.id,
+                    wanted.pid,
+                    answer,
+                    binary=wanted.binary,
+                    network=self._fleet.network.of(sandbox),
+                )
                 await events.send(follow=wanted.follow)
 
         return Streamed(serve)

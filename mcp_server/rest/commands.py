@@ -133,11 +133,14 @@ class CommandRoutes:
         sandbox = await self._fleet.sandboxes.get(owner, request.path_params["id"])
 
         async def serve(receive: Receive, answer: Answer) -> None:
+            network = self._fleet.network.of(sandbox)
             pid = (await self._fleet.guest.start(owner, sandbox.id, program, open_stdin=wanted.open_stdin)).pid
             followed = False
             try:
                 async with while_connected(receive):
-                    events = EventStream(self._fleet, owner, sandbox.id, pid, answer, binary=wanted.binary)
+                    events = EventStream(
+                        self._fleet, owner, sandbox.id, pid, answer, binary=wanted.binary, network=network
+                    )
                     annotate_call(exit_code=await events.send(timeout_s=timeout_s, tell_pid=wanted.open_stdin))
                     followed = True
             finally:
@@ -156,7 +159,8 @@ class CommandRoutes:
 
 
 def outcome_object(outcome: Outcome) -> dict[str, Any]:
-    """Convert a finished command to JSON: VoidRun's three fields, and whether it or its output was cut.
+    """Convert a finished command to JSON: VoidRun's three fields, whether it or its output was cut, and what the
+    sandbox's policy refused meanwhile.
 
     Raises:
         LinkTimeout: The command is still running, although its time limit has passed.
@@ -164,7 +168,12 @@ def outcome_object(outcome: Outcome) -> dict[str, Any]:
     if outcome.exit_code is None:
         raise LinkTimeout(f"Process {outcome.pid} did not end in time", hint="Look at it with commands/list")
     cut = outcome.stdout.dropped + outcome.stderr.dropped
-    optional = {"timedOut": outcome.timed_out, "truncated": bool(cut), "outOfMemory": bool(outcome.memory_kill)}
+    optional = {
+        "timedOut": outcome.timed_out,
+        "truncated": bool(cut),
+        "outOfMemory": bool(outcome.memory_kill),
+        "network": outcome.network,
+    }
     # Clients show stderr, and most know only VoidRun's three fields.
     notice = f"[{why_killed(outcome)}]\n" if outcome.memory_kill else ""
     return {

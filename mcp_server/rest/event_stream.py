@@ -22,6 +22,7 @@ from .lines import Lines, event
 if TYPE_CHECKING:
     from anyio.abc import ObjectReceiveStream, ObjectSendStream
 
+    from vmm.calls.network import SandboxNetwork
     from vmm.fleet import Fleet
     from vmm.guest.values import ProcessInfo
 
@@ -54,15 +55,25 @@ class EventStream:
         pid: The command's pid.
         answer: Sends the events.
         binary: Whether to send bytes instead of lines.
+        network: Its sandbox's network since before the command, whose refusals are told with `exit`.
     """
 
     def __init__(
-        self, fleet: Fleet, owner: str, sandbox_id: str, pid: int, answer: Answer, *, binary: bool = False
+        self,
+        fleet: Fleet,
+        owner: str,
+        sandbox_id: str,
+        pid: int,
+        answer: Answer,
+        *,
+        binary: bool = False,
+        network: SandboxNetwork | None = None,
     ) -> None:
         self._fleet = fleet
         self._process = (owner, sandbox_id, pid)
         self._answer = answer
         self._binary = binary
+        self._network = network
         self._lines = {"stdout": Lines(), "stderr": Lines()}
         self._seen = {"stdout": 0, "stderr": 0}
 
@@ -91,7 +102,9 @@ class EventStream:
         except CasemateError as failure:
             error = str(failure)
             await self._answer.write(event("error", " ".join(error.splitlines())).encode())
-        status = {"exitCode": code, **({"error": error} if error else {})}
+        refused = self._network.refusals() if self._network is not None else ""
+        told = {"error": error, "network": refused}
+        status = {"exitCode": code, **{name: text for name, text in told.items() if text}}
         await self._answer.write(event("exit", json.dumps(status)).encode())
         return code
 

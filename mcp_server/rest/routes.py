@@ -12,6 +12,7 @@ from .commands import CommandRoutes
 from .endpoint import Endpoint, routes
 from .files import FileRoutes
 from .images import ImageRoutes
+from .network import NetworkRoutes
 from .sandboxes import SandboxRoutes
 from .shell import ShellRoutes
 from .snapshots import SnapshotRoutes
@@ -39,6 +40,7 @@ def rest_routes(fleet: Fleet, defaults: Defaults) -> list[BaseRoute]:
     modules = (
         SandboxRoutes(fleet, defaults),
         SnapshotRoutes(fleet),
+        NetworkRoutes(fleet),
         ImageRoutes(fleet),
         CommandRoutes(fleet),
         BackgroundRoutes(fleet),

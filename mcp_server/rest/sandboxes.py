@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse
 
 from auth.roles import Scope
 from mcp_server.audit.entry import annotate_call
-from mcp_server.wire import parse_selector, sandbox_object
+from mcp_server.wire import event_object, parse_network, parse_selector, sandbox_object
 from vmm.errors import InvalidInput
 from vmm.sandboxes.spec import SandboxSpec
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from mcp_server.defaults import Defaults
     from vmm.fleet import Fleet
 
+_EVENTS = 10
+
 Amount = Annotated[int, Field(gt=-(2**31), lt=2**31)]
 """An integer that fits the fleet's types; the fleet checks its range."""
 
@@ -33,8 +35,8 @@ Amount = Annotated[int, Field(gt=-(2**31), lt=2**31)]
 class CreateRequest(WireModel):
     """A sandbox to create; `ttl` and `idle` are in seconds; a `snapshot` determines image, cpu and mem.
 
-    `orgId` and `userId` are ignored in favour of the credential's, `region` because there is only one host, and `sync`
-    because the answer always comes as soon as the sandbox is usable.
+    `network` is a policy, as one text or as a list. `orgId` and `userId` are ignored in favour of the credential's,
+    `region` because there is only one host, and `sync` because the answer comes as soon as the sandbox is usable.
     """
 
     name: str
@@ -49,6 +51,7 @@ class CreateRequest(WireModel):
     ttl: Amount = 0
     idle: Amount | None = None
     snapshot: str = ""
+    network: str | list[str] = ""
     region: str = ""
     labels: dict[str, str] = Field(default_factory=dict[str, str])
     publish_ports: list[Any] = Field(default_factory=list[Any])
@@ -63,7 +66,7 @@ class CreateRequest(WireModel):
         for name, ports in (("publishPorts", self.publish_ports), ("ports", self.ports)):
             if ports:
                 raise InvalidInput(
-                    f"{name}: publishing {str(ports[:4])[:80]} is not supported yet, because sandboxes have no network",
+                    f"{name}: publishing {str(ports[:4])[:80]} is not supported yet",
                     hint="Leave it out and reach servers from inside, with exec",
                 )
         return SandboxSpec(
@@ -77,12 +80,16 @@ class CreateRequest(WireModel):
             ttl_s=self.ttl,
             idle_s=defaults.idle_s if self.idle is None else self.idle,
             snapshot=self.snapshot.strip(),
+            network=parse_network(self.network),
             created_by=who.user_id,
         )
 
 
 class UpdateRequest(WireModel):
-    """What to change. `ttl` is in seconds from now, `idle` in seconds without use; 0 is no limit."""
+    """What to change. `ttl` is in seconds from now, `idle` in seconds without use; 0 is no limit.
+
+    An empty `network` is the operator's policy.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -91,6 +98,7 @@ class UpdateRequest(WireModel):
     labels: dict[str, str] | None = None
     ttl: Amount | None = None
     idle: Amount | None = None
+    network: str | list[str] | None = None
 
 
 class RestartRequest(WireModel):
@@ -140,15 +148,16 @@ class SandboxRoutes:
         return success("Sandboxes fetched", [sandbox_object(item) for item in found.items], meta=page.meta(found.total))
 
     async def get(self, request: Request, who: Principal) -> Response:
-        """Return one sandbox."""
+        """Return one sandbox, with its last connections if it tried any."""
         sandbox = await self._fleet.sandboxes.get(who.org_id, request.path_params["id"])
-        return success("Sandbox details fetched", sandbox_object(sandbox))
+        last = [event_object(event) for event in self._fleet.network.of(sandbox).log.last(_EVENTS)]
+        return success("Sandbox details fetched", sandbox_object(sandbox) | ({"networkLog": last} if last else {}))
 
     async def update(self, request: Request, who: Principal) -> Response:
-        """Change autoSleep, name, labels, ttl or idle."""
+        """Change autoSleep, name, labels, ttl, idle or network."""
         wanted = await parse_body(request, UpdateRequest)
         if wanted == UpdateRequest():
-            raise InvalidInput("Nothing to change", hint="Give autoSleep, name, labels, ttl or idle")
+            raise InvalidInput("Nothing to change", hint="Give autoSleep, name, labels, ttl, idle or network")
         sandbox = await self._fleet.sandboxes.update(
             who.org_id,
             request.path_params["id"],
@@ -157,6 +166,7 @@ class SandboxRoutes:
             auto_sleep=wanted.auto_sleep,
             ttl_s=wanted.ttl,
             idle_s=wanted.idle,
+            network=None if wanted.network is None else parse_network(wanted.network),
         )
         return success("Sandbox updated", sandbox_object(sandbox))
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 import socket
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address, ip_network
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
+
+from vmm.errors import InvalidInput
+from vmm.network.policy import Policy
 
 from .refusals import shown
 
@@ -71,6 +74,35 @@ def proxies(value: tuple[str, ...]) -> tuple[str, ...]:
             ) from None
         if network.prefixlen == 0:
             raise ValueError(f"has {shown(entry)!r}, which would let everybody forge an address: list your proxies")
+    return value
+
+
+def network_policy(value: str) -> str:
+    """Validate a policy, and return its canonical text."""
+    return _policy(value).text()
+
+
+def network_names(value: tuple[str, ...]) -> tuple[str, ...]:
+    """Validate host names with wildcards, as in a policy."""
+    policy = _policy(value) if value else None
+    if policy is None:
+        return ()
+    if policy.networks or policy.ports or not policy.names:
+        raise ValueError("must have names such as pypi.example.org or *.example.org, and nothing else")
+    return policy.names
+
+
+def opened_networks(value: tuple[str, ...]) -> tuple[str, ...]:
+    """Validate IPv4 networks; one of all addresses is refused."""
+    for entry in value:
+        try:
+            network = IPv4Network(entry)
+        except ValueError:
+            raise ValueError(
+                f"has {shown(entry)!r}, which is not an IPv4 network: use one such as 10.1.2.0/24 or 10.1.2.3"
+            ) from None
+        if network.prefixlen == 0:
+            raise ValueError(f"has {shown(entry)!r}, which is every address: list the networks that sandboxes need")
     return value
 
 
@@ -139,6 +171,13 @@ def scrape_token(value: SecretStr) -> SecretStr:
             f"must have at least {_TOKEN_LENGTH} visible ASCII characters: create one with openssl rand -hex 24"
         )
     return value
+
+
+def _policy(value: str | tuple[str, ...]) -> Policy:
+    try:
+        return Policy.parse(value, field="")
+    except InvalidInput as error:
+        raise ValueError(str(error).strip()) from None
 
 
 def addresses(host: str) -> list[IPv4Address | IPv6Address]:

@@ -63,7 +63,7 @@ class Ignored:
 
 
 _OWN_VMM = "machines are set up by Casemate itself; casemate doctor shows how"
-_NO_GUEST_NETWORK = "sandboxes have no network device"
+_NO_GUEST_NETWORK = "sandboxes reach the network through the server; CASEMATE_NETWORK says what they reach"
 _NO_CONTAINERS = "sandboxes are virtual machines, not containers"
 _NO_REDIS = "Redis is not needed: limits, sessions and caches are in the server and its store"
 _CLOCKS = "set CASEMATE_IDLE_SECONDS (0: sandboxes never sleep) and CASEMATE_SLEEP_RETENTION_DAYS (0: no deletion)"

@@ -129,6 +129,7 @@ class CommandTools:
                 stderr_offset=stderr_offset,
                 max_bytes=budget_of(max_output) // 2,
                 wait_ms=waiting,
+                explain=True,
             ),
             f"waiting for pid {pid}",
         )

@@ -4,6 +4,7 @@ standard output
 [stderr]
 standard error
 [exit 1 | 230 ms]
+[network: refused example.com:443 ...]     what the sandbox tried meanwhile and its policy forbids
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def outcome_text(outcome: Outcome, sandbox: str, *, budget: int, timeout_s: floa
     else:
         how = _ending(outcome, timeout_s=timeout_s)
         parts.append(f"[{how} | {_duration(outcome.duration_ms)}]")
-    return "".join(parts)
+    return "".join(parts) + _refusals(outcome.network)
 
 
 def output_text(output: ProcessOutput, sandbox: str) -> str:
@@ -71,7 +72,7 @@ def output_text(output: ProcessOutput, sandbox: str) -> str:
     else:
         ending = _ending(info)
         parts.append(f"[{ending} | {_duration(info.duration_ms)} | all output read]")
-    return "".join(parts)
+    return "".join(parts) + _refusals(output.network)
 
 
 def process_line(info: ProcessInfo) -> str:
@@ -80,6 +81,10 @@ def process_line(info: ProcessInfo) -> str:
     command = info.command if len(info.command) <= _KEPT_COMMAND else f"{info.command[:_KEPT_COMMAND]}…"
     written = f"stdout {info.stdout_total} B, stderr {info.stderr_total} B"
     return f"pid {info.pid} | {state} | {_duration(info.duration_ms)} | {written} | {clean(command.encode())[0]}"
+
+
+def _refusals(lines: str) -> str:
+    return f"\n{lines.strip()}" if lines else ""
 
 
 def _slice_text(part: OutputSlice, *, final: bool) -> tuple[str, int]:

@@ -8,7 +8,7 @@ from mcp.server.mcpserver import Context
 from pydantic import Field
 
 from mcp_server.audit.entry import annotate_call
-from mcp_server.wire import compact, parse_selector, sandbox_shown
+from mcp_server.wire import compact, network_shown, parse_network, parse_selector, sandbox_shown
 from vmm.errors import InvalidInput
 from vmm.sandboxes.sandbox import State
 from vmm.sandboxes.spec import SandboxSpec
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _PAGE = 20
 _PAGE_MOST = 100
 _NO_PORTS: list[int] = []
+_OPEN = "none, internet, packages, learn; or what to allow: names, *.names, CIDRs, ports such as 443/tcp"
 _VOIDRUN_NAMES = {"env_vars": "envVars", "auto_sleep": "autoSleep", "publish_ports": "publishPorts"}
 
 
@@ -64,15 +65,16 @@ class SandboxTools:
         labels: Pairs = NO_PAIRS,
         snapshot: Annotated[str, Field(description="Start from this snapshot, with its image, cpu and mem")] = "",
         ttl: Annotated[int, Field(description="Seconds until it is deleted, not counted asleep; 0 = never")] = 0,
+        network: Annotated[str | list[str], Field(description=_OPEN)] = "",
         publish_ports: Annotated[list[int], Field(description="Not supported yet")] = _NO_PORTS,
     ) -> str:
-        """Create a sandbox: a Linux microVM for you alone, with root, without network. Usable when this returns.
+        """Create a sandbox: a Linux microVM for you alone, with root. Usable when this returns.
 
         It and its files stay until delete_sandbox. When idle it falls asleep; the next call wakes it as it was.
         """
         if publish_ports:
             raise InvalidInput(
-                f"publishPorts: publishing {publish_ports[:4]} is not supported yet, because sandboxes have no network",
+                f"publishPorts: publishing {publish_ports[:4]} is not supported yet",
                 hint="Leave it out and reach servers from inside, with execute_command",
             )
         who = caller()
@@ -87,6 +89,7 @@ class SandboxTools:
             ttl_s=ttl,
             idle_s=self._defaults.idle_s,
             snapshot=snapshot.strip(),
+            network=parse_network(network),
             created_by=who.user_id,
         )
         progress = ProgressReporter(ctx)
@@ -115,7 +118,8 @@ class SandboxTools:
 
     async def get_sandbox(self, ref: SandboxRef) -> str:
         """Show one sandbox; snapshotted means asleep. If unresponsive, in error or killed, `reason` says why."""
-        return compact(sandbox_shown(await self._fleet.sandboxes.get(caller().org_id, ref)))
+        sandbox = await self._fleet.sandboxes.get(caller().org_id, ref)
+        return compact({**sandbox_shown(sandbox), "network": network_shown(self._fleet.network.of(sandbox))})
 
     async def update_sandbox(
         self,
@@ -125,10 +129,11 @@ class SandboxTools:
         labels: Annotated[Pairs | None, Field(description="Replaces all labels")] = None,
         ttl: Annotated[int | None, Field(description="Seconds from now until it is deleted; 0 = never")] = None,
         idle: Annotated[int | None, Field(description="Seconds without use until it sleeps; 0 = never")] = None,
+        network: Annotated[str | list[str], Field(description=f"{_OPEN}; default = the server's")] = "",
     ) -> str:
         """Change a sandbox; omitted values stay as they are."""
-        if not name and all(value is None for value in (auto_sleep, labels, ttl, idle)):
-            raise InvalidInput("Nothing to change", hint="Give name, labels, autoSleep, ttl or idle")
+        if not name and network == "" and all(value is None for value in (auto_sleep, labels, ttl, idle)):
+            raise InvalidInput("Nothing to change", hint="Give name, labels, autoSleep, ttl, idle or network")
         sandbox = await self._fleet.sandboxes.update(
             caller().org_id,
             ref,
@@ -137,6 +142,8 @@ class SandboxTools:
             auto_sleep=auto_sleep,
             ttl_s=ttl,
             idle_s=idle,
+            # A model that sends an empty text means that nothing is to change; the word `default` is explicit.
+            network=parse_network(network) or None,
         )
         return compact(sandbox_shown(sandbox))
 

@@ -24,6 +24,7 @@ from .caller import caller
 from .code import CodeTools
 from .commands import CommandTools
 from .files import FileTools
+from .reach import reach
 from .resources import add_resources
 from .sandboxes import SandboxTools
 from .snapshots import SnapshotTools
@@ -44,7 +45,7 @@ Toolset = Literal["all", "core", "readonly"]
 TOOLSETS: tuple[Toolset, ...] = ("all", "core", "readonly")
 
 INSTRUCTIONS = """\
-Casemate gives you your own Linux computers: sandboxes, microVMs without network access.
+Casemate gives you your own Linux computers: sandboxes, which are microVMs. {reach}
 Workflow: create_sandbox once (or list_sandboxes to find one), then use its id or name in every call. Run things with
 execute_command or run_code, handle files with read_file and write_file.
 A call that outlasts `wait` returns a pid: read on with read_process_output. An idle sandbox sleeps (its status is
@@ -74,7 +75,7 @@ class CasemateServer(MCPServer[None]):
             "casemate",
             title="Casemate",
             version=version("casemate"),
-            instructions=INSTRUCTIONS + (_MORE if toolset == "all" else ""),
+            instructions=INSTRUCTIONS.format(reach=reach(fleet.network.default)) + (_MORE if toolset == "all" else ""),
             log_level="WARNING",
             # An open subscription would delay every shutdown, and the server pushes nothing.
             subscriptions=False,

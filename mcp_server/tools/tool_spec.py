@@ -24,8 +24,8 @@ SETS = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_
 REPLACES = ToolAnnotations(read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=False)
 """May destroy what was there; doing it twice is the same as once."""
 
-ACTS = ToolAnnotations(read_only_hint=False, destructive_hint=True, idempotent_hint=False, open_world_hint=False)
-"""May do anything, inside its sandbox."""
+ACTS = ToolAnnotations(read_only_hint=False, destructive_hint=True, idempotent_hint=False, open_world_hint=True)
+"""May do anything inside its sandbox, and wherever that may connect to."""
 
 
 def _texts(value: object) -> object:

@@ -68,6 +68,15 @@ class OneHost(Fleet):
             with suppress(ProcessLookupError):
                 os.kill(guest.pid, signal.SIGCONT)
 
+    def refuses(self, host: str, *, port: int = 443, protocol: str = "tcp") -> None:
+        """Record that `box` was refused a connection, as its way to the network does."""
+        log = self._gateway.log(SANDBOX)
+        log.record(allowed=False, protocol=protocol, host=host, port=port, reason='policy "packages"')
+
+    def allows(self, host: str, *, port: int = 443) -> None:
+        """Record that `box` was allowed a connection."""
+        self._gateway.log(SANDBOX).record(allowed=True, protocol="tcp", host=host, port=port)
+
     async def look(self) -> bool:
         """Whether the guest answers, asked as a call or the fleet's sweep would."""
         return await self.box.link.answers()

@@ -33,6 +33,7 @@ from ..guest.values import (
 )
 from ..lifecycle.access import GuestAccess
 from ..sandboxes.sandbox import Sandbox
+from .network import NetworkCalls
 from .ownership import Ownership
 
 T = TypeVar("T")
@@ -44,11 +45,13 @@ class GuestCalls:
     Args:
         ownership: Finds the owner's sandboxes.
         access: Connects to their guests.
+        network: Knows which of their connections were refused.
     """
 
-    def __init__(self, ownership: Ownership, access: GuestAccess) -> None:
+    def __init__(self, ownership: Ownership, access: GuestAccess, network: NetworkCalls) -> None:
         self._ownership = ownership
         self._access = access
+        self._network = network
 
     @asynccontextmanager
     async def reach(self, owner: str, ref: str, *, wake: bool = True) -> AsyncGenerator[tuple[Sandbox, GuestLink]]:
@@ -83,7 +86,9 @@ class GuestCalls:
         """Run a command; after `wait_ms` it goes on in the background, and the outcome says so."""
         async with self.reach(owner, ref) as (sandbox, link):
             command = _with_defaults(sandbox, command)
-            return await link.exec(command, wait_ms=wait_ms, keep_head=keep_head, keep_tail=keep_tail, detach=detach)
+            network = self._network.of(sandbox)
+            outcome = await link.exec(command, wait_ms=wait_ms, keep_head=keep_head, keep_tail=keep_tail, detach=detach)
+            return replace(outcome, network=network.refusals())
 
     async def start(self, owner: str, ref: str, command: Command, *, open_stdin: bool = False) -> ProcessInfo:
         """Start a command in the background."""
@@ -108,15 +113,17 @@ class GuestCalls:
         stderr_offset: int = 0,
         max_bytes: int = 256 * KIB,
         wait_ms: int = 0,
+        explain: bool = False,
     ) -> ProcessOutput:
-        """Read a command's output from given offsets on, while it runs and afterwards."""
-        return await self._run(
-            owner,
-            ref,
-            lambda link: link.read_output(
+        """Read a command's output from given offsets on, while it runs and afterwards.
+
+        With `explain`, the result has the sandbox's refused connections that no other result has explained.
+        """
+        async with self.reach(owner, ref) as (sandbox, link):
+            output = await link.read_output(
                 pid, stdout_offset=stdout_offset, stderr_offset=stderr_offset, max_bytes=max_bytes, wait_ms=wait_ms
-            ),
-        )
+            )
+            return replace(output, network=self._network.of(sandbox).untold() if explain else "")
 
     @asynccontextmanager
     async def attach(

@@ -6,13 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
+import anyio
+
 from ..lifecycle.create import Creator
 from ..lifecycle.delete import Deleter
+from ..lifecycle.keyed_lock import KeyedLock
 from ..machines.clone import no_progress
 from ..machines.templates import Report
+from ..network.gateway import Gateway
 from ..sandboxes import lease
 from ..sandboxes.sandbox import Sandbox, State
-from ..sandboxes.spec import SandboxSpec, check_labels, check_name
+from ..sandboxes.spec import SandboxSpec, check_labels, check_name, network_text
 from ..sandboxes.store import SandboxStore
 from ..sandboxes.usage import Usage
 from .ownership import Ownership
@@ -47,6 +51,7 @@ class SandboxCalls:
         store: The records of the sandboxes.
         creator: Creates new ones.
         deleter: Deletes them.
+        gateway: Their way to the network.
         clock: Milliseconds since the epoch.
     """
 
@@ -57,13 +62,16 @@ class SandboxCalls:
         store: SandboxStore,
         creator: Creator,
         deleter: Deleter,
+        gateway: Gateway,
         clock: Callable[[], int],
     ) -> None:
         self._ownership = ownership
         self._store = store
         self._creator = creator
         self._deleter = deleter
+        self._gateway = gateway
         self._clock = clock
+        self._turns = KeyedLock()
 
     async def create(self, owner: str, spec: SandboxSpec, *, on_progress: Report | None = None) -> Sandbox:
         """Create a sandbox; it is ready for commands when this returns. On failure nothing of it is left.
@@ -118,6 +126,7 @@ class SandboxCalls:
         auto_sleep: bool | None = None,
         ttl_s: int | None = None,
         idle_s: int | None = None,
+        network: str | None = None,
     ) -> Sandbox:
         """Change the values that are not None.
 
@@ -129,6 +138,7 @@ class SandboxCalls:
             auto_sleep: Whether it may be put to sleep when idle.
             ttl_s: Seconds to live from now on, or from when it wakes; 0 is no limit.
             idle_s: Seconds without use before it may be put to sleep; 0 is never.
+            network: The text of its policy, which applies to open connections, too; empty is the operator's.
 
         Raises:
             InvalidInput: A new value is not allowed.
@@ -140,6 +150,7 @@ class SandboxCalls:
             check_labels(labels)
         if idle_s is not None:
             lease.check_idle(idle_s)
+        policy = None if network is None else network_text(network)
 
         def changed(sandbox: Sandbox) -> Sandbox:
             now = self._clock()
@@ -150,10 +161,20 @@ class SandboxCalls:
                 labels=sandbox.labels if labels is None else dict(labels),
                 auto_sleep=sandbox.auto_sleep if auto_sleep is None else auto_sleep,
                 idle_s=sandbox.idle_s if idle_s is None else idle_s,
+                network=sandbox.network if policy is None else policy,
                 updated_ms=now,
             )
 
-        return self._ownership.seen(await self._store.change((await self._ownership.get(owner, ref)).id, changed))
+        sandbox_id = (await self._ownership.get(owner, ref)).id
+        if policy is None:
+            return self._ownership.seen(await self._store.change(sandbox_id, changed))
+        # What is stored last must be applied last, and what was stored must be applied.
+        with anyio.CancelScope(shield=True):
+            async with self._turns.of(sandbox_id):
+                saved = await self._store.change(sandbox_id, changed)
+                await self._gateway.changed(sandbox_id, saved.network)
+                return self._ownership.seen(saved)
+        raise AssertionError  # unreachable: the block either returns or raises
 
     async def delete(self, owner: str, ref: str) -> None:
         """Delete a sandbox with everything in it; its snapshots stay.

@@ -67,6 +67,7 @@ class Outcome:
         duration_ms: From start to end, or until now.
         memory_kill: The command's process that the kernel killed for lack of memory, such as `python3 (812 MiB)`; else
             empty.
+        network: Which of the sandbox's connections were refused meanwhile, a line for each; empty if none was.
     """
 
     pid: int
@@ -78,6 +79,7 @@ class Outcome:
     stderr: Captured
     duration_ms: int
     memory_kill: str = ""
+    network: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,11 +123,16 @@ class OutputSlice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessOutput:
-    """Both streams of a process from given offsets on, and its state."""
+    """Both streams of a process from given offsets on, and its state.
+
+    Attributes:
+        network: Which of the sandbox's connections were refused, as far as no result has said so; as in `Outcome`.
+    """
 
     info: ProcessInfo
     stdout: OutputSlice
     stderr: OutputSlice
+    network: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -119,6 +119,7 @@ class Creator:
                 auto_sleep=parent.auto_sleep,
                 idle_s=parent.idle_s,
                 ttl_s=parent.ttl_s,
+                network=parent.network,
                 created_by=created_by or parent.created_by,
             )
             async with slots:
@@ -139,7 +140,12 @@ class Creator:
         snapshot = await self._snapshots.find(owner, spec.snapshot)
         snapshot.check()
         whole = replace(
-            spec, image=snapshot.image, cpu=snapshot.cpu, mem=snapshot.mem, env={**snapshot.env, **spec.env}
+            spec,
+            image=snapshot.image,
+            cpu=snapshot.cpu,
+            mem=snapshot.mem,
+            env={**snapshot.env, **spec.env},
+            network=spec.network or snapshot.network,
         )
         _check(whole, {snapshot.image})
         checkpoint = await self._restorer.source(snapshot)

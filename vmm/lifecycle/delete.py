@@ -7,6 +7,7 @@ from collections.abc import Callable
 import anyio
 
 from ..machines.registry import MachineRegistry
+from ..network.gateway import Gateway
 from ..repeated_warnings import RepeatedWarnings
 from ..sandboxes.sandbox import Sandbox, State
 from ..sandboxes.store import SandboxStore
@@ -27,6 +28,7 @@ class Deleter:
         transitions: Changes of a sandbox that may be under way.
         admission: Counts the memory they used.
         activity: Which sandboxes are in use.
+        gateway: Knows where they connected to.
         clock: Milliseconds since the epoch.
     """
 
@@ -38,6 +40,7 @@ class Deleter:
         transitions: Transitions,
         admission: Admission,
         activity: Activity,
+        gateway: Gateway,
         clock: Callable[[], int],
     ) -> None:
         self._store = store
@@ -45,6 +48,7 @@ class Deleter:
         self._transitions = transitions
         self._admission = admission
         self._activity = activity
+        self._gateway = gateway
         self._clock = clock
         self._warnings = RepeatedWarnings()
 
@@ -92,3 +96,4 @@ class Deleter:
         self._admission.release(sandbox.id)
         await self._store.remove(sandbox.id)
         self._activity.forget(sandbox.id)
+        self._gateway.forget(sandbox.id)

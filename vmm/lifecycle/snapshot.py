@@ -103,6 +103,7 @@ class Snapshotter:
                     driver=checkpoint.fingerprint,
                     labels=dict(labels),
                     env=dict(sandbox.env),
+                    network=sandbox.network,
                     created_ms=self._clock(),
                     created_by=created_by,
                 )

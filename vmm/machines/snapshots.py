@@ -50,6 +50,7 @@ class Snapshot:
         parent: The snapshot that the sandbox had been created from or restored to; empty if none.
         image, cpu, mem, disk: The sandbox's; memory and disk in MiB.
         env: Default environment of the sandbox's commands; never shown.
+        network: The sandbox's policy; empty for the operator's.
         machine_id: The guest's machine id.
         driver: Fingerprint of the hypervisor that can load it.
         size: Bytes on the host's disk.
@@ -70,6 +71,7 @@ class Snapshot:
     driver: str
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
     env: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    network: str = ""
     machine_id: str = field(default="", repr=False)
     size: int = 0
     created_ms: int = 0
@@ -111,6 +113,7 @@ class Snapshot:
             driver=written.text("driver"),
             labels=written.texts("labels"),
             env=written.texts("env"),
+            network=written.text("network", ""),
             machine_id=written.text("machine_id", ""),
             size=written.number("size", 0),
             created_ms=written.number("created_ms", 0),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 
 import anyio
 import structlog
@@ -18,6 +17,7 @@ from .log import NetworkLog
 from .policy import Mode, Policy
 from .resolver import Resolver
 from .rules import HostRules, Rules
+from .tcp import Connect, dial
 
 log = structlog.get_logger(__name__)
 
@@ -26,13 +26,25 @@ _AGAIN_S = 0.5
 _DNS = 53
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Way:
-    """One running sandbox's way out."""
+_NOTHING = Rules(Policy(mode=Mode.NONE), HostRules())
 
-    rules: list[Rules]
-    book: AddressBook
-    egress: Egress
+
+class _Way:
+    """One running sandbox's way out.
+
+    Attributes:
+        rules: What applies now; None until it is known.
+        book: The names of the addresses that it was told.
+        egress: Its connections.
+    """
+
+    def __init__(self, log: NetworkLog, connect: Connect) -> None:
+        self.rules: Rules | None = None
+        self.book = AddressBook()
+        self.egress = Egress(self.current, self.book, log, connect)
+
+    def current(self) -> Rules:
+        return self.rules or _NOTHING
 
 
 class Gateway:
@@ -46,6 +58,7 @@ class Gateway:
         host: The operator's rules, asked whenever a policy begins to apply.
         clock: Milliseconds since the epoch.
         resolver: Answers the sandboxes' DNS queries; by default one that asks the host's name servers.
+        connect: Dials their destinations.
     """
 
     def __init__(
@@ -55,10 +68,12 @@ class Gateway:
         host: Callable[[], HostRules],
         clock: Callable[[], int],
         resolver: Resolver | None = None,
+        connect: Connect = dial,
     ) -> None:
         self.default = default
         self._host = host
         self._resolver = resolver or Resolver()
+        self._connect = connect
         self._clock = clock
         self._logs: dict[str, NetworkLog] = {}
         self._ways: dict[str, _Way] = {}
@@ -84,7 +99,7 @@ class Gateway:
         """Apply a sandbox's new policy text, to its open connections, too."""
         way = self._ways.get(sandbox_id)
         if way is not None:
-            way.rules[0] = self._rules(sandbox_id, network)
+            way.rules = self._rules(sandbox_id, network)
             way.egress.recheck()
 
     def forget(self, sandbox_id: str) -> None:
@@ -102,13 +117,11 @@ class Gateway:
             network: Reads its policy text.
             link: The link to its guest, whose connections may break at any time.
         """
-        rules = [Rules(Policy(mode=Mode.NONE), HostRules())]
-        book = AddressBook()
-        way = _Way(rules=rules, book=book, egress=Egress(lambda: rules[0], book, self.log(sandbox_id)))
-        # From here on `changed` finds it: what is read now may be the policy before or after that.
-        self._ways[sandbox_id] = way
+        way = self._ways[sandbox_id] = _Way(self.log(sandbox_id), self._connect)
         try:
-            rules[0] = self._rules(sandbox_id, await network())
+            found = self._rules(sandbox_id, await network())
+            # A change that came while the record was read is newer.
+            way.rules = way.rules or found
             async with anyio.create_task_group() as tasks:
                 await self._poll(sandbox_id, way, link, tasks)
         finally:
@@ -137,17 +150,17 @@ class Gateway:
     ) -> None:
         try:
             if isinstance(event, OutboundQuery):
-                reply = await self._resolver.answer(event.query, way.rules[0], way.book, self.log(sandbox_id))
+                reply = await self._resolver.answer(event.query, way.current(), way.book, self.log(sandbox_id))
                 await link.answer(event.id, reply)
             elif event.port == _DNS:
                 async with link.carry(event.id) as stream:
-                    await self._resolver.serve(stream, lambda: way.rules[0], way.book, self.log(sandbox_id))
+                    await self._resolver.serve(stream, way.current, way.book, self.log(sandbox_id))
             else:
-                await self._connect(way, link, event)
+                await self._carry(way, link, event)
         except (LinkError, GuestError):
             return  # The guest, its connection or the program that made it has gone.
 
-    async def _connect(self, way: _Way, link: GuestLink, event: OutboundConnection) -> None:
+    async def _carry(self, way: _Way, link: GuestLink, event: OutboundConnection) -> None:
         try:
             await way.egress.run(event.address, event.port, lambda: link.carry(event.id))
         except EgressRefused:

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Any, Self
 
 from ..errors import Conflict, Damaged
-from .spec import DISK, IDLE_S, SandboxSpec
+from .spec import DISK, IDLE_S, SandboxSpec, network_text
 
 
 class State(StrEnum):
@@ -65,6 +65,7 @@ class Sandbox:
         machine: Its machine's directory; a new one after each restore.
         memory: How that machine got its memory (`Memory`); empty before it has any.
         base: The snapshot that it was created from or restored to; empty if none.
+        network: Where it may connect to, as the text of a policy; empty for the operator's, whatever that is by then.
         reason: Why it is in its state and what is lost; empty for a healthy one.
         version: Grows by one with each change; a change must name the version that it saw.
     """
@@ -90,6 +91,7 @@ class Sandbox:
     machine: str = ""
     memory: str = ""
     base: str = ""
+    network: str = ""
     created_by: str = ""
     created_ms: int = 0
     updated_ms: int = 0
@@ -116,6 +118,7 @@ class Sandbox:
             expires_ms=now_ms + spec.ttl_s * 1000 if spec.ttl_s else 0,
             active_ms=now_ms,
             machine=sandbox_id,
+            network=network_text(spec.network),
             created_by=spec.created_by,
             created_ms=now_ms,
             updated_ms=now_ms,

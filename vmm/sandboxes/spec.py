@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from storage.shown import shown
 
 from ..errors import InvalidInput
+from ..network.policy import Policy
 
 CPU_RANGE = (1, 8)
 MEM_RANGE = (256, 16384)
@@ -17,6 +18,9 @@ DISK = 10 * 1024
 """MiB of sparse writable disk, the same for every sandbox."""
 IDLE_S = 300
 """Seconds without use before a sandbox may be put to sleep, unless the caller sets another value."""
+
+DEFAULT_NETWORK = "default"
+"""Stands for the operator's policy where a request names a network."""
 
 _NAME_LENGTH = 253
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*")
@@ -42,6 +46,8 @@ class SandboxSpec:
         idle_s: Seconds without use before that; 0 is never.
         ttl_s: Time to live in seconds, not counted while it sleeps; 0 is no limit.
         snapshot: Name or id of the snapshot to create it from, with the image and size of that; empty for a fresh one.
+        network: Where it may connect to, as the text of a policy; `default` is the operator's policy. Empty is that of
+            the snapshot, and without a snapshot the operator's.
         created_by: Opaque id of the user.
     """
 
@@ -55,6 +61,7 @@ class SandboxSpec:
     idle_s: int = IDLE_S
     ttl_s: int = 0
     snapshot: str = ""
+    network: str = ""
     created_by: str = ""
 
     def check(self, images: Collection[str]) -> None:
@@ -70,6 +77,7 @@ class SandboxSpec:
         _check_range("mem", self.mem, MEM_RANGE, "MiB")
         check_labels(self.labels)
         _check_env(self.env)
+        network_text(self.network)
 
 
 def check_name(name: str) -> None:
@@ -85,6 +93,15 @@ def check_name(name: str) -> None:
             f"name must be a DNS name such as my-box-1, got {shown(name)}",
             hint="Use lower-case letters, digits and '-', with a letter or digit at both ends",
         )
+
+
+def network_text(network: str) -> str:
+    """Return a policy as a record keeps it: its canonical text, empty for the operator's policy.
+
+    Raises:
+        InvalidInput: It is not a policy.
+    """
+    return "" if network in {"", DEFAULT_NETWORK} else Policy.parse(network).text()
 
 
 def check_labels(labels: Mapping[str, str]) -> None:

@@ -81,6 +81,20 @@ async def test_a_scrape_gathers_what_the_host_has(meters: Meters, machine: Host)
     assert "process_resident_memory_bytes" in answer.text
 
 
+async def test_connections_are_counted_by_decision_and_never_fewer(meters: Meters, machine: Host) -> None:
+    counts = [(0, 0), (2, 1), (2, 1), (3, 5)]
+    app = Starlette(
+        routes=[
+            metrics_route(meters, survey=machine.survey, ping=machine.ping, connections=lambda: counts.pop(0)),
+        ]
+    )
+    async with serving(app) as edge, edge.http() as http:
+        texts = [(await http.get("/metrics")).text for _ in range(4)]
+    for text, (allowed, refused) in zip(texts, [(0, 0), (2, 1), (2, 1), (3, 5)], strict=True):
+        assert f'casemate_network_connections_total{{decision="allowed"}} {allowed}.0' in text
+        assert f'casemate_network_connections_total{{decision="refused"}} {refused}.0' in text
+
+
 @pytest.mark.parametrize("trouble", ["down", "hangs"])
 async def test_a_host_in_trouble_is_told_and_old_figures_are_gone(
     meters: Meters, machine: Host, trouble: str, monkeypatch: pytest.MonkeyPatch

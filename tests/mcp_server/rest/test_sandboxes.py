@@ -85,7 +85,7 @@ async def test_ports_are_refused_with_the_reason(http: httpx.AsyncClient) -> Non
         answer = await http.post(ALL, json={"name": "a", field: value})
         assert answer.status_code == 400
         assert f"{field}: " in answer.json()["error"]
-        assert "no network" in answer.json()["error"]
+        assert "not supported yet" in answer.json()["error"]
 
 
 async def test_a_list_comes_by_pages_newest_first(http: httpx.AsyncClient) -> None:

@@ -181,6 +181,18 @@ def test_open_registration_and_tokens_for_anybody_deserve_a_word(read: Read) -> 
         ("SLEEP_RETENTION_DAYS", "-1", "greater than or equal to 0"),
         ("MAX_SNAPSHOTS", "0", "greater than or equal to 1"),
         ("ON_STOP", "kill", "'keep', 'sleep' or ''"),
+        ("NETWORK", "everything", "must"),
+        ("NETWORK", f"{ANYWHERE}/0", "must not list every address"),
+        ("NETWORK", "internet,example.com", 'must have "internet" alone'),
+        ("NETWORK", "example.com:443", "443/tcp"),
+        ("NETWORK_OPEN", "intranet.example.com", "is not an IPv4 network"),
+        ("NETWORK_OPEN", "10.0.0.1/8", "is not an IPv4 network"),
+        ("NETWORK_OPEN", "fd00::/8", "is not an IPv4 network"),
+        ("NETWORK_OPEN", f"{ANYWHERE}/0", "every address"),
+        ("NETWORK_PACKAGES", "198.51.100.7", "must have names"),
+        ("NETWORK_PACKAGES", "internet", "must have names"),
+        ("NETWORK_PACKAGES", "example.com,443/tcp", "must have names"),
+        ("NETWORK_PACKAGES", "https://example.com/simple", "not URLs"),
         ("WARM_POOL", "-1", "greater than or equal to 0"),
         ("DEFAULT_CPU", "9", "less than or equal to 8"),
         ("DEFAULT_MEM", "100", "greater than or equal to 256"),
@@ -210,6 +222,10 @@ def test_bad_values_are_told_with_the_way_out(refusal: Callable[..., str], name:
         ("MAX_SNAPSHOTS", "1"),
         ("ON_STOP", "sleep"),
         ("ON_STOP", "keep"),
+        ("NETWORK", "none"),
+        ("NETWORK", "example.com, 198.51.100.0/24, 443/tcp"),
+        ("NETWORK_OPEN", "10.1.2.0/24,192.168.7.7"),
+        ("NETWORK_PACKAGES", "example.com,*.example.org"),
         ("WARM_POOL", "3"),
     ],
 )
@@ -221,6 +237,11 @@ def test_sandboxes_that_never_sleep_and_are_kept_for_ever_are_a_choice(read: Rea
     settings = read(CASEMATE_IDLE_SECONDS="0").settings
     assert (settings.idle_seconds, settings.sleep_retention_days) == (0, 0)
     assert read().settings.idle_seconds == 300
+
+
+def test_the_internet_is_open_unless_an_operator_closes_it(read: Read) -> None:
+    assert read().settings.network == "internet"
+    assert read(CASEMATE_NETWORK="443/tcp, Example.com").settings.network == "example.com,443/tcp"
 
 
 def test_no_limit_on_requests_is_a_choice(read: Read) -> None:

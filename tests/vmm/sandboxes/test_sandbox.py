@@ -24,6 +24,20 @@ def test_a_new_sandbox_is_creating() -> None:
     assert new().state is State.CREATING
 
 
+def test_the_record_of_an_earlier_release_has_the_operators_network() -> None:
+    document = new().document()
+    del document["network"]
+    assert Sandbox.of(document).network == ""
+
+
+def test_a_record_keeps_a_policy_in_one_form_and_the_operators_as_none() -> None:
+    def kept(network: str) -> str:
+        return Sandbox.new("5f" * 12, "owner", SandboxSpec(name="box", network=network), now_ms=1).network
+
+    assert kept("443/tcp, Example.com") == "example.com,443/tcp"
+    assert (kept("default"), kept("")) == ("", "")
+
+
 def test_its_environment_is_not_in_its_repr() -> None:
     assert "hunter2" not in repr(new())
 

@@ -44,6 +44,15 @@ def test_an_unknown_image_is_refused_with_the_known_ones() -> None:
     assert refusal(image="ubuntu") == "image must be code or minimal, got 'ubuntu'"
 
 
+@pytest.mark.parametrize("network", ["all", "0.0.0.0/0", "example.com:443", "https://example.com", "443/tcp", "*"])
+def test_a_network_that_is_no_policy_is_refused(network: str) -> None:
+    assert refusal(network=network).startswith("network must ")
+
+
+def test_ten_thousand_rules_are_refused_without_repeating_them() -> None:
+    assert len(refusal(network=",".join(f"n{number}.example.com" for number in range(10_000)))) < 200
+
+
 @pytest.mark.parametrize(
     "labels",
     [
