@@ -30,9 +30,10 @@ from vmm.fleet import Fleet
 from vmm.hypervisor.confinement import Confinement
 from vmm.hypervisor.detect import choose, kvm
 from vmm.images.catalogue import Catalogue
+from vmm.machines.certificates import host_certificates
 from vmm.machines.host_id import host_id
 from vmm.network.gateway import Gateway
-from vmm.network.host_addresses import host_addresses
+from vmm.network.own_addresses import OwnAddresses
 from vmm.network.packages import registries
 from vmm.network.policy import Policy
 from vmm.network.rules import HostRules
@@ -195,6 +196,7 @@ async def open_services(settings: Settings, *, patience_s: float = 0) -> AsyncGe
                     ready=settings.warm_pool,
                     retention_s=settings.sleep_retention_days * _DAY_S,
                     gateway=await open_gateway(settings),
+                    certificates=await anyio.to_thread.run_sync(host_certificates, settings.guest_ca_file),
                     on_sandbox=lambda sandbox_id: annotate_call(sandbox=sandbox_id),
                     on_start=meters.started,
                 ) as fleet:
@@ -250,9 +252,10 @@ async def open_gateway(settings: Settings) -> Gateway:
     found = await anyio.to_thread.run_sync(registries, os.environ, Path.home())
     packages = tuple(dict.fromkeys((*found, *settings.network_packages)))
     opened = tuple(IPv4Network(entry) for entry in settings.network_open)
+    own = OwnAddresses()
 
     def host() -> HostRules:
-        return HostRules(packages=packages, opened=opened, own=host_addresses())
+        return HostRules(packages=packages, opened=opened, own=own())
 
     return Gateway(default=Policy.parse(settings.network), host=host, clock=now_ms)
 

@@ -98,6 +98,8 @@ class Settings(BaseModel):
         max_snapshots: Snapshots of an organisation.
         network: Where sandboxes may connect to unless their creator says so.
         network_open: Private networks that they may reach, if their policy allows it.
+        guest_ca_file: Certificates in PEM that sandboxes trust besides Debian's; by default those of
+            /usr/local/share/ca-certificates.
         network_packages: Names of package registries, besides those that the host's own tools use.
         on_stop: What happens to machines when a signal stops the server; empty means sleep after an interrupt at the
             terminal, and keep after any other signal.
@@ -151,6 +153,7 @@ class Settings(BaseModel):
     max_snapshots: int = Field(default=200, ge=1, le=100_000)
     network: Annotated[str, AfterValidator(checks.network_policy)] = "internet"
     network_open: Annotated[tuple[str, ...], List, AfterValidator(checks.opened_networks)] = ()
+    guest_ca_file: Path | None = None
     network_packages: Annotated[tuple[str, ...], List, AfterValidator(checks.network_names)] = ()
     on_stop: Literal["keep", "sleep", ""] = ""
     warm: bool = True

@@ -14,9 +14,8 @@ from ipaddress import IPv4Address
 FRESH_S = 30.0
 
 _SIOCGIFCONF = 0x8912
-_IFREQ = (
-    40  # bytes of struct ifreq where pointers have 64 bits: 16 of name, 4 of family and port, 4 of address, padding
-)
+_IFREQ = 40
+"""Bytes of struct ifreq where pointers have 64 bits: 16 of name, 4 of family and port, 4 of address, padding."""
 _ADDRESS = slice(20, 24)
 
 

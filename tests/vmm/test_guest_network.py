@@ -1,0 +1,228 @@
+"""The network as programs in a sandbox see it: what their policy allows works, everything else ends at once."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import anyio
+import pytest
+from anyio.abc import SocketStream
+
+from tests.conftest import Opener
+from tests.vmm.network_world import OTHER, SHARED, SITE, World, world
+from vmm.fleet import Fleet
+from vmm.guest.values import Command, Outcome
+from vmm.hypervisor.process import orphans
+from vmm.sandboxes.spec import SandboxSpec
+
+pytestmark = [pytest.mark.anyio, pytest.mark.vm]
+
+ALICE = "a" * 24
+WAIT_MS = 120_000
+KIB = 1024
+
+CONNECT = """python3 - <<'EOF'
+import socket, time
+begun = time.monotonic()
+with socket.create_connection(({address!r}, {port})) as sock:
+    sock.settimeout(60)
+    sock.sendall(b"hello")
+    try:
+        print(sock.recv(100).decode() or "ended")
+    except ConnectionResetError:
+        print("reset")
+EOF"""
+
+
+@pytest.fixture
+async def net() -> AsyncGenerator[World]:
+    async with world() as made:
+        yield made
+
+
+@pytest.fixture
+async def fleet(net: World, open_fleet: Opener, data: Path) -> AsyncGenerator[Fleet]:
+    """A fleet in that world; its sandboxes are gone after the test."""
+    async with open_fleet(gateway=net.gateway(packages=("www.example.com",))) as fleet:
+        yield fleet
+        for sandbox in (await fleet.sandboxes.list(ALICE, limit=100)).items:
+            await fleet.sandboxes.delete(ALICE, sandbox.id)
+        assert orphans(data / "instances") == {}
+
+
+async def made(fleet: Fleet, network: str = "", name: str = "box") -> None:
+    await fleet.sandboxes.create(ALICE, SandboxSpec(name=name, mem=512, network=network))
+
+
+async def sh(fleet: Fleet, line: str, name: str = "box") -> Outcome:
+    return await fleet.guest.exec(ALICE, name, Command(shell=line), wait_ms=WAIT_MS)
+
+
+async def said(fleet: Fleet, line: str, name: str = "box") -> str:
+    outcome = await sh(fleet, line, name)
+    return (outcome.stdout.data() + outcome.stderr.data()).decode().strip()
+
+
+async def test_names_and_addresses_outside_are_reached(fleet: Fleet, net: World) -> None:
+    await made(fleet)
+    assert await said(fleet, "curl -sS http://www.example.com/") == "Host: www.example.com"
+    assert await said(fleet, f"curl -sS http://{SITE}/") == f"Host: {SITE}"
+    assert await said(fleet, CONNECT.format(address=OTHER, port=7)) == "hello"
+    assert set(net.dialled) == {(SITE, 80), (OTHER, 7)}
+    seen = await fleet.network.get(ALICE, "box")
+    assert set(seen.destinations(allowed=True, most=5)) == {"www.example.com:80", f"{OTHER}:7"}
+
+
+@pytest.mark.parametrize(
+    "address", ["10.0.0.7", "172.16.0.1", "192.168.1.1", "100.64.0.1", "169.254.169.254", "224.0.0.1", "240.0.0.1"]
+)
+async def test_what_is_private_is_refused_at_once_and_explained(fleet: Fleet, net: World, address: str) -> None:
+    await made(fleet)
+    outcome = await sh(fleet, f"curl -sS http://{address}/")
+    assert outcome.exit_code in {7, 56}
+    assert f"[network: refused {address}:80" in outcome.network
+    assert net.dialled == []
+
+
+async def test_a_name_that_points_inside_is_not_answered(fleet: Fleet, net: World) -> None:
+    await made(fleet)
+    for name in ("inside.example.com", "metadata.example.com"):
+        outcome = await sh(fleet, f"curl -sS http://{name}/")
+        assert outcome.exit_code == 6
+        assert f"refused {name}" in outcome.network
+    assert net.dialled == []
+
+
+async def test_a_list_of_names_opens_these_names_and_no_neighbour_on_their_address(fleet: Fleet, net: World) -> None:
+    await made(fleet, "one.example.org")
+    assert await said(fleet, "curl -sS http://one.example.org/") == "Host: one.example.org"
+    refused = await sh(fleet, "curl -sS http://two.example.org/")
+    assert refused.exit_code == 6
+    assert 'refused two.example.org:53 by policy "allow"' in refused.network
+    assert (await sh(fleet, f"curl -sS -H 'Host: two.example.org' http://{SHARED}/")).exit_code == 56
+    assert (await sh(fleet, f"curl -sS http://{SITE}/")).exit_code == 56
+    assert net.dialled == [(SHARED, 80)]
+
+
+async def test_none_allows_nothing_and_says_how_to_change_that(fleet: Fleet, net: World) -> None:
+    await made(fleet, "none")
+    outcome = await sh(fleet, "curl -sS http://www.example.com/")
+    assert outcome.exit_code == 6
+    assert "to allow: update_sandbox(network=...)" in outcome.network
+    assert await said(fleet, CONNECT.format(address=OTHER, port=7)) == "reset"
+    assert net.dialled == []
+
+
+async def test_packages_are_what_the_hosts_own_registries_are(fleet: Fleet) -> None:
+    await made(fleet, "packages")
+    assert await said(fleet, "curl -sS http://www.example.com/") == "Host: www.example.com"
+    assert (await sh(fleet, "curl -sS http://one.example.org/")).exit_code == 6
+
+
+async def test_what_is_neither_tcp_nor_dns_is_rejected_in_the_guest(fleet: Fleet) -> None:
+    await made(fleet)
+    sent = (
+        "import socket; s = socket.socket({family}, {kind}); s.settimeout(60); s.connect(({address!r}, 443))\n"
+        "s.send(b'x'); s.recv(1)"
+    )
+    for family, kind, address in (
+        ("socket.AF_INET", "socket.SOCK_DGRAM", OTHER),
+        ("socket.AF_INET6", "socket.SOCK_STREAM", "2001:db8::1"),
+        ("socket.AF_INET6", "socket.SOCK_DGRAM", "2001:db8::1"),
+    ):
+        line = sent.format(family=family, kind=kind, address=address)
+        answer = await said(fleet, f'python3 -c "{line}"')
+        assert "OSError" in answer, answer
+        assert "timed out" not in answer
+
+
+async def test_queries_go_to_the_gateway_whatever_server_they_name_and_by_tcp_too(fleet: Fleet) -> None:
+    await made(fleet)
+    ask = (
+        "import socket, struct\n"
+        "query = bytes.fromhex('123401000001000000000000') + b'\\x03www\\x07example\\x03com\\0\\0\\1\\0\\1'\n"
+    )
+    udp = ask + (
+        "s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(60); s.connect(('203.0.113.53', 53))\n"
+        "s.send(query); print(socket.inet_ntoa(s.recv(512)[-4:]))"
+    )
+    tcp = ask + (
+        "s = socket.create_connection(('203.0.113.53', 53), 60); s.sendall(struct.pack('!H', len(query)) + query)\n"
+        "s.shutdown(socket.SHUT_WR); print(socket.inet_ntoa(s.makefile('rb').read()[-4:]))"
+    )
+    for line in (udp, tcp):
+        assert await said(fleet, f"python3 - <<'EOF'\n{line}\nEOF") == SITE
+
+
+async def test_a_new_policy_ends_the_connections_that_it_does_not_allow(fleet: Fleet, net: World) -> None:
+    connected = anyio.Event()
+
+    async def hold(stream: SocketStream) -> None:
+        async with stream:
+            connected.set()
+            await stream.send(await stream.receive())
+            await stream.receive()
+
+    await net.serve(OTHER, 9, hold)
+    await made(fleet)
+    line = CONNECT.format(address=OTHER, port=9).replace(
+        "print(sock.recv(100).decode() or", "sock.recv(100); print(sock.recv(100).decode() or"
+    )
+    running = await fleet.guest.start(ALICE, "box", Command(shell=line))
+    await connected.wait()
+    await fleet.sandboxes.update(ALICE, "box", network="www.example.com")
+    ended = await fleet.guest.wait(ALICE, "box", running.pid, wait_ms=WAIT_MS)
+    assert ended.stdout.data() == b"reset\n"
+    assert await said(fleet, "curl -sS http://www.example.com/") == "Host: www.example.com"
+
+
+async def test_a_fork_has_its_parents_policy_and_a_network_of_its_own(fleet: Fleet) -> None:
+    await made(fleet, "one.example.org")
+    (fork,) = await fleet.snapshots.fork(ALICE, "box")
+    assert fork.sandbox is not None
+    for name in ("box", fork.sandbox.id):
+        assert await said(fleet, "curl -sS http://one.example.org/", name) == "Host: one.example.org"
+        assert (await sh(fleet, "curl -sS http://www.example.com/", name)).exit_code == 6
+
+
+async def test_a_sandbox_that_slept_has_its_network_again(fleet: Fleet) -> None:
+    await made(fleet)
+    assert await said(fleet, "curl -sS http://www.example.com/") == "Host: www.example.com"
+    await fleet.lifecycle.sleep(ALICE, "box")
+    assert await said(fleet, "curl -sS http://www.example.com/") == "Host: www.example.com"
+
+
+async def test_a_program_gets_all_bytes_both_ways(fleet: Fleet, net: World) -> None:
+    await made(fleet)
+    size = 4 * 1024 * KIB
+    line = (
+        "import hashlib, os, socket, threading\n"
+        f"sock = socket.create_connection(({OTHER!r}, 7)); data = os.urandom({size})\n"
+        "threading.Thread(target=lambda: (sock.sendall(data), sock.shutdown(socket.SHUT_WR))).start()\n"
+        "print(sock.makefile('rb').read() == data)"
+    )
+    assert await said(fleet, f"python3 - <<'EOF'\n{line}\nEOF") == "True"
+
+
+async def test_a_server_in_the_sandbox_is_reached_through_the_link(fleet: Fleet) -> None:
+    await made(fleet)
+    await sh(fleet, "mkdir -p /srv/www; echo from inside > /srv/www/index.html")
+    await fleet.guest.start(
+        ALICE, "box", Command(shell="exec python3 -m http.server --bind 127.0.0.1 -d /srv/www 8000")
+    )
+    await sh(fleet, "until curl -s http://127.0.0.1:8000/ >/dev/null; do sleep 0.1; done")
+    async with fleet.guest.reach(ALICE, "box") as (_, link), link.connect(8000) as stream:
+        await stream.send(b"GET / HTTP/1.0\r\n\r\n")
+        answer = b"".join([piece async for piece in stream])
+    assert answer.endswith(b"from inside\n")
+
+
+async def test_what_root_in_the_sandbox_changes_opens_nothing(fleet: Fleet, net: World) -> None:
+    await made(fleet, "one.example.org")
+    assert await said(fleet, "curl -sS http://one.example.org/") == "Host: one.example.org"
+    # Its own device, addresses and routes are the sandbox's; what it reaches is decided elsewhere.
+    await sh(fleet, "echo 1 > /proc/sys/net/ipv4/ip_forward; echo nameserver 10.0.0.7 > /etc/resolv.conf")
+    assert (await sh(fleet, f"curl -sS http://{SITE}/")).exit_code == 56
+    assert await said(fleet, "curl -sS http://one.example.org/") == "Host: one.example.org"
+    assert net.dialled == [(SHARED, 80)] * 2
