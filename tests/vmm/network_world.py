@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from ipaddress import IPv4Address
 
 import anyio
 from anyio.abc import ByteStream, SocketAttribute, SocketStream, TaskGroup
+from anyio.streams.stapled import MultiListener
 
 from tests.vmm.network.name_server import LOOPBACK, NameServer, name_server
 from vmm.network.gateway import Gateway
@@ -36,12 +37,19 @@ class World:
         self.dialled: list[tuple[str, int]] = []
         self._tasks = tasks
         self._ports: dict[tuple[str, int], int] = {}
+        self._listeners: list[MultiListener[SocketStream]] = []
 
     async def serve(self, address: str, port: int, handle: Handle) -> None:
-        """Let a server answer at a public address."""
+        """Let a server answer at a public address; its connections may end at any time."""
+
+        async def guarded(stream: SocketStream) -> None:
+            with suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+                await handle(stream)
+
         listener = await anyio.create_tcp_listener(local_host=LOOPBACK)
         self._ports[address, port] = listener.extra(SocketAttribute.local_port)
-        self._tasks.start_soon(listener.serve, handle)
+        self._listeners.append(listener)
+        self._tasks.start_soon(listener.serve, guarded)
 
     async def connect(self, address: IPv4Address, port: int) -> ByteStream:
         """Connect to the server there; nobody else answers."""
@@ -49,6 +57,11 @@ class World:
         if (str(address), port) not in self._ports:
             raise ConnectionRefusedError
         return await dial(IPv4Address(LOOPBACK), self._ports[str(address), port])
+
+    async def aclose(self) -> None:
+        """End all servers."""
+        for listener in self._listeners:
+            await listener.aclose()
 
     def gateway(self, default: str = "internet", packages: tuple[str, ...] = ()) -> Gateway:
         """Make the way of a fleet's sandboxes into this world."""
@@ -64,20 +77,22 @@ class World:
 @asynccontextmanager
 async def world() -> AsyncGenerator[World]:
     """A world with a web site, www.example.com, and names of others, for the length of a block."""
-    async with name_server() as names, anyio.create_task_group() as tasks:
-        made = World(names, tasks)
-        names.add(
-            f"www.example.com. 60 IN A {SITE}",
-            f"one.example.org. 60 IN A {SHARED}",
-            f"two.example.org. 60 IN A {SHARED}",
-            "inside.example.com. 60 IN A 10.0.0.7",
-            "metadata.example.com. 60 IN A 169.254.169.254",
-        )
-        await made.serve(SITE, 80, page)
-        await made.serve(SHARED, 80, page)
-        await made.serve(OTHER, 7, echo)
-        yield made
-        tasks.cancel_scope.cancel()
+    async with name_server() as names:
+        async with anyio.create_task_group() as tasks:
+            made = World(names, tasks)
+            names.add(
+                f"www.example.com. 60 IN A {SITE}",
+                f"one.example.org. 60 IN A {SHARED}",
+                f"two.example.org. 60 IN A {SHARED}",
+                "inside.example.com. 60 IN A 10.0.0.7",
+                "metadata.example.com. 60 IN A 169.254.169.254",
+            )
+            await made.serve(SITE, 80, page)
+            await made.serve(SHARED, 80, page)
+            await made.serve(OTHER, 7, echo)
+            yield made
+            tasks.cancel_scope.cancel()
+        await made.aclose()
 
 
 async def page(stream: SocketStream) -> None:

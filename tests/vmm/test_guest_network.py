@@ -21,14 +21,15 @@ pytestmark = [pytest.mark.anyio, pytest.mark.vm]
 ALICE = "a" * 24
 WAIT_MS = 120_000
 KIB = 1024
+RESET = {7, 55, 56}
+"""curl's exit statuses, by where in its work the reset meets it: connect, send, receive."""
 
 CONNECT = """python3 - <<'EOF'
-import socket, time
-begun = time.monotonic()
+import socket
 with socket.create_connection(({address!r}, {port})) as sock:
     sock.settimeout(60)
-    sock.sendall(b"hello")
     try:
+        sock.sendall(b"hello")
         print(sock.recv(100).decode() or "ended")
     except ConnectionResetError:
         print("reset")
@@ -74,14 +75,12 @@ async def test_names_and_addresses_outside_are_reached(fleet: Fleet, net: World)
     assert set(seen.destinations(allowed=True, most=5)) == {"www.example.com:80", f"{OTHER}:7"}
 
 
-@pytest.mark.parametrize(
-    "address", ["10.0.0.7", "172.16.0.1", "192.168.1.1", "100.64.0.1", "169.254.169.254", "224.0.0.1", "240.0.0.1"]
-)
-async def test_what_is_private_is_refused_at_once_and_explained(fleet: Fleet, net: World, address: str) -> None:
+async def test_what_is_private_is_refused_at_once_and_explained(fleet: Fleet, net: World) -> None:
     await made(fleet)
-    outcome = await sh(fleet, f"curl -sS http://{address}/")
-    assert outcome.exit_code in {7, 56}
-    assert f"[network: refused {address}:80" in outcome.network
+    for address in ("10.0.0.7", "172.16.0.1", "192.168.1.1", "100.64.0.1", "169.254.169.254", "240.0.0.1"):
+        outcome = await sh(fleet, f"curl -sS http://{address}/")
+        assert outcome.exit_code in RESET, address
+        assert f"[network: refused {address}:80" in outcome.network
     assert net.dialled == []
 
 
@@ -99,9 +98,9 @@ async def test_a_list_of_names_opens_these_names_and_no_neighbour_on_their_addre
     assert await said(fleet, "curl -sS http://one.example.org/") == "Host: one.example.org"
     refused = await sh(fleet, "curl -sS http://two.example.org/")
     assert refused.exit_code == 6
-    assert 'refused two.example.org:53 by policy "allow"' in refused.network
-    assert (await sh(fleet, f"curl -sS -H 'Host: two.example.org' http://{SHARED}/")).exit_code == 56
-    assert (await sh(fleet, f"curl -sS http://{SITE}/")).exit_code == 56
+    assert 'refused two.example.org by policy "allow"' in refused.network
+    assert (await sh(fleet, f"curl -sS -H 'Host: two.example.org' http://{SHARED}/")).exit_code in RESET
+    assert (await sh(fleet, f"curl -sS http://{SITE}/")).exit_code in RESET
     assert net.dialled == [(SHARED, 80)]
 
 
@@ -132,9 +131,11 @@ async def test_what_is_neither_tcp_nor_dns_is_rejected_in_the_guest(fleet: Fleet
         ("socket.AF_INET6", "socket.SOCK_DGRAM", "2001:db8::1"),
     ):
         line = sent.format(family=family, kind=kind, address=address)
-        answer = await said(fleet, f'python3 -c "{line}"')
-        assert "OSError" in answer, answer
-        assert "timed out" not in answer
+        outcome = await sh(fleet, f'python3 -c "{line}"')
+        error = outcome.stderr.data().decode()
+        assert outcome.exit_code == 1
+        assert "Errno" in error, error
+        assert "timed out" not in error
 
 
 async def test_queries_go_to_the_gateway_whatever_server_they_name_and_by_tcp_too(fleet: Fleet) -> None:
@@ -223,6 +224,6 @@ async def test_what_root_in_the_sandbox_changes_opens_nothing(fleet: Fleet, net:
     assert await said(fleet, "curl -sS http://one.example.org/") == "Host: one.example.org"
     # Its own device, addresses and routes are the sandbox's; what it reaches is decided elsewhere.
     await sh(fleet, "echo 1 > /proc/sys/net/ipv4/ip_forward; echo nameserver 10.0.0.7 > /etc/resolv.conf")
-    assert (await sh(fleet, f"curl -sS http://{SITE}/")).exit_code == 56
+    assert (await sh(fleet, f"curl -sS http://{SITE}/")).exit_code in RESET
     assert await said(fleet, "curl -sS http://one.example.org/") == "Host: one.example.org"
     assert net.dialled == [(SHARED, 80)] * 2
