@@ -324,6 +324,23 @@ async def test_a_new_policy_ends_the_connections_that_it_does_not_allow() -> Non
         ]
 
 
+async def test_a_server_sees_that_a_connection_was_broken_off_by_a_new_policy() -> None:
+    ends: list[type[Exception]] = []
+
+    async def listen(stream: ByteStream) -> None:
+        try:
+            await echo(stream)
+        except Exception as error:
+            ends.append(type(error))
+            raise
+
+    async with serving(listen) as port, sandbox("internet", World({22: port})) as box, box.opens(OTHER, 22) as ended:
+        assert await answers(ended)
+        assert box.becomes("none") == 1
+        await until(lambda: ends)
+    assert ends == [anyio.BrokenResourceError]
+
+
 async def test_a_new_policy_is_told_the_names_that_a_connection_announced() -> None:
     async with (
         echoing(443) as world,
