@@ -102,8 +102,7 @@ class Egress:
         if not verdict.allowed:
             raise self._refused(address, port, verdict.reason)
         if len(self._open) >= self._limit:
-            reason = f"limit: {self._limit} connections of this sandbox are open"
-            raise self._refused(address, port, reason)
+            raise self._refused(address, port, f"limit: {self._limit} connections of this sandbox are open")
         way = _Open(address=address, port=port)
         self._open.add(way)
         try:

@@ -191,6 +191,7 @@ NEEDED = 'policy "allow", which needs a name in Host or SNI: it sent'
         (80, hello("example.org"), "example.org", 'policy "allow"'),
         (443, b"GET / HTTP/1.1\r\nHost: example.org\r\n\r\n", "example.org", 'policy "allow"'),
     ],
+    ids=lambda value: "sent" if isinstance(value, bytes) else None,
 )
 async def test_a_shared_address_does_not_open_its_neighbours(port: int, first: bytes, host: str, reason: str) -> None:
     async with echoing(80, 443) as world, sandbox("example.com", world) as box:
