@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 from collections.abc import Callable, Collection
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -14,9 +12,10 @@ from anyio.abc import ByteStream
 
 from ..errors import Conflict
 from .addresses import AddressBook
-from .announced import MOST, Unnamed
+from .announced import Unnamed
 from .log import NetworkLog
 from .name_check import NameCheck
+from .reach import EgressRefused, Unreachable, reach
 from .relay import relay
 from .rules import Rules, Verdict
 from .tcp import Connect, dial, reset
@@ -27,24 +26,6 @@ NAME_S = 10.0
 """Seconds that a program may take to announce a name, where its policy needs one."""
 MOST_OPEN = 512
 """Connections of one sandbox at once: each takes two sockets of the server."""
-
-_NO_ROUTE = frozenset({errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN})
-
-
-class EgressRefused(Exception):
-    """A connection was not made, or was ended: the program in the guest gets a reset.
-
-    Attributes:
-        reason: Why, as the log has it.
-    """
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
-class Unreachable(EgressRefused):
-    """The policy allows the connection, but its destination does not accept it."""
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
@@ -121,8 +102,7 @@ class Egress:
         if not verdict.allowed:
             raise self._refused(address, port, verdict.reason)
         if len(self._open) >= self._limit:
-            reason = f"limit: {self._limit} connections of this sandbox are open"
-            raise self._refused(address, port, reason)
+            raise self._refused(address, port, f"limit: {self._limit} connections of this sandbox are open")
         way = _Open(address=address, port=port)
         self._open.add(way)
         try:
@@ -174,7 +154,7 @@ class Egress:
         try:
             async with take() as guest:
                 try:
-                    first = await self._first(guest, way.check)
+                    first = await way.check.first(guest, within_s=self._name_s)
                     if not first:
                         return
                     world = await self._dialled(way, way.check.names)
@@ -191,45 +171,15 @@ class Egress:
             needs = self._rules().announced(None, way.port).reason or "the policy, which needed a name in Host or SNI"
             raise self._refused(way.address, way.port, f"{needs}: it sent {error}", way.check.names) from error
 
-    async def _first(self, guest: ByteStream, check: NameCheck) -> bytes:
-        """Receive until a name is known and allowed; nothing if the program has gone without a word."""
-        received = False
-        try:
-            with anyio.fail_after(self._name_s):
-                while True:
-                    data = await guest.receive(MOST)
-                    received = True
-                    if ready := check.feed(data):
-                        return ready
-        except TimeoutError:
-            raise Unnamed(f"none within {self._name_s:g} s") from None
-        except anyio.EndOfStream:
-            if received:
-                raise Unnamed("none before its end") from None
-            return b""
-        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
-            return b""
-
     async def _dialled(self, way: _Open, names: Collection[str]) -> ByteStream:
         """Dial, and record whether that worked."""
         try:
-            with anyio.fail_after(self._dial_s):
-                world = await self._connect(way.address, way.port)
-        except OSError as error:  # a TimeoutError, too
-            reason = f"not reachable: {self._trouble(error)}"
-            self._record(way.address, way.port, names, reason)
-            raise Unreachable(reason) from error
+            world = await reach(self._connect, way.address, way.port, within_s=self._dial_s)
+        except Unreachable as error:
+            self._record(way.address, way.port, names, error.reason)
+            raise
         self._record(way.address, way.port, names)
         return world
-
-    def _trouble(self, error: OSError) -> str:
-        if isinstance(error, ConnectionRefusedError):
-            return "connection refused"
-        if error.errno in _NO_ROUTE:
-            return "no route to it"
-        if isinstance(error, TimeoutError):
-            return f"no answer within {self._dial_s:g} s"
-        return os.strerror(error.errno) if error.errno else str(error)
 
     def _announced(self, way: _Open, name: str) -> None:
         """Decide about a name that a connection announces."""

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .announced import Unnamed, is_tls, server_name
+import anyio
+from anyio.abc import ByteStream
+
+from .announced import MOST, Unnamed, is_tls, server_name
 from .http_requests import HttpRequests
 
 MOST_NAMES = 64
@@ -28,6 +31,32 @@ class NameCheck:
         self._judge = judge
         self._hello: bytearray | None = None
         self._requests: HttpRequests | None = None
+
+    async def first(self, guest: ByteStream, *, within_s: float) -> bytes:
+        """Receive until a name is known and allowed.
+
+        Returns:
+            What may be passed on to the server; nothing if the program has gone without a word.
+
+        Raises:
+            Unnamed: No name is announced in time, or not in a way that leaves no doubt.
+        """
+        received = False
+        try:
+            with anyio.fail_after(within_s):
+                while True:
+                    data = await guest.receive(MOST)
+                    received = True
+                    if ready := self.feed(data):
+                        return ready
+        except TimeoutError:
+            raise Unnamed(f"none within {within_s:g} s") from None
+        except anyio.EndOfStream:
+            if received:
+                raise Unnamed("none before its end") from None
+            return b""
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+            return b""
 
     def feed(self, data: bytes) -> bytes:
         """Read what the program sent next.

@@ -125,11 +125,13 @@ async def _connect(dialled: socket.socket, address: IPv4Address, port: int) -> N
 
 async def reset(stream: ByteStream) -> None:
     """Close a stream at once, so that the other end sees that something failed, not that all was sent."""
-    raw = stream.extra(SocketAttribute.raw_socket, None)
-    if raw is not None:
-        with suppress(OSError):
+    # anyio's own streams fail to give their socket where it is closed or its peer has gone.
+    with suppress(OSError, AttributeError):
+        raw = stream.extra(SocketAttribute.raw_socket, None)
+        if raw is not None:
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, pack("ii", 1, 0))
-    await anyio.aclose_forcefully(stream)
+    with anyio.CancelScope(shield=True):
+        await anyio.aclose_forcefully(stream)
 
 
 def _lost(connection: socket.socket) -> Exception:

@@ -92,6 +92,7 @@ def test_a_hello_with_a_changed_byte_gives_no_name_that_is_not_in_it(place: int,
         (b"SSH-2.0-example\r\n", "no TLS ClientHello"),
         (b"\x16\x03\x01\0\1\1" * (MOST // 6 + 1), "more than 16 KiB"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "sent",  # a hello is random, and names of tests must not be
 )
 def test_what_leaves_doubt_about_the_name_has_none(first_bytes: bytes, reason: str) -> None:
     with pytest.raises(Unnamed, match=reason):

@@ -191,6 +191,7 @@ NEEDED = 'policy "allow", which needs a name in Host or SNI: it sent'
         (80, hello("example.org"), "example.org", 'policy "allow"'),
         (443, b"GET / HTTP/1.1\r\nHost: example.org\r\n\r\n", "example.org", 'policy "allow"'),
     ],
+    ids=lambda value: "sent" if isinstance(value, bytes) else None,
 )
 async def test_a_shared_address_does_not_open_its_neighbours(port: int, first: bytes, host: str, reason: str) -> None:
     async with echoing(80, 443) as world, sandbox("example.com", world) as box:
@@ -322,6 +323,23 @@ async def test_a_new_policy_ends_the_connections_that_it_does_not_allow() -> Non
             (False, "example.com", 22, 'policy "none"'),
             (False, "example.com", 25, 'policy "allow"'),
         ]
+
+
+async def test_a_server_sees_that_a_connection_was_broken_off_by_a_new_policy() -> None:
+    ends: list[type[Exception]] = []
+
+    async def listen(stream: ByteStream) -> None:
+        try:
+            await echo(stream)
+        except Exception as error:
+            ends.append(type(error))
+            raise
+
+    async with serving(listen) as port, sandbox("internet", World({22: port})) as box, box.opens(OTHER, 22) as ended:
+        assert await answers(ended)
+        assert box.becomes("none") == 1
+        await until(lambda: ends)
+    assert ends == [anyio.BrokenResourceError]
 
 
 async def test_a_new_policy_is_told_the_names_that_a_connection_announced() -> None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from os import urandom
+from struct import pack
 
 import anyio
 import anyio.lowlevel
 import pytest
 from anyio.abc import ByteStream
 
-from tests.vmm.network.programs import Program, program
+from tests.vmm.network.programs import LOOPBACK, Program, program
 from tests.waiting import PATIENCE_S
 from vmm.network.relay import HALF_CLOSED_S, Relayed, relay
 from vmm.network.tcp import PIECE, reset
@@ -159,6 +161,19 @@ async def test_nothing_is_taken_from_one_end_before_the_other_has_taken_the_last
         await anyio.wait_all_tasks_blocked()
         assert source.given == PIECE
         tasks.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio", ("asyncio", {"use_uvloop": True})])
+async def test_a_stream_whose_peer_has_gone_can_be_reset_and_again() -> None:
+    with socket.create_server((LOOPBACK, 0)) as server:
+        stream = await anyio.connect_tcp(LOOPBACK, server.getsockname()[1])
+        other, _ = server.accept()
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, pack("ii", 1, 0))
+        other.close()
+    with pytest.raises(anyio.BrokenResourceError):
+        await stream.receive()
+    await reset(stream)
+    await reset(stream)
 
 
 class Deaf(ByteStream):
