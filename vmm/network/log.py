@@ -92,12 +92,11 @@ class NetworkLog:
     async def follow(self, number: int) -> AsyncIterator[NetworkEvent]:
         """Give the events after that number, then each further one as it comes; never ends by itself."""
         while True:
-            changed = self._changed
+            changed = self._changed  # before looking: what comes meanwhile sets this one
             for event in self.since(number):
                 number = event.number
                 yield event
-            if self.number <= number:
-                await changed.wait()
+            await changed.wait()
 
     def suggestion(self) -> str:
         """Return the smallest policy that would have allowed what was allowed, as `Policy.parse` reads it."""

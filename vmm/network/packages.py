@@ -13,6 +13,8 @@ from pathlib import Path
 
 import structlog
 
+from .entries import network_entry
+from .names import pattern
 from .registries import apt, cargo, git, go, maven, npm, pip, uv
 from .registries.host import Host
 from .registries.urls import host_of
@@ -43,6 +45,16 @@ def registries(
     host = Host(environ=environ, home=home, root=root, prefixes=tuple(prefixes))
     found = {name for tool in _TOOLS for url in tool.urls(host) if (name := host_of(url))}
     return tuple(sorted(name for name in found if _elsewhere(name)))
+
+
+def more_registries(text: str, *, field: str) -> tuple[str, ...]:
+    """Read the operator's own list of registries, with commas between names, wildcards, addresses and networks.
+
+    Raises:
+        InvalidInput: An entry is none of these.
+    """
+    entries = filter(None, map(str.strip, text.split(",")))
+    return tuple(str(network_entry(entry, field=field) or pattern(entry, field=field)) for entry in entries)
 
 
 def _elsewhere(name: str) -> bool:

@@ -7,6 +7,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
+from storage.shown import shown
+
+from ..errors import InvalidInput
+from .entries import network_entry
 from .names import NamePatterns
 from .policy import Mode, Policy
 
@@ -28,6 +32,27 @@ DENIED: tuple[tuple[str, IPv4Network], ...] = (
     ("broadcast address", IPv4Network("255.255.255.255/32")),
     ("reserved address", IPv4Network("240.0.0.0/4")),
 )
+
+
+def opened_networks(text: str, *, field: str) -> tuple[IPv4Network, ...]:
+    """Read the networks that an operator opens, with commas between them.
+
+    Raises:
+        InvalidInput: One is no network, or reaches beyond the block that it is to open.
+    """
+    networks: list[IPv4Network] = []
+    for entry in filter(None, map(str.strip, text.split(","))):
+        network = network_entry(entry, field=field)
+        if network is None:
+            raise InvalidInput(f"{field} must be networks such as 10.1.0.0/16, got {shown(entry)}")
+        # A single address may be one of the host's own, which can be any.
+        if network.prefixlen < 32 and not any(network.subnet_of(block) for _, block in DENIED):
+            raise InvalidInput(
+                f"{field} must be networks within one private or otherwise denied block, got {shown(entry)}",
+                hint="Public networks need not be opened; list each of the others by itself.",
+            )
+        networks.append(network)
+    return tuple(networks)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vmm.errors import InvalidInput
 from vmm.network.policy import Policy
-from vmm.network.rules import DENIED, HostRules, Rules
+from vmm.network.rules import HostRules, Rules, opened_networks
 
 WORLD = IPv4Address("198.51.100.7")
 OTHER = IPv4Address("192.0.2.9")
@@ -29,7 +30,11 @@ def edges(block: IPv4Network) -> set[IPv4Address]:
     return {block.network_address, block.broadcast_address, block[block.num_addresses // 2]}
 
 
-DANGEROUS = sorted({address for _, block in DENIED for address in edges(block)} | {OWN})
+BLOCKS = [
+    "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "168.63.129.16/32", "169.254.0.0/16", "172.16.0.0/12",
+    "192.0.0.0/24", "192.168.0.0/16", "224.0.0.0/4", "240.0.0.0/4",
+]  # fmt: skip
+DANGEROUS = sorted({address for block in BLOCKS for address in edges(IPv4Network(block))} | {OWN})
 OPEN_POLICIES = ["internet", "learn", "packages", "0.0.0.0/1,128.0.0.0/1,example.com"]
 
 
@@ -178,3 +183,25 @@ def test_entries_that_stay_closed_are_known_before_anything_runs() -> None:
     assert [str(network) for network in box.closed()] == ["169.254.169.254/32", "203.0.113.5/32"]
     assert [str(network) for network in rules("10.1.0.0/16").closed()] == ["10.1.0.0/16"]
     assert rules("internet").closed() == ()
+
+
+def test_a_registry_can_be_an_address() -> None:
+    box = rules("packages", HostRules(packages=("packages.example.org", "198.51.100.7", "192.0.2.0/28")))
+    assert box.connection(WORLD, 443, ()).allowed
+    assert not box.connection(WORLD, 443, ()).by_name
+    assert box.connection(OTHER, 443, ()).allowed
+    assert not box.connection(IPv4Address("192.0.2.16"), 443, ()).allowed
+
+
+def test_an_operator_opens_networks_within_denied_blocks() -> None:
+    networks = opened_networks("10.1.0.0/16, 203.0.113.5,", field="CASEMATE_NETWORK_OPEN")
+    assert networks == (IPv4Network("10.1.0.0/16"), IPv4Network("203.0.113.5"))
+    assert opened_networks("", field="CASEMATE_NETWORK_OPEN") == ()
+
+
+@pytest.mark.parametrize(
+    "text", ["0.0.0.0/0", "8.0.0.0/5", "198.51.100.0/24", "example.com", "10.1.2.3/16", "fd00::/8"]
+)
+def test_other_networks_are_not_opened(text: str) -> None:
+    with pytest.raises(InvalidInput, match=r"^CASEMATE_NETWORK_OPEN must "):
+        opened_networks(text, field="CASEMATE_NETWORK_OPEN")

@@ -41,10 +41,9 @@ def _built_in(host: Host) -> str | None:
     program = host.program("cargo")
     if program is None:
         return None
-    programs = [program]
-    if program.name == "rustup":  # stands in for the programs of all its toolchains
-        rustup = host.path("RUSTUP_HOME") or host.home / ".rustup"
-        programs = host.glob(rustup / "toolchains", "*/bin/cargo")
+    # What is on PATH may be rustup, which stands in for the programs of all its toolchains.
+    rustup = host.path("RUSTUP_HOME") or host.home / ".rustup"
+    programs = (program, *host.glob(rustup / "toolchains", "*/bin/cargo"))
     for path in programs:
         if match := _search(path):
             return match

