@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import re
 import socket
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address, ip_network
+from collections.abc import Generator
+from contextlib import contextmanager
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
 from vmm.errors import InvalidInput
+from vmm.network.packages import more_registries
 from vmm.network.policy import Policy
+from vmm.network.rules import opened_networks
 
 from .refusals import shown
 
@@ -79,31 +83,23 @@ def proxies(value: tuple[str, ...]) -> tuple[str, ...]:
 
 def network_policy(value: str) -> str:
     """Validate a policy, and return its canonical text."""
-    return _policy(value).text()
+    with _own_words():
+        return Policy.parse(value, field="").text()
+    raise AssertionError  # unreachable: the block either returns or raises
 
 
-def network_names(value: tuple[str, ...]) -> tuple[str, ...]:
-    """Validate host names with wildcards, as in a policy."""
-    policy = _policy(value) if value else None
-    if policy is None:
-        return ()
-    if policy.networks or policy.ports or not policy.names:
-        raise ValueError("must have names such as pypi.example.org or *.example.org, and nothing else")
-    return policy.names
+def registries(value: tuple[str, ...]) -> tuple[str, ...]:
+    """Validate names of package registries, with wildcards, and addresses."""
+    with _own_words():
+        return more_registries(",".join(value), field="")
+    raise AssertionError  # unreachable: the block either returns or raises
 
 
-def opened_networks(value: tuple[str, ...]) -> tuple[str, ...]:
-    """Validate IPv4 networks; one of all addresses is refused."""
-    for entry in value:
-        try:
-            network = IPv4Network(entry)
-        except ValueError:
-            raise ValueError(
-                f"has {shown(entry)!r}, which is not an IPv4 network: use one such as 10.1.2.0/24 or 10.1.2.3"
-            ) from None
-        if network.prefixlen == 0:
-            raise ValueError(f"has {shown(entry)!r}, which is every address: list the networks that sandboxes need")
-    return value
+def private_networks(value: tuple[str, ...]) -> tuple[str, ...]:
+    """Validate networks that are denied unless an operator opens them."""
+    with _own_words():
+        return tuple(str(network) for network in opened_networks(",".join(value), field=""))
+    raise AssertionError  # unreachable: the block either returns or raises
 
 
 def key_set(value: str) -> str:
@@ -173,9 +169,11 @@ def scrape_token(value: SecretStr) -> SecretStr:
     return value
 
 
-def _policy(value: str | tuple[str, ...]) -> Policy:
+@contextmanager
+def _own_words() -> Generator[None]:
+    """Turn the core's refusals, which name no field here, into those of a setting."""
     try:
-        return Policy.parse(value, field="")
+        yield
     except InvalidInput as error:
         raise ValueError(str(error).strip()) from None
 

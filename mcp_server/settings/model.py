@@ -98,9 +98,9 @@ class Settings(BaseModel):
         max_snapshots: Snapshots of an organisation.
         network: Where sandboxes may connect to unless their creator says so.
         network_open: Private networks that they may reach, if their policy allows it.
+        network_packages: Names and addresses of package registries, besides those that the host's own tools use.
         guest_ca_file: Certificates in PEM that sandboxes trust besides Debian's; by default those of
             /usr/local/share/ca-certificates.
-        network_packages: Names of package registries, besides those that the host's own tools use.
         on_stop: What happens to machines when a signal stops the server; empty means sleep after an interrupt at the
             terminal, and keep after any other signal.
         warm: Whether the default template is prepared at the start instead of by the first create.
@@ -152,9 +152,9 @@ class Settings(BaseModel):
     sleep_retention_days: int = Field(default=0, ge=0, le=3650)
     max_snapshots: int = Field(default=200, ge=1, le=100_000)
     network: Annotated[str, AfterValidator(checks.network_policy)] = "internet"
-    network_open: Annotated[tuple[str, ...], List, AfterValidator(checks.opened_networks)] = ()
+    network_open: Annotated[tuple[str, ...], List, AfterValidator(checks.private_networks)] = ()
+    network_packages: Annotated[tuple[str, ...], List, AfterValidator(checks.registries)] = ()
     guest_ca_file: Path | None = None
-    network_packages: Annotated[tuple[str, ...], List, AfterValidator(checks.network_names)] = ()
     on_stop: Literal["keep", "sleep", ""] = ""
     warm: bool = True
     warm_pool: int = Field(default=0, ge=0, le=100)

@@ -32,7 +32,9 @@ def outcome_text(outcome: Outcome, sandbox: str, *, budget: int, timeout_s: floa
         budget: The maximum number of characters of both streams together.
         timeout_s: The command's time limit, in seconds.
     """
-    first, second = share(max(budget - _LAST_LINES, 0), outcome.stdout.total, outcome.stderr.total)
+    first, second = share(
+        max(budget - _LAST_LINES - len(outcome.network), 0), outcome.stdout.total, outcome.stderr.total
+    )
 
     def read_on(stream: str) -> str:
         return f"read_process_output(id={json.dumps(sandbox)}, pid={outcome.pid}, {stream}_offset="

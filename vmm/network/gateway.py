@@ -8,7 +8,7 @@ import anyio
 import structlog
 from anyio.abc import TaskGroup
 
-from ..errors import GuestError, InvalidInput, LinkError
+from ..errors import Conflict, GuestError, InvalidInput, LinkError
 from ..guest.link import GuestLink
 from ..guest.network import OutboundConnection, OutboundQuery
 from .addresses import AddressBook
@@ -26,25 +26,31 @@ _AGAIN_S = 0.5
 _DNS = 53
 
 
-_NOTHING = Rules(Policy(mode=Mode.NONE), HostRules())
+_NOTHING = Policy(mode=Mode.NONE)
 
 
 class _Way:
     """One running sandbox's way out.
 
     Attributes:
-        rules: What applies now; None until it is known.
+        policy: What applies now; None, which allows nothing, until it is known.
         book: The names of the addresses that it was told.
         egress: Its connections.
     """
 
-    def __init__(self, log: NetworkLog, connect: Connect) -> None:
-        self.rules: Rules | None = None
+    def __init__(self, host: Callable[[], HostRules], log: NetworkLog, connect: Connect) -> None:
+        self.policy: Policy | None = None
         self.book = AddressBook()
-        self.egress = Egress(self.current, self.book, log, connect)
+        self.egress = Egress(self.rules, self.book, log, connect)
+        self._host = host
+        self._made: tuple[Policy, HostRules, Rules] | None = None
 
-    def current(self) -> Rules:
-        return self.rules or _NOTHING
+    def rules(self) -> Rules:
+        """Return the policy together with the host's rules as they are now: its addresses may change at any time."""
+        policy, host = self.policy or _NOTHING, self._host()
+        if self._made is None or self._made[:2] != (policy, host):
+            self._made = policy, host, Rules(policy, host)
+        return self._made[2]
 
 
 class Gateway:
@@ -55,7 +61,7 @@ class Gateway:
 
     Args:
         default: The same.
-        host: The operator's rules, asked whenever a policy begins to apply.
+        host: The operator's rules, asked for every decision.
         clock: Milliseconds since the epoch.
         resolver: Answers the sandboxes' DNS queries; by default one that asks the host's name servers.
         connect: Dials their destinations.
@@ -99,7 +105,7 @@ class Gateway:
         """Apply a sandbox's new policy text, to its open connections, too."""
         way = self._ways.get(sandbox_id)
         if way is not None:
-            way.rules = self._rules(sandbox_id, network)
+            way.policy = self._understood(sandbox_id, network)
             way.egress.recheck()
 
     def forget(self, sandbox_id: str) -> None:
@@ -117,11 +123,11 @@ class Gateway:
             network: Reads its policy text.
             link: The link to its guest, whose connections may break at any time.
         """
-        way = self._ways[sandbox_id] = _Way(self.log(sandbox_id), self._connect)
+        way = self._ways[sandbox_id] = _Way(self._host, self.log(sandbox_id), self._connect)
         try:
-            found = self._rules(sandbox_id, await network())
+            found = self._understood(sandbox_id, await network())
             # A change that came while the record was read is newer.
-            way.rules = way.rules or found
+            way.policy = way.policy or found
             async with anyio.create_task_group() as tasks:
                 await self._poll(sandbox_id, way, link, tasks)
         finally:
@@ -150,14 +156,14 @@ class Gateway:
     ) -> None:
         try:
             if isinstance(event, OutboundQuery):
-                reply = await self._resolver.answer(event.query, way.current(), way.book, self.log(sandbox_id))
+                reply = await self._resolver.answer(event.query, way.rules(), way.book, self.log(sandbox_id))
                 await link.answer(event.id, reply)
             elif event.port == _DNS:
                 async with link.carry(event.id) as stream:
-                    await self._resolver.serve(stream, way.current, way.book, self.log(sandbox_id))
+                    await self._resolver.serve(stream, way.rules, way.book, self.log(sandbox_id))
             else:
                 await self._carry(way, link, event)
-        except (LinkError, GuestError):
+        except (LinkError, GuestError, Conflict):
             return  # The guest, its connection or the program that made it has gone.
 
     async def _carry(self, way: _Way, link: GuestLink, event: OutboundConnection) -> None:
@@ -166,11 +172,10 @@ class Gateway:
         except EgressRefused:
             await link.refuse(event.id)
 
-    def _rules(self, sandbox_id: str, network: str) -> Rules:
+    def _understood(self, sandbox_id: str, network: str) -> Policy:
         try:
-            policy = self.policy(network)
+            return self.policy(network)
         except InvalidInput as error:
             # A later release may have written it. What is not understood must not open anything.
             log.warning("network policy not understood, nothing is allowed", sandbox=sandbox_id, reason=error.message)
-            policy = Policy(mode=Mode.NONE)
-        return Rules(policy, self._host())
+            return _NOTHING

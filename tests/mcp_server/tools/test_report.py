@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from mcp_server.tools.output import DEFAULT_BUDGET
 from mcp_server.tools.report import outcome_text, output_text, process_line
 from vmm.guest.values import Captured, Outcome, OutputSlice, ProcessInfo, ProcessOutput
@@ -118,3 +120,13 @@ def test_reading_to_the_end_says_so() -> None:
 def test_a_process_is_one_line_without_control_characters() -> None:
     line = process_line(info(running=True))
     assert line == "pid 41 | running | 12.3 s | stdout 0 B, stderr 0 B | make all"
+
+
+def test_refused_connections_come_last_and_stay_within_the_budget() -> None:
+    refused = "\n".join(f"[network: refused n{number}.example.com:443]" for number in range(5))
+    assert text(replace(outcome(b"hello\n"), network=refused)) == f"hello\n[exit 0 | 230 ms]\n{refused}"
+    long = text(replace(outcome(b"x" * 79 + b"\n"), network=refused, stdout=captured((b"x" * 79 + b"\n") * 1000)))
+    assert len(long) <= DEFAULT_BUDGET
+    assert long.endswith(refused)
+    read = ProcessOutput(info=info(running=True), stdout=part(b""), stderr=part(b""), network=refused)
+    assert output_text(read, "web").endswith(f"wait=30)]\n{refused}")
