@@ -86,6 +86,7 @@ class SandboxCalls:
             HostExhausted: The host lacks memory or disk space.
             Unavailable: The image is not built, a snapshot is damaged, or the machine did not start.
         """
+        self._gateway.check(network_text(spec.network))
         return await self._creator.create(owner, spec, on_progress or no_progress)
 
     async def get(self, owner: str, ref: str) -> Sandbox:
@@ -151,6 +152,8 @@ class SandboxCalls:
         if idle_s is not None:
             lease.check_idle(idle_s)
         policy = None if network is None else network_text(network)
+        if policy is not None:
+            self._gateway.check(policy)
 
         def changed(sandbox: Sandbox) -> Sandbox:
             now = self._clock()

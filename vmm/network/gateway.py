@@ -24,6 +24,7 @@ log = structlog.get_logger(__name__)
 _WAIT_MS = 25_000
 _AGAIN_S = 0.5
 _DNS = 53
+_SHOWN = 5
 
 
 _NOTHING = Policy(mode=Mode.NONE)
@@ -88,6 +89,20 @@ class Gateway:
     def policy(self, network: str) -> Policy:
         """Return the policy that a sandbox's record names; the default if it names none."""
         return Policy.parse(network) if network else self.default
+
+    def check(self, network: str) -> None:
+        """Refuse a policy that lists networks which stay denied on this host, whatever the policy says.
+
+        Raises:
+            InvalidInput: The message names them.
+        """
+        closed = Rules(self.policy(network), self._host()).closed()
+        if closed:
+            shown = ", ".join(str(block) for block in closed[:_SHOWN])
+            raise InvalidInput(
+                f"network must have no private addresses or addresses of the host, got {shown}",
+                hint="The operator can open private networks: CASEMATE_NETWORK_OPEN",
+            )
 
     def log(self, sandbox_id: str) -> NetworkLog:
         """Return a sandbox's recent destinations; the log begins when it is first asked for."""
