@@ -1,7 +1,7 @@
 """The fleet: the only public entry to sandboxes.
 
-What owners may do is in four groups: `fleet.sandboxes`, `fleet.lifecycle`, `fleet.snapshots` and `fleet.guest`. Every
-call in them takes the owner first, whom only `Ownership` checks.
+What owners may do is in groups: `fleet.sandboxes`, `fleet.lifecycle`, `fleet.snapshots`, `fleet.guest` and
+`fleet.ports`. Every call in them takes the owner first, whom only `Ownership` checks.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from storage.errors import StoreError
 from .calls.guest import GuestCalls
 from .calls.lifecycle import LifecycleCalls
 from .calls.ownership import Ownership
+from .calls.ports import PortCalls
 from .calls.sandboxes import SandboxCalls
 from .calls.snapshots import SnapshotCalls
 from .errors import CasemateError
@@ -70,6 +71,7 @@ class Fleet(AsyncContextManagerMixin):
         lifecycle: Put them to sleep, wake and restart them.
         snapshots: Take and restore snapshots, and fork.
         guest: Commands, processes, files and terminals inside.
+        ports: Which ports may be opened from outside.
 
     Args:
         data: The data directory; `instances`, `templates` and `snapshots` below it belong to the fleet.
@@ -235,6 +237,7 @@ class Fleet(AsyncContextManagerMixin):
             creator=creator,
         )
         self.guest = GuestCalls(ownership, access)
+        self.ports = PortCalls(ownership=ownership, store=store, clock=clock)
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:

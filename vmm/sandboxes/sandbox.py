@@ -65,6 +65,7 @@ class Sandbox:
         machine: Its machine's directory; a new one after each restore.
         memory: How that machine got its memory (`Memory`); empty before it has any.
         base: The snapshot that it was created from or restored to; empty if none.
+        published: How each published port may be opened (`PublishedPort`), by port.
         reason: Why it is in its state and what is lost; empty for a healthy one.
         version: Grows by one with each change; a change must name the version that it saw.
     """
@@ -90,6 +91,7 @@ class Sandbox:
     machine: str = ""
     memory: str = ""
     base: str = ""
+    published: Mapping[str, str] = field(default_factory=dict[str, str])
     created_by: str = ""
     created_ms: int = 0
     updated_ms: int = 0
@@ -145,6 +147,7 @@ class Sandbox:
             "state": self.state.value,
             "labels": dict(self.labels),
             "env": dict(self.env),
+            "published": dict(self.published),
         }
 
     @classmethod
