@@ -31,6 +31,8 @@ from . import (
     keys,
     logs,
     members,
+    port_forward,
+    ports,
     quotas,
     sandboxes,
     serve,
@@ -60,6 +62,8 @@ app.add_typer(snapshots.app, name="snapshot")
 app.command("fork")(snapshots.fork)
 app.command("shell")(shell.shell)
 app.command("cp")(cp.cp)
+app.add_typer(ports.app, name="port")
+app.command("port-forward")(port_forward.port_forward)
 app.command("logs")(logs.logs)
 app.command("top")(top.top)
 app.add_typer(keys.app, name="key")
