@@ -50,6 +50,10 @@ from .defaults import Defaults
 from .identity import Identity
 from .observability.metrics import Meters
 from .observability.tracing import Tracing
+from .ports.dial import dial_guest
+from .ports.names import PortNames
+from .ports.published import PublishedPorts
+from .ports.tokens import port_secret
 from .rest.audit import audit_endpoints
 from .rest.endpoint import routes
 from .rest.quotas import QuotaRoutes
@@ -65,6 +69,7 @@ if TYPE_CHECKING:
 
     from storage.collection import Database
 
+    from .ports.dial import Dial
     from .settings import Settings
 
 COLLECTIONS = (USERS, ORGANISATIONS, MEMBERS, KEYS, INVITATIONS, SANDBOXES, QUOTAS, AUDIT)
@@ -92,6 +97,7 @@ class Services:
         audit_reader: Looks up recorded calls.
         meters: The Prometheus metrics.
         tracing: Exports spans.
+        dial: The way to ports of sandboxes; None for the guest link.
     """
 
     settings: Settings
@@ -105,6 +111,7 @@ class Services:
     audit_reader: AuditReader
     meters: Meters
     tracing: Tracing
+    dial: Dial | None = None
 
     async def run(self) -> None:
         """Run the background tasks of the services; start them before the web application and end them after it."""
@@ -113,15 +120,27 @@ class Services:
             tasks.start_soon(self.audit_log.run)
 
     def web(self) -> Starlette:
-        """Build the web application over these services."""
+        """Build the web application over these services.
+
+        Raises:
+            KeyFileError: The secret for signed URLs cannot be read or written.
+        """
+        ports = PublishedPorts(
+            self.fleet,
+            names=PortNames(self.settings.ports_domain, port=self.settings.port),
+            dial=self.dial or dial_guest(self.fleet),
+            secret=port_secret(self.settings.data),
+        )
         return build_web(
             self.settings,
             self.fleet,
             gate=self.identity.gate,
+            recognise=self.identity.recognises,
             defaults=self.defaults,
+            ports=ports,
             audit_log=self.audit_log,
             meters=self.meters,
-            routes=self._routes(),
+            routes=self._routes(ports),
             layers=self.tracing.layers(),
         )
 
@@ -133,7 +152,7 @@ class Services:
             image=chosen.default_image, cpu=chosen.default_cpu, mem=chosen.default_mem, idle_s=chosen.idle_seconds
         )
 
-    def _routes(self) -> list[BaseRoute]:
+    def _routes(self, ports: PublishedPorts) -> list[BaseRoute]:
         quotas = QuotaRoutes(self.quotas, self.fleet, self.identity.accounts.organisations)
         behind = routes(
             [
@@ -143,7 +162,7 @@ class Services:
             ]
         )
         found: list[BaseRoute] = [*version_routes(version("casemate")), *routes(self.identity.open_endpoints())]
-        found += gated(self.identity.gate, [*behind, *rest_routes(self.fleet, self.defaults)])
+        found += gated(self.identity.gate, [*behind, *rest_routes(self.fleet, self.defaults, ports)])
         if self.settings.metrics:
             token = self.settings.metrics_token
             found.append(

@@ -12,6 +12,7 @@ from auth.authenticator import Authenticator
 from auth.bootstrap import ensure_local_access
 from auth.changes import Changes
 from auth.counts import Counts
+from auth.credentials import Credential
 from auth.exchange import COUNTS, Exchange
 from auth.gate import Gate
 from auth.invitations import Invitations
@@ -19,6 +20,7 @@ from auth.jwks import Jwks
 from auth.jwt import Tokens
 from auth.keys import KeyStore
 from auth.limits import Limits
+from auth.refusal import Refused
 from auth.registration import Registration, RegistrationPolicy
 from auth.static_keys import StaticKeys
 from auth.watch import Watch
@@ -36,6 +38,9 @@ if TYPE_CHECKING:
 
     from .rest.endpoint import Endpoint
     from .settings import Settings
+
+
+_UNKNOWN = 401
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +118,14 @@ class Identity:
     def gate(self, app: ASGIApp, on_later: OnLater | None = None) -> ASGIApp:
         """Put a gate in front of an application."""
         return Gate(app, self.authenticator, self.limits, self.watch, on_later=on_later)
+
+    async def recognises(self, bearer: str) -> bool:
+        """Return whether a bearer token is a credential of this server, or may be one that cannot be checked now."""
+        try:
+            await self.authenticator.authenticate(Credential(bearer=bearer))
+        except Refused as refusal:
+            return refusal.status != _UNKNOWN
+        return True
 
     def endpoints(self) -> list[Endpoint]:
         """List the REST endpoints for accounts that need a credential."""

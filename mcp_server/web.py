@@ -1,8 +1,9 @@
 """The ASGI application: exact routes, and the middleware around them.
 
-From the outside in: security headers, CORS, request id and log, traces, audit and metrics, Host and Origin checks, the
-limit on the body's size, then the routes. Behind the gate, which authenticates the caller, the MCP endpoints have three
-more layers: the identity for the tools, the cap on sessions, the ids of messages.
+From the outside in: published ports, which leave the way of all other requests at once; security headers, CORS, request
+id and log, traces, audit and metrics, Host and Origin checks, the limit on the body's size, then the routes. Behind the
+gate, which authenticates the caller, the MCP endpoints have three more layers: the identity for the tools, the cap on
+sessions, the ids of messages.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from .http.message_ids import LONGEST_GROWTH, MessageIds
 from .http.problem import problem
 from .http.rate_limited import answer_later
 from .http.request_log import RequestLog
+from .ports.front import PortsFront
 from .probes import probe_routes
 from .snippets import ENDPOINT
 from .terminals.screens import Screens
@@ -47,6 +49,8 @@ if TYPE_CHECKING:
     from .audit.log import AuditLog
     from .defaults import Defaults
     from .observability.metrics import Meters
+    from .ports.published import PublishedPorts
+    from .ports.visitors import Recognise
     from .settings import Settings
 
 _PATHS: dict[Toolset, str] = {"all": ENDPOINT, "core": f"{ENDPOINT}/core", "readonly": f"{ENDPOINT}/readonly"}
@@ -67,7 +71,9 @@ def build_web(
     fleet: Fleet,
     *,
     gate: Gatekeeper,
+    recognise: Recognise,
     defaults: Defaults,
+    ports: PublishedPorts,
     audit_log: AuditLog,
     meters: Meters,
     routes: Sequence[BaseRoute] = (),
@@ -79,7 +85,9 @@ def build_web(
         settings: Limits and host names.
         fleet: The running fleet; it must outlive the application.
         gate: Authenticates callers.
+        recognise: Whether a bearer token is a credential of this server.
         defaults: Defaults of new sandboxes.
+        ports: The published ports of the sandboxes.
         audit_log: Records every call.
         meters: Counts every request.
         routes: Routes besides MCP and the probes.
@@ -90,7 +98,8 @@ def build_web(
     cap = SessionCap(most=settings.sessions_per_owner, idle_seconds=settings.session_idle_seconds)
     ids = MessageIds()
     servers: dict[Toolset, CasemateServer] = {
-        toolset: CasemateServer(fleet, screens, audit_log, toolset=toolset, defaults=defaults) for toolset in TOOLSETS
+        toolset: CasemateServer(fleet, screens, audit_log, toolset=toolset, defaults=defaults, ports=ports)
+        for toolset in TOOLSETS
     }
     # Routes are matched in order, so the busiest come first.
     served: list[BaseRoute] = []
@@ -121,10 +130,17 @@ def build_web(
             finally:
                 gc.unfreeze()
 
+    visitors = ports.visitors(gate, recognise, sandboxed=settings.local_mode)
     app = Starlette(
         routes=served,
         lifespan=lifespan,
         middleware=[
+            Middleware(
+                PortsFront,
+                names=ports.names,
+                by_host=RequestLog(visitors),
+                by_path=RequestLog(FrontGuard(visitors, security=security)),
+            ),
             Middleware(SecurityHeaders),
             *cors(settings.allowed_origins),
             Middleware(RequestLog),

@@ -1,7 +1,7 @@
 """The fleet: the only public entry to sandboxes.
 
-What owners may do is in five groups: `fleet.sandboxes`, `fleet.lifecycle`, `fleet.snapshots`, `fleet.guest` and
-`fleet.network`. Every call in them takes the owner first, whom only `Ownership` checks.
+What owners may do is in groups: `fleet.sandboxes`, `fleet.lifecycle`, `fleet.snapshots`, `fleet.guest`,
+`fleet.network` and `fleet.ports`. Every call in them takes the owner first, whom only `Ownership` checks.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from .calls.guest import GuestCalls
 from .calls.lifecycle import LifecycleCalls
 from .calls.network import NetworkCalls
 from .calls.ownership import Ownership
+from .calls.ports import PortCalls
 from .calls.sandboxes import SandboxCalls
 from .calls.snapshots import SnapshotCalls
 from .errors import CasemateError
@@ -77,6 +78,7 @@ class Fleet(AsyncContextManagerMixin):
         snapshots: Take and restore snapshots, and fork.
         guest: Commands, processes, files and terminals inside.
         network: Where they may connect to, and where they did.
+        ports: Which ports may be opened from outside.
 
     Args:
         data: The data directory; `instances`, `templates` and `snapshots` below it belong to the fleet.
@@ -259,6 +261,7 @@ class Fleet(AsyncContextManagerMixin):
         )
         self.network = NetworkCalls(ownership=ownership, gateway=gateway)
         self.guest = GuestCalls(ownership, access, self.network)
+        self.ports = PortCalls(ownership=ownership, store=store, clock=clock)
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:

@@ -32,6 +32,8 @@ from . import (
     logs,
     members,
     network,
+    port_forward,
+    ports,
     quotas,
     sandboxes,
     serve,
@@ -62,6 +64,8 @@ app.add_typer(network.app, name="network")
 app.command("fork")(snapshots.fork)
 app.command("shell")(shell.shell)
 app.command("cp")(cp.cp)
+app.add_typer(ports.app, name="port")
+app.command("port-forward")(port_forward.port_forward)
 app.command("logs")(logs.logs)
 app.command("top")(top.top)
 app.add_typer(keys.app, name="key")

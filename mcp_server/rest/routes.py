@@ -13,6 +13,7 @@ from .endpoint import Endpoint, routes
 from .files import FileRoutes
 from .images import ImageRoutes
 from .network import NetworkRoutes
+from .ports import PortRoutes
 from .sandboxes import SandboxRoutes
 from .shell import ShellRoutes
 from .snapshots import SnapshotRoutes
@@ -26,17 +27,20 @@ if TYPE_CHECKING:
 
     from auth.principal import Principal
     from mcp_server.defaults import Defaults
+    from mcp_server.ports.published import PublishedPorts
     from vmm.fleet import Fleet
 
 
-def rest_routes(fleet: Fleet, defaults: Defaults) -> list[BaseRoute]:
+def rest_routes(fleet: Fleet, defaults: Defaults, ports: PublishedPorts) -> list[BaseRoute]:
     """Build the routes that need a credential, WebSockets included; mount them behind the gate.
 
     Args:
         fleet: The running fleet; it must outlive the routes.
         defaults: Image and size of a sandbox whose creator names none.
+        ports: The published ports of the sandboxes.
     """
     viewers = ViewerCount()
+    port_routes = PortRoutes(fleet, ports)
     modules = (
         SandboxRoutes(fleet, defaults),
         SnapshotRoutes(fleet),
@@ -48,9 +52,10 @@ def rest_routes(fleet: Fleet, defaults: Defaults) -> list[BaseRoute]:
         ArchiveRoutes(fleet),
         ShellRoutes(fleet),
         TerminalRoutes(fleet, viewers),
+        port_routes,
     )
     endpoints = [endpoint for module in modules for endpoint in module.endpoints()]
-    return [*SocketRoutes(fleet, viewers).routes(), *routes(endpoints)]
+    return [*SocketRoutes(fleet, viewers).routes(), *port_routes.routes(), *routes(endpoints)]
 
 
 def version_routes(version: str, *, commit: str = "", build_time: str = "") -> list[Route]:

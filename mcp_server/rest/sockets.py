@@ -61,10 +61,10 @@ class SocketRoutes:
         ]
 
     async def _shell(self, socket: WebSocket) -> None:
-        await _admitted(socket, "terminal.shell", self._serve_shell)
+        await serve_admitted(socket, "terminal.shell", self._serve_shell)
 
     async def _session(self, socket: WebSocket) -> None:
-        await _admitted(socket, "terminal.attach", self._serve_session)
+        await serve_admitted(socket, "terminal.attach", self._serve_session)
 
     async def _serve_shell(self, socket: WebSocket, who: Principal) -> None:
         """Serve a shell that ends with its socket."""
@@ -102,7 +102,9 @@ class SocketRoutes:
             _log.info("terminal not closed", sandbox=sandbox_id, reason=error.message)
 
 
-async def _admitted(socket: WebSocket, action: str, serve: Callable[[WebSocket, Principal], Awaitable[None]]) -> None:
+async def serve_admitted(
+    socket: WebSocket, action: str, serve: Callable[[WebSocket, Principal], Awaitable[None]]
+) -> None:
     """Serve a socket whose credential has the scope run; errors are sent before the handshake where possible."""
     state = socket.scope.setdefault("state", {})
     state["action"] = action

@@ -20,6 +20,8 @@ from vmm.network.rules import opened_networks
 from .refusals import shown
 
 _ORIGIN = re.compile(r"https?://[^/\s*?#@\\]+(:\*)?")
+_LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+_PORTS_DOMAIN = re.compile(rf"(https?://)?({_LABEL}(?:\.{_LABEL})*)(:[1-9][0-9]{{0,4}})?")
 _LOOPBACK_NAMES = {"localhost", "127.0.0.1", "::1", "[::1]"}
 _DATABASE = re.compile(r'[^/\\. "$*<>:|?\x00-\x1f]+')
 _WORD = re.compile(r"[\x21-\x7e]+")
@@ -55,6 +57,17 @@ def host_names(value: tuple[str, ...]) -> tuple[str, ...]:
         if any(letter in host for letter in "/*? ") and not host.endswith(":*"):
             raise ValueError(f"has {shown(host)!r}, which is not a host name: use names such as box.example.org")
     return value
+
+
+def ports_domain(value: str) -> str:
+    """Validate the domain of published ports: a host name, perhaps with a scheme and a port."""
+    found = _PORTS_DOMAIN.fullmatch(value.lower())
+    if found is None or len(value) > 180 or is_address(found[2]):
+        raise ValueError(
+            "must be a domain of which every name leads to this server, such as ports.example.com or "
+            "https://ports.example.com:8443"
+        )
+    return value.lower()
 
 
 def web_origins(value: tuple[str, ...]) -> tuple[str, ...]:
@@ -194,6 +207,15 @@ def is_loopback(host: str) -> bool:
         return name in _LOOPBACK_NAMES or ip_address(name.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def is_address(host: str) -> bool:
+    """Return whether a host is an IP address rather than a name."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def is_wildcard(host: str) -> bool:

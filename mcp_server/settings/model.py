@@ -76,6 +76,7 @@ class Settings(BaseModel):
         host, port: Address to listen on; port 0 takes any free port.
         allowed_hosts: Host names that clients use for the server, besides the loopback ones.
         allowed_origins: Origins whose web pages may call the server, besides its own; setting one turns CORS on.
+        ports_domain: Domain of published ports; every name below it leads to this server.
         trusted_proxies: Addresses and networks whose forwarded client addresses are trusted.
         log_level, log_format: Level and format of the log; `auto` is console on a terminal and JSON elsewhere.
         mongo_uri, mongo_db: The MongoDB that stores everything; without it, a file in `data` does.
@@ -118,6 +119,7 @@ class Settings(BaseModel):
     port: int = Field(default=33944, ge=0, le=65535)
     allowed_hosts: Annotated[tuple[str, ...], List, AfterValidator(checks.host_names)] = ()
     allowed_origins: Annotated[tuple[str, ...], List, AfterValidator(checks.web_origins)] = ()
+    ports_domain: Annotated[str, AfterValidator(checks.ports_domain)] = "localhost"
     trusted_proxies: Annotated[tuple[str, ...], List, AfterValidator(checks.proxies)] = ()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "console", "json"] = "auto"

@@ -19,6 +19,7 @@ from .tool_spec import ADDS, NO_PAIRS, READS, REPLACES, SETS, Pairs, SandboxRef,
 
 if TYPE_CHECKING:
     from mcp_server.defaults import Defaults
+    from mcp_server.ports.published import PublishedPorts
     from vmm.fleet import Fleet
 
 _PAGE = 20
@@ -31,8 +32,9 @@ _VOIDRUN_NAMES = {"env_vars": "envVars", "auto_sleep": "autoSleep", "publish_por
 class SandboxTools:
     """The tools for sandboxes themselves."""
 
-    def __init__(self, fleet: Fleet, *, defaults: Defaults) -> None:
+    def __init__(self, fleet: Fleet, *, defaults: Defaults, ports: PublishedPorts) -> None:
         self._fleet = fleet
+        self._ports = ports
         self._defaults = defaults
 
     def tool_specs(self) -> list[ToolSpec]:
@@ -119,7 +121,9 @@ class SandboxTools:
     async def get_sandbox(self, ref: SandboxRef) -> str:
         """Show one sandbox; snapshotted means asleep. If unresponsive, in error or killed, `reason` says why."""
         sandbox = await self._fleet.sandboxes.get(caller().org_id, ref)
-        return compact({**sandbox_shown(sandbox), "network": network_shown(self._fleet.network.of(sandbox))})
+        shown = {**sandbox_shown(sandbox), "network": network_shown(self._fleet.network.of(sandbox))}
+        ports = self._ports.of(sandbox)
+        return compact(shown | ({"ports": ports} if ports else {}))
 
     async def update_sandbox(
         self,

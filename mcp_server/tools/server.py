@@ -24,6 +24,7 @@ from .caller import caller
 from .code import CodeTools
 from .commands import CommandTools
 from .files import FileTools
+from .ports import PortTools
 from .reach import reach
 from .resources import add_resources
 from .sandboxes import SandboxTools
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
     from ..audit.log import AuditLog
     from ..defaults import Defaults
+    from ..ports.published import PublishedPorts
     from ..terminals.screens import Screens
     from .tool_spec import ToolSpec
 
@@ -69,7 +71,14 @@ class CasemateServer(MCPServer[None]):
     """An MCP server over a fleet, with one of the toolsets."""
 
     def __init__(
-        self, fleet: Fleet, screens: Screens, audit_log: AuditLog, *, toolset: Toolset, defaults: Defaults
+        self,
+        fleet: Fleet,
+        screens: Screens,
+        audit_log: AuditLog,
+        *,
+        toolset: Toolset,
+        defaults: Defaults,
+        ports: PublishedPorts,
     ) -> None:
         super().__init__(
             "casemate",
@@ -82,7 +91,8 @@ class CasemateServer(MCPServer[None]):
         )
         self._audit_log = audit_log
         modules = (
-            SandboxTools(fleet, defaults=defaults),
+            SandboxTools(fleet, defaults=defaults, ports=ports),
+            PortTools(ports),
             SnapshotTools(fleet),
             CommandTools(fleet),
             CodeTools(fleet),

@@ -45,6 +45,8 @@ TOOLS = {
     "terminal_send",
     "terminal_snapshot",
     "terminal_close",
+    "publish_port",
+    "unpublish_port",
 }
 
 

@@ -66,6 +66,7 @@ class Sandbox:
         memory: How that machine got its memory (`Memory`); empty before it has any.
         base: The snapshot that it was created from or restored to; empty if none.
         network: Where it may connect to, as the text of a policy; empty for the operator's, whatever that is by then.
+        published: How each published port may be opened (`PublishedPort`), by port.
         reason: Why it is in its state and what is lost; empty for a healthy one.
         version: Grows by one with each change; a change must name the version that it saw.
     """
@@ -92,6 +93,7 @@ class Sandbox:
     memory: str = ""
     base: str = ""
     network: str = ""
+    published: Mapping[str, str] = field(default_factory=dict[str, str])
     created_by: str = ""
     created_ms: int = 0
     updated_ms: int = 0
@@ -148,6 +150,7 @@ class Sandbox:
             "state": self.state.value,
             "labels": dict(self.labels),
             "env": dict(self.env),
+            "published": dict(self.published),
         }
 
     @classmethod

@@ -19,12 +19,15 @@ from websockets.asyncio.client import ClientConnection, connect
 from auth.principal import Principal
 from auth.roles import Scope as Power
 from mcp_server.defaults import Defaults
+from mcp_server.ports.names import PortNames
+from mcp_server.ports.published import PublishedPorts
 from mcp_server.rest.routes import rest_routes, version_routes
 from storage.sqlite import SqliteDatabase
 from tests.auth.clocks import Clocks
 from tests.auth.rig import Rig, open_rig
 from tests.mcp_server.edge import serving
 from tests.mcp_server.host import ALICE, SANDBOX, OneHost
+from tests.mcp_server.ports.dialled import dial
 from tests.waiting import PATIENCE_S
 from vmm.fleet import Fleet
 
@@ -58,7 +61,8 @@ class Rest:
 @asynccontextmanager
 async def rest_server(fleet: Fleet) -> AsyncGenerator[Rest]:
     """Serve the routes over a fleet."""
-    routes = rest_routes(fleet, Defaults())
+    ports = PublishedPorts(fleet, names=PortNames("localhost", port=1), dial=dial, secret=b"secret")
+    routes = rest_routes(fleet, Defaults(), ports)
     app = Starlette(routes=[*routes, *version_routes("1.2.3")])
     app.router.redirect_slashes = False
     states: list[dict[str, Any]] = []

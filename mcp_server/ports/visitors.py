@@ -1,0 +1,213 @@
+"""The ASGI application for published ports: who may come in, and the way to the guest."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from starlette.requests import HTTPConnection
+from starlette.responses import RedirectResponse
+
+from auth.api_key import well_formed
+from auth.roles import Scope as Power
+from storage.errors import StoreError
+from vmm.errors import CasemateError
+
+from .access import Denied, Pass, take_token
+from .answers import POLICY_VIOLATION, GuestFailed, answer, failure_of
+from .headers import host_of, web_scheme
+from .proxy import HEAD_S, Exchange
+from .visits import TooManyVisits
+from .websocket import SocketExchange
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from auth.principal import Principal
+
+    from .access import Access
+    from .dial import Dial
+    from .names import Place
+    from .visits import Visit, Visits
+
+Recognise = Callable[[str], Awaitable[bool]]
+"""Returns whether a bearer token is a credential of this server, which a guest must not see."""
+
+_INTERNAL_ERROR = 1011
+_REVOKED = "the port is no longer published"
+
+
+class Visitors:
+    """Serves the ports of all sandboxes. The place of each request is in `scope["state"]["place"]`.
+
+    Args:
+        access: Checks tokens, cookies and publications.
+        dial: Connects to ports.
+        visits: The open connections.
+        gate: Wraps an application so that only requests with a valid credential reach it.
+        recognise: Whether a bearer token is a credential of this server.
+        find: Finds an owner's published port by the sandbox's id or name.
+        sandboxed: Whether pages by path must not have the API's origin, because it needs no key.
+        head_s: How long a server in a sandbox may take for the head of its answer.
+    """
+
+    def __init__(
+        self,
+        access: Access,
+        dial: Dial,
+        visits: Visits,
+        *,
+        gate: Callable[[ASGIApp], ASGIApp],
+        recognise: Recognise,
+        find: Callable[[str, str, int], Awaitable[str]],
+        sandboxed: bool = False,
+        head_s: float = HEAD_S,
+    ) -> None:
+        self._access = access
+        self._dial = dial
+        self._visits = visits
+        self._behind_gate = gate(self._with_key)
+        self._recognise = recognise
+        self._find = find
+        self._sandboxed = sandboxed
+        self._head_s = head_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request or WebSocket."""
+        place: Place = scope["state"]["place"]
+        token = take_token(scope)
+        headers = {name.lower(): value for name, value in scope["headers"]}
+        authorization = headers.get(b"authorization", b"").decode("latin-1").strip()
+        scheme, _, bearer = authorization.partition(" ")
+        bearer = bearer.strip() if scheme.lower() == "bearer" else ""
+        try:
+            if headers.get(b"x-api-key", b"").strip():
+                await self._set_aside(scope, bearer)
+                await self._behind_gate(scope, receive, send)
+                return
+            found = Denied(text="") if well_formed(bearer) else await self._access.check(scope, place, token)
+        except (CasemateError, StoreError) as error:
+            await self._answer(503, f"Published ports cannot be looked up now: {error}", scope, receive, send)
+            return
+        if isinstance(found, Pass):
+            if bearer and await self._recognise(bearer):
+                _drop(scope, b"authorization")
+            if found.cookie and scope["type"] == "http" and scope["method"] in {"GET", "HEAD"}:
+                await _let_in(found.cookie, place, scope, receive, send)
+            else:
+                await self._visit(found, place, scope, receive, send)
+        elif bearer:
+            await self._behind_gate(scope, receive, send)
+        else:
+            await self._answer(401, found.text, scope, receive, send)
+
+    async def _set_aside(self, scope: Scope, bearer: str) -> None:
+        """Keep an Authorization header that is the application's own away from the gate, which would refuse it."""
+        if bearer and await self._recognise(bearer):
+            return
+        kept = [pair for pair in scope["headers"] if pair[0].lower() == b"authorization"]
+        _drop(scope, b"authorization")
+        scope["state"]["passed_on"] = kept
+
+    async def _with_key(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a caller with a valid credential: the owner of the sandbox, if the credential may run things there."""
+        place: Place = scope["state"]["place"]
+        who: Principal = scope["state"]["principal"]
+        missing = who.lack(Power.RUN)
+        if missing:
+            await self._answer(403, missing, scope, receive, send)
+            return
+        try:
+            sandbox_id = await self._find(who.org_id, place.ref, place.port)
+        except (CasemateError, StoreError) as error:
+            status = failure_of(error, place.port).status if isinstance(error, CasemateError) else 503
+            await self._answer(status, str(error), scope, receive, send)
+            return
+        scope["headers"] = [*scope["headers"], *scope["state"].pop("passed_on", ())]
+        await self._visit(Pass(owner=who.org_id, sandbox_id=sandbox_id), place, scope, receive, send)
+
+    async def _visit(self, right: Pass, place: Place, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await receive()  # the handshake
+        begun = _Begun(send)
+        failed: tuple[int, str] | None = None
+        closing = _INTERNAL_ERROR, "the connection to the sandbox broke"
+        try:
+            with self._visits.opened(right.sandbox_id, place.port, until_s=right.until_s) as visit:
+                await self._pass_on(right, place, scope, receive, begun.send)
+        except TooManyVisits:
+            text = "The sandbox has too many open connections. Close some, or try again later."
+            await answer(503, text, scope, receive, send)
+            return
+        except GuestFailed as error:
+            failed = error.status, error.text
+        else:
+            if _is_over(visit):
+                failed = 401, f"This connection was ended: {_REVOKED}"
+                closing = POLICY_VIOLATION, _REVOKED
+        if failed is not None and not begun.yes:
+            await answer(*failed, scope, receive, send)
+        elif failed is not None and scope["type"] == "websocket" and not begun.closed:
+            await send({"type": "websocket.close", "code": closing[0], "reason": closing[1]})
+
+    async def _pass_on(self, right: Pass, place: Place, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            async with self._dial(right.owner, right.sandbox_id, place.port) as stream:
+                if scope["type"] == "websocket":
+                    await SocketExchange(stream, place, head_s=self._head_s).run(scope, receive, send)
+                else:
+                    sandboxed = self._sandboxed and bool(place.prefix)
+                    exchange = Exchange(stream, place, head_s=self._head_s, sandboxed=sandboxed)
+                    await exchange.run(scope, receive, send)
+        except CasemateError as error:
+            raise failure_of(error, place.port) from None
+        except StoreError as error:
+            raise GuestFailed(503, f"Port {place.port} of the sandbox cannot be opened now: {error}") from None
+
+    @staticmethod
+    async def _answer(status: int, text: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer before the handshake of a WebSocket was received."""
+        scope["state"]["refusal"] = text
+        if scope["type"] == "websocket":
+            await receive()
+        await answer(status, text, scope, receive, send)
+
+
+class _Begun:
+    """Knows whether an answer has begun, and whether a WebSocket is closed."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.yes = False
+        self.closed = False
+
+    async def send(self, message: Message) -> None:
+        self.yes = True
+        self.closed = self.closed or message["type"] == "websocket.close"
+        await self._send(message)
+
+
+async def _let_in(cookie: str, place: Place, scope: Scope, receive: Receive, send: Send) -> None:
+    """Turn the token of a URL into a cookie, and send the browser to the same address without the token."""
+    path = place.prefix.encode() + (place.path or b"/")
+    query: bytes = scope["query_string"]
+    # With its host: a path of the client's that begins with two slashes would be another one's.
+    url = (
+        f"{web_scheme(scope)}://{host_of(scope)}{path.decode('latin-1')}{'?' if query else ''}{query.decode('latin-1')}"
+    )
+    headers = {"set-cookie": cookie, "cache-control": "no-store", "referrer-policy": "no-referrer"}
+    await RedirectResponse(url, status_code=303, headers=headers)(scope, receive, send)
+
+
+def _is_over(visit: Visit) -> bool:
+    return visit.revoked or visit.scope.cancelled_caught
+
+
+def _drop(scope: Scope, header: bytes) -> None:
+    scope["headers"] = [pair for pair in scope["headers"] if pair[0].lower() != header]
+
+
+def without_slash(scope: Scope, place: Place) -> str:
+    """Return where a request for a port's path without the slash at its end belongs, as a path with its query."""
+    query = HTTPConnection(scope).url.query
+    return f"{place.prefix}/{'?' if query else ''}{query}"

@@ -1,0 +1,82 @@
+"""Calls about published ports: which ports of a sandbox may be opened from outside, and by whom."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from dataclasses import replace
+
+from ..sandboxes.published import PublishedPort, check_port, published_port, with_port, without_port
+from ..sandboxes.sandbox import Sandbox, State
+from ..sandboxes.store import SandboxStore
+from .ownership import Ownership
+
+_NONCE_BYTES = 8
+
+
+class PortCalls:
+    """What an owner may do with published ports. They are in the sandbox's record, and end with it.
+
+    Args:
+        ownership: Finds the owner's sandboxes.
+        store: The records of the sandboxes.
+        clock: Milliseconds since the epoch.
+    """
+
+    def __init__(self, *, ownership: Ownership, store: SandboxStore, clock: Callable[[], int]) -> None:
+        self._ownership = ownership
+        self._store = store
+        self._clock = clock
+
+    async def publish(
+        self, owner: str, ref: str, port: int, *, public: bool = False, until_ms: int = 0
+    ) -> tuple[Sandbox, PublishedPort]:
+        """Publish a port, or change how it is published.
+
+        Args:
+            owner: The owner.
+            ref: The sandbox's id or name.
+            port: The TCP port of the guest.
+            public: Whether everybody may open it.
+            until_ms: When it stops being public; 0 is never.
+
+        Raises:
+            InvalidInput: There is no such port.
+            LimitExceeded: The sandbox has published as many ports as it may.
+        """
+        wanted = PublishedPort(
+            port=check_port(port), nonce=secrets.token_hex(_NONCE_BYTES), public=public, until_ms=until_ms
+        )
+        sandbox = await self._change(owner, ref, lambda found: with_port(found, wanted))
+        published = published_port(sandbox, port)
+        assert published is not None
+        return sandbox, published
+
+    async def unpublish(self, owner: str, ref: str, port: int) -> Sandbox:
+        """Publish a port no longer: its URLs stop working, even if it is published again.
+
+        Raises:
+            InvalidInput: There is no such port.
+            NotFound: It is not published.
+        """
+        check_port(port)
+        return await self._change(owner, ref, lambda found: without_port(found, port))
+
+    async def find(self, sandbox_id: str, port: int) -> tuple[Sandbox, PublishedPort] | None:
+        """Find a published port, whoever owns the sandbox: who may open it, the caller has to check.
+
+        Raises:
+            Unavailable: The sandbox's record cannot be read.
+        """
+        sandbox = await self._store.find(sandbox_id)
+        if sandbox is None or sandbox.state is State.DELETED:
+            return None
+        published = published_port(sandbox, port)
+        return None if published is None else (sandbox, published)
+
+    async def _change(self, owner: str, ref: str, change: Callable[[Sandbox], Sandbox]) -> Sandbox:
+        def changed(sandbox: Sandbox) -> Sandbox:
+            return replace(change(sandbox), updated_ms=self._clock())
+
+        sandbox = await self._ownership.get(owner, ref)
+        return self._ownership.seen(await self._store.change(sandbox.id, changed))
