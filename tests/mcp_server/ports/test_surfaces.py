@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import anyio
 import httpx
 import pytest
-from anyio.abc import ByteStream, SocketAttribute
+from anyio.abc import SocketAttribute
 
 from tests.mcp_server.cli.rig import Cli
 from tests.mcp_server.conftest import Assemble
 from tests.mcp_server.edge import ERAS, Era, Tools, serving
 from tests.mcp_server.host import ALICE, OneHost
 from tests.mcp_server.ports.conftest import Published
-from tests.mcp_server.ports.dialled import dial
 from tests.waiting import PATIENCE_S
-from vmm.guest.link import GuestLink
 from vmm.sandboxes.sandbox import State
 
 pytestmark = pytest.mark.anyio
@@ -107,12 +104,8 @@ async def test_a_forwarding_that_cannot_work_is_refused(cli: Cli, app: Published
 
 
 async def test_a_request_wakes_a_sandbox_that_sleeps(
-    assemble: Assemble, fleet_of_one: OneHost, app: Published, keys: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    assemble: Assemble, fleet_of_one: OneHost, app: Published, keys: dict[str, str]
 ) -> None:
-    def connect(_link: GuestLink, port: int) -> AbstractAsyncContextManager[ByteStream]:
-        return dial("", "", port)
-
-    monkeypatch.setattr(GuestLink, "connect", connect, raising=False)
     services = assemble(fleet_of_one)
     async with serving(services.web(), keys, services.identity.run) as edge, edge.http("alice") as alice:
         port = Published(edge=edge, port=app.port)
