@@ -161,6 +161,7 @@ async def one_host(
         reserve = replace(parts["reserve"], overcommit=(room + 0.5) * _SPEC.mem / read_memory().total)
         async with OneHost(**parts | {"reserve": reserve}, clock=clock) as fleet:
             machine = fleet.box
+            await machine.link.aclose()
             machine.link = GuestLink(lambda: driver.dial(machine.running), machine.secret, grace=grace)
             yield fleet
 
