@@ -87,10 +87,10 @@ def test_a_package_that_is_not_pinned_to_one_version_is_refused(copy: Path, loos
 
 
 def test_lock_files_with_different_versions_of_a_package_are_refused(copy: Path) -> None:
-    replace(copy / "requirements-dev.lock", r"^h11==\S+", "h11==0.1")
+    replace(copy / "requirements-dev.lock", r"^annotated-types==\S+", "annotated-types==0.1")
     (line,) = refused(copy)
     assert re.fullmatch(
-        r"requirements-dev\.lock: h11 must have the same version in all lock files, got 0\.1 and [0-9.]+", line
+        r"requirements-dev\.lock: annotated-types must have the same version in all lock files, got 0\.1 and [0-9.]+", line
     )
 
 
