@@ -23,6 +23,7 @@ from vmm.hypervisor.confinement import Confinement
 from vmm.hypervisor.detect import choose, kvm
 from vmm.hypervisor.process import orphans
 from vmm.images.catalogue import Catalogue
+from vmm.network.gateway import Gateway
 from vmm.sandboxes.limits import HostReserve, OwnerLimits
 from vmm.sandboxes.quotas import Quotas
 from vmm.sandboxes.store import SANDBOXES, SandboxStore
@@ -76,7 +77,12 @@ async def this_host() -> Host:
 
 @asynccontextmanager
 async def opened(
-    data: Path, *, at: Path | None = None, host: Host | None = None, own_memory: bool | None = None
+    data: Path,
+    *,
+    at: Path | None = None,
+    host: Host | None = None,
+    own_memory: bool | None = None,
+    gateway: Gateway | None = None,
 ) -> AsyncGenerator[Fleet]:
     """A fleet for the length of a block; opened again on the same directory, it is a server that was restarted.
 
@@ -85,6 +91,7 @@ async def opened(
         at: Where the images are, if not where `images` says.
         host: What it found, if somebody looked already.
         own_memory: Whether machines have memory files of their own from the start, if not as the driver prefers.
+        gateway: Its sandboxes' way to the network, if not the usual one.
     """
     found = host or await this_host()
     async with (
@@ -97,6 +104,7 @@ async def opened(
             quotas=Quotas(_ROOMY),
             reserve=HostReserve(),
             own_memory=own_memory,
+            gateway=gateway,
         ) as fleet,
     ):
         await found.confinement.sweep()

@@ -59,7 +59,7 @@ class SandboxTools:
         self,
         ctx: Context,
         name: Annotated[str, Field(description="Lower-case letters, digits, '-'; such as build-1")],
-        image: Annotated[str, Field(description="code (default: bash, Python, Node, git) or minimal")] = "",
+        image: Annotated[str, Field(description="code (default: bash, Python, Node, C, git) or minimal")] = "",
         cpu: Annotated[int, Field(description="1-8")] = 1,
         mem: Annotated[int, Field(description="MiB, 256-16384")] = 1024,
         env_vars: Annotated[Pairs, Field(description="Environment of all its commands")] = NO_PAIRS,

