@@ -23,7 +23,6 @@ async def main(runs: int, name: str) -> None:
     quiet()
     base = (await Catalogue(images()).require(name)).base
     templates: list[float] = []
-    kept: list[float] = []
     creates: list[float] = []
     firsts: list[float] = []
     host = await this_host()
@@ -42,11 +41,9 @@ async def main(runs: int, name: str) -> None:
                     if turn:  # the first reads files that later ones find in memory
                         creates += taken[0]
                         firsts += taken[1]
-            kept.append(on_disk(data / "templates"))
     rows = [
         ("base.ext4, apparent", "1", f"{base.stat().st_size / _MIB:.0f} MiB", ""),
         ("base.ext4, allocated", "1", f"{on_disk(base):.0f} MiB", ""),
-        ("template, allocated", str(len(kept)), f"{p50(kept):.0f} MiB", f"{max(kept):.0f} MiB"),
     ]
     for what, samples in (("template", templates), ("create", creates), ("first exec", firsts)):
         rows.append((what, str(len(samples)), f"{p50(samples):.3f} s", f"{max(samples):.3f} s"))
