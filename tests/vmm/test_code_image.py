@@ -115,6 +115,8 @@ async def test_sudo_asks_for_no_password(box: Fleet) -> None:
     await said(box, "useradd -m -s /bin/bash -G sudo ada && useradd -m bob")
     assert await said(box, "id -un; sudo -n id -u; sudo -n -u bob id -un", user="ada") == ["ada", "0", "bob"]
     assert (await sh(box, "sudo -n true", user="bob")).exit_code == 1
+    # Where the host's certificate authorities are, among others.
+    assert await said(box, "echo PLACE=here >> /etc/environment; sudo -n printenv PLACE", user="root") == ["here"]
 
 
 async def test_locales_and_editors_take_english_in_utf_8(box: Fleet) -> None:

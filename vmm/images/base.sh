@@ -39,7 +39,8 @@ if [ -e "$tree/usr/bin/git" ]; then
         > "$tree/etc/gitconfig"
 fi
 if [ -e "$tree/usr/bin/sudo" ]; then
-    echo '%sudo ALL=(ALL:ALL) NOPASSWD: ALL' > "$tree/etc/sudoers.d/casemate"
+    # The environment's file, because sudo drops the rest, and the host's certificate authorities with it.
+    printf 'Defaults env_file=/etc/environment\n%%sudo ALL=(ALL:ALL) NOPASSWD: ALL\n' > "$tree/etc/sudoers.d/casemate"
     chmod 0440 "$tree/etc/sudoers.d/casemate"
 fi
 if [ -e "$tree/usr/bin/fdfind" ]; then
