@@ -77,16 +77,17 @@ class World:
 @asynccontextmanager
 async def world() -> AsyncGenerator[World]:
     """A world with a web site, www.example.com, and names of others, for the length of a block."""
+    tasks = anyio.create_task_group()
     async with name_server() as names:
-        async with anyio.create_task_group() as tasks:
-            made = World(names, tasks)
-            names.add(
-                f"www.example.com. 60 IN A {SITE}",
-                f"one.example.org. 60 IN A {SHARED}",
-                f"two.example.org. 60 IN A {SHARED}",
-                "inside.example.com. 60 IN A 10.0.0.7",
-                "metadata.example.com. 60 IN A 169.254.169.254",
-            )
+        made = World(names, tasks)
+        names.add(
+            f"www.example.com. 60 IN A {SITE}",
+            f"one.example.org. 60 IN A {SHARED}",
+            f"two.example.org. 60 IN A {SHARED}",
+            "inside.example.com. 60 IN A 10.0.0.7",
+            "metadata.example.com. 60 IN A 169.254.169.254",
+        )
+        async with tasks:
             await made.serve(SITE, 80, page)
             await made.serve(SHARED, 80, page)
             await made.serve(OTHER, 7, echo)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import anyio
@@ -19,7 +19,7 @@ MIB = 1024 * 1024
 
 
 @asynccontextmanager
-async def serving(handle: object) -> AsyncGenerator[int]:
+async def serving(handle: Callable[[SocketStream], Awaitable[None]]) -> AsyncGenerator[int]:
     """A TCP server of this host, which is the guest's, for the length of a block: its port."""
     listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
     async with listener, anyio.create_task_group() as tasks:

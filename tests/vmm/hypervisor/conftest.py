@@ -41,7 +41,9 @@ def template(driver: Hypervisor, image_set: ImageSet, tmp_path_factory: pytest.T
     root = tmp_path_factory.mktemp("templates")
 
     async def build() -> Checkpoint:
-        return await building.build(driver, image_set, root, "template", **SIZE, tsc_khz=building.guess_tsc_khz())
+        return await building.build(
+            driver, image_set, root, "template", cpu=SIZE["cpu"], mem=SIZE["mem"], tsc_khz=building.guess_tsc_khz()
+        )
 
     return anyio.run(build)
 
