@@ -133,7 +133,7 @@ class Fleet(AsyncContextManagerMixin):
         async def connect(sandbox_id: str, machine: Machine) -> None:
             async def network() -> str:
                 sandbox = await store.find(sandbox_id)
-                return "" if sandbox is None else sandbox.network
+                return Mode.NONE.value if sandbox is None else sandbox.network
 
             await gateway.serve(sandbox_id, network, machine.link)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import signal
 import time
 from typing import TYPE_CHECKING
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 # A database that starts at boot together with this server needs up to a minute.
 _PATIENCE_S = 60.0
+_FILES = 65536
+"""As in the systemd unit: two for each connection of a sandbox, and a user's default is 1,024 for all."""
 _log = structlog.stdlib.get_logger("casemate.serve")
 
 
@@ -42,6 +45,7 @@ class Service:
 
     async def run(self) -> None:
         """Serve until a signal arrives."""
+        _raise_file_limit()
         async with anyio.create_task_group() as tasks:
             await tasks.start(self._handle_signals, tasks)
             catalogue = open_catalogue(self._settings)
@@ -80,6 +84,14 @@ class Service:
                     tasks.cancel_scope.cancel()
                 else:
                     self._server.stop(number)
+
+
+def _raise_file_limit() -> None:
+    """Let this process open as many files as the host allows it, up to what a server needs."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 async def _prune_images(catalogue: Catalogue) -> None:

@@ -7,6 +7,7 @@ import base64
 import contextlib
 import select
 import socket
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,9 +22,12 @@ from .splice import reset, splice
 
 _MOST = 512
 _MOST_QUERIES = 64
+_MOST_CARRIED = 384
+"""Fewer than the agent's connections, of which the host's calls need some."""
 _WAIT_S = 60.0
 _QUERY_S = 5.0
 _CHECK_S = 1.0
+_BREATH = 0.05
 _CONNECT_S = 10.0
 _MOST_ANSWER = 65535
 _NO_NETWORK = "the sandbox has no network: its kernel lacks nf_tables or dummy devices; see its console"
@@ -65,6 +69,7 @@ class Outbound:
         self._waiting: dict[int, _Waiting] = {}
         self._untold: list[int] = []
         self._number = 0
+        self._carried = 0
         self._pollers: list[_thread.LockType] = []
 
     def serve(self) -> None:
@@ -82,21 +87,34 @@ class Outbound:
             item.drop()
 
     def poll(self, channel: Channel, arguments: Arguments) -> None:
-        """Answer with what has come since the last time; wait for it up to `wait_ms`."""
+        """Answer with what has come since the last time; wait for it up to `wait_ms`.
+
+        With `again`, answer with all that waits. A call that was open when the machine was saved may still wait here
+        for a host that is gone: it must not take what is meant for this one.
+        """
         if self._sockets is None:
             raise RefusalError(GUEST, _NO_NETWORK)
         wait_s = arguments.integer("wait_ms") / 1000
+        again = arguments.flag("again")
         come = _thread.allocate_lock()
         come.acquire()
         with self._lock:
+            if again:
+                for other in self._pollers:
+                    if other.locked():
+                        other.release()
+                self._pollers.clear()
+                self._untold = list(self._waiting)
             self._pollers.append(come)
             if self._untold:
                 come.release()
         come.acquire(timeout=wait_s)
+        events: list[dict[str, Any]] = []
         with self._lock:
-            self._pollers.remove(come)
-            untold, self._untold = self._untold, []
-            events = [self._waiting[number].event for number in untold if number in self._waiting]
+            if come in self._pollers:
+                self._pollers.remove(come)
+                untold, self._untold = self._untold, []
+                events = [self._waiting[number].event for number in untold if number in self._waiting]
         channel.send_result({"events": events})
 
     def refuse(self, channel: Channel, arguments: Arguments) -> None:
@@ -121,14 +139,28 @@ class Outbound:
         item = self._take(arguments.integer("id"))
         if item is None or item.sock is None:
             raise RefusalError(CONFLICT, "the program has closed the connection, or it waited too long")
-        splice(channel, item.sock)
+        self._splice(channel, item.sock)
 
     def connect(self, channel: Channel, arguments: Arguments) -> None:
         """Connect to a server on the sandbox's localhost, and carry that connection over this one."""
         port = arguments.integer("port", least=1)
         if port > 65535:
             raise invalid(f"port must be 1 to 65535, got {port}")
-        splice(channel, self._connected(port))
+        self._splice(channel, self._connected(port))
+
+    def _splice(self, channel: Channel, sock: socket.socket) -> None:
+        """Carry a socket, unless so many are carried that calls to the agent would find no connection."""
+        with self._lock:
+            full = self._carried >= _MOST_CARRIED
+            self._carried += not full
+        if full:
+            reset(sock)
+            raise RefusalError(CONFLICT, f"{_MOST_CARRIED} connections of the sandbox are open; close some")
+        try:
+            splice(channel, sock)
+        finally:
+            with self._lock:
+                self._carried -= 1
 
     def _connected(self, port: int) -> socket.socket:
         for family, address in _LOCALHOSTS:
@@ -158,16 +190,19 @@ class Outbound:
         poll = select.poll()
         poll.register(sockets.tcp, select.POLLIN)
         poll.register(sockets.udp, select.POLLIN)
-        while True:
+        while sockets.tcp.fileno() >= 0:
             ready = [descriptor for descriptor, _ in poll.poll(_CHECK_S * 1000)]
             try:
                 if sockets.tcp.fileno() in ready:
                     self._accept_connection(sockets)
                 if sockets.udp.fileno() in ready:
                     self._accept_query(sockets)
+                self._give_up()
             except OSError:
-                time.sleep(0.05)  # It went away while it waited, or there are no descriptors left at the moment.
-            self._give_up()
+                time.sleep(_BREATH)  # It went away while it waited, or there are no descriptors left at the moment.
+            except Exception as error:
+                sys.excepthook(type(error), error, error.__traceback__)
+                time.sleep(_BREATH)
 
     def _accept_connection(self, sockets: NetworkSockets) -> None:
         sock, _ = sockets.tcp.accept()

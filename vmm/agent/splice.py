@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import contextlib
+import select
 import socket
 import struct
 
@@ -11,6 +12,7 @@ from . import frames
 from .channel import Channel, ClosedError
 
 _PIECE = 64 * 1024
+_GONE = select.POLLRDHUP | select.POLLHUP | select.POLLERR
 _LINGER_NOT = struct.pack("ii", 1, 0)
 
 
@@ -30,7 +32,7 @@ def splice(channel: Channel, sock: socket.socket) -> None:
         raise
     try:
         for piece in channel.body():
-            sock.sendall(piece)
+            _send(channel, sock, piece)
         sock.shutdown(socket.SHUT_WR)
     except (OSError, ClosedError, frames.FrameError):
         channel.retire()
@@ -49,6 +51,20 @@ def reset(sock: socket.socket) -> None:
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
     sock.close()
+
+
+def _send(channel: Channel, sock: socket.socket, piece: bytes) -> None:
+    """Send all of a piece, however slowly it is read, unless the host goes away meanwhile."""
+    rest = memoryview(piece)
+    while rest:
+        try:
+            rest = rest[sock.send(rest, socket.MSG_DONTWAIT) :]
+        except BlockingIOError:
+            poll = select.poll()
+            poll.register(sock, select.POLLOUT)
+            poll.register(channel, _GONE)
+            if any(descriptor == channel.fileno() for descriptor, _ in poll.poll()):
+                raise ClosedError from None
 
 
 def _outward(channel: Channel, sock: socket.socket, done: _thread.LockType) -> None:

@@ -113,11 +113,11 @@ class Connection:
         except (OSError, anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
             raise LinkError("The connection to the guest broke while the request was sent") from error
 
-    async def receive(self) -> tuple[int, bytes]:
-        """Receive the next frame.
+    async def receive(self, *, most: int = frames.MAX_JSON) -> tuple[int, bytes]:
+        """Receive the next frame, with a payload of at most `most` bytes.
 
         Raises:
-            LinkError: The connection broke, or the data is not a frame.
+            LinkError: The connection broke, or the data is not a frame, or a longer one.
         """
         buffer = self._buffer
         await self._fill(frames.HEADER.size)
@@ -125,6 +125,8 @@ class Connection:
             kind, length = frames.unpack_header(buffer)
         except frames.FrameError as error:
             raise LinkError(f"The guest does not speak the link's protocol: {error}") from error
+        if length > most:
+            raise LinkError(f"The guest sent a frame of {length} bytes where at most {most} are allowed")
         end = frames.HEADER.size + length
         await self._fill(end)
         payload = bytes(memoryview(buffer)[frames.HEADER.size : end])

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from ipaddress import AddressValueError, IPv4Address
+from ipaddress import IPv4Address
 from typing import cast
 
 import anyio
@@ -20,6 +19,9 @@ from .caller import Caller, pack_request
 from .connection import Connection, refusal
 
 _MAX_PORT = 65535
+_MAX_EVENTS = 1024
+_MAX_RESULT = 4096
+_FINISH_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,17 +44,25 @@ class OutboundQuery:
 class NetworkCalls(Caller):
     """The link's calls about the network."""
 
-    async def outbound(self, *, wait_ms: int) -> tuple[OutboundConnection | OutboundQuery, ...]:
+    async def outbound(self, *, wait_ms: int, again: bool = False) -> tuple[OutboundConnection | OutboundQuery, ...]:
         """Return what has left the guest since the last call; waits for it up to `wait_ms`.
+
+        Args:
+            wait_ms: How long to wait if there is nothing.
+            again: Whether to return everything that waits for a decision, because an earlier answer may be lost. Calls
+                that still wait in the guest then get nothing.
 
         Raises:
             GuestError: The guest has no network.
         """
-        reply = await self._call("outbound", own_s=wait_ms / 1000, wait_ms=wait_ms)
+        reply = await self._call("outbound", own_s=wait_ms / 1000, wait_ms=wait_ms, again=again)
         events = reply.value.get("events")
         if not isinstance(events, list):
             raise LinkError("The guest's list of connections is not a list")
-        return tuple(_event(event) for event in cast("list[object]", events))
+        events = cast("list[object]", events)
+        if len(events) > _MAX_EVENTS:
+            raise LinkError(f"The guest's list of connections must have at most {_MAX_EVENTS} entries")
+        return tuple(_event(event) for event in events)
 
     async def refuse(self, connection: int) -> None:
         """Reset an outbound connection; a no-op if it is gone."""
@@ -89,7 +99,7 @@ class NetworkCalls(Caller):
         try:
             async with self._vitality.watch(name):
                 await connection.send(pack_request(name, arguments, with_body=True))
-                kind, payload = await connection.receive()
+                kind, payload = await connection.receive(most=frames.MAX_DATA)
             if kind == frames.ERROR:
                 await connection.send(frames.pack(frames.END))
                 carried.finished = True
@@ -124,7 +134,7 @@ class _Carried(ByteStream):
         if self._received_all:
             raise anyio.EndOfStream
         try:
-            kind, payload = await self._connection.receive()
+            kind, payload = await self._connection.receive(most=frames.MAX_DATA)
         except LinkError as error:
             raise anyio.BrokenResourceError from error
         if kind == frames.DATA:
@@ -154,11 +164,12 @@ class _Carried(ByteStream):
     async def finish(self) -> None:
         """Learn from the agent that it is done, if both directions have ended."""
         if self._received_all and self._sent_all:
-            try:
-                kind, _ = await self._connection.receive()
-            except LinkError:
-                return  # It was broken off after all: what was carried has arrived, or its reader has gone.
-            self.finished = kind == frames.RESULT
+            with anyio.move_on_after(_FINISH_S):
+                try:
+                    kind, _ = await self._connection.receive(most=_MAX_RESULT)
+                except LinkError:
+                    return  # It was broken off after all: what was carried has arrived, or its reader has gone.
+                self.finished = kind == frames.RESULT
 
     async def aclose(self) -> None:
         """Break it off, unless it has ended already."""
@@ -178,5 +189,5 @@ def _event(value: object) -> OutboundConnection | OutboundQuery:
         if not isinstance(port, int) or not 0 <= port <= _MAX_PORT:
             raise LinkError("The guest names a port that does not exist")
         return OutboundConnection(id=number, address=IPv4Address(str(event["address"])), port=port)
-    except (KeyError, TypeError, AddressValueError, binascii.Error) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise LinkError("The guest's list of connections is damaged") from error

@@ -247,8 +247,12 @@ class MachineRegistry:
         beside: Callable[[str, Machine], Awaitable[None]],
         scope: anyio.CancelScope,
     ) -> None:
-        with scope, self._warnings.about("network not served", sandbox=sandbox_id):
-            await beside(sandbox_id, machine)
+        with scope:
+            while True:
+                with self._warnings.about("network not served", sandbox=sandbox_id):
+                    await beside(sandbox_id, machine)
+                    return
+                await anyio.sleep(_WATCH_AGAIN_S)
 
     async def _working_in(self, name: str) -> list[ProcessRef]:
         return (await anyio.to_thread.run_sync(orphans, self._root)).get((self._root / name).resolve(), [])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import resource
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager, suppress
 
 import anyio
 import structlog
@@ -24,6 +26,10 @@ log = structlog.get_logger(__name__)
 _WAIT_MS = 25_000
 _AGAIN_S = 0.5
 _DNS = 53
+MOST_CONNECTIONS = 256
+"""Of one sandbox at once; its agent has 512, of which calls need some."""
+MOST_QUERIES = 64
+"""Of one sandbox at once."""
 _SHOWN = 5
 
 
@@ -36,15 +42,26 @@ class _Way:
     Attributes:
         policy: What applies now; None, which allows nothing, until it is known.
         book: The names of the addresses that it was told.
+        log: Where its connections are recorded.
         egress: Its connections.
+        deciding: The connections and queries that are being served.
+        queries: How many of these are queries.
     """
 
-    def __init__(self, host: Callable[[], HostRules], log: NetworkLog, connect: Connect) -> None:
+    def __init__(self, host: Callable[[], HostRules], book: AddressBook, log: NetworkLog, connect: Connect) -> None:
         self.policy: Policy | None = None
-        self.book = AddressBook()
-        self.egress = Egress(self.rules, self.book, log, connect)
+        self.book = book
+        self.log = log
+        self.egress = Egress(self.rules, self.book, log, connect, MOST_CONNECTIONS)
+        self.deciding: set[int] = set()
+        self.queries = 0
         self._host = host
         self._made: tuple[Policy, HostRules, Rules] | None = None
+
+    @property
+    def connections(self) -> int:
+        """How many connections are being served."""
+        return len(self.deciding) - self.queries
 
     def rules(self) -> Rules:
         """Return the policy together with the host's rules as they are now: its addresses may change at any time."""
@@ -66,6 +83,8 @@ class Gateway:
         clock: Milliseconds since the epoch.
         resolver: Answers the sandboxes' DNS queries; by default one that asks the host's name servers.
         connect: Dials their destinations.
+        limit: Connections of all sandboxes at once, each of which takes two files of the server; 0 is a quarter of the
+            files that the server may open.
     """
 
     def __init__(
@@ -76,6 +95,7 @@ class Gateway:
         clock: Callable[[], int],
         resolver: Resolver | None = None,
         connect: Connect = dial,
+        limit: int = 0,
     ) -> None:
         self.default = default
         self._host = host
@@ -83,7 +103,9 @@ class Gateway:
         self._connect = connect
         self._clock = clock
         self._logs: dict[str, NetworkLog] = {}
+        self._books: dict[str, AddressBook] = {}
         self._ways: dict[str, _Way] = {}
+        self._limit = limit or resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4
         self._past = (0, 0)
 
     def policy(self, network: str) -> Policy:
@@ -125,6 +147,7 @@ class Gateway:
 
     def forget(self, sandbox_id: str) -> None:
         """Drop what is known of a sandbox that was deleted."""
+        self._books.pop(sandbox_id, None)
         log = self._logs.pop(sandbox_id, None)
         if log is not None:
             allowed, refused = self._past
@@ -138,7 +161,9 @@ class Gateway:
             network: Reads its policy text.
             link: The link to its guest, whose connections may break at any time.
         """
-        way = self._ways[sandbox_id] = _Way(self._host, self.log(sandbox_id), self._connect)
+        # What a guest was told before it slept it still knows afterwards.
+        book = self._books.setdefault(sandbox_id, AddressBook())
+        way = self._ways[sandbox_id] = _Way(self._host, book, self.log(sandbox_id), self._connect)
         try:
             found = self._understood(sandbox_id, await network())
             # A change that came while the record was read is newer.
@@ -150,9 +175,12 @@ class Gateway:
                 del self._ways[sandbox_id]
 
     async def _poll(self, sandbox_id: str, way: _Way, link: GuestLink, tasks: TaskGroup) -> None:
+        again = True
         while True:
+            began = anyio.current_time()
             try:
-                events = await link.outbound(wait_ms=_WAIT_MS)
+                events = await link.outbound(wait_ms=_WAIT_MS, again=again)
+                again = False
             except GuestError as error:
                 log.info("sandbox without a network", sandbox=sandbox_id, reason=error.message)
                 return
@@ -161,31 +189,52 @@ class Gateway:
                 return
             except LinkError:
                 # Its calls tell its owner; connections that wait in the guest are served once it answers again.
-                await anyio.sleep(_AGAIN_S)
-                continue
+                events, again = (), True
             for event in events:
-                tasks.start_soon(self._decide, sandbox_id, way, link, event)
+                if event.id not in way.deciding:
+                    await self._begin(way, link, event, tasks)
+            if not events and anyio.current_time() - began < _AGAIN_S:
+                await anyio.sleep(_AGAIN_S)
 
-    async def _decide(
-        self, sandbox_id: str, way: _Way, link: GuestLink, event: OutboundConnection | OutboundQuery
+    async def _begin(
+        self, way: _Way, link: GuestLink, event: OutboundConnection | OutboundQuery, tasks: TaskGroup
     ) -> None:
+        """Start to serve one connection or query, or refuse it at once: before the next ones are asked for."""
+        if isinstance(event, OutboundQuery):
+            if way.queries < MOST_QUERIES:
+                way.queries += 1
+                way.deciding.add(event.id)
+                tasks.start_soon(self._answer, way, link, event)
+        elif way.connections < MOST_CONNECTIONS and sum(each.connections for each in self._ways.values()) < self._limit:
+            way.deciding.add(event.id)
+            tasks.start_soon(self._carry, way, link, event)
+        else:
+            reason = "limit: too many connections are open"
+            way.log.record(allowed=False, protocol="tcp", host=str(event.address), port=event.port, reason=reason)
+            with suppress(LinkError, GuestError):
+                await link.refuse(event.id)
+
+    async def _answer(self, way: _Way, link: GuestLink, event: OutboundQuery) -> None:
         try:
-            if isinstance(event, OutboundQuery):
-                reply = await self._resolver.answer(event.query, way.rules(), way.book, self.log(sandbox_id))
-                await link.answer(event.id, reply)
-            elif event.port == _DNS:
-                async with link.carry(event.id) as stream:
-                    await self._resolver.serve(stream, way.rules, way.book, self.log(sandbox_id))
-            else:
-                await self._carry(way, link, event)
-        except (LinkError, GuestError, Conflict):
-            return  # The guest, its connection or the program that made it has gone.
+            with _contained():
+                await link.answer(event.id, await self._resolver.answer(event.query, way.rules(), way.book, way.log))
+        finally:
+            way.queries -= 1
+            way.deciding.discard(event.id)
 
     async def _carry(self, way: _Way, link: GuestLink, event: OutboundConnection) -> None:
         try:
-            await way.egress.run(event.address, event.port, lambda: link.carry(event.id))
-        except EgressRefused:
-            await link.refuse(event.id)
+            with _contained():
+                if event.port == _DNS and way.rules().policy.mode is not Mode.NONE:
+                    async with link.carry(event.id) as stream:
+                        await self._resolver.serve(stream, way.rules, way.book, way.log)
+                    return
+                try:
+                    await way.egress.run(event.address, event.port, lambda: link.carry(event.id))
+                except EgressRefused:
+                    await link.refuse(event.id)
+        finally:
+            way.deciding.discard(event.id)
 
     def _understood(self, sandbox_id: str, network: str) -> Policy:
         try:
@@ -194,3 +243,14 @@ class Gateway:
             # A later release may have written it. What is not understood must not open anything.
             log.warning("network policy not understood, nothing is allowed", sandbox=sandbox_id, reason=error.message)
             return _NOTHING
+
+
+@contextmanager
+def _contained() -> Generator[None]:
+    """Let one connection end without the others of its sandbox, whatever fails."""
+    try:
+        yield
+    except (LinkError, GuestError, Conflict):
+        return  # The guest, its connection or the program that made it has gone.
+    except Exception:
+        log.exception("connection of a sandbox not served")

@@ -93,6 +93,29 @@ async def test_leaving_a_stream_early_resets_it(link: GuestLink) -> None:
     assert (await link.ping()).nonce
 
 
+async def test_leaving_a_stream_resets_it_even_if_the_server_reads_nothing(link: GuestLink) -> None:
+    full, broken = anyio.Event(), anyio.Event()
+
+    async def ignore(stream: SocketStream) -> None:
+        async with stream:
+            await full.wait()
+            with pytest.raises(anyio.BrokenResourceError):
+                while await stream.receive():
+                    pass
+            broken.set()
+
+    async with serving(ignore) as port:
+        async with link.connect(port) as stream:
+            sent = anyio.current_time()
+            while anyio.current_time() - sent < 0.5:  # until nothing more goes: both kernels' buffers are full
+                with anyio.move_on_after(0.5) as stuck:
+                    await stream.send(bytes(256 * 1024))
+                if not stuck.cancelled_caught:
+                    sent = anyio.current_time()
+        full.set()
+        await broken.wait()
+
+
 async def test_a_server_that_breaks_off_breaks_the_stream(link: GuestLink) -> None:
     async def reset(stream: SocketStream) -> None:
         raw = stream.extra(anyio.abc.SocketAttribute.raw_socket)
