@@ -208,5 +208,5 @@ def _admit(reply: dns.message.Message, name: str, rules: Rules, book: AddressBoo
         reply.answer = []
         reply.set_rcode(dns.rcode.NXDOMAIN)
         log.record(allowed=False, protocol="dns", host=name, port=_PORT, reason=refusals[0])
-    elif rules.policy.mode is Mode.LEARN:
+    elif admitted and rules.policy.mode is Mode.LEARN:  # a name without an address leads nowhere
         log.record(allowed=True, protocol="dns", host=name, port=_PORT)
