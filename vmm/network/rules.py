@@ -15,6 +15,7 @@ from .names import NamePatterns
 from .policy import Mode, Policy
 
 WEB_PORTS = frozenset({80, 443})
+"""Where a connection under an allowed name must announce one. On others it may be of a protocol that has none."""
 
 # Addresses that lead to the host, its neighbours or its cloud, by what a refusal calls them. The first match counts.
 DENIED: tuple[tuple[str, IPv4Network], ...] = (
@@ -78,8 +79,8 @@ class Verdict:
     Attributes:
         allowed: Whether it may be.
         reason: Why not: 'policy "packages"', 'private address 10.0.0.1'.
-        by_name: An allowed connection is so only for a name of its address, and the name that it announces can be
-            seen (ports 80 and 443): `Rules.announced` decides, too.
+        by_name: An allowed connection is so only for a name of its address: `Rules.announced` decides about the names
+            that it announces, too.
     """
 
     allowed: bool
@@ -104,7 +105,7 @@ class Rules:
 
     @property
     def checks_names(self) -> bool:
-        """Whether Host and SNI decide about connections on ports 80 and 443."""
+        """Whether Host and SNI decide about connections, too."""
         return self.policy.mode in (Mode.ALLOW, Mode.PACKAGES)
 
     def name(self, name: str) -> Verdict:
@@ -159,7 +160,7 @@ class Rules:
         if any(address in network for network in self._networks):
             return ALLOWED
         if any(self._names.cover(name) for name in names):
-            return Verdict(allowed=True, by_name=port in WEB_PORTS)
+            return Verdict(allowed=True, by_name=True)
         return self._refused
 
     def _port(self, port: int) -> bool:
