@@ -272,6 +272,7 @@ async def open_gateway(settings: Settings) -> Gateway:
     packages = tuple(dict.fromkeys((*found, *settings.network_packages)))
     opened = tuple(IPv4Network(entry) for entry in settings.network_open)
     own = OwnAddresses()
+    own()  # the server does not start without them; later, those that are known remain
 
     def host() -> HostRules:
         return HostRules(packages=packages, opened=opened, own=own())

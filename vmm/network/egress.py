@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 
 import anyio
+import structlog
 from anyio.abc import ByteStream
 
 from ..errors import Conflict
@@ -20,12 +21,16 @@ from .relay import relay
 from .rules import WEB_PORTS, Rules, Verdict
 from .tcp import Connect, dial, reset
 
+log = structlog.get_logger(__name__)
+
 DIAL_S = 10.0
 """Seconds that a destination may take to accept a connection."""
 NAME_S = 10.0
 """Seconds that a program may take to announce a name, where its policy needs one."""
 MOST_OPEN = 512
 """Connections of one sandbox at once: each takes two sockets of the server."""
+
+_NOT_JUDGED = Verdict(allowed=False, reason="error: the server cannot tell whether it is allowed")
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
@@ -126,8 +131,8 @@ class Egress:
             verdict = self._judged(way)
             if not verdict.allowed and not way.ended:
                 way.ended = verdict.reason
-                self._refused(way.address, way.port, verdict.reason, way.check.names if way.check else ())
                 way.scope.cancel()
+                self._refused(way.address, way.port, verdict.reason, way.check.names if way.check else ())
                 ended += 1
         return ended
 
@@ -138,9 +143,9 @@ class Egress:
             return verdict
         if way.check is None:
             # Elsewhere it may well be of a protocol without names.
-            return self._rules().announced(None, way.port) if way.port in WEB_PORTS else verdict
+            return self._name_verdict(None, way.port) if way.port in WEB_PORTS else verdict
         # One that has announced nothing yet is decided about once it does.
-        verdicts = (self._rules().announced(name, way.port) for name in way.check.names)
+        verdicts = (self._name_verdict(name, way.port) for name in way.check.names)
         return next((found for found in verdicts if not found.allowed), verdict)
 
     async def _by_address(
@@ -192,14 +197,25 @@ class Egress:
 
     def _announced(self, way: _Open, name: str) -> None:
         """Decide about a name that a connection announces."""
-        verdict = self._rules().announced(name, way.port)
+        verdict = self._name_verdict(name, way.port)
         if not verdict.allowed:
             raise self._refused(way.address, way.port, verdict.reason, (name,))
         if way.host and name != way.host:  # before, it is recorded when its destination was dialled
             self._record(way.address, way.port, (name,))
 
     def _verdict(self, address: IPv4Address, port: int) -> Verdict:
-        return self._rules().connection(address, port, self._book.names(address))
+        return self._safely(lambda: self._rules().connection(address, port, self._book.names(address)))
+
+    def _name_verdict(self, name: str | None, port: int) -> Verdict:
+        return self._safely(lambda: self._rules().announced(name, port))
+
+    def _safely(self, judge: Callable[[], Verdict]) -> Verdict:
+        """Refuse what cannot be judged: an error must not leave this connection, or those after it, open."""
+        try:
+            return judge()
+        except Exception:
+            log.exception("connection not judged")
+            return _NOT_JUDGED
 
     def _known(self, address: IPv4Address) -> list[str]:
         """Return the names by which the rules allow an address."""
@@ -212,7 +228,7 @@ class Egress:
         return host
 
     def _unnamed(self, way: _Open, error: Unnamed) -> EgressRefused:
-        needs = self._rules().announced(None, way.port).reason or "the policy, which needed a name in Host or SNI"
+        needs = self._name_verdict(None, way.port).reason or "the policy, which needed a name in Host or SNI"
         names = way.check.names if way.check else ()
         return self._refused(way.address, way.port, f"{needs}: it sent {error}", names)
 

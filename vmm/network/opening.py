@@ -42,8 +42,8 @@ class Opening:
 
     def __init__(self) -> None:
         self.held = bytearray()
-        self._target = 0
-        self._seen = 0
+        self._target: int = 0
+        self._seen: int = 0
 
     def feed(self, data: bytes) -> tuple[Kind | None, bytes]:
         """Read what the program sent next.
@@ -67,8 +67,14 @@ class Opening:
         start = bytes(self.held[: len(_TLS)])
         if _TLS.startswith(start):
             return Kind.TLS if start == _TLS else None
-        if not self._target and (found := self._after_method()) is not True:
-            return found
+        if not self._target:
+            method = _METHOD.match(self.held, max(0, self._seen - 1))
+            self._seen = method.end() if method else 0
+            if self._seen == len(self.held):
+                return Kind.OTHER if self._seen > MOST else None
+            if not self._seen or self.held[self._seen] not in b" \t":
+                return Kind.OTHER
+            self._target = self._seen
         # Each byte is looked at once, however small the pieces are.
         place = max(self._target, self._seen - _OVERLAP)
         end = _LINE_END.search(self.held, place)
@@ -80,15 +86,3 @@ class Opening:
             raise Unnamed(f"the first line of a request of more than {MOST // 1024} KiB")
         self._seen = len(self.held)
         return None
-
-    def _after_method(self) -> Kind | bool | None:
-        """Tell whether the method of a request has ended; None while it may go on."""
-        method = _METHOD.match(self.held, max(0, self._seen - 1))
-        end = method.end() if method else 0
-        if end == len(self.held):
-            self._seen = end
-            return Kind.OTHER if end > MOST else None
-        if not end or self.held[end] not in b" \t":
-            return Kind.OTHER
-        self._target = self._seen = end
-        return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from ipaddress import AddressValueError, IPv4Address
 from typing import cast
 from weakref import WeakKeyDictionary
@@ -36,6 +37,7 @@ LONGEST_S = 24 * 3600
 """The longest time to live of an answer: the book of addresses keeps no name for longer."""
 
 _PORT = 53
+_END_S = 1.0  # for the end of a TCP connection to reach the guest
 _UDP_LEAST, _UDP_MOST, _TCP_MOST = 512, 4096, 65535
 
 # HTTPS and SVCB carry keys for the encrypted ClientHello, which hides the name that a policy needs to see. IPv6 has no
@@ -102,7 +104,8 @@ class Resolver:
                 with anyio.fail_after(IDLE_S):
                     await stream.send(len(reply).to_bytes(2, "big") + reply)
         except (anyio.IncompleteRead, anyio.EndOfStream, TimeoutError):
-            await stream.send_eof()
+            with anyio.move_on_after(_END_S), suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
+                await stream.send_eof()
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
             return
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import socket
 import ssl
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Collection, Generator
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -23,7 +23,7 @@ from vmm.network.addresses import AddressBook
 from vmm.network.egress import Egress, EgressRefused, Unreachable
 from vmm.network.log import NetworkLog
 from vmm.network.policy import Policy
-from vmm.network.rules import HostRules, Rules
+from vmm.network.rules import HostRules, Rules, Verdict
 from vmm.network.tcp import TcpStream, dial
 
 pytestmark = pytest.mark.anyio
@@ -413,6 +413,31 @@ async def test_a_new_policy_ends_the_connections_that_it_does_not_allow() -> Non
             (False, "example.com", 22, 'policy "none"'),
             (False, "example.com", 25, 'policy "allow"'),
         ]
+
+
+class Broken(Rules):
+    """Rules that cannot judge one address."""
+
+    def connection(self, address: IPv4Address, port: int, names: Collection[str]) -> Verdict:
+        if address == OTHER:
+            raise OSError("too many open files")
+        return super().connection(address, port, names)
+
+
+async def test_what_cannot_be_judged_is_refused_and_the_others_are_judged() -> None:
+    async with echoing(22) as world, sandbox("internet", world) as box:
+        async with box.opens(OTHER, 22) as one, box.opens(SHARED, 22) as other, box.opens(OTHER, 22) as third:
+            for connection in (one, other, third):
+                assert await answers(connection)
+            box.rules = Broken(Policy.parse("none"), LOOPBACKS)
+            assert box.egress.recheck() == 3
+            for connection in (one, other, third):
+                assert await connection.is_reset()
+            async with box.opens(OTHER, 22) as late:
+                assert await late.is_reset()
+        assert {event[3] for event in box.events() if not event[0] and event[1] == str(OTHER)} == {
+            "error: the server cannot tell whether it is allowed"
+        }
 
 
 async def test_a_server_sees_that_a_connection_was_broken_off_by_a_new_policy() -> None:

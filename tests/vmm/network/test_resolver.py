@@ -25,6 +25,7 @@ from vmm.network.log import NetworkLog
 from vmm.network.policy import Policy
 from vmm.network.resolver import MOST_IN_FLIGHT, Resolver
 from vmm.network.rules import HostRules, Rules
+from vmm.network.tcp import reset
 from vmm.network.upstream import ResolvConf, Upstream
 
 pytestmark = pytest.mark.anyio
@@ -336,6 +337,14 @@ async def test_queries_over_tcp_are_answered_in_full_until_the_program_ends() ->
         assert len(addresses(await asked_over_tcp(connection, "www.example.com"))) == 1
         await connection.stream.send_eof()
         assert await connection.everything() == b""
+
+
+async def test_a_program_that_is_gone_in_the_middle_of_a_query_is_no_error() -> None:
+    async with asking() as (box, _), program() as connection, connection.take() as stream:
+        await connection.stream.send(b"\0")
+        await connection.stream.send_eof()
+        await reset(connection.stream)
+        await box.resolver.serve(stream, lambda: box.rules, box.book, box.log)
 
 
 def test_name_servers_are_read_from_resolv_conf_and_again_when_it_changes(tmp_path: Path) -> None:
