@@ -117,10 +117,14 @@ class Rules:
         return ALLOWED
 
     def answer(self, address: IPv4Address) -> Verdict:
-        """Decide whether an answer may have this address, which a name of the guest's choice can point to."""
+        """Decide whether an answer may have this address, which a name of the guest's choice can point to.
+
+        A refusal does not tell the address: names are resolved as the host sees them, inside its network, too.
+        """
         if self.policy.mode is Mode.NONE:
             return self._refused
-        return self._reachable(address)
+        denied = self._denied(address)
+        return Verdict(allowed=False, reason=denied.replace(" {}", "")) if denied else ALLOWED
 
     def connection(self, address: IPv4Address, port: int, names: Collection[str]) -> Verdict:
         """Decide about a connection.
@@ -167,15 +171,18 @@ class Rules:
         return not self.policy.ports or port in self.policy.ports
 
     def _reachable(self, address: IPv4Address) -> Verdict:
-        """Deny what leads to the host, its neighbours or its cloud."""
+        denied = self._denied(address)
+        return Verdict(allowed=False, reason=denied.format(address)) if denied else ALLOWED
+
+    def _denied(self, address: IPv4Address) -> str:
+        """Tell how an address leads to the host, its neighbours or its cloud, with a place for it; empty if not."""
         if address in self._own and IPv4Network(address) not in self._opened:
-            return Verdict(allowed=False, reason=f"address {address} of the host")
+            return "address {} of the host"
         for kind, block in DENIED:
             if address in block:
-                if any(address in opened and opened.subnet_of(block) for opened in self._opened):
-                    return ALLOWED
-                return Verdict(allowed=False, reason=f"{kind} {address}")
-        return ALLOWED
+                opened = any(address in network and network.subnet_of(block) for network in self._opened)
+                return "" if opened else f"{kind} {{}}"
+        return ""
 
 
 def _networks(entries: Iterable[str]) -> Iterator[IPv4Network]:

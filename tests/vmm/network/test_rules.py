@@ -45,7 +45,9 @@ def test_no_policy_reaches_the_host_its_neighbours_or_its_cloud(policy: str, add
     verdict = rules(policy).connection(address, 443, names)
     assert not verdict.allowed
     assert str(address) in verdict.reason
-    assert rules(policy).answer(address) == verdict
+    answer = rules(policy).answer(address)
+    assert not answer.allowed
+    assert answer.reason == verdict.reason.replace(f" {address}", "")
 
 
 @pytest.mark.parametrize(
