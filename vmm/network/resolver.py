@@ -27,10 +27,12 @@ from .addresses import AddressBook
 from .log import NetworkLog
 from .policy import Mode
 from .rules import Rules
-from .upstream import NoAnswer, Upstream
+from .upstream import PLACE_S, NoAnswer, Places, Upstream
 
 MOST_IN_FLIGHT = 32
-"""Questions of one sandbox that wait for the name server, and its connections over TCP."""
+"""Questions of one sandbox that wait for an answer, and its connections over TCP."""
+MOST_ASKED = 8
+"""Of them, those that the name server is asked at once: no sandbox may take the places of all others."""
 IDLE_S = 30.0
 """Seconds that a program may keep a TCP connection without asking."""
 LONGEST_S = 24 * 3600
@@ -51,12 +53,15 @@ class Resolver:
 
     Args:
         upstream: Knows the answers.
+        place_s: Seconds that a question may wait until fewer others of its sandbox are asked.
     """
 
-    def __init__(self, upstream: Upstream | None = None) -> None:
+    def __init__(self, upstream: Upstream | None = None, *, place_s: float = PLACE_S) -> None:
         self._upstream = upstream or Upstream()
+        self._place_s = place_s
         # Of each sandbox, for which its address book stands.
         self._in_flight: WeakKeyDictionary[AddressBook, int] = WeakKeyDictionary()
+        self._places: WeakKeyDictionary[AddressBook, Places] = WeakKeyDictionary()
         self._streams: WeakKeyDictionary[AddressBook, int] = WeakKeyDictionary()
 
     async def answer(
@@ -155,8 +160,11 @@ class Resolver:
         if waiting >= MOST_IN_FLIGHT:
             return None
         self._in_flight[book] = waiting + 1
+        if book not in self._places:
+            self._places[book] = Places(MOST_ASKED, self._place_s)
         try:
-            return await self._upstream.ask(name, kind)
+            async with self._places[book].one():
+                return await self._upstream.ask(name, kind)
         except NoAnswer:
             return None
         finally:

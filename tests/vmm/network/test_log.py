@@ -158,6 +158,7 @@ async def test_thousands_of_deep_names_are_joined_while_the_server_goes_on() -> 
         below = f"{chr(97 + n % 26)}." * 110
         reach(journal, f"n{n}.{below}d{n % 600}.example.com")
     went_on = False
+    suggested = ""
 
     async def go_on() -> None:
         nonlocal went_on
