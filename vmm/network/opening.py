@@ -21,6 +21,9 @@ _BLANK = b" \t\r\n\v\f"
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _METHOD = re.compile(_TOKEN)
 _REQUEST = re.compile(rb"[ \t]HTTP/", re.IGNORECASE)
+# Lax servers take control characters in a URL; what is no URL, such as the length in a message of LDAP, ends at one.
+_URL = re.compile(rb"[ \t]+(?:/|https?:)", re.IGNORECASE)
+_URL_END = re.compile(rb"[\x00\r\n]")
 _LINE_END = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _OVERLAP = len(b" HTTP/") - 1
 
@@ -77,7 +80,8 @@ class Opening:
             self._target = self._seen
         # Each byte is looked at once, however small the pieces are.
         place = max(self._target, self._seen - _OVERLAP)
-        end = _LINE_END.search(self.held, place)
+        ends = _URL_END if _URL.match(self.held, self._target) else _LINE_END
+        end = ends.search(self.held, place)
         if _REQUEST.search(self.held, place, end.start() if end else len(self.held)):
             return Kind.HTTP
         if end:

@@ -13,6 +13,7 @@ HTTP = (
     b"\r\n\n GET / HTTP/1.1\r\n",
     b"purge\t/x y\thttp/1.1\r\n",
     b"X-OWN_METHOD /" + b"x" * 9000 + b" HTTP/1.0\r\n",
+    b"GET /\x01 HTTP/1.1\r\n",
     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     b"CONNECT example.com:443 HTTP/1.1\r\n",
 )
@@ -25,6 +26,7 @@ OTHERS = (
     b"0033git-upload-pack /project.git\0host=example.com\0",
     b"\0\0\0\x08\x04\xd2\x16\x2f",
     b"OPTIONS rtsp://example.com RTSP/1.0\r\n",
+    b"0 \x02\x01\x01\x60\x1b",  # LDAP
     b"\x16\x02",
     b"{}",
 )
