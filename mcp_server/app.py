@@ -10,7 +10,7 @@ import os
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -271,10 +271,12 @@ async def open_gateway(settings: Settings) -> Gateway:
     found = await anyio.to_thread.run_sync(registries, os.environ, Path.home())
     packages = tuple(dict.fromkeys((*found, *settings.network_packages)))
     opened = tuple(IPv4Network(entry) for entry in settings.network_open)
+    told = tuple(map(IPv4Address, settings.network_own))
     own = OwnAddresses()
+    own()  # the server does not start without them; later, those that are known remain
 
     def host() -> HostRules:
-        return HostRules(packages=packages, opened=opened, own=own())
+        return HostRules(packages=packages, opened=opened, own=(*own(), *told))
 
     return Gateway(default=Policy.parse(settings.network), host=host, clock=now_ms)
 

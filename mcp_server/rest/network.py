@@ -70,7 +70,7 @@ class NetworkRoutes:
             "way": network.way,
             "allowed": network.log.allowed,
             "refused": network.log.refused,
-            "suggestion": network.log.suggestion(),
+            "suggestion": await network.log.suggestion(),
         }
         return success("Network fetched", data)
 

@@ -6,7 +6,7 @@ import re
 import socket
 from collections.abc import Generator
 from contextlib import contextmanager
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from ipaddress import AddressValueError, IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -113,6 +113,16 @@ def private_networks(value: tuple[str, ...]) -> tuple[str, ...]:
     with _own_words():
         return tuple(str(network) for network in opened_networks(",".join(value), field=""))
     raise AssertionError  # unreachable: the block either returns or raises
+
+
+def own_addresses(value: tuple[str, ...]) -> tuple[str, ...]:
+    """Validate addresses that lead to this host and that none of its interfaces has."""
+    for entry in value:
+        try:
+            IPv4Address(entry)
+        except AddressValueError:
+            raise ValueError(f"must be IPv4 addresses such as 198.51.100.7, got {shown(entry)}") from None
+    return value
 
 
 def key_set(value: str) -> str:

@@ -99,6 +99,7 @@ class Settings(BaseModel):
         max_snapshots: Snapshots of an organisation.
         network: Where sandboxes may connect to unless their creator says so.
         network_open: Private networks that they may reach, if their policy allows it.
+        network_own: Addresses of this host that no interface has, such as the public one of a NAT.
         network_packages: Names and addresses of package registries, besides those that the host's own tools use.
         guest_ca_file: Certificates in PEM that sandboxes trust besides Debian's; by default those of
             /usr/local/share/ca-certificates.
@@ -155,6 +156,7 @@ class Settings(BaseModel):
     max_snapshots: int = Field(default=200, ge=1, le=100_000)
     network: Annotated[str, AfterValidator(checks.network_policy)] = "internet"
     network_open: Annotated[tuple[str, ...], List, AfterValidator(checks.private_networks)] = ()
+    network_own: Annotated[tuple[str, ...], List, AfterValidator(checks.own_addresses)] = ()
     network_packages: Annotated[tuple[str, ...], List, AfterValidator(checks.registries)] = ()
     guest_ca_file: Path | None = None
     on_stop: Literal["keep", "sleep", ""] = ""

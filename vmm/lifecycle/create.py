@@ -49,6 +49,7 @@ class Creator:
         clock: Milliseconds since the epoch.
         on_sandbox: Called with the id of each new sandbox.
         on_start: Called with how each machine got its memory.
+        on_undone: Called with the id of each sandbox of which nothing is left, as its creation failed.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Creator:
         clock: Callable[[], int],
         on_sandbox: Callable[[str], None],
         on_start: Callable[[str], None],
+        on_undone: Callable[[str], None] | None = None,
     ) -> None:
         self._store = store
         self._machines = machines
@@ -77,6 +79,7 @@ class Creator:
         self._clock = clock
         self._on_sandbox = on_sandbox
         self._on_start = on_start
+        self._on_undone = on_undone
 
     async def create(self, owner: str, spec: SandboxSpec, report: Report) -> Sandbox:
         """Create a sandbox of an image, or of the snapshot that the spec names; see `SandboxCalls.create`."""
@@ -218,6 +221,8 @@ class Creator:
                 )
             return False
         self._admission.release(sandbox.id)
+        if self._on_undone is not None:
+            self._on_undone(sandbox.id)
         found = await self._store.find(sandbox.id)
         await self._store.remove(sandbox.id)
         return found is None or found.state is State.DELETED

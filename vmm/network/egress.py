@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 
 import anyio
+import structlog
 from anyio.abc import ByteStream
 
 from ..errors import Conflict
@@ -17,8 +18,10 @@ from .log import NetworkLog
 from .name_check import NameCheck
 from .reach import EgressRefused, Unreachable, reach
 from .relay import relay
-from .rules import Rules, Verdict
+from .rules import WEB_PORTS, Rules, Verdict
 from .tcp import Connect, dial, reset
+
+log = structlog.get_logger(__name__)
 
 DIAL_S = 10.0
 """Seconds that a destination may take to accept a connection."""
@@ -26,6 +29,8 @@ NAME_S = 10.0
 """Seconds that a program may take to announce a name, where its policy needs one."""
 MOST_OPEN = 512
 """Connections of one sandbox at once: each takes two sockets of the server."""
+
+_NOT_JUDGED = Verdict(allowed=False, reason="error: the server cannot tell whether it is allowed")
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
@@ -35,6 +40,7 @@ class _Open:
     Attributes:
         scope: Around all that is done for it.
         check: Of the names it announces; None: its policy needed none.
+        host: What the log calls its destination since that was dialled.
         ended: The reason of a later policy for which it ends.
     """
 
@@ -42,6 +48,7 @@ class _Open:
     port: int
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     check: NameCheck | None = None
+    host: str = ""
     ended: str = ""
 
 
@@ -87,8 +94,9 @@ class Egress:
     ) -> None:
         """Carry one connection until it ends.
 
-        The verdict comes first. Where the name must be seen, the guest's end is taken before anything is dialled;
-        everywhere else the destination has accepted before it is taken.
+        The verdict comes first. Where the name must be seen (ports 80 and 443), the guest's end is taken before
+        anything is dialled; everywhere else the destination has accepted before it is taken, as the server may be the
+        one that speaks first.
 
         Args:
             address: Its original destination.
@@ -107,10 +115,10 @@ class Egress:
         self._open.add(way)
         try:
             with self._book.held(address), way.scope:
-                if verdict.by_name:
+                if verdict.by_name and port in WEB_PORTS:
                     await self._by_name(way, take)
                 else:
-                    await self._by_address(way, take)
+                    await self._by_address(way, take, named=verdict.by_name)
         finally:
             self._open.discard(way)
         if way.ended:
@@ -123,8 +131,8 @@ class Egress:
             verdict = self._judged(way)
             if not verdict.allowed and not way.ended:
                 way.ended = verdict.reason
-                self._refused(way.address, way.port, verdict.reason, way.check.names if way.check else ())
                 way.scope.cancel()
+                self._refused(way.address, way.port, verdict.reason, way.check.names if way.check else ())
                 ended += 1
         return ended
 
@@ -134,18 +142,25 @@ class Egress:
         if not verdict.allowed or not verdict.by_name:
             return verdict
         if way.check is None:
-            return self._rules().announced(None, way.port)
+            # Elsewhere it may well be of a protocol without names.
+            return self._name_verdict(None, way.port) if way.port in WEB_PORTS else verdict
         # One that has announced nothing yet is decided about once it does.
-        verdicts = (self._rules().announced(name, way.port) for name in way.check.names)
+        verdicts = (self._name_verdict(name, way.port) for name in way.check.names)
         return next((found for found in verdicts if not found.allowed), verdict)
 
-    async def _by_address(self, way: _Open, take: Callable[[], AbstractAsyncContextManager[ByteStream]]) -> None:
+    async def _by_address(
+        self, way: _Open, take: Callable[[], AbstractAsyncContextManager[ByteStream]], *, named: bool
+    ) -> None:
+        if named:
+            way.check = NameCheck(lambda name: self._announced(way, name), needed=False)
         world = await self._dialled(way, self._known(way.address))
         try:
             async with take() as guest:
-                await relay(guest, world)
+                await relay(guest, world, outgoing=way.check.feed if way.check else None)
         except Conflict:
             return
+        except Unnamed as error:
+            raise self._unnamed(way, error) from error
         finally:
             await anyio.aclose_forcefully(world)
 
@@ -168,8 +183,7 @@ class Egress:
         except Conflict:
             return
         except Unnamed as error:
-            needs = self._rules().announced(None, way.port).reason or "the policy, which needed a name in Host or SNI"
-            raise self._refused(way.address, way.port, f"{needs}: it sent {error}", way.check.names) from error
+            raise self._unnamed(way, error) from error
 
     async def _dialled(self, way: _Open, names: Collection[str]) -> ByteStream:
         """Dial, and record whether that worked."""
@@ -178,28 +192,45 @@ class Egress:
         except Unreachable as error:
             self._record(way.address, way.port, names, error.reason)
             raise
-        self._record(way.address, way.port, names)
+        way.host = self._record(way.address, way.port, names)
         return world
 
     def _announced(self, way: _Open, name: str) -> None:
         """Decide about a name that a connection announces."""
-        verdict = self._rules().announced(name, way.port)
+        verdict = self._name_verdict(name, way.port)
         if not verdict.allowed:
             raise self._refused(way.address, way.port, verdict.reason, (name,))
-        if way.check is not None and way.check.names:  # the first is recorded when its destination was dialled
+        if way.host and name != way.host:  # before, it is recorded when its destination was dialled
             self._record(way.address, way.port, (name,))
 
     def _verdict(self, address: IPv4Address, port: int) -> Verdict:
-        return self._rules().connection(address, port, self._book.names(address))
+        return self._safely(lambda: self._rules().connection(address, port, self._book.names(address)))
+
+    def _name_verdict(self, name: str | None, port: int) -> Verdict:
+        return self._safely(lambda: self._rules().announced(name, port))
+
+    def _safely(self, judge: Callable[[], Verdict]) -> Verdict:
+        """Refuse what cannot be judged: an error must not leave this connection, or those after it, open."""
+        try:
+            return judge()
+        except Exception:
+            log.exception("connection not judged")
+            return _NOT_JUDGED
 
     def _known(self, address: IPv4Address) -> list[str]:
         """Return the names by which the rules allow an address."""
         rules = self._rules()
         return sorted(name for name in self._book.names(address) if rules.name(name).allowed)
 
-    def _record(self, address: IPv4Address, port: int, names: Collection[str], reason: str = "") -> None:
+    def _record(self, address: IPv4Address, port: int, names: Collection[str], reason: str = "") -> str:
         host = min(names, default=str(address))
         self._log.record(allowed=True, protocol="tcp", host=host, port=port, reason=reason)
+        return host
+
+    def _unnamed(self, way: _Open, error: Unnamed) -> EgressRefused:
+        needs = self._name_verdict(None, way.port).reason or "the policy, which needed a name in Host or SNI"
+        names = way.check.names if way.check else ()
+        return self._refused(way.address, way.port, f"{needs}: it sent {error}", names)
 
     def _refused(self, address: IPv4Address, port: int, reason: str, names: Collection[str] = ()) -> EgressRefused:
         """Record a refusal, and make the error that says so."""

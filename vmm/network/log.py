@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 import anyio
+import anyio.to_thread
 
 from .suggestion import smallest
 
@@ -98,6 +99,8 @@ class NetworkLog:
                 yield event
             await changed.wait()
 
-    def suggestion(self) -> str:
+    async def suggestion(self) -> str:
         """Return the smallest policy that would have allowed what was allowed, as `Policy.parse` reads it."""
-        return smallest(self._reached).text()
+        # In a thread, because the guest decides how many names there are, and on a copy, as more of them may come.
+        found = await anyio.to_thread.run_sync(smallest, tuple(self._reached))
+        return found.text()

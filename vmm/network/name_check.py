@@ -1,4 +1,4 @@
-"""The check of the names that a program announces on a connection to port 80 or 443, to its last byte."""
+"""The check of the names that a program announces on a connection, to its last byte."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from anyio.abc import ByteStream
 
 from .announced import MOST, Unnamed, is_tls, server_name
 from .http_requests import HttpRequests
+from .opening import Kind, Opening
 
 MOST_NAMES = 64
 
@@ -24,11 +25,14 @@ class NameCheck:
 
     Args:
         judge: Called for each new name; raises whatever refuses it.
+        needed: Whether something that announces no name is refused; if not, what is neither TLS nor HTTP passes.
     """
 
-    def __init__(self, judge: Callable[[str], None]) -> None:
+    def __init__(self, judge: Callable[[str], None], *, needed: bool = True) -> None:
         self.names: set[str] = set()
         self._judge = judge
+        self._opening = None if needed else Opening()
+        self._free = False
         self._hello: bytearray | None = None
         self._requests: HttpRequests | None = None
 
@@ -62,22 +66,40 @@ class NameCheck:
         """Read what the program sent next.
 
         Returns:
-            What may be passed on to the server: nothing while a name is incomplete.
+            What may be passed on to the server: nothing while a name is incomplete. Where the program has sent
+            everything, which is told by no data, what was held because it might have become a name.
 
         Raises:
             Unnamed: No name is announced, or not in a way that leaves no doubt.
         """
+        if not data:
+            return self._unfinished()
         if self._requests is not None:
             return self._request(self._requests, data)
         if self._hello is not None:
             return self._greeting(self._hello, data)
-        if self.names or not data:
+        if self._opening is not None:
+            return self._opened(self._opening, data)
+        if self.names or self._free:
             return data  # in TLS, all that follows the name is encrypted
         if is_tls(data):
             self._hello = bytearray()
         else:
             self._requests = HttpRequests()
         return self.feed(data)
+
+    def _opened(self, opening: Opening, data: bytes) -> bytes:
+        kind, ready = opening.feed(data)
+        if kind is None:
+            return ready
+        self._opening = None
+        self._free = kind is Kind.OTHER
+        return ready + self.feed(bytes(opening.held))
+
+    def _unfinished(self) -> bytes:
+        held = b"" if self._opening is None else bytes(self._opening.held)
+        self._opening, self._free = None, True
+        return held
 
     def _greeting(self, hello: bytearray, data: bytes) -> bytes:
         hello += data

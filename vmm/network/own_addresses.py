@@ -11,6 +11,10 @@ import time
 from collections.abc import Callable
 from ipaddress import IPv4Address
 
+import structlog
+
+log = structlog.get_logger(__name__)
+
 FRESH_S = 30.0
 
 _SIOCGIFCONF = 0x8912
@@ -40,10 +44,19 @@ class OwnAddresses:
         self._until = -math.inf
 
     def __call__(self) -> tuple[IPv4Address, ...]:
-        """Return them, as they were at most half a minute ago."""
+        """Return them, as they were at most half a minute ago, or when they could be read for the last time.
+
+        Raises:
+            OSError: They could never be read. Nothing may be allowed then.
+        """
         now = self._clock()
         if now >= self._until:
-            self._known, self._until = self._read(), now + FRESH_S
+            try:
+                self._known, self._until = self._read(), now + FRESH_S
+            except OSError as error:
+                if not self._known:
+                    raise
+                log.warning("own addresses not read", reason=str(error))
         return self._known
 
 

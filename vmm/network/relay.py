@@ -51,7 +51,8 @@ async def relay(
         guest: The guest's end.
         world: The world's end.
         first: What the guest sent before, for the world.
-        outgoing: Gives what to pass on when the guest sends something; whatever it raises ends the connection.
+        outgoing: Gives what to pass on when the guest sends something, and, called with nothing, when it has sent
+            everything; whatever it raises ends the connection.
         half_closed_s: Seconds of silence after which it ends once one direction has ended.
 
     Raises:
@@ -105,14 +106,13 @@ class _Direction:
     async def run(self, first: bytes, both: anyio.CancelScope) -> None:
         """Pass everything on; cancel both directions if the source is lost."""
         try:
-            data = first
-            while True:
+            data: bytes | None = first
+            while data is not None:
                 # A sink that is lost may have sent something before, which the other direction still delivers.
                 if data and not await self._give(data):
                     return
                 del data  # so that one piece is held, not two
                 data = await self._take()
-        except anyio.EndOfStream:
             self.whole = await self._end()
         except _GONE:
             both.cancel()
@@ -123,8 +123,12 @@ class _Direction:
             self.ended.set()
             self._one_ended.set()
 
-    async def _take(self) -> bytes:
-        data = await self._source.receive(PIECE)
+    async def _take(self) -> bytes | None:
+        """Take what comes next; None if the source has sent everything."""
+        try:
+            data = await self._source.receive(PIECE)
+        except anyio.EndOfStream:
+            return None
         return data if self._check is None else self._check(data)
 
     async def _give(self, data: bytes) -> bool:
@@ -136,6 +140,9 @@ class _Direction:
         return True
 
     async def _end(self) -> bool:
+        held = b"" if self._check is None else self._check(b"")
+        if held and not await self._give(held):
+            return False
         try:
             await self._sink.send_eof()
         except _GONE:

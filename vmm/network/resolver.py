@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from ipaddress import AddressValueError, IPv4Address
 from typing import cast
 from weakref import WeakKeyDictionary
@@ -26,16 +27,19 @@ from .addresses import AddressBook
 from .log import NetworkLog
 from .policy import Mode
 from .rules import Rules
-from .upstream import NoAnswer, Upstream
+from .upstream import PLACE_S, NoAnswer, Places, Upstream
 
 MOST_IN_FLIGHT = 32
-"""Questions of one sandbox that wait for the name server, and its connections over TCP."""
+"""Questions of one sandbox that wait for an answer, and its connections over TCP."""
+MOST_ASKED = 8
+"""Of them, those that the name server is asked at once: no sandbox may take the places of all others."""
 IDLE_S = 30.0
 """Seconds that a program may keep a TCP connection without asking."""
 LONGEST_S = 24 * 3600
 """The longest time to live of an answer: the book of addresses keeps no name for longer."""
 
 _PORT = 53
+_END_S = 1.0  # for the end of a TCP connection to reach the guest
 _UDP_LEAST, _UDP_MOST, _TCP_MOST = 512, 4096, 65535
 
 # HTTPS and SVCB carry keys for the encrypted ClientHello, which hides the name that a policy needs to see. IPv6 has no
@@ -49,12 +53,15 @@ class Resolver:
 
     Args:
         upstream: Knows the answers.
+        place_s: Seconds that a question may wait until fewer others of its sandbox are asked.
     """
 
-    def __init__(self, upstream: Upstream | None = None) -> None:
+    def __init__(self, upstream: Upstream | None = None, *, place_s: float = PLACE_S) -> None:
         self._upstream = upstream or Upstream()
+        self._place_s = place_s
         # Of each sandbox, for which its address book stands.
         self._in_flight: WeakKeyDictionary[AddressBook, int] = WeakKeyDictionary()
+        self._places: WeakKeyDictionary[AddressBook, Places] = WeakKeyDictionary()
         self._streams: WeakKeyDictionary[AddressBook, int] = WeakKeyDictionary()
 
     async def answer(
@@ -102,7 +109,8 @@ class Resolver:
                 with anyio.fail_after(IDLE_S):
                     await stream.send(len(reply).to_bytes(2, "big") + reply)
         except (anyio.IncompleteRead, anyio.EndOfStream, TimeoutError):
-            await stream.send_eof()
+            with anyio.move_on_after(_END_S), suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
+                await stream.send_eof()
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
             return
 
@@ -152,8 +160,11 @@ class Resolver:
         if waiting >= MOST_IN_FLIGHT:
             return None
         self._in_flight[book] = waiting + 1
+        if book not in self._places:
+            self._places[book] = Places(MOST_ASKED, self._place_s)
         try:
-            return await self._upstream.ask(name, kind)
+            async with self._places[book].one():
+                return await self._upstream.ask(name, kind)
         except NoAnswer:
             return None
         finally:
@@ -208,5 +219,5 @@ def _admit(reply: dns.message.Message, name: str, rules: Rules, book: AddressBoo
         reply.answer = []
         reply.set_rcode(dns.rcode.NXDOMAIN)
         log.record(allowed=False, protocol="dns", host=name, port=_PORT, reason=refusals[0])
-    elif rules.policy.mode is Mode.LEARN:
+    elif admitted and rules.policy.mode is Mode.LEARN:  # a name without an address leads nowhere
         log.record(allowed=True, protocol="dns", host=name, port=_PORT)

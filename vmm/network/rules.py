@@ -15,6 +15,7 @@ from .names import NamePatterns
 from .policy import Mode, Policy
 
 WEB_PORTS = frozenset({80, 443})
+"""Where a connection under an allowed name must announce one. On others it may be of a protocol that has none."""
 
 # Addresses that lead to the host, its neighbours or its cloud, by what a refusal calls them. The first match counts.
 DENIED: tuple[tuple[str, IPv4Network], ...] = (
@@ -78,8 +79,8 @@ class Verdict:
     Attributes:
         allowed: Whether it may be.
         reason: Why not: 'policy "packages"', 'private address 10.0.0.1'.
-        by_name: An allowed connection is so only for a name of its address, and the name that it announces can be
-            seen (ports 80 and 443): `Rules.announced` decides, too.
+        by_name: An allowed connection is so only for a name of its address: `Rules.announced` decides about the names
+            that it announces, too.
     """
 
     allowed: bool
@@ -104,7 +105,7 @@ class Rules:
 
     @property
     def checks_names(self) -> bool:
-        """Whether Host and SNI decide about connections on ports 80 and 443."""
+        """Whether Host and SNI decide about connections, too."""
         return self.policy.mode in (Mode.ALLOW, Mode.PACKAGES)
 
     def name(self, name: str) -> Verdict:
@@ -116,10 +117,14 @@ class Rules:
         return ALLOWED
 
     def answer(self, address: IPv4Address) -> Verdict:
-        """Decide whether an answer may have this address, which a name of the guest's choice can point to."""
+        """Decide whether an answer may have this address, which a name of the guest's choice can point to.
+
+        A refusal does not tell the address: names are resolved as the host sees them, inside its network, too.
+        """
         if self.policy.mode is Mode.NONE:
             return self._refused
-        return self._reachable(address)
+        denied = self._denied(address)
+        return Verdict(allowed=False, reason=denied.replace(" {}", "")) if denied else ALLOWED
 
     def connection(self, address: IPv4Address, port: int, names: Collection[str]) -> Verdict:
         """Decide about a connection.
@@ -159,22 +164,25 @@ class Rules:
         if any(address in network for network in self._networks):
             return ALLOWED
         if any(self._names.cover(name) for name in names):
-            return Verdict(allowed=True, by_name=port in WEB_PORTS)
+            return Verdict(allowed=True, by_name=True)
         return self._refused
 
     def _port(self, port: int) -> bool:
         return not self.policy.ports or port in self.policy.ports
 
     def _reachable(self, address: IPv4Address) -> Verdict:
-        """Deny what leads to the host, its neighbours or its cloud."""
+        denied = self._denied(address)
+        return Verdict(allowed=False, reason=denied.format(address)) if denied else ALLOWED
+
+    def _denied(self, address: IPv4Address) -> str:
+        """Tell how an address leads to the host, its neighbours or its cloud, with a place for it; empty if not."""
         if address in self._own and IPv4Network(address) not in self._opened:
-            return Verdict(allowed=False, reason=f"address {address} of the host")
+            return "address {} of the host"
         for kind, block in DENIED:
             if address in block:
-                if any(address in opened and opened.subnet_of(block) for opened in self._opened):
-                    return ALLOWED
-                return Verdict(allowed=False, reason=f"{kind} {address}")
-        return ALLOWED
+                opened = any(address in network and network.subnet_of(block) for network in self._opened)
+                return "" if opened else f"{kind} {{}}"
+        return ""
 
 
 def _networks(entries: Iterable[str]) -> Iterator[IPv4Network]:

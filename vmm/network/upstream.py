@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
@@ -16,7 +17,9 @@ import dns.resolver
 
 ANSWER_S = 5.0
 """Seconds for the whole of a question, whichever servers it goes to."""
-AT_ONCE = 256
+PLACE_S = 2.0
+"""Seconds that a question may wait until fewer others are asked."""
+AT_ONCE = 1024
 """Questions of all sandboxes at once: each takes a socket."""
 
 _ROUNDS = (0.3, 0.7)
@@ -32,13 +35,44 @@ class NoAnswer(Exception):
     """No name server gave a usable answer in time."""
 
 
+class Places:
+    """Lets so many questions be asked at once, and others wait for a while.
+
+    Args:
+        count: Questions at once.
+        wait_s: Seconds that another one may wait.
+    """
+
+    def __init__(self, count: int, wait_s: float) -> None:
+        self._free = anyio.Semaphore(count)
+        self._wait_s = wait_s
+
+    @asynccontextmanager
+    async def one(self) -> AsyncGenerator[None]:
+        """Hold a place.
+
+        Raises:
+            NoAnswer: None became free in time.
+        """
+        try:
+            with anyio.fail_after(self._wait_s):
+                await self._free.acquire()
+        except TimeoutError:
+            raise NoAnswer from None
+        try:
+            yield
+        finally:
+            self._free.release()
+
+
 class Upstream:
     """Asks the host's name servers, over UDP, and over TCP where an answer does not fit.
 
     Args:
         servers: Address and port of each, asked for every question; by default those in resolv.conf.
-        answer_s: Seconds for one question.
-        at_once: Questions at the same time; more wait within their seconds.
+        answer_s: Seconds for one question, from when it is asked.
+        at_once: Questions at the same time; more wait.
+        place_s: Seconds that one may wait before it is asked.
     """
 
     def __init__(
@@ -47,10 +81,11 @@ class Upstream:
         *,
         answer_s: float = ANSWER_S,
         at_once: int = AT_ONCE,
+        place_s: float = PLACE_S,
     ) -> None:
         self._servers = servers or ResolvConf()
         self._answer_s = answer_s
-        self._places = anyio.Semaphore(at_once)
+        self._places = Places(at_once, place_s)
 
     async def ask(self, name: dns.name.Name, kind: dns.rdatatype.RdataType) -> dns.message.Message:
         """Ask one question, the servers in turn, and each of them again, as UDP loses packets.
@@ -58,14 +93,13 @@ class Upstream:
         Raises:
             NoAnswer: None of them gave a usable answer in time.
         """
-        with anyio.move_on_after(self._answer_s):
-            async with self._places:
-                servers = self._servers()
-                for share in _ROUNDS:
-                    for server in servers:
-                        with anyio.move_on_after(self._answer_s * share / len(servers)):
-                            if (answer := await self._asked(name, kind, server)) is not None:
-                                return answer
+        async with self._places.one():
+            servers = self._servers()
+            for share in _ROUNDS:
+                for server in servers:
+                    with anyio.move_on_after(self._answer_s * share / len(servers)):
+                        if (answer := await self._asked(name, kind, server)) is not None:
+                            return answer
         raise NoAnswer
 
     async def _asked(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 import socket
 import ssl
-from collections.abc import AsyncGenerator, Generator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Collection, Generator
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from vmm.network.addresses import AddressBook
 from vmm.network.egress import Egress, EgressRefused, Unreachable
 from vmm.network.log import NetworkLog
 from vmm.network.policy import Policy
-from vmm.network.rules import HostRules, Rules
+from vmm.network.rules import HostRules, Rules, Verdict
 from vmm.network.tcp import TcpStream, dial
 
 pytestmark = pytest.mark.anyio
@@ -148,6 +148,96 @@ async def test_a_name_opens_other_ports_without_being_announced() -> None:
         async with box.opens(SHARED, 22) as connection:
             assert await answers(connection)
         assert box.events() == [(True, "example.org", 22, "")]
+
+
+@pytest.mark.parametrize("size", [1, 10_000])
+@pytest.mark.parametrize(
+    ("first", "host", "reason"),
+    [
+        (hello("example.org"), "example.org", 'policy "allow"'),
+        (b"GET / HTTP/1.1\r\nHost: example.org\r\n\r\n", "example.org", 'policy "allow"'),
+        (b"\r\nGET / HTTP/1.1\r\nHost: example.org\r\n\r\n", "example.org", 'policy "allow"'),
+        (
+            b"FETCH / HTTP/1.1\r\nHost: example.org\r\n\r\n",
+            "example.com",
+            'policy "allow", which needs a name in Host or SNI: it sent no request of HTTP/1',
+        ),
+    ],
+    ids=["tls", "http", "http-after-a-blank-line", "unknown-method"],
+)
+async def test_another_port_of_a_shared_address_does_not_open_its_neighbours(
+    first: bytes, host: str, reason: str, size: int
+) -> None:
+    received = bytearray()
+
+    async def listen(stream: ByteStream) -> None:
+        while True:
+            received.extend(await stream.receive())
+
+    async with serving(listen) as port, sandbox("example.com", World({8443: port})) as box:
+        async with box.opens(SHARED, 8443) as connection:
+            with suppress(anyio.BrokenResourceError):  # it is reset as soon as the name is certain
+                for start in range(0, len(first), size):
+                    await connection.stream.send(first[start : start + size])
+                assert await connection.is_reset()
+        assert await box.end() == reason
+        assert not received.strip()
+        assert box.events() == [(True, "example.com", 8443, ""), (False, host, 8443, reason)]
+
+
+@pytest.mark.parametrize(
+    "first",
+    [hello("example.com"), b"GET / HTTP/1.1\r\nHost: example.com\r\n\r\n", b"*1\r\n$4\r\nPING\r\n"],
+    ids=["tls", "http", "redis"],
+)
+async def test_another_port_is_open_for_the_allowed_name_and_for_what_announces_none(first: bytes) -> None:
+    async with echoing(8443) as world, sandbox("example.com", world) as box:
+        async with box.opens(SHARED, 8443) as connection:
+            for byte in first:
+                await connection.stream.send(bytes([byte]))
+            received = b""
+            while len(received) < len(first):
+                received += await connection.stream.receive()
+            assert received == first
+        assert box.events() == [(True, "example.com", 8443, "")]
+
+
+async def test_a_server_may_speak_first_on_another_port() -> None:
+    async def greet(stream: ByteStream) -> None:
+        await stream.send(b"220 example.com\r\n")
+        await echo(stream)
+
+    async with (
+        serving(greet) as port,
+        sandbox("example.com", World({25: port})) as box,
+        box.opens(SHARED, 25) as connection,
+    ):
+        assert await connection.stream.receive() == b"220 example.com\r\n"
+        await connection.stream.send(b"EHLO example.org\r\n")
+        assert await connection.stream.receive() == b"EHLO example.org\r\n"
+
+
+async def test_what_might_have_become_a_request_arrives_when_the_program_ends() -> None:
+    async with echoing(9000) as world, sandbox("example.com", world) as box, box.opens(SHARED, 9000) as connection:
+        await connection.stream.send(b"GET")
+        await connection.stream.send_eof()
+        assert await connection.everything() == b"GET"
+
+
+async def test_a_new_policy_is_told_the_names_on_other_ports_too() -> None:
+    async with (
+        echoing(8443) as world,
+        sandbox("example.com, example.org", world) as box,
+        box.opens(SHARED, 8443) as one,
+        box.opens(SHARED, 8443) as other,
+    ):
+        for connection, name in ((one, "example.com"), (other, "example.org")):
+            await connection.stream.send(hello(name))
+            assert await connection.stream.receive()
+        assert box.events()[-1] == (True, "example.org", 8443, "")
+        assert box.becomes("example.org") == 1
+        assert await one.is_reset()
+        assert await answers(other)
 
 
 async def test_an_address_of_the_allow_list_needs_no_name() -> None:
@@ -323,6 +413,31 @@ async def test_a_new_policy_ends_the_connections_that_it_does_not_allow() -> Non
             (False, "example.com", 22, 'policy "none"'),
             (False, "example.com", 25, 'policy "allow"'),
         ]
+
+
+class Broken(Rules):
+    """Rules that cannot judge one address."""
+
+    def connection(self, address: IPv4Address, port: int, names: Collection[str]) -> Verdict:
+        if address == OTHER:
+            raise OSError("too many open files")
+        return super().connection(address, port, names)
+
+
+async def test_what_cannot_be_judged_is_refused_and_the_others_are_judged() -> None:
+    async with echoing(22) as world, sandbox("internet", world) as box:
+        async with box.opens(OTHER, 22) as one, box.opens(SHARED, 22) as other, box.opens(OTHER, 22) as third:
+            for connection in (one, other, third):
+                assert await answers(connection)
+            box.rules = Broken(Policy.parse("none"), LOOPBACKS)
+            assert box.egress.recheck() == 3
+            for connection in (one, other, third):
+                assert await connection.is_reset()
+            async with box.opens(OTHER, 22) as late:
+                assert await late.is_reset()
+        assert {event[3] for event in box.events() if not event[0] and event[1] == str(OTHER)} == {
+            "error: the server cannot tell whether it is allowed"
+        }
 
 
 async def test_a_server_sees_that_a_connection_was_broken_off_by_a_new_policy() -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tests.vmm.network.test_names import hosts
 from tests.vmm.network.test_policy import ports
+from tests.waiting import PATIENCE_S
 from vmm.network.log import MOST_DESTINATIONS, NetworkEvent, NetworkLog
 from vmm.network.names import is_pattern
 from vmm.network.policy import MAX_ENTRIES, Policy
@@ -107,42 +108,78 @@ async def test_a_follower_that_falls_behind_gets_what_is_kept() -> None:
     assert [(await anext(follower)).number for _ in range(2)] == [5, 6]
 
 
-def test_nothing_reached_suggests_none() -> None:
+@pytest.mark.anyio
+async def test_nothing_reached_suggests_none() -> None:
     journal = log()
     refuse(journal, "example.com")
-    assert journal.suggestion() == "none"
+    assert await journal.suggestion() == "none"
 
 
-def test_a_suggestion_is_what_was_reached_and_not_more() -> None:
+@pytest.mark.anyio
+async def test_a_suggestion_is_what_was_reached_and_not_more() -> None:
     journal = log(keep=1)
     look_up(journal, "example.com")
     reach(journal, "example.com", 443)
     reach(journal, "git.example.org", 22)
     reach(journal, "198.51.100.7", 443)
     refuse(journal, "10.0.0.1", 80)
-    assert journal.suggestion() == "example.com,git.example.org,198.51.100.7,22/tcp,443/tcp"
+    assert await journal.suggestion() == "example.com,git.example.org,198.51.100.7,22/tcp,443/tcp"
 
 
-def test_names_that_no_list_can_have_are_left_out() -> None:
+@pytest.mark.anyio
+async def test_names_that_no_list_can_have_are_left_out() -> None:
     journal = log()
     for name in ("localhost", "*", "bad name.example.com", "\x00.example.com", "a" * 300, "example.com"):
         look_up(journal, name)
-    assert journal.suggestion() == "example.com"
+    assert await journal.suggestion() == "example.com"
 
 
-def test_many_names_of_one_domain_become_a_wildcard() -> None:
+@pytest.mark.anyio
+async def test_many_names_of_one_domain_become_a_wildcard() -> None:
     journal = log()
     for n in range(MAX_ENTRIES):
         reach(journal, f"shard{n}.example.com")
     reach(journal, "example.org")
-    assert journal.suggestion() == "*.example.com,example.org,443/tcp"
+    assert await journal.suggestion() == "*.example.com,example.org,443/tcp"
 
 
-def test_a_suggestion_fits_whatever_was_reached() -> None:
+@pytest.mark.anyio
+async def test_a_suggestion_fits_whatever_was_reached() -> None:
     journal = log()
     for n in range(MOST_DESTINATIONS):
         reach(journal, str(IPv4Address("198.51.100.0") + n * 7) if n % 2 else f"a.b{n}.example.com", 1 + n)
-    assert len(Policy.parse(journal.suggestion()).text().split(",")) <= MAX_ENTRIES
+    assert len(Policy.parse(await journal.suggestion()).text().split(",")) <= MAX_ENTRIES
+
+
+@pytest.mark.anyio
+async def test_thousands_of_deep_names_are_joined_while_the_server_goes_on() -> None:
+    journal = log()
+    for n in range(MOST_DESTINATIONS):
+        below = f"{chr(97 + n % 26)}." * 110
+        reach(journal, f"n{n}.{below}d{n % 600}.example.com")
+    went_on = False
+    suggested = ""
+
+    async def go_on() -> None:
+        nonlocal went_on
+        went_on = True
+
+    with anyio.fail_after(PATIENCE_S):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(go_on)
+            suggested = await journal.suggestion()
+            assert went_on
+    assert suggested == "*.example.com,443/tcp"
+
+
+@pytest.mark.anyio
+async def test_only_domains_with_many_names_become_wildcards() -> None:
+    journal = log()
+    for n in range(MAX_ENTRIES):
+        reach(journal, f"shard{n}.cdn.example.com")
+    reach(journal, "a.b.c.d.example.org")
+    reach(journal, "deep.shard7.cdn.example.com")
+    assert await journal.suggestion() == "*.cdn.example.com,a.b.c.d.example.org,443/tcp"
 
 
 @given(st.lists(st.tuples(hosts | st.ip_addresses(v=4).map(str), ports), max_size=30))
@@ -151,7 +188,7 @@ def test_a_suggestion_allows_what_was_allowed(reached: list[tuple[str, int]]) ->
     for host, port in reached:
         if Rules(Policy.parse("learn"), HostRules()).connection(address_of(host), port, ()).allowed:
             reach(journal, host, port)
-    rules = Rules(Policy.parse(journal.suggestion()), HostRules())
+    rules = Rules(Policy.parse(anyio.run(journal.suggestion)), HostRules())
     for event in journal.last(200, allowed=True):
         if is_address(event.host) or is_pattern(event.host):
             assert rules.connection(address_of(event.host), event.port, {event.host}).allowed

@@ -29,3 +29,29 @@ def test_they_are_read_again_when_they_are_old() -> None:
     assert own() == own() == (IPv4Address("192.0.2.1"),)
     now[0] = FRESH_S
     assert own() == (IPv4Address("192.0.2.2"),)
+
+
+def test_those_that_are_known_remain_while_they_cannot_be_read() -> None:
+    now = [0.0]
+    found = [(IPv4Address("192.0.2.1"),), (IPv4Address("192.0.2.2"),)]
+    broken = [False]
+
+    def read() -> tuple[IPv4Address, ...]:
+        if broken[0]:
+            raise OSError("too many open files")
+        return found.pop(0)
+
+    own = OwnAddresses(read, lambda: now[0])
+    assert own() == (IPv4Address("192.0.2.1"),)
+    now[0], broken[0] = FRESH_S, True
+    assert own() == (IPv4Address("192.0.2.1"),)
+    broken[0] = False
+    assert own() == (IPv4Address("192.0.2.2"),)
+
+
+def test_without_any_nothing_can_be_decided() -> None:
+    def read() -> tuple[IPv4Address, ...]:
+        raise OSError("too many open files")
+
+    with pytest.raises(OSError, match="too many"):
+        OwnAddresses(read)()

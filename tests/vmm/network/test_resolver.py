@@ -23,8 +23,9 @@ from tests.waiting import PATIENCE_S, until
 from vmm.network.addresses import AddressBook
 from vmm.network.log import NetworkLog
 from vmm.network.policy import Policy
-from vmm.network.resolver import MOST_IN_FLIGHT, Resolver
+from vmm.network.resolver import MOST_ASKED, MOST_IN_FLIGHT, Resolver
 from vmm.network.rules import HostRules, Rules
+from vmm.network.tcp import reset
 from vmm.network.upstream import ResolvConf, Upstream
 
 pytestmark = pytest.mark.anyio
@@ -60,7 +61,8 @@ async def asking(policy: str = "internet", host: HostRules | None = None) -> Asy
     async with name_server() as server:
         server.add("www.example.com. 300 IN A 198.51.100.7")
         # Longer than any test's answer takes, so that it is given up only where the test says so.
-        yield Asker(Resolver(Upstream(server.servers, answer_s=PATIENCE_S)), policy, host), server
+        upstream = Upstream(server.servers, answer_s=PATIENCE_S, place_s=PATIENCE_S)
+        yield Asker(Resolver(upstream, place_s=PATIENCE_S), policy, host), server
 
 
 def addresses(answer: dns.message.Message) -> set[str]:
@@ -172,15 +174,25 @@ async def test_addresses_of_a_name_that_was_not_asked_for_are_left_out() -> None
 
 
 @pytest.mark.parametrize("policy", ["internet", "learn", "rebind.example.com"])
-@pytest.mark.parametrize("private", ["127.0.0.1", "10.0.0.1", "169.254.169.254", "0.0.0.1", "203.0.113.5"])
-async def test_a_name_that_leads_inwards_does_not_exist(policy: str, private: str) -> None:
+@pytest.mark.parametrize(
+    ("private", "reason"),
+    [
+        ("127.0.0.1", "loopback address"),
+        ("10.0.0.1", "private address"),
+        ("169.254.169.254", "link-local address"),
+        ("0.0.0.1", "unspecified address"),
+        ("203.0.113.5", "address of the host"),
+    ],
+)
+async def test_a_name_that_leads_inwards_does_not_exist_and_its_address_is_not_told(
+    policy: str, private: str, reason: str
+) -> None:
     own = HostRules(own=(IPv4Address("203.0.113.5"),))
     async with asking(policy, own) as (box, server):
         server.add(f"rebind.example.com. 60 IN A {private}")
         answer = await box.ask("rebind.example.com")
         assert (answer.rcode(), answer.answer) == (dns.rcode.NXDOMAIN, [])
-        assert [(protocol, host) for protocol, host, _ in box.refusals()] == [("dns", "rebind.example.com")]
-        assert private in box.refusals()[0][2]
+        assert box.refusals() == [("dns", "rebind.example.com", reason)]
         assert box.book.names(IPv4Address(private)) == frozenset()
 
 
@@ -266,16 +278,52 @@ async def test_a_flood_of_one_sandbox_is_cut_and_another_is_answered() -> None:
             await until(lambda: len(codes) == 5)
             assert set(codes) == {dns.rcode.SERVFAIL}
             tasks.start_soon(ask, other)
-            await until(lambda: len(server.asked) == MOST_IN_FLIGHT + 1)
+            await until(lambda: len(server.asked) == MOST_ASKED + 1)
             server.hold.set()
         assert codes[5:] == [dns.rcode.NOERROR] * (MOST_IN_FLIGHT + 1)
         assert (await box.ask("www.example.com")).rcode() == dns.rcode.NOERROR
 
 
+async def test_questions_of_a_sandbox_that_find_no_place_fail_before_those_that_have_one() -> None:
+    async with asking() as (box, server):
+        server.hold = anyio.Event()
+        box.resolver = Resolver(Upstream(server.servers, answer_s=PATIENCE_S), place_s=0.1)
+        codes: list[int] = []
+
+        async def ask() -> None:
+            codes.append((await box.ask("www.example.com")).rcode())
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(MOST_IN_FLIGHT):
+                tasks.start_soon(ask)
+            await until(lambda: len(codes) == MOST_IN_FLIGHT - MOST_ASKED)
+            assert set(codes) == {dns.rcode.SERVFAIL}
+            server.hold.set()
+        assert codes[MOST_IN_FLIGHT - MOST_ASKED :] == [dns.rcode.NOERROR] * MOST_ASKED
+
+
+async def test_sandboxes_share_the_places_of_the_host() -> None:
+    async with asking() as (box, server):
+        server.hold = anyio.Event()
+        box.resolver = Resolver(Upstream(server.servers, answer_s=PATIENCE_S, at_once=1, place_s=0.1))
+        other = Asker(box.resolver, "internet")
+
+        async def ask() -> None:
+            assert (await box.ask("www.example.com")).rcode() == dns.rcode.NOERROR
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ask)
+            await until(lambda: server.asked)
+            assert (await other.ask("www.example.com")).rcode() == dns.rcode.SERVFAIL
+            server.hold.set()
+        assert (await other.ask("www.example.com")).rcode() == dns.rcode.NOERROR
+
+
 async def test_learning_notes_the_names_that_were_looked_up() -> None:
     async with asking("learn") as (box, _):
         await box.ask("www.example.com")
-        assert box.log.suggestion() == "www.example.com"
+        await box.ask("nowhere.example.com")
+        assert await box.log.suggestion() == "www.example.com"
 
 
 @pytest.mark.parametrize("opcode", [dns.opcode.STATUS, dns.opcode.NOTIFY])
@@ -335,6 +383,14 @@ async def test_queries_over_tcp_are_answered_in_full_until_the_program_ends() ->
         assert len(addresses(await asked_over_tcp(connection, "www.example.com"))) == 1
         await connection.stream.send_eof()
         assert await connection.everything() == b""
+
+
+async def test_a_program_that_is_gone_in_the_middle_of_a_query_is_no_error() -> None:
+    async with asking() as (box, _), program() as connection, connection.take() as stream:
+        await connection.stream.send(b"\0")
+        await connection.stream.send_eof()
+        await reset(connection.stream)
+        await box.resolver.serve(stream, lambda: box.rules, box.book, box.log)
 
 
 def test_name_servers_are_read_from_resolv_conf_and_again_when_it_changes(tmp_path: Path) -> None:
