@@ -204,6 +204,7 @@ class Fleet(AsyncContextManagerMixin):
             clock=clock,
             on_sandbox=on_sandbox,
             on_start=on_start,
+            on_undone=gateway.forget,
         )
         snapshotter = Snapshotter(
             snapshots=snapshots,
