@@ -23,6 +23,7 @@ from .proxy import HEAD_S
 if TYPE_CHECKING:
     from anyio.abc import ByteStream
     from starlette.types import Message, Receive, Scope, Send
+    from websockets.protocol import Event
 
     from .names import Place
 
@@ -52,6 +53,7 @@ class SocketExchange:
         self._place = place
         self._head_s = head_s
         self._lock = anyio.Lock()
+        self._early: list[Event] = []
         self._pieces: list[bytes] = []
         self._is_text = False
 
@@ -97,9 +99,11 @@ class SocketExchange:
         try:
             await self._flush(wire)
             while True:
-                for event in wire.events_received():
-                    assert isinstance(event, Response)
-                    return event
+                if events := wire.events_received():
+                    # Frames that came with it are the first messages.
+                    response, *self._early = events
+                    assert isinstance(response, Response)
+                    return response
                 if wire.handshake_exc is not None:
                     raise self._failed(502, f"did not answer with valid HTTP: {wire.handshake_exc}")
                 await self._feed(wire)
@@ -151,7 +155,8 @@ class SocketExchange:
         """Pass messages on until the server closes, then close with its code."""
         try:
             while True:
-                for event in wire.events_received():
+                events, self._early = [*self._early, *wire.events_received()], []
+                for event in events:
                     if isinstance(event, Frame) and (message := self._message(event)) is not None:
                         await send(message)
                 if wire.close_rcvd is not None or wire.parser_exc is not None:

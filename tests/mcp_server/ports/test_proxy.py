@@ -16,6 +16,8 @@ import pytest
 from anyio.abc import SocketAttribute, SocketStream
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
+from websockets.http11 import Request
+from websockets.server import ServerProtocol
 from websockets.typing import Origin
 
 from tests.mcp_server.edge import Edge
@@ -41,6 +43,32 @@ async def raw_server(edge: Edge, said: bytes, *, wait: bool = False) -> AsyncGen
                 await client.receive()
                 await client.send(said)
                 if wait:
+                    await client.receive()
+            except (anyio.EndOfStream, anyio.BrokenResourceError):
+                return
+
+    async with listener, anyio.create_task_group() as tasks:
+        tasks.start_soon(listener.serve, serve)
+        yield Published(edge=edge, port=listener.extra(SocketAttribute.local_port))
+        tasks.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def socket_server(edge: Edge, frames: bytes) -> AsyncGenerator[Published]:
+    """A server that sends these frames together with its answer to the handshake, and waits for the client to close."""
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+
+    async def serve(client: SocketStream) -> None:
+        async with client:
+            wire = ServerProtocol()
+            while not (requests := wire.events_received()):
+                wire.receive_data(await client.receive())
+            (request,) = requests
+            assert isinstance(request, Request)
+            wire.send_response(wire.accept(request))
+            await client.send(b"".join(wire.data_to_send()) + frames)
+            try:
+                while True:
                     await client.receive()
             except (anyio.EndOfStream, anyio.BrokenResourceError):
                 return
@@ -336,6 +364,16 @@ async def test_messages_of_a_websocket_pass_both_ways(app: Published) -> None:
     assert headers["host"] == app.host
     assert "x-api-key" not in headers
     assert headers["x-forwarded-proto"] == "http"
+
+
+async def test_messages_that_arrive_with_the_handshake_are_passed_on(ported: Edge) -> None:
+    async with socket_server(ported, b"\x81\x05hello\x81\x02!!\x88\x02\x0f\xa1") as port:
+        await port.publish(public=True)
+        async with port.socket("/", key="") as socket:
+            assert [await socket.recv(), await socket.recv()] == ["hello", "!!"]
+            with pytest.raises(ConnectionClosedError):
+                await socket.recv()
+        assert socket.close_code == 4001
 
 
 async def test_a_websocket_works_by_path(app: Published) -> None:
