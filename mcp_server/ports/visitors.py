@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from starlette.requests import HTTPConnection
 from starlette.responses import RedirectResponse
 
+from auth.address import address_of
 from auth.api_key import well_formed
 from auth.roles import Scope as Power
 from storage.errors import StoreError
@@ -27,11 +28,12 @@ if TYPE_CHECKING:
 
     from .access import Access
     from .dial import Dial
+    from .headers import Header
     from .names import Place
     from .visits import Visit, Visits
 
-Recognise = Callable[[str], Awaitable[bool]]
-"""Returns whether a bearer token is a credential of this server, which a guest must not see."""
+Recognise = Callable[[str, str], Awaitable[bool]]
+"""Returns whether a bearer token, sent from an address, is a credential of this server, which a guest must not see."""
 
 _INTERNAL_ERROR = 1011
 _REVOKED = "the port is no longer published"
@@ -77,21 +79,19 @@ class Visitors:
         place: Place = scope["state"]["place"]
         token = take_token(scope)
         headers = {name.lower(): value for name, value in scope["headers"]}
-        authorization = headers.get(b"authorization", b"").decode("latin-1").strip()
-        scheme, _, bearer = authorization.partition(" ")
-        bearer = bearer.strip() if scheme.lower() == "bearer" else ""
+        if headers.get(b"x-api-key", b"").strip():
+            # The gate would refuse a second credential, and the application may want one of its own.
+            scope["state"]["set_aside"] = _take(scope, b"authorization")
+            await self._behind_gate(scope, receive, send)
+            return
+        bearer = _bearer(headers.get(b"authorization", b""))
         try:
-            if headers.get(b"x-api-key", b"").strip():
-                await self._set_aside(scope, bearer)
-                await self._behind_gate(scope, receive, send)
-                return
             found = Denied(text="") if well_formed(bearer) else await self._access.check(scope, place, token)
         except (CasemateError, StoreError) as error:
             await self._answer(503, f"Published ports cannot be looked up now: {error}", scope, receive, send)
             return
         if isinstance(found, Pass):
-            if bearer and await self._recognise(bearer):
-                _drop(scope, b"authorization")
+            await self._give_back(scope, _take(scope, b"authorization"))
             if found.cookie and scope["type"] == "http" and scope["method"] in {"GET", "HEAD"}:
                 await _let_in(found.cookie, place, scope, receive, send)
             else:
@@ -101,13 +101,13 @@ class Visitors:
         else:
             await self._answer(401, found.text, scope, receive, send)
 
-    async def _set_aside(self, scope: Scope, bearer: str) -> None:
-        """Keep an Authorization header that is the application's own away from the gate, which would refuse it."""
-        if bearer and await self._recognise(bearer):
+    async def _give_back(self, scope: Scope, authorization: list[Header]) -> None:
+        """Put an Authorization header that is the application's own back: no credential of ours, and sent only once."""
+        if len(authorization) != 1:
             return
-        kept = [pair for pair in scope["headers"] if pair[0].lower() == b"authorization"]
-        _drop(scope, b"authorization")
-        scope["state"]["passed_on"] = kept
+        bearer = _bearer(authorization[0][1])
+        if not bearer or not await self._recognise(bearer, address_of(scope)):
+            scope["headers"] = [*scope["headers"], *authorization]
 
     async def _with_key(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a caller with a valid credential: the owner of the sandbox, if the credential may run things there."""
@@ -123,7 +123,7 @@ class Visitors:
             status = failure_of(error, place.port).status if isinstance(error, CasemateError) else 503
             await self._answer(status, str(error), scope, receive, send)
             return
-        scope["headers"] = [*scope["headers"], *scope["state"].pop("passed_on", ())]
+        await self._give_back(scope, scope["state"].pop("set_aside", []))
         await self._visit(Pass(owner=who.org_id, sandbox_id=sandbox_id), place, scope, receive, send)
 
     async def _visit(self, right: Pass, place: Place, scope: Scope, receive: Receive, send: Send) -> None:
@@ -203,8 +203,16 @@ def _is_over(visit: Visit) -> bool:
     return visit.revoked or visit.scope.cancelled_caught
 
 
-def _drop(scope: Scope, header: bytes) -> None:
-    scope["headers"] = [pair for pair in scope["headers"] if pair[0].lower() != header]
+def _take(scope: Scope, name: bytes) -> list[Header]:
+    """Remove the headers of a name from a request, and return them."""
+    headers: list[Header] = scope["headers"]
+    scope["headers"] = [pair for pair in headers if pair[0].lower() != name]
+    return [pair for pair in headers if pair[0].lower() == name]
+
+
+def _bearer(authorization: bytes) -> str:
+    scheme, _, token = authorization.decode("latin-1").strip().partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
 
 
 def without_slash(scope: Scope, place: Place) -> str:

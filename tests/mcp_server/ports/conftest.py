@@ -98,7 +98,7 @@ async def hasty(fleet_of_one: OneHost) -> AsyncGenerator[Edge]:
     async def find(_owner: str, ref: str, _port: int) -> str:
         return ref
 
-    async def recognise(_bearer: str) -> bool:
+    async def recognise(_bearer: str, _address: str) -> bool:
         return False
 
     visitors = Visitors(
