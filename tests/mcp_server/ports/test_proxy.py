@@ -5,23 +5,29 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import anyio
+import anyio.lowlevel
 import httpx
 import pytest
-from anyio.abc import SocketAttribute, SocketStream
+from anyio.abc import ByteStream, SocketAttribute, SocketStream
+from starlette.types import Message, Receive, Scope, Send
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
 from websockets.typing import Origin
 
+from mcp_server.ports.names import Place
+from mcp_server.ports.proxy import SLICE, Exchange
+from mcp_server.ports.websocket import SocketExchange
 from tests.mcp_server.edge import Edge
-from tests.mcp_server.host import ALICE, OneHost
+from tests.mcp_server.host import ALICE, SANDBOX, OneHost
 from tests.mcp_server.ports.conftest import Published
 from tests.mcp_server.ports.guest_app import PIECE, GuestApp
 from tests.waiting import PATIENCE_S, until
@@ -30,6 +36,12 @@ pytestmark = pytest.mark.anyio
 
 MIB = 1024 * 1024
 LARGE = 64 * MIB
+PLACE = Place(ref=SANDBOX, port=8000, prefix="", path=b"/")
+SCOPE: dict[str, Any] = {
+    "method": "GET",
+    "scheme": "http",
+    "headers": [(b"host", f"8000-{SANDBOX}.localhost".encode())],
+}
 
 
 @asynccontextmanager
@@ -77,6 +89,76 @@ async def socket_server(edge: Edge, frames: bytes) -> AsyncGenerator[Published]:
         tasks.start_soon(listener.serve, serve)
         yield Published(edge=edge, port=listener.extra(SocketAttribute.local_port))
         tasks.cancel_scope.cancel()
+
+
+class Blurting(ByteStream):
+    """The way to a server that answers the request's head, and sends everything else at once.
+
+    A socket would deliver it in pieces of any size, after which everybody has a turn.
+    """
+
+    def __init__(self, answer: Callable[[bytes], bytes], said: bytes) -> None:
+        self._answer = answer
+        self._said = [said]
+        self._asked = anyio.Event()
+        self._heard = b""
+        self.sent: list[bytes] = []
+        self.given = anyio.Event()
+
+    async def send(self, item: bytes) -> None:
+        if not self._asked.is_set():
+            self._heard = item
+            self._asked.set()
+            return
+        self.sent.append(item)
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        await self._asked.wait()
+        if self._heard:
+            heard, self._heard = self._heard, b""
+            return self._answer(heard)
+        if not self._said:
+            raise anyio.EndOfStream
+        self.given.set()
+        return self._said.pop()
+
+    async def send_eof(self) -> None:
+        pass
+
+    async def aclose(self) -> None:
+        pass
+
+
+async def served(
+    run: Callable[[Scope, Receive, Send], Awaitable[None]], scope: Scope, stream: Blurting
+) -> tuple[list[Message], int]:
+    """Serve a client that only listens: what it is sent, and the turns that others had after the server's bytes."""
+    sent: list[Message] = []
+    turns = 0
+    asked = False
+
+    async def receive() -> Message:
+        nonlocal asked
+        if asked or scope["type"] == "websocket":
+            await anyio.sleep_forever()
+        asked = True
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Message) -> None:
+        sent.append(dict(message))
+
+    async def wait() -> None:
+        nonlocal turns
+        await stream.given.wait()
+        while True:
+            await anyio.lowlevel.checkpoint()
+            turns += 1
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(wait)
+        await run(scope, receive, send)
+        tasks.cancel_scope.cancel()
+    return sent, turns
 
 
 def peak_kib(*, reset: bool = False) -> int:
@@ -374,6 +456,42 @@ async def test_messages_that_arrive_with_the_handshake_are_passed_on(ported: Edg
             with pytest.raises(ConnectionClosedError):
                 await socket.recv()
         assert socket.close_code == 4001
+
+
+@pytest.mark.parametrize(
+    ("frame", "answered"), [(b"\x89\x00", True), (b"\x8a\x00", False), (b"\x00\x00", False)], ids=str
+)
+async def test_tiny_frames_of_a_server_leave_time_for_everybody_else(frame: bytes, answered: bool) -> None:
+    wire = ServerProtocol()
+    said = frame * 32_760
+    if frame[0] == 0:  # fragments of a message
+        said = b"\x01\x01a" + said + b"\x80\x01b"
+
+    def answer(heard: bytes) -> bytes:
+        wire.receive_data(heard)
+        (request,) = wire.events_received()
+        assert isinstance(request, Request)
+        wire.send_response(wire.accept(request))
+        return b"".join(wire.data_to_send())
+
+    stream = Blurting(answer, said)
+    scope = {**SCOPE, "type": "websocket", "scheme": "ws"}
+    sent, turns = await served(SocketExchange(stream, PLACE).run, scope, stream)
+    assert turns >= len(said) // SLICE - 1
+    assert len(stream.sent) < 100
+    assert b"".join(stream.sent).count(b"\x8a\x80") >= (32_000 if answered else 0)
+    texts = [message["text"] for message in sent if message["type"] == "websocket.send"]
+    assert texts == ([] if frame[0] else ["ab"])
+
+
+async def test_tiny_chunks_of_a_server_leave_time_for_everybody_else() -> None:
+    said = b"1\r\nx\r\n" * 10_900 + b"0\r\n\r\n"
+    stream = Blurting(lambda _heard: b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", said)
+    sent, turns = await served(Exchange(stream, PLACE).run, {**SCOPE, "type": "http"}, stream)
+    bodies = [message["body"] for message in sent if message["type"] == "http.response.body"]
+    assert b"".join(bodies) == b"x" * 10_900
+    assert len(bodies) < 4
+    assert turns >= len(said) // SLICE - 1
 
 
 async def test_a_websocket_works_by_path(app: Published) -> None:
