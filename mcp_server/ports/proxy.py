@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import anyio
@@ -31,6 +32,8 @@ SLICE = 4096
 _PIECE = 64 * 1024
 _HEAD_MOST = 64 * 1024
 _NO_BODY = frozenset({204, 304})
+_LAST_STATUS = 599
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _log = structlog.stdlib.get_logger("casemate.ports")
 
 
@@ -155,6 +158,8 @@ class Exchange:
         while not isinstance(event := self._event(), h11.Response):
             if event is h11.NEED_DATA:
                 await self._read()
+        if event.status_code > _LAST_STATUS or any(_CONTROL.search(value) for _, value in event.headers):
+            raise self._bad("did not answer with valid HTTP: its status or a header cannot be passed on")
         return event
 
     async def _body(self) -> AsyncGenerator[bytes]:
@@ -196,9 +201,12 @@ class Exchange:
         else:
             try:
                 self._unread = await self._stream.receive(_PIECE)
-            except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
+            except anyio.EndOfStream:
                 self._wire.receive_data(b"")
                 return
+            except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+                # Not the end: an answer that lasts until then would seem to be complete.
+                raise self._bad("broke the connection") from None
             except CasemateError as error:
                 raise failure_of(error, self._place.port) from None
             self._patience.deadline = anyio.current_time() + self._head_s

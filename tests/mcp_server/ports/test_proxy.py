@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import socket
+import struct
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -356,6 +358,42 @@ async def test_an_answer_that_breaks_off_is_seen_to_be_incomplete(ported: Edge, 
         async with port.http() as http:
             with pytest.raises(httpx.RemoteProtocolError):
                 await http.get("/")
+
+
+async def test_an_answer_whose_connection_breaks_is_not_complete(ported: Edge) -> None:
+    seen = anyio.Event()
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, anyio.create_task_group() as tasks:
+
+        async def serve(client: SocketStream) -> None:
+            async with client:
+                await client.receive()
+                await client.send(b"HTTP/1.0 200 OK\r\n\r\nhalf of it")
+                await seen.wait()
+                # Hang up with a reset.
+                raw = client.extra(SocketAttribute.raw_socket)
+                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+        tasks.start_soon(listener.serve, serve)
+        port = Published(edge=ported, port=listener.extra(SocketAttribute.local_port))
+        await port.publish(public=True)
+        async with port.http() as http, http.stream("GET", "/") as answer:
+            assert answer.status_code == 200
+            with pytest.raises(httpx.RemoteProtocolError):
+                async for piece in answer.aiter_raw():
+                    assert piece == b"half of it"
+                    seen.set()
+        tasks.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("status_and_header", [b"600 Odd\r\nX-Odd: a", b"200 OK\r\nX-Odd: a\x01b"])
+async def test_an_answer_that_no_client_may_see_is_a_bad_gateway(ported: Edge, status_and_header: bytes) -> None:
+    said = b"HTTP/1.1 " + status_and_header + b"\r\nContent-Length: 0\r\n\r\n"
+    async with raw_server(ported, said) as port:
+        await port.publish(public=True)
+        async with port.http() as http:
+            answer = await http.get("/")
+    assert answer.status_code == 502
+    assert f"The server on port {port.port} of the sandbox" in answer.text
 
 
 async def test_an_answer_in_http_1_0_ends_with_its_connection(ported: Edge) -> None:
