@@ -254,7 +254,7 @@ async def test_cookies_of_a_server_stay_with_its_host(app: Published) -> None:
         "bare=3",
     ]
     assert answer.headers["service-worker-allowed"] == "x"
-    assert not {"clear-site-data", "alt-svc"} & set(answer.headers)
+    assert not {"clear-site-data", "alt-svc", "nel", "report-to"} & set(answer.headers)
 
 
 async def test_cookies_of_a_server_stay_below_its_path(app: Published) -> None:
