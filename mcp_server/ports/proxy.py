@@ -12,7 +12,7 @@ import structlog
 
 from vmm.errors import CasemateError
 
-from .answers import GuestFailed, failure_of
+from .answers import ClientLeft, GuestFailed, failure_of
 from .headers import from_guest, to_guest
 
 if TYPE_CHECKING:
@@ -70,6 +70,8 @@ class Exchange:
                 await self._download(send)
             except GuestFailed as error:
                 self._failed = error
+            except ClientLeft:
+                pass
             tasks.cancel_scope.cancel()
         if self._failed is not None:
             raise self._failed

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+import anyio
+import structlog
 from starlette.requests import HTTPConnection
 from starlette.responses import RedirectResponse
 
@@ -15,7 +18,7 @@ from storage.errors import StoreError
 from vmm.errors import CasemateError
 
 from .access import Denied, Pass, take_token
-from .answers import POLICY_VIOLATION, GuestFailed, answer, failure_of
+from .answers import AGAIN, POLICY_VIOLATION, ClientLeft, GuestFailed, answer, failure_of
 from .headers import host_of, web_scheme
 from .proxy import HEAD_S, Exchange
 from .visits import TooManyVisits
@@ -35,8 +38,12 @@ if TYPE_CHECKING:
 Recognise = Callable[[str, str], Awaitable[bool]]
 """Returns whether a bearer token, sent from an address, is a credential of this server, which a guest must not see."""
 
+STALLED_S = 3600.0
+"""Seconds after which a client that takes nothing has left: it must not keep a sandbox awake."""
+
 _INTERNAL_ERROR = 1011
 _REVOKED = "the port is no longer published"
+_log = structlog.stdlib.get_logger("casemate.ports")
 
 
 class Visitors:
@@ -51,6 +58,7 @@ class Visitors:
         find: Finds an owner's published port by the sandbox's id or name.
         sandboxed: Whether pages by path must not have the API's origin, because it needs no key.
         head_s: How long a server in a sandbox may take for the head of its answer.
+        stalled_s: How long a client may take nothing, until it counts as gone.
     """
 
     def __init__(
@@ -64,6 +72,7 @@ class Visitors:
         find: Callable[[str, str, int], Awaitable[str]],
         sandboxed: bool = False,
         head_s: float = HEAD_S,
+        stalled_s: float = STALLED_S,
     ) -> None:
         self._access = access
         self._dial = dial
@@ -73,9 +82,22 @@ class Visitors:
         self._find = find
         self._sandboxed = sandboxed
         self._head_s = head_s
+        self._stalled_s = stalled_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request or WebSocket."""
+
+        async def send_soon(message: Message) -> None:
+            try:
+                with anyio.fail_after(self._stalled_s):
+                    await send(message)
+            except OSError as error:  # also if it takes nothing any more
+                raise ClientLeft from error
+
+        with suppress(ClientLeft):
+            await self._serve(scope, receive, send_soon)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         place: Place = scope["state"]["place"]
         token = take_token(scope)
         headers = {name.lower(): value for name, value in scope["headers"]}
@@ -88,7 +110,8 @@ class Visitors:
         try:
             found = Denied(text="") if well_formed(bearer) else await self._access.check(scope, place, token)
         except (CasemateError, StoreError) as error:
-            await self._answer(503, f"Published ports cannot be looked up now: {error}", scope, receive, send)
+            _log.error("published port not looked up", error=str(error))
+            await self._answer(503, AGAIN, scope, receive, send)
             return
         if isinstance(found, Pass):
             await self._give_back(scope, _take(scope, b"authorization"))
@@ -124,7 +147,7 @@ class Visitors:
             await self._answer(status, str(error), scope, receive, send)
             return
         await self._give_back(scope, scope["state"].pop("set_aside", []))
-        await self._visit(Pass(owner=who.org_id, sandbox_id=sandbox_id), place, scope, receive, send)
+        await self._visit(Pass(owner=who.org_id, sandbox_id=sandbox_id, keyed=True), place, scope, receive, send)
 
     async def _visit(self, right: Pass, place: Place, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -133,7 +156,7 @@ class Visitors:
         failed: tuple[int, str] | None = None
         closing = _INTERNAL_ERROR, "the connection to the sandbox broke"
         try:
-            with self._visits.opened(right.sandbox_id, place.port, until_s=right.until_s) as visit:
+            with self._visits.opened(right.sandbox_id, place.port, until_s=right.until_s, public=right.public) as visit:
                 await self._pass_on(right, place, scope, receive, begun.send)
         except TooManyVisits:
             text = "The sandbox has too many open connections. Close some, or try again later."
@@ -141,6 +164,9 @@ class Visitors:
             return
         except GuestFailed as error:
             failed = error.status, error.text
+            if error.internal and not right.keyed:
+                _log.warning("published port not opened", error=error.text)
+                failed = error.status, AGAIN
         else:
             if _is_over(visit):
                 failed = 401, f"This connection was ended: {_REVOKED}"
@@ -162,7 +188,9 @@ class Visitors:
         except CasemateError as error:
             raise failure_of(error, place.port) from None
         except StoreError as error:
-            raise GuestFailed(503, f"Port {place.port} of the sandbox cannot be opened now: {error}") from None
+            raise GuestFailed(
+                503, f"Port {place.port} of the sandbox cannot be opened now: {error}", internal=True
+            ) from None
 
     @staticmethod
     async def _answer(status: int, text: str, scope: Scope, receive: Receive, send: Send) -> None:

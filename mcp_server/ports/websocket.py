@@ -18,7 +18,7 @@ from websockets.uri import WebSocketURI
 
 from vmm.errors import CasemateError
 
-from .answers import GuestFailed, failure_of
+from .answers import ClientLeft, GuestFailed, failure_of
 from .headers import from_guest, to_guest
 from .proxy import HEAD_S, SLICE
 
@@ -76,7 +76,7 @@ class SocketExchange:
             return
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._from_client, wire, receive, tasks.cancel_scope)
-            with suppress(OSError):  # the client has left
+            with suppress(ClientLeft):
                 await self._from_guest(wire, send)
             tasks.cancel_scope.cancel()
 
