@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from auth.accounts import Accounts
+from auth.api_key import well_formed
 from auth.authenticator import Authenticator
 from auth.bootstrap import ensure_local_access
 from auth.changes import Changes
@@ -119,12 +120,22 @@ class Identity:
         """Put a gate in front of an application."""
         return Gate(app, self.authenticator, self.limits, self.watch, on_later=on_later)
 
-    async def recognises(self, bearer: str) -> bool:
-        """Return whether a bearer token is a credential of this server, or may be one that cannot be checked now."""
+    async def recognises(self, bearer: str, address: str) -> bool:
+        """Return whether a bearer token is a credential of this server, or may be one that cannot be checked now.
+
+        Guesses of keys count as refused credentials of the address. While it is blocked nothing is looked up.
+        """
+        if await self.limits.blocked_s(address):
+            return True
         try:
             await self.authenticator.authenticate(Credential(bearer=bearer))
         except Refused as refusal:
-            return refusal.status != _UNKNOWN
+            if refusal.status != _UNKNOWN:
+                return True
+            # An application's own tokens are no guesses.
+            if well_formed(bearer):
+                await self.limits.refused(address)
+            return False
         return True
 
     def endpoints(self) -> list[Endpoint]:

@@ -41,12 +41,16 @@ class Pass:
         sandbox_id: The sandbox.
         until_s: When the right expires, in seconds since the epoch; 0 is never.
         cookie: A Set-Cookie header that gives a browser the same right; empty if it has one already.
+        keyed: Whether the caller has a key.
+        public: Whether the caller showed no right, because the port is public.
     """
 
     owner: str
     sandbox_id: str
     until_s: int = 0
     cookie: str = ""
+    keyed: bool = False
+    public: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +103,7 @@ class Access:
             )
             return Pass(owner=owner, sandbox_id=sandbox_id, until_s=signed_s, cookie=cookie)
         if published.is_public(now):
-            return Pass(owner=owner, sandbox_id=sandbox_id, until_s=published.until_ms // 1000)
+            return Pass(owner=owner, sandbox_id=sandbox_id, until_s=published.until_ms // 1000, public=True)
         if _is_own_page(scope):
             for value in own_cookies(scope["headers"]):
                 kept_s = self._tokens.expiry_s("cookie", value, sandbox_id, published, now_ms=now)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from starlette.responses import PlainTextResponse
 
-from vmm.errors import CasemateError, HostExhausted, LinkTimeout, NotFound, Unavailable
+from vmm.errors import CasemateError, Conflict, HostExhausted, LinkTimeout, NotFound, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
 POLICY_VIOLATION = 1008
+AGAIN = "This port cannot be opened now. Try again in a few seconds."
 _RETRY = {"retry-after": "2"}
 
 
@@ -23,12 +24,18 @@ class GuestFailed(Exception):
     Attributes:
         status: HTTP status of the answer.
         text: What is wrong, and the way out.
+        internal: Whether the text is about this host, and only for callers with a key.
     """
 
-    def __init__(self, status: int, text: str) -> None:
+    def __init__(self, status: int, text: str, *, internal: bool = False) -> None:
         super().__init__(text)
         self.status = status
         self.text = text
+        self.internal = internal
+
+
+class ClientLeft(Exception):
+    """The client has left, or takes nothing any more."""
 
 
 def failure_of(error: CasemateError, port: int) -> GuestFailed:
@@ -42,7 +49,8 @@ def failure_of(error: CasemateError, port: int) -> GuestFailed:
             status = 503
         case _:
             status = 502
-    return GuestFailed(status, f"Port {port} of the sandbox cannot be opened: {error}")
+    internal = not isinstance(error, Conflict | NotFound)
+    return GuestFailed(status, f"Port {port} of the sandbox cannot be opened: {error}", internal=internal)
 
 
 async def answer(

@@ -28,7 +28,7 @@ _HOP = frozenset(
 _OURS = frozenset({b"x-api-key", b"x-org-id", b"host", b"expect", b"forwarded", b"x-real-ip"})
 _FORWARDED = b"x-forwarded-"
 _HANDSHAKE = b"sec-websocket-"
-_ALWAYS_DROPPED = frozenset({b"date", b"alt-svc", b"clear-site-data"})
+_ALWAYS_DROPPED = frozenset({b"date", b"alt-svc", b"clear-site-data", b"nel", b"report-to"})
 """Of answers: the server sends a date of its own; the others would concern more than the port."""
 
 _NONE: frozenset[bytes] = frozenset()

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.lowlevel
 import h11
 import structlog
 
 from vmm.errors import CasemateError
 
-from .answers import GuestFailed, failure_of
+from .answers import ClientLeft, GuestFailed, failure_of
 from .headers import from_guest, to_guest
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
     from anyio.abc import ByteStream
     from starlette.types import Receive, Scope, Send
 
@@ -22,9 +26,14 @@ if TYPE_CHECKING:
 HEAD_S = 60.0
 """Seconds that a server may take for the head of its answer, from the last byte in either direction."""
 
+SLICE = 4096
+"""Bytes that are parsed without a break: a server may send thousands of tiny chunks or frames at once."""
+
 _PIECE = 64 * 1024
 _HEAD_MOST = 64 * 1024
 _NO_BODY = frozenset({204, 304})
+_LAST_STATUS = 599
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _log = structlog.stdlib.get_logger("casemate.ports")
 
 
@@ -43,6 +52,7 @@ class Exchange:
         self._place = place
         self._head_s = head_s
         self._sandboxed = sandboxed
+        self._unread = b""
         self._wire = h11.Connection(h11.CLIENT, max_incomplete_event_size=_HEAD_MOST)
         self._patience = anyio.CancelScope()
         self._failed: GuestFailed | None = None
@@ -60,6 +70,8 @@ class Exchange:
                 await self._download(send)
             except GuestFailed as error:
                 self._failed = error
+            except ClientLeft:
+                pass
             tasks.cancel_scope.cancel()
         if self._failed is not None:
             raise self._failed
@@ -136,9 +148,8 @@ class Exchange:
             headers = [pair for pair in headers if pair[0] != b"content-length"]
         await send({"type": "http.response.start", "status": head.status_code, "headers": headers})
         try:
-            while not isinstance(event := await self._event(), h11.EndOfMessage):
-                if isinstance(event, h11.Data):
-                    await send({"type": "http.response.body", "body": bytes(event.data), "more_body": True})
+            async for piece in self._body():
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
         except GuestFailed as error:
             # The status is sent already: an answer that breaks off shows the client that it is incomplete.
             _log.info("answer of a sandbox broke off", port=self._place.port, reason=error.text)
@@ -146,38 +157,63 @@ class Exchange:
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _head(self) -> h11.Response:
-        while not isinstance(event := await self._event(), h11.Response):
-            pass
+        while not isinstance(event := self._event(), h11.Response):
+            if event is h11.NEED_DATA:
+                await self._read()
+        if event.status_code > _LAST_STATUS or any(_CONTROL.search(value) for _, value in event.headers):
+            raise self._bad("did not answer with valid HTTP: its status or a header cannot be passed on")
         return event
 
-    async def _event(self) -> h11.Event:
+    async def _body(self) -> AsyncGenerator[bytes]:
+        """Return the body's pieces, as they arrive; tiny chunks that arrive together are one piece."""
+        piece = bytearray()
+        while not isinstance(event := self._event(), h11.EndOfMessage):
+            if isinstance(event, h11.Data):
+                piece += event.data
+            elif event is h11.NEED_DATA:
+                if piece and not self._unread:
+                    yield bytes(piece)
+                    piece.clear()
+                await self._read()
+        if piece:
+            yield bytes(piece)
+
+    def _event(self) -> h11.Event | type[h11.NEED_DATA]:
         """Return the next event of the answer.
 
         Raises:
             GuestFailed: The server's bytes are not HTTP, or end too early.
         """
-        port = self._place.port
         try:
-            while True:
-                event = self._wire.next_event()
-                if event is h11.NEED_DATA:
-                    self._wire.receive_data(await self._received())
-                elif isinstance(event, h11.Event) and not isinstance(event, h11.ConnectionClosed):
-                    return event
-                else:
-                    raise GuestFailed(502, f"The server on port {port} of the sandbox closed the connection")
+            event = self._wire.next_event()
         except h11.RemoteProtocolError as error:
-            raise GuestFailed(
-                502, f"The server on port {port} of the sandbox did not answer with valid HTTP: {error}"
-            ) from None
-        except CasemateError as error:
-            raise failure_of(error, port) from None
+            raise self._bad(f"did not answer with valid HTTP: {error}") from None
+        if event is h11.NEED_DATA or (isinstance(event, h11.Event) and not isinstance(event, h11.ConnectionClosed)):
+            return event
+        raise self._bad("closed the connection")
 
-    async def _received(self) -> bytes:
-        """Receive from the server; empty at the end."""
-        try:
-            data = await self._stream.receive(_PIECE)
-        except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
-            return b""
-        self._patience.deadline = anyio.current_time() + self._head_s
-        return data
+    async def _read(self) -> None:
+        """Give the parser what the server sends next; nothing at the end.
+
+        Raises:
+            GuestFailed: The way to the server failed.
+        """
+        if self._unread:
+            await anyio.lowlevel.checkpoint()
+        else:
+            try:
+                self._unread = await self._stream.receive(_PIECE)
+            except anyio.EndOfStream:
+                self._wire.receive_data(b"")
+                return
+            except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+                # Not the end: an answer that lasts until then would seem to be complete.
+                raise self._bad("broke the connection") from None
+            except CasemateError as error:
+                raise failure_of(error, self._place.port) from None
+            self._patience.deadline = anyio.current_time() + self._head_s
+        piece, self._unread = self._unread[:SLICE], self._unread[SLICE:]
+        self._wire.receive_data(piece)
+
+    def _bad(self, what: str) -> GuestFailed:
+        return GuestFailed(502, f"The server on port {self._place.port} of the sandbox {what}")

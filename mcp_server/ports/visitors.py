@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+import anyio
+import structlog
 from starlette.requests import HTTPConnection
 from starlette.responses import RedirectResponse
 
+from auth.address import address_of
 from auth.api_key import well_formed
 from auth.roles import Scope as Power
 from storage.errors import StoreError
 from vmm.errors import CasemateError
 
 from .access import Denied, Pass, take_token
-from .answers import POLICY_VIOLATION, GuestFailed, answer, failure_of
+from .answers import AGAIN, POLICY_VIOLATION, ClientLeft, GuestFailed, answer, failure_of
 from .headers import host_of, web_scheme
 from .proxy import HEAD_S, Exchange
 from .visits import TooManyVisits
@@ -27,14 +31,19 @@ if TYPE_CHECKING:
 
     from .access import Access
     from .dial import Dial
+    from .headers import Header
     from .names import Place
     from .visits import Visit, Visits
 
-Recognise = Callable[[str], Awaitable[bool]]
-"""Returns whether a bearer token is a credential of this server, which a guest must not see."""
+Recognise = Callable[[str, str], Awaitable[bool]]
+"""Returns whether a bearer token, sent from an address, is a credential of this server, which a guest must not see."""
+
+STALLED_S = 3600.0
+"""Seconds after which a client that takes nothing has left: it must not keep a sandbox awake."""
 
 _INTERNAL_ERROR = 1011
 _REVOKED = "the port is no longer published"
+_log = structlog.stdlib.get_logger("casemate.ports")
 
 
 class Visitors:
@@ -49,6 +58,7 @@ class Visitors:
         find: Finds an owner's published port by the sandbox's id or name.
         sandboxed: Whether pages by path must not have the API's origin, because it needs no key.
         head_s: How long a server in a sandbox may take for the head of its answer.
+        stalled_s: How long a client may take nothing, until it counts as gone.
     """
 
     def __init__(
@@ -62,6 +72,7 @@ class Visitors:
         find: Callable[[str, str, int], Awaitable[str]],
         sandboxed: bool = False,
         head_s: float = HEAD_S,
+        stalled_s: float = STALLED_S,
     ) -> None:
         self._access = access
         self._dial = dial
@@ -71,27 +82,39 @@ class Visitors:
         self._find = find
         self._sandboxed = sandboxed
         self._head_s = head_s
+        self._stalled_s = stalled_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request or WebSocket."""
+
+        async def send_soon(message: Message) -> None:
+            try:
+                with anyio.fail_after(self._stalled_s):
+                    await send(message)
+            except OSError as error:  # also if it takes nothing any more
+                raise ClientLeft from error
+
+        with suppress(ClientLeft):
+            await self._serve(scope, receive, send_soon)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         place: Place = scope["state"]["place"]
         token = take_token(scope)
         headers = {name.lower(): value for name, value in scope["headers"]}
-        authorization = headers.get(b"authorization", b"").decode("latin-1").strip()
-        scheme, _, bearer = authorization.partition(" ")
-        bearer = bearer.strip() if scheme.lower() == "bearer" else ""
+        if headers.get(b"x-api-key", b"").strip():
+            # The gate would refuse a second credential, and the application may want one of its own.
+            scope["state"]["set_aside"] = _take(scope, b"authorization")
+            await self._behind_gate(scope, receive, send)
+            return
+        bearer = _bearer(headers.get(b"authorization", b""))
         try:
-            if headers.get(b"x-api-key", b"").strip():
-                await self._set_aside(scope, bearer)
-                await self._behind_gate(scope, receive, send)
-                return
             found = Denied(text="") if well_formed(bearer) else await self._access.check(scope, place, token)
         except (CasemateError, StoreError) as error:
-            await self._answer(503, f"Published ports cannot be looked up now: {error}", scope, receive, send)
+            _log.error("published port not looked up", error=str(error))
+            await self._answer(503, AGAIN, scope, receive, send)
             return
         if isinstance(found, Pass):
-            if bearer and await self._recognise(bearer):
-                _drop(scope, b"authorization")
+            await self._give_back(scope, _take(scope, b"authorization"))
             if found.cookie and scope["type"] == "http" and scope["method"] in {"GET", "HEAD"}:
                 await _let_in(found.cookie, place, scope, receive, send)
             else:
@@ -101,13 +124,13 @@ class Visitors:
         else:
             await self._answer(401, found.text, scope, receive, send)
 
-    async def _set_aside(self, scope: Scope, bearer: str) -> None:
-        """Keep an Authorization header that is the application's own away from the gate, which would refuse it."""
-        if bearer and await self._recognise(bearer):
+    async def _give_back(self, scope: Scope, authorization: list[Header]) -> None:
+        """Put an Authorization header that is the application's own back: no credential of ours, and sent only once."""
+        if len(authorization) != 1:
             return
-        kept = [pair for pair in scope["headers"] if pair[0].lower() == b"authorization"]
-        _drop(scope, b"authorization")
-        scope["state"]["passed_on"] = kept
+        bearer = _bearer(authorization[0][1])
+        if not bearer or not await self._recognise(bearer, address_of(scope)):
+            scope["headers"] = [*scope["headers"], *authorization]
 
     async def _with_key(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a caller with a valid credential: the owner of the sandbox, if the credential may run things there."""
@@ -123,8 +146,8 @@ class Visitors:
             status = failure_of(error, place.port).status if isinstance(error, CasemateError) else 503
             await self._answer(status, str(error), scope, receive, send)
             return
-        scope["headers"] = [*scope["headers"], *scope["state"].pop("passed_on", ())]
-        await self._visit(Pass(owner=who.org_id, sandbox_id=sandbox_id), place, scope, receive, send)
+        await self._give_back(scope, scope["state"].pop("set_aside", []))
+        await self._visit(Pass(owner=who.org_id, sandbox_id=sandbox_id, keyed=True), place, scope, receive, send)
 
     async def _visit(self, right: Pass, place: Place, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -133,7 +156,7 @@ class Visitors:
         failed: tuple[int, str] | None = None
         closing = _INTERNAL_ERROR, "the connection to the sandbox broke"
         try:
-            with self._visits.opened(right.sandbox_id, place.port, until_s=right.until_s) as visit:
+            with self._visits.opened(right.sandbox_id, place.port, until_s=right.until_s, public=right.public) as visit:
                 await self._pass_on(right, place, scope, receive, begun.send)
         except TooManyVisits:
             text = "The sandbox has too many open connections. Close some, or try again later."
@@ -141,6 +164,9 @@ class Visitors:
             return
         except GuestFailed as error:
             failed = error.status, error.text
+            if error.internal and not right.keyed:
+                _log.warning("published port not opened", error=error.text)
+                failed = error.status, AGAIN
         else:
             if _is_over(visit):
                 failed = 401, f"This connection was ended: {_REVOKED}"
@@ -162,7 +188,9 @@ class Visitors:
         except CasemateError as error:
             raise failure_of(error, place.port) from None
         except StoreError as error:
-            raise GuestFailed(503, f"Port {place.port} of the sandbox cannot be opened now: {error}") from None
+            raise GuestFailed(
+                503, f"Port {place.port} of the sandbox cannot be opened now: {error}", internal=True
+            ) from None
 
     @staticmethod
     async def _answer(status: int, text: str, scope: Scope, receive: Receive, send: Send) -> None:
@@ -203,8 +231,16 @@ def _is_over(visit: Visit) -> bool:
     return visit.revoked or visit.scope.cancelled_caught
 
 
-def _drop(scope: Scope, header: bytes) -> None:
-    scope["headers"] = [pair for pair in scope["headers"] if pair[0].lower() != header]
+def _take(scope: Scope, name: bytes) -> list[Header]:
+    """Remove the headers of a name from a request, and return them."""
+    headers: list[Header] = scope["headers"]
+    scope["headers"] = [pair for pair in headers if pair[0].lower() != name]
+    return [pair for pair in headers if pair[0].lower() == name]
+
+
+def _bearer(authorization: bytes) -> str:
+    scheme, _, token = authorization.decode("latin-1").strip().partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
 
 
 def without_slash(scope: Scope, place: Place) -> str:

@@ -27,10 +27,12 @@ class Visit:
     Attributes:
         scope: Cancelled when the visit has to end.
         revoked: Whether it ended because the port may no longer be opened.
+        public: Whether the visitor showed no right, because the port is public.
     """
 
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     revoked: bool = False
+    public: bool = False
 
     def end(self) -> None:
         """End the visit, because the port may no longer be opened."""
@@ -49,6 +51,8 @@ class Visits:
     def __init__(self, *, most: int = MOST, clock: Callable[[], float] = time.time) -> None:
         self._open: dict[str, dict[int, set[Visit]]] = {}
         self._most = most
+        # Strangers must not keep those out who have a right.
+        self._most_public = max(1, most * 3 // 4)
         self._clock = clock
 
     def __len__(self) -> int:
@@ -56,21 +60,24 @@ class Visits:
         return sum(len(visits) for ports in self._open.values() for visits in ports.values())
 
     @contextmanager
-    def opened(self, sandbox_id: str, port: int, *, until_s: float = 0) -> Generator[Visit]:
+    def opened(self, sandbox_id: str, port: int, *, until_s: float = 0, public: bool = False) -> Generator[Visit]:
         """Count a connection for the length of a block, which is cancelled when the port is revoked.
 
         Args:
             sandbox_id: The sandbox.
             port: The port.
             until_s: When the right to open the port expires, in seconds since the epoch; 0 is never.
+            public: Whether the visitor showed no right; these have at most three quarters of the connections.
 
         Raises:
             TooManyVisits: The sandbox has as many as it may.
         """
         ports = self._open.setdefault(sandbox_id, {})
-        if sum(map(len, ports.values())) >= self._most:
+        others = [visit for visits in ports.values() for visit in visits]
+        strangers = sum(visit.public for visit in others)
+        if len(others) >= self._most or (public and strangers >= self._most_public):
             raise TooManyVisits
-        visit = Visit()
+        visit = Visit(public=public)
         if until_s:
             visit.scope.deadline = anyio.current_time() + max(0.0, until_s - self._clock())
         visits = ports.setdefault(port, set())

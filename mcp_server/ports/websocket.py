@@ -7,22 +7,25 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.lowlevel
 from websockets.client import ClientProtocol
 from websockets.exceptions import InvalidStatus, WebSocketException
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Response
+from websockets.protocol import SEND_EOF
 from websockets.typing import Subprotocol
 from websockets.uri import WebSocketURI
 
 from vmm.errors import CasemateError
 
-from .answers import GuestFailed, failure_of
+from .answers import ClientLeft, GuestFailed, failure_of
 from .headers import from_guest, to_guest
-from .proxy import HEAD_S
+from .proxy import HEAD_S, SLICE
 
 if TYPE_CHECKING:
     from anyio.abc import ByteStream
     from starlette.types import Message, Receive, Scope, Send
+    from websockets.protocol import Event
 
     from .names import Place
 
@@ -52,7 +55,9 @@ class SocketExchange:
         self._place = place
         self._head_s = head_s
         self._lock = anyio.Lock()
-        self._pieces: list[bytes] = []
+        self._early: list[Event] = []
+        self._unread = b""
+        self._message_so_far = bytearray()
         self._is_text = False
 
     async def run(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -71,7 +76,7 @@ class SocketExchange:
             return
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._from_client, wire, receive, tasks.cancel_scope)
-            with suppress(OSError):  # the client has left
+            with suppress(ClientLeft):
                 await self._from_guest(wire, send)
             tasks.cancel_scope.cancel()
 
@@ -97,9 +102,11 @@ class SocketExchange:
         try:
             await self._flush(wire)
             while True:
-                for event in wire.events_received():
-                    assert isinstance(event, Response)
-                    return event
+                if events := wire.events_received():
+                    # Frames that came with it are the first messages.
+                    response, *self._early = events
+                    assert isinstance(response, Response)
+                    return response
                 if wire.handshake_exc is not None:
                     raise self._failed(502, f"did not answer with valid HTTP: {wire.handshake_exc}")
                 await self._feed(wire)
@@ -151,7 +158,8 @@ class SocketExchange:
         """Pass messages on until the server closes, then close with its code."""
         try:
             while True:
-                for event in wire.events_received():
+                events, self._early = [*self._early, *wire.events_received()], []
+                for event in events:
                     if isinstance(event, Frame) and (message := self._message(event)) is not None:
                         await send(message)
                 if wire.close_rcvd is not None or wire.parser_exc is not None:
@@ -175,15 +183,21 @@ class SocketExchange:
             return None
         if frame.opcode is not Opcode.CONT:
             self._is_text = frame.opcode is Opcode.TEXT
-        self._pieces.append(bytes(frame.data))
+        self._message_so_far += frame.data
         if not frame.fin:
             return None
-        data, self._pieces = b"".join(self._pieces), []
+        data, self._message_so_far = bytes(self._message_so_far), bytearray()
         return {"type": "websocket.send"} | ({"text": data.decode()} if self._is_text else {"bytes": data})
 
     async def _feed(self, wire: ClientProtocol) -> None:
         try:
-            wire.receive_data(await self._stream.receive(_PIECE))
+            if self._unread:
+                await anyio.lowlevel.checkpoint()
+            else:
+                self._unread = await self._stream.receive(_PIECE)
+            # Thousands of tiny frames at once would stall everybody else.
+            piece, self._unread = self._unread[:SLICE], self._unread[SLICE:]
+            wire.receive_data(piece)
         except anyio.EndOfStream:
             wire.receive_eof()
         await self._flush(wire)
@@ -195,12 +209,12 @@ class SocketExchange:
             TimeoutError: The server does not read.
         """
         async with self._lock:
-            for data in wire.data_to_send():
-                with anyio.fail_after(self._head_s):
-                    if data:
-                        await self._stream.send(data)
-                    else:
-                        await self._stream.send_eof()
+            pieces = wire.data_to_send()
+            with anyio.fail_after(self._head_s):
+                if data := b"".join(pieces):
+                    await self._stream.send(data)
+                if SEND_EOF in pieces:
+                    await self._stream.send_eof()
 
     def _failed(self, status: int, what: str) -> GuestFailed:
         return GuestFailed(status, f"The server on port {self._place.port} of the sandbox {what}")

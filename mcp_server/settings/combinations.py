@@ -30,6 +30,12 @@ def combination_warnings(settings: Settings) -> list[str]:
         lines.append(f"{PREFIX}REGISTRATION=open lets everybody who can reach the server create an account")
     if settings.local_mode:
         lines.append(f"{PREFIX}LOCAL_MODE is on: every program on this machine can use all sandboxes without a key")
+    scheme, _, domain = settings.ports_domain.lower().rpartition("://")
+    if scheme == "http" and not f".{domain.partition(':')[0]}".endswith(".localhost"):
+        lines.append(
+            f"{PREFIX}PORTS_DOMAIN={shown(settings.ports_domain)} serves published ports over plain http, where pages "
+            f"of one sandbox can make a browser open ports of others: use https when sandboxes do not trust each other"
+        )
     return lines
 
 

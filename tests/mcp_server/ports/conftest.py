@@ -90,26 +90,37 @@ async def ported(with_ports: Services, keys: dict[str, str]) -> AsyncGenerator[E
 
 
 @pytest.fixture
-async def hasty(fleet_of_one: OneHost) -> AsyncGenerator[Edge]:
-    """A server that serves ports and nothing else, waits for no head, and allows one connection."""
-    names = PortNames("localhost", port=1)
-    ports = fleet_of_one.ports
+def visits() -> Visits:
+    """The connections of `hasty`."""
+    return Visits(most=1)
+
+
+@pytest.fixture
+def visitors(fleet_of_one: OneHost, visits: Visits) -> Visitors:
+    """Serves ports, without a gate; waits for no head and no client, and allows one connection."""
 
     async def find(_owner: str, ref: str, _port: int) -> str:
         return ref
 
-    async def recognise(_bearer: str) -> bool:
+    async def recognise(_bearer: str, _address: str) -> bool:
         return False
 
-    visitors = Visitors(
-        Access(ports, Tokens(b"secret")),
+    return Visitors(
+        Access(fleet_of_one.ports, Tokens(b"secret")),
         dial,
-        Visits(most=1),
+        visits,
         gate=lambda inner: inner,
         recognise=recognise,
         find=find,
         head_s=0.05,
+        stalled_s=0.2,
     )
+
+
+@pytest.fixture
+async def hasty(visitors: Visitors) -> AsyncGenerator[Edge]:
+    """A server that serves ports and nothing else."""
+    names = PortNames("localhost", port=1)
     front = PortsFront(PlainTextResponse("api"), names=names, by_host=visitors, by_path=visitors)
     async with serving(front) as running:
         yield running

@@ -95,7 +95,7 @@ class GuestApp:
             "casemate_port=forged; Path=/",
         ):
             answer.headers.append("set-cookie", value)
-        for name in ("clear-site-data", "service-worker-allowed", "alt-svc"):
+        for name in ("clear-site-data", "service-worker-allowed", "alt-svc", "nel", "report-to"):
             answer.headers[name] = "x"
         return answer
 

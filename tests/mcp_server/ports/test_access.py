@@ -12,6 +12,7 @@ import httpx
 import pytest
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 
+from mcp_server.app import Services
 from mcp_server.settings import Settings
 from tests.mcp_server.edge import Edge
 from tests.mcp_server.host import ALICE, SANDBOX, OneHost
@@ -197,12 +198,40 @@ async def test_an_application_keeps_its_own_authorization(app: Published) -> Non
         for own in ("Basic dTpw", "Bearer its-own", "Bearer a.b.c"):
             assert (await seen(http, cookie=cookie, authorization=own))["authorization"] == own
             assert (await seen(alice, authorization=own))["authorization"] == own
-        assert (await alice.get("/echo", headers={"authorization": f"Bearer {key}"})).status_code == 400
+        assert "authorization" not in await seen(alice, authorization=f"Bearer {key}")
         await app.publish(public=True)
         assert (await seen(http, authorization="Bearer its-own"))["authorization"] == "Bearer its-own"
         found = await seen(http, "/echo?apiKey=" + key + "&x=1", authorization=f"Bearer {key}")
         assert "authorization" not in found
         assert found["query"] == "x=1"
+
+
+class TestGuessing:
+    """A server that blocks an address after two refused credentials."""
+
+    @pytest.fixture
+    def settings(self, tmp_path: Path) -> Settings:
+        return Settings(data=tmp_path, refusals_per_minute=2)
+
+    async def test_nobody_learns_by_guessing_beside_a_wrong_key_which_keys_are_ours(self, app: Published) -> None:
+        await app.publish()
+        own = f"Bearer {app.edge.keys['alice']}"
+        async with app.http("cm_wrong") as wrong:
+            for given, status in ((own, 401), ("Bearer cm_" + "x" * 43, 401), (own, 429)):
+                assert (await wrong.get("/", headers={"authorization": given})).status_code == status
+
+    async def test_guesses_beside_a_valid_key_count_and_are_dropped_while_their_address_is_blocked(
+        self, app: Published, with_ports: Services
+    ) -> None:
+        await app.publish(public=True)
+        address = "127.0.0.1"
+        async with app.http("alice") as alice, app.http() as nobody:
+            for guess in ("Bearer cm_" + "x" * 43, "Bearer cm_" + "y" * 43):
+                assert (await seen(alice, authorization=guess))["authorization"] == guess
+            assert await with_ports.identity.limits.blocked_s(address)
+            for caller in (alice, nobody):
+                assert "authorization" not in await seen(caller, authorization="Bearer its-own")
+                assert (await seen(caller, authorization="Basic dTpw"))["authorization"] == "Basic dTpw"
 
 
 async def test_a_client_cannot_forge_who_it_is(app: Published) -> None:
@@ -225,7 +254,7 @@ async def test_cookies_of_a_server_stay_with_its_host(app: Published) -> None:
         "bare=3",
     ]
     assert answer.headers["service-worker-allowed"] == "x"
-    assert not {"clear-site-data", "alt-svc"} & set(answer.headers)
+    assert not {"clear-site-data", "alt-svc", "nel", "report-to"} & set(answer.headers)
 
 
 async def test_cookies_of_a_server_stay_below_its_path(app: Published) -> None:

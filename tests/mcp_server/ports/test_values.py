@@ -191,3 +191,18 @@ async def test_visits_are_counted_for_each_sandbox_and_end_with_their_right() ->
         await anyio.sleep_forever()
     assert (one.revoked, other.revoked) == (False, True)
     assert len(visits) == 0
+
+
+@pytest.mark.anyio
+async def test_strangers_have_at_most_three_quarters_of_the_connections() -> None:
+    visits = Visits(most=4)
+    with (
+        visits.opened("a", 1, public=True),
+        visits.opened("a", 2, public=True),
+        visits.opened("a", 1, public=True),
+    ):
+        with pytest.raises(TooManyVisits), visits.opened("a", 1, public=True):
+            pass
+        with visits.opened("a", 1), pytest.raises(TooManyVisits), visits.opened("a", 1):
+            pass
+    assert len(visits) == 0

@@ -151,6 +151,21 @@ def test_open_registration_and_tokens_for_anybody_deserve_a_word(read: Read) -> 
 
 
 @pytest.mark.parametrize(
+    ("domain", "warned"),
+    [
+        ("http://ports.example.com:8080", True),
+        ("https://ports.example.com", False),
+        ("ports.example.com", False),
+        ("http://localhost:8080", False),
+        ("http://box.localhost", False),
+    ],
+)
+def test_published_ports_over_plain_http_deserve_a_word(read: Read, domain: str, warned: bool) -> None:
+    reading = read(CASEMATE_PORTS_DOMAIN=domain)
+    assert ["use https" in line for line in reading.warnings] == ([True] if warned else [])
+
+
+@pytest.mark.parametrize(
     ("name", "value", "told"),
     [
         ("ALLOWED_HOSTS", "http://box.example.org/", "is not a host name"),
