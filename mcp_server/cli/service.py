@@ -12,6 +12,7 @@ import structlog
 
 from mcp_server import snippets
 from mcp_server.app import open_catalogue, open_services
+from vmm.calls.network import WAY
 from vmm.errors import CasemateError
 from vmm.sandboxes.spec import SandboxSpec
 
@@ -125,6 +126,7 @@ def _print_welcome(settings: Settings, url: str, hypervisor: str) -> None:
         f"""
 Casemate serves on {url}{snippets.ENDPOINT}
   machines   {hypervisor}
+  network    {WAY}, policy {settings.network} unless a sandbox has its own
   data       {settings.data}
   store      {_store(settings)}
   key        {key}

@@ -191,7 +191,8 @@ class Outbound:
         poll.register(sockets.tcp, select.POLLIN)
         poll.register(sockets.udp, select.POLLIN)
         while sockets.tcp.fileno() >= 0:
-            ready = [descriptor for descriptor, _ in poll.poll(_CHECK_S * 1000)]
+            # Only this thread adds to what waits. While nothing does, an idle machine stays idle.
+            ready = [descriptor for descriptor, _ in poll.poll(_CHECK_S * 1000 if self._waiting else None)]
             try:
                 if sockets.tcp.fileno() in ready:
                     self._accept_connection(sockets)
