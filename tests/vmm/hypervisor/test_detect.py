@@ -109,7 +109,16 @@ async def test_a_wrong_binary_is_refused(tmp_path: Path, says: str) -> None:
 
 async def test_the_doctor_finds_no_fault_with_this_host(tmp_path: Path) -> None:
     findings = {finding.name: finding for finding in await examine(tmp_path / "not" / "yet")}
-    assert {"processor", "hypervisor", "kvm", "disk", "memory", "network", "mmdebstrap", "data directory"} <= findings.keys()
+    assert {
+        "processor",
+        "hypervisor",
+        "kvm",
+        "disk",
+        "memory",
+        "network",
+        "mmdebstrap",
+        "data directory",
+    } <= findings.keys()
     wants = [finding for finding in findings.values() if finding.required and not finding.ok]
     # The emulated host's disk is in memory, and smaller than what users need.
     assert [want for want in wants if want.name != "disk" or "CASEMATE_INSIDE_KVM_HOST" not in os.environ] == []
