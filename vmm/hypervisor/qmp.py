@@ -15,12 +15,11 @@ from types import TracebackType
 from typing import Any, Self
 
 import anyio
-from anyio.abc import UNIXSocketStream
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from ..disk.os_errors import EXHAUSTED, translate_os_error
 from ..errors import Unavailable
-from .unix_socket import connect_unix
+from .unix_socket import UnixStream, connect_unix
 
 ANSWER_S = 10.0
 """Seconds that QEMU may take to answer, once it has started."""
@@ -36,7 +35,7 @@ class QmpError(Unavailable):
 class Qmp:
     """A session on one machine's control socket, with one deadline for each answer."""
 
-    def __init__(self, stream: UNIXSocketStream, deadline_s: float) -> None:
+    def __init__(self, stream: UnixStream, deadline_s: float) -> None:
         self._stream = stream
         self._deadline_s = deadline_s
         self._lines = BufferedByteReceiveStream(stream)

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import anyio
-from anyio.abc import UNIXSocketStream
+from anyio.abc import ByteStream
+from anyio.lowlevel import checkpoint
 
 _WAITING = 8
 _FULL_S = 0.01
@@ -44,13 +45,85 @@ def listening(path: Path) -> Generator[socket.socket]:
         os.close(place)
 
 
-async def connect_unix(path: Path) -> UNIXSocketStream:
+class UnixStream(ByteStream):
+    """A connection over which descriptors can be passed.
+
+    anyio has one, too, but if its `receive` is cancelled in the moment that data arrives, the event loop meets an error
+    (InvalidStateError) that belongs to nobody.
+
+    Args:
+        connection: Its socket, connected and not blocking; closed with the stream.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        """Receive what has come.
+
+        Raises:
+            EndOfStream: The peer has closed the connection.
+            BrokenResourceError: It broke.
+        """
+        await checkpoint()
+        while True:
+            try:
+                data = self._socket.recv(max_bytes)
+            except BlockingIOError:
+                await anyio.wait_readable(self._socket)
+                continue
+            except OSError as error:
+                raise anyio.BrokenResourceError from error
+            if not data:
+                raise anyio.EndOfStream
+            return data
+
+    async def send(self, item: bytes) -> None:
+        """Send all of it.
+
+        Raises:
+            BrokenResourceError: The connection broke.
+        """
+        await self.send_fds(item, ())
+
+    async def send_fds(self, item: bytes, descriptors: Sequence[int]) -> None:
+        """Send all of it, and the descriptors with its first byte.
+
+        Raises:
+            BrokenResourceError: The connection broke.
+        """
+        await checkpoint()
+        rest = memoryview(item)
+        while rest:
+            try:
+                rest = rest[socket.send_fds(self._socket, [rest], descriptors) :]
+            except BlockingIOError:
+                await anyio.wait_writable(self._socket)
+            except OSError as error:
+                raise anyio.BrokenResourceError from error
+            else:
+                descriptors = ()
+
+    async def send_eof(self) -> None:
+        """End this direction; the other goes on."""
+        self._socket.shutdown(socket.SHUT_WR)
+        await checkpoint()
+
+    async def aclose(self) -> None:
+        """Close the connection."""
+        if self._socket.fileno() != -1:
+            anyio.notify_closing(self._socket)
+            self._socket.close()
+        await checkpoint()
+
+
+async def connect_unix(path: Path) -> UnixStream:
     """Connect to a socket, whatever its path's length, for a stream over which descriptors can be passed.
 
     Raises:
         OSError: Nobody listens there, or it is not a socket.
     """
-    return await UNIXSocketStream.from_socket(await connected(path))
+    return UnixStream(await connected(path))
 
 
 async def connected(path: Path) -> socket.socket:

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import pytest
 
@@ -100,3 +101,18 @@ async def test_a_socket_that_nobody_listens_on_is_refused(tmp_path: Path) -> Non
         await connect_unix(address)
     with pytest.raises(FileNotFoundError):
         await connect_unix(tmp_path / "none.sock")
+
+
+async def test_a_cancelled_receive_is_no_error_even_if_data_arrives_in_that_moment(tmp_path: Path) -> None:
+    with listening(tmp_path / "control.sock") as listener:
+        for _ in range(20):
+            async with await connect_unix(tmp_path / "control.sock") as stream:
+                peer, _ = listener.accept()
+                with peer, anyio.CancelScope() as scope:
+                    async with anyio.create_task_group() as tasks:
+                        tasks.start_soon(stream.receive)
+                        await anyio.wait_all_tasks_blocked()
+                        peer.send(b"x")
+                        # Now the event loop learns of the data, and calls this task first.
+                        await anyio.lowlevel.checkpoint()
+                        scope.cancel()
