@@ -82,6 +82,9 @@ def set_up() -> NetworkSockets | None:
         udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         udp.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
         udp.bind(("0.0.0.0", port))  # noqa: S104
+        # What is readable may be gone again when it is read: the one thread for all must not wait for it.
+        tcp.setblocking(False)
+        udp.setblocking(False)
         _run(_SETUP % {"port": port})
     except OSError as error:
         sys.stderr.write(f"agent: the sandbox has no network: {error}\n")

@@ -14,24 +14,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from .arguments import Arguments
+from .carrier import Carrier
 from .channel import Channel
-from .namespaces import Namespaces
 from .network import NetworkSockets, original_destination, receive_query, send_answer
-from .refusals import CONFLICT, GUEST, RefusalError, invalid
-from .splice import reset, splice
+from .refusals import CONFLICT, GUEST, RefusalError
+from .splice import reset
 
 _MOST = 512
 _MOST_QUERIES = 64
-_MOST_CARRIED = 384
-"""Fewer than the agent's connections, of which the host's calls need some."""
 _WAIT_S = 60.0
 _QUERY_S = 5.0
 _CHECK_S = 1.0
 _BREATH = 0.05
-_CONNECT_S = 10.0
 _MOST_ANSWER = 65535
 _NO_NETWORK = "the sandbox has no network: its kernel lacks nf_tables or dummy devices; see its console"
-_LOCALHOSTS = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +37,8 @@ class _Waiting:
     Attributes:
         event: What the host is told.
         until: When it is given up, in monotonic seconds.
-        give_up: What to do then.
+        sock: The connection, if it is one.
+        answer: Sends the answer, if it is a query.
     """
 
     event: dict[str, Any]
@@ -59,17 +56,16 @@ class Outbound:
 
     Args:
         sockets: The agent's ends in the sandbox's network; None if there is none.
-        namespaces: The sandbox's; None if its programs live in the agent's.
+        carrier: Carries the connections that the host lets through.
     """
 
-    def __init__(self, sockets: NetworkSockets | None, namespaces: Namespaces | None) -> None:
+    def __init__(self, sockets: NetworkSockets | None, carrier: Carrier) -> None:
         self._sockets = sockets
-        self._namespaces = namespaces
+        self._carrier = carrier
         self._lock = _thread.allocate_lock()
         self._waiting: dict[int, _Waiting] = {}
         self._untold: list[int] = []
         self._number = 0
-        self._carried = 0
         self._pollers: list[_thread.LockType] = []
 
     def serve(self) -> None:
@@ -139,52 +135,7 @@ class Outbound:
         item = self._take(arguments.integer("id"))
         if item is None or item.sock is None:
             raise RefusalError(CONFLICT, "the program has closed the connection, or it waited too long")
-        self._splice(channel, item.sock)
-
-    def connect(self, channel: Channel, arguments: Arguments) -> None:
-        """Connect to a server on the sandbox's localhost, and carry that connection over this one."""
-        port = arguments.integer("port", least=1)
-        if port > 65535:
-            raise invalid(f"port must be 1 to 65535, got {port}")
-        self._splice(channel, self._connected(port))
-
-    def _splice(self, channel: Channel, sock: socket.socket) -> None:
-        """Carry a socket, unless so many are carried that calls to the agent would find no connection."""
-        with self._lock:
-            full = self._carried >= _MOST_CARRIED
-            self._carried += not full
-        if full:
-            reset(sock)
-            raise RefusalError(CONFLICT, f"{_MOST_CARRIED} connections of the sandbox are open; close some")
-        try:
-            splice(channel, sock)
-        finally:
-            with self._lock:
-                self._carried -= 1
-
-    def _connected(self, port: int) -> socket.socket:
-        for family, address in _LOCALHOSTS:
-            sock = self._socket(family)
-            try:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                sock.settimeout(_CONNECT_S)
-                sock.connect((address, port))
-                sock.settimeout(None)
-            except (ConnectionRefusedError, TimeoutError):
-                sock.close()
-            except OSError:
-                sock.close()
-                raise
-            else:
-                return sock
-        raise RefusalError(CONFLICT, f"nothing listens on port {port} in the sandbox; start the server first")
-
-    def _socket(self, family: int) -> socket.socket:
-        """Make a socket in the sandbox's network."""
-        if self._namespaces is None:
-            return socket.socket(family, socket.SOCK_STREAM)
-        with self._namespaces.network():
-            return socket.socket(family, socket.SOCK_STREAM)
+        self._carrier.carry(channel, item.sock)
 
     def _accept(self, sockets: NetworkSockets) -> None:
         poll = select.poll()

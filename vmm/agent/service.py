@@ -12,6 +12,7 @@ from . import frames
 from .activity import Activity
 from .archives import Archives
 from .arguments import Arguments, Paths
+from .carrier import Carrier
 from .channel import Channel, ClosedError
 from .files import Files
 from .identity import IdentityHolder
@@ -41,6 +42,7 @@ class Service:
         metrics: Metrics,
         activity: Activity,
         outbound: Outbound,
+        carrier: Carrier,
         paths: Paths,
     ) -> None:
         self._identity = identity
@@ -86,7 +88,7 @@ class Service:
             "refuse": outbound.refuse,
             "answer": outbound.answer,
             "carry": outbound.carry,
-            "connect": outbound.connect,
+            "connect": carrier.connect,
         }
 
     def serve(self, listener: socket.socket) -> None:

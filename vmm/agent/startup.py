@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from . import frames
 from .activity import Activity
 from .arguments import Paths
+from .carrier import Carrier
 from .cgroups import Groups
 from .files import Files
 from .identity import IdentityHolder, SecretFile
@@ -90,9 +91,10 @@ def main(arguments: list[str]) -> None:
     if namespaces is not None:
         own = frozenset(() if sockets is None else (sockets.port,))
     activity = Activity(inner, first, terminals, own)
-    outbound = Outbound(sockets, namespaces)
+    carrier = Carrier(namespaces)
+    outbound = Outbound(sockets, carrier)
     paths = Paths(first=None if namespaces is None else first)
-    service = Service(identity, processes, terminals, Files(), Metrics(proc, inner), activity, outbound, paths)
+    service = Service(identity, processes, terminals, Files(), Metrics(proc, inner), activity, outbound, carrier, paths)
     frames.host_proof(secret, b"", b"")  # The first digest loads libraries, which is impossible after chroot.
     if options.port_file:
         _write_port(options.port_file, listeners[0].getsockname()[1])

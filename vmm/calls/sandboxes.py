@@ -175,7 +175,7 @@ class SandboxCalls:
         with anyio.CancelScope(shield=True):
             async with self._turns.of(sandbox_id):
                 saved = await self._store.change(sandbox_id, changed)
-                await self._gateway.changed(sandbox_id, saved.network)
+                self._gateway.changed(sandbox_id, saved.network)
                 return self._ownership.seen(saved)
         raise AssertionError  # unreachable: the block either returns or raises
 

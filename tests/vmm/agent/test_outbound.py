@@ -13,6 +13,7 @@ import pytest
 from tests.waiting import PATIENCE_S
 from vmm.agent import frames
 from vmm.agent.arguments import Arguments
+from vmm.agent.carrier import Carrier
 from vmm.agent.channel import Channel
 from vmm.agent.network import NetworkSockets
 from vmm.agent.outbound import Outbound
@@ -31,7 +32,7 @@ def udp() -> Generator[socket.socket]:
 @pytest.fixture
 def outbound(udp: socket.socket) -> Generator[Outbound]:
     with socket.create_server(("127.0.0.1", 0)) as tcp:
-        made = Outbound(NetworkSockets(tcp=tcp, udp=udp, port=udp.getsockname()[1]), None)
+        made = Outbound(NetworkSockets(tcp=tcp, udp=udp, port=udp.getsockname()[1]), Carrier(None))
         made.serve()
         yield made
 

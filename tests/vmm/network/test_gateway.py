@@ -16,10 +16,11 @@ from tests.waiting import PATIENCE_S
 from vmm.errors import LinkError
 from vmm.guest.link import GuestLink
 from vmm.guest.network import OutboundConnection, OutboundQuery
-from vmm.network.gateway import MOST_CONNECTIONS, Gateway
+from vmm.network.gateway import Gateway
 from vmm.network.policy import Policy
 from vmm.network.rules import HostRules
 from vmm.network.tcp import Connect
+from vmm.network.way import MOST_CONNECTIONS
 
 pytestmark = pytest.mark.anyio
 
@@ -137,7 +138,7 @@ async def test_a_change_of_the_policy_ends_what_it_does_not_allow() -> None:
     guest = Guest(connections(2))
     async with served(guest, never) as gateway:
         assert guest.refused == []
-        await gateway.changed(SANDBOX, "none")
+        gateway.changed(SANDBOX, "none")
         with anyio.fail_after(PATIENCE_S):
             while len(guest.refused) < 2:
                 await anyio.lowlevel.checkpoint()
