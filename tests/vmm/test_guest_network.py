@@ -26,13 +26,13 @@ RESET = {7, 55, 56}
 
 CONNECT = """python3 - <<'EOF'
 import socket
-with socket.create_connection(({address!r}, {port})) as sock:
-    sock.settimeout(60)
-    try:
+try:
+    # A refusal may come so soon that it ends the call that connects.
+    with socket.create_connection(({address!r}, {port}), 60) as sock:
         sock.sendall(b"hello")
         print(sock.recv(100).decode() or "ended")
-    except ConnectionResetError:
-        print("reset")
+except ConnectionResetError:
+    print("reset")
 EOF"""
 
 
