@@ -1,174 +1,34 @@
-"""What passes between a client and a server in a sandbox: requests, bodies of any size, events, WebSockets."""
+"""What passes between a client and a server in a sandbox: requests, bodies of any size, events."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import socket
 import struct
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, nullcontext
-from dataclasses import replace
+from collections.abc import AsyncIterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
 import anyio
-import anyio.lowlevel
 import httpx
 import pytest
-from anyio.abc import ByteStream, SocketAttribute, SocketStream
-from starlette.types import Message, Receive, Scope, Send
-from uvicorn.protocols.utils import ClientDisconnected
-from websockets.asyncio.client import connect
-from websockets.exceptions import ConnectionClosedError, InvalidStatus
-from websockets.http11 import Request
-from websockets.server import ServerProtocol
-from websockets.typing import Origin
+from anyio.abc import SocketAttribute, SocketStream
+from websockets.exceptions import InvalidStatus
 
-from mcp_server.app import Services
-from mcp_server.ports.names import Place
 from mcp_server.ports.proxy import SLICE, Exchange
-from mcp_server.ports.visitors import Visitors
-from mcp_server.ports.visits import Visits
-from mcp_server.ports.websocket import SocketExchange
-from storage.errors import StoreUnavailable
-from tests.mcp_server.edge import Edge, serving
-from tests.mcp_server.host import ALICE, SANDBOX, OneHost
+from tests.mcp_server.edge import Edge
+from tests.mcp_server.host import ALICE, OneHost
 from tests.mcp_server.ports.conftest import Published
 from tests.mcp_server.ports.guest_app import PIECE, GuestApp
-from tests.waiting import PATIENCE_S, until
-from vmm.errors import Unavailable
+from tests.mcp_server.ports.servers import PLACE, SCOPE, Blurting, raw_server, served, tcp_server
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
 
+
 MIB = 1024 * 1024
 LARGE = 64 * MIB
-PLACE = Place(ref=SANDBOX, port=8000, prefix="", path=b"/")
-SCOPE: dict[str, Any] = {
-    "method": "GET",
-    "scheme": "http",
-    "headers": [(b"host", f"8000-{SANDBOX}.localhost".encode())],
-}
-
-
-@asynccontextmanager
-async def raw_server(edge: Edge, said: bytes, *, wait: bool = False) -> AsyncGenerator[Published]:
-    """A server that answers every request with these bytes, and then hangs up unless it is to wait."""
-    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
-
-    async def serve(client: SocketStream) -> None:
-        async with client:
-            try:
-                await client.receive()
-                await client.send(said)
-                if wait:
-                    await client.receive()
-            except (anyio.EndOfStream, anyio.BrokenResourceError):
-                return
-
-    async with listener, anyio.create_task_group() as tasks:
-        tasks.start_soon(listener.serve, serve)
-        yield Published(edge=edge, port=listener.extra(SocketAttribute.local_port))
-        tasks.cancel_scope.cancel()
-
-
-@asynccontextmanager
-async def socket_server(edge: Edge, frames: bytes) -> AsyncGenerator[Published]:
-    """A server that sends these frames together with its answer to the handshake, and waits for the client to close."""
-    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
-
-    async def serve(client: SocketStream) -> None:
-        async with client:
-            wire = ServerProtocol()
-            while not (requests := wire.events_received()):
-                wire.receive_data(await client.receive())
-            (request,) = requests
-            assert isinstance(request, Request)
-            wire.send_response(wire.accept(request))
-            await client.send(b"".join(wire.data_to_send()) + frames)
-            try:
-                while True:
-                    await client.receive()
-            except (anyio.EndOfStream, anyio.BrokenResourceError):
-                return
-
-    async with listener, anyio.create_task_group() as tasks:
-        tasks.start_soon(listener.serve, serve)
-        yield Published(edge=edge, port=listener.extra(SocketAttribute.local_port))
-        tasks.cancel_scope.cancel()
-
-
-class Blurting(ByteStream):
-    """The way to a server that answers the request's head, and sends everything else at once.
-
-    A socket would deliver it in pieces of any size, after which everybody has a turn.
-    """
-
-    def __init__(self, answer: Callable[[bytes], bytes], said: bytes) -> None:
-        self._answer = answer
-        self._said = [said]
-        self._asked = anyio.Event()
-        self._heard = b""
-        self.sent: list[bytes] = []
-        self.given = anyio.Event()
-
-    async def send(self, item: bytes) -> None:
-        if not self._asked.is_set():
-            self._heard = item
-            self._asked.set()
-            return
-        self.sent.append(item)
-
-    async def receive(self, max_bytes: int = 65536) -> bytes:
-        await self._asked.wait()
-        if self._heard:
-            heard, self._heard = self._heard, b""
-            return self._answer(heard)
-        if not self._said:
-            raise anyio.EndOfStream
-        self.given.set()
-        return self._said.pop()
-
-    async def send_eof(self) -> None:
-        pass
-
-    async def aclose(self) -> None:
-        pass
-
-
-async def served(
-    run: Callable[[Scope, Receive, Send], Awaitable[None]], scope: Scope, stream: Blurting
-) -> tuple[list[Message], int]:
-    """Serve a client that only listens: what it is sent, and the turns that others had after the server's bytes."""
-    sent: list[Message] = []
-    turns = 0
-    asked = False
-
-    async def receive() -> Message:
-        nonlocal asked
-        if asked or scope["type"] == "websocket":
-            await anyio.sleep_forever()
-        asked = True
-        return {"type": "http.request", "body": b"", "more_body": False}
-
-    async def send(message: Message) -> None:
-        sent.append(dict(message))
-
-    async def wait() -> None:
-        nonlocal turns
-        await stream.given.wait()
-        while True:
-            await anyio.lowlevel.checkpoint()
-            turns += 1
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(wait)
-        await run(scope, receive, send)
-        tasks.cancel_scope.cancel()
-    return sent, turns
 
 
 def peak_kib(*, reset: bool = False) -> int:
@@ -370,19 +230,16 @@ async def test_an_answer_that_breaks_off_is_seen_to_be_incomplete(ported: Edge, 
 
 async def test_an_answer_whose_connection_breaks_is_not_complete(ported: Edge) -> None:
     seen = anyio.Event()
-    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, anyio.create_task_group() as tasks:
 
-        async def serve(client: SocketStream) -> None:
-            async with client:
-                await client.receive()
-                await client.send(b"HTTP/1.0 200 OK\r\n\r\nhalf of it")
-                await seen.wait()
-                # Hang up with a reset.
-                raw = client.extra(SocketAttribute.raw_socket)
-                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    async def serve(client: SocketStream) -> None:
+        await client.receive()
+        await client.send(b"HTTP/1.0 200 OK\r\n\r\nhalf of it")
+        await seen.wait()
+        # Hang up with a reset.
+        raw = client.extra(SocketAttribute.raw_socket)
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
-        tasks.start_soon(listener.serve, serve)
-        port = Published(edge=ported, port=listener.extra(SocketAttribute.local_port))
+    async with tcp_server(ported, serve) as port:
         await port.publish(public=True)
         async with port.http() as http, http.stream("GET", "/") as answer:
             assert answer.status_code == 200
@@ -390,7 +247,6 @@ async def test_an_answer_whose_connection_breaks_is_not_complete(ported: Edge) -
                 async for piece in answer.aiter_raw():
                     assert piece == b"half of it"
                     seen.set()
-        tasks.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("status_and_header", [b"600 Odd\r\nX-Odd: a", b"200 OK\r\nX-Odd: a\x01b"])
@@ -440,19 +296,14 @@ async def test_a_server_that_stays_silent_is_a_timeout(hasty: Edge, fleet_of_one
 
 
 async def test_a_server_that_does_not_read_is_a_timeout(hasty: Edge, fleet_of_one: OneHost) -> None:
-    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, anyio.create_task_group() as tasks:
+    async def deaf(_client: SocketStream) -> None:
+        await anyio.sleep_forever()
 
-        async def deaf(client: SocketStream) -> None:
-            async with client:
-                await anyio.sleep_forever()
-
-        tasks.start_soon(listener.serve, deaf)
-        port = Published(edge=hasty, port=listener.extra(SocketAttribute.local_port))
+    async with tcp_server(hasty, deaf) as port:
         await fleet_of_one.ports.publish(ALICE, "box", port.port, public=True)
         async with port.http() as http:
             answer = await http.post("/", content=pieces(LARGE), headers={"content-length": str(LARGE)})
         assert answer.status_code == 504
-        tasks.cancel_scope.cancel()
 
 
 async def test_pythons_own_file_server_works(ported: Edge, tmp_path: Path) -> None:
@@ -479,57 +330,6 @@ async def test_pythons_own_file_server_works(ported: Edge, tmp_path: Path) -> No
             thread.join()
 
 
-async def test_messages_of_a_websocket_pass_both_ways(app: Published) -> None:
-    await app.publish()
-    large = "x" * (2 * MIB)
-    async with app.socket(subprotocols=["vite-hmr", "other"]) as socket:
-        assert socket.subprotocol == "vite-hmr"
-        for message in ("hello", "", "ä", b"\x00\xff", large, large.encode()):
-            await socket.send(message)
-            assert await socket.recv() == message
-        await socket.send("headers")
-        headers = json.loads(await socket.recv())
-    assert headers["host"] == app.host
-    assert "x-api-key" not in headers
-    assert headers["x-forwarded-proto"] == "http"
-
-
-async def test_messages_that_arrive_with_the_handshake_are_passed_on(ported: Edge) -> None:
-    async with socket_server(ported, b"\x81\x05hello\x81\x02!!\x88\x02\x0f\xa1") as port:
-        await port.publish(public=True)
-        async with port.socket("/", key="") as socket:
-            assert [await socket.recv(), await socket.recv()] == ["hello", "!!"]
-            with pytest.raises(ConnectionClosedError):
-                await socket.recv()
-        assert socket.close_code == 4001
-
-
-@pytest.mark.parametrize(
-    ("frame", "answered"), [(b"\x89\x00", True), (b"\x8a\x00", False), (b"\x00\x00", False)], ids=str
-)
-async def test_tiny_frames_of_a_server_leave_time_for_everybody_else(frame: bytes, answered: bool) -> None:
-    wire = ServerProtocol()
-    said = frame * 32_760
-    if frame[0] == 0:  # fragments of a message
-        said = b"\x01\x01a" + said + b"\x80\x01b"
-
-    def answer(heard: bytes) -> bytes:
-        wire.receive_data(heard)
-        (request,) = wire.events_received()
-        assert isinstance(request, Request)
-        wire.send_response(wire.accept(request))
-        return b"".join(wire.data_to_send())
-
-    stream = Blurting(answer, said)
-    scope = {**SCOPE, "type": "websocket", "scheme": "ws"}
-    sent, turns = await served(SocketExchange(stream, PLACE).run, scope, stream)
-    assert turns >= len(said) // SLICE - 1
-    assert len(stream.sent) < 100
-    assert b"".join(stream.sent).count(b"\x8a\x80") >= (32_000 if answered else 0)
-    texts = [message["text"] for message in sent if message["type"] == "websocket.send"]
-    assert texts == ([] if frame[0] else ["ab"])
-
-
 async def test_tiny_chunks_of_a_server_leave_time_for_everybody_else() -> None:
     said = b"1\r\nx\r\n" * 10_900 + b"0\r\n\r\n"
     stream = Blurting(lambda _heard: b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", said)
@@ -538,110 +338,3 @@ async def test_tiny_chunks_of_a_server_leave_time_for_everybody_else() -> None:
     assert b"".join(bodies) == b"x" * 10_900
     assert len(bodies) < 4
     assert turns >= len(said) // SLICE - 1
-
-
-async def test_a_websocket_works_by_path(app: Published) -> None:
-    await app.publish(public=True)
-    url = f"ws{app.edge.url.removeprefix('http')}{app.prefix}/socket"
-    async with connect(url, proxy=None, origin=Origin(app.edge.url)) as socket:
-        await socket.send("headers")
-        headers = json.loads(await socket.recv())
-    assert headers["host"] == f"localhost:{app.port}"
-    assert headers["origin"] == f"http://localhost:{app.port}"
-
-
-async def test_the_codes_with_which_sides_close_reach_the_other(app: Published, guest_app: GuestApp) -> None:
-    await app.publish(public=True)
-    async with app.socket(key="") as socket:
-        await socket.send("close")
-        with pytest.raises(ConnectionClosedError):
-            await socket.recv()
-        assert (socket.close_code, socket.close_reason) == (4001, "as you wish")
-    async with app.socket(key="") as socket:
-        await socket.close(4002, "bye")
-    with anyio.fail_after(PATIENCE_S):
-        await guest_app.left.wait()
-
-
-@pytest.mark.parametrize(
-    "error", [Unavailable("/srv/host is full"), StoreUnavailable("db.example.com is down")], ids=repr
-)
-async def test_only_callers_with_a_key_are_told_what_is_wrong_with_this_host(
-    with_ports: Services, keys: dict[str, str], error: Exception
-) -> None:
-    @asynccontextmanager
-    async def failing(_owner: str, _ref: str, _port: int) -> AsyncGenerator[ByteStream]:
-        raise error
-        yield
-
-    services = replace(with_ports, dial=failing)
-    async with serving(services.web(), keys, services.identity.run) as edge:
-        port = Published(edge=edge, port=8000)
-        await port.publish(public=True)
-        async with port.http() as nobody, port.http("alice") as alice:
-            told, known = await nobody.get("/"), await alice.get("/")
-    assert (told.status_code, known.status_code) == (503, 503)
-    assert told.text == "This port cannot be opened now. Try again in a few seconds.\n"
-    assert str(error) in known.text
-
-
-@pytest.mark.parametrize("crowded", [False, True])
-async def test_a_client_that_leaves_during_the_handshake_is_no_failure(
-    visitors: Visitors, visits: Visits, fleet_of_one: OneHost, app: Published, crowded: bool
-) -> None:
-    await fleet_of_one.ports.publish(ALICE, "box", app.port, public=True)
-    place = Place(ref=SANDBOX, port=app.port, prefix="", path=b"/socket")
-    headers = [(b"host", app.host.encode())]
-    scope: Scope = {**SCOPE, "type": "websocket", "scheme": "ws", "headers": headers, "state": {"place": place}}
-    tried: list[str] = []
-
-    async def receive() -> Message:
-        return {"type": "websocket.connect"}
-
-    async def gone(message: Message) -> None:
-        tried.append(message["type"])
-        raise ClientDisconnected
-
-    with visits.opened(SANDBOX, 1) if crowded else nullcontext():
-        await visitors(scope, receive, gone)
-    assert tried == ["websocket.close" if crowded else "websocket.accept"]
-
-
-async def test_a_refused_handshake_is_answered_as_the_server_did(app: Published) -> None:
-    await app.publish(public=True)
-    with pytest.raises(InvalidStatus) as refused:
-        async with app.socket("/refused", key=""):
-            pass
-    assert refused.value.response.status_code == 418
-    assert refused.value.response.body == b"not for you"
-
-
-async def test_a_sandbox_has_only_so_many_connections(hasty: Edge, fleet_of_one: OneHost, app: Published) -> None:
-    await fleet_of_one.ports.publish(ALICE, "box", app.port, public=True)
-    port = Published(edge=hasty, port=app.port)
-    async with port.http() as http:
-        async with port.socket(key=""):
-            answer = await http.get("/")
-        assert answer.status_code == 503
-        assert "too many open connections" in answer.text
-        await until(lambda: _is_let_in(http))
-
-
-async def test_a_client_that_takes_nothing_has_left(
-    hasty: Edge, visits: Visits, fleet_of_one: OneHost, app: Published
-) -> None:
-    await fleet_of_one.ports.publish(ALICE, "box", app.port, public=True)
-    port = Published(edge=hasty, port=app.port)
-    client = await anyio.connect_tcp("127.0.0.1", urlsplit(hasty.url).port or 0)
-    async with client:
-        await client.send(f"GET /download?pieces=10000 HTTP/1.1\r\nHost: {port.host}\r\n\r\n".encode())
-        assert await client.receive(12) == b"HTTP/1.1 200"
-        await until(lambda: _nobody_is_there(visits))
-
-
-async def _nobody_is_there(visits: Visits) -> bool:
-    return len(visits) == 0
-
-
-async def _is_let_in(http: httpx.AsyncClient) -> bool:
-    return (await http.get("/")).status_code == 200
