@@ -11,7 +11,7 @@ import pytest
 
 from mcp_server.ports.cookies import guests_cookie, own_cookie, own_cookies, without_own
 from mcp_server.ports.names import PortNames, reached_by
-from mcp_server.ports.tokens import Tokens, port_secret
+from mcp_server.ports.tokens import Kind, Tokens, port_secret
 from mcp_server.ports.visits import TooManyVisits, Visits
 from mcp_server.settings import Settings, SettingsRefused
 from vmm.errors import InvalidInput, LimitExceeded, NotFound
@@ -86,9 +86,8 @@ def test_a_token_is_for_its_kind_and_its_publication_alone() -> None:
     tokens = Tokens(b"secret")
     token = tokens.sign("url", ID, PORT, expires_s=100)
 
-    def expiry(**changes: object) -> int:
-        given = {"kind": "url", "sandbox_id": ID, "published": PORT, "now_ms": 99_999, **changes}
-        return tokens.expiry_s(given.pop("kind"), token, **given)  # type: ignore[arg-type]
+    def expiry(kind: Kind = "url", sandbox_id: str = ID, published: PublishedPort = PORT, now_ms: int = 99_999) -> int:
+        return tokens.expiry_s(kind, token, sandbox_id, published, now_ms=now_ms)
 
     assert expiry() == 100
     assert expiry(now_ms=100_000) == 0

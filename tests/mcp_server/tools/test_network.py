@@ -113,7 +113,9 @@ async def test_a_result_ends_with_what_was_refused_while_it_ran(
 async def test_what_a_background_command_was_refused_is_told_once_by_the_next_reading(
     box: Tools, fleet_of_one: OneHost
 ) -> None:
-    pid = int(re.search(r"pid (\d+)", await box("run_background_command", command="sleep 1000"))[1])  # type: ignore[index]
+    started = re.search(r"pid (\d+)", await box("run_background_command", command="sleep 1000"))
+    assert started is not None
+    pid = int(started[1])
     fleet_of_one.refuses("example.com")
     assert (await box("read_process_output", pid=pid)).endswith(f"\n{REFUSED}")
     assert "[network" not in await box("read_process_output", pid=pid)
