@@ -147,7 +147,7 @@ def store(request: pytest.FixtureRequest) -> Open:
     return on_sqlite if request.param == "sqlite" else on_mongo(request.getfixturevalue("mongo_uri"))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(sequence=calls)
 def test_the_store_agrees_with_a_dictionary(store: Open, sequence: list[tuple[Any, ...]]) -> None:
     async def compare() -> None:

@@ -35,7 +35,7 @@ leaves = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.dictionaries(st.text(max_size=12), st.recursive(leaves, around, max_leaves=12), max_size=6))
 @example({"command": "x" * 180 + KEY})
 @example({"command": "x" * 500 + KEY * 30})

@@ -43,7 +43,7 @@ def test_a_joiner_binds_only_what_unicode_says() -> None:
     assert not joins("\U0001f469\u200d", "\u6f22")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(st.sampled_from(PARTS), max_size=15) | st.text(max_size=9))
 @example("\U0001f1e9\U0001f1ea\U0001f1eb")
 def test_text_takes_the_columns_that_wcwidth_counts(text: str) -> None:

@@ -262,7 +262,7 @@ _WRITTEN = st.lists(_SEQUENCES | st.binary(max_size=40) | st.text(max_size=20).m
 _LETTERS = st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp", "Zs", "Mn", "Mc", "Me", "Cf"])
 _MARKS = st.sampled_from("\u0301\u200b\u200d\u200f\ufe0e\ufe0f\u20e3\u0e33\u093e\u094d\u1161\U0001f3fd\U0001f1e9")
 _ROWS = st.lists(st.tuples(_LETTERS, st.text(_LETTERS | _MARKS, max_size=9)).map("".join), max_size=5)
-_EXAMPLES = settings(max_examples=100, deadline=None)
+_EXAMPLES = settings(max_examples=100)
 
 
 @_EXAMPLES

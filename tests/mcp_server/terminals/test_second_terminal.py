@@ -103,9 +103,7 @@ _EDITS = st.one_of(
     *(_with(f"\x1b[{{}}{edit}", _FEW) for edit in "@PXb"),
     st.sampled_from(["\x1b[K", "\x1b[1K", "\x1b[2K", "\x1b[4h", "\x1b[4l"]),
 )
-_BOUNDED = settings(
-    max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
-)
+_BOUNDED = settings(max_examples=60, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @_BOUNDED

@@ -71,7 +71,7 @@ async def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
     assert (tmp_path / "elsewhere").read_bytes() == b""
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
 @given(islands=st.dictionaries(st.integers(0, 2 * MIB), st.binary(min_size=1, max_size=9000), max_size=5))
 def test_holes_are_copied_correctly_without_reflinks(tmp_path: Path, islands: dict[int, bytes]) -> None:
     source, target = tmp_path / "source", tmp_path / "target"
@@ -97,7 +97,7 @@ async def test_disk_space_for_a_files_holes_can_be_reserved_and_freed(tmp_path: 
     await release(tmp_path / "missing")
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
 @given(islands=st.dictionaries(st.integers(0, 2 * MIB), st.binary(min_size=1, max_size=9000), max_size=5))
 def test_reserving_and_freeing_changes_no_byte(tmp_path: Path, islands: dict[int, bytes]) -> None:
     path = tmp_path / "ram"

@@ -26,7 +26,7 @@ def write(path: Path, islands: dict[int, bytes], *, dense: bool) -> None:
             file.write(data)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20)
 @given(islands=ISLANDS)
 def test_holes_and_zeros_have_the_same_digest(tmp_path: Path, islands: dict[int, bytes]) -> None:
     write(tmp_path / "sparse", islands, dense=False)
@@ -34,7 +34,7 @@ def test_holes_and_zeros_have_the_same_digest(tmp_path: Path, islands: dict[int,
     assert digest(tmp_path / "sparse")["sha256"] == digest(tmp_path / "dense")["sha256"]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20)
 @given(islands=ISLANDS, at=st.integers(0, 10 * MIB - 1))
 def test_any_changed_byte_changes_the_digest(tmp_path: Path, islands: dict[int, bytes], at: int) -> None:
     path = tmp_path / "file"

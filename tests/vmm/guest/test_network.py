@@ -113,11 +113,13 @@ async def test_leaving_a_stream_resets_it_even_if_the_server_reads_nothing(link:
 
 async def test_a_server_that_breaks_off_breaks_the_stream(link: GuestLink) -> None:
     async def reset(stream: SocketStream) -> None:
+        await stream.receive()  # else it may be reset before it is connected
         raw = stream.extra(anyio.abc.SocketAttribute.raw_socket)
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         await anyio.aclose_forcefully(stream)
 
     async with serving(reset) as port, link.connect(port) as stream:
+        await stream.send(b"x")
         with pytest.raises(anyio.BrokenResourceError):
             await stream.receive()
 

@@ -159,7 +159,7 @@ async def test_a_deleted_sandbox_is_forgotten_without_harm_to_waiting_calls(acti
     assert activity.used_ms(BOX) == 0
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     uses=st.lists(st.tuples(STEPS, STEPS), max_size=6),
     claims=st.lists(st.tuples(STEPS, STEPS, st.booleans()), max_size=4),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from operator import attrgetter
 from pathlib import Path
 
@@ -64,8 +64,9 @@ def frozen(process: ProcessRef) -> Generator[None]:
         yield
     finally:
         (group / "freezer.state").write_text("THAWED")
-        while (group / "cgroup.procs").read_text():
-            (FREEZER / "cgroup.procs").write_text((group / "cgroup.procs").read_text().split()[0])
+        while members := (group / "cgroup.procs").read_text().split():
+            with suppress(ProcessLookupError):  # it has ended meanwhile
+                (FREEZER / "cgroup.procs").write_text(members[0])
         group.rmdir()
 
 

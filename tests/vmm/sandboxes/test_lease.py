@@ -203,4 +203,4 @@ class Clocks(RuleBasedStateMachine):
 
 
 TestClocks = Clocks.TestCase
-TestClocks.settings = settings(max_examples=50, stateful_step_count=20, deadline=None)
+TestClocks.settings = settings(max_examples=50, stateful_step_count=20)
