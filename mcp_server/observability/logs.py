@@ -5,6 +5,7 @@ API keys arrive in two headers and are never bound to an event; values in log ev
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
 from typing import TYPE_CHECKING, Literal
@@ -24,6 +25,8 @@ _QUIET = {
     "python_multipart": "ERROR",  # the answer says what is wrong with a form
     "pymongo": "INFO",  # at DEBUG it logs whole commands, including documents
 }
+
+_NO_ERRORS = frozenset(f"ASGI callable returned without completing {what}." for what in ("handshake", "response"))
 
 
 def configure(level: Literal["debug", "info", "warning", "error"], form: Literal["auto", "console", "json"]) -> None:
@@ -78,12 +81,16 @@ def configure(level: Literal["debug", "info", "warning", "error"], form: Literal
     root.setLevel(level.upper())
     for name, least in _QUIET.items():
         logging.getLogger(name).setLevel(max(logging.getLevelNamesMapping()[least], root.level))
-    logging.getLogger("uvicorn.error").addFilter(_no_quirk)
+    logging.getLogger("uvicorn.error").addFilter(ordinary)
 
 
-def _no_quirk(record: logging.LogRecord) -> bool:
-    # Uvicorn logs this for every WebSocket handshake that was refused on purpose.
-    return record.msg != "ASGI callable returned without completing handshake."
+def ordinary(record: logging.LogRecord) -> bool:
+    """Tell whether a record of the web server's is more than what it logs as an error and is none.
+
+    WebSockets are refused on purpose, and answers of sandboxes may break off or last until the server stops.
+    """
+    ended = record.exc_info is not None and isinstance(record.exc_info[1], asyncio.CancelledError)
+    return not ended and record.msg not in _NO_ERRORS
 
 
 def _bounded(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
