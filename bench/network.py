@@ -1,4 +1,4 @@
-"""The network of a sandbox in user mode, and a published port's way, on a real machine: `python -m bench.network`.
+"""The network of a sandbox in user mode, on a real machine: `python -m bench.network`.
 
 The server at the other end is a thread of this process, which a sandbox reaches by a public address that the gateway
 dials there. The direct line is the same program of the guest with a server in the guest.
