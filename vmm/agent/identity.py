@@ -14,7 +14,9 @@ from typing import Any
 from . import frames
 from .arguments import Arguments
 from .channel import Channel
+from .nic_settings import Settings
 from .refusals import invalid
+from .uplink import Uplink
 
 _RNDADDENTROPY = 0x40085203
 _RNDRESEEDCRNG = 0x5207
@@ -62,7 +64,16 @@ class IdentityHolder:
         nonce: Random hex digits that exist only in this process's memory.
     """
 
-    def __init__(self, secret: bytes, file: SecretFile | None, random: int, *, privileged: bool) -> None:
+    def __init__(
+        self,
+        secret: bytes,
+        file: SecretFile | None,
+        random: int,
+        *,
+        privileged: bool,
+        uplink: Uplink | None = None,
+    ) -> None:
+        self._uplink = uplink
         self.secret = secret
         self.nonce = os.urandom(16).hex()
         self._file = file
@@ -97,6 +108,7 @@ class IdentityHolder:
         entropy, secret = arguments.hexadecimal("entropy"), arguments.hexadecimal("secret")
         machine_id, hostname = arguments.text("machine_id"), arguments.text("hostname")
         clock = arguments.integer("clock_ns", least=1)
+        nic = Settings.of(arguments.pairs("nic"))
         if not _MIN_BYTES <= len(entropy) <= _MAX_ENTROPY:
             raise invalid(f"entropy must be {_MIN_BYTES} to {_MAX_ENTROPY} bytes, got {len(entropy)}")
         if len(secret) < _MIN_BYTES:
@@ -120,6 +132,7 @@ class IdentityHolder:
                 # Whatever a user did to these files must not prevent the machine from starting.
                 sys.stderr.write(f"agent: cannot write the host name to {_HOSTNAME} and {_HOSTS}: {error}\n")
             socket.sethostname(hostname)
+        used = {} if self._uplink is None else self._uplink.use(nic)
         if self._file is not None:
             self._file.write(secret)
         self.secret = secret
@@ -129,6 +142,7 @@ class IdentityHolder:
             "clock_ns": time.time_ns(),
             "machine_id": _read(_MACHINE_ID).decode("ascii", "replace").strip(),
             "hostname": socket.gethostname(),
+            "nic": used or None,
         }
 
 

@@ -22,7 +22,10 @@ from contextlib import contextmanager
 from typing import Self
 
 from .cgroups import Groups
-from .network import NetworkSockets, set_up
+from .netlink import Netlink
+from .network import NetworkSockets
+from .nic_settings import SettingsFile
+from .uplink import Uplink, connect
 
 _LIBC = ctypes.PyDLL(None, use_errno=True)  # PyDLL keeps the GIL, since no call here blocks.
 _NEW_MOUNTS, _NEW_CGROUPS, _NEW_PIDS, _NEW_NET = 0x00020000, 0x02000000, 0x20000000, 0x40000000
@@ -45,18 +48,25 @@ class Namespaces:
         proc: A descriptor of the /proc that the sandbox's programs see.
         first: A pidfd of the first process; readable once that process has ended, and all others with it.
         sockets: The agent's ends of the sandbox's network; None if it has none.
+        uplink: Leads the sandbox's network through the machine's device, or not; None if there is no such device.
     """
 
-    def __init__(self, proc: int, first: int, sockets: NetworkSockets | None) -> None:
+    def __init__(self, proc: int, first: int, sockets: NetworkSockets | None, uplink: Uplink | None) -> None:
         self.proc = proc
         self.first = first
         self.sockets = sockets
+        self.uplink = uplink
         # A pidfd of the main thread, which never enters the sandbox.
         self._own = os.pidfd_open(os.getpid())
 
     @classmethod
-    def make(cls, root: str, groups: Groups | None) -> Self:
+    def make(cls, root: str, groups: Groups | None, file: SettingsFile | None) -> Self:
         """Create the namespaces and mount their /proc, /sys and cgroups below `root`, before any thread is started.
+
+        Args:
+            root: The sandbox's root directory.
+            groups: The cgroups, if there are any.
+            file: Keeps the settings of the machine's network device.
 
         Raises:
             OSError: The kernel does not support it, or this user lacks the privileges.
@@ -67,6 +77,7 @@ class Namespaces:
         _mount("", "/", "", _REC | _PRIVATE)
         if not os.path.ismount(root):
             _mount(root, root, "", _BIND | _REC)
+        outside = Netlink()
         if groups is not None:
             groups.join_sandbox()  # Its cgroup becomes the root of the new cgroup namespace.
         _call(_LIBC.unshare(_ISOLATED))
@@ -81,11 +92,12 @@ class Namespaces:
         os.close(reader)
         if report != _READY:
             raise OSError(0, report.decode() or "the sandbox's first process ended during its startup")
-        sockets = set_up()
+        sockets, uplink = connect(outside, file)
+        outside.close()
         for namespace in own:
             _call(_LIBC.setns(namespace, 0))
             os.close(namespace)
-        return cls(os.open(f"{root}/proc", os.O_RDONLY | os.O_DIRECTORY), os.pidfd_open(pid), sockets)
+        return cls(os.open(f"{root}/proc", os.O_RDONLY | os.O_DIRECTORY), os.pidfd_open(pid), sockets, uplink)
 
     def enter(self) -> None:
         """Start the calling thread's children in the sandbox until `leave`; it must not start threads meanwhile.

@@ -14,8 +14,11 @@ import struct
 import sys
 from dataclasses import dataclass
 
-_ADDRESS = "10.41.0.2"
-_GATEWAY = "10.41.0.1"
+ADDRESS, PREFIX = "10.41.0.2", 24
+"""The device's address, with the length of its network's prefix."""
+GATEWAY = "10.41.0.1"
+"""Where the device's default route leads to."""
+
 _BACKLOG = 512
 _ORIGINAL_DESTINATION = 80
 """SO_ORIGINAL_DST of linux/netfilter_ipv4.h."""
@@ -23,32 +26,33 @@ _IP_PKTINFO = 8
 _SOCKADDR = struct.Struct("!2xH4s8x")
 
 # `ip daddr 127.0.0.0/8` in the last chain is what the first has redirected: the name of the device is still the old
-# one there. Containers inside the sandbox come through `prerouting`.
+# one there. Containers inside the sandbox come through `prerouting`; those that another device leads on are let go.
 _SETUP = f"""
 set -e
-ip link add eth0 type dummy
-echo 1 > /proc/sys/net/ipv6/conf/eth0/disable_ipv6
-ip addr add {_ADDRESS}/24 dev eth0
-ip link set eth0 up
-ip route add default via {_GATEWAY} dev eth0
+ip link add %(device)s type dummy
+echo 1 > /proc/sys/net/ipv6/conf/%(device)s/disable_ipv6
+ip addr add {ADDRESS}/{PREFIX} dev %(device)s
+ip link set %(device)s up
+ip route add default via {GATEWAY} dev %(device)s
 nft -f - <<RULES
 table ip casemate {{
     chain output {{
         type nat hook output priority -100; policy accept;
-        oifname != "eth0" accept
+        oifname != "%(device)s" accept
         meta l4proto tcp redirect to :%(port)d
         udp dport 53 redirect to :%(port)d
     }}
     chain prerouting {{
         type nat hook prerouting priority dstnat; policy accept;
         fib daddr type local accept
+        fib daddr oifname != "%(device)s" accept
         meta l4proto tcp redirect to :%(port)d
         udp dport 53 redirect to :%(port)d
     }}
     chain rejected {{
         type filter hook output priority filter; policy accept;
         ip daddr 127.0.0.0/8 accept
-        oifname "eth0" reject with icmp admin-prohibited
+        oifname "%(device)s" reject with icmp admin-prohibited
     }}
 }}
 RULES
@@ -70,11 +74,14 @@ class NetworkSockets:
     port: int
 
 
-def set_up() -> NetworkSockets | None:
+def set_up(device: str) -> NetworkSockets | None:
     """Make the device, the rules and the sockets in the network namespace of the calling process.
 
     To be called before the root changes, since the programs for it are in the toolbox. None, with the reason on the
-    console, where the kernel cannot do it: the sandbox then has no network.
+    console, where the kernel cannot do it: the sandbox then has no network, or only that of the machine's own device.
+
+    Args:
+        device: The name of the device to make.
     """
     try:
         tcp = socket.create_server(("0.0.0.0", 0), backlog=_BACKLOG)  # noqa: S104 (in the sandbox's own namespace)
@@ -85,7 +92,7 @@ def set_up() -> NetworkSockets | None:
         # What is readable may be gone again when it is read: the one thread for all must not wait for it.
         tcp.setblocking(False)
         udp.setblocking(False)
-        _run(_SETUP % {"port": port})
+        _run(_SETUP % {"port": port, "device": device})
     except OSError as error:
         sys.stderr.write(f"agent: the sandbox has no network: {error}\n")
         return None

@@ -23,6 +23,7 @@ from .identity import IdentityHolder, SecretFile
 from .memory_kills import MemoryKills
 from .metrics import Metrics
 from .namespaces import Namespaces, pivot
+from .nic_settings import SettingsFile
 from .outbound import Outbound
 from .processes import Processes
 from .procfs import read
@@ -84,7 +85,8 @@ def main(arguments: list[str]) -> None:
     users = Users(os.fsencode(options.users_file))
     processes = Processes(trees, users, spawner, null, memory_kills)
     terminals = Terminals(trees, users, spawner, memory_kills)
-    identity = IdentityHolder(secret, secret_file, random, privileged=options.privileged)
+    uplink = None if namespaces is None else namespaces.uplink
+    identity = IdentityHolder(secret, secret_file, random, privileged=options.privileged, uplink=uplink)
     # The host's own connections do not count as activity. Those over vsock are in no TCP table.
     own = frozenset(listener.getsockname()[1] for listener in listeners if listener.family == socket.AF_INET)
     sockets = None if namespaces is None else namespaces.sockets
@@ -132,7 +134,8 @@ def _isolate(options: _Options, proc: int, group: Groups | None) -> Namespaces |
         ),
         0,
     )
-    namespaces = Namespaces.make(options.root, group)
+    file = SettingsFile(os.path.dirname(options.secret_file) or ".") if options.secret_file else None
+    namespaces = Namespaces.make(options.root, group, file)
     if group is not None:
         group.keep_reserves(available)
     return namespaces

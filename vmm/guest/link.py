@@ -81,6 +81,8 @@ class GuestLink(ProcessCalls, FileCalls, ArchiveCalls, TerminalCalls, NetworkCal
                     "hostname": identity.hostname,
                     "secret": identity.secret.hex(),
                 }
+                if identity.nic is not None:
+                    values["nic"] = dict(identity.nic)
                 await connection.send(pack_request("identify", values, with_body=False))
                 try:
                     reply = await read_answer(connection)

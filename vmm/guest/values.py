@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -332,12 +333,15 @@ class Identity:
         machine_id: 32 hex digits for /etc/machine-id.
         hostname: DNS-1123 label.
         secret: The agent's new secret, at least 32 bytes; the old one stops working at once.
+        nic: What its network device gets: `mac`, `address` with the length of the prefix, and `gateway`; None to have
+            what leaves the sandbox go over the link.
     """
 
     entropy: bytes
     machine_id: str
     hostname: str
     secret: bytes
+    nic: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -349,3 +353,4 @@ class Certificate:
     clock_ns: int
     machine_id: str
     hostname: str
+    nic: Mapping[str, str] | None = None

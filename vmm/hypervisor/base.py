@@ -10,6 +10,7 @@ from typing import Protocol
 
 from anyio.abc import ByteStream
 
+from .nic import Nic, Nics
 from .process import ProcessRef
 
 CONSOLE = "console.log"
@@ -31,6 +32,8 @@ class Hardware:
         initramfs: First file system, with the machine's first secret appended.
         toolbox, base: Read-only file systems.
         tsc_khz: Frequency of the time-stamp counter, for the guest's kernel; 0 lets it measure.
+        nic: Whether it has a network device besides the link.
+        takes_nic: Whether the agent in its toolbox can be given one; the agents of earlier releases cannot.
     """
 
     cpu: int
@@ -41,6 +44,8 @@ class Hardware:
     toolbox: Path
     base: Path
     tsc_khz: int = 0
+    nic: bool = False
+    takes_nic: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,12 +88,14 @@ class Running:
         process: The hypervisor.
         port: TCP port on the host's loopback that leads to the agent; 0 if the driver has a socket file instead.
         memory: How it got its memory.
+        nic: Its network device as the guest is told; None if it has none, or one that leads nowhere.
     """
 
     directory: Path
     process: ProcessRef
     port: int
     memory: Memory
+    nic: Nic | None = None
 
 
 Fill = Callable[[], Awaitable[None]]
@@ -96,7 +103,14 @@ Fill = Callable[[], Awaitable[None]]
 
 
 class Hypervisor(Protocol):
-    """A driver. It has no state about machines: everything is in `Running` and the machine's directory."""
+    """A driver. It has no state about machines: everything is in `Running` and the machine's directory.
+
+    Attributes:
+        nics: Makes the taps of machines whose hardware has a network device; None if the server makes none. Such a
+            machine then gets a device that leads nowhere, or is refused.
+    """
+
+    nics: Nics | None
 
     @property
     def name(self) -> str:
@@ -165,7 +179,12 @@ class Hypervisor(Protocol):
         ...
 
     async def adopt(self, machine: Running, hardware: Hardware) -> None:
-        """Apply this server's limits to a machine that an earlier server started."""
+        """Apply this server's limits to a machine that an earlier server started.
+
+        Raises:
+            Conflict: This server has no tap for its network device, or its address is of another network; nothing has
+                changed. Without the device, `Running.nic`, it can be adopted.
+        """
         ...
 
     async def stop(self, machine: Running) -> None:

@@ -6,8 +6,9 @@ project, never of a user.
 
 from __future__ import annotations
 
+import json
 import ssl
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import httpx2
 
 from ..disk.os_errors import EXHAUSTED, translate_os_error
 from ..errors import Unavailable
+from .ch_descriptors import put_with_descriptors
 from .startup import START_S
 from .unix_socket import address
 
@@ -35,14 +37,21 @@ class ApiError(Unavailable):
 
 
 class Api:
-    """A session on one machine's control socket, over one connection."""
+    """A session on one machine's control socket, over one connection; calls that pass descriptors have their own."""
 
-    def __init__(self, http: httpx2.AsyncClient, call_s: float) -> None:
+    def __init__(self, http: httpx2.AsyncClient, socket: Path, call_s: float) -> None:
         self._http = http
+        self._socket = socket
         self._call_s = call_s
 
     async def call(
-        self, method: str, name: str, body: Mapping[str, Any] | None = None, *, within_s: float | None = None
+        self,
+        method: str,
+        name: str,
+        body: Mapping[str, Any] | None = None,
+        *,
+        within_s: float | None = None,
+        descriptors: Sequence[int] = (),
     ) -> Any:
         """Call, and return the JSON of the answer; None if it has none.
 
@@ -51,16 +60,17 @@ class Api:
             name: The call, such as `vm.info`.
             body: The argument.
             within_s: The deadline in seconds, if not the session's.
+            descriptors: What to pass with a PUT that has a body; the program makes copies.
 
         Raises:
             ApiError: The program refused it, did not answer in time, or is gone.
         """
         limit_s = self._call_s if within_s is None else within_s
         try:
-            return await self._asked(method, name, body, limit_s)
+            return await self._asked(method, name, body, limit_s, descriptors)
         except TimeoutError:
             raise ApiError(f"The hypervisor did not answer {name} within {limit_s:g} s") from None
-        except httpx2.HTTPError as error:
+        except (httpx2.HTTPError, OSError, anyio.EndOfStream, anyio.BrokenResourceError) as error:
             raise ApiError(f"The hypervisor ended during {name}") from error
 
     async def version(self, within_s: float) -> str:
@@ -77,15 +87,35 @@ class Api:
             raise ApiError("The hypervisor has ended") from error
         return ".".join(str(answer["version"]).split(".")[:2])
 
-    async def _asked(self, method: str, name: str, body: Mapping[str, Any] | None, limit_s: float) -> Any:
+    async def _asked(
+        self,
+        method: str,
+        name: str,
+        body: Mapping[str, Any] | None,
+        limit_s: float,
+        descriptors: Sequence[int] = (),
+    ) -> Any:
+        path = f"/api/v1/{name}"
         with anyio.fail_after(limit_s):
-            answer = await self._http.request(method, f"/api/v1/{name}", json=body, timeout=None)
-        if answer.status_code >= 300:
-            raise ApiError(f"The hypervisor refused {name}: {answer.text.strip()[:_SHOWN]}")
+            if descriptors:
+                status, content = await self._put(name, path, body or {}, descriptors)
+            else:
+                answer = await self._http.request(method, path, json=body, timeout=None)
+                status, content = answer.status_code, answer.content
+        if status >= 300:
+            raise ApiError(f"The hypervisor refused {name}: {content.decode(errors='replace').strip()[:_SHOWN]}")
         try:
-            return answer.json() if answer.content else None
+            return json.loads(content) if content else None
         except ValueError as error:
             raise ApiError(f"The hypervisor answered {name} with something that is not JSON") from error
+
+    async def _put(
+        self, name: str, path: str, body: Mapping[str, Any], descriptors: Sequence[int]
+    ) -> tuple[int, bytes]:
+        try:
+            return await put_with_descriptors(self._socket, path, body, descriptors)
+        except ValueError as error:
+            raise ApiError(f"The hypervisor answered {name} with something that is not HTTP: {error}") from error
 
 
 @asynccontextmanager
@@ -109,7 +139,7 @@ async def api(socket: Path, *, call_s: float = CALL_S) -> AsyncGenerator[Api]:
             raise ApiError("The hypervisor has ended: its control socket is gone") from error
         transport = httpx2.AsyncHTTPTransport(uds=short, verify=_NO_CERTIFICATES)
         async with httpx2.AsyncClient(transport=transport, base_url="http://localhost", trust_env=False) as http:
-            yield Api(http, call_s)
+            yield Api(http, socket, call_s)
 
 
 @asynccontextmanager

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .base import CONSOLE, Hardware
+from .nic import BOOT_MAC
 from .startup import named
 
 KERNEL = "kernel"
@@ -18,6 +19,9 @@ Otherwise, a guest that reboots would boot again as another machine; without the
 """
 VSOCK = "vsock.sock"
 """The socket of the guest link, in the machine's directory."""
+
+NET: dict[str, Any] = {"id": "net", "mac": BOOT_MAC}
+"""The argument of `vm.add-net`. `vm.create` takes no descriptors, and would make a tap of its own."""
 
 _CID = 3
 _MIB = 1024 * 1024

@@ -20,6 +20,7 @@ CONFIG, STATE, RANGES = "config.json", "state.json", "memory-ranges"
 
 
 _HAS_MODE = 54
+_NONE = -1
 
 
 class CopyOnWrite(StrEnum):
@@ -44,7 +45,7 @@ def prepare(saved: Path, target: Path, config: dict[str, Any], ram: Path | None)
     Args:
         saved: The snapshot.
         target: A directory for the copy; replaced if it exists.
-        config: The machine's configuration, whose files and memory are used.
+        config: The machine's configuration, whose files and memory are used, with its network device under `net`.
         ram: The memory's file if the program reads or maps it as part of the snapshot; None if its configuration
             names it.
 
@@ -105,6 +106,9 @@ def _merged(saved: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     zone |= own["memory"]["zones"][0]
     for disk, named in zip(saved["disks"], own["disks"], strict=True):
         disk["path"] = named["path"]
+    for net, named in zip(saved.get("net") or [], own.get("net", []), strict=True):
+        # The number counts, not the value: the program expects as many descriptors with the call.
+        net.update(named, fds=[_NONE])
     for name in ("payload", "serial", "vsock"):
         saved[name] |= own[name]
     saved["landlock_enable"] = own.get("landlock_enable", False)

@@ -1,4 +1,4 @@
-"""Driver for cloud-hypervisor: KVM only, with the guest link over vsock, so that a machine has no network device.
+"""Driver for cloud-hypervisor: KVM only, with the guest link over vsock. A network device gets its tap over the API.
 
 Memory is one zone. If it is in the machine's own file, mapped `shared`, a snapshot holds only the device state. A clone
 maps a saved file copy-on-write, in the way that the version supports; a snapshot of a clone holds its memory too,
@@ -13,6 +13,7 @@ import shutil
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import anyio
 from anyio.abc import ByteStream
@@ -21,14 +22,16 @@ from ..errors import Unavailable
 from .base import CONSOLE, LOG, Fill, Hardware, Memory, Ram, Running
 from .cgroup import Limits
 from .ch_api import CALL_S, MEMORY_S, Api, ApiError, api, started_api
-from .ch_config import KERNEL, VSOCK, machine_config
+from .ch_config import KERNEL, NET, VSOCK, machine_config
 from .ch_snapshot import RANGES, CopyOnWrite, prepare, take
 from .confinement import UNCONFINED, Confinement
 from .disk_space import dig_holes, raise_if_full
+from .nic import Nics
 from .process import ProcessRef
 from .spawn import CONTROL
 from .startup import START_S, ended_on_failure, link
 from .vsock import connect_vsock
+from .wire import adopt_wire, release_wire, wired
 
 _API = "api.sock"
 _RESTORED, _SAVED = "restored", "saved"
@@ -48,6 +51,7 @@ class CloudHypervisor:
         cpu_model: The host processor's name, which a state depends on.
         landlock: Whether the host's kernel can restrict the program to its own files.
         confinement: Confines its processes.
+        nics: Makes the taps of its machines; may be set later.
         copy_on_write: How clones share memory; None for what the version supports.
         start_s: Seconds until the program must answer.
         call_s: Time limit of a call to it in seconds.
@@ -65,10 +69,12 @@ class CloudHypervisor:
         cpu_model: str,
         landlock: bool,
         confinement: Confinement = UNCONFINED,
+        nics: Nics | None = None,
         copy_on_write: CopyOnWrite | None = None,
         start_s: float = START_S,
         call_s: float = CALL_S,
     ) -> None:
+        self.nics = nics
         self._binary = binary
         self._start_s = start_s
         self._call_s = call_s
@@ -95,16 +101,20 @@ class CloudHypervisor:
 
         Raises:
             ApiError: The program did not start, or refused the machine; the message holds the last line it printed.
+            Conflict: Its network device cannot be made.
         """
         await anyio.to_thread.run_sync(_make_file, ram.path, hardware.mem * _MIB)
         config = machine_config(
             directory, hardware, ram=ram.path, shared=not ram.private, disk=disk, landlock=self.landlock
         )
-        process = await self._spawn(directory, hardware, writes=(ram.path, disk, directory / CONSOLE))
-        async with self._started(directory, process) as control:
-            await control.call("PUT", "vm.create", config)
-            await control.call("PUT", "vm.boot")
-        return Running(directory=directory, process=process, port=0, memory=Memory.BOOTED)
+        async with wired(self.nics, directory, hardware) as (nic, tap):
+            process = await self._spawn(directory, hardware, writes=(ram.path, disk, directory / CONSOLE))
+            async with self._started(directory, process) as control:
+                await control.call("PUT", "vm.create", config)
+                if tap is not None:
+                    await control.call("PUT", "vm.add-net", NET, descriptors=(tap,))
+                await control.call("PUT", "vm.boot")
+        return Running(directory=directory, process=process, port=0, memory=Memory.BOOTED, nic=nic)
 
     async def restore(
         self,
@@ -124,6 +134,7 @@ class CloudHypervisor:
 
         Raises:
             ApiError: The program did not start, or could not load the state.
+            Conflict: Its network device cannot be made.
         """
         in_zone = not ram.private or self.copy_on_write is CopyOnWrite.ZONE
         config = machine_config(
@@ -133,7 +144,7 @@ class CloudHypervisor:
             shared=not ram.private,
             disk=disk,
             landlock=self.landlock,
-        )
+        ) | ({"net": [NET]} if hardware.nic else {})
         restored = directory / _RESTORED
         reads = (restored, *((ram.path,) if ram.private and in_zone else ()))
         writes = (disk, directory / CONSOLE, *(() if ram.private else (ram.path,)))
@@ -141,19 +152,21 @@ class CloudHypervisor:
         resumed = run and self._resumes
         try:
             await anyio.to_thread.run_sync(prepare, state, restored, config, None if in_zone else ram.path)
-            process = await self._spawn(directory, hardware, reads=reads, writes=writes)
-            async with self._started(directory, process, fill=fill) as control:
-                await self._load(control, by_mode=not in_zone and self.copy_on_write is CopyOnWrite.MODE, run=resumed)
-                if run and not resumed:
-                    await control.call("PUT", "vm.resume")
-                if ram.private:
-                    shared = in_zone or await anyio.to_thread.run_sync(_maps, process, f"{_RESTORED}/{RANGES}")
-                    memory = Memory.MAPPED if shared else Memory.COPIED
+            async with wired(self.nics, directory, hardware) as (nic, tap):
+                process = await self._spawn(directory, hardware, reads=reads, writes=writes)
+                async with self._started(directory, process, fill=fill) as control:
+                    by_mode = not in_zone and self.copy_on_write is CopyOnWrite.MODE
+                    await self._load(control, by_mode=by_mode, run=resumed, tap=tap)
+                    if run and not resumed:
+                        await control.call("PUT", "vm.resume")
+                    if ram.private:
+                        shared = in_zone or await anyio.to_thread.run_sync(_maps, process, f"{_RESTORED}/{RANGES}")
+                        memory = Memory.MAPPED if shared else Memory.COPIED
         finally:
             with anyio.CancelScope(shield=True):
                 # A mapped file stays mapped after its name here is removed.
                 await anyio.to_thread.run_sync(_remove, restored)
-        return Running(directory=directory, process=process, port=0, memory=memory)
+        return Running(directory=directory, process=process, port=0, memory=memory, nic=nic)
 
     async def save(self, machine: Running, target: Path) -> None:
         """Pause the machine and save it into an existing directory: the devices as `state`.
@@ -190,7 +203,12 @@ class CloudHypervisor:
             await anyio.Path(target / _RANGES).rename(target / _RAM)
 
     async def adopt(self, machine: Running, hardware: Hardware) -> None:
-        """Apply this server's limits to a machine that an earlier server started."""
+        """Apply this server's limits to a machine that an earlier server started.
+
+        Raises:
+            Conflict: This server has no tap for it, or its address is of another network.
+        """
+        await adopt_wire(self.nics, machine)
         await self._confinement.adopt(machine.process, machine.directory, _limits(hardware))
 
     async def stop(self, machine: Running) -> None:
@@ -198,6 +216,7 @@ class CloudHypervisor:
         await machine.process.kill()
         await anyio.to_thread.run_sync(_remove, machine.directory / _API, machine.directory / VSOCK)
         await self._confinement.release(machine.directory)
+        await release_wire(self.nics, machine.directory)
 
     async def why_killed(self, machine: Running) -> str:
         """Explain to the owner why the host killed the machine; empty if it did not. Call it before `stop`."""
@@ -265,17 +284,21 @@ class CloudHypervisor:
     def _session(self, machine: Running) -> AbstractAsyncContextManager[Api]:
         return api(machine.directory / _API, call_s=self._call_s)
 
-    async def _load(self, control: Api, *, by_mode: bool, run: bool) -> None:
-        source = {"source_url": f"file://{_RESTORED}", "resume": run}
+    async def _load(self, control: Api, *, by_mode: bool, run: bool, tap: int | None) -> None:
+        source: dict[str, Any] = {"source_url": f"file://{_RESTORED}", "resume": run}
+        descriptors = () if tap is None else (tap,)
+        if descriptors:
+            source["net_fds"] = [{"id": NET["id"], "num_fds": len(descriptors)}]
         if by_mode:
             try:
-                await control.call("PUT", "vm.restore", source | {"memory_restore_mode": "CopyOnWrite"})
+                mode = {"memory_restore_mode": "CopyOnWrite"}
+                await control.call("PUT", "vm.restore", source | mode, descriptors=descriptors)
             except ApiError as refused:
                 if not _is_unknown(refused):
                     raise
             else:
                 return
-        await control.call("PUT", "vm.restore", source, within_s=MEMORY_S)
+        await control.call("PUT", "vm.restore", source, within_s=MEMORY_S, descriptors=descriptors)
 
 
 def _limits(hardware: Hardware) -> Limits:

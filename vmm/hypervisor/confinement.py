@@ -90,6 +90,7 @@ class Confinement:
         log: Path,
         limits: Limits,
         control: Path | None = None,
+        tap: int | None = None,
         reads: Sequence[Path] = (),
         writes: Sequence[Path] = (),
     ) -> ProcessRef:
@@ -101,13 +102,14 @@ class Confinement:
             log: The file for its output.
             limits: What it may use of the host.
             control: The control socket, passed to it as `spawn.CONTROL`; clients can connect at once.
+            tap: The descriptor of its tap, which it gets under the same number.
             reads: Files and directories that it only reads.
             writes: Files that it writes to, or opens for writing; created if they do not exist.
 
         Raises:
             Unavailable: It cannot be confined or started.
         """
-        return await anyio.to_thread.run_sync(self._spawn, argv, directory, log, limits, control, reads, writes)
+        return await anyio.to_thread.run_sync(self._spawn, argv, directory, log, limits, control, tap, reads, writes)
 
     async def adopt(self, process: ProcessRef, directory: Path, limits: Limits) -> None:
         """Set the limits of a machine that an earlier server started. Logs failures."""
@@ -161,13 +163,22 @@ class Confinement:
         log: Path,
         limits: Limits,
         control: Path | None,
+        tap: int | None,
         reads: Sequence[Path],
         writes: Sequence[Path],
     ) -> ProcessRef:
         try:
             user = self._user(argv[0], directory, reads, writes)
             with nullcontext() if control is None else listening(control) as listener:
-                process = spawn(argv, directory=directory, log=log, control=listener, user=user, processes=limits.pids)
+                process = spawn(
+                    argv,
+                    directory=directory,
+                    log=log,
+                    control=listener,
+                    user=user,
+                    processes=limits.pids,
+                    tap=tap,
+                )
             if isinstance(self.cgroups, Cgroups):
                 self._enclose(self.cgroups, directory, limits, process)
         except OSError as error:

@@ -14,6 +14,7 @@ import anyio
 from ..errors import Unavailable
 from .cloud_hypervisor import CloudHypervisor
 from .confinement import UNCONFINED, Confinement
+from .nic import Nics
 from .qemu import Qemu
 
 _BINARY = "qemu-system-x86_64"
@@ -112,25 +113,29 @@ async def cloud_hypervisor_version(binary: str) -> str:
     return _dotted(version)
 
 
-async def drivers(confinement: Confinement = UNCONFINED) -> dict[str, Driver | NoDriver]:
+async def drivers(confinement: Confinement = UNCONFINED, nics: Nics | None = None) -> dict[str, Driver | NoDriver]:
     """Return each driver by its name, or why this host cannot run it; the preferred one first."""
     state = kvm()
-    return {"cloud-hypervisor": await cloud_hypervisor(state, confinement), "qemu": await _qemu(state, confinement)}
+    return {
+        "cloud-hypervisor": await cloud_hypervisor(state, confinement, nics),
+        "qemu": await _qemu(state, confinement, nics),
+    }
 
 
-async def choose(confinement: Confinement = UNCONFINED) -> Choice:
+async def choose(confinement: Confinement = UNCONFINED, nics: Nics | None = None) -> Choice:
     """Choose the driver: cloud-hypervisor if KVM and the program are available, otherwise QEMU.
 
     Args:
         confinement: Confines the driver's processes.
+        nics: Gives machines their network devices; None: they have none.
 
     Raises:
         Unavailable: This host has no hypervisor; the hint is the command that installs one.
     """
     state = kvm()
-    preferred = await cloud_hypervisor(state, confinement)
+    preferred = await cloud_hypervisor(state, confinement, nics)
     if isinstance(preferred, NoDriver):
-        driver = await _qemu(state, confinement)
+        driver = await _qemu(state, confinement, nics)
         if isinstance(driver, NoDriver):
             raise Unavailable(driver.reason, hint=driver.fix)
         how = "hardware virtualisation" if state.usable else "emulation (slower; any host)"
@@ -140,7 +145,9 @@ async def choose(confinement: Confinement = UNCONFINED) -> Choice:
     )
 
 
-async def cloud_hypervisor(state: Kvm, confinement: Confinement = UNCONFINED) -> CloudHypervisor | NoDriver:
+async def cloud_hypervisor(
+    state: Kvm, confinement: Confinement = UNCONFINED, nics: Nics | None = None
+) -> CloudHypervisor | NoDriver:
     """Return the production driver, or why this host cannot run it."""
     named = os.environ.get(BINARY_VARIABLE, "")
     binary = shutil.which(named or "cloud-hypervisor")
@@ -159,10 +166,11 @@ async def cloud_hypervisor(state: Kvm, confinement: Confinement = UNCONFINED) ->
         cpu_model=_cpu_model(),
         landlock=landlock_abi() >= _LANDLOCK_NEEDED,
         confinement=confinement,
+        nics=nics,
     )
 
 
-async def _qemu(state: Kvm, confinement: Confinement) -> Qemu | NoDriver:
+async def _qemu(state: Kvm, confinement: Confinement, nics: Nics | None) -> Qemu | NoDriver:
     binary = shutil.which(_BINARY)
     if binary is None:
         return NoDriver(reason=f"{_BINARY} is not on PATH", fix=f"Install it: {_INSTALL}")
@@ -170,7 +178,7 @@ async def _qemu(state: Kvm, confinement: Confinement) -> Qemu | NoDriver:
         version = await qemu_version(binary)
     except Unavailable as error:
         return NoDriver(reason=error.message, fix=error.hint)
-    return Qemu(binary, version=version, kvm=state.usable, cpu_model=_cpu_model(), confinement=confinement)
+    return Qemu(binary, version=version, kvm=state.usable, cpu_model=_cpu_model(), confinement=confinement, nics=nics)
 
 
 async def _version(binary: str, pattern: bytes, hint: str) -> tuple[int, ...]:

@@ -52,16 +52,7 @@ class Finding:
 async def examine(data: Path) -> tuple[Finding, ...]:
     """Examine everything that a server with this data directory needs. Changes nothing."""
     host = (_processor(), await _hypervisor(), _kvm(), await _production(), *_confinement())
-    return (*host, *_tools(), _directory(data), _disk(data), _memory(), _network())
-
-
-def _network() -> Finding:
-    return Finding(
-        name="network",
-        ok=True,
-        detail="user mode: the server carries the TCP connections and DNS lookups of sandboxes",
-        required=False,
-    )
+    return (*host, *_tools(), _directory(data), _disk(data), _memory())
 
 
 def _processor() -> Finding:

@@ -24,10 +24,12 @@ from .cgroup import Limits
 from .confinement import UNCONFINED, Confinement
 from .disk_space import raise_if_full, require
 from .migration import cancel, read_in, write_out
+from .nic import Nics
 from .process import ProcessRef
 from .qemu_command import BOOTING, LOADING, QMP_SOCKET, command_line
 from .qmp import Qmp, QmpError, qmp
 from .startup import START_S, ended_on_failure, link
+from .wire import adopt_wire, release_wire, wired
 
 _STATE, _STREAM, _RAM, _DISK = "state", "stream", "ram", "disk"
 _OWN_TCG_MIB, _OWN_KVM_MIB = 512, 192
@@ -44,6 +46,7 @@ class Qemu:
         kvm: Whether to use /dev/kvm.
         cpu_model: The host processor's name: with KVM a state depends on it.
         confinement: Confines its processes.
+        nics: Makes the taps of its machines; may be set later.
         start_s: Seconds until the program must answer.
     """
 
@@ -58,8 +61,10 @@ class Qemu:
         kvm: bool,
         cpu_model: str,
         confinement: Confinement = UNCONFINED,
+        nics: Nics | None = None,
         start_s: float = START_S,
     ) -> None:
+        self.nics = nics
         self._binary = binary
         self._confinement = confinement
         self._start_s = start_s
@@ -83,11 +88,13 @@ class Qemu:
 
         Raises:
             QmpError: QEMU did not start, or has another version; the message holds the last line that it printed.
+            Conflict: Its network device cannot be made.
         """
-        process = await self._spawn(directory, hardware, ram, disk, BOOTING, writes=(directory / CONSOLE,))
-        async with self._started(directory, process) as control:
-            port = _forwarded_port(await control.run("human-monitor-command", {"command-line": "info usernet"}))
-        return Running(directory=directory, process=process, port=port, memory=Memory.BOOTED)
+        async with wired(self.nics, directory, hardware) as (nic, tap):
+            process = await self._spawn(directory, hardware, ram, disk, BOOTING, tap=tap, writes=(directory / CONSOLE,))
+            async with self._started(directory, process) as control:
+                port = _forwarded_port(await control.run("human-monitor-command", {"command-line": "info usernet"}))
+        return Running(directory=directory, process=process, port=port, memory=Memory.BOOTED, nic=nic)
 
     async def restore(
         self,
@@ -107,17 +114,19 @@ class Qemu:
 
         Raises:
             QmpError: QEMU did not start or could not load the state.
+            Conflict: Its network device cannot be made.
         """
         if fill is not None:
             await fill()
-        process = await self._spawn(directory, hardware, ram, disk, LOADING)
-        async with self._started(directory, process) as control:
-            port = _forwarded_port(await control.run("human-monitor-command", {"command-line": "info usernet"}))
-            await read_in(control, state, memory=False)
-            if run:
-                await control.run("cont")
+        async with wired(self.nics, directory, hardware) as (nic, tap):
+            process = await self._spawn(directory, hardware, ram, disk, LOADING, tap=tap)
+            async with self._started(directory, process) as control:
+                port = _forwarded_port(await control.run("human-monitor-command", {"command-line": "info usernet"}))
+                await read_in(control, state, memory=False)
+                if run:
+                    await control.run("cont")
         memory = Memory.MAPPED if ram.private else Memory.OWN
-        return Running(directory=directory, process=process, port=port, memory=memory)
+        return Running(directory=directory, process=process, port=port, memory=memory, nic=nic)
 
     async def save(self, machine: Running, target: Path) -> None:
         """Pause the machine and save it into an existing directory: the devices as `state`.
@@ -147,6 +156,7 @@ class Qemu:
         Raises:
             HostExhausted: The host's disk is full; the stream is still there.
             QmpError: It failed; the stream is still there.
+            Conflict: The saved network device loads only with a tap, which the server may not make.
         """
         stream = anyio.Path(target / _STREAM)
         if not await stream.exists():
@@ -171,7 +181,12 @@ class Qemu:
         await stream.unlink()
 
     async def adopt(self, machine: Running, hardware: Hardware) -> None:
-        """Apply this server's limits to a machine that an earlier server started."""
+        """Apply this server's limits to a machine that an earlier server started.
+
+        Raises:
+            Conflict: This server has no tap for it, or its address is of another network.
+        """
+        await adopt_wire(self.nics, machine)
         await self._confinement.adopt(machine.process, machine.directory, self._limits(hardware))
 
     async def stop(self, machine: Running) -> None:
@@ -179,6 +194,7 @@ class Qemu:
         await machine.process.kill()
         await anyio.Path(machine.directory / QMP_SOCKET).unlink(missing_ok=True)
         await self._confinement.release(machine.directory)
+        await release_wire(self.nics, machine.directory)
 
     async def why_killed(self, machine: Running) -> str:
         """Explain to the owner why the host killed the machine; empty if it did not. Call it before `stop`."""
@@ -218,10 +234,12 @@ class Qemu:
 
     async def _convert(self, place: Path, hardware: Hardware, target: Path) -> None:
         ram = Ram(path=place / _RAM, private=False)
-        process = await self._spawn(place, hardware, ram, place / _DISK, LOADING)
-        async with self._started(place, process) as control:
-            await read_in(control, target / _STREAM, memory=True)
-            await write_out(control, target / _STATE, memory=False)
+        # It never runs, so that it needs no address.
+        async with wired(None, place, hardware) as (_, tap):
+            process = await self._spawn(place, hardware, ram, place / _DISK, LOADING, tap=tap)
+            async with self._started(place, process) as control:
+                await read_in(control, target / _STREAM, memory=True)
+                await write_out(control, target / _STATE, memory=False)
         with anyio.CancelScope(shield=True):
             await process.kill()
             await self._confinement.release(place)
@@ -234,15 +252,17 @@ class Qemu:
         disk: Path,
         options: Sequence[str],
         *,
+        tap: int | None,
         writes: tuple[Path, ...] = (),
     ) -> ProcessRef:
         parts = (hardware.kernel_elf, hardware.initramfs, hardware.toolbox, hardware.base)
         return await self._confinement.spawn(
-            [*command_line(self._binary, directory, hardware, ram, disk, kvm=self._kvm), *options],
+            [*command_line(self._binary, directory, hardware, ram, disk, kvm=self._kvm, tap=tap), *options],
             directory=directory,
             log=directory / LOG,
             limits=self._limits(hardware),
             control=directory / QMP_SOCKET,
+            tap=tap,
             reads=(*parts, *((ram.path,) if ram.private and self._reads_private else ())),
             writes=(disk, *(() if ram.private and self._reads_private else (ram.path,)), *writes),
         )

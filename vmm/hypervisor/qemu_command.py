@@ -1,7 +1,7 @@
 """The command line of QEMU's microvm machine.
 
-The guest has no network except the control link: QEMU's user network with `restrict=on` and one forwarded port. Without
-`restrict=on` a guest reaches the host's loopback, so this is not optional.
+The control link is QEMU's user network with `restrict=on` and one forwarded port. Without `restrict=on` a guest reaches
+the host's loopback, so this is not optional. Besides it a guest may have a tap, whose descriptor the program gets.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from .base import CONSOLE, GUEST_PORT, Hardware, Ram
+from .nic import BOOT_MAC
 from .spawn import CONTROL
 from .startup import named
 
@@ -24,7 +25,9 @@ _GUEST_ADDRESS = "10.0.2.15/24"
 _TRANSLATION_CACHE_MIB = 256
 
 
-def command_line(binary: str, directory: Path, hardware: Hardware, ram: Ram, disk: Path, *, kvm: bool) -> list[str]:
+def command_line(
+    binary: str, directory: Path, hardware: Hardware, ram: Ram, disk: Path, *, kvm: bool, tap: int | None = None
+) -> list[str]:
     """Make the command line that starts a machine.
 
     Args:
@@ -34,6 +37,7 @@ def command_line(binary: str, directory: Path, hardware: Hardware, ram: Ram, dis
         ram: Its memory's file.
         disk: Its writable disk.
         kvm: Whether it runs on KVM.
+        tap: The descriptor that its network device is connected to; None if it has no device besides the link.
     """
 
     def at(path: Path) -> str:
@@ -71,4 +75,13 @@ def command_line(binary: str, directory: Path, hardware: Hardware, ram: Ram, dis
         *drive("disk", disk, "discard=unmap,werror=enospc"),
         *("-netdev", f"user,id=link,restrict=on,hostfwd=tcp:127.0.0.1:0-:{GUEST_PORT}"),
         *("-device", "virtio-net-device,netdev=link"),
+        *(() if tap is None else _network(tap)),
     ]
+
+
+def _network(tap: int) -> tuple[str, ...]:
+    # vhost would be opened by QEMU, which may not.
+    return (
+        *("-netdev", f"tap,id=net,fd={tap},vhost=off"),
+        *("-device", f"virtio-net-device,netdev=net,mac={BOOT_MAC}"),
+    )

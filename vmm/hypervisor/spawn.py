@@ -44,6 +44,7 @@ def spawn(
     control: socket.socket | None = None,
     user: User | None = None,
     processes: int = 0,
+    tap: int | None = None,
 ) -> ProcessRef:
     """Start a program detached from the server, without privileges. Blocks until it runs.
 
@@ -58,18 +59,25 @@ def spawn(
         control: A listening socket; the program gets it as `CONTROL`.
         user: The user it runs as; the server's user if None.
         processes: How many processes and threads that user may have; 0 for no limit.
+        tap: A descriptor that the program gets besides, under the same number.
 
     Raises:
         OSError: It does not exist, or this process lacks the right to start it like this.
     """
     with ThreadPoolExecutor(1) as thread:
-        pid = thread.submit(_start, argv, directory, log, control, user, processes).result()
+        pid = thread.submit(_start, argv, directory, log, control, user, processes, tap).result()
     process = ProcessRef.of(pid)
     return process if process is not None else ProcessRef(pid, 0)
 
 
 def _start(
-    argv: Sequence[str], directory: Path, log: Path, control: socket.socket | None, user: User | None, processes: int
+    argv: Sequence[str],
+    directory: Path,
+    log: Path,
+    control: socket.socket | None,
+    user: User | None,
+    processes: int,
+    tap: int | None,
 ) -> int:
     _drop_privileges()
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -84,6 +92,7 @@ def _start(
             stdout=descriptor,
             stderr=descriptor,
             start_new_session=True,
+            pass_fds=() if tap is None else (tap,),
         )
     finally:
         os.close(descriptor)

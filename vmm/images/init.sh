@@ -96,13 +96,19 @@ if [ -f /casemate/secret ]; then
     cp -p /casemate/secret /new/run/casemate/secret
 fi
 
+# The link's device is the one that is not for the sandbox.
+link=eth0
+for device in /sys/class/net/eth*; do
+    read -r address < "$device/address" || continue
+    [ "$address" = 02:ca:5e:00:00:01 ] || link=${device##*/}
+done
 ip link set lo up
 read -r line < /proc/cmdline
 for word in $line; do
     case $word in
         casemate.ip=*)
-            ip addr add "${word#casemate.ip=}" dev eth0
-            ip link set eth0 up
+            ip addr add "${word#casemate.ip=}" dev $link
+            ip link set $link up
             ;;
     esac
 done

@@ -113,7 +113,13 @@ def check_driver(fingerprint: str, driver: Hypervisor) -> None:
 
 def sizes(hardware: Hardware) -> dict[str, int]:
     """Return what is not in the hardware's parts: the arguments of `hardware_in`."""
-    return {"cpu": hardware.cpu, "mem": hardware.mem, "tsc_khz": hardware.tsc_khz}
+    return {
+        "cpu": hardware.cpu,
+        "mem": hardware.mem,
+        "tsc_khz": hardware.tsc_khz,
+        "nic": int(hardware.nic),
+        "takes_nic": int(hardware.takes_nic),
+    }
 
 
 def sizes_of(written: RecordFile) -> dict[str, int]:
@@ -123,13 +129,23 @@ def sizes_of(written: RecordFile) -> dict[str, int]:
         Damaged: It is missing.
     """
     hardware = written.part("hardware")
-    return {name: hardware.number(name) for name in ("cpu", "mem", "tsc_khz")}
+    # Earlier releases had no network device.
+    return {name: hardware.number(name) for name in ("cpu", "mem", "tsc_khz")} | {
+        name: hardware.number(name, 0) for name in ("nic", "takes_nic")
+    }
 
 
-def hardware_in(directory: Path, *, cpu: int, mem: int, tsc_khz: int) -> Hardware:
+def hardware_in(directory: Path, *, cpu: int, mem: int, tsc_khz: int, nic: int = 0, takes_nic: int = 0) -> Hardware:
     """Return the hardware whose parts `link_parts` has put into a directory."""
     parts = directory / _PARTS
-    return Hardware(cpu=cpu, mem=mem, tsc_khz=tsc_khz, **{name: parts / file for name, file in _FILES.items()})
+    return Hardware(
+        cpu=cpu,
+        mem=mem,
+        tsc_khz=tsc_khz,
+        nic=bool(nic),
+        takes_nic=bool(takes_nic),
+        **{name: parts / file for name, file in _FILES.items()},
+    )
 
 
 def link_parts(hardware: Hardware, directory: Path) -> Hardware:

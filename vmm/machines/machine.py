@@ -11,21 +11,25 @@ import json
 import secrets
 import shutil
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
 import anyio
+import structlog
 
 from ..disk.copy import copy_sparse
 from ..disk.os_errors import translate_os_errors
 from ..disk.record_file import FORMAT, RecordFile
-from ..errors import Unavailable
+from ..errors import Conflict, Unavailable
 from ..guest.link import GuestLink
 from ..guest.values import Identity
 from ..hypervisor.base import Hardware, Hypervisor, Memory, Ram, Running
+from ..hypervisor.nic import Nic
 from ..hypervisor.process import ProcessRef
 from .checkpoint import DISK, RAM, Checkpoint, hardware_in, link, link_parts, sizes, sizes_of, write_private
+
+log = structlog.get_logger(__name__)
 
 _RECORD = "machine.json"
 _FORMAT = 1
@@ -49,6 +53,8 @@ class Machine:
         secret: The secret that the agent and the host share.
         fingerprint: The driver whose process holds the memory; for an adopted machine, that of an earlier server.
         machine_id, hostname: The guest's identity, 32 hex digits and a name.
+        misaddressed: Whether the guest still has the address of a network that this server does not have; see
+            `readdress`.
     """
 
     driver: Hypervisor
@@ -60,6 +66,7 @@ class Machine:
     fingerprint: str
     machine_id: str = ""
     hostname: str = ""
+    misaddressed: bool = False
 
     @property
     def directory(self) -> Path:
@@ -154,9 +161,18 @@ class Machine:
         record = await anyio.to_thread.run_sync(MachineRecord.read, directory)
         if record is None or not record.process.alive():
             return None
-        running = Running(directory=directory, process=record.process, port=record.port, memory=record.memory)
-        await driver.adopt(running, record.hardware)
-        return cls.recorded(driver, running, record)
+        running = Running(
+            directory=directory, process=record.process, port=record.port, memory=record.memory, nic=record.nic
+        )
+        try:
+            await driver.adopt(running, record.hardware)
+        except Conflict as error:
+            log.warning("machine has to do without its network device", machine=directory.name, reason=error.message)
+            running = replace(running, nic=None)
+            await driver.adopt(running, record.hardware)
+        machine = cls.recorded(driver, running, record)
+        machine.misaddressed = running.nic != record.nic
+        return machine
 
     @classmethod
     def recorded(cls, driver: Hypervisor, running: Running, record: MachineRecord) -> Self:
@@ -190,6 +206,7 @@ class Machine:
             machine_id=machine_id or secrets.token_hex(16),
             hostname=hostname.partition(".")[0][:_HOSTNAME_LENGTH],
             secret=secret or secrets.token_bytes(32),
+            nic=None if self.running.nic is None else self.running.nic.texts(),
         )
         begun_ns = time.time_ns()
         proof = await self.link.identify(identity)
@@ -201,6 +218,7 @@ class Machine:
                 ("entropy", proof.entropy_mixed),
                 ("machine id", proof.machine_id == identity.machine_id),
                 ("host name", proof.hostname == identity.hostname),
+                ("network address", proof.nic == identity.nic),
                 # More than the tolerance, in case the exchange took long on a busy host.
                 ("clock", begun_ns - _CLOCK_TOLERANCE_NS < proof.clock_ns < told_ns + _CLOCK_TOLERANCE_NS),
             )
@@ -209,6 +227,18 @@ class Machine:
         if wrong:
             raise Unavailable(f"A new machine could not prove its {', '.join(wrong)}; it was destroyed")
         self.secret, self.machine_id, self.hostname = identity.secret, identity.machine_id, identity.hostname
+        self.misaddressed = False
+
+    async def readdress(self) -> None:
+        """Have a guest that was adopted without its network device use the way over the link. A no-op for others.
+
+        Raises:
+            Unavailable: It could not prove it.
+            LinkError: The guest does not answer.
+        """
+        if self.misaddressed:
+            await self.assign_identity(self.hostname, self.machine_id, secret=self.secret)
+            await self.save_record()
 
     async def save_record(self) -> None:
         """Write into its directory what a later server needs to adopt it.
@@ -257,6 +287,7 @@ class MachineRecord:
     machine_id: str
     hostname: str
     fingerprint: str
+    nic: Nic | None = None
 
     @classmethod
     def of(cls, machine: Machine) -> Self:
@@ -271,6 +302,7 @@ class MachineRecord:
             machine_id=machine.machine_id,
             hostname=machine.hostname,
             fingerprint=machine.fingerprint,
+            nic=machine.running.nic,
         )
 
     @classmethod
@@ -296,6 +328,7 @@ class MachineRecord:
             machine_id=written.text("machine_id"),
             hostname=written.text("hostname"),
             fingerprint=written.text("fingerprint"),
+            nic=_nic(written),
         )
 
     def write(self, directory: Path) -> None:
@@ -312,8 +345,17 @@ class MachineRecord:
             "machine_id": self.machine_id,
             "hostname": self.hostname,
             "fingerprint": self.fingerprint,
+            "nic": {} if self.nic is None else self.nic.texts(),
         }
         write_private(directory / _RECORD, json.dumps(values))
+
+
+def _nic(written: RecordFile) -> Nic | None:
+    texts = written.texts("nic")  # earlier releases wrote none
+    try:
+        return Nic.of(texts) if texts else None
+    except ValueError as error:
+        raise written.damaged(f"its network device cannot be read: {error}") from None
 
 
 def linked(driver: Hypervisor, running: Running, secret: bytes) -> GuestLink:

@@ -54,6 +54,8 @@ async def boot_again(
 ) -> Machine:
     """Boot a machine from the disk in its directory, with its earlier identity.
 
+    Whether it has a network device is decided anew: it has one if the driver makes taps, and its agent can use one.
+
     Args:
         driver: The hypervisor.
         machines: The machines of this host; none of them may run in this directory.
@@ -73,8 +75,9 @@ async def boot_again(
     await anyio.to_thread.run_sync(suspend.forget_sleep, directory)
     emulated = driver.accelerator == "tcg"
     tsc_khz = (hardware.tsc_khz or guess_tsc_khz()) if emulated else 0
+    nic = hardware.takes_nic and driver.nics is not None
     with translate_os_errors("starting a machine from its disk", directory):
-        machine = await boot.boot(driver, replace(hardware, tsc_khz=tsc_khz), directory)
+        machine = await boot.boot(driver, replace(hardware, tsc_khz=tsc_khz, nic=nic), directory)
     try:
         with translate_os_errors("a machine's memory", directory):
             await reserve(machine.ram)

@@ -250,6 +250,7 @@ class MachineRegistry:
         with scope:
             while True:
                 with self._warnings.about("network not served", sandbox=sandbox_id):
+                    await machine.readdress()
                     await beside(sandbox_id, machine)
                     return
                 await anyio.sleep(_WATCH_AGAIN_S)

@@ -15,7 +15,7 @@ import anyio
 
 from ..disk.copy import copy_sparse, release, reserve
 from ..disk.os_errors import translate_os_errors
-from ..errors import SandboxLost
+from ..errors import LinkError, LinkTimeout, SandboxLost
 from ..hypervisor.base import Hypervisor, Ram
 from .checkpoint import DISK, RAM, STATE, Checkpoint, check_driver, link_parts
 from .machine import Machine, MachineRecord
@@ -23,6 +23,7 @@ from .machine import Machine, MachineRecord
 _ASLEEP = "asleep"
 _DRAFT = "asleep.draft"
 _MAPPED = "mapped"
+_RECONNECTS = 4
 
 
 def is_asleep(directory: Path) -> bool:
@@ -141,7 +142,18 @@ async def reconnect(machine: Machine) -> None:
         Unavailable: It could not.
         LinkError: It does not answer.
     """
-    await machine.assign_identity(machine.hostname, machine.machine_id, secret=machine.secret)
+    for attempt in range(_RECONNECTS):
+        try:
+            await machine.assign_identity(machine.hostname, machine.machine_id, secret=machine.secret)
+        except LinkTimeout:
+            raise
+        except LinkError:
+            # The guest still has connections from before its sleep, and may end a new one for one of them. The same
+            # identity again changes nothing.
+            if attempt + 1 == _RECONNECTS:
+                raise
+        else:
+            return
 
 
 async def copy_sleeper(directory: Path, target: Path) -> Checkpoint:

@@ -38,7 +38,9 @@ def template_key(
     driver: Hypervisor, images: ImageSet, cpu: int, mem: int, certificates: Certificates = NO_CERTIFICATES
 ) -> str:
     """Name a template: a digest of everything that its saved state depends on."""
-    parts = (str(_FORMAT), driver.fingerprint, images.digest, str(cpu), str(mem), _WARM_UP, certificates.digest)
+    parts = [str(_FORMAT), driver.fingerprint, images.digest, str(cpu), str(mem), _WARM_UP, certificates.digest]
+    if driver.nics is not None:
+        parts.append("nic")
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
 
 
@@ -99,6 +101,8 @@ async def boot_image(
 ) -> Machine:
     """Boot a machine from an image into an existing empty directory, with an empty disk.
 
+    It has a network device if the driver makes taps.
+
     Raises:
         Unavailable: It did not start; the message ends with the last lines of its console.
     """
@@ -111,6 +115,8 @@ async def boot_image(
         toolbox=images.toolbox,
         base=images.base,
         tsc_khz=tsc_khz if driver.accelerator == "tcg" else 0,
+        nic=driver.nics is not None,
+        takes_nic=True,
     )
     hardware = await anyio.to_thread.run_sync(link_parts, image, directory)
     await make_disk(directory / DISK_FILE, DISK)

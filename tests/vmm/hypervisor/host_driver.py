@@ -24,7 +24,9 @@ from tests.vmm.guest.agents import users_at
 from tests.waiting import PATIENCE_S
 from vmm.errors import LinkError, Unavailable
 from vmm.hypervisor.base import LOG, Fill, Hardware, Memory, Ram, Running
+from vmm.hypervisor.nic import Nic, Nics
 from vmm.hypervisor.process import ProcessRef
+from vmm.hypervisor.wire import adopt_wire, release_wire, wired
 
 _PROGRAM = Path(__file__).with_name("host_machine.py")
 _NONCE, _PORT, _RAM, _SECRET, _STATE = "nonce", "port", "ram", "secret", "state"
@@ -39,6 +41,7 @@ class HostDriver:
 
     Args:
         home: Where the agents' commands have their home.
+        nics: Makes the taps of machines that have a network device, which only their agents' certificates show.
     """
 
     name = "host"
@@ -46,7 +49,8 @@ class HostDriver:
     own_memory = False
     fingerprint = "host-1"
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, nics: Nics | None = None) -> None:
+        self.nics = nics
         self._users = users_at(home)
         self._env = {**os.environ, "HOME": str(home)}
         self._begun: list[ProcessRef] = []
@@ -61,7 +65,8 @@ class HostDriver:
             os.truncate(disk, length)
         _write(ram.path, _first_secret(hardware.initramfs))
         _write(directory / _NONCE, secrets.token_hex(16))
-        return await self._started(directory, Memory.BOOTED)
+        async with wired(self.nics, directory, hardware) as (nic, _):
+            return await self._started(directory, Memory.BOOTED, nic)
 
     async def restore(
         self,
@@ -80,7 +85,8 @@ class HostDriver:
         if ram.private:
             shutil.copyfile(ram.path, directory / _SECRET)
         shutil.copyfile(state, directory / _NONCE)
-        return await self._started(directory, Memory.MAPPED if ram.private else Memory.OWN, run=run)
+        async with wired(self.nics, directory, hardware) as (nic, _):
+            return await self._started(directory, Memory.MAPPED if ram.private else Memory.OWN, nic, run=run)
 
     async def save(self, machine: Running, target: Path) -> None:
         """Stop the processes, and save the agent's memory."""
@@ -96,11 +102,13 @@ class HostDriver:
         """Do nothing: `save` has written everything."""
 
     async def adopt(self, machine: Running, hardware: Hardware) -> None:
-        """Do nothing: machines are not confined."""
+        """Take over the machine's tap; it is not confined."""
+        await adopt_wire(self.nics, machine)
 
     async def stop(self, machine: Running) -> None:
         """Let the agent kill its commands and end, which ends the machine."""
         await _end(machine.process, guest_of(machine.process))
+        await release_wire(self.nics, machine.directory)
 
     async def why_killed(self, machine: Running) -> str:
         """Return nothing: the processes have no limits."""
@@ -127,14 +135,14 @@ class HostDriver:
         for process in self._begun:
             await _end(process, guest_of(process))
 
-    async def _started(self, directory: Path, memory: Memory, *, run: bool = True) -> Running:
+    async def _started(self, directory: Path, memory: Memory, nic: Nic | None, *, run: bool = True) -> Running:
         (directory / _PORT).unlink(missing_ok=True)
         process = self._spawn(directory, directory / (_RAM if memory.in_file else _SECRET))
         if run:
             await self._up(directory, process)
         else:
             os.kill(process.pid, signal.SIGSTOP)
-        return Running(directory=directory, process=process, port=0, memory=memory)
+        return Running(directory=directory, process=process, port=0, memory=memory, nic=nic)
 
     def _spawn(self, directory: Path, secret: Path) -> ProcessRef:
         options = ["--listen", "127.0.0.1:0", "--port-file", directory / _PORT, "--secret-file", secret]

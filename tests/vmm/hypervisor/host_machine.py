@@ -21,25 +21,30 @@ sys.path.append(str(Path(__file__).resolve().parents[3]))
 from vmm.agent import startup
 from vmm.agent.arguments import Arguments
 from vmm.agent.identity import IdentityHolder, SecretFile
+from vmm.agent.nic_settings import Settings
+from vmm.agent.uplink import Uplink
 
 
 class RestoredIdentity(IdentityHolder):
     """The identity of an agent with saved memory, including its nonce.
 
-    A process has no machine id, host name or entropy of its own to change: it uses the host's random generator, and
-    confirms the names that it gets.
+    A process has no machine id, host name, entropy or network device of its own to change: it uses the host's random
+    generator and network, and confirms the names and addresses that it gets.
     """
 
     given = ""
 
-    def __init__(self, secret: bytes, file: SecretFile | None, random: int, *, privileged: bool) -> None:
+    def __init__(
+        self, secret: bytes, file: SecretFile | None, random: int, *, privileged: bool, uplink: Uplink | None = None
+    ) -> None:
         super().__init__(secret, file, random, privileged=privileged)
         self.nonce = self.given
 
     def take(self, arguments: Arguments) -> dict[str, Any]:
         """Accept a new identity."""
         names = {name: arguments.text(name) for name in ("machine_id", "hostname")}
-        return super().take(arguments) | names | {"entropy_mixed": True}
+        nic = Settings.of(arguments.pairs("nic"))
+        return super().take(arguments) | names | {"entropy_mixed": True, "nic": None if nic is None else nic.texts()}
 
 
 def main(nonce: str, options: list[str]) -> None:

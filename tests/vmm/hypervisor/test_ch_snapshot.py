@@ -93,6 +93,30 @@ def test_memory_that_the_program_reads_is_linked_and_listed(tmp_path: Path) -> N
     assert memory_of(tmp_path / "state")["memory_ranges"]["data"] == []
 
 
+_NET: dict[str, Any] = {"id": "net", "mac": "02:ca:5e:00:00:01"}
+
+
+def with_net(place: Path) -> Path:
+    written(place, ranges=[])
+    config = _CONFIG | {"net": [_NET | {"fds": [37], "num_queues": 2}]}
+    (place / CONFIG).write_text(json.dumps(config))
+    return place
+
+
+def test_a_prepared_snapshot_expects_one_descriptor_for_its_network_device(tmp_path: Path) -> None:
+    take(with_net(tmp_path / "saved"), tmp_path / "state", tmp_path / "ranges")
+    prepare(tmp_path / "state", tmp_path / "restored", _OWN | {"net": [_NET]}, None)
+    (net,) = json.loads((tmp_path / "restored" / CONFIG).read_text())["net"]
+    assert net == _NET | {"fds": [-1], "num_queues": 2}
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_snapshot_with_another_number_of_network_devices_is_refused(tmp_path: Path, saved: bool) -> None:
+    source = with_net(tmp_path / "saved") if saved else written(tmp_path / "saved", ranges=[])
+    with pytest.raises(ApiError, match="does not support"):
+        prepare(source, tmp_path / "restored", _OWN if saved else _OWN | {"net": [_NET]}, None)
+
+
 @pytest.mark.parametrize("damage", ["", "{}", "[]", "no json"])
 def test_a_damaged_snapshot_is_refused(tmp_path: Path, damage: str) -> None:
     source = written(tmp_path / "saved", ranges=[])

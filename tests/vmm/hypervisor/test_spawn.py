@@ -62,6 +62,19 @@ async def test_only_its_process_ref_waits_for_it(tmp_path: Path) -> None:
     assert (await process.ended(), await other.ended()) == (3, 0)
 
 
+async def test_a_program_gets_a_tap_under_its_number_and_no_other_descriptor_of_the_server(tmp_path: Path) -> None:
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    with os.fdopen(reader, "rb") as read:
+        line = f"echo packet > /proc/self/fd/{writer}; ls /proc/self/fd"
+        process = spawn(["sh", "-c", line], directory=tmp_path, log=tmp_path / "log", tap=writer)
+        assert not os.get_inheritable(writer)
+        os.close(writer)
+        assert await process.ended() == 0
+        assert read.read() == b"packet\n"
+    # The last one is the directory that is listed.
+    assert len((tmp_path / "log").read_text().split()) == 5
+
+
 async def test_a_missing_program_is_reported_at_once(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="/no/such/program"):
         spawn(["/no/such/program"], directory=tmp_path, log=tmp_path / "log")
