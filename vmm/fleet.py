@@ -135,7 +135,7 @@ class Fleet(AsyncContextManagerMixin):
                 sandbox = await store.find(sandbox_id)
                 return Mode.NONE.value if sandbox is None else sandbox.network
 
-            await gateway.serve(sandbox_id, network, machine.link)
+            await gateway.serve(sandbox_id, network, machine.link, machine.running.nic)
 
         self._machines = machines = MachineRegistry(driver, instances, tasks, self._died, connect)
         cloner = Cloner(driver, machines, templates, own_memory=driver.own_memory if own_memory is None else own_memory)

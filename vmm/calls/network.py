@@ -11,9 +11,6 @@ from ..network.policy import Policy
 from ..sandboxes.sandbox import Sandbox
 from .ownership import Ownership
 
-WAY = "user mode"
-"""How sandboxes reach the network: their connections are carried by the server."""
-
 Told = WeakKeyDictionary[NetworkLog, int]
 """The newest event of each log that a result has explained."""
 
@@ -22,7 +19,8 @@ class SandboxNetwork:
     """What one sandbox may reach, and what it has tried.
 
     Attributes:
-        way: How it reaches the network.
+        way: How it reaches the network: "taps" or "user mode".
+        address: Its address while it runs, if it has a device; another one after a sleep.
         log: Its recent destinations.
         own: Whether the sandbox has a policy of its own, instead of the operator's.
 
@@ -33,7 +31,9 @@ class SandboxNetwork:
     """
 
     def __init__(self, sandbox: Sandbox, gateway: Gateway, told: Told) -> None:
-        self.way = WAY
+        found = gateway.way_of(sandbox.id)
+        self.way = found.kind
+        self.address = found.address
         self._text = sandbox.network
         self._gateway = gateway
         self._told = told
@@ -47,10 +47,10 @@ class SandboxNetwork:
         return self._gateway.policy(self._text)
 
     def destinations(self, *, allowed: bool, most: int) -> list[str]:
-        """List its last destinations, newest first, each once: host and port, or a name that was looked up."""
+        """List its last destinations, newest first, each once: example.com:443, or a name that was looked up."""
         found: dict[str, None] = {}
         for event in reversed(self.log.last(self.log.number, allowed=allowed)):
-            found.setdefault(event.host if event.protocol == "dns" else f"{event.host}:{event.port}")
+            found.setdefault(event.destination)
         return list(found)[:most]
 
     def refusals(self) -> str:
@@ -87,6 +87,11 @@ class NetworkCalls:
     def default(self) -> Policy:
         """The operator's policy, of sandboxes that have none of their own."""
         return self._gateway.default
+
+    @property
+    def way(self) -> str:
+        """How most sandboxes of this host reach the network: "taps" or "user mode"."""
+        return self._gateway.way_of("").kind
 
     async def get(self, owner: str, ref: str) -> SandboxNetwork:
         """Look at the network of one sandbox, by id or name.

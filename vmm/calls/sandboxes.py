@@ -144,6 +144,7 @@ class SandboxCalls:
         Raises:
             InvalidInput: A new value is not allowed.
             Conflict: A new time to live for a sandbox that is dead.
+            Unavailable: The policy could not be applied, so the one before it stays; the other values are changed.
         """
         if name is not None:
             check_name(name)
@@ -155,8 +156,11 @@ class SandboxCalls:
         if policy is not None:
             self._gateway.check(policy)
 
+        before = ""
+
         def changed(sandbox: Sandbox) -> Sandbox:
-            now = self._clock()
+            nonlocal before
+            before, now = sandbox.network, self._clock()
             renewed = sandbox if ttl_s is None else lease.renewed(sandbox, ttl_s, now)
             return replace(
                 renewed,
@@ -175,7 +179,11 @@ class SandboxCalls:
         with anyio.CancelScope(shield=True):
             async with self._turns.of(sandbox_id):
                 saved = await self._store.change(sandbox_id, changed)
-                self._gateway.changed(sandbox_id, saved.network)
+                try:
+                    await self._gateway.changed(sandbox_id, saved.network)
+                except Exception:
+                    await self._store.change(sandbox_id, lambda sandbox: replace(sandbox, network=before))
+                    raise
                 return self._ownership.seen(saved)
         raise AssertionError  # unreachable: the block either returns or raises
 

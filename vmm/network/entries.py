@@ -19,7 +19,7 @@ def port_entry(entry: str, *, field: str) -> int | None:
     if lower.endswith("/udp") or lower == "udp":
         raise InvalidInput(
             f"{field} must name TCP ports only, got {shown(entry)}",
-            hint="A sandbox reaches the network by TCP; DNS is answered for it.",
+            hint="DNS is answered; with taps, a list without ports opens its networks to UDP, too.",
         )
     if lower.isdecimal():
         raise InvalidInput(

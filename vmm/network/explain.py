@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 
 from .log import NetworkEvent
 from .policy import Policy
@@ -37,7 +38,7 @@ def refusals(events: Iterable[NetworkEvent], policy: Policy) -> str:
 def _line(event: NetworkEvent, policy: Policy) -> str:
     # The guest chooses the name: it must not write lines of its own into a result.
     host = re.sub(r"[^A-Za-z0-9._:-]", "?", event.host)[:_LONGEST]
-    what = host if event.protocol == "dns" else f"{host}:{event.port}"
+    what = replace(event, host=host).destination
     reason = event.reason or f'policy "{policy.mode}"'
     if reason.startswith("policy "):
         return f"[network: refused {what} by {reason}; to allow: update_sandbox(network=...)]"

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 
 import anyio
 import anyio.to_thread
 
-from .suggestion import smallest
+from .suggestion import EVERY, smallest
 
 MOST_DESTINATIONS = 4096
 LONGEST_HOST = 255
@@ -22,9 +23,9 @@ class NetworkEvent:
     Attributes:
         at_ms: When, in milliseconds since 1970.
         allowed: How.
-        protocol: "tcp" or "dns".
+        protocol: "tcp" or "dns"; with a tap also "udp", "icmp" and others.
         host: The name, if one is known; else the address.
-        port: Of the destination; 53 for lookups.
+        port: Of the destination; 53 for lookups; 0 where the protocol has none.
         reason: Why it was refused.
         number: 1, 2, ... in the order of events.
     """
@@ -36,6 +37,14 @@ class NetworkEvent:
     port: int
     reason: str
     number: int
+
+    @property
+    def destination(self) -> str:
+        """As people write it: example.com:443, example.com:443/udp, example.com/icmp; a name that was looked up."""
+        if self.protocol == "dns":
+            return self.host
+        place = f"{self.host}:{self.port}" if self.port or self.protocol == "tcp" else self.host
+        return place if self.protocol == "tcp" else f"{place}/{self.protocol}"
 
 
 class NetworkLog:
@@ -57,14 +66,31 @@ class NetworkLog:
         self._reached: dict[tuple[str, int | None], None] = {}
         self._changed = anyio.Event()
 
-    def record(self, *, allowed: bool, protocol: str, host: str, port: int, reason: str = "") -> None:
-        """Add an event."""
+    def record(
+        self,
+        *,
+        allowed: bool,
+        protocol: str,
+        host: str,
+        port: int,
+        reason: str = "",
+        address: IPv4Address | None = None,
+    ) -> None:
+        """Add an event.
+
+        Args:
+            allowed: The same as of the event, like those that follow.
+            protocol: The same.
+            host: The same.
+            port: The same.
+            reason: The same.
+            address: The destination's, without which a suggestion cannot open what is not TCP.
+        """
         host = host[:LONGEST_HOST]
         self.number += 1
         if allowed:
             self.allowed += 1
-            if len(self._reached) < MOST_DESTINATIONS:
-                self._reached[host, None if protocol == "dns" else port] = None
+            self._reach(host, port, protocol, address)
         else:
             self.refused += 1
         self._events.append(
@@ -104,3 +130,10 @@ class NetworkLog:
         # In a thread, because the guest decides how many names there are, and on a copy, as more of them may come.
         found = await anyio.to_thread.run_sync(smallest, tuple(self._reached))
         return found.text()
+
+    def _reach(self, host: str, port: int, protocol: str, address: IPv4Address | None) -> None:
+        reached: list[tuple[str, int | None]] = [(host, (port or None) if protocol == "tcp" else None)]
+        if protocol not in {"tcp", "dns"} and address is not None:
+            reached.append((str(address), EVERY))
+        if len(self._reached) < MOST_DESTINATIONS:
+            self._reached.update(dict.fromkeys(reached))

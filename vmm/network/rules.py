@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, collapse_addresses
 
 from storage.shown import shown
 
@@ -72,6 +72,14 @@ class HostRules:
     own: tuple[IPv4Address, ...] = ()
 
 
+def denied_networks(host: HostRules) -> tuple[IPv4Network, ...]:
+    """Return what no policy opens on this host: what leads inwards, and its own addresses, less what is opened."""
+    denied = [block for _, block in DENIED] + [IPv4Network(address) for address in host.own]
+    for opened in host.opened:
+        denied = [part for block in denied for part in _without(block, opened)]
+    return tuple(collapse_addresses(denied))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
     """A decision.
@@ -108,6 +116,11 @@ class Rules:
         """Whether Host and SNI decide about connections, too."""
         return self.policy.mode in (Mode.ALLOW, Mode.PACKAGES)
 
+    @property
+    def networks(self) -> tuple[IPv4Network, ...]:
+        """What a list or `packages` allows by its address, as far as it is not denied."""
+        return self._networks
+
     def name(self, name: str) -> Verdict:
         """Decide whether the resolver may answer a name."""
         if self.policy.mode in (Mode.INTERNET, Mode.LEARN):
@@ -138,6 +151,29 @@ class Rules:
             return self._refused
         reachable = self._reachable(address)
         return self._listed(address, port, names) if reachable.allowed and self.checks_names else reachable
+
+    def packet(self, address: IPv4Address, names: Collection[str]) -> Verdict:
+        """Decide about what is not TCP: by its address alone, because nothing in it announces a name.
+
+        Args:
+            address: Its destination.
+            names: The names for which the resolver gave this sandbox the address.
+        """
+        if self.policy.mode is Mode.NONE:
+            return self._refused
+        reachable = self._reachable(address)
+        if not reachable.allowed or self.policy.mode is Mode.INTERNET:
+            return reachable
+        more = ""
+        if self.policy.mode is Mode.LEARN:
+            more = ", which opens TCP only"
+        elif any(address in network for network in self._networks):
+            if not self.policy.ports:
+                return ALLOWED
+            more = ", whose ports are those of TCP"
+        elif any(self._names.cover(name) for name in names):
+            more = ", whose names open TCP only"
+        return Verdict(allowed=False, reason=f"{self._refused.reason}{more}")
 
     def announced(self, name: str | None, port: int) -> Verdict:
         """Decide about the name that a connection announces in Host or SNI; None: it announces none, or hides it."""
@@ -183,6 +219,11 @@ class Rules:
                 opened = any(address in network and network.subnet_of(block) for network in self._opened)
                 return "" if opened else f"{kind} {{}}"
         return ""
+
+
+def _without(block: IPv4Network, opened: IPv4Network) -> Iterable[IPv4Network]:
+    # One that reaches beyond the block opens nothing of it.
+    return block.address_exclude(opened) if opened.subnet_of(block) else (block,)
 
 
 def _networks(entries: Iterable[str]) -> Iterator[IPv4Network]:

@@ -9,6 +9,9 @@ from typing import NamedTuple
 from .names import is_pattern, plain
 from .policy import MAX_ENTRIES, Mode, Policy
 
+EVERY = 0
+"""Stands for every port and protocol of an address, as lists can open only them together."""
+
 _MOST_PORTS = 32
 
 
@@ -16,7 +19,8 @@ def smallest(destinations: Collection[tuple[str, int | None]]) -> Policy:
     """Make the narrowest policy that allows all destinations and that `Policy.parse` accepts.
 
     Args:
-        destinations: Names or addresses, each with the port, or None where the name was only looked up.
+        destinations: Names or addresses, each with the TCP port; `EVERY` for an address that was reached by another
+            protocol, for which the list then has no ports; or None where the name was only looked up.
     """
     names: set[str] = set()
     networks: set[IPv4Network] = set()
@@ -29,7 +33,7 @@ def smallest(destinations: Collection[tuple[str, int | None]]) -> Policy:
     if not names and not networks:
         return Policy(mode=Mode.NONE)
     ports = {port for _, port in destinations if port is not None}
-    if len(ports) > _MOST_PORTS:
+    if len(ports) > _MOST_PORTS or EVERY in ports:
         ports.clear()
     room = MAX_ENTRIES - len(ports)
     networks = _fewer_networks(networks, max(room // 2, room - len(names)))

@@ -103,15 +103,20 @@ async def dial(address: IPv4Address, port: int) -> TcpStream:
     """
     dialled = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
-        dialled.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        dialled.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option, value in _ALIVE:
-            dialled.setsockopt(socket.IPPROTO_TCP, option, value)
+        prepare(dialled)
         await _connect(dialled, address, port)
     except BaseException:
         dialled.close()
         raise
     return TcpStream(dialled)
+
+
+def prepare(connection: socket.socket) -> None:
+    """Let a connection send at once, and notice a peer that has vanished."""
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _ALIVE:
+        connection.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 async def _connect(dialled: socket.socket, address: IPv4Address, port: int) -> None:

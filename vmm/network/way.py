@@ -1,19 +1,17 @@
-"""One running sandbox's way out: asks its guest what wants to leave, decides, and connects."""
+"""One running sandbox's way out, however its packets come here: what it may reach, and how much of it at once."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, contextmanager
+from ipaddress import IPv4Address
 
-import anyio
 import structlog
-from anyio.abc import TaskGroup
+from anyio.abc import ByteStream
 
-from ..errors import Conflict, GuestError, InvalidInput, LinkError
-from ..guest.link import GuestLink
-from ..guest.network import OutboundConnection, OutboundQuery
+from ..errors import Conflict, GuestError, LinkError
 from .addresses import AddressBook
-from .egress import Egress, EgressRefused
+from .egress import Egress
 from .log import NetworkLog
 from .policy import Mode, Policy
 from .resolver import Resolver
@@ -26,10 +24,9 @@ MOST_CONNECTIONS = 256
 """Of one sandbox at once; its agent has 512, of which calls need some."""
 MOST_QUERIES = 64
 """Of one sandbox at once."""
+TOO_MANY = "limit: too many connections are open"
 NOTHING = Policy(mode=Mode.NONE)
 
-_WAIT_MS = 25_000
-_AGAIN_S = 0.5
 _DNS = 53
 
 
@@ -39,14 +36,15 @@ class Way:
     Attributes:
         policy: What applies now; None, which allows nothing, until it is known.
         egress: Its connections to the world.
-        connections: Those that are being served, by the guest's number.
+        connections: Those that are being served, by a number of each.
         queries: Likewise.
-
-    Args:
-        link: The link to its guest, whose connections may break at any time.
-        host: The operator's rules, asked for every decision.
         book: The names of the addresses that it was told.
         events: Where its connections are recorded.
+
+    Args:
+        host: The operator's rules, asked for every decision.
+        book: The same.
+        events: The same.
         resolver: Answers its queries.
         connect: Dials its destinations.
         room: Whether the host has room for one more connection.
@@ -54,7 +52,6 @@ class Way:
 
     def __init__(
         self,
-        link: GuestLink,
         *,
         host: Callable[[], HostRules],
         book: AddressBook,
@@ -67,86 +64,66 @@ class Way:
         self.egress = Egress(self.rules, book, events, connect, MOST_CONNECTIONS)
         self.connections: set[int] = set()
         self.queries: set[int] = set()
-        self._link = link
+        self.book = book
+        self.events = events
         self._host = host
-        self._book = book
-        self._events = events
         self._resolver = resolver
         self._room = room
         self._made: tuple[Policy, HostRules, Rules] | None = None
 
     def rules(self) -> Rules:
         """Return the policy together with the host's rules as they are now: its addresses may change at any time."""
-        policy, host = self.policy or NOTHING, self._host()
+        return self.rules_of(self.policy or NOTHING)
+
+    def rules_of(self, policy: Policy) -> Rules:
+        """Return what another policy would mean."""
+        host = self._host()
         if self._made is None or self._made[:2] != (policy, host):
             self._made = policy, host, Rules(policy, host)
         return self._made[2]
 
-    async def serve(self) -> None:
-        """Serve what leaves the sandbox until cancelled; returns at once if its guest has no network."""
-        async with anyio.create_task_group() as tasks:
-            again = True
-            while True:
-                began = anyio.current_time()
-                try:
-                    waiting = await self._link.outbound(wait_ms=_WAIT_MS, again=again)
-                    again = False
-                except GuestError as error:
-                    log.info("sandbox without a network", reason=error.message)
-                    return
-                except InvalidInput:
-                    log.info("sandbox without a network", reason="it was made by an earlier release")
-                    return
-                except LinkError:
-                    # Its calls tell its owner; what waits in the guest is served once it answers again.
-                    waiting, again = (), True
-                for event in waiting:
-                    await self._begin(event, tasks)
-                if not waiting and anyio.current_time() - began < _AGAIN_S:
-                    await anyio.sleep(_AGAIN_S)
+    def become(self, policy: Policy) -> None:
+        """Let a policy apply, to open connections, too."""
+        self.policy = policy
+        self.egress.recheck()
 
-    async def _begin(self, event: OutboundConnection | OutboundQuery, tasks: TaskGroup) -> None:
-        """Start to serve one connection or query, or refuse it at once: before the next ones are asked for."""
-        if event.id in self.connections | self.queries:
-            return
-        if isinstance(event, OutboundQuery):
-            if len(self.queries) < MOST_QUERIES:
-                self.queries.add(event.id)
-                tasks.start_soon(self._answer, event)
-        elif len(self.connections) < MOST_CONNECTIONS and self._room():
-            self.connections.add(event.id)
-            tasks.start_soon(self._carry, event)
+    def has_room(self, address: IPv4Address, port: int) -> bool:
+        """Tell whether one more connection may be served, and record it as refused if not."""
+        if len(self.connections) < MOST_CONNECTIONS and self._room():
+            return True
+        self.events.record(allowed=False, protocol="tcp", host=str(address), port=port, reason=TOO_MANY)
+        return False
+
+    def has_room_for_query(self) -> bool:
+        """Tell whether one more query may be served; programs ask again what nobody answers."""
+        return len(self.queries) < MOST_QUERIES
+
+    async def answer(self, query: bytes) -> bytes:
+        """Answer one DNS query."""
+        return await self._resolver.answer(query, self.rules(), self.book, self.events)
+
+    async def carry(
+        self, address: IPv4Address, port: int, take: Callable[[], AbstractAsyncContextManager[ByteStream]]
+    ) -> None:
+        """Carry one connection until it ends; a query over TCP is answered here, whatever server it is for.
+
+        Args:
+            address: Its original destination.
+            port: The TCP port there.
+            take: Opens the guest's end; see `Egress.run`.
+
+        Raises:
+            EgressRefused: The guest's end is to be reset.
+        """
+        if port == _DNS and self.rules().policy.mode is not Mode.NONE:
+            async with take() as stream:
+                await self._resolver.serve(stream, self.rules, self.book, self.events)
         else:
-            reason = "limit: too many connections are open"
-            self._events.record(allowed=False, protocol="tcp", host=str(event.address), port=event.port, reason=reason)
-            with suppress(LinkError, GuestError):  # as below: its guest or program has gone
-                await self._link.refuse(event.id)
-
-    async def _answer(self, event: OutboundQuery) -> None:
-        try:
-            with _contained():
-                reply = await self._resolver.answer(event.query, self.rules(), self._book, self._events)
-                await self._link.answer(event.id, reply)
-        finally:
-            self.queries.discard(event.id)
-
-    async def _carry(self, event: OutboundConnection) -> None:
-        try:
-            with _contained():
-                if event.port == _DNS and self.rules().policy.mode is not Mode.NONE:
-                    async with self._link.carry(event.id) as stream:
-                        await self._resolver.serve(stream, self.rules, self._book, self._events)
-                    return
-                try:
-                    await self.egress.run(event.address, event.port, lambda: self._link.carry(event.id))
-                except EgressRefused:
-                    await self._link.refuse(event.id)
-        finally:
-            self.connections.discard(event.id)
+            await self.egress.run(address, port, take)
 
 
 @contextmanager
-def _contained() -> Generator[None]:
+def contained() -> Generator[None]:
     """Let one connection end without the others of its sandbox, whatever fails."""
     try:
         yield

@@ -41,6 +41,16 @@ def test_a_policy_does_not_open_private_addresses(journal: NetworkLog) -> None:
     ]
 
 
+def test_what_is_not_tcp_is_said_with_its_protocol(journal: NetworkLog) -> None:
+    reason = 'policy "packages", whose names open TCP only'
+    journal.record(allowed=False, protocol="udp", host="example.com", port=443, reason=reason)
+    journal.record(allowed=False, protocol="icmp", host="198.51.100.7", port=0, reason="private address 198.51.100.7")
+    assert said(journal) == [
+        f"[network: refused example.com:443/udp by {reason}; to allow: update_sandbox(network=...)]",
+        "[network: refused 198.51.100.7/icmp, private address 198.51.100.7; only the server's operator can open it]",
+    ]
+
+
 def test_nothing_refused_is_nothing_said(journal: NetworkLog) -> None:
     journal.record(allowed=True, protocol="tcp", host="example.com", port=443)
     assert said(journal) == []

@@ -16,7 +16,7 @@ from tests.waiting import PATIENCE_S
 from vmm.errors import LinkError
 from vmm.guest.link import GuestLink
 from vmm.guest.network import OutboundConnection, OutboundQuery
-from vmm.network.gateway import Gateway
+from vmm.network.gateway import Gateway, WayOut
 from vmm.network.policy import Policy
 from vmm.network.rules import HostRules
 from vmm.network.tcp import Connect
@@ -128,6 +128,12 @@ async def test_one_connection_that_fails_in_an_unknown_way_leaves_the_others() -
         assert begun == [81, 82]
 
 
+async def test_a_sandbox_without_a_tap_is_in_user_mode_while_it_is_served() -> None:
+    async with served(Guest(), never) as gateway:
+        assert gateway.way_of(SANDBOX) == WayOut(kind="user mode")
+    assert gateway.way_of(SANDBOX) == WayOut(kind="user mode")
+
+
 async def test_a_policy_that_is_not_understood_allows_nothing() -> None:
     guest = Guest(connections(2))
     async with served(guest, never, network="a policy of a later release"):
@@ -138,7 +144,7 @@ async def test_a_change_of_the_policy_ends_what_it_does_not_allow() -> None:
     guest = Guest(connections(2))
     async with served(guest, never) as gateway:
         assert guest.refused == []
-        gateway.changed(SANDBOX, "none")
+        await gateway.changed(SANDBOX, "none")
         with anyio.fail_after(PATIENCE_S):
             while len(guest.refused) < 2:
                 await anyio.lowlevel.checkpoint()

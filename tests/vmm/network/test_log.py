@@ -126,6 +126,41 @@ async def test_a_suggestion_is_what_was_reached_and_not_more() -> None:
     assert await journal.suggestion() == "example.com,git.example.org,198.51.100.7,22/tcp,443/tcp"
 
 
+@pytest.mark.parametrize(
+    ("protocol", "port", "destination"),
+    [
+        ("tcp", 443, "example.com:443"),
+        ("udp", 443, "example.com:443/udp"),
+        ("icmp", 0, "example.com/icmp"),
+        ("dns", 53, "example.com"),
+    ],
+)
+def test_a_destination_is_written_with_what_is_not_tcp(protocol: str, port: int, destination: str) -> None:
+    journal = log()
+    journal.record(allowed=True, protocol=protocol, host="example.com", port=port)
+    assert journal.last(1)[0].destination == destination
+
+
+@pytest.mark.anyio
+async def test_what_is_not_tcp_is_suggested_by_its_address_and_without_ports() -> None:
+    journal = log()
+    reach(journal, "example.org", 443)
+    address = IPv4Address("198.51.100.7")
+    journal.record(allowed=True, protocol="udp", host="example.com", port=123, address=address)
+    journal.record(allowed=True, protocol="icmp", host="192.0.2.1", port=0, address=IPv4Address("192.0.2.1"))
+    suggestion = await journal.suggestion()
+    assert suggestion == "example.com,example.org,192.0.2.1,198.51.100.7"
+    assert Rules(Policy.parse(suggestion), HostRules()).packet(address, ()).allowed
+
+
+@pytest.mark.anyio
+async def test_a_connection_to_port_0_suggests_no_port() -> None:
+    journal = log()
+    reach(journal, "example.com", 0)
+    reach(journal, "example.com", 443)
+    assert await journal.suggestion() == "example.com,443/tcp"
+
+
 @pytest.mark.anyio
 async def test_names_that_no_list_can_have_are_left_out() -> None:
     journal = log()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from vmm.errors import InvalidInput
 from vmm.network.policy import Policy
-from vmm.network.rules import HostRules, Rules, opened_networks
+from vmm.network.rules import HostRules, Rules, denied_networks, opened_networks
 
 WORLD = IPv4Address("198.51.100.7")
 OTHER = IPv4Address("192.0.2.9")
@@ -157,6 +157,43 @@ def test_ports_limit_the_whole_list() -> None:
     assert not box.announced("example.com", 80).allowed
 
 
+@pytest.mark.parametrize("policy", ["internet", "198.51.100.0/24", "example.com,198.51.100.7"])
+def test_what_is_not_tcp_is_allowed_by_its_address(policy: str) -> None:
+    assert rules(policy).packet(WORLD, ()).allowed
+
+
+@pytest.mark.parametrize(
+    ("policy", "reason"),
+    [
+        ("none", 'policy "none"'),
+        ("learn", 'policy "learn", which opens TCP only'),
+        ("example.com", 'policy "allow", whose names open TCP only'),
+        ("example.net", 'policy "allow"'),
+        ("198.51.100.7,443/tcp", 'policy "allow", whose ports are those of TCP'),
+        ("packages", 'policy "packages"'),
+    ],
+)
+def test_what_is_not_tcp_is_allowed_by_nothing_else(policy: str, reason: str) -> None:
+    verdict = rules(policy).packet(WORLD, {"example.com"})
+    assert not verdict.allowed
+    assert verdict.reason == reason
+
+
+@pytest.mark.parametrize("policy", OPEN_POLICIES)
+@pytest.mark.parametrize("address", DANGEROUS, ids=str)
+def test_what_is_not_tcp_leads_nowhere_inwards(policy: str, address: IPv4Address) -> None:
+    verdict = rules(policy).packet(address, {"example.com", "packages.example.org"})
+    assert not verdict.allowed
+    assert verdict.reason == rules(policy).connection(address, 443, ()).reason
+
+
+def test_networks_are_those_of_the_list_or_the_registries() -> None:
+    assert rules("example.com,198.51.100.0/24").networks == (IPv4Network("198.51.100.0/24"),)
+    host = HostRules(packages=("packages.example.org", "198.51.100.7"))
+    assert rules("packages", host).networks == (IPv4Network("198.51.100.7"),)
+    assert rules("internet", host).networks == ()
+
+
 def test_an_opened_network_is_reached_where_the_policy_allows_it() -> None:
     inside, beside = IPv4Address("10.1.2.3"), IPv4Address("10.2.0.0")
     host = opened("10.1.0.0/16")
@@ -207,3 +244,15 @@ def test_an_operator_opens_networks_within_denied_blocks() -> None:
 def test_other_networks_are_not_opened(text: str) -> None:
     with pytest.raises(InvalidInput, match=r"^CASEMATE_NETWORK_OPEN must "):
         opened_networks(text, field="CASEMATE_NETWORK_OPEN")
+
+
+def test_what_is_denied_to_all_is_what_leads_inwards_and_the_hosts_own_addresses_less_what_is_opened() -> None:
+    opened = (IPv4Network("10.1.0.0/16"), IPv4Network("203.0.113.6/32"), IPv4Network("0.0.0.0/0"))
+    own = (IPv4Address("203.0.113.5"), IPv4Address("203.0.113.6"))
+    denied = denied_networks(HostRules(opened=opened, own=own))
+
+    def covers(address: str) -> bool:
+        return any(IPv4Address(address) in network for network in denied)
+
+    assert all(map(covers, ("10.0.0.1", "10.2.0.1", "127.0.0.1", "169.254.169.254", "203.0.113.5", "224.0.0.1")))
+    assert not any(map(covers, ("10.1.2.3", "203.0.113.6", "198.51.100.7")))
