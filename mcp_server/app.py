@@ -6,19 +6,15 @@ and they close in reverse order.
 
 from __future__ import annotations
 
-import os
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
-from ipaddress import IPv4Address, IPv4Network
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
 import anyio.to_thread
 import structlog
 
-from auth.clock import now_ms
 from auth.invitations import INVITATIONS
 from auth.keys import KEYS
 from auth.organisations import MEMBERS, ORGANISATIONS
@@ -32,11 +28,6 @@ from vmm.hypervisor.detect import choose, kvm
 from vmm.images.catalogue import Catalogue
 from vmm.machines.certificates import host_certificates
 from vmm.machines.host_id import host_id
-from vmm.network.gateway import Gateway
-from vmm.network.own_addresses import OwnAddresses
-from vmm.network.packages import registries
-from vmm.network.policy import Policy
-from vmm.network.rules import HostRules
 from vmm.sandboxes.limits import HostReserve, OwnerLimits
 from vmm.sandboxes.quotas import QUOTAS, Quotas
 from vmm.sandboxes.store import SANDBOXES, SandboxStore
@@ -47,6 +38,7 @@ from .audit.reader import AuditReader
 from .audit.record import AUDIT
 from .data_dir_lock import DataDirLock, lock_data_dir, lock_instances
 from .defaults import Defaults
+from .guest_network import open_guest_network
 from .identity import Identity
 from .observability.metrics import Meters
 from .observability.tracing import Tracing
@@ -92,6 +84,7 @@ class Services:
         fleet: The sandboxes.
         quotas: Limits of each organisation.
         hypervisor: The chosen driver and the reason for the choice.
+        network: How sandboxes reach the network.
         lock: The lock on the data directory.
         audit_log: Records every call.
         audit_reader: Looks up recorded calls.
@@ -106,6 +99,7 @@ class Services:
     fleet: Fleet
     quotas: Quotas
     hypervisor: str
+    network: str
     lock: DataDirLock
     audit_log: AuditLog
     audit_reader: AuditReader
@@ -187,7 +181,8 @@ async def open_services(settings: Settings, *, patience_s: float = 0) -> AsyncGe
 
     Raises:
         DataDirInUse: Another process uses the data directory, or the directory of the machines.
-        Unavailable: The host has no hypervisor.
+        Unavailable: The host has no hypervisor, or not the network that the settings ask for.
+        Conflict: Something of the host is in the way of that network.
         StoreUnavailable: The store did not answer in time.
         StoreError: The store cannot be opened.
         AuthError: The local key cannot be read or written.
@@ -195,10 +190,13 @@ async def open_services(settings: Settings, *, patience_s: float = 0) -> AsyncGe
     """
     with lock_data_dir(settings.data) as lock, lock_instances(settings.instances):
         confinement = await Confinement.open(kvm=kvm().usable)
-        choice = await choose(confinement)
         tracing = Tracing.of_environment(version=version("casemate"))
         try:
-            async with _opened(open_database(settings), patience_s) as database:
+            async with (
+                _opened(open_database(settings), patience_s) as database,
+                open_guest_network(settings) as network,
+            ):
+                choice = await choose(confinement, network.taps)
                 meters = Meters(version=version("casemate"))
                 records = SandboxStore(await database.collection(SANDBOXES), host=host_id(settings.data))
                 audit = await database.collection(AUDIT)
@@ -214,7 +212,7 @@ async def open_services(settings: Settings, *, patience_s: float = 0) -> AsyncGe
                     instances=settings.instances,
                     ready=settings.warm_pool,
                     retention_s=settings.sleep_retention_days * _DAY_S,
-                    gateway=await open_gateway(settings),
+                    gateway=network.gateway,
                     certificates=await anyio.to_thread.run_sync(host_certificates, settings.guest_ca_file),
                     on_sandbox=lambda sandbox_id: annotate_call(sandbox=sandbox_id),
                     on_start=meters.started,
@@ -227,6 +225,7 @@ async def open_services(settings: Settings, *, patience_s: float = 0) -> AsyncGe
                         fleet=fleet,
                         quotas=quotas,
                         hypervisor=choice.reason,
+                        network=network.way,
                         lock=lock,
                         audit_log=AuditLog(audit, meters=meters, days=settings.audit_days),
                         audit_reader=AuditReader(audit),
@@ -264,21 +263,6 @@ def mongo_database(settings: Settings) -> Database:
 def open_catalogue(settings: Settings) -> Catalogue:
     """Open the image catalogue of a data directory."""
     return Catalogue(settings.images)
-
-
-async def open_gateway(settings: Settings) -> Gateway:
-    """Create the sandboxes' way to the network, with the operator's rules and the package registries of this host."""
-    found = await anyio.to_thread.run_sync(registries, os.environ, Path.home())
-    packages = tuple(dict.fromkeys((*found, *settings.network_packages)))
-    opened = tuple(IPv4Network(entry) for entry in settings.network_open)
-    told = tuple(map(IPv4Address, settings.network_own))
-    own = OwnAddresses()
-    own()  # the server does not start without them; later, those that are known remain
-
-    def host() -> HostRules:
-        return HostRules(packages=packages, opened=opened, own=(*own(), *told))
-
-    return Gateway(default=Policy.parse(settings.network), host=host, clock=now_ms)
 
 
 @asynccontextmanager

@@ -90,6 +90,7 @@ def network_shown(network: SandboxNetwork) -> dict[str, Any]:
     return {
         "policy": network.policy.text(),
         "way": network.way,
+        **({"address": str(network.address)} if network.address else {}),
         **{name: found for name, found in last.items() if found},
     }
 

@@ -10,6 +10,7 @@ import typer
 
 from mcp_server.settings import Settings
 from vmm.hypervisor.doctor import examine
+from vmm.network.doctor import examine as network
 
 from .console import out, run, show_table
 
@@ -19,8 +20,12 @@ if TYPE_CHECKING:
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Check whether the host meets Casemate's requirements. Exit status 1 if something required is missing."""
-    data = Settings.load().data
-    findings = run(lambda: examine(data))
+    settings = Settings.load()
+
+    async def work() -> tuple[Finding, ...]:
+        return *await examine(settings.data), await network(settings.taps)
+
+    findings = run(work)
     healthy = all(finding.ok or not finding.required for finding in findings)
     if as_json:
         report = {"ok": healthy, "findings": [dataclasses.asdict(finding) for finding in findings]}

@@ -12,7 +12,6 @@ import structlog
 
 from mcp_server import snippets
 from mcp_server.app import open_catalogue, open_services
-from vmm.calls.network import WAY
 from vmm.errors import CasemateError
 from vmm.sandboxes.spec import SandboxSpec
 
@@ -65,7 +64,7 @@ class Service:
 
         def started() -> None:
             services.lock.announce(url)
-            _print_welcome(self._settings, url, services.hypervisor)
+            _print_welcome(self._settings, url, services)
 
         self._server = WebServer(services.web(), started, trusted_proxies=self._settings.trusted_proxies)
         async with anyio.create_task_group() as tasks:
@@ -119,14 +118,15 @@ async def _warm(services: Services) -> None:
     _log.info("template ready", image=spec.image, cpu=spec.cpu, mem=spec.mem, s=round(time.monotonic() - started, 1))
 
 
-def _print_welcome(settings: Settings, url: str, hypervisor: str) -> None:
+def _print_welcome(settings: Settings, url: str, services: Services) -> None:
     key = settings.key_file
     cursor = "\n".join(f"    {line}" for line in snippets.cursor(url).splitlines())
     out.print(
         f"""
 Casemate serves on {url}{snippets.ENDPOINT}
-  machines   {hypervisor}
-  network    {WAY}, policy {settings.network} unless a sandbox has its own
+  machines   {services.hypervisor}
+  network    {services.network}
+  policy     {settings.network} unless a sandbox has its own
   data       {settings.data}
   store      {_store(settings)}
   key        {key}

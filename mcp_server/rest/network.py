@@ -68,6 +68,7 @@ class NetworkRoutes:
             "policy": network.policy.text(),
             "own": network.own,
             "way": network.way,
+            **({"address": str(network.address)} if network.address else {}),
             "allowed": network.log.allowed,
             "refused": network.log.refused,
             "suggestion": await network.log.suggestion(),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING
 
+from vmm.errors import InvalidInput
+
 from . import checks
 from .names import PREFIX
 from .refusals import shown
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 
 def combination_errors(settings: Settings) -> list[str]:
     """Return one line for each combination that is refused."""
-    return [*_listening(settings), *_local_mode(settings), *_sizes(settings)]
+    return [*_listening(settings), *_local_mode(settings), *_sizes(settings), *_taps(settings)]
 
 
 def combination_warnings(settings: Settings) -> list[str]:
@@ -78,4 +80,12 @@ def _sizes(settings: Settings) -> list[str]:
             f"{PREFIX}DEFAULT_CPU={settings.default_cpu} must be at most {PREFIX}MAX_VCPUS={settings.max_vcpus}, "
             f"otherwise no sandbox can start: lower one or raise the other"
         ]
+    return []
+
+
+def _taps(settings: Settings) -> list[str]:
+    try:
+        _ = settings.taps
+    except InvalidInput as error:
+        return [f"{error.message}. {error.hint}".removesuffix(". ")]
     return []

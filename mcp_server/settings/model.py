@@ -19,6 +19,14 @@ from pydantic import (
     model_validator,
 )
 
+from vmm.network.taps.settings import (
+    BRIDGE_NAME,
+    GATEWAY_IP,
+    NETWORK_CIDR,
+    SUBNET_PREFIX,
+    TAP_PREFIX,
+    TapSettings,
+)
 from vmm.sandboxes.lease import MAX_IDLE_S
 from vmm.sandboxes.spec import CPU_RANGE, IDLE_S, MEM_RANGE
 
@@ -98,9 +106,12 @@ class Settings(BaseModel):
         sleep_retention_days: Days asleep after which a sandbox is deleted; 0 means never.
         max_snapshots: Snapshots of an organisation.
         network: Where sandboxes may connect to unless their creator says so.
+        network_way: How they reach it; `auto` is taps where the server may make them, else user mode.
         network_open: Private networks that they may reach, if their policy allows it.
         network_own: Addresses of this host that no interface has, such as the public one of a NAT.
         network_packages: Names and addresses of package registries, besides those that the host's own tools use.
+        bridge_name, gateway_ip, network_cidr, subnet_prefix, tap_prefix: The bridge of the taps, its network, and the
+            beginning of their names; see `TapSettings`.
         guest_ca_file: Certificates in PEM that sandboxes trust besides Debian's; by default those of
             /usr/local/share/ca-certificates.
         on_stop: What happens to machines when a signal stops the server; empty means sleep after an interrupt at the
@@ -155,9 +166,15 @@ class Settings(BaseModel):
     sleep_retention_days: int = Field(default=0, ge=0, le=3650)
     max_snapshots: int = Field(default=200, ge=1, le=100_000)
     network: Annotated[str, AfterValidator(checks.network_policy)] = "internet"
+    network_way: Literal["auto", "taps", "user"] = "auto"
     network_open: Annotated[tuple[str, ...], List, AfterValidator(checks.private_networks)] = ()
     network_own: Annotated[tuple[str, ...], List, AfterValidator(checks.own_addresses)] = ()
     network_packages: Annotated[tuple[str, ...], List, AfterValidator(checks.registries)] = ()
+    bridge_name: str = ""
+    gateway_ip: str = ""
+    network_cidr: str = ""
+    subnet_prefix: str = ""
+    tap_prefix: str = ""
     guest_ca_file: Path | None = None
     on_stop: Literal["keep", "sleep", ""] = ""
     warm: bool = True
@@ -202,6 +219,23 @@ class Settings(BaseModel):
         if lines := combination_errors(self):
             raise ValueError("\n".join(lines))
         return self
+
+    @property
+    def taps(self) -> TapSettings:
+        """Where taps are.
+
+        Raises:
+            InvalidInput: The settings contradict each other; those that were read do not.
+        """
+        return TapSettings.read(
+            {
+                BRIDGE_NAME: self.bridge_name,
+                GATEWAY_IP: self.gateway_ip,
+                NETWORK_CIDR: self.network_cidr,
+                SUBNET_PREFIX: self.subnet_prefix,
+                TAP_PREFIX: self.tap_prefix,
+            }
+        )
 
     @property
     def local_only(self) -> bool:

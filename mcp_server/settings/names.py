@@ -26,6 +26,11 @@ ALIASES: dict[str, tuple[tuple[str, str], ...]] = {
     "default_image": (("SANDBOX_DEFAULT_IMAGE", VOIDRUN),),
     "local_mode": (("AUTH_LOCAL_MODE", VOIDRUN),),
     "metrics": (("METRICS_ENABLED", VOIDRUN),),
+    "bridge_name": (("BRIDGE_NAME", VOIDRUN),),
+    "gateway_ip": (("GATEWAY_IP", VOIDRUN),),
+    "network_cidr": (("NETWORK_CIDR", VOIDRUN),),
+    "subnet_prefix": (("SUBNET_PREFIX", VOIDRUN),),
+    "tap_prefix": (("TAP_PREFIX", VOIDRUN),),
     "allowed_origins": (("CORS_ALLOW_ORIGINS", VOIDRUN),),
     "jwt_secret": (("JWT_SECRET", SANDBOX_API),),
     "api_keys": (("API_KEYS", SANDBOX_API),),
@@ -63,7 +68,8 @@ class Ignored:
 
 
 _OWN_VMM = "machines are set up by Casemate itself; casemate doctor shows how"
-_NO_GUEST_NETWORK = "sandboxes reach the network through the server; CASEMATE_NETWORK says what they reach"
+_OWN_NAMES = "namespaces have no names of their own; TAP_PREFIX names the taps"
+_OWN_RESOLVER = "the server answers the sandboxes' DNS lookups, and asks the name servers of this host"
 _NO_CONTAINERS = "sandboxes are virtual machines, not containers"
 _NO_REDIS = "Redis is not needed: limits, sessions and caches are in the server and its store"
 _CLOCKS = "set CASEMATE_IDLE_SECONDS (0: sandboxes never sleep) and CASEMATE_SLEEP_RETENTION_DAYS (0: no deletion)"
@@ -81,10 +87,8 @@ IGNORED: tuple[Ignored, ...] = (
         )
     ),
     Ignored(name="SANDBOX_DEFAULT_DISK_MB", system=VOIDRUN, reason="every sandbox has a sparse disk of 10240 MiB"),
-    *(
-        Ignored(name=name, system=VOIDRUN, reason=_NO_GUEST_NETWORK)
-        for name in ("BRIDGE_NAME", "GATEWAY_IP", "NETWORK_CIDR", "NET_PREFIX", "DNS_NAMESERVERS")
-    ),
+    Ignored(name="NET_PREFIX", system=VOIDRUN, reason=_OWN_NAMES),
+    Ignored(name="DNS_NAMESERVERS", system=VOIDRUN, reason=_OWN_RESOLVER),
     Ignored(
         name="MONGO_LOG_QUERIES", system=VOIDRUN, reason="queries are not logged: they could contain data of users"
     ),

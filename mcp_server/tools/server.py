@@ -84,7 +84,7 @@ class CasemateServer(MCPServer[None]):
             "casemate",
             title="Casemate",
             version=version("casemate"),
-            instructions=INSTRUCTIONS.format(reach=reach(fleet.network.default)) + (_MORE if toolset == "all" else ""),
+            instructions=_instructions(fleet, toolset),
             log_level="WARNING",
             # An open subscription would delay every shutdown, and the server pushes nothing.
             subscriptions=False,
@@ -222,6 +222,11 @@ def _problems(error: ValidationError, wire_names: dict[str, str]) -> str:
         shown = value if len(value) <= _SHOWN else f"{value[:_SHOWN]}…"
         lines.append(f"{name}={shown}: {problem['msg']}")
     return "; ".join(lines)
+
+
+def _instructions(fleet: Fleet, toolset: Toolset) -> str:
+    reached = reach(fleet.network.default, fleet.network.way)
+    return INSTRUCTIONS.format(reach=reached) + (_MORE if toolset == "all" else "")
 
 
 def _belongs(tool_spec: ToolSpec, toolset: Toolset) -> bool:

@@ -72,11 +72,23 @@ def test_images_are_built_where_privileges_may_still_be_gained() -> None:
     assert not [line for line in unit.splitlines() if line.startswith(implies)]
 
 
+def test_the_service_has_no_capability_unless_taps_are_installed() -> None:
+    assert "CapabilityBoundingSet=" in text(f"deploy/{UNITS[0]}").splitlines()
+    drop_in = text("deploy/casemate-taps.conf").splitlines()
+    assert [line for line in drop_in if "Capabilit" in line] == [
+        "AmbientCapabilities=CAP_NET_ADMIN",
+        "CapabilityBoundingSet=CAP_NET_ADMIN",
+    ]
+
+
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 def test_systemd_finds_nothing_wrong_with_the_units(tmp_path: Path) -> None:
     for name in UNITS:
         installed = text(f"deploy/{name}").replace("/opt/casemate/.venv/bin/casemate", "/bin/true")
         (tmp_path / name).write_text(installed)
+    drop_in = text("deploy/casemate-taps.conf").replace("/opt/casemate/.venv/bin/casemate", "/bin/true")
+    (tmp_path / f"{UNITS[0]}.d").mkdir()
+    (tmp_path / f"{UNITS[0]}.d" / "taps.conf").write_text(drop_in)
     done = subprocess.run(
         ["systemd-analyze", "verify", *(tmp_path / name for name in UNITS)],
         env={"PATH": os.environ["PATH"], "SYSTEMD_LOG_LEVEL": "warning"},

@@ -84,6 +84,7 @@ async def assemble(
             fleet=fleet,
             quotas=quotas,
             hypervisor="none",
+            network="none",
             lock=DataDirLock(-1),
             audit_log=audit_log,
             audit_reader=AuditReader(records),

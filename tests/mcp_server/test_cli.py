@@ -42,7 +42,8 @@ class Shell:
     @property
     def env(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("CASEMATE_")}
-        return kept | {"CASEMATE_DATA": str(self.data), "CASEMATE_PORT": str(self.port), "CASEMATE_WARM": "false"}
+        own = {"CASEMATE_DATA": str(self.data), "CASEMATE_PORT": str(self.port)}
+        return kept | own | {"CASEMATE_WARM": "false", "CASEMATE_NETWORK_WAY": "user"}
 
     async def __call__(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[bytes]:
         with anyio.fail_after(PATIENCE_S):
@@ -159,11 +160,12 @@ async def client_of(shell: Shell) -> AsyncGenerator[Client]:
 
 @pytest.mark.vm
 async def test_a_server_is_started_used_stopped_started_again_and_emptied(
-    shell: Shell, catalogue: Catalogue, image_root: Path
+    shell: Shell, catalogue: Catalogue, image_root: Path, templates: Path
 ) -> None:
     del catalogue  # Only that its images are built is needed.
     shell.data.mkdir()
     (shell.data / "images").symlink_to(image_root)
+    (shell.data / "templates").symlink_to(templates)
     try:
         async with running(shell) as process:
             assert "reachable at http://127.0.0.1:" in refusal(await shell("serve"))

@@ -6,15 +6,28 @@ from pathlib import Path
 
 import pytest
 
-from mcp_server.app import open_gateway
+from mcp_server.guest_network import open_guest_network
 from mcp_server.settings import Settings
-from vmm.errors import InvalidInput
+from vmm.errors import Conflict, InvalidInput, Unavailable
 
 pytestmark = pytest.mark.anyio
 
 
 async def test_addresses_that_the_operator_calls_the_hosts_own_are_closed(tmp_path: Path) -> None:
-    gateway = await open_gateway(Settings(data=tmp_path, network_own=("203.0.113.5",)))
-    with pytest.raises(InvalidInput, match=r"addresses of the host, got 203\.0\.113\.5/32"):
-        gateway.check("203.0.113.5")
-    gateway.check("203.0.113.6")
+    settings = Settings(data=tmp_path, network_own=("203.0.113.5",), network_way="user")
+    async with open_guest_network(settings) as network:
+        with pytest.raises(InvalidInput, match=r"addresses of the host, got 203\.0\.113\.5/32"):
+            network.gateway.check("203.0.113.5")
+        network.gateway.check("203.0.113.6")
+
+
+async def test_a_server_that_may_not_make_taps_says_so_and_uses_user_mode(tmp_path: Path) -> None:
+    async with open_guest_network(Settings(data=tmp_path, network_way="user")) as network:
+        assert (network.taps, network.way) == (None, "user mode")
+    foreign = Settings(data=tmp_path, bridge_name="lo")
+    async with open_guest_network(foreign) as network:
+        assert network.taps is None
+        assert network.way.startswith("user mode (")
+    with pytest.raises((Conflict, Unavailable)):
+        async with open_guest_network(foreign.model_copy(update={"network_way": "taps"})):
+            pytest.fail("unreachable")

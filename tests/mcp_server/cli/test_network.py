@@ -33,6 +33,8 @@ async def test_the_log_is_a_table_or_json(cli: Cli, fleet_of_one: OneHost) -> No
     assert re.fullmatch(r"1970-01-01 00:00:05  allowed  tcp  example.com:443 +-", allowed)
     assert re.search(r'refused  tcp  a\\x1b\[31mb:22 +policy "packages"$', refused)
     assert [one["port"] for one in (await cli("network", "log", "box", "--json")).json] == [443, 22]
+    fleet_of_one.refuses("example.org", port=0, protocol="icmp")
+    assert re.search(r"refused  icmp  example\.org +policy", (await cli("network", "log", "box")).text)
     assert "There is no sandbox 'nobody'" in (await cli("network", "log", "nobody")).refusal
 
 

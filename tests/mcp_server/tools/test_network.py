@@ -150,14 +150,20 @@ async def test_a_change_of_the_policy_is_in_the_audit(
     ],
 )
 def test_the_instructions_say_in_a_line_what_sandboxes_reach(default: str, says: str) -> None:
-    assert reach(Policy.parse(default)).startswith(says)
-    assert "\n" not in reach(Policy.parse(default))
+    assert reach(Policy.parse(default), "user mode").startswith(says)
+    assert "\n" not in reach(Policy.parse(default), "user mode")
 
 
 def test_a_long_default_is_cut_in_the_instructions() -> None:
-    assert len(reach(Policy.parse([f"n{number}.example.com" for number in range(200)]))) < 300
+    assert len(reach(Policy.parse([f"n{number}.example.com" for number in range(200)]), "taps")) < 300
 
 
 async def test_the_instructions_are_those_of_the_servers_policy(host: Edge) -> None:
     async with host.client("alice", "legacy") as client:
         assert "They reach the internet by TCP" in (client.instructions or "")
+
+
+def test_with_taps_the_instructions_do_not_say_that_there_is_tcp_alone() -> None:
+    assert "by TCP" in reach(Policy.parse("internet"), "user mode")
+    assert "by TCP" not in reach(Policy.parse("internet"), "taps")
+    assert "by TCP" in reach(Policy.parse("learn"), "taps")
