@@ -1,17 +1,22 @@
-"""An internet for guests: servers of a test on the loopback, by the public addresses and names that they stand for."""
+"""An internet for guests, with names and a web site.
+
+In user mode the servers are on the loopback, and the gateway dials them instead of the public addresses that they stand
+for. With taps, the host is a network namespace, and the servers have these addresses in another one behind it.
+"""
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from ipaddress import IPv4Address
 
 import anyio
-from anyio.abc import ByteStream, SocketAttribute, SocketStream, TaskGroup
-from anyio.streams.stapled import MultiListener
+from anyio.abc import ByteStream, Listener, SocketAttribute, SocketListener, SocketStream, TaskGroup
 
 from tests.vmm.network.name_server import LOOPBACK, NameServer, name_server
+from tests.vmm.tapped_host import TappedHost
 from vmm.network.gateway import Gateway
 from vmm.network.policy import Policy
 from vmm.network.resolver import Resolver
@@ -29,31 +34,53 @@ class World:
 
     Attributes:
         names: The name server that the gateway asks.
-        dialled: The addresses and ports that were connected to.
+        reached: The addresses and ports that were connected to.
+        host: The host with taps; None in user mode.
+
+    Args:
+        names: The same.
+        tasks: Runs the servers.
+        host: The same.
     """
 
-    def __init__(self, names: NameServer, tasks: TaskGroup) -> None:
+    def __init__(self, names: NameServer, tasks: TaskGroup, host: TappedHost | None = None) -> None:
         self.names = names
-        self.dialled: list[tuple[str, int]] = []
+        self.reached: list[tuple[str, int]] = []
+        self.host = host
         self._tasks = tasks
         self._ports: dict[tuple[str, int], int] = {}
-        self._listeners: list[MultiListener[SocketStream]] = []
+        self._listeners: list[Listener[SocketStream]] = []
 
     async def serve(self, address: str, port: int, handle: Handle) -> None:
         """Let a server answer at a public address; its connections may end at any time."""
 
         async def guarded(stream: SocketStream) -> None:
+            self.reached.append((address, port))
             with suppress(anyio.EndOfStream, anyio.BrokenResourceError):
                 await handle(stream)
 
-        listener = await anyio.create_tcp_listener(local_host=LOOPBACK)
-        self._ports[address, port] = listener.extra(SocketAttribute.local_port)
+        listener = await self._listening(address, port)
         self._listeners.append(listener)
         self._tasks.start_soon(listener.serve, guarded)
 
+    def echo_datagrams(self, host: TappedHost, address: str, port: int) -> None:
+        """Let a server send back what comes by UDP."""
+        opened = host.internet.run(lambda: socket.socket(type=socket.SOCK_DGRAM | socket.SOCK_NONBLOCK))
+        opened.bind((address, port))
+
+        async def echoes() -> None:
+            with opened:
+                while True:
+                    await anyio.wait_readable(opened)
+                    data, source = opened.recvfrom(65536)
+                    opened.sendto(data, source)
+
+        self._tasks.start_soon(echoes)
+
     async def connect(self, address: IPv4Address, port: int) -> ByteStream:
         """Connect to the server there; nobody else answers."""
-        self.dialled.append((str(address), port))
+        if self.host is not None:
+            return await dial(address, port)
         if (str(address), port) not in self._ports:
             raise ConnectionRefusedError
         return await dial(IPv4Address(LOOPBACK), self._ports[str(address), port])
@@ -63,23 +90,36 @@ class World:
         for listener in self._listeners:
             await listener.aclose()
 
+    async def _listening(self, address: str, port: int) -> Listener[SocketStream]:
+        if self.host is not None:
+            made = self.host.internet.run(lambda: socket.create_server((address, port)))
+            made.setblocking(False)
+            return await SocketListener.from_socket(made)
+        listener = await anyio.create_tcp_listener(local_host=LOOPBACK)
+        self._ports[address, port] = listener.extra(SocketAttribute.local_port)
+        return listener
+
     def gateway(self, default: str = "internet", packages: tuple[str, ...] = ()) -> Gateway:
         """Make the way of a fleet's sandboxes into this world."""
-        return Gateway(
+        made = Gateway(
             default=Policy.parse(default),
             host=lambda: HostRules(packages=packages),
             clock=lambda: time.time_ns() // 1_000_000,
             resolver=Resolver(Upstream(self.names.servers)),
             connect=self.connect,
+            taps=self.host and self.host.taps,
         )
+        if self.host is not None:
+            self._tasks.start_soon(made.serve_taps, self.host.listener, self.host.kernel)
+        return made
 
 
 @asynccontextmanager
-async def world() -> AsyncGenerator[World]:
+async def world(host: TappedHost | None = None) -> AsyncGenerator[World]:
     """A world with a web site, www.example.com, and names of others, for the length of a block."""
     tasks = anyio.create_task_group()
     async with name_server() as names:
-        made = World(names, tasks)
+        made = World(names, tasks, host)
         names.add(
             f"www.example.com. 60 IN A {SITE}",
             f"one.example.org. 60 IN A {SHARED}",

@@ -1,8 +1,12 @@
-"""The network as programs in a sandbox see it: what their policy allows works, everything else ends at once."""
+"""The network as programs in a sandbox see it: what their policy allows works, everything else ends at once.
+
+On both ways, with the same results: carried by the server, and with a tap in a network namespace of the test's own.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+import socket
+from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 
 import anyio
@@ -10,9 +14,12 @@ import pytest
 from anyio.abc import SocketStream
 
 from tests.conftest import Opener
+from tests.vmm.network.taps.namespaces import Namespace, lacking
 from tests.vmm.network_world import OTHER, SHARED, SITE, World, world
+from tests.vmm.tapped_host import host_and_internet, tapped_host
 from vmm.fleet import Fleet
 from vmm.guest.values import Command, Outcome
+from vmm.hypervisor.detect import Choice
 from vmm.hypervisor.process import orphans
 from vmm.sandboxes.spec import SandboxSpec
 
@@ -20,7 +27,9 @@ pytestmark = [pytest.mark.anyio, pytest.mark.vm]
 
 ALICE = "a" * 24
 WAIT_MS = 120_000
+PRIVATE, METADATA = "10.0.0.7", "169.254.169.254"
 KIB = 1024
+only_taps = pytest.mark.parametrize("outside", ["taps"], indirect=True)
 RESET = {7, 55, 56}
 """curl's exit statuses, by where in its work the reset meets it: connect, send, receive."""
 
@@ -36,16 +45,33 @@ except ConnectionResetError:
 EOF"""
 
 
+@pytest.fixture(params=["user mode", "taps"])
+def outside(request: pytest.FixtureRequest) -> Iterator[Namespace | None]:
+    """Where the internet is: the rest of the test then runs on a host beside it. None: on the loopback."""
+    if request.param == "user mode":
+        yield None
+        return
+    if reason := lacking():
+        pytest.skip(reason)
+    with host_and_internet(SITE, SHARED, OTHER, PRIVATE, METADATA) as internet:
+        yield internet
+
+
 @pytest.fixture
-async def net() -> AsyncGenerator[World]:
-    async with world() as made:
+async def net(outside: Namespace | None) -> AsyncGenerator[World]:
+    if outside is None:
+        async with world() as made:
+            yield made
+        return
+    async with tapped_host(outside) as host, world(host) as made:
         yield made
 
 
 @pytest.fixture
-async def fleet(net: World, open_fleet: Opener, data: Path) -> AsyncGenerator[Fleet]:
+async def fleet(net: World, open_fleet: Opener, data: Path, choice: Choice) -> AsyncGenerator[Fleet]:
     """A fleet in that world; its sandboxes are gone after the test."""
-    async with open_fleet(gateway=net.gateway(packages=("www.example.com",))) as fleet:
+    driver = net.host.driver if net.host else choice.driver
+    async with open_fleet(gateway=net.gateway(packages=("www.example.com",)), driver=driver) as fleet:
         yield fleet
         for sandbox in (await fleet.sandboxes.list(ALICE, limit=100)).items:
             await fleet.sandboxes.delete(ALICE, sandbox.id)
@@ -65,12 +91,13 @@ async def said(fleet: Fleet, line: str, name: str = "box") -> str:
     return (outcome.stdout.data() + outcome.stderr.data()).decode().strip()
 
 
+@pytest.mark.kvm
 async def test_names_and_addresses_outside_are_reached(fleet: Fleet, net: World) -> None:
     await made(fleet)
     assert await said(fleet, "curl -sS http://www.example.com/") == "Host: www.example.com"
     assert await said(fleet, f"curl -sS http://{SITE}/") == f"Host: {SITE}"
     assert await said(fleet, CONNECT.format(address=OTHER, port=7)) == "hello"
-    assert set(net.dialled) == {(SITE, 80), (OTHER, 7)}
+    assert set(net.reached) == {(SITE, 80), (OTHER, 7)}
     seen = await fleet.network.get(ALICE, "box")
     assert set(seen.destinations(allowed=True, most=5)) == {"www.example.com:80", f"{OTHER}:7"}
 
@@ -81,7 +108,7 @@ async def test_what_is_private_is_refused_at_once_and_explained(fleet: Fleet, ne
         outcome = await sh(fleet, f"curl -sS http://{address}/")
         assert outcome.exit_code in RESET, address
         assert f"[network: refused {address}:80" in outcome.network
-    assert net.dialled == []
+    assert net.reached == []
 
 
 async def test_a_name_that_points_inside_is_not_answered(fleet: Fleet, net: World) -> None:
@@ -90,7 +117,7 @@ async def test_a_name_that_points_inside_is_not_answered(fleet: Fleet, net: Worl
         outcome = await sh(fleet, f"curl -sS http://{name}/")
         assert outcome.exit_code == 6
         assert f"refused {name}" in outcome.network
-    assert net.dialled == []
+    assert net.reached == []
 
 
 async def test_a_list_of_names_opens_these_names_and_no_neighbour_on_their_address(fleet: Fleet, net: World) -> None:
@@ -101,7 +128,7 @@ async def test_a_list_of_names_opens_these_names_and_no_neighbour_on_their_addre
     assert 'refused two.example.org by policy "allow"' in refused.network
     assert (await sh(fleet, f"curl -sS -H 'Host: two.example.org' http://{SHARED}/")).exit_code in RESET
     assert (await sh(fleet, f"curl -sS http://{SITE}/")).exit_code in RESET
-    assert net.dialled == [(SHARED, 80)]
+    assert net.reached == [(SHARED, 80)]
 
 
 async def test_none_allows_nothing_and_says_how_to_change_that(fleet: Fleet, net: World) -> None:
@@ -110,7 +137,7 @@ async def test_none_allows_nothing_and_says_how_to_change_that(fleet: Fleet, net
     assert outcome.exit_code == 6
     assert "to allow: update_sandbox(network=...)" in outcome.network
     assert await said(fleet, CONNECT.format(address=OTHER, port=7)) == "reset"
-    assert net.dialled == []
+    assert net.reached == []
 
 
 async def test_packages_are_what_the_hosts_own_registries_are(fleet: Fleet) -> None:
@@ -162,15 +189,23 @@ async def test_a_new_policy_ends_the_connections_that_it_does_not_allow(fleet: F
     async def hold(stream: SocketStream) -> None:
         async with stream:
             connected.set()
-            await stream.send(await stream.receive())
-            await stream.receive()
+            async for _ in stream:
+                continue
 
     await net.serve(OTHER, 9, hold)
     await made(fleet)
-    line = CONNECT.format(address=OTHER, port=9).replace(
-        "print(sock.recv(100).decode() or", "sock.recv(100); print(sock.recv(100).decode() or"
+    # With a tap, a program learns of the end of its connection from what it sends next.
+    line = (
+        "import socket, time\n"
+        "try:\n"
+        f"    sock = socket.create_connection(({OTHER!r}, 9), 60)\n"
+        "    while True:\n"
+        "        sock.sendall(b'more')\n"
+        "        time.sleep(0.05)\n"
+        "except ConnectionError:\n"
+        "    print('reset')"
     )
-    running = await fleet.guest.start(ALICE, "box", Command(shell=line))
+    running = await fleet.guest.start(ALICE, "box", Command(argv=("python3", "-c", line)))
     await connected.wait()
     await fleet.sandboxes.update(ALICE, "box", network="www.example.com")
     ended = await fleet.guest.wait(ALICE, "box", running.pid, wait_ms=WAIT_MS)
@@ -178,6 +213,7 @@ async def test_a_new_policy_ends_the_connections_that_it_does_not_allow(fleet: F
     assert await said(fleet, "curl -sS http://www.example.com/") == "Host: www.example.com"
 
 
+@pytest.mark.kvm
 async def test_a_fork_has_its_parents_policy_and_a_network_of_its_own(fleet: Fleet) -> None:
     await made(fleet, "one.example.org")
     (fork,) = await fleet.snapshots.fork(ALICE, "box")
@@ -226,4 +262,51 @@ async def test_what_root_in_the_sandbox_changes_opens_nothing(fleet: Fleet, net:
     await sh(fleet, "echo 1 > /proc/sys/net/ipv4/ip_forward; echo nameserver 10.0.0.7 > /etc/resolv.conf")
     assert (await sh(fleet, f"curl -sS http://{SITE}/")).exit_code in RESET
     assert await said(fleet, "curl -sS http://one.example.org/") == "Host: one.example.org"
-    assert net.dialled == [(SHARED, 80)] * 2
+    assert net.reached == [(SHARED, 80)] * 2
+
+
+@only_taps
+async def test_with_a_tap_udp_and_ping_reach_what_is_opened_by_address(fleet: Fleet, net: World) -> None:
+    assert net.host is not None
+    net.echo_datagrams(net.host, OTHER, 7)
+    asked = (
+        "import socket; s = socket.socket(type=socket.SOCK_DGRAM); s.settimeout(60)\n"
+        f"s.connect(({OTHER!r}, 7)); s.send(b'hello'); print(s.recv(100).decode())"
+    )
+    await made(fleet)
+    assert await said(fleet, f'python3 -c "{asked}"') == "hello"
+    assert await said(fleet, f"ping -c 1 -W 60 {SITE} >/dev/null && echo pong") == "pong"
+    seen = (await fleet.network.get(ALICE, "box")).destinations(allowed=True, most=5)
+    assert set(seen) == {f"{OTHER}:7/udp", f"{SITE}/icmp"}
+
+    await fleet.sandboxes.update(ALICE, "box", network="www.example.com")
+    refused = await sh(fleet, f'python3 -c "{asked}"')
+    assert refused.exit_code == 1
+    assert f'refused {OTHER}:7/udp by policy "allow"' in refused.network
+    assert f"refused {SITE}/icmp" in (await sh(fleet, f"ping -c 1 -W 60 {SITE}")).network
+
+
+@only_taps
+async def test_each_sandbox_has_an_address_of_its_own_while_it_runs_and_reaches_no_other(
+    fleet: Fleet, net: World
+) -> None:
+    def devices() -> int:
+        return sum(name.startswith("cmt") for _, name in socket.if_nameindex())
+
+    await made(fleet, name="one")
+    await made(fleet, name="two")
+    (fork,) = await fleet.snapshots.fork(ALICE, "one")
+    assert fork.sandbox is not None
+    names = ("one", "two", fork.sandbox.id)
+    addresses = [(await fleet.network.get(ALICE, name)).address for name in names]
+    assert len(set(addresses)) == len(names) == devices()
+    for name, address in zip(names, addresses, strict=True):
+        assert await said(fleet, "hostname -I", name) == str(address)
+    outcome = await sh(fleet, f"curl -sS http://{addresses[1]}/; ping -c 1 -W 60 {addresses[1]}", "one")
+    assert f"refused {addresses[1]}:80" in outcome.network
+    assert f"{addresses[1]}/icmp" in outcome.network
+
+    await fleet.lifecycle.sleep(ALICE, "two")
+    assert devices() == len(names) - 1
+    assert await said(fleet, "hostname -I", "two") == str((await fleet.network.get(ALICE, "two")).address)
+    assert devices() == len(names)
