@@ -11,6 +11,7 @@ from typing import Any
 
 import anyio
 import pytest
+from hypothesis import HealthCheck, settings
 from pymongo import MongoClient
 
 from storage.ids import new_id
@@ -33,6 +34,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+# How long an example takes is the machine's business, not the test's.
+settings.register_profile("casemate", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("casemate")
+
+# No test makes a bridge on the host: those of taps have network namespaces of their own.
+os.environ.setdefault("CASEMATE_NETWORK_WAY", "user")
 
 pytest_plugins = ("tests.beside", "tests.hanging")
 
@@ -74,9 +82,17 @@ def choice() -> Choice:
 
 
 @pytest.fixture(scope="session")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The session's data directory: its templates serve all tests."""
-    return tmp_path_factory.mktemp("data")
+def templates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of templates of all hosts: booting one takes seconds, so each kind is booted once."""
+    return tmp_path_factory.mktemp("templates")
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory, templates: Path) -> Path:
+    """The session's data directory."""
+    place = tmp_path_factory.mktemp("data")
+    (place / "templates").symlink_to(templates)
+    return place
 
 
 @pytest.fixture
@@ -122,11 +138,12 @@ async def fleet(open_fleet: Opener, data: Path) -> AsyncGenerator[Fleet]:
 
 
 @pytest.fixture(scope="session")
-def served(tmp_path_factory: pytest.TempPathFactory, catalogue: Catalogue, image_root: Path) -> Path:
-    """A data directory for real servers: the images are there, everything else they make themselves."""
+def served(tmp_path_factory: pytest.TempPathFactory, catalogue: Catalogue, image_root: Path, templates: Path) -> Path:
+    """A data directory for real servers: images and templates are there, everything else they make themselves."""
     assert catalogue.names()
     place = tmp_path_factory.mktemp("served")
     (place / "images").symlink_to(image_root)
+    (place / "templates").symlink_to(templates)
     return place
 
 

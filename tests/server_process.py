@@ -41,14 +41,15 @@ def cli_json(data: Path, *arguments: str, **variables: str) -> Any:
 
 
 @asynccontextmanager
-async def places(root: Path, images: Path) -> AsyncGenerator[Place]:
-    """Makes data directories below one that have the images already; machines in them end with the block."""
+async def places(root: Path, source: Path) -> AsyncGenerator[Place]:
+    """Makes data directories below one, with the images and templates of another; their machines end with the block."""
     made: list[Path] = []
 
     def make(name: str) -> Path:
         data = root / name
         data.mkdir()
-        (data / "images").symlink_to(images.resolve())
+        for kind in ("images", "templates"):
+            (data / kind).symlink_to((source / kind).resolve())
         made.append(data)
         return data
 

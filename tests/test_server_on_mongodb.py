@@ -34,7 +34,7 @@ def store(mongo_uri: str, mongo_name: str) -> Mapping[str, str]:
 
 @pytest.fixture
 async def place(tmp_path: Path, served: Path) -> AsyncGenerator[Place]:
-    async with places(tmp_path, served / "images") as make:
+    async with places(tmp_path, served) as make:
         yield make
 
 

@@ -46,7 +46,7 @@ needs_mongo = pytest.mark.skipif(bool(missing()), reason=f"No MongoDB server: {m
 
 @pytest.fixture
 async def place(tmp_path: Path, served: Path) -> AsyncGenerator[Place]:
-    async with places(tmp_path, served / "images") as make:
+    async with places(tmp_path, served) as make:
         yield make
 
 

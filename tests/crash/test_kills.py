@@ -32,12 +32,6 @@ def host() -> Host:
     return anyio.run(this_host)
 
 
-@pytest.fixture(scope="module")
-def templates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One directory of templates for all these hosts."""
-    return tmp_path_factory.mktemp("templates")
-
-
 @pytest.fixture
 def rig(
     nursery: Nursery, templates: Path, tmp_path: Path, catalogue: Catalogue, image_root: Path, host: Host
