@@ -21,6 +21,7 @@ from vmm.guest.values import Command
 from vmm.hypervisor.base import Hypervisor
 from vmm.hypervisor.confinement import Confinement
 from vmm.hypervisor.detect import choose, kvm
+from vmm.hypervisor.nic import Nics
 from vmm.hypervisor.process import orphans
 from vmm.images.catalogue import Catalogue
 from vmm.network.gateway import Gateway
@@ -69,10 +70,10 @@ class Host:
     confinement: Confinement
 
 
-async def this_host() -> Host:
-    """The hypervisor that a server on this host would choose, confined as it would be."""
+async def this_host(nics: Nics | None = None) -> Host:
+    """The hypervisor that a server on this host would choose, confined as it would be, with network devices or none."""
     confinement = await Confinement.open(kvm=kvm().usable)
-    return Host(driver=(await choose(confinement)).driver, confinement=confinement)
+    return Host(driver=(await choose(confinement, nics)).driver, confinement=confinement)
 
 
 @asynccontextmanager

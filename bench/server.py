@@ -87,6 +87,8 @@ async def running(data: Path | None = None, *, log: int | None = None, **setting
         "CASEMATE_DATA": str(place),
         "CASEMATE_PORT": port,
         "CASEMATE_LOG_LEVEL": "warning",
+        # No measurement makes a bridge on the host unless it is about that.
+        "CASEMATE_NETWORK_WAY": os.environ.get("CASEMATE_NETWORK_WAY", "user"),
         **settings,
     }
     began = time.monotonic()
