@@ -42,7 +42,7 @@ async def test_with_the_internet_allowed_nothing_that_leads_inwards_is_forwarded
     async with guest("a") as one:
         await taps.allow(one.nic.address.ip, INTERNET)
         if address == NEIGHBOUR:
-            one.own.ip(f"route add {NEIGHBOUR}/32 via {one.nic.gateway}")
+            one.own.ip(f"route add {NEIGHBOUR}/32 via {one.nic.gateway} dev eth0 onlink")
         assert await one.hears(address, 80) == f"redirected from {address}:80".encode()
         assert refused(await failure(one, address))
         assert await one.hears(SITE, 5000, b"a sign") == b"a sign"
