@@ -122,6 +122,7 @@ async def opened(data: Path, uri: str) -> AsyncGenerator[House]:
         mongo_db=database,
         rate_limit_requests=10_000_000,
         registrations_per_hour=100_000,
+        network_way="user",
     )
     async with open_services(settings) as services, anyio.create_task_group() as tasks:
         web = services.web()

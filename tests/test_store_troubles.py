@@ -150,7 +150,7 @@ async def test_a_start_waits_for_the_database_and_says_so(place: Place, tmp_path
 async def test_who_waits_in_vain_is_told_so_without_the_password_and_may_try_again(place: Place) -> None:
     data = place("a")
     uri = "mongodb://casemate:hush-hush@127.0.0.1:1/"
-    settings = Settings(data=data, mongo_uri=SecretStr(uri))
+    settings = Settings(data=data, mongo_uri=SecretStr(uri), network_way="user")
     with pytest.raises(StoreUnavailable, match="does not answer") as caught:
         async with open_services(settings, patience_s=1):
             pass

@@ -81,7 +81,8 @@ class Cli:
     def env(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("CASEMATE_")}
         named = {"CASEMATE_URL": self.url, "CASEMATE_API_KEY": self.key, "CASEMATE_DATA": str(self.cwd / "data")}
-        return kept | {name: value for name, value in named.items() if value} | {"TERM": "xterm", "COLUMNS": "200"}
+        fixed = {"CASEMATE_NETWORK_WAY": "user", "TERM": "xterm", "COLUMNS": "200"}
+        return kept | {name: value for name, value in named.items() if value} | fixed
 
     async def __call__(
         self, *arguments: str | Path, stdin: bytes | None = None, env: Mapping[str, str] | None = None

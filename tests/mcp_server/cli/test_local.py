@@ -26,7 +26,10 @@ pytestmark = pytest.mark.anyio
 async def server_on(data: Path) -> AsyncGenerator[Cli]:
     """Run a server on a data directory and yield its operator's command line."""
     data.mkdir(exist_ok=True)
-    async with open_services(Settings(data=data)) as services, serving(services.web(), {}, services.run) as running:
+    async with (
+        open_services(Settings(data=data, network_way="user")) as services,
+        serving(services.web(), {}, services.run) as running,
+    ):
         services.lock.announce(running.url)
         yield Cli(url="", key="", keys={}, cwd=data.parent)
 

@@ -21,7 +21,7 @@ TO_SQLITE = ("store", "copy", "--from", "mongodb", "--to", "sqlite")
 async def local(tmp_path: Path) -> Cli:
     """The command line on a data directory that a server has initialised."""
     (tmp_path / "data").mkdir()
-    async with open_services(Settings(data=tmp_path / "data")):
+    async with open_services(Settings(data=tmp_path / "data", network_way="user")):
         pass
     return Cli(url="", key="", keys={}, cwd=tmp_path)
 
