@@ -213,7 +213,6 @@ async def test_a_new_policy_ends_the_connections_that_it_does_not_allow(fleet: F
     assert await said(fleet, "curl -sS http://www.example.com/") == "Host: www.example.com"
 
 
-@pytest.mark.kvm
 async def test_a_fork_has_its_parents_policy_and_a_network_of_its_own(fleet: Fleet) -> None:
     await made(fleet, "one.example.org")
     (fork,) = await fleet.snapshots.fork(ALICE, "box")
