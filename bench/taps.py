@@ -175,7 +175,7 @@ def _without_rules(settings: TapSettings) -> Generator[None]:
     kept = {kind: _listed(kind, name) for kind in ("ip", "bridge")}
     drop = "".join(f"delete table {kind} {name}\n" for kind in kept)
     rule = f"type nat hook postrouting priority srcnat; ip saddr {settings.gateway.network} masquerade;"
-    nft.run(f"{drop}table ip bare {{ chain leaving {{ {rule} }} }}")
+    nft.run(f"{drop}table ip bare {{\n chain leaving {{ {rule} }}\n}}")
     try:
         yield
     finally:
