@@ -65,6 +65,7 @@ async def net(outside: Namespace | None) -> AsyncGenerator[World]:
         return
     async with tapped_host(outside) as host, world(host) as made:
         yield made
+        assert len(host.taps) == 0
 
 
 @pytest.fixture
@@ -309,3 +310,27 @@ async def test_each_sandbox_has_an_address_of_its_own_while_it_runs_and_reaches_
     assert devices() == len(names) - 1
     assert await said(fleet, "hostname -I", "two") == str((await fleet.network.get(ALICE, "two")).address)
     assert devices() == len(names)
+
+
+@only_taps
+async def test_the_next_server_takes_machines_over_with_their_addresses(
+    outside: Namespace, open_fleet: Opener, data: Path
+) -> None:
+    addresses: list[str] = []
+    for turn in ("first", "next"):
+        async with (
+            tapped_host(outside) as host,
+            world(host) as net,
+            open_fleet(gateway=net.gateway(), driver=host.driver) as fleet,
+        ):
+            if turn == "first":
+                await made(fleet)
+                await sh(fleet, "echo kept > /dev/shm/word")
+            told = await said(fleet, "curl -sS http://www.example.com/; cat /dev/shm/word")
+            assert told == "Host: www.example.comkept"
+            addresses.append(str((await fleet.network.get(ALICE, "box")).address))
+            if turn == "next":
+                await fleet.sandboxes.delete(ALICE, "box")
+                assert len(host.taps) == 0
+    assert addresses[0] == addresses[1] != "None"
+    assert orphans(data / "instances") == {}
