@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, collapse_addresses
+from ipaddress import IPv4Address, IPv4Network
 
 from storage.shown import shown
 
@@ -77,7 +77,7 @@ def denied_networks(host: HostRules) -> tuple[IPv4Network, ...]:
     denied = [block for _, block in DENIED] + [IPv4Network(address) for address in host.own]
     for opened in host.opened:
         denied = [part for block in denied for part in _without(block, opened)]
-    return tuple(collapse_addresses(denied))
+    return tuple(denied)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ class FastPath:
 
     Attributes:
         internet: Everything.
-        networks: Else what goes to these, none of which overlaps another.
+        networks: Else what goes to these.
         ports: Of the networks, only these TCP ports; none: every protocol and port.
     """
 

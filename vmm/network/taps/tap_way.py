@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from ipaddress import IPv4Address, collapse_addresses
+from ipaddress import IPv4Address
 from itertools import count
 
 import anyio
@@ -161,8 +161,7 @@ def _fast_path(rules: Rules) -> FastPath:
     # What `learn` reaches is to be known by its name, which only connections through the server are.
     if rules.policy.mode is Mode.INTERNET:
         return FastPath(internet=True)
-    networks = tuple(collapse_addresses(rules.networks))
-    return FastPath(networks=networks, ports=rules.policy.ports) if networks else CLOSED
+    return FastPath(networks=rules.networks, ports=rules.policy.ports) if rules.networks else CLOSED
 
 
 @asynccontextmanager
