@@ -14,7 +14,7 @@ from vmm.guest.values import Command
 
 from .caller import caller
 from .commands import Cwd, MaxOutput, Timeout, Wait, render, timeout_ms, wait_ms
-from .languages import Language, language_of
+from .languages import Attempt, Language, language_of
 from .progress import ProgressReporter
 from .tool_spec import ACTS, NO_PAIRS, Pairs, SandboxRef, ToolSpec
 
@@ -71,23 +71,23 @@ class CodeTools:
         if language.name == "bash" and len(code) <= _INLINE_LENGTH:
             return await self._fleet.guest.exec(owner, ref, replace(command, shell=code), wait_ms=waiting)
         until = anyio.current_time() + waiting / 1000
-        *likely, last = language.suffixes(code)
-        for suffix in likely:
-            file, outcome = await self._run_file(owner, ref, language, suffix, code, command, waiting)
-            if not (outcome.exit_code and language.refuses(file, outcome.stderr.data())):
+        *likely, last = language.attempts(code)
+        for attempt in likely:
+            file, outcome = await self._run_file(owner, ref, language, attempt, code, command, waiting)
+            if not (outcome.exit_code and attempt.refuses(file, outcome.stderr.data())):
                 return outcome
             waiting = max(int((until - anyio.current_time()) * 1000), 0)
         _, outcome = await self._run_file(owner, ref, language, last, code, command, waiting)
         return outcome
 
     async def _run_file(
-        self, owner: str, ref: str, language: Language, suffix: str, code: str, command: Command, waiting: int
+        self, owner: str, ref: str, language: Language, attempt: Attempt, code: str, command: Command, waiting: int
     ) -> tuple[str, Outcome]:
-        file = await self._write(owner, ref, language.places(command.cwd, suffix), code)
+        file = await self._write(owner, ref, language.places(command.cwd, attempt.suffix), code)
         running = False
         try:
             outcome = await self._fleet.guest.exec(
-                owner, ref, replace(command, argv=(*language.program, file)), wait_ms=waiting
+                owner, ref, replace(command, argv=(*attempt.program, file)), wait_ms=waiting
             )
             running = outcome.running
         finally:

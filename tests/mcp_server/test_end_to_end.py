@@ -138,6 +138,15 @@ async def test_code_runs_in_all_languages_and_leaves_no_file(server: Edge) -> No
             ("typescript", "import { near } from './near'; const answer: number = near + 2; console.log(answer)"),
             ("typescript", "const answer: number = await Promise.resolve(42)\nconsole.log(answer)"),
             ("typescript", "for (const part of [42]) {\n  const answer: number = await part\n  console.log(answer)\n}"),
+            (
+                "typescript",
+                "import { Stats, statSync } from 'fs'; const at: Stats = statSync('/'); console.log(at ? 42 : 0)",
+            ),
+            (
+                "typescript",
+                "const { cpus } = require('os'); const one = <T>(x: T): T => x; console.log(cpus() ? one(42) : 0)",
+            ),
+            ("typescript", "enum Answer { Right = 42 }\nconsole.log(Answer.Right)"),
             ("bash", "cd /; echo $((40 + 2))"),
         ):
             text = await box("run_code", language=language, code=code, wait=50)

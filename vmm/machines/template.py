@@ -30,7 +30,18 @@ _RATE_INTERVAL_S = 2.0
 _RATE_TOLERANCE = 0.005
 _TRIES = 3
 # Files of an agent's first commands, read into the template's memory, which all clones share.
-_WARM_UP = "ls -la / >/dev/null; cat /etc/os-release >/dev/null; python3 -c 'import json, subprocess' ; sync; true"
+_WARM_UP = """
+ls -la / >/dev/null
+cat /etc/os-release >/dev/null
+python3 -c 'import json, subprocess'
+if command -v node >/dev/null; then
+  file=$(mktemp --suffix=.cts)
+  echo 'const types: number = 1' >"$file"
+  node "$file"
+  rm "$file"
+fi
+sync
+"""
 _WARM_UP_MS = 60_000
 
 
