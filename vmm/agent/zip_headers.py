@@ -133,9 +133,10 @@ def entry_of(head: bytes, name: bytes, extra: bytes) -> Entry:
         ZipError: An extra field is malformed.
     """
     _, made_by, _, flags, method, moment, date, crc, packed, size, *_, attributes, at = CENTRAL.unpack(head)
-    entry = Entry(name=name if flags & _UTF_8 else _as_utf_8(name), method=method, flags=flags, crc=crc)
+    unix = made_by >> 8 in {_UNIX, _MACOS}
+    entry = Entry(name=name if unix or flags & _UTF_8 else _as_utf_8(name), method=method, flags=flags, crc=crc)
     entry.packed, entry.size, entry.at, entry.mtime = packed, size, at, _from_dos_time(date, moment)
-    if made_by >> 8 in {_UNIX, _MACOS}:
+    if unix:
         entry.mode = attributes >> 16
     elif attributes & _DOS_DIRECTORY:
         entry.mode = stat.S_IFDIR
@@ -172,7 +173,7 @@ def _flags(entry: Entry) -> int:
 
 
 def _as_utf_8(name: bytes) -> bytes:
-    """Return a name as UTF-8. Without a flag it is in the code page of MS-DOS, but Unix programs store UTF-8, too."""
+    """Return a name of MS-DOS or Windows as UTF-8; without a flag it is in the code page of MS-DOS, or UTF-8 anyway."""
     try:
         name.decode()
     except UnicodeDecodeError:
