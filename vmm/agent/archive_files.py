@@ -129,7 +129,7 @@ class ArchiveFiles:
 
 def _write(path: bytes, name: bytes, archive: bytes, form: str, pulse: Pulse) -> tuple[Tally, int]:
     """Write an archive to a draft, and rename it; return what it holds, and its size in bytes."""
-    with _draft(archive) as draft, _spool(archive) as spool:
+    with _draft(archive, pulse) as draft, _spool(archive) as spool:
         status = os.fstat(draft)
 
         def make(tally: Tally) -> Form:
@@ -157,7 +157,7 @@ def _write(path: bytes, name: bytes, archive: bytes, form: str, pulse: Pulse) ->
 
 
 @contextlib.contextmanager
-def _draft(path: bytes) -> Generator[int]:
+def _draft(path: bytes, pulse: Pulse) -> Generator[int]:
     """Yield a descriptor of a file that gets the name `path` once the block has filled it."""
     draft = temporary(path)
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -167,6 +167,7 @@ def _draft(path: bytes) -> Generator[int]:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+        pulse.check(surely=True)
         os.rename(draft, path)
     except BaseException:
         with contextlib.suppress(OSError):  # Why it failed matters more.
@@ -200,6 +201,7 @@ def _unpack(descriptor: int, size: int, form: str, target: bytes, pulse: Pulse) 
             unpacker.finish()
         finally:
             unpacker.close()
+        pulse.check(surely=True)
         staging.merge(unpacker.tally)
     finally:
         staging.discard()

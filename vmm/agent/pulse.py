@@ -20,14 +20,17 @@ class Pulse:
         self._next_beat = time.monotonic() + _BEAT_S
         self._next_look = 0.0
 
-    def check(self) -> None:
+    def check(self, *, surely: bool = False) -> None:
         """Send a sign of life if one is due; called often.
+
+        Args:
+            surely: Whether to look for the host even if the last look was just now: before a step that is final.
 
         Raises:
             ClosedError: The host has closed the connection, because its client is gone.
         """
         now = time.monotonic()
-        if now < self._next_look:
+        if now < self._next_look and not surely:
             return
         self._next_look = now + _LOOK_S
         if self._channel.gone():
