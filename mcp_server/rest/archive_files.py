@@ -78,13 +78,12 @@ class ArchiveFileRoutes:
     async def compress(self, request: Request, who: Principal) -> Response:
         """Pack a file or directory into `<path>.<format>`; a client that disconnects leaves nothing of it."""
         wanted = parse_query(request, Compressing)
-        try:
-            async with while_connected(request.receive):
-                made = await self._fleet.guest.compress(
-                    who.org_id, request.path_params["id"], wanted.path, wanted.format
-                )
-        except GuestError as error:
-            return _failed(error)
+        owner, ref = who.org_id, request.path_params["id"]
+        async with while_connected(request.receive):
+            try:
+                made = await self._fleet.guest.compress(owner, ref, wanted.path, wanted.format)
+            except GuestError as error:
+                return _failed(error)
         done = f"{made.archive}: {_count(made.report)} packed, {made.archive_size} bytes\n"
         return _answer(done, made.report, {"archive": made.archive, "archiveBytes": made.archive_size})
 
@@ -92,11 +91,12 @@ class ArchiveFileRoutes:
         """Unpack an archive as a whole, or not at all if it fails or the client disconnects."""
         wanted = parse_query(request, Extracting)
         dest = wanted.dest or parent(wanted.archive)
-        try:
-            async with while_connected(request.receive):
-                report = await self._fleet.guest.extract(who.org_id, request.path_params["id"], wanted.archive, dest)
-        except GuestError as error:
-            return _failed(error)
+        owner, ref = who.org_id, request.path_params["id"]
+        async with while_connected(request.receive):
+            try:
+                report = await self._fleet.guest.extract(owner, ref, wanted.archive, dest)
+            except GuestError as error:
+                return _failed(error)
         return _answer(f"{dest}: {_count(report)} unpacked, {report.size} bytes\n", report, {"path": dest})
 
 
