@@ -138,7 +138,7 @@ async def test_archives_are_made_and_unpacked_in_a_machine(fleet: Fleet) -> None
             return outcome
 
         await run(
-            "mkdir -p /root/tree/sub && cd /root/tree && cp -r /etc/ssl sub && head -c 3000000 /dev/urandom > big && "
+            "mkdir -p /root/tree/sub && cd /root/tree && cp -rL /etc/ssl sub && head -c 3000000 /dev/urandom > big && "
             "ln -s sub up && touch empty 'a b' && chmod 600 big"
         )
         facts = "find {} -printf '%P %y %m %s %l %Ts\\n' | sort; cd {} && find . -type f -exec sha256sum {{}} + | sort"
