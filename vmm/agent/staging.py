@@ -17,6 +17,7 @@ from .pulse import Pulse
 from .refusals import RefusalError, from_os_error
 from .tally import Tally
 
+_MAX_SCANS = 20
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -35,10 +36,25 @@ class _Level:
         self.target = target
         self.name = name
         self.path = path
-        self.names = _names(source)
+        self._names = _names(source)
+        self._scans = 1
+
+    def next(self) -> bytes | None:
+        """Return the name of the next entry, or None at the end.
+
+        Every entry that it returns is moved or deleted. A directory may not list some while others disappear, so it is
+        read again until it is empty; not forever, as somebody in the sandbox may put others into it.
+        """
+        name = next(self._names, None)
+        if name is None and self._scans < _MAX_SCANS:
+            self._scans += 1
+            self._names.close()
+            self._names = _names(self.source)
+            name = next(self._names, None)
+        return name
 
     def close(self) -> None:
-        self.names.close()
+        self._names.close()
         os.close(self.source)
         if self.target is not None:
             os.close(self.target)
@@ -81,7 +97,7 @@ class Staging:
         """
         self._made = []
         try:
-            self._empty(os.dup(self._target), tally)
+            self._empty(tally, into_target=True)
         except OSError as error:
             refusal = from_os_error(error)
             raise RefusalError(refusal.code, f"{refusal.message}; a part of the archive was unpacked") from error
@@ -89,7 +105,7 @@ class Staging:
     def discard(self) -> None:
         """Delete the staging directory with what is left in it, and the target if it was created for nothing."""
         with contextlib.suppress(OSError):
-            self._empty(None, Tally())
+            self._empty(Tally(), into_target=False)
         with contextlib.suppress(OSError):
             os.rmdir(self._name, dir_fd=self._target)
         self._forget()
@@ -101,27 +117,22 @@ class Staging:
             with contextlib.suppress(OSError):  # Somebody else uses it by now.
                 os.rmdir(path)
 
-    def _empty(self, target: int | None, tally: Tally) -> None:
-        levels = [_Level(self.open(), target, b"", b"")]
+    def _empty(self, tally: Tally, *, into_target: bool) -> None:
+        source = self.open()
+        levels = [_Level(source, os.dup(self._target) if into_target else None, b"", b"")]
         try:
             while levels:
                 self._pulse.beat()
-                level = levels[-1]
-                name = next(level.names, None)
+                name = levels[-1].next()
                 if name is not None:
-                    below = _take(level, name, tally)
+                    below = _take(levels[-1], name, tally)
                     if below is not None:
                         levels.append(below)
                     continue
-                if len(levels) > 1:
-                    try:
-                        os.rmdir(level.name, dir_fd=levels[-2].source)
-                    except OSError as error:
-                        if error.errno != errno.ENOTEMPTY:
-                            raise
-                        level.names = _names(level.source)  # Some entries were not listed while others were moved.
-                        continue
-                levels.pop().close()
+                level = levels.pop()
+                level.close()
+                if levels:
+                    os.rmdir(level.name, dir_fd=levels[-1].source)
         finally:
             for level in levels:
                 level.close()

@@ -10,17 +10,17 @@ from vmm.agent import frames
 from vmm.agent.archive_files import ArchiveFiles
 from vmm.agent.arguments import Arguments
 from vmm.agent.channel import Channel, ClosedError
+from vmm.agent.service import Handler
 
 
 def compress(path: Path | str, form: str) -> dict[str, Any]:
     """Make an archive of a path."""
-    return _answer(lambda channel: ArchiveFiles().compress(channel, Arguments({"path": str(path), "format": form})))
+    return _answer(ArchiveFiles().compress, path=str(path), format=form)
 
 
 def extract(archive: Path, target: Path) -> dict[str, Any]:
     """Unpack an archive."""
-    values = {"archive": str(archive), "target": str(target)}
-    return _answer(lambda channel: ArchiveFiles().extract(channel, Arguments(values)))
+    return _answer(ArchiveFiles().extract, archive=str(archive), target=str(target))
 
 
 def left_behind(place: Path) -> list[Path]:
@@ -28,10 +28,10 @@ def left_behind(place: Path) -> list[Path]:
     return [path for path in place.rglob("*") if path.name.startswith(".casemate-")]
 
 
-def _answer(call: Any) -> dict[str, Any]:
+def _answer(call: Handler, **values: str) -> dict[str, Any]:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        call(Channel(theirs))
+        call(Channel(theirs), Arguments(values))
         host = Channel(ours)
         try:
             while True:

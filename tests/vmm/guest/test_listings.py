@@ -143,12 +143,10 @@ HEAD = frames.pack_json(frames.HEAD, ENTRY)
 
 
 async def test_an_agent_of_an_earlier_release_answers_at_once() -> None:
-    for value, found in (
-        ({"entries": [ENTRY, ENTRY], "truncated": True}, (["x", "x"], True)),
-        ({"entries": [], "truncated": False}, ([], False)),
-    ):
+    for count, truncated in ((2, True), (0, False)):
+        value = {"entries": [ENTRY] * count, "truncated": truncated}
         async with answering(frames.pack_json(frames.RESULT, value)) as link:
-            assert await listed(link, "/d") == found
+            assert await listed(link, "/d") == (["x"] * count, truncated)
 
 
 async def test_a_guest_that_sends_more_than_was_asked_for_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
