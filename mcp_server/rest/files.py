@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import stat
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
@@ -17,7 +18,6 @@ from ..http.problem import problem
 from .body import WireModel, parse_query
 from .byte_range import ByteRange, parse_range
 from .endpoint import Endpoint
-from .envelope import success
 from .multipart import file_field
 from .paths import GuestPath
 from .streaming import Streamed, incoming, while_connected
@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 
     from .streaming import Answer
 
-_LISTED = 10_000
 _BYTES = "application/octet-stream"
+_LIST_HEAD = '{"status":"success","message":"ok","data":{"success":true,"files":['
+"""The start of a list's answer, see `envelope`; the rest follows page by page."""
 _SMALL = 256 * 1024
 """A file up to this size is read before the answer begins, because the size that the kernel states may be wrong."""
 
@@ -81,11 +82,28 @@ class FileRoutes:
         ]
 
     async def list(self, request: Request, who: Principal) -> Response:
-        """List a directory's entries, ordered by name."""
+        """Stream a directory's entries: up to 100,000 in the order of their names, more in the directory's own.
+
+        `truncated` says whether there are more than a million, of which the rest is left out.
+        """
         wanted = parse_query(request, Directory)
-        listing = await self._fleet.guest.list_files(who.org_id, request.path_params["id"], wanted.path, limit=_LISTED)
-        files = [entry_object(entry) for entry in listing.entries]
-        return success("ok", {"success": True, "files": files, "truncated": listing.truncated})
+        owner, ref = who.org_id, request.path_params["id"]
+        headers = {"content-type": "application/json"}
+        if request.method == "HEAD":
+            async with self._fleet.guest.open_list(owner, ref, wanted.path, limit=1):
+                return Response(headers=headers)
+
+        async def serve(receive: Receive, answer: Answer) -> None:
+            async with while_connected(receive), self._fleet.guest.open_list(owner, ref, wanted.path) as pages:
+                await answer.begin(200, headers)
+                part, comma = _LIST_HEAD, ""
+                async for page in pages:
+                    await answer.write(part.encode())
+                    entries = json.dumps([entry_object(entry) for entry in page], separators=(",", ":"))
+                    part, comma = comma + entries[1:-1], ","
+                await answer.write(f'{part}],"truncated":{json.dumps(pages.truncated)}}}}}'.encode())
+
+        return Streamed(serve)
 
     async def download(self, request: Request, who: Principal) -> Response:
         """Stream a file, or one range of it."""

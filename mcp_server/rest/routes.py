@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from starlette.responses import JSONResponse
 
+from .archive_files import ArchiveFileRoutes
 from .archives import ArchiveRoutes
 from .background import BackgroundRoutes
 from .commands import CommandRoutes
@@ -50,6 +51,7 @@ def rest_routes(fleet: Fleet, defaults: Defaults, ports: PublishedPorts) -> list
         BackgroundRoutes(fleet),
         FileRoutes(fleet),
         ArchiveRoutes(fleet),
+        ArchiveFileRoutes(fleet),
         ShellRoutes(fleet),
         TerminalRoutes(fleet, viewers),
         port_routes,

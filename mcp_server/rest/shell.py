@@ -7,6 +7,7 @@ unknown sandboxes are refused as usual. No path ever becomes part of a shell lin
 from __future__ import annotations
 
 import json
+import stat
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
@@ -36,7 +37,16 @@ _KEEP_HEAD = 256 * KIB
 _KEEP_TAIL = 1024 * KIB
 _HITS = 100
 _LINES_MOST = 10_000
-_TYPES = {"file": "regular file", "directory": "directory", "symlink": "symbolic link", "other": "special file"}
+_TYPES = {
+    stat.S_IFREG: "regular file",
+    stat.S_IFDIR: "directory",
+    stat.S_IFLNK: "symbolic link",
+    stat.S_IFIFO: "fifo",
+    stat.S_IFSOCK: "socket",
+    stat.S_IFCHR: "character special file",
+    stat.S_IFBLK: "block special file",
+}
+"""The names of file types as `stat` of coreutils prints them."""
 
 
 class ShellRoutes:
@@ -182,8 +192,14 @@ def stat_object(info: FileInfo) -> dict[str, object]:
         "size": info.size,
         "mode": f"{info.mode:x}",
         "mtime": info.mtime_ms // 1000,
-        "type": _TYPES[info.kind],
+        "type": _type(info),
     }
+
+
+def _type(info: FileInfo) -> str:
+    if stat.S_ISREG(info.mode) and not info.size:
+        return "regular empty file"
+    return _TYPES.get(stat.S_IFMT(info.mode), "weird file")
 
 
 async def _shaped(request: Request, who: Principal, call: Callable[[str, str], Awaitable[str]]) -> Response:

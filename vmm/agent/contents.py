@@ -52,21 +52,36 @@ def pack_content(descriptor: int, path: bytes, status: os.stat_result, tally: Ta
     if status.st_size > CHUNK:
         yield from _large(descriptor, path, status, tally)
         return
+    data = read_small(descriptor, path, status, tally)
+    if data is not None:
+        tally.files += 1
+        tally.size += len(data)
+        yield tar.pack(member_of(path, status, tar.REGULAR, size=len(data))) + data + tar.padding(len(data))
+
+
+def read_small(descriptor: int, path: bytes, status: os.stat_result, tally: Tally) -> bytes | None:
+    """Read a file of at most CHUNK bytes to its real end; None if it is much longer than the kernel reports.
+
+    Args:
+        descriptor: The file, open for reading at its beginning.
+        path: Its name in the archive.
+        status: Its status from the kernel.
+        tally: Records why the file is left out.
+
+    Raises:
+        OSError: It cannot be read.
+    """
     data = os.read(descriptor, max(status.st_size + 1, _PAGE))
-    if len(data) != status.st_size:  # The kernel generates it, or it is changing.
-        whole = bytearray(data)
-        while data and len(whole) <= _MAX_BUFFERED:
-            data = os.read(descriptor, CHUNK)
-            whole += data
-        if data:
-            tally.skip(
-                path, f"its size is {status.st_size} bytes, but reading it gives more than {_MAX_BUFFERED} bytes"
-            )
-            return
-        data = bytes(whole)
-    tally.files += 1
-    tally.size += len(data)
-    yield tar.pack(member_of(path, status, tar.REGULAR, size=len(data))) + data + tar.padding(len(data))
+    if len(data) == status.st_size:
+        return data
+    whole = bytearray(data)  # The kernel generates it, or it is changing.
+    while data and len(whole) <= _MAX_BUFFERED:
+        data = os.read(descriptor, CHUNK)
+        whole += data
+    if data:
+        tally.skip(path, f"its size is {status.st_size} bytes, but reading it gives more than {_MAX_BUFFERED} bytes")
+        return None
+    return bytes(whole)
 
 
 def _large(descriptor: int, path: bytes, status: os.stat_result, tally: Tally) -> Iterator[bytes]:

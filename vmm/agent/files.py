@@ -14,6 +14,7 @@ from .arguments import Arguments
 from .channel import Channel
 from .copying import copy_entry, remove_tree
 from .entries import describe, final, make_parents, open_regular, parent_of, status_of, temporary, write_all
+from .listing import stream_listing
 from .reading import Source
 from .refusals import MISSING, REFUSED, RefusalError, from_os_error, invalid, shown
 
@@ -34,8 +35,11 @@ class Files:
         self._calls = 0
 
     def list(self, channel: Channel, arguments: Arguments) -> None:
-        """Send a directory's entries in the order of their names."""
+        """Send a directory's entries in the order of their names; with `stream` in pieces, see `stream_listing`."""
         path = arguments.path()
+        if arguments.flag("stream"):
+            stream_listing(channel, path, arguments.integer("limit", least=1))
+            return
         limit = min(arguments.integer("limit", 1000, least=1), _MAX_LIST)
         try:
             with os.scandir(path) as entries:

@@ -1,4 +1,4 @@
-"""Packing a directory as one tar stream. Entries that cannot be read are skipped and reported; they do not end it.
+"""Packing a directory as one stream. Entries that cannot be read are skipped and reported; they do not end it.
 
 The walk opens directories by descriptor and follows no symbolic link, except if the packed path itself is one.
 """
@@ -8,11 +8,11 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
+from typing import Protocol
 
-from . import tar
-from .contents import member_of, pack_content
-from .tally import COMMENT, Tally
+from .refusals import REFUSED, RefusalError, shown
+from .tally import Tally
 
 PIECE = 256 * 1024
 """Maximum bytes of one piece of the stream."""
@@ -25,6 +25,34 @@ _OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_C
 _KINDS = {stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 
 
+class Form(Protocol):
+    """The format of an archive: encodes entries in the order of the walk. A directory's path ends with a slash."""
+
+    def directory(self, path: bytes, status: os.stat_result) -> bytes:
+        """Encode a directory."""
+        ...
+
+    def link(self, path: bytes, status: os.stat_result, target: bytes) -> bytes:
+        """Encode a symbolic link."""
+        ...
+
+    def fifo(self, path: bytes, status: os.stat_result) -> bytes:
+        """Encode a FIFO."""
+        ...
+
+    def again(self, path: bytes, status: os.stat_result) -> bytes:
+        """Encode a further name of a file that was packed already; empty if it has to be packed."""
+        ...
+
+    def file(self, descriptor: int, path: bytes, status: os.stat_result) -> Iterator[bytes]:
+        """Encode a regular file, open at its beginning."""
+        ...
+
+    def end(self) -> Iterator[bytes]:
+        """Encode the end of the archive."""
+        ...
+
+
 class _Level:
     """A directory on the path of the walk."""
 
@@ -35,29 +63,42 @@ class _Level:
 
 
 class Packer:
-    """Packs one directory.
+    """Packs one directory, or one file.
 
     Args:
         path: Absolute; a link is followed.
+        form: Makes the archive's format for a tally.
+        name: The name in the archive of what is packed; without one, the archive has the content of a directory.
+        without: Device and inode of a file that is left out: the archive itself.
 
     Attributes:
-        tally: What was packed and what was skipped; the archive ends with the skipped entries, see COMMENT.
-        status: The stat result of the directory.
+        tally: What was packed and what was skipped.
+        status: The stat result of what is packed.
 
     Raises:
-        OSError: The directory does not exist or cannot be read.
+        OSError: It does not exist, cannot be read, or is not a directory and has no name.
+        RefusalError: It is neither a directory nor a regular file.
     """
 
-    def __init__(self, path: bytes) -> None:
+    def __init__(
+        self, path: bytes, form: Callable[[Tally], Form], *, name: bytes = b"", without: tuple[int, int] | None = None
+    ) -> None:
         self.tally = Tally()
+        self._form = form(self.tally)
         self._path = path
-        self._links: dict[tuple[int, int], bytes] = {}
+        self._name = name
+        self._prefix = name + b"/" if name else b""
+        self._without = without
         self._levels: list[_Level] = []
-        self._root = os.open(path, (_OPEN_FLAGS & ~os.O_NOFOLLOW) | os.O_DIRECTORY)
+        self._root = _open_any(path) if name else os.open(path, (_OPEN_FLAGS & ~os.O_NOFOLLOW) | os.O_DIRECTORY)
         self.status = os.fstat(self._root)
 
     def pieces(self) -> Iterator[bytes]:
-        """Yield the stream in pieces, at least one a second; an empty one is a keepalive."""
+        """Yield the stream in pieces, at least one a second; an empty one is a keepalive.
+
+        Raises:
+            OSError: The single file that is packed cannot be read.
+        """
         buffer = bytearray()
         last = time.monotonic()
         try:
@@ -81,9 +122,15 @@ class Packer:
             self._root = -1
 
     def _parts(self) -> Iterator[bytes]:
-        root = member_of(b"./", self.status, tar.DIRECTORY)
-        yield tar.pack(root)
-        self._enter(os.dup(self._root), b"")
+        if stat.S_ISDIR(self.status.st_mode):
+            yield from self._tree()
+        else:
+            yield from self._form.file(self._root, self._name, self.status)
+        yield from self._form.end()
+
+    def _tree(self) -> Iterator[bytes]:
+        yield self._form.directory(self._prefix or b"./", self.status)
+        self._enter(os.dup(self._root), self._prefix)
         while self._levels:
             level = self._levels[-1]
             name = self._next(level)
@@ -96,10 +143,6 @@ class Packer:
             except OSError as error:
                 self.tally.skip(path, os.strerror(error.errno or 0))
                 yield b""
-        if self.tally.skipped:
-            root.records[COMMENT] = self.tally.comment()
-            yield tar.pack(root)
-        yield tar.END
 
     def _leave(self) -> None:
         level = self._levels.pop()
@@ -120,23 +163,21 @@ class Packer:
         status = os.stat(name, dir_fd=level.descriptor, follow_symlinks=False)
         kind = stat.S_IFMT(status.st_mode)
         if kind == stat.S_IFDIR:
-            yield tar.pack(member_of(path + b"/", status, tar.DIRECTORY))
+            yield self._form.directory(path + b"/", status)
             self._descend(level, name, path)
         elif kind == stat.S_IFREG:
             yield from self._file(level, name, path, status)
         elif kind == stat.S_IFLNK:
             link = os.readlink(name, dir_fd=level.descriptor)
-            yield tar.pack(member_of(path, status, tar.SYMBOLIC, link=link))
-            self.tally.files += 1
+            yield self._form.link(path, status, link)
         elif kind == stat.S_IFIFO:
-            yield tar.pack(member_of(path, status, tar.FIFO))
-            self.tally.files += 1
+            yield self._form.fifo(path, status)
         else:
             self.tally.skip(path, _KINDS.get(kind, "an unknown file type"))
             yield b""
 
     def _descend(self, level: _Level, name: bytes, path: bytes) -> None:
-        if self._path.rstrip(b"/") + b"/" + path in _KERNEL_FILE_SYSTEMS:
+        if self._path.rstrip(b"/") + b"/" + path.removeprefix(self._prefix) in _KERNEL_FILE_SYSTEMS:
             self.tally.skip(path, "a kernel file system")
         elif len(self._levels) >= DEEPEST:
             self.tally.skip(path, f"nested more than {DEEPEST} directories deep")
@@ -144,11 +185,11 @@ class Packer:
             self._enter(os.open(name, _OPEN_FLAGS | os.O_DIRECTORY, dir_fd=level.descriptor), path + b"/")
 
     def _file(self, level: _Level, name: bytes, path: bytes, status: os.stat_result) -> Iterator[bytes]:
-        inode = (status.st_dev, status.st_ino)
-        first = self._links.get(inode) if status.st_nlink > 1 else None
-        if first is not None:
-            yield tar.pack(member_of(path, status, tar.HARD, link=first))
-            self.tally.files += 1
+        if (status.st_dev, status.st_ino) == self._without:
+            return
+        again = self._form.again(path, status)
+        if again:
+            yield again
             return
         descriptor = os.open(name, _OPEN_FLAGS, dir_fd=level.descriptor)
         try:
@@ -156,11 +197,27 @@ class Packer:
             if not stat.S_ISREG(status.st_mode):
                 self.tally.skip(path, "it is no longer a regular file")
                 return
-            yield from pack_content(descriptor, path, status, self.tally)
-            if status.st_nlink > 1:
-                self._links[inode] = path
+            yield from self._form.file(descriptor, path, status)
         finally:
             os.close(descriptor)
+
+
+def _open_any(path: bytes) -> int:
+    """Open a directory or a regular file."""
+    # Checked before opening, too, which already has an effect on some devices.
+    _check_kind(path, os.stat(path))
+    descriptor = os.open(path, _OPEN_FLAGS & ~os.O_NOFOLLOW)
+    try:
+        _check_kind(path, os.fstat(descriptor))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _check_kind(path: bytes, status: os.stat_result) -> None:
+    if not (stat.S_ISDIR(status.st_mode) or stat.S_ISREG(status.st_mode)):
+        raise RefusalError(REFUSED, f"{shown(path)}: is neither a directory nor a regular file")
 
 
 def _names(descriptor: int) -> Generator[bytes]:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from . import frames
 from .activity import Activity
+from .archive_files import ArchiveFiles
 from .archives import Archives
 from .arguments import Arguments, Paths
 from .carrier import Carrier
@@ -50,7 +51,7 @@ class Service:
         self._paths = paths
         self._lock = _thread.allocate_lock()
         self._channels: set[Channel] = set()
-        archives = Archives()
+        archives, archive_files = Archives(), ArchiveFiles()
         self._handlers: dict[str, Handler] = {
             "ping": identity.ping,
             "identify": self._identify,
@@ -76,6 +77,8 @@ class Service:
             "search": Search().find,
             "pack": archives.pack,
             "unpack": archives.unpack,
+            "compress": archive_files.compress,
+            "extract": archive_files.extract,
             "terminal_open": terminals.open,
             "terminals": terminals.list,
             "terminal_input": terminals.input,

@@ -12,6 +12,7 @@ import stat
 from collections.abc import Generator
 
 from . import tar
+from .archive_limits import Budget
 from .directories import FATAL, Directories, Refusal, split
 from .tally import Tally
 from .tar_stream import TarStream, Waiting
@@ -40,17 +41,28 @@ class Unpacker:
         umask: Permission bits that no member gets.
         owners: Whether members get the owners from the archive.
         inward: Whether to skip links that point, or might point, outside the directory, for untrusted archives.
+        budget: Limits the number of members; None for no limit.
 
     Attributes:
         tally: What was created, and what was skipped at unpacking and at packing.
+        ended: Whether the archive has ended; what follows is ignored.
     """
 
     def __init__(
-        self, root: int, *, fresh: bool = False, umask: int = 0, owners: bool = False, inward: bool = False
+        self,
+        root: int,
+        *,
+        fresh: bool = False,
+        umask: int = 0,
+        owners: bool = False,
+        inward: bool = False,
+        budget: Budget | None = None,
     ) -> None:
         self.tally = Tally()
+        self.ended = False
         self._owners = owners
         self._inward = inward
+        self._budget = budget
         self._mask = (0o7777 if owners else _PERMISSIONS) & ~umask
         self._directories = Directories(
             root, self._set_directory_metadata, fresh=fresh, mode=_PERMISSIONS & ~umask & ~0o022
@@ -58,7 +70,6 @@ class Unpacker:
         self._temporaries = 0
         self._token = os.urandom(8).hex().encode()
         self._stream = TarStream()
-        self._ended = False
         self._steps = self._run()
         next(self._steps)
 
@@ -67,9 +78,10 @@ class Unpacker:
 
         Raises:
             TarError: The stream is not a valid tar archive.
+            LimitError: It has too many members.
             OSError: The disk is full.
         """
-        if not self._ended:
+        if not self.ended:
             self._steps.send(data)
 
     def finish(self) -> None:
@@ -78,18 +90,20 @@ class Unpacker:
         Raises:
             TarError: The archive is incomplete.
         """
-        if not self._ended:
+        if not self.ended:
             raise tar.TarError("the archive is truncated")
         self.close()
 
     def close(self) -> None:
         """Close all descriptors, and remove a file that is incomplete."""
-        self._ended = True
+        self.ended = True
         self._steps.close()
         self._directories.close()
 
     def _run(self) -> Waiting[None]:
         while (member := (yield from self._stream.member(self.tally))) is not None:
+            if self._budget is not None:
+                self._budget.member()
             # Links, devices and the like have no content, whatever size their header states.
             size = 0 if member.kind in tar.KINDS and member.kind != tar.REGULAR else member.size
             remaining = _Remaining(size + -size % tar.BLOCK)
@@ -109,7 +123,7 @@ class Unpacker:
             while remaining.bytes:
                 remaining.bytes -= len((yield from self._stream.some(remaining.bytes)))
         self._directories.leave()
-        self._ended = True
+        self.ended = True
         yield
 
     def _file(self, member: tar.Member, remaining: _Remaining) -> Waiting[None]:

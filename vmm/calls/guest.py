@@ -12,10 +12,11 @@ from dataclasses import replace
 from typing import TypeVar
 
 from ..guest.archives import Archive
-from ..guest.files import Pieces
+from ..guest.files import MAX_ENTRIES, Entries, Pieces
 from ..guest.link import GuestLink
 from ..guest.values import (
     KIB,
+    ArchiveForm,
     ArchiveReport,
     Chunk,
     Command,
@@ -24,6 +25,7 @@ from ..guest.values import (
     FileSlice,
     GuestMetrics,
     Listing,
+    MadeArchive,
     Outcome,
     ProcessInfo,
     ProcessOutput,
@@ -152,6 +154,12 @@ class GuestCalls:
         """List the entries of a directory."""
         return await self._run(owner, ref, lambda link: link.list_files(path, limit=limit))
 
+    @asynccontextmanager
+    async def open_list(self, owner: str, ref: str, path: str, *, limit: int = MAX_ENTRIES) -> AsyncGenerator[Entries]:
+        """Stream the entries of a directory of any size."""
+        async with self.reach(owner, ref) as (_, link), link.open_list(path, limit=limit) as entries:
+            yield entries
+
     async def stat(self, owner: str, ref: str, path: str) -> FileInfo:
         """Describe what is at a path."""
         return await self._run(owner, ref, lambda link: link.stat(path))
@@ -217,6 +225,14 @@ class GuestCalls:
     ) -> ArchiveReport:
         """Unpack a tar archive into a directory; what was unpacked stays, even after an error."""
         return await self._run(owner, ref, lambda link: link.unpack(path, chunks, owners=owners))
+
+    async def compress(self, owner: str, ref: str, path: str, form: ArchiveForm) -> MadeArchive:
+        """Make an archive of a file or directory next to it."""
+        return await self._run(owner, ref, lambda link: link.compress(path, form))
+
+    async def extract(self, owner: str, ref: str, archive: str, target: str) -> ArchiveReport:
+        """Unpack an archive into a directory, as a whole or not at all."""
+        return await self._run(owner, ref, lambda link: link.extract(archive, target))
 
     async def make_directory(self, owner: str, ref: str, path: str, *, parents: bool = True) -> FileInfo:
         """Make a directory."""

@@ -1,4 +1,4 @@
-"""The link's calls that move whole trees as tar streams, out of the guest and into it."""
+"""The link's calls about archives: trees as tar streams, out of the guest and into it, and archives inside of it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .caller import Caller, DataStream, Stream, pack_request
 from .connection import unpack
 from .decoding import plain
 from .uploading import Upload
-from .values import ArchiveReport, FileInfo
+from .values import ArchiveForm, ArchiveReport, FileInfo, MadeArchive
 
 
 class ArchiveCalls(Caller):
@@ -62,6 +62,40 @@ class ArchiveCalls(Caller):
             return _report((await upload.run(request, chunks)).value)
         raise AssertionError  # unreachable: the block either returns or raises
 
+    async def compress(self, path: str, form: ArchiveForm) -> MadeArchive:
+        """Make an archive of a file or directory inside of the guest, named `<path>.<form>`.
+
+        It has one top entry, named like the path. It appears once it is complete, and replaces a file of its name.
+        Cancelling the call leaves nothing of it.
+
+        Raises:
+            InvalidInput: The path is relative or invalid, or does not end in a name.
+            GuestFileMissing: There is nothing.
+            GuestFileRefused: It is neither a file nor a directory, or there is a directory at the archive's name.
+            GuestDiskFull: The disk is full.
+        """
+        async with self._stream("compress", path=checks.path(path), format=form) as answer:
+            await _finished(answer)
+            return _made(answer.result)
+
+    async def extract(self, archive: str, target: str) -> ArchiveReport:
+        """Unpack an archive inside of the guest into a directory, which is created if it does not exist.
+
+        The suffix of its name says its format, see ARCHIVE_SUFFIXES. Nothing gets outside of the directory: members
+        with `..`, links that point outside, devices and setuid bits are left out and reported. An error, or
+        cancelling the call, leaves the directory as it was.
+
+        Raises:
+            InvalidInput: A path is relative or invalid, or the archive's name has no known suffix.
+            GuestFileMissing: There is no archive.
+            GuestFileRefused: It is damaged or exceeds a limit, or the target is not a directory.
+            GuestDiskFull: The disk is full.
+        """
+        archive, target = checks.path(archive, "archive"), checks.path(target, "target")
+        async with self._stream("extract", archive=archive, target=target) as answer:
+            await _finished(answer)
+            return _report(answer.result)
+
 
 class Archive(DataStream):
     """A tar stream as it arrives; an empty piece is a sign of life.
@@ -78,6 +112,22 @@ class Archive(DataStream):
     def report(self) -> ArchiveReport:
         """Return what the archive contains and what was left out; only after all of it has arrived."""
         return _report(self._stream.result)
+
+
+async def _finished(answer: Stream) -> None:
+    """Wait for the end of an answer whose pieces are only signs of life."""
+    async for piece in DataStream(answer):
+        if piece:
+            raise LinkError("The guest sent data where none is expected")
+
+
+def _made(value: dict[str, Any]) -> MadeArchive:
+    try:
+        return MadeArchive(
+            archive=str(value["archive"]), archive_size=int(value["archive_size"]), report=_report(value)
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise LinkError("The guest's answer does not say which archive it made") from error
 
 
 def _report(value: dict[str, Any]) -> ArchiveReport:

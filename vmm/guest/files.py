@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncGenerator, AsyncIterable
 from contextlib import asynccontextmanager
+from typing import Any, Self
 
 from storage.shown import shown
 from vmm.agent import frames
 from vmm.errors import InvalidInput, LinkError
 
 from . import checks
-from .caller import Caller, DataStream
+from .caller import Caller, DataStream, Stream
 from .connection import unpack
 from .decoding import plain
 from .values import FileInfo, FileSlice, Listing, Match, SearchResult
 
 _TREE_SECONDS = 600.0
 """Deadline of calls that may visit a whole tree, while the guest is alive."""
+
+MAX_ENTRIES = 1_000_000
+"""Entries of a directory that are streamed, at most."""
+_MAX_LISTING = 512 * 1024 * 1024
+"""Bytes of a streamed listing in the agent's form, at most."""
 
 
 class FileCalls(Caller):
@@ -31,6 +38,16 @@ class FileCalls(Caller):
         reply = await self._call("list", path=checks.path(path), limit=checks.count(limit, "limit", minimum=1))
         entries = tuple(plain(FileInfo, value) for value in reply.value["entries"])
         return Listing(entries=entries, truncated=bool(reply.value["truncated"]))
+
+    @asynccontextmanager
+    async def open_list(self, path: str, *, limit: int = MAX_ENTRIES) -> AsyncGenerator[Entries]:
+        """Stream a directory's entries; up to 100,000 are in name order, more in the directory's own."""
+        limit = min(checks.count(limit, "limit", minimum=1), MAX_ENTRIES)
+        async with self._stream("list", path=checks.path(path), limit=limit, stream=True) as answer:
+            head = await answer.receive()
+            if head is not None and head[0] != frames.HEAD:
+                raise LinkError("The guest's answer does not describe the directory")
+            yield Entries(answer, limit)
 
     async def stat(self, path: str) -> FileInfo:
         """Describe one entry; does not follow a link."""
@@ -171,3 +188,66 @@ class Pieces(DataStream):
     def more(self) -> bool:
         """Tell whether the file continues after the range; only after all of it has arrived."""
         return bool(self._stream.result.get("more"))
+
+
+class Entries:
+    """A directory's entries, as pages of them arrive.
+
+    Attributes:
+        truncated: Whether there are more than were sent; only after all pages have arrived.
+    """
+
+    def __init__(self, stream: Stream, limit: int) -> None:
+        self.truncated = False
+        self._stream = stream
+        self._limit = limit
+        self._bytes = 0
+        # An agent of an earlier release answers at once, with fewer entries.
+        self._at_once: object = stream.result.get("entries") if stream.finished else None
+
+    def __aiter__(self) -> Self:
+        """Iterate over the pages that have not arrived yet."""
+        return self
+
+    async def __anext__(self) -> tuple[FileInfo, ...]:
+        """Receive the next page.
+
+        Raises:
+            CasemateError: The guest refused.
+            LinkError: The connection broke, or a page is not valid.
+        """
+        values = await self._page()
+        if len(values) > self._limit:
+            values, self.truncated = values[: self._limit], True
+        if not values:
+            raise StopAsyncIteration
+        self._limit -= len(values)
+        return tuple(plain(FileInfo, value) for value in values)
+
+    async def _page(self) -> list[dict[str, Any]]:
+        if self.truncated:
+            raise StopAsyncIteration
+        if self._at_once:
+            values, self._at_once = self._at_once, None
+            return _entries(values)
+        frame = await self._stream.receive()
+        if frame is None:
+            self.truncated = bool(self._stream.result.get("truncated"))
+            raise StopAsyncIteration
+        self._bytes += len(frame[1])
+        if self._bytes > _MAX_LISTING:
+            self.truncated = True
+            raise StopAsyncIteration
+        if frame[0] != frames.DATA:
+            raise LinkError(f"The guest sent a frame of kind {frame[0]} instead of data")
+        try:
+            values = json.loads(frame[1])
+        except (ValueError, RecursionError) as error:
+            raise LinkError("The guest sent a page that is not JSON") from error
+        return _entries(values)
+
+
+def _entries(values: object) -> list[dict[str, Any]]:
+    if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):  # pyright: ignore[reportUnknownVariableType]
+        raise LinkError("The guest sent a page that is not a list of entries")
+    return values  # pyright: ignore[reportUnknownVariableType]

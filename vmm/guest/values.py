@@ -229,6 +229,35 @@ class ArchiveReport:
     listed: tuple[tuple[str, str], ...]
 
 
+ArchiveForm = Literal["tar", "tar.gz", "tar.bz2", "zip"]
+"""The format of an archive in the guest, and the suffix of its name."""
+
+ARCHIVE_SUFFIXES: Mapping[str, ArchiveForm] = {
+    ".tar": "tar",
+    ".tar.gz": "tar.gz",
+    ".tgz": "tar.gz",
+    ".tar.bz2": "tar.bz2",
+    ".tbz2": "tar.bz2",
+    ".zip": "zip",
+}
+"""The suffixes of archives that the guest can unpack, in lower case."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MadeArchive:
+    """An archive that was made in the guest.
+
+    Attributes:
+        archive: Its path.
+        archive_size: Its size in bytes.
+        report: What it contains, and what was left out.
+    """
+
+    archive: str
+    archive_size: int
+    report: ArchiveReport
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Match:
     """A search hit: a file, and for a content search the first matching line.

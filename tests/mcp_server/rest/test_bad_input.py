@@ -46,6 +46,8 @@ ROUTES: list[tuple[str, str, dict[str, str], dict[str, Any] | None]] = [
     ("POST", "/files/upload", {"path": "/tmp/x"}, None),
     ("GET", "/files/archive", {"path": "/tmp/none"}, None),
     ("PUT", "/files/archive", {"path": "/tmp/x"}, None),
+    ("POST", "/files/compress", {"path": "/tmp/none", "format": "zip"}, None),
+    ("POST", "/files/extract", {"archive": "/tmp/none.zip"}, None),
     ("DELETE", "/files", {"path": "/tmp/none"}, None),
     ("POST", "/files/mkdir", {"path": "/tmp"}, None),
     ("POST", "/files/create", {"path": "/tmp/x"}, None),
@@ -242,6 +244,19 @@ QUERIES: dict[tuple[str, str], Mapping[str, Sequence[tuple[str | None, str]]]] =
     },
     ("GET", "/files/archive"): {"path": [*MUST, *NO_PATH]},
     ("PUT", "/files/archive"): {"path": [*MUST, *NO_PATH], "owners": [("maybe", "owners='maybe'")]},
+    ("POST", "/files/compress"): {
+        "path": [*MUST, *NO_PATH, ("/", "path='/': Must end in the name"), ("/tmp/..", "path='/tmp/..'")],
+        "format": [("rar", "format='rar'"), ("TAR", "format='TAR'"), ("tar.xz", "'tar', 'tar.gz', 'tar.bz2' or 'zip'")],
+    },
+    ("POST", "/files/extract"): {
+        "archive": [
+            *MUST,
+            *NO_PATH[:1],
+            ("/tmp/x.rar", "Must end in one of .tar, .tar.gz, .tgz"),
+            ("/tmp/tar", "'/tmp/tar'"),
+        ],
+        "dest": [*NO_PATH],
+    },
     ("POST", "/commands/stdin"): {
         "pid": [*MUST[:1], ("0", "pid='0'"), ("x", "pid='x'"), ("9" * 500, "pid=")],
         "eof": [("maybe", "eof='maybe'")],
@@ -263,7 +278,15 @@ QUERIES: dict[tuple[str, str], Mapping[str, Sequence[tuple[str | None, str]]]] =
     ("GET", "/files/search"): {"path": [*NO_PATH], "pattern": [*MUST, ("x" * 1025, "pattern="), ("a\0", "NUL")]},
     ("GET", "/files/stat"): {"path": [*MUST, *NO_PATH]},
 }
-QUERY_RIGHT = {"pid": "1", "path": "/tmp/none", "from": "/tmp/none", "to": "/tmp/none2", "mode": "600", "pattern": "x"}
+QUERY_RIGHT = {
+    "pid": "1",
+    "archive": "/tmp/none.zip",
+    "path": "/tmp/none",
+    "from": "/tmp/none",
+    "to": "/tmp/none2",
+    "mode": "600",
+    "pattern": "x",
+}
 
 
 def refused(answer: httpx.Response, says: str) -> None:

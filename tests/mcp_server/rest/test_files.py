@@ -15,7 +15,9 @@ import httpx
 import pytest
 
 from tests.mcp_server.rest.conftest import BASE, Rest, data_of
+from tests.vmm.agent.trees import socket_at
 from tests.waiting import PATIENCE_S, until
+from vmm.guest import files
 
 pytestmark = pytest.mark.anyio
 
@@ -65,6 +67,33 @@ async def test_a_directory_is_listed_with_everything_that_clients_read(http: htt
     assert files["file.txt"]["modTime"].endswith("Z")
     assert (files["dir"]["isDir"], files["file.txt"]["isDir"]) == (True, False)
     assert files["link"]["target"] == "file.txt"
+
+
+async def test_a_directory_of_any_size_is_listed_whole(http: httpx.AsyncClient, place: Path) -> None:
+    empty = data_of(await http.get(FILES, params={"path": str(place)}))
+    assert empty == {"success": True, "files": [], "truncated": False}
+    for number in range(12_000):
+        (place / f"{number:05}").touch()
+    answer = data_of(await http.get(FILES, params={"path": str(place)}))
+    assert [entry["name"] for entry in answer["files"]] == [f"{number:05}" for number in range(12_000)]
+    assert answer["truncated"] is False
+
+
+async def test_a_listing_that_is_cut_says_so(
+    http: httpx.AsyncClient, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b", "c"):
+        (place / name).touch()
+    monkeypatch.setattr(files, "MAX_ENTRIES", 2)
+    answer = data_of(await http.get(FILES, params={"path": str(place)}))
+    assert ([entry["name"] for entry in answer["files"]], answer["truncated"]) == (["a", "b"], True)
+
+
+async def test_a_head_request_finds_out_whether_there_is_a_directory(http: httpx.AsyncClient, place: Path) -> None:
+    (place / "file").touch()
+    for path, status in ((place, 200), (place / "none", 404), (place / "file", 409)):
+        answer = await http.head(FILES, params={"path": str(path)})
+        assert (answer.status_code, answer.headers["content-type"]) == (status, "application/json")
 
 
 async def test_what_is_uploaded_raw_comes_down_the_same(http: httpx.AsyncClient, place: Path) -> None:
@@ -322,6 +351,19 @@ async def test_a_body_may_carry_the_content_of_a_new_file(http: httpx.AsyncClien
     empty = {"content-type": "application/json"}
     data_of(await http.post(f"{FILES}/create", params={"path": f"{place}/g"}, headers=empty))
     assert (place / "g").exists()
+
+
+async def test_facts_are_those_that_stat_prints(shell: Shell, place: Path) -> None:
+    (place / "empty").touch()
+    (place / "file").write_text("x")
+    (place / "link").symlink_to("empty")
+    (place / "dir").mkdir(mode=0o1750)
+    os.mkfifo(place / "pipe")
+    socket_at(place / "socket")
+    for path in (*place.iterdir(), Path("/dev/null"), Path("/proc/self/mounts")):
+        facts = json.loads(await shell("GET", "/stat", path=str(path)))
+        program = await anyio.run_process(["stat", "-c", "%F|%f|%s", path])
+        assert f"{facts['type']}|{facts['mode']}|{facts['size']}\n" == program.stdout.decode(), path
 
 
 async def test_facts_come_as_clients_parse_them(shell: Shell, place: Path) -> None:

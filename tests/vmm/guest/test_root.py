@@ -13,7 +13,7 @@ import pytest
 from tests.vmm.guest.agents import agent, groups
 from vmm.errors import GuestFileMissing, InvalidInput
 from vmm.guest.link import GuestLink
-from vmm.guest.values import Command
+from vmm.guest.values import ArchiveForm, Command
 
 pytestmark = [
     pytest.mark.anyio,
@@ -95,6 +95,12 @@ async def test_the_agent_loads_no_module_after_it_has_changed_its_root(link: Gue
     await link.move("/tmp/copy", "/tmp/moved")
     assert len((await link.search("/", name="*é", content="needle")).matches) == 1
     await link.list_files("/tmp")
+    async with link.open_list("/tmp") as pages:
+        assert [entry.path async for page in pages for entry in page]
+    forms: tuple[ArchiveForm, ...] = ("tar", "tar.gz", "tar.bz2", "zip")
+    for form in forms:
+        made = await link.compress("/tmp/é", form)
+        assert (await link.extract(made.archive, "/tmp/back")).files == 1
     await link.delete("/tmp/moved")
     timed = await link.exec(Command(shell="sleep 60", timeout_ms=100), wait_ms=10_000)
     assert timed.timed_out
