@@ -8,12 +8,13 @@ from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import anyio
 from pydantic import Field
 
 from auth.roles import Scope
 from mcp_server.wire import timestamp
 from vmm.errors import InvalidInput, NotFound
-from vmm.guest.values import MIB
+from vmm.guest.values import KIB, MIB
 
 from .body import WireModel, parse_body
 from .endpoint import Endpoint
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 _MAX_SIDE = 1000
 _LINE = 100_000
+_PROMPT_MS = 2_000
+_PROMPT_BYTES = 64 * KIB
+_PAUSE_MS = 50
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -116,15 +120,12 @@ class TerminalRoutes:
     async def create(self, request: Request, who: Principal) -> Response:
         """Open a terminal."""
         wanted = await parse_body(request, SessionRequest)
+        owner, ref, line = who.org_id, request.path_params["id"], wanted.line()
         info = await self._fleet.guest.terminal_open(
-            who.org_id,
-            request.path_params["id"],
-            cols=wanted.cols,
-            rows=wanted.rows,
-            command=wanted.line(),
-            cwd=wanted.cwd.strip(),
-            env=wanted.env,
+            owner, ref, cols=wanted.cols, rows=wanted.rows, command=line, cwd=wanted.cwd.strip(), env=wanted.env
         )
+        if not line.strip():
+            await prompted(self._fleet, owner, ref, info.terminal_id)
         return success("Session created", {"sessionId": info.terminal_id, "createdAt": timestamp(info.started_ms)})
 
     async def list(self, request: Request, who: Principal) -> Response:
@@ -163,6 +164,22 @@ class TerminalRoutes:
             who.org_id, request.path_params["id"], terminal_of(request), cols=wanted.cols, rows=wanted.rows
         )
         return success("Terminal resized")
+
+
+async def prompted(fleet: Fleet, owner: str, ref: str, terminal_id: str) -> None:
+    """Wait for the prompt of a new login shell: for its first output and a short pause after that, at most 2 s.
+
+    VoidRun's clients take the next prompt that they see for the end of the command that they have typed.
+    """
+    total, wait_ms = 0, _PROMPT_MS
+    with anyio.move_on_after(_PROMPT_MS / 1000):
+        while True:
+            found = await fleet.guest.terminal_read(
+                owner, ref, terminal_id, offset=total, max_bytes=_PROMPT_BYTES, wait_ms=wait_ms
+            )
+            if found.info.output_total == total or not found.info.alive:
+                return
+            total, wait_ms = found.info.output_total, _PAUSE_MS
 
 
 def terminal_of(connection: HTTPConnection) -> str:

@@ -58,18 +58,21 @@ class ProcessCalls(Caller):
         )
         return outcome(reply)
 
-    async def start(self, command: Command, *, open_stdin: bool = False) -> ProcessInfo:
-        """Start a command in the background.
+    async def start(self, command: Command, *, open_stdin: bool = False, background: bool = False) -> ProcessInfo:
+        """Start a command, and leave it running.
 
         Args:
             command: What to run.
             open_stdin: Whether its input stays open for `send_stdin`, instead of ending after `command.stdin`.
+            background: Whether nobody waits for it; its `ProcessInfo` says so.
 
         Raises:
             InvalidInput: As `exec`.
         """
         arguments = checks.command(command)
-        reply = await self._call("start", body=command.stdin or None, open_stdin=open_stdin, more=arguments)
+        reply = await self._call(
+            "start", body=command.stdin or None, open_stdin=open_stdin, background=background, more=arguments
+        )
         return plain(ProcessInfo, reply.value)
 
     async def processes(self) -> tuple[ProcessInfo, ...]:
