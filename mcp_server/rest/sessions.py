@@ -7,7 +7,6 @@ command that the caller may not know. Nothing of a session is written anywhere o
 from __future__ import annotations
 
 import codecs
-import json
 import secrets
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -16,7 +15,7 @@ from starlette.responses import JSONResponse
 
 from auth.roles import Scope
 from mcp_server.audit.entry import annotate_call
-from mcp_server.wire import limit_ms
+from mcp_server.wire import compact, limit_ms
 from vmm.errors import GuestError, InvalidInput, ProcessMissing
 
 from .body import WireModel, parse_body
@@ -218,11 +217,12 @@ class SessionRoutes:
 
 def why_ended(state: SessionState, timeout_s: float) -> str:
     """Say what a command's exit code does not say: that it took too long, and that its session is gone."""
-    reasons = [f"interrupted: it took longer than {timeout_s:g} s"] if state.timed_out else []
-    if state.ended:
-        reasons.append("the session has ended, because its shell has")
-    return "; ".join(reasons)
+    if state.timed_out and state.ended:
+        return f"killed with its session: it took longer than {timeout_s:g} s, and an interrupt did not end it"
+    if state.timed_out:
+        return f"interrupted: it took longer than {timeout_s:g} s"
+    return "the session has ended, because its shell has" if state.ended else ""
 
 
 def _event(kind: str, **fields: object) -> bytes:
-    return json.dumps({"type": kind, **fields}, ensure_ascii=False).encode() + b"\n"
+    return compact({"type": kind, **fields}).encode() + b"\n"

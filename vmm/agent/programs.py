@@ -81,8 +81,8 @@ def terminal_program(arguments: Arguments, users: Users) -> Program:
 def session_program(arguments: Arguments, users: Users) -> Program:
     """Return the shell of a session, which is interactive and reads its commands from standard input.
 
-    An interactive shell survives syntax errors, and an interrupt ends the whole command at once. None of its files are
-    read, and it shows no prompts and edits no lines, as nobody types.
+    An interactive shell survives syntax errors, and an interrupt ends the whole command at once. It reads no files of
+    its own and edits no lines, as nobody types.
 
     Raises:
         RefusalError: The user does not exist, or the shell is unknown or not in the image.

@@ -3,7 +3,7 @@
 The shell reads its commands from a pipe, while a command's own input and output are the session's terminal; so nothing
 that a command reads or prints can be taken for a command or for its end. The end is told over a second pipe: behind
 each command the shell is given a line that writes the command's number and status there. Commands do not have this
-pipe open.
+pipe open. The shell's own standard error, to which it writes its prompts, leads nowhere.
 """
 
 from __future__ import annotations
@@ -296,4 +296,4 @@ def _statement(line: bytes, status: int) -> bytes:
     before = b"case $- in *e*) ;; *) (exit %d) ;; esac; " % status if status else b""
     quoted = b"'" + line.replace(b"'", b"'\\''") + b"'"
     # As an argument of `command`, eval does not end the command's line at a syntax error in any shell.
-    return b"%scommand eval %s </dev/tty %d>&-\n" % (before, quoted, REPORTS)
+    return b"%scommand eval %s <>/dev/tty 2>&0 %d>&-\n" % (before, quoted, REPORTS)

@@ -26,8 +26,8 @@ _MAX_KEEP = 4 * 1024 * 1024
 _MAX_NAME = 100
 _START_S = 30.0
 _HANGUP_GRACE_S = 0.3
-_PREPARE = b"PS1= PS2=; set +m"
-_PREPARE_BASH = b"PS1= PS2=; set +mH +o history; unset HISTFILE"
+_PREPARE = b"set +m"
+_PREPARE_BASH = b"set +mH +o history; unset HISTFILE"
 
 
 class Sessions:
@@ -40,6 +40,7 @@ class Sessions:
         self._memory_kills = memory_kills
         self._lock = _thread.allocate_lock()
         self._table: dict[str, SessionShell] = {}
+        self._null = null
         self._reserved = _reserve_descriptors(null)
 
     def idle(self) -> int:
@@ -153,7 +154,7 @@ class Sessions:
             os.dup2(reports, REPORTS)
 
         try:
-            child = self._spawner.spawn(program, tree, (commands, slave, slave), prepare)
+            child = self._spawner.spawn(program, tree, (commands, slave, self._null), prepare)
         except BaseException:
             _close(give, take, master)
             self._trees.retire(tree)

@@ -130,6 +130,14 @@ async def test_a_command_beyond_its_time_is_interrupted_and_said_to_be(http: htt
     assert found[-1] == {"type": "exit", "exitCode": 130, "error": "interrupted: it took longer than 0.5 s"}
 
 
+async def test_a_command_that_ignores_its_interrupt_takes_the_session_along(http: httpx.AsyncClient) -> None:
+    given = {"sessionId": (await act(http, "create"))["sessionId"]}
+    answer = await act(http, "exec", **given, command="trap '' INT; sleep 87.505; sleep 87.505", timeout=0.5)
+    assert (answer["exitCode"], answer["timedOut"]) == (137, True)
+    assert answer["error"].startswith("killed with its session: it took longer than 0.5 s")
+    await refused(http, 404, "exec", **given, command="true")
+
+
 async def test_the_end_of_the_shell_is_said(http: httpx.AsyncClient) -> None:
     given = {"sessionId": (await act(http, "create"))["sessionId"]}
     answer = await act(http, "exec", **given, command="exit 6")

@@ -90,6 +90,15 @@ async def test_a_mistake_ends_the_command_and_not_the_session(session: Session) 
         assert await session.run("set +u; echo fine") == ("fine\n", 0)
 
 
+async def test_prompts_and_traces_of_the_shell_itself_are_not_shown(session: Session) -> None:
+    assert await session.run("PS1='(venv) ' PS2='more '; export PS1; echo on") == ("on\n", 0)
+    assert await session.run("echo one\necho two") == ("one\ntwo\n", 0)
+    await session.run("set -x")
+    output, _ = await session.run("echo traced")
+    assert output.endswith("echo traced\ntraced\n")
+    assert "printf" not in output
+
+
 async def test_no_output_is_taken_for_the_end(session: Session) -> None:
     for number in range(5):
         await session.run(f"echo {number}")
