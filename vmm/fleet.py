@@ -23,6 +23,7 @@ from .calls.network import NetworkCalls
 from .calls.ownership import Ownership
 from .calls.ports import PortCalls
 from .calls.sandboxes import SandboxCalls
+from .calls.sessions import SessionCalls
 from .calls.snapshots import SnapshotCalls
 from .errors import CasemateError
 from .hypervisor.base import Hypervisor
@@ -77,6 +78,7 @@ class Fleet(AsyncContextManagerMixin):
         lifecycle: Put them to sleep, wake and restart them.
         snapshots: Take and restore snapshots, and fork.
         guest: Commands, processes, files and terminals inside.
+        sessions: Shells inside that keep their state between commands.
         network: Where they may connect to, and where they did.
         ports: Which ports may be opened from outside.
 
@@ -262,6 +264,7 @@ class Fleet(AsyncContextManagerMixin):
         )
         self.network = NetworkCalls(ownership=ownership, gateway=gateway)
         self.guest = GuestCalls(ownership, access, self.network)
+        self.sessions = SessionCalls(self.guest, self.network)
         self.ports = PortCalls(ownership=ownership, store=store, clock=clock)
 
     @asynccontextmanager

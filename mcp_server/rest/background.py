@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 from starlette.responses import JSONResponse
@@ -11,10 +12,11 @@ from auth.roles import Scope
 from mcp_server.audit.entry import annotate_call
 from mcp_server.wire import timestamp
 from vmm.agent.frames import MAX_INPUT
+from vmm.errors import InvalidInput, ProcessMissing
 
 from ..exit_reason import why_killed
 from .body import WireModel, parse_body, parse_query
-from .commands import MOST_BODY, CommandRequest, seconds
+from .commands import INVALID, MOST_BODY, CommandRequest, seconds
 from .endpoint import Endpoint
 from .event_stream import EventStream
 from .streaming import Streamed, incoming, while_connected
@@ -38,6 +40,9 @@ _FEED_WAIT_MS = 5_000
 
 class ProcessRequest(WireModel):
     """A background command to signal, to follow or to wait for."""
+
+    refusal: ClassVar[str] = INVALID
+    field_refusals: ClassVar[Mapping[str, str]] = {"pid": "Invalid PID"}
 
     pid: int = Field(ge=1, le=2**31 - 1)
     signal: int = Field(default=_KILL, ge=1, le=64)
@@ -63,8 +68,22 @@ class BackgroundRoutes:
         base = "/api/sandboxes/{id}"
         run, read = Scope.RUN, Scope.READ
         return [
-            Endpoint(method="POST", path=f"{base}/commands/run", handler=self.run, scope=run, action="command.run"),
-            Endpoint(method="GET", path=f"{base}/commands/list", handler=self.list, scope=read, action="command.list"),
+            Endpoint(
+                method="POST",
+                path=f"{base}/commands/run",
+                handler=self.run,
+                scope=run,
+                action="command.run",
+                failure="Failed to run command",
+            ),
+            Endpoint(
+                method="GET",
+                path=f"{base}/commands/list",
+                handler=self.list,
+                scope=read,
+                action="command.list",
+                failure="Failed to list processes",
+            ),
             Endpoint(
                 method="POST", path=f"{base}/commands/stdin", handler=self.stdin, scope=run, action="command.stdin"
             ),
@@ -80,14 +99,15 @@ class BackgroundRoutes:
         wanted = await parse_body(request, CommandRequest, most=MOST_BODY)
         program = wanted.program(seconds(wanted.timeout, _MOST_S))
         info = await self._fleet.guest.start(
-            who.org_id, request.path_params["id"], program, open_stdin=wanted.open_stdin
+            who.org_id, request.path_params["id"], program, open_stdin=wanted.open_stdin, background=True
         )
         return JSONResponse({"success": True, "pid": info.pid, "command": info.command})
 
     async def list(self, request: Request, who: Principal) -> Response:
-        """List the background commands, oldest first, finished ones included."""
+        """List the background commands, oldest first, finished ones included; not those whose client waits."""
         found = await self._fleet.guest.processes(who.org_id, request.path_params["id"])
-        return JSONResponse({"success": True, "processes": [process_object(info) for info in found]})
+        listed = [process_object(info) for info in found if info.background]
+        return JSONResponse({"success": True, "processes": listed})
 
     async def stdin(self, request: Request, who: Principal) -> Response:
         """Feed the body, byte for byte, to a command that was started with `openStdin`, as fast as it reads.
@@ -116,7 +136,10 @@ class BackgroundRoutes:
     async def kill(self, request: Request, who: Principal) -> Response:
         """Signal a background command and all its children."""
         wanted = await parse_body(request, ProcessRequest)
-        await self._fleet.guest.signal(who.org_id, request.path_params["id"], wanted.pid, wanted.signal)
+        try:
+            await self._fleet.guest.signal(who.org_id, request.path_params["id"], wanted.pid, wanted.signal)
+        except ProcessMissing as error:  # 404 elsewhere; here VoidRun's status is another
+            raise InvalidInput(error.message, hint=error.hint) from error
         message = "Process killed" if wanted.signal == _KILL else f"Signal {wanted.signal} sent"
         return JSONResponse({"success": True, "message": message})
 

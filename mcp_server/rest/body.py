@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 from urllib.parse import parse_qsl
 
@@ -17,8 +18,6 @@ from vmm.errors import InvalidInput
 from .errors import invalid
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from starlette.requests import HTTPConnection, Request
 
 MAX_JSON = 2 * 1024 * 1024
@@ -35,11 +34,15 @@ class WireModel(BaseModel):
 
     Attributes:
         redacted: Fields, by their name on the wire, whose values never appear in an error.
+        refusal: What an error says first where VoidRun has a text of its own; what is wrong is then in the details.
+        field_refusals: The same for single fields, by their name on the wire.
     """
 
     model_config = ConfigDict(alias_generator=to_camel, extra="ignore", frozen=True, allow_inf_nan=False)
 
-    redacted: ClassVar[frozenset[str]] = frozenset({"env", "envVars", "content", "stdin"})
+    redacted: ClassVar[frozenset[str]] = frozenset({"env", "envVars", "content", "stdin", "input"})
+    refusal: ClassVar[str] = ""
+    field_refusals: ClassVar[Mapping[str, str]] = {}
 
     @model_validator(mode="before")
     @classmethod
@@ -64,7 +67,12 @@ async def parse_body(request: Request, model: type[M], *, most: int = MAX_JSON) 
         InvalidInput: The body is not a JSON object, or a field is invalid; the message names field, value and rule.
         HTTPException: The body is too large (413), or did not arrive in time (408).
     """
-    return _checked(model, parse_object(await read_body(request, most=most)), strict=True)
+    body = await read_body(request, most=most)
+    try:
+        given = parse_object(body)
+    except InvalidInput as error:
+        raise _worded(model.refusal, error) from error
+    return _checked(model, given, strict=True)
 
 
 def parse_query(request: HTTPConnection, model: type[M]) -> M:
@@ -124,4 +132,10 @@ def _checked(model: type[M], given: Mapping[str, Any], *, strict: bool) -> M:
     try:
         return model.model_validate(given, strict=strict)
     except ValidationError as error:
-        raise invalid(error, redacted=model.redacted) from None
+        fields = [str(details["loc"][0]) for details in error.errors() if details["loc"]]
+        wording = next((model.field_refusals[name] for name in fields if name in model.field_refusals), model.refusal)
+        raise _worded(wording, invalid(error, redacted=model.redacted)) from None
+
+
+def _worded(wording: str, error: InvalidInput) -> InvalidInput:
+    return InvalidInput(wording, hint=str(error)) if wording else error

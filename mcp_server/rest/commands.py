@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import anyio
 import structlog
@@ -40,6 +40,9 @@ _TIMEOUT_MOST_S = 86_400
 MOST_BODY = 16 * MIB
 """Largest body of a command request, in bytes, so that it has room for `stdin` in its JSON encoding."""
 
+INVALID = "Invalid request"
+"""VoidRun's text for a body that cannot be read; what is wrong with it is in the details."""
+_FAILURE = "Command execution failed"
 _GRACE_MS = 10_000
 _END_S = 20
 _KILL = 9
@@ -47,13 +50,15 @@ _log = structlog.stdlib.get_logger("casemate.rest")
 
 
 class CommandRequest(WireModel):
-    """A command to run. With `args` it is a program that is started directly, otherwise a shell command line.
+    """A command to run: a shell command line, or with `args` and without blanks a program that is started directly.
 
     `stdin` is the content of its standard input; without it, standard input is empty. `open_stdin` keeps standard input
     open for `commands/stdin`. `binary` selects events that carry bytes instead of lines.
     """
 
-    command: str
+    refusal: ClassVar[str] = INVALID
+
+    command: str = ""
     args: list[str] = Field(default_factory=list[str])
     timeout: float = 0
     env: dict[str, str] = Field(default_factory=dict[str, str])
@@ -68,16 +73,12 @@ class CommandRequest(WireModel):
         Raises:
             InvalidInput: The command is empty or too long.
         """
-        if not self.command.strip():
-            raise InvalidInput("Command is required", hint="Give a shell command line, such as ls -la")
-        if len(self.command) > _COMMAND_LENGTH:
-            raise InvalidInput(
-                f"Command exceeds maximum length: {len(self.command)} characters",
-                hint=f"At most {_COMMAND_LENGTH}: upload a script and run that",
-            )
+        line = check_line(self.command)
+        # VoidRun ignores the arguments; a program's name has no blanks, so such a command is meant as a line.
+        argv = (line.strip(), *self.args) if self.args and len(line.split()) == 1 else ()
         return Command(
-            shell=None if self.args else self.command,
-            argv=(self.command.strip(), *self.args) if self.args else (),
+            shell=None if argv else line,
+            argv=argv,
             cwd=self.cwd.strip(),
             env=self.env,
             stdin=self.stdin.encode(),
@@ -96,9 +97,21 @@ class CommandRoutes:
         base = "/api/sandboxes/{id}"
         run = Scope.RUN
         return [
-            Endpoint(method="POST", path=f"{base}/exec", handler=self.exec, scope=run, action="sandbox.exec"),
             Endpoint(
-                method="POST", path=f"{base}/exec-stream", handler=self.stream, scope=run, action="sandbox.exec_stream"
+                method="POST",
+                path=f"{base}/exec",
+                handler=self.exec,
+                scope=run,
+                action="sandbox.exec",
+                failure=_FAILURE,
+            ),
+            Endpoint(
+                method="POST",
+                path=f"{base}/exec-stream",
+                handler=self.stream,
+                scope=run,
+                action="sandbox.exec_stream",
+                failure=_FAILURE,
             ),
         ]
 
@@ -110,7 +123,7 @@ class CommandRoutes:
                 "openStdin=True is not supported by exec, which answers at the end",
                 hint="Use exec-stream or commands/run",
             )
-        timeout_s = _foreground(wanted.timeout)
+        timeout_s = foreground_s(wanted.timeout)
         program = wanted.program(timeout_s)
         async with while_connected(request.receive):
             outcome = await self._fleet.guest.exec(
@@ -122,12 +135,12 @@ class CommandRoutes:
                 keep_tail=_KEEP_TAIL,
             )
         annotate_call(exit_code=outcome.exit_code)
-        return success("ok", outcome_object(outcome))
+        return success("ok", outcome_object(outcome, timeout_s=timeout_s))
 
     async def stream(self, request: Request, who: Principal) -> Response:
         """Run a command and stream its output as events; it is killed when the client disconnects."""
         wanted = await parse_body(request, CommandRequest, most=MOST_BODY)
-        timeout_s = _foreground(wanted.timeout)
+        timeout_s = foreground_s(wanted.timeout)
         program = wanted.program(timeout_s)
         owner = who.org_id
         sandbox = await self._fleet.sandboxes.get(owner, request.path_params["id"])
@@ -158,9 +171,13 @@ class CommandRoutes:
                 _log.info("command not ended", sandbox=sandbox_id, pid=pid, reason=error.message)
 
 
-def outcome_object(outcome: Outcome) -> dict[str, Any]:
+def outcome_object(outcome: Outcome, *, timeout_s: float = 0) -> dict[str, Any]:
     """Convert a finished command to JSON: VoidRun's three fields, whether it or its output was cut, and what the
     sandbox's policy refused meanwhile.
+
+    Args:
+        outcome: The command's outcome.
+        timeout_s: Its time limit in seconds; 0 if unknown.
 
     Raises:
         LinkTimeout: The command is still running, although its time limit has passed.
@@ -175,25 +192,49 @@ def outcome_object(outcome: Outcome) -> dict[str, Any]:
         "network": outcome.network,
     }
     # Clients show stderr, and most know only VoidRun's three fields.
-    notice = f"[{why_killed(outcome)}]\n" if outcome.memory_kill else ""
+    why, stderr = why_killed(outcome, timeout_s=timeout_s), captured_text(outcome.stderr)
+    if why:
+        stderr += "\n" if stderr and not stderr.endswith("\n") else ""
+        stderr += f"[{why}]\n"
     return {
-        "stdout": _text(outcome.stdout),
-        "stderr": _text(outcome.stderr) + notice,
+        "stdout": captured_text(outcome.stdout),
+        "stderr": stderr,
         "exitCode": outcome.exit_code,
         **{name: value for name, value in optional.items() if value},
     }
 
 
-def _text(captured: Captured) -> str:
+def captured_text(captured: Captured) -> str:
+    """Decode what was kept of an output; a note takes the place of what was not."""
     if not captured.dropped:
         return captured.data().decode("utf-8", "replace")
     gap = f"\n[{captured.dropped} bytes left out]\n"
     return captured.head.decode("utf-8", "replace") + gap + captured.tail.decode("utf-8", "replace")
 
 
-def _foreground(timeout: float) -> float:
-    """Determine the time limit in seconds; the default is 30, as in VoidRun."""
+def foreground_s(timeout: float) -> float:
+    """Determine the time limit of a command that its caller waits for, in seconds; the default is 30, as in VoidRun.
+
+    Raises:
+        InvalidInput: The limit is longer than a day.
+    """
     return _TIMEOUT_S if timeout <= 0 else seconds(timeout, _TIMEOUT_MOST_S)
+
+
+def check_line(command: str) -> str:
+    """Check a command line and return it.
+
+    Raises:
+        InvalidInput: It is empty or too long.
+    """
+    if not command.strip():
+        raise InvalidInput("Command is required", hint="Give a shell command line, such as ls -la")
+    if len(command) > _COMMAND_LENGTH:
+        raise InvalidInput(
+            f"Command exceeds maximum length: {len(command)} characters",
+            hint=f"At most {_COMMAND_LENGTH}: upload a script and run that",
+        )
+    return command
 
 
 def seconds(timeout: float, most: float) -> float:

@@ -36,6 +36,7 @@ Handler = Callable[[Request, Principal], Awaitable[Response]]
 NOBODY = Principal(org_id="", user_id="", scopes=frozenset(), role=Role.MEMBER)
 """The caller of an open endpoint who sent no credential."""
 
+_UNREACHABLE = {502, 504}
 _log = structlog.stdlib.get_logger("casemate.rest")
 
 
@@ -50,6 +51,7 @@ class Endpoint:
         scope: The scope that the credential needs; None for any credential.
         action: Name of the call in audit and metrics, such as `sandbox.exec`.
         open: Whether no credential is needed; the caller is then NOBODY, unless a credential was sent.
+        failure: What an error says first if the guest cannot be reached; the reason is then in the details.
     """
 
     method: str
@@ -58,6 +60,7 @@ class Endpoint:
     scope: Scope | None
     action: str
     open: bool = False
+    failure: str = ""
 
 
 def routes(endpoints: Iterable[Endpoint]) -> list[Route]:
@@ -125,6 +128,8 @@ async def _serve(endpoint: Endpoint, scope: Connection, receive: Receive, send: 
         refusal = refusal_of(error)
         if refusal is None:
             raise
+        if endpoint.failure and refusal.status in _UNREACHABLE:
+            refusal = refusal.worded(endpoint.failure)
         state["refusal"] = refusal.error
         if begun:
             # The status is sent already: breaking the answer off shows the client that it is incomplete.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import structlog
@@ -67,6 +67,10 @@ class Refusal:
     error: str
     details: str = ""
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    def worded(self, error: str) -> Refusal:
+        """Return the same refusal under other words, with its own as the details."""
+        return replace(self, error=error, details=f"{self.error}. {self.details}" if self.details else self.error)
 
     def answer(self) -> Response:
         """Build the HTTP response."""

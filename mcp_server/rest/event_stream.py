@@ -99,6 +99,8 @@ class EventStream:
                 return code
             code = _UNKNOWN if info.exit_code is None else info.exit_code
             error = why_killed(info, timeout_s=timeout_s)
+            if error and not self._binary:  # many clients look only at the exit code
+                await self._answer.write(event("stderr", f"[{error}]").encode())
         except CasemateError as failure:
             error = str(failure)
             await self._answer.write(event("error", " ".join(error.splitlines())).encode())

@@ -16,6 +16,7 @@ from .images import ImageRoutes
 from .network import NetworkRoutes
 from .ports import PortRoutes
 from .sandboxes import SandboxRoutes
+from .sessions import SessionRoutes
 from .shell import ShellRoutes
 from .snapshots import SnapshotRoutes
 from .sockets import SocketRoutes
@@ -49,6 +50,7 @@ def rest_routes(fleet: Fleet, defaults: Defaults, ports: PublishedPorts) -> list
         ImageRoutes(fleet),
         CommandRoutes(fleet),
         BackgroundRoutes(fleet),
+        SessionRoutes(fleet),
         FileRoutes(fleet),
         ArchiveRoutes(fleet),
         ArchiveFileRoutes(fleet),

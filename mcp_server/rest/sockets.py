@@ -22,7 +22,7 @@ from .body import WireModel, parse_query
 from .endpoint import NOBODY, admit
 from .errors import refusal_of
 from .relay import Relay, close_reason
-from .terminals import terminal_of
+from .terminals import prompted, terminal_of
 
 if TYPE_CHECKING:
     from auth.principal import Principal
@@ -73,6 +73,7 @@ class SocketRoutes:
         sandbox = await self._fleet.sandboxes.get(owner, socket.path_params["id"])
         info = await self._fleet.guest.terminal_open(owner, sandbox.id, cols=wanted.cols or 80, rows=wanted.rows or 24)
         try:
+            await prompted(self._fleet, owner, sandbox.id, info.terminal_id)
             await socket.accept()
             with self._viewers.at(sandbox.id, info.terminal_id):
                 await Relay(self._fleet, owner, sandbox.id, info.terminal_id, socket, binary=wanted.binary).run(0)

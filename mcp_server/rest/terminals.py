@@ -8,6 +8,7 @@ from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import anyio
 from pydantic import Field
 
 from auth.roles import Scope
@@ -32,6 +33,12 @@ if TYPE_CHECKING:
 
 _MAX_SIDE = 1000
 _LINE = 100_000
+_PROMPT_S = 2.0
+_PROMPTS = (b"#", b"$", b"%", b">")
+_TAIL = 16
+_AFTER_PROMPT_S = 0.05
+_AFTER_OUTPUT_S = 0.5
+"""A shell that greets may take a while until its prompt."""
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -116,15 +123,12 @@ class TerminalRoutes:
     async def create(self, request: Request, who: Principal) -> Response:
         """Open a terminal."""
         wanted = await parse_body(request, SessionRequest)
+        owner, ref, line = who.org_id, request.path_params["id"], wanted.line()
         info = await self._fleet.guest.terminal_open(
-            who.org_id,
-            request.path_params["id"],
-            cols=wanted.cols,
-            rows=wanted.rows,
-            command=wanted.line(),
-            cwd=wanted.cwd.strip(),
-            env=wanted.env,
+            owner, ref, cols=wanted.cols, rows=wanted.rows, command=line, cwd=wanted.cwd.strip(), env=wanted.env
         )
+        if not line.strip():
+            await prompted(self._fleet, owner, ref, info.terminal_id)
         return success("Session created", {"sessionId": info.terminal_id, "createdAt": timestamp(info.started_ms)})
 
     async def list(self, request: Request, who: Principal) -> Response:
@@ -163,6 +167,23 @@ class TerminalRoutes:
             who.org_id, request.path_params["id"], terminal_of(request), cols=wanted.cols, rows=wanted.rows
         )
         return success("Terminal resized")
+
+
+async def prompted(fleet: Fleet, owner: str, ref: str, terminal_id: str) -> None:
+    """Wait for the prompt of a new login shell: for its first output and the pause behind it, at most 2 s.
+
+    VoidRun's clients take the next prompt that they see for the end of the command that they have typed.
+    """
+    end = anyio.current_time() + _PROMPT_S
+    offset, shown, pause_s = 0, b"", _PROMPT_S
+    while (left_s := end - anyio.current_time()) > 0:
+        found = await fleet.guest.terminal_read(
+            owner, ref, terminal_id, offset=offset, wait_ms=int(min(pause_s, left_s) * 1000)
+        )
+        if not found.output.data:
+            return
+        offset, shown = found.output.next_offset, (shown + found.output.data)[-_TAIL:]
+        pause_s = _AFTER_PROMPT_S if shown.rstrip().endswith(_PROMPTS) else _AFTER_OUTPUT_S
 
 
 def terminal_of(connection: HTTPConnection) -> str:

@@ -91,6 +91,7 @@ class CommandTools:
             caller().org_id,
             ref,
             Command(shell=_checked_line(command), cwd=cwd.strip(), env=env, timeout_ms=timeout_ms(timeout)),
+            background=True,
         )
         return f"Started as pid {info.pid}. Its output: read_process_output with pid {info.pid}."
 

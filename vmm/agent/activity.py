@@ -5,6 +5,7 @@ from __future__ import annotations
 from .arguments import Arguments
 from .channel import Channel
 from .procfs import processes, read
+from .sessions import Sessions
 from .terminals import Terminals
 
 _STATE, _PARENT, _FLAGS = 0, 1, 6
@@ -22,13 +23,17 @@ class Activity:
         proc: A descriptor of the /proc that the sandbox's programs see.
         own: The pid in it that is not a program's: the agent, or the sandbox's first process.
         terminals: The agent's terminals.
+        sessions: The agent's sessions, whose shells do not count while they wait for a command.
         own_ports: The ports on which the agent itself listens in the sandbox's network.
     """
 
-    def __init__(self, proc: int, own: int, terminals: Terminals, own_ports: frozenset[int]) -> None:
+    def __init__(
+        self, proc: int, own: int, terminals: Terminals, sessions: Sessions, own_ports: frozenset[int]
+    ) -> None:
         self._proc = proc
         self._own = own
         self._terminals = terminals
+        self._sessions = sessions
         self._own_ports = own_ports
 
     def read(self, channel: Channel, arguments: Arguments) -> None:
@@ -36,7 +41,7 @@ class Activity:
         del arguments
         channel.send_result(
             {
-                "processes": count_processes(self._proc, self._own),
+                "processes": max(0, count_processes(self._proc, self._own) - self._sessions.idle()),
                 "terminals": self._terminals.alive(),
                 "connections": count_connections(self._proc, self._own, self._own_ports),
             }

@@ -57,6 +57,7 @@ class Process:
         running: Whether the main process still runs.
         settled: Whether the main process has ended and its output has stopped, so that it can be reported as finished.
         drained: Whether all its output pipes are closed too, so that no more output can follow.
+        background: Whether nobody waits for it.
         changed: Notified of new output and of every state change.
     """
 
@@ -79,6 +80,7 @@ class Process:
         self.stderr = stderr
         self.started_ms = time.time_ns() // 1_000_000
         self.timed_out = False
+        self.background = False
         self.settled = False
         self.drained = False
         self.changed = threading.Condition(threading.Lock())
@@ -204,6 +206,7 @@ class Process:
             "pid": self.pid,
             "command": self.label,
             "started_ms": self.started_ms,
+            "background": self.background,
             "stdout_total": self.stdout.total,
             "stderr_total": self.stderr.total,
             **self.status(),

@@ -52,6 +52,8 @@ class Processes:
         gone = process.pump(until=time.monotonic() + wait, watch=channel)
         if gone and not detach and not channel.retired:
             process.kill()
+        elif not process.settled:
+            process.background = True
         process.pump_in_background(self._trees)
         if not gone:
             with process.changed:
@@ -59,8 +61,9 @@ class Processes:
             channel.send_result(value, data)
 
     def start(self, channel: Channel, arguments: Arguments) -> None:
-        """Start a command in the background."""
+        """Start a command, and leave it running."""
         process = self._start(channel, arguments, open_stdin=arguments.flag("open_stdin"))
+        process.background = arguments.flag("background")
         process.pump_in_background(self._trees)
         channel.send_result(process.info())
 
@@ -213,8 +216,11 @@ class Processes:
             running = len(self._table) - len(finished)
             if running >= _MAX_RUNNING:
                 raise RefusalError(GUEST, f"processes must be at most {_MAX_RUNNING}, got {running} running; end some")
-            for process in finished[: max(0, len(finished) - _MAX_FINISHED + 1)]:
-                del self._table[process.pid]
+            # Commands whose callers have waited are many, and do not displace those that are looked up later.
+            for background in (True, False):
+                ended = [process for process in finished if process.background is background]
+                for process in ended[: max(0, len(ended) - _MAX_FINISHED + 1)]:
+                    del self._table[process.pid]
             kept = 0
             for process in reversed(finished):
                 kept += process.stdout.kept + process.stderr.kept

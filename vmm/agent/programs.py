@@ -14,6 +14,7 @@ _PATH = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _SHELLS = (b"/bin/bash", b"/bin/sh")
 _LOGIN_SHELLS = frozenset({b"bash", b"dash", b"sh", b"zsh"})
 """Shells that accept -l together with -c."""
+_SESSION_SHELLS = (b"bash", b"sh", b"dash")
 _ENV = b"/usr/bin/env"
 _ENVIRONMENT = b"/etc/environment"
 _MAX_ENVIRONMENT = 64 * 1024
@@ -75,6 +76,33 @@ def terminal_program(arguments: Arguments, users: Users) -> Program:
     path = _first_executable((user.shell, *_SHELLS))
     argv = _login(path, arguments.pairs("env"))
     return _program(path.decode("utf-8", "replace"), path, argv, env, arguments, user)
+
+
+def session_program(arguments: Arguments, users: Users) -> Program:
+    """Return the shell of a session, which is interactive and reads its commands from standard input.
+
+    An interactive shell survives syntax errors, and an interrupt ends the whole command at once. It reads no files of
+    its own and edits no lines, as nobody types.
+
+    Raises:
+        RefusalError: The user does not exist, or the shell is unknown or not in the image.
+    """
+    user = users.find(arguments.raw("user", ""))
+    env = environment(user, {b"PAGER": b"cat", **arguments.pairs("env")})
+    name = arguments.raw("shell", "")
+    if name.rpartition(b"/")[2] not in {b"", *_SESSION_SHELLS}:
+        known = b", ".join(_SESSION_SHELLS)
+        raise invalid(f"shell must be {shown(known)}, or the path of one of these, got {shown(name)!r}")
+    path = _find(name, env.get(b"PATH", _PATH)) if name else _first_executable(_SHELLS)
+    # In some images sh is bash under another name, and would edit lines.
+    options = [b"--norc", b"--noediting"] if is_bash(path) else []
+    argv = [path.rpartition(b"/")[2], *options, b"-i", b"-s"]
+    return _program(path.decode("utf-8", "replace"), path, argv, env, arguments, user)
+
+
+def is_bash(path: bytes) -> bool:
+    """Return whether a shell's program is bash, under any name."""
+    return os.path.realpath(path).rpartition(b"/")[2] == b"bash"
 
 
 def environment(user: User, requested: dict[bytes, bytes]) -> dict[bytes, bytes]:

@@ -22,6 +22,7 @@ from .outbound import Outbound
 from .processes import Processes
 from .refusals import GUEST, RefusalError, from_os_error, invalid
 from .search import Search
+from .sessions import Sessions
 from .terminals import Terminals
 
 Handler = Callable[[Channel, Arguments], None]
@@ -39,6 +40,7 @@ class Service:
         identity: IdentityHolder,
         processes: Processes,
         terminals: Terminals,
+        sessions: Sessions,
         files: Files,
         metrics: Metrics,
         activity: Activity,
@@ -85,6 +87,14 @@ class Service:
             "terminal_resize": terminals.resize,
             "terminal_read": terminals.read,
             "terminal_close": terminals.close,
+            "session_open": sessions.open,
+            "session_start": sessions.start,
+            "session_wait": sessions.wait,
+            "session_read": sessions.read,
+            "session_input": sessions.input,
+            "session_resize": sessions.resize,
+            "session_interrupt": sessions.interrupt,
+            "session_close": sessions.close,
             "metrics": metrics.read,
             "activity": activity.read,
             "outbound": outbound.poll,

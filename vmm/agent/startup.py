@@ -28,6 +28,7 @@ from .outbound import Outbound
 from .processes import Processes
 from .procfs import read
 from .service import Service
+from .sessions import Sessions
 from .spawn import Spawner
 from .terminals import Terminals
 from .trees import Trees
@@ -85,6 +86,7 @@ def main(arguments: list[str]) -> None:
     users = Users(os.fsencode(options.users_file))
     processes = Processes(trees, users, spawner, null, memory_kills)
     terminals = Terminals(trees, users, spawner, memory_kills)
+    sessions = Sessions(trees, users, spawner, null, memory_kills)
     uplink = None if namespaces is None else namespaces.uplink
     identity = IdentityHolder(secret, secret_file, random, privileged=options.privileged, uplink=uplink)
     # The host's own connections do not count as activity. Those over vsock are in no TCP table.
@@ -92,19 +94,16 @@ def main(arguments: list[str]) -> None:
     sockets = None if namespaces is None else namespaces.sockets
     if namespaces is not None:
         own = frozenset(() if sockets is None else (sockets.port,))
-    activity = Activity(inner, first, terminals, own)
+    activity = Activity(inner, first, terminals, sessions, own)
     carrier = Carrier(namespaces)
     outbound = Outbound(sockets, carrier)
     paths = Paths(first=None if namespaces is None else first)
-    service = Service(identity, processes, terminals, Files(), Metrics(proc, inner), activity, outbound, carrier, paths)
+    metrics = Metrics(proc, inner)
+    service = Service(identity, processes, terminals, sessions, Files(), metrics, activity, outbound, carrier, paths)
     frames.host_proof(secret, b"", b"")  # The first digest loads libraries, which is impossible after chroot.
     if options.port_file:
         _write_port(options.port_file, listeners[0].getsockname()[1])
-    if namespaces is not None:
-        pivot(options.root)
-    elif options.root != "/":
-        os.chroot(options.root)
-    os.chdir("/")
+    _enter(options.root, namespaces)
     status: object = 0
     try:
         outbound.serve()
@@ -115,6 +114,7 @@ def main(arguments: list[str]) -> None:
         status = request.code
     finally:
         terminals.close_all()
+        sessions.close_all()
         processes.close()
         if group:
             group.remove(time.monotonic() + 2.0)
@@ -139,6 +139,15 @@ def _isolate(options: _Options, proc: int, group: Groups | None) -> Namespaces |
     if group is not None:
         group.keep_reserves(available)
     return namespaces
+
+
+def _enter(root: str, namespaces: Namespaces | None) -> None:
+    """Change to the root directory of commands and paths."""
+    if namespaces is not None:
+        pivot(root)
+    elif root != "/":
+        os.chroot(root)
+    os.chdir("/")
 
 
 def _wait(signals: int, namespaces: Namespaces | None) -> int:

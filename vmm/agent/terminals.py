@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import _thread
-import fcntl
 import os
 import signal
-import struct
-import termios
 import time
 from dataclasses import dataclass
 from typing import Any
 
-from . import frames
+from . import frames, pseudo_terminal
 from .arguments import Arguments
 from .channel import Channel
 from .memory_kills import MemoryKills
 from .output import TAIL, OutputLog
 from .process import Process, Streams
 from .programs import terminal_program
-from .refusals import GUEST, NO_PROCESS, RefusalError, invalid
+from .refusals import GUEST, NO_PROCESS, RefusalError
 from .spawn import Spawner
 from .trees import Trees
 from .users import Users
 
 _MAX_ALIVE = 64
 _MAX_ENDED = 16
-_MAX_SIDE = 1000
 _MAX_READ = 4 * 1024 * 1024
 _HANGUP_GRACE_S = 0.3
 """Seconds between SIGHUP and SIGKILL when a terminal is closed."""
@@ -74,25 +70,20 @@ class Terminals:
     def open(self, channel: Channel, arguments: Arguments) -> None:
         """Open a terminal and start its program."""
         program = terminal_program(arguments, self._users)
-        cols, rows = _size(arguments)
+        cols, rows = pseudo_terminal.size(arguments)
         self._make_room()
-        try:
-            master, slave = os.openpty()
-        except OSError as error:
-            raise RefusalError(GUEST, f"could not open a terminal: {os.strerror(error.errno or 0)}") from error
+        master, slave = pseudo_terminal.open_pair(program.user, cols, rows)
         tree = self._trees.new()
         try:
-            _resize(master, cols, rows)
-            if os.geteuid() == 0:
-                os.fchown(slave, program.user.uid, -1)
-            child = self._spawner.spawn(program, tree, (slave, slave, slave), _set_controlling_terminal)
+            child = self._spawner.spawn(
+                program, tree, (slave, slave, slave), lambda: pseudo_terminal.set_controlling(0)
+            )
         except BaseException:
             os.close(master)
             self._trees.retire(tree)
             raise
         finally:
             os.close(slave)
-        os.set_blocking(master, False)
         process = Process(
             child=child,
             label=program.label,
@@ -126,8 +117,8 @@ class Terminals:
     def resize(self, channel: Channel, arguments: Arguments) -> None:
         """Change the size; the program gets SIGWINCH."""
         terminal = self._find(arguments)
-        cols, rows = _size(arguments)
-        _resize(terminal.master, cols, rows)
+        cols, rows = pseudo_terminal.size(arguments)
+        pseudo_terminal.resize(terminal.master, cols, rows)
         terminal.cols, terminal.rows = cols, rows
         channel.send_result({})
 
@@ -189,18 +180,3 @@ class Terminals:
                 del self._table[terminal.name]
         for terminal in surplus:
             os.close(terminal.master)
-
-
-def _size(arguments: Arguments) -> tuple[int, int]:
-    cols, rows = arguments.integer("cols", 80, least=1), arguments.integer("rows", 24, least=1)
-    if max(cols, rows) > _MAX_SIDE:
-        raise invalid(f"size must be 1x1 to {_MAX_SIDE}x{_MAX_SIDE}, got {cols}x{rows}")
-    return cols, rows
-
-
-def _resize(master: int, cols: int, rows: int) -> None:
-    fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, cols, 0, 0))
-
-
-def _set_controlling_terminal() -> None:
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)

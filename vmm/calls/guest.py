@@ -92,10 +92,12 @@ class GuestCalls:
             outcome = await link.exec(command, wait_ms=wait_ms, keep_head=keep_head, keep_tail=keep_tail, detach=detach)
             return replace(outcome, network=network.refusals())
 
-    async def start(self, owner: str, ref: str, command: Command, *, open_stdin: bool = False) -> ProcessInfo:
-        """Start a command in the background."""
+    async def start(
+        self, owner: str, ref: str, command: Command, *, open_stdin: bool = False, background: bool = False
+    ) -> ProcessInfo:
+        """Start a command, and leave it running."""
         async with self.reach(owner, ref) as (sandbox, link):
-            return await link.start(_with_defaults(sandbox, command), open_stdin=open_stdin)
+            return await link.start(_with_defaults(sandbox, command), open_stdin=open_stdin, background=background)
 
     async def processes(self, owner: str, ref: str) -> tuple[ProcessInfo, ...]:
         """List the commands that were started through Casemate, including finished ones."""

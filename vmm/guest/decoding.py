@@ -27,9 +27,22 @@ def plain(kind: type[T], value: dict[str, Any]) -> T:
 def outcome(reply: Reply) -> Outcome:
     """Read the state of a command; the data holds head and tail of stdout, then of stderr."""
     value = dict(reply.value)
-    stdout, at = _captured(value.get("stdout"), reply.data, 0)
-    stderr, _ = _captured(value.get("stderr"), reply.data, at)
+    stdout, at = captured(value.get("stdout"), reply.data, 0)
+    stderr, _ = captured(value.get("stderr"), reply.data, at)
     return plain(Outcome, value | {"stdout": stdout, "stderr": stderr})
+
+
+def captured(sizes: object, data: bytes, at: int) -> tuple[Captured, int]:
+    """Read head and tail of a stream, which begin at an index of the data; return them and where they end.
+
+    Args:
+        sizes: The sizes of head, tail and of everything written, as the agent gave them.
+        data: The data of the reply.
+        at: Where the stream's part begins.
+    """
+    head, tail, total = _numbers(sizes, 3)
+    middle, end = at + head, at + head + tail
+    return Captured(head=data[at:middle], tail=data[middle:end], total=total, dropped=total - head - tail), end
 
 
 def slices(reply: Reply, *names: str) -> list[OutputSlice]:
@@ -41,12 +54,6 @@ def slices(reply: Reply, *names: str) -> list[OutputSlice]:
         found.append(OutputSlice(offset=offset, data=reply.data[at : at + size], next_offset=offset + size))
         at += size
     return found
-
-
-def _captured(sizes: object, data: bytes, at: int) -> tuple[Captured, int]:
-    head, tail, total = _numbers(sizes, 3)
-    middle, end = at + head, at + head + tail
-    return Captured(head=data[at:middle], tail=data[middle:end], total=total, dropped=total - head - tail), end
 
 
 def _numbers(value: Any, count: int) -> list[int]:

@@ -58,22 +58,28 @@ class ProcessCalls(Caller):
         )
         return outcome(reply)
 
-    async def start(self, command: Command, *, open_stdin: bool = False) -> ProcessInfo:
-        """Start a command in the background.
+    async def start(self, command: Command, *, open_stdin: bool = False, background: bool = False) -> ProcessInfo:
+        """Start a command, and leave it running.
 
         Args:
             command: What to run.
             open_stdin: Whether its input stays open for `send_stdin`, instead of ending after `command.stdin`.
+            background: Whether nobody waits for it; its `ProcessInfo` says so.
 
         Raises:
             InvalidInput: As `exec`.
         """
         arguments = checks.command(command)
-        reply = await self._call("start", body=command.stdin or None, open_stdin=open_stdin, more=arguments)
+        reply = await self._call(
+            "start", body=command.stdin or None, open_stdin=open_stdin, background=background, more=arguments
+        )
         return plain(ProcessInfo, reply.value)
 
     async def processes(self) -> tuple[ProcessInfo, ...]:
-        """List all processes started through the link, oldest first; of the finished ones only the last hundred."""
+        """List all processes started through the link, oldest first.
+
+        Of the finished ones these are the last hundred in the background, and the last hundred others.
+        """
         reply = await self._call("processes")
         return tuple(plain(ProcessInfo, value) for value in reply.value["processes"])
 

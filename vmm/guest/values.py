@@ -92,6 +92,8 @@ class ProcessInfo:
         started_ms: Guest clock, milliseconds since the epoch.
         stdout_total, stderr_total: Bytes written so far: the offsets at which to continue reading.
         memory_kill: As in `Outcome`.
+        background: Whether it was started to go on by itself, or goes on because a wait for it ended first. Agents of
+            older guests do not tell, and theirs count as such.
     """
 
     pid: int
@@ -105,6 +107,7 @@ class ProcessInfo:
     stdout_total: int
     stderr_total: int
     memory_kill: str = ""
+    background: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -301,6 +304,49 @@ class TerminalOutput:
 
     info: TerminalInfo
     output: OutputSlice
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionState:
+    """How a command of a session stands.
+
+    Attributes:
+        running: Whether it still runs.
+        exit_code: The status that the shell gave it, 130 if it was interrupted; None while it runs.
+        timed_out: Whether it was interrupted because of its time limit.
+        ended: Whether the session has ended with it, because its shell did.
+    """
+
+    running: bool
+    exit_code: int | None
+    timed_out: bool
+    ended: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionOutcome:
+    """A command of a session, and both ends of what its terminal showed meanwhile.
+
+    Attributes:
+        network: As in `Outcome`.
+    """
+
+    state: SessionState
+    output: Captured
+    network: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionOutput:
+    """Output of a session's command from an offset on.
+
+    Attributes:
+        total: Bytes that were printed so far.
+    """
+
+    state: SessionState
+    output: OutputSlice
+    total: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
