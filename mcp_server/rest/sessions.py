@@ -127,13 +127,13 @@ class SessionRoutes:
     async def act(self, request: Request, who: Principal) -> Response:
         """Create a session, run a command in it, type into it, resize or close it."""
         wanted = await parse_body(request, SessionAction)
-        try:
-            async with while_connected(request.receive):
+        async with while_connected(request.receive):
+            try:
                 answer = await self._actions[wanted.action](who.org_id, request.path_params["id"], wanted)
-        except ProcessMissing:
-            raise
-        except GuestError as error:
-            raise InvalidInput(error.message, hint=error.hint) from error
+            except ProcessMissing:
+                raise
+            except GuestError as error:  # VoidRun's status for all that its agent refuses
+                raise InvalidInput(error.message, hint=error.hint) from error
         return JSONResponse({"success": True, **answer})
 
     async def stream(self, request: Request, who: Principal) -> Response:

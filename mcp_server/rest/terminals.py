@@ -14,7 +14,7 @@ from pydantic import Field
 from auth.roles import Scope
 from mcp_server.wire import timestamp
 from vmm.errors import InvalidInput, NotFound
-from vmm.guest.values import KIB, MIB
+from vmm.guest.values import MIB
 
 from .body import WireModel, parse_body
 from .endpoint import Endpoint
@@ -33,9 +33,12 @@ if TYPE_CHECKING:
 
 _MAX_SIDE = 1000
 _LINE = 100_000
-_PROMPT_MS = 2_000
-_PROMPT_BYTES = 64 * KIB
-_PAUSE_MS = 50
+_PROMPT_S = 2.0
+_PROMPTS = (b"#", b"$", b"%", b">")
+_TAIL = 16
+_AFTER_PROMPT_S = 0.05
+_AFTER_OUTPUT_S = 0.5
+"""A shell that greets may take a while until its prompt."""
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -167,19 +170,20 @@ class TerminalRoutes:
 
 
 async def prompted(fleet: Fleet, owner: str, ref: str, terminal_id: str) -> None:
-    """Wait for the prompt of a new login shell: for its first output and a short pause after that, at most 2 s.
+    """Wait for the prompt of a new login shell: for its first output and the pause behind it, at most 2 s.
 
     VoidRun's clients take the next prompt that they see for the end of the command that they have typed.
     """
-    total, wait_ms = 0, _PROMPT_MS
-    with anyio.move_on_after(_PROMPT_MS / 1000):
-        while True:
-            found = await fleet.guest.terminal_read(
-                owner, ref, terminal_id, offset=total, max_bytes=_PROMPT_BYTES, wait_ms=wait_ms
-            )
-            if found.info.output_total == total or not found.info.alive:
-                return
-            total, wait_ms = found.info.output_total, _PAUSE_MS
+    end = anyio.current_time() + _PROMPT_S
+    offset, shown, pause_s = 0, b"", _PROMPT_S
+    while (left_s := end - anyio.current_time()) > 0:
+        found = await fleet.guest.terminal_read(
+            owner, ref, terminal_id, offset=offset, wait_ms=int(min(pause_s, left_s) * 1000)
+        )
+        if not found.output.data:
+            return
+        offset, shown = found.output.next_offset, (shown + found.output.data)[-_TAIL:]
+        pause_s = _AFTER_PROMPT_S if shown.rstrip().endswith(_PROMPTS) else _AFTER_OUTPUT_S
 
 
 def terminal_of(connection: HTTPConnection) -> str:

@@ -76,7 +76,10 @@ class ProcessCalls(Caller):
         return plain(ProcessInfo, reply.value)
 
     async def processes(self) -> tuple[ProcessInfo, ...]:
-        """List all processes started through the link, oldest first; of the finished ones only the last hundred."""
+        """List all processes started through the link, oldest first.
+
+        Of the finished ones these are the last hundred in the background, and the last hundred others.
+        """
         reply = await self._call("processes")
         return tuple(plain(ProcessInfo, value) for value in reply.value["processes"])
 

@@ -35,6 +35,8 @@ ROUTES: list[tuple[str, str, dict[str, str], dict[str, Any] | None]] = [
     ("POST", "/fork", {}, {"count": 1}),
     ("POST", "/exec", {}, {"command": "true"}),
     ("POST", "/exec-stream", {}, {"command": "true"}),
+    ("POST", "/session-exec", {}, {"action": "exec", "sessionId": "none", "command": "true"}),
+    ("POST", "/session-exec-stream", {}, {"sessionId": "none", "command": "true"}),
     ("POST", "/commands/run", {}, {"command": "true"}),
     ("GET", "/commands/list", {}, None),
     ("POST", "/commands/kill", {}, {"pid": 1}),
@@ -123,6 +125,24 @@ COMMAND_FIELDS: Fields = {
     ],
     "args": [("x", "args='x'"), ([1], "args.0=1"), (["a\0"], "NUL")],
 }
+SESSION_FIELDS: Fields = {
+    "action": [*MISSING, ("", "action=''"), ("open", "action='open'"), *NO_TEXT],
+    "sessionId": [
+        *MISSING,
+        ("", "sessionId"),
+        ("a b", "sessionId='a b'"),
+        ("x" * 101, "sessionId="),
+        ("é", "sessionId="),
+    ],
+    "command": NO_COMMAND,
+    "timeout": NO_TIMEOUT,
+    "input": [("x" * 100_001, "input"), *((value, "input") for value, _ in NO_TEXT)],
+    "cols": NO_SIDE,
+    "rows": NO_SIDE,
+    "shell": NO_TEXT,
+    "cwd": NO_TEXT,
+    "env": [([], "env"), ("A=b", "env"), ({"A": 1}, "env")],
+}
 BODIES: dict[tuple[str, str], Fields] = {
     ("POST", ""): {
         "name": [
@@ -209,6 +229,10 @@ BODIES: dict[tuple[str, str], Fields] = {
         "binary": [("yes", "binary='yes'")],
         "openStdin": [("yes", "openStdin='yes'")],
     },
+    ("POST", f"/{SANDBOX}/session-exec"): SESSION_FIELDS,
+    ("POST", f"/{SANDBOX}/session-exec-stream"): {
+        name: values for name, values in SESSION_FIELDS.items() if name in {"command", "sessionId", "timeout"}
+    },
     ("POST", f"/{SANDBOX}/commands/run"): {**COMMAND_FIELDS, "timeout": [*NO_TIMEOUT, (-1, "timeout: -1")]},
     ("POST", f"/{SANDBOX}/commands/kill"): {"pid": NO_PID, "signal": [(0, "=0"), (65, "=65"), ("KILL", "='KILL'")]},
     ("POST", f"/{SANDBOX}/commands/attach"): {"pid": NO_PID, "follow": [("no", "follow='no'")]},
@@ -229,7 +253,15 @@ BODIES: dict[tuple[str, str], Fields] = {
         "rows": [*MISSING, *NO_SIDE],
     },
 }
-RIGHT: dict[str, Any] = {"name": "a", "command": "true", "pid": 1, "cols": 80, "rows": 24}
+RIGHT: dict[str, Any] = {
+    "name": "a",
+    "command": "true",
+    "pid": 1,
+    "cols": 80,
+    "rows": 24,
+    "action": "exec",
+    "sessionId": "none",
+}
 
 NO_PATH = [("a\0b", "NUL"), ("/" + "x" * 5000, "bytes"), ("é" * 2048, "bytes")]
 MUST = [(None, "required"), ("", "required")]
@@ -269,7 +301,7 @@ QUERY_RIGHT = {"pid": "1", "path": "/tmp/none", "from": "/tmp/none", "to": "/tmp
 def refused(answer: httpx.Response, says: str) -> None:
     assert answer.status_code == 400, (answer.status_code, answer.text[:300])
     body = answer.json()
-    assert says in body["error"], body
+    assert says in f"{body['error']}. {body.get('details', '')}", body
     assert len(body["error"]) < 400
     assert set(body) <= {"error", "details", "requestId"}
 

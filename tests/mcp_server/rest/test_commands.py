@@ -13,6 +13,7 @@ import anyio
 import httpx
 import pytest
 
+from mcp_server.rest.commands import foreground_s
 from tests.mcp_server.rest.conftest import BASE, Rest, data_of, events
 from tests.vmm.guest.agents import living
 from tests.waiting import PATIENCE_S
@@ -33,6 +34,18 @@ async def flat(answer: httpx.Response) -> dict[str, Any]:
     body = answer.json()
     assert body["success"] is True
     return body
+
+
+async def printed(http: httpx.AsyncClient, path: str, **fields: Any) -> str:
+    """What a command prints, on one of the three ways to run it."""
+    if path == "exec":
+        return data_of(await http.post(f"{BASE}/exec", json=fields))["stdout"]
+    if path == "exec-stream":
+        found = await stream(http, **fields)
+    else:
+        pid = (await flat(await http.post(f"{BASE}/commands/run", json=fields)))["pid"]
+        found = await stream(http, "commands/attach", pid=pid)
+    return "".join(text for name, text in found if name == "stdout")
 
 
 async def gone(marker: str) -> None:
@@ -70,9 +83,15 @@ async def test_a_sandbox_is_found_by_its_name_too(http: httpx.AsyncClient) -> No
     assert data_of(answer)["exitCode"] == 0
 
 
-async def test_arguments_reach_the_program_without_a_shell(http: httpx.AsyncClient) -> None:
-    answer = await http.post(f"{BASE}/exec", json={"command": "printf", "args": ["%s|", "$HOME", "; ls", "a b"]})
-    assert data_of(answer)["stdout"] == "$HOME|; ls|a b|"
+@pytest.mark.parametrize("path", ["exec", "exec-stream", "commands/run"])
+async def test_arguments_reach_a_program_without_a_shell(http: httpx.AsyncClient, path: str) -> None:
+    command = {"command": " printf ", "args": ["%s|", "$HOME", "; ls", "a b"]}
+    assert await printed(http, path, **command) == "$HOME|; ls|a b|"
+
+
+@pytest.mark.parametrize("path", ["exec", "exec-stream", "commands/run"])
+async def test_a_command_line_runs_without_its_arguments_as_in_voidrun(http: httpx.AsyncClient, path: str) -> None:
+    assert (await printed(http, path, command="echo $((6*7))\tor", args=["a"])).strip() == "42 or"
 
 
 @pytest.mark.parametrize("stdin", ["a\nb", "", "ünï\0\r\n", "x" * (8 * 1024 * 1024)])
@@ -105,10 +124,20 @@ async def test_the_shortest_time_limit_is_not_none_at_all(http: httpx.AsyncClien
 
 
 async def test_a_command_beyond_its_time_is_killed_and_said_to_be(http: httpx.AsyncClient) -> None:
-    answer = await http.post(f"{BASE}/exec", json={"command": "echo begun; sleep 87.001", "timeout": 2})
-    data = data_of(answer)
-    assert (data["stdout"], data["exitCode"], data["timedOut"]) == ("begun\n", 137, True)
+    answer = await http.post(f"{BASE}/exec", json={"command": "echo begun; printf no >&2; sleep 87.001", "timeout": 2})
+    assert data_of(answer) == {
+        "stdout": "begun\n",
+        "stderr": "no\n[killed: it took longer than 2 s]\n",
+        "exitCode": 137,
+        "timedOut": True,
+    }
     assert not living("87.001")
+
+
+async def test_waiting_for_a_command_beyond_its_time_says_why_it_ended(http: httpx.AsyncClient) -> None:
+    pid = (await flat(await http.post(f"{BASE}/commands/run", json={"command": "sleep 87.006", "timeout": 0.5})))["pid"]
+    waited = await flat(await http.post(f"{BASE}/commands/wait", json={"pid": pid}))
+    assert waited == {"success": True, "exitCode": 137, "error": "killed: it took longer than its timeout"}
 
 
 async def test_more_output_than_is_kept_says_what_is_missing(http: httpx.AsyncClient) -> None:
@@ -165,7 +194,13 @@ async def test_events_arrive_while_the_command_runs(http: httpx.AsyncClient, pla
 
 async def test_a_stream_of_a_command_beyond_its_time_ends_with_the_reason(http: httpx.AsyncClient) -> None:
     found = await stream(http, command="sleep 87.003", timeout=0.5)
+    assert found[0] == ("stderr", "[killed: it took longer than 0.5 s]")
     assert json.loads(found[-1][1]) == {"exitCode": 137, "error": "killed: it took longer than 0.5 s"}
+
+
+async def test_bytes_are_the_command_s_own_even_beyond_its_time(http: httpx.AsyncClient) -> None:
+    (end,) = await stream(http, command="sleep 87.003", timeout=0.5, binary=True)
+    assert json.loads(end[1]) == {"exitCode": 137, "error": "killed: it took longer than 0.5 s"}
 
 
 async def test_binary_events_bring_the_bytes_as_they_are(http: httpx.AsyncClient, place: Path) -> None:
@@ -246,12 +281,60 @@ async def test_a_stream_tells_first_whom_to_feed_if_that_is_wished(http: httpx.A
     assert (refused.status_code, "openStdin" in refused.json()["error"]) == (400, True)
 
 
-async def test_a_sandbox_without_commands_has_an_empty_list(http: httpx.AsyncClient) -> None:
+async def test_a_sandbox_without_background_commands_has_an_empty_list(http: httpx.AsyncClient) -> None:
+    await http.post(f"{BASE}/exec", json={"command": "true"})
+    await stream(http, command="true")
     assert await flat(await http.get(f"{BASE}/commands/list")) == {"success": True, "processes": []}
 
 
-@pytest.mark.parametrize("path", ["kill", "attach", "wait"])
-async def test_an_unknown_process_is_not_found(http: httpx.AsyncClient, path: str) -> None:
+async def test_commands_that_are_waited_for_displace_no_background_command(http: httpx.AsyncClient) -> None:
+    pid = (await flat(await http.post(f"{BASE}/commands/run", json={"command": "exit 3"})))["pid"]
+    await flat(await http.post(f"{BASE}/commands/wait", json={"pid": pid}))
+    for _ in range(105):
+        await http.post(f"{BASE}/exec", json={"command": "true"})
+    (process,) = (await flat(await http.get(f"{BASE}/commands/list")))["processes"]
+    assert (process["pid"], process["exitCode"]) == (pid, 3)
+
+
+# VoidRun answers a kill that the guest refuses with 400; for the other routes it has no status of its own.
+@pytest.mark.parametrize(("path", "status"), [("kill", 400), ("attach", 404), ("wait", 404)])
+async def test_an_unknown_process_is_refused(http: httpx.AsyncClient, path: str, status: int) -> None:
     answer = await http.post(f"{BASE}/commands/{path}", json={"pid": 2_000_000_000})
-    assert answer.status_code == 404
+    assert answer.status_code == status
     assert "no process 2000000000" in answer.json()["error"]
+
+
+BAD_COMMANDS: list[tuple[object, str]] = [
+    ({}, "Command is required"),
+    ({"command": " \n"}, "Command is required"),
+    ({"command": None}, "Command is required"),
+    ({"command": "x" * 100_001}, "Command exceeds maximum length"),
+    ({"command": 5}, "Invalid request"),
+    ({"command": "true", "timeout": "5"}, "Invalid request"),
+    ({"command": "true", "env": [1]}, "Invalid request"),
+    ([], "Invalid request"),
+]
+BAD_PIDS: list[tuple[object, str]] = [
+    *(({"pid": pid}, "Invalid PID") for pid in (None, 0, -1, "1", 2**31)),
+    ({}, "Invalid PID"),
+    ([], "Invalid request"),
+]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "says"),
+    [
+        *((path, *bad) for path in ("exec", "exec-stream", "commands/run") for bad in BAD_COMMANDS),
+        *((path, *bad) for path in ("commands/kill", "commands/attach", "commands/wait") for bad in BAD_PIDS),
+    ],
+)
+async def test_bad_requests_are_answered_in_voidruns_words(
+    http: httpx.AsyncClient, path: str, body: object, says: str
+) -> None:
+    answer = await http.post(f"{BASE}/{path}", json=body)
+    assert answer.status_code == 400
+    assert answer.json()["error"].startswith(says)
+
+
+def test_a_time_limit_of_none_is_thirty_seconds() -> None:
+    assert [foreground_s(limit) for limit in (0, -1, -0.5, 0.1, 301)] == [30, 30, 30, 0.1, 301]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import AsyncGenerator
@@ -42,6 +43,19 @@ async def test_a_sandbox_lives_from_its_creation_to_its_end(machines: Rest) -> N
         async with http.stream("POST", f"{base}/exec-stream", json={"command": "seq 3; exit 2"}) as answer:
             found = await events(answer.aiter_lines())
         assert found == [("stdout", "1"), ("stdout", "2"), ("stdout", "3"), ("exit", '{"exitCode": 2}')]
+
+        session = (await http.post(f"{base}/session-exec", json={"action": "create"}, timeout=PATIENCE_S)).json()
+        given = {"sessionId": session["sessionId"]}
+        for command, shown in (("cd /tmp; A=kept", ""), ("echo $A in $PWD; echo $GREETING", "kept in /tmp\nhello\n")):
+            answer = await http.post(f"{base}/session-exec", json={"action": "exec", **given, "command": command})
+            assert answer.json() == {"success": True, **given, "output": shown, "exitCode": 0}
+        body = {**given, "command": "sleep 1000", "timeout": 1}
+        streamed = (await http.post(f"{base}/session-exec-stream", json=body)).text.splitlines()
+        assert json.loads(streamed[-1]) == {
+            "type": "exit",
+            "exitCode": 130,
+            "error": "interrupted: it took longer than 1 s",
+        }
 
         content = os.urandom(5_000_000)
         where = {"path": "/root/deep/blob"}
@@ -92,6 +106,15 @@ async def test_a_client_that_goes_away_while_it_creates_leaves_a_whole_sandbox_o
             assert data_of(ran)["stdout"] == "orphan\n"
 
 
+async def in_session(http: httpx.AsyncClient, ref: str, command: str) -> str:
+    """What a command prints in the session `work` of a sandbox."""
+    body = {"action": "exec", "sessionId": "work", "command": command}
+    answer = await http.post(f"/api/sandboxes/{ref}/session-exec", json=body, timeout=PATIENCE_S)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["exitCode"] == 0
+    return answer.json()["output"]
+
+
 async def nonce(http: httpx.AsyncClient, ref: str) -> str:
     """What a program of the sandbox holds in its memory alone."""
     command = "cat /proc/$(cat /run/holder)/environ | tr '\\0' '\\n' | grep ^NONCE="
@@ -106,6 +129,9 @@ async def test_a_sandbox_sleeps_wakes_is_forked_put_back_and_started_again(machi
         holder = {"command": "echo $$ > /run/holder; exec sleep 1000", "env": {"NONCE": "delta"}}
         assert (await http.post(f"{base}/commands/run", json=holder)).status_code == 200
         assert await nonce(http, "box") == "NONCE=delta"
+        work = {"action": "create", "sessionId": "work", "shell": "sh"}
+        assert (await http.post(f"{base}/session-exec", json=work, timeout=PATIENCE_S)).status_code == 200
+        assert await in_session(http, "box", "cd /tmp; A=kept") == ""
 
         for verb, message in (("sleep", "Sandbox snapshotted"), ("sleep", "Sandbox snapshotted")):
             answer = await http.post(f"{base}/{verb}", timeout=PATIENCE_S)
@@ -120,6 +146,7 @@ async def test_a_sandbox_sleeps_wakes_is_forked_put_back_and_started_again(machi
         assert asleep.json()["data"]["sizeBytes"] > 0
         assert (await http.post(f"{base}/wake", timeout=PATIENCE_S)).json()["message"] == "Sandbox restored"
         assert await nonce(http, "box") == "NONCE=delta"
+        assert await in_session(http, "box", "echo $A in $(pwd)") == "kept in /tmp\n"
 
         forked = await http.post(f"{base}/fork", json={"count": 2}, timeout=PATIENCE_S)
         assert forked.status_code == 201, forked.text
@@ -127,6 +154,7 @@ async def test_a_sandbox_sleeps_wakes_is_forked_put_back_and_started_again(machi
         assert [child["name"] for child in children] == ["box-1", "box-2"]
         for child in children:
             assert await nonce(http, child["id"]) == "NONCE=delta"
+            assert await in_session(http, child["id"], "echo $A in $(pwd)") == "kept in /tmp\n"
             assert (await http.delete(f"/api/sandboxes/{child['id']}")).status_code == 200
 
         await http.post(f"{base}/exec", json={"command": "kill $(cat /run/holder); touch /root/later"})

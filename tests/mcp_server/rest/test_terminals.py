@@ -66,6 +66,34 @@ async def test_the_root_prompt_ends_as_clients_expect(rest: Rest) -> None:
         await shown_until(socket, "# ")
 
 
+@pytest.fixture
+async def slow_shell(http: httpx.AsyncClient) -> None:
+    """A login shell that greets, and takes a while until its prompt."""
+    profile = "echo welcome; sleep 0.2"
+    await http.post(f"{BASE}/exec", json={"command": f'echo "{profile}" > ~/.bash_profile'})
+
+
+@pytest.mark.usefixtures("slow_shell")
+async def test_a_new_session_is_answered_with_its_prompt_there(http: httpx.AsyncClient) -> None:
+    session = await opened(http)
+    assert data_of(await http.get(f"{SESSIONS}/{session}/buffer"))["output"].endswith("# ")
+
+
+@pytest.mark.usefixtures("slow_shell")
+async def test_a_socket_opens_with_its_prompt_there(rest: Rest) -> None:
+    async with rest.socket("pty") as socket:
+        frame = await socket.recv()
+        assert isinstance(frame, str)
+        assert frame.endswith("# ")
+
+
+async def test_a_shell_that_never_prompts_is_answered_all_the_same(http: httpx.AsyncClient) -> None:
+    await http.post(f"{BASE}/exec", json={"command": "echo exec sleep 87.102 > ~/.bash_profile"})
+    session = await opened(http)
+    assert data_of(await http.get(f"{SESSIONS}/{session}/buffer"))["output"] == ""
+    await http.delete(f"{SESSIONS}/{session}")
+
+
 async def test_an_ephemeral_shell_dies_with_its_socket(rest: Rest) -> None:
     async with rest.http() as http:
         async with rest.socket("pty") as socket:

@@ -70,6 +70,18 @@ async def test_a_terminal_counts_until_its_program_ends(link: GuestLink) -> None
     assert [info.alive for info in await link.terminals()] == [False]
 
 
+async def test_a_session_counts_while_a_command_runs_in_it(link: GuestLink) -> None:
+    await link.session_open("one")
+    await counted(link, 0, 0)
+    number = await link.session_start("one", "read line", timeout_ms=0)
+    await counted(link, 1, 0)
+    await link.session_input("one", b"\n")
+    assert not (await link.session_wait("one", number, wait_ms=60_000)).state.running
+    await counted(link, 0, 0)
+    await link.session_start("one", "sleep 60 &", timeout_ms=0)
+    await counted(link, 1, 0)
+
+
 async def test_measuring_activity_does_not_count_as_a_process(link: GuestLink) -> None:
     for _ in range(20):
         activity = await link.activity()

@@ -228,14 +228,6 @@ async def test_variables_and_directory_are_given_at_the_start(link: GuestLink, p
         assert await session.run("pwd; echo $A; stty size; echo $0 $TERM") == (f"{place}\na b\n11 77\nbash dumb\n", 0)
 
 
-async def test_open_sessions_that_wait_are_no_activity(link: GuestLink, bash: Session) -> None:
-    waiting = (await link.activity()).processes
-    number = await bash.start("read x")
-    assert (await link.activity()).processes == waiting + 1
-    await link.session_input(bash.name, b"\n")
-    await bash.end(number)
-
-
 async def test_sessions_are_bounded_in_number(link: GuestLink) -> None:
     names = [f"n{number}" for number in range(32)]
     for name in names:
