@@ -42,7 +42,7 @@ async def test_a_sandbox_lives_from_its_creation_to_its_end(machines: Rest) -> N
         assert ran == {"stdout": "hello from box\n", "stderr": "", "exitCode": 0}
         async with http.stream("POST", f"{base}/exec-stream", json={"command": "seq 3; exit 2"}) as answer:
             found = await events(answer.aiter_lines())
-        assert found == [("stdout", "1"), ("stdout", "2"), ("stdout", "3"), ("exit", '{"exitCode": 2}')]
+        assert found == [("stdout", "1\n"), ("stdout", "2\n"), ("stdout", "3\n"), ("exit", '{"exitCode": 2}')]
 
         session = (await http.post(f"{base}/session-exec", json={"action": "create"}, timeout=PATIENCE_S)).json()
         given = {"sessionId": session["sessionId"]}
