@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import anyio
 import structlog
@@ -11,14 +11,15 @@ from pydantic import Field
 from auth.roles import Scope
 from mcp_server.audit.entry import annotate_call
 from mcp_server.wire import limit_ms
-from vmm.errors import CasemateError, InvalidInput, LinkTimeout
+from vmm.errors import CasemateError, InvalidInput
 from vmm.guest.values import KIB, MIB, Command
 
-from ..exit_reason import why_killed
 from .body import WireModel, parse_body
 from .endpoint import Endpoint
 from .envelope import success
 from .event_stream import EventStream
+from .long_output import LongOutput
+from .outcome import outcome_object
 from .streaming import Streamed, while_connected
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
     from auth.principal import Principal
     from vmm.fleet import Fleet
-    from vmm.guest.values import Captured, Outcome
 
     from .streaming import Answer
 
@@ -135,6 +135,8 @@ class CommandRoutes:
                 keep_tail=_KEEP_TAIL,
             )
         annotate_call(exit_code=outcome.exit_code)
+        if outcome.stdout.dropped or outcome.stderr.dropped:
+            return LongOutput(self._fleet, who.org_id, request.path_params["id"], outcome, timeout_s=timeout_s)
         return success("ok", outcome_object(outcome, timeout_s=timeout_s))
 
     async def stream(self, request: Request, who: Principal) -> Response:
@@ -169,47 +171,6 @@ class CommandRoutes:
             except CasemateError as error:
                 # It has ended already, alone or with its sandbox; otherwise its time limit ends it.
                 _log.info("command not ended", sandbox=sandbox_id, pid=pid, reason=error.message)
-
-
-def outcome_object(outcome: Outcome, *, timeout_s: float = 0) -> dict[str, Any]:
-    """Convert a finished command to JSON: VoidRun's three fields, whether it or its output was cut, and what the
-    sandbox's policy refused meanwhile.
-
-    Args:
-        outcome: The command's outcome.
-        timeout_s: Its time limit in seconds; 0 if unknown.
-
-    Raises:
-        LinkTimeout: The command is still running, although its time limit has passed.
-    """
-    if outcome.exit_code is None:
-        raise LinkTimeout(f"Process {outcome.pid} did not end in time", hint="Look at it with commands/list")
-    cut = outcome.stdout.dropped + outcome.stderr.dropped
-    optional = {
-        "timedOut": outcome.timed_out,
-        "truncated": bool(cut),
-        "outOfMemory": bool(outcome.memory_kill),
-        "network": outcome.network,
-    }
-    # Clients show stderr, and most know only VoidRun's three fields.
-    why, stderr = why_killed(outcome, timeout_s=timeout_s), captured_text(outcome.stderr)
-    if why:
-        stderr += "\n" if stderr and not stderr.endswith("\n") else ""
-        stderr += f"[{why}]\n"
-    return {
-        "stdout": captured_text(outcome.stdout),
-        "stderr": stderr,
-        "exitCode": outcome.exit_code,
-        **{name: value for name, value in optional.items() if value},
-    }
-
-
-def captured_text(captured: Captured) -> str:
-    """Decode what was kept of an output; a note takes the place of what was not."""
-    if not captured.dropped:
-        return captured.data().decode("utf-8", "replace")
-    gap = f"\n[{captured.dropped} bytes left out]\n"
-    return captured.head.decode("utf-8", "replace") + gap + captured.tail.decode("utf-8", "replace")
 
 
 def foreground_s(timeout: float) -> float:

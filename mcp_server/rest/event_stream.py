@@ -1,7 +1,8 @@
 """A command's output as server-sent events: `stdout` and `stderr` line by line, and `exit` at the end.
 
-Lines suit people; programs need exact bytes. In the binary form each event carries the bytes in base64, and a header of
-the answer says so.
+What was left out of the output, or why it was ended, is told on `stderr`, which people see whatever their client is;
+`stdout` is the command's alone. Lines suit people; programs need exact bytes. In the binary form each event carries the
+bytes in base64, and a header of the answer says so.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ _KEEP_ALIVE_S = 15
 _PIECE = 32 * 1024
 """Bytes converted to events at once; with very short lines, that is thousands of events in a few milliseconds."""
 _WAITING = 64
-"""Chunks that may queue up for a slow client; beyond that the guest keeps the last MiB and drops the rest."""
+"""Chunks that may queue up for a slow client; beyond that the guest keeps the output on its disk."""
+NOT_KEPT = "the sandbox keeps at most 256 MiB of each, 1 GiB of all commands, and leaves some of its disk free"
 _UNKNOWN = -1
 
 
@@ -100,7 +102,7 @@ class EventStream:
             code = _UNKNOWN if info.exit_code is None else info.exit_code
             error = why_killed(info, timeout_s=timeout_s)
             if error and not self._binary:  # many clients look only at the exit code
-                await self._answer.write(event("stderr", f"[{error}]").encode())
+                await self._answer.write(event("stderr", f"[{error}]\n").encode())
         except CasemateError as failure:
             error = str(failure)
             await self._answer.write(event("error", " ".join(error.splitlines())).encode())
@@ -159,19 +161,20 @@ class EventStream:
         except anyio.EndOfStream:
             return None
         if pending:
-            return "".join(event(name, line) for name, lines in self._lines.items() for line in lines.flush())
+            return "".join(event(name, part) for name, lines in self._lines.items() for part in lines.pause())
         return ": still running\n\n"
 
     def _events_of(self, chunk: Chunk) -> str:
         name, lines = chunk.stream, self._lines[chunk.stream]
         skipped = chunk.offset - self._seen[name]
         self._seen[name] = chunk.offset + len(chunk.data)
-        loss = f"{skipped} bytes of {name} left out: they were not read in time" if skipped > 0 else ""
+        loss = f"{skipped} bytes of {name} left out: {NOT_KEPT}" if skipped > 0 else ""
         if self._binary:
             note = event("error", loss) if loss else ""
             return note + event(name, b64encode(chunk.data).decode())
-        note = "".join(event(name, line) for line in (*lines.flush(), f"[{loss}]")) if loss else ""
-        return note + "".join(event(name, line) for line in lines.feed(chunk.data))
+        before = "".join(event(name, text) for text in lines.end()) if loss else ""
+        note = event("stderr", f"[{loss}]\n") if loss else ""
+        return before + note + "".join(event(name, text) for text in lines.feed(chunk.data))
 
     async def _status(self, *, wait_ms: int = 0) -> ProcessInfo:
         """Look up the command's status, after waiting for its end."""

@@ -1,18 +1,30 @@
-"""Splits output into lines for event streams, in the way that VoidRun's clients read them."""
+"""Splits output into the events of a stream, such that VoidRun's clients put the same output together again.
+
+An event is a line with its end, or a part of a long or unfinished one, so that the events' texts in a row are the
+output. In an event, each line of its text is a `data:` field; an empty last one stands for the line's end.
+
+Its client for Python breaks lines at all of Unicode's line separators, and takes blanks off both ends of each field;
+the one for TypeScript breaks them at line feeds, and takes blanks off their ends alone. So blanks at the ends of lines
+do not arrive there, and line separators become line feeds; for programs that need each byte there is the binary form.
+"""
 
 from __future__ import annotations
 
 import codecs
+import re
 
-_LONGEST = 64 * 1024
+_LONG = 64 * 1024
+_LONGEST = 1024 * 1024
+_SEEN = 4 * 1024
+_BLANKS = r"\s\ufeff\x1c-\x1f\x85"  # to one of the clients; the mark of byte order is one in JavaScript
+_SEAMS = re.compile(rf"[^{_BLANKS}](?=[^{_BLANKS}])")
 
 
 class Lines:
-    """Splits a stream of bytes, which arrives in chunks of any size, into lines of text.
+    """Splits a stream of bytes, which arrives in chunks of any size, into texts of events.
 
-    A line ends at every character at which one of the clients would break it: line feeds, carriage returns, form feeds,
-    Unicode's separators. Bytes that are not UTF-8 become replacement characters; lines longer than 64 Ki characters are
-    split.
+    Bytes that are not UTF-8 become replacement characters. Lines are split where they are longer than 64 Ki characters,
+    between two characters that are not blanks.
     """
 
     def __init__(self) -> None:
@@ -22,21 +34,27 @@ class Lines:
 
     @property
     def pending(self) -> bool:
-        """Whether there is an unfinished line."""
-        return bool(self._rest)
+        """Whether there is a part of a line that `pause` would return."""
+        return _seam(self._rest) > 0
 
     def feed(self, data: bytes) -> list[str]:
-        """Add a chunk, and return the lines that end in it."""
+        """Add a chunk, and return what ends in it."""
         return self._cut(self._decoder.decode(data))
 
-    def flush(self) -> list[str]:
-        """Return the unfinished line as a line, because nothing follows for the moment."""
-        rest, self._rest = self._rest, ""
-        return [rest] if rest else []
+    def pause(self) -> list[str]:
+        """Return a part of the unfinished line, because nothing follows for the moment.
+
+        Its last word's end is held back: a blank that follows would be at the beginning of the next event.
+        """
+        seam = _seam(self._rest)
+        part, self._rest = self._rest[:seam], self._rest[seam:]
+        return [part] if part else []
 
     def end(self) -> list[str]:
-        """Return the rest at the end of the stream."""
-        return self._cut(self._decoder.decode(b"", final=True)) + self.flush()
+        """Return the rest, at the end of the stream or before a gap in it."""
+        found = self._cut(self._decoder.decode(b"", final=True))
+        rest, self._rest = self._rest, ""
+        return [*found, rest] if rest else found
 
     def _cut(self, text: str) -> list[str]:
         if not text:
@@ -44,17 +62,26 @@ class Lines:
         if self._after_return:
             text = text.removeprefix("\n")
         self._after_return = text.endswith("\r")
-        pieces = (self._rest + text).splitlines(keepends=True)
-        whole = [piece.splitlines()[0] for piece in pieces]
-        self._rest = pieces[-1] if pieces and pieces[-1] == whole[-1] else ""
-        lines = whole[:-1] if self._rest else whole
-        return lines + self.flush() if len(self._rest) > _LONGEST else lines
+        found: list[str] = []
+        for piece in (self._rest + text).splitlines(keepends=True):
+            (line,) = piece.splitlines()
+            found.append(line if line == piece else f"{line}\n")
+        self._rest = found.pop() if found and not found[-1].endswith("\n") else ""
+        if len(self._rest) > _LONGEST:
+            found.append(self._rest)
+            self._rest = ""
+        elif len(self._rest) > _LONG:
+            found += self.pause()
+        return found
 
 
 def event(name: str, text: str) -> str:
-    """Format a server-sent event; the text is a single line.
+    """Format a server-sent event. Of line separators the text may contain line feeds alone."""
+    fields = "".join(f"data:{line}\n" for line in text.split("\n"))
+    return f"event: {name}\n{fields}\n"
 
-    Some clients strip one blank after the colon, others do not: so one is added only to protect a blank of the text.
-    """
-    blank = " " if text.startswith(" ") else ""
-    return f"event: {name}\ndata:{blank}{text}\n\n"
+
+def _seam(text: str) -> int:
+    """Return where to split a text that may go on: between the last two characters in a row that are no blanks."""
+    begin = max(len(text) - _SEEN, 0)
+    return max((found.end() for found in _SEAMS.finditer(text, begin)), default=0)

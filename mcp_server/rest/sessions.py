@@ -19,7 +19,7 @@ from mcp_server.wire import compact, limit_ms
 from vmm.errors import GuestError, InvalidInput, ProcessMissing
 
 from .body import WireModel, parse_body
-from .commands import INVALID, captured_text, check_line, foreground_s
+from .commands import INVALID, check_line, foreground_s
 from .endpoint import Endpoint
 from .streaming import Streamed, while_connected
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from auth.principal import Principal
     from vmm.fleet import Fleet
-    from vmm.guest.values import SessionState
+    from vmm.guest.values import Captured, SessionState
 
     from .streaming import Answer
 
@@ -192,7 +192,7 @@ class SessionRoutes:
         }
         return {
             "sessionId": session_id,
-            "output": captured_text(outcome.output),
+            "output": _text(outcome.output),
             "exitCode": outcome.state.exit_code,
             **{name: value for name, value in optional.items() if value},
         }
@@ -222,6 +222,13 @@ def why_ended(state: SessionState, timeout_s: float) -> str:
     if state.timed_out:
         return f"interrupted: it took longer than {timeout_s:g} s"
     return "the session has ended, because its shell has" if state.ended else ""
+
+
+def _text(output: Captured) -> str:
+    if not output.dropped:
+        return output.data().decode("utf-8", "replace")
+    gap = f"\n[{output.dropped} bytes left out]\n"
+    return output.head.decode("utf-8", "replace") + gap + output.tail.decode("utf-8", "replace")
 
 
 def _event(kind: str, **fields: object) -> bytes:

@@ -17,9 +17,9 @@ from vmm.errors import GuestError, GuestFileMissing
 from vmm.guest.values import KIB, Command
 
 from .body import parse_body, parse_query
-from .commands import outcome_object
 from .endpoint import Endpoint, Handler
 from .envelope import success
+from .outcome import outcome_object
 from .paths import parent
 from .shell_requests import Content, CreateRequest, HomePath, OnePath, Part, Pattern, Permissions, TwoPaths
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mcp_server.exit_reason import why_killed
-from mcp_server.rest.commands import outcome_object
+from mcp_server.rest.outcome import outcome_object
 from mcp_server.tools.report import outcome_text
 from vmm.guest.values import Captured, Outcome
 

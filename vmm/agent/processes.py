@@ -16,6 +16,7 @@ from .process import Process, Streams
 from .programs import command_program
 from .refusals import GUEST, NO_PROCESS, RefusalError, invalid
 from .spawn import Spawner
+from .spool import Spools
 from .trees import Trees
 from .users import Users
 
@@ -31,12 +32,21 @@ _MAX_SIGNAL = 64
 class Processes:
     """All processes that this agent started; the output of the latest finished ones stays readable."""
 
-    def __init__(self, trees: Trees, users: Users, spawner: Spawner, null: int, memory_kills: MemoryKills) -> None:
+    def __init__(
+        self,
+        trees: Trees,
+        users: Users,
+        spawner: Spawner,
+        null: int,
+        memory_kills: MemoryKills,
+        spools: Spools | None = None,
+    ) -> None:
         self._trees = trees
         self._users = users
         self._spawner = spawner
         self._null = null
         self._memory_kills = memory_kills
+        self._spools = spools
         self._lock = _thread.allocate_lock()
         self._table: dict[int, Process] = {}
 
@@ -191,8 +201,8 @@ class Processes:
             label=program.label,
             tree=tree,
             streams=streams,
-            stdout=OutputLog(tail=tail),
-            stderr=OutputLog(tail=tail),
+            stdout=OutputLog(tail=tail, spools=self._spools),
+            stderr=OutputLog(tail=tail, spools=self._spools),
             timeout=timeout,
             memory_kills=self._memory_kills,
         )

@@ -30,6 +30,7 @@ from .procfs import read
 from .service import Service
 from .sessions import Sessions
 from .spawn import Spawner
+from .spool import Spools
 from .terminals import Terminals
 from .trees import Trees
 from .users import Users
@@ -49,10 +50,23 @@ class _Options:
     port_file: str = ""
     secret_file: str = ""
     secret_env: str = ""
+    outputs: str = ""
     users_file: str = "/etc/passwd"
     groups: tuple[str, ...] = _GROUPS
     privileged: bool = True
     isolated: bool = False
+
+
+_TEXTS = {
+    "--root": "root",
+    "--listen": "listen",
+    "--port-file": "port_file",
+    "--secret-file": "secret_file",
+    "--secret-hex-env": "secret_env",
+    "--outputs": "outputs",
+    "--users-file": "users_file",
+}
+"""The options that are texts, and their attributes."""
 
 
 def main(arguments: list[str]) -> None:
@@ -64,6 +78,7 @@ def main(arguments: list[str]) -> None:
         --port-file FILE: The file to write the port to once it is open.
         --secret-file FILE: The file with the secret in hex digits; rewritten with each new identity.
         --secret-hex-env NAME: The environment variable with the secret in hex digits, in place of the file.
+        --outputs DIR: A directory on the disk for output that does not fit into memory; without it, that is dropped.
         --users-file FILE: The file with the users and their homes (default /etc/passwd).
         --cgroup DIR: The cgroup2 to create groups in, or `none`; by default the usual places are tried.
         --isolate: Run the sandbox in its own namespaces, and reserve processor time and memory for the agent.
@@ -84,7 +99,8 @@ def main(arguments: list[str]) -> None:
     trees = Trees(proc, group)
     spawner = Spawner(trees, proc, _protect(proc), namespaces)
     users = Users(os.fsencode(options.users_file))
-    processes = Processes(trees, users, spawner, null, memory_kills)
+    spools = Spools(os.open(options.outputs, os.O_RDONLY | os.O_DIRECTORY)) if options.outputs else None
+    processes = Processes(trees, users, spawner, null, memory_kills, spools)
     terminals = Terminals(trees, users, spawner, memory_kills)
     sessions = Sessions(trees, users, spawner, null, memory_kills)
     uplink = None if namespaces is None else namespaces.uplink
@@ -181,20 +197,10 @@ def _parse(arguments: list[str]) -> _Options:
         if not rest:
             sys.exit(f"agent: {name} is unknown or lacks its value")
         value = rest.pop(0)
-        if name == "--root":
-            options.root = value
-        elif name == "--listen":
-            options.listen = value
-        elif name == "--port-file":
-            options.port_file = value
-        elif name == "--secret-file":
-            options.secret_file = value
-        elif name == "--secret-hex-env":
-            options.secret_env = value
-        elif name == "--users-file":
-            options.users_file = value
-        elif name == "--cgroup":
+        if name == "--cgroup":
             options.groups = () if value == "none" else (value,)
+        elif name in _TEXTS:
+            setattr(options, _TEXTS[name], value)
         else:
             sys.exit(f"agent: {name} is unknown")
     return options

@@ -26,9 +26,10 @@ _DEADLINE_S = 300
 _PREFIX = re.compile(r"^(lib)?python3\.\d+|^(libc6|zlib1g|libexpat1|libffi\d|libssl\d|liblzma5|libbz2-1\.0|libcrypt1)")
 _NFTABLES = re.compile(r"^(nftables$|libnft|libmnl|libedit|libtinfo|libbsd|libmd0|libgmp|libjansson|libxtables)")
 _DIRECTORIES = ("base", "dev", "disk", "etc", "opt/casemate", "proc", "run", "sandbox", "sys", "tmp", "var")
-_INITTAB = """\
-::respawn:/usr/bin/python3 -I -S -B -u /opt/casemate/agent --isolate --root /sandbox --secret-file /run/casemate/secret
-"""
+_INITTAB = (
+    "::respawn:/usr/bin/python3 -I -S -B -u /opt/casemate/agent"
+    " --isolate --root /sandbox --outputs /disk --secret-file /run/casemate/secret\n"
+)
 _FILES = {
     "etc/inittab": _INITTAB,
     "etc/passwd": "root:x:0:0:root:/:/bin/sh\n",

@@ -118,15 +118,15 @@ def place(tmp_path: Path) -> Path:
 async def events(lines: AsyncIterator[str]) -> list[tuple[str, str]]:
     """Server-sent events as pairs of name and data, each ended by a blank line."""
     found: list[tuple[str, str]] = []
-    name, data = "", ""
+    name, data = "", list[str]()
     async for line in lines:
         if line.startswith("event:"):
             name = line.removeprefix("event:").strip()
         elif line.startswith("data:"):
-            data = line.removeprefix("data:")
+            data.append(line.removeprefix("data:"))
         elif not line and name:
-            found.append((name, data))
-            name = ""
+            found.append((name, "\n".join(data)))
+            name, data = "", []
     assert not name, "the last event lacks its blank line"
     return found
 

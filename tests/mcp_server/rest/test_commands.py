@@ -17,6 +17,7 @@ from mcp_server.rest.commands import foreground_s
 from tests.mcp_server.rest.conftest import BASE, Rest, data_of, events
 from tests.vmm.guest.agents import living
 from tests.waiting import PATIENCE_S
+from vmm.errors import ProcessMissing
 
 pytestmark = pytest.mark.anyio
 
@@ -99,10 +100,10 @@ async def test_a_command_reads_the_input_that_comes_with_it(http: httpx.AsyncCli
     fields = {"command": "sha256sum", "stdin": stdin}
     wanted = f"{hashlib.sha256(stdin.encode()).hexdigest()}  -\n"
     assert data_of(await http.post(f"{BASE}/exec", json=fields))["stdout"] == wanted
-    assert [text for name, text in await stream(http, **fields) if name == "stdout"] == [wanted.strip()]
+    assert [text for name, text in await stream(http, **fields) if name == "stdout"] == [wanted]
     pid = (await flat(await http.post(f"{BASE}/commands/run", json=fields)))["pid"]
     found = await stream(http, "commands/attach", pid=pid)
-    assert [text for name, text in found if name == "stdout"] == [wanted.strip()]
+    assert [text for name, text in found if name == "stdout"] == [wanted]
 
 
 async def test_a_program_with_arguments_reads_its_input_too(http: httpx.AsyncClient) -> None:
@@ -140,15 +141,57 @@ async def test_waiting_for_a_command_beyond_its_time_says_why_it_ended(http: htt
     assert waited == {"success": True, "exitCode": 137, "error": "killed: it took longer than its timeout"}
 
 
-async def test_more_output_than_is_kept_says_what_is_missing(http: httpx.AsyncClient) -> None:
-    data = data_of(
-        await http.post(f"{BASE}/exec", json={"command": "head -c 3000000 /dev/zero | tr '\\0' x; echo end"})
-    )
+LONG = r"head -c 3000000 /dev/zero | tr '\0' x; echo end"
+WHOLE = "x" * 3_000_000 + "end\n"
+
+
+async def test_an_output_of_megabytes_is_answered_whole(http: httpx.AsyncClient) -> None:
+    command = f"{LONG}; head -c 2000000 /dev/zero | tr '\\0' '\\\\\\351' >&2; exit 3"
+    answer = await http.post(f"{BASE}/exec", json={"command": command})
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.json().keys() == {"status", "message", "data"}
+    data = data_of(answer)
+    assert data == {"stdout": WHOLE, "stderr": "\\" * 2_000_000, "exitCode": 3}
+
+
+async def test_an_output_that_is_cut_off_in_a_character_stays_readable(http: httpx.AsyncClient) -> None:
+    command = 'python3 -c \'import sys; sys.stdout.buffer.write(b"\\xe2\\x82\\xac" * 1000000 + b"\\xe2\\x82")\''
+    data = data_of(await http.post(f"{BASE}/exec", json={"command": command}))
+    assert data["stdout"] == "€" * 1_000_000 + "\N{REPLACEMENT CHARACTER}"
+
+
+async def test_what_the_sandbox_cannot_keep_is_told_on_stderr(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcp_server.rest.long_output.MOST", 1_000_000)
+    data = data_of(await http.post(f"{BASE}/exec", json={"command": f"{LONG}; echo oops >&2"}))
+    lost = int(data["stderr"].removeprefix("oops\n[").partition(" bytes of stdout left out]\n")[0])
+    assert 0 < lost < 1_000_000
     assert data["truncated"] is True
-    head, _, tail = data["stdout"].partition("\n[")
-    number, _, rest = tail.partition(" bytes left out]\n")
-    assert len(head) + int(number) + len(rest) == 3_000_004
-    assert rest.endswith("xend\n")
+    assert data["stdout"] == WHOLE[lost:]
+
+
+async def test_an_output_that_is_gone_is_told_on_stderr(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def gone(*_arguments: object, **_offsets: object) -> None:
+        raise ProcessMissing("there is no process 7")
+
+    monkeypatch.setattr("vmm.calls.guest.GuestCalls.read_output", gone)
+    data = data_of(await http.post(f"{BASE}/exec", json={"command": LONG, "timeout": 60}))
+    head, tail = 256 * 1024, 1024 * 1024
+    assert data["stdout"] == WHOLE[:head] + WHOLE[-tail:]
+    assert data["stderr"] == f"[{len(WHOLE) - head - tail} bytes of stdout left out]\n"
+    assert data["truncated"] is True
+
+
+async def test_who_comes_late_or_reads_slowly_gets_all_of_it(http: httpx.AsyncClient) -> None:
+    pid = (await flat(await http.post(f"{BASE}/commands/run", json={"command": LONG})))["pid"]
+    await flat(await http.post(f"{BASE}/commands/wait", json={"pid": pid}))
+    for follow in (True, False):
+        found = await stream(http, "commands/attach", pid=pid, follow=follow)
+        assert "".join(text for name, text in found if name == "stdout") == WHOLE
+        assert found[-1] == ("exit", '{"exitCode": 0}')
 
 
 async def test_a_client_that_goes_away_ends_its_command(rest: Rest) -> None:
@@ -163,8 +206,8 @@ async def test_a_client_that_goes_away_ends_its_command(rest: Rest) -> None:
 async def test_events_bring_every_line_in_its_stream_and_the_exit_code_last(http: httpx.AsyncClient) -> None:
     command = r"printf 'one\n  two\rthree\r\n\nf\xc3\xbcnf'; echo oops >&2; exit 4"
     found = await stream(http, command=command, env=None, cwd=None, timeout=30)
-    assert [text for name, text in found if name == "stdout"] == ["one", "   two", "three", "", "fünf"]
-    assert [text for name, text in found if name == "stderr"] == ["oops"]
+    assert [text for name, text in found if name == "stdout"] == ["one\n", "  two\n", "three\n", "\n", "fünf"]
+    assert [text for name, text in found if name == "stderr"] == ["oops\n"]
     assert found[-1][0] == "exit"
     assert json.loads(found[-1][1]) == {"exitCode": 4}
 
@@ -177,7 +220,7 @@ async def test_a_line_that_waits_in_its_middle_is_sent_as_it_stands(http: httpx.
             if line.startswith("data:"):
                 found.append(line)
                 (place / "go").touch()
-    assert found[:2] == ["data:sure? ", "data:yes"]
+    assert found[:3] == ["data:sure", "data:? yes", "data:"]
 
 
 async def test_events_arrive_while_the_command_runs(http: httpx.AsyncClient, place: Path) -> None:
@@ -194,7 +237,7 @@ async def test_events_arrive_while_the_command_runs(http: httpx.AsyncClient, pla
 
 async def test_a_stream_of_a_command_beyond_its_time_ends_with_the_reason(http: httpx.AsyncClient) -> None:
     found = await stream(http, command="sleep 87.003", timeout=0.5)
-    assert found[0] == ("stderr", "[killed: it took longer than 0.5 s]")
+    assert found[0] == ("stderr", "[killed: it took longer than 0.5 s]\n")
     assert json.loads(found[-1][1]) == {"exitCode": 137, "error": "killed: it took longer than 0.5 s"}
 
 
@@ -224,9 +267,9 @@ async def test_a_background_command_is_started_listed_waited_for_and_followed(ht
     (process,) = (await flat(await http.get(f"{BASE}/commands/list")))["processes"]
     assert process["startTime"].endswith("Z")
     assert (process["pid"], process["running"], process["exitCode"]) == (pid, False, 5)
-    assert await stream(http, "commands/attach", pid=pid) == [("stdout", "hello"), ("exit", '{"exitCode": 5}')]
+    assert await stream(http, "commands/attach", pid=pid) == [("stdout", "hello\n"), ("exit", '{"exitCode": 5}')]
     assert await stream(http, "commands/attach", pid=pid, follow=False) == [
-        ("stdout", "hello"),
+        ("stdout", "hello\n"),
         ("exit", '{"exitCode": 5}'),
     ]
 
@@ -237,7 +280,7 @@ async def test_a_background_command_outlives_its_watchers_until_it_is_killed(htt
         async for line in answer.aiter_lines():
             if line == "data:on":
                 break
-    assert await stream(http, "commands/attach", pid=pid, follow=False) == [("stdout", "on")]
+    assert await stream(http, "commands/attach", pid=pid, follow=False) == [("stdout", "on\n")]
     (process,) = (await flat(await http.get(f"{BASE}/commands/list")))["processes"]
     assert process["running"] is True
     assert "exitCode" not in process
@@ -276,7 +319,7 @@ async def test_a_stream_tells_first_whom_to_feed_if_that_is_wished(http: httpx.A
         pid = json.loads((await anext(lines)).removeprefix("data:"))["pid"]
         await flat(await http.post(f"{BASE}/commands/stdin", params={"pid": pid}, content=b"word\n"))
         assert await anext(lines) == ""
-        assert await events(lines) == [("stdout", "got word"), ("exit", '{"exitCode": 0}')]
+        assert await events(lines) == [("stdout", "got word\n"), ("exit", '{"exitCode": 0}')]
     refused = await http.post(f"{BASE}/exec", json=fields)
     assert (refused.status_code, "openStdin" in refused.json()["error"]) == (400, True)
 

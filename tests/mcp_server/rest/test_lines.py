@@ -1,7 +1,9 @@
-"""Output cut into lines, whatever the pieces."""
+"""Output cut into events, whatever the pieces, and put together again by the clients' parsers."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from itertools import pairwise
 
 import httpx
@@ -12,47 +14,125 @@ from hypothesis import strategies as st
 from mcp_server.rest.lines import Lines, event
 
 BREAKS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
-texts = st.text(st.sampled_from(f"ab ü€😀:{BREAKS}"), max_size=40)
+texts = st.text(st.sampled_from(f"ab ü€😀:\u00a0\ufeff\x1f{BREAKS}"), max_size=40)
+places = st.lists(st.tuples(st.integers(0, 160), st.booleans()))
+words = st.lists(st.sampled_from(["data:", "event: x", "ünï", "a", "€"]), min_size=1).map(" ".join)
 
 
-def cut(pieces: list[bytes]) -> list[str]:
+def cut(pieces: list[bytes], pauses: list[bool] | None = None) -> list[str]:
     lines = Lines()
-    found = [line for piece in pieces for line in lines.feed(piece)]
+    found: list[str] = []
+    for number, piece in enumerate(pieces):
+        found += lines.feed(piece)
+        if pauses and pauses[number]:
+            found += lines.pause()
     return found + lines.end()
 
 
-@given(texts, st.lists(st.integers(0, 60)))
-def test_lines_do_not_depend_on_the_pieces(text: str, places: list[int]) -> None:
+def pieces_of(text: str, places: list[tuple[int, bool]]) -> tuple[list[bytes], list[bool]]:
+    """A text in pieces that end anywhere, and after which of them there is a pause."""
     data = text.encode()
-    ends = [0, *sorted(min(place, len(data)) for place in places), len(data)]
-    assert cut([data[start:end] for start, end in pairwise(ends)]) == text.splitlines()
+    inner = sorted((min(place, len(data)), pause) for place, pause in places)
+    ends = [0, *(place for place, _ in inner), len(data)]
+    return [data[start:end] for start, end in pairwise(ends)], [*(pause for _, pause in inner), False]
 
 
-@given(texts)
-def test_clients_find_every_line_in_its_event(text: str) -> None:
-    """Both of VoidRun's: one splits like httpx and takes a blank away, the other at blank lines."""
-    lines = text.splitlines()
-    wire = "".join(event("stdout", line) for line in lines)
-    data = [line.removeprefix("data:").removeprefix(" ") for line in wire.splitlines() if line.startswith("data:")]
-    assert data == lines
-    assert len(wire.split("\n\n")) == len(lines) + 1
+def python_client(wire: str) -> list[str]:
+    """The events' texts as VoidRun's client for Python reads them, in our words."""
+    found: list[str] = []
+    fields: list[str] = []
+    for line in httpx.Response(200, text=wire).iter_lines():
+        if line.startswith("data:"):
+            fields.append(line[5:].strip())
+        elif not line and fields:
+            found.append("\n".join(fields))
+            fields = []
+    return found
 
 
-def test_a_line_without_end_comes_in_parts() -> None:
+def typescript_client(wire: str) -> list[str]:
+    """The same for its client for TypeScript, which drops empty texts."""
+    blocks = wire.split("\n\n")[:-1]
+    read = [
+        "\n".join(_trim_end(line[5:]) for line in block.split("\n") if line.startswith("data:")) for block in blocks
+    ]
+    return [text for text in read if text]
+
+
+def _trim_end(text: str) -> str:
+    return re.sub(r"[\s\ufeff]+\Z", "", text)
+
+
+CLIENTS = pytest.mark.parametrize("client", [python_client, typescript_client])
+Client = Callable[[str], list[str]]
+
+
+def seen(client: Client, events: list[str]) -> str:
+    return "".join(client("".join(event("stdout", text) for text in events)))
+
+
+@given(texts, places)
+def test_the_output_does_not_depend_on_the_pieces(text: str, places: list[tuple[int, bool]]) -> None:
+    pieces, pauses = pieces_of(text, places)
+    ended = text == "" or text.splitlines(keepends=True)[-1] != text.splitlines()[-1]
+    whole = "\n".join(text.splitlines()) + ("\n" if text and ended else "")
+    assert cut(pieces) == whole.splitlines(keepends=True)
+    assert "".join(cut(pieces, pauses)) == whole
+
+
+@CLIENTS
+@given(texts, places)
+def test_both_clients_see_all_but_blanks_at_the_ends_of_lines(
+    client: Client, text: str, places: list[tuple[int, bool]]
+) -> None:
+    assert _plain(seen(client, cut(*pieces_of(text, places)))) == _plain("\n".join(text.splitlines()))
+
+
+@CLIENTS
+@given(st.lists(words), st.booleans(), places)
+def test_both_clients_see_lines_without_such_blanks_exactly(
+    client: Client, lines: list[str], ended: bool, places: list[tuple[int, bool]]
+) -> None:
+    text = "\n".join(lines) + ("\n" if lines and ended else "")
+    assert seen(client, cut(*pieces_of(text, places))) == text
+
+
+@CLIENTS
+def test_a_line_of_any_length_arrives_whole(client: Client) -> None:
+    line = "one two " * 50_000 + "end"
     lines = Lines()
-    found = lines.feed(b"x" * 70_000)
-    assert found == ["x" * 70_000]
+    found = lines.feed(line.encode())
+    assert len(found) == 1
+    assert seen(client, [*found, *lines.end()]) == line
+
+
+def test_a_line_without_a_place_to_split_it_is_split_anywhere_in_the_end() -> None:
+    lines = Lines()
+    assert lines.feed(b" " * 1_000_000) == []
+    assert lines.feed(b" " * 100_000) == [" " * 1_100_000]
     assert lines.end() == []
 
 
-def test_a_flushed_line_goes_on_in_the_next_one() -> None:
+def test_a_part_of_a_line_is_shown_at_a_pause_but_for_its_end() -> None:
     lines = Lines()
     assert lines.feed(b"sure? ") == []
     assert lines.pending
-    assert lines.flush() == ["sure? "]
+    assert lines.pause() == ["sure"]
     assert not lines.pending
-    assert lines.feed(b"yes\r") == ["yes"]
-    assert lines.feed(b"\nnext\n") == ["next"]
+    assert lines.pause() == []
+    assert lines.feed(b"yes\r") == ["? yes\n"]
+    assert lines.feed(b"\nnext\n") == ["next\n"]
+
+
+def test_empty_lines_are_events_for_all_clients() -> None:
+    assert event("stdout", "\n") == "event: stdout\ndata:\ndata:\n\n"
+    assert python_client(event("stdout", "\n")) == typescript_client(event("stdout", "\n")) == ["\n"]
+
+
+def _plain(text: str) -> str:
+    """Without blanks at the ends of lines, of which the last one may be unfinished."""
+    lines = [re.sub(r"^[\s\ufeff\x1c-\x1f]+|[\s\ufeff\x1c-\x1f]+$", "", line) for line in text.split("\n")]
+    return "\n".join(lines).rstrip("\n")
 
 
 @pytest.mark.parametrize("data", [b"\xff", b"\xc3", b"a\xe2\x82"])

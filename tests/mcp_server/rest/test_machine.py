@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -42,7 +43,7 @@ async def test_a_sandbox_lives_from_its_creation_to_its_end(machines: Rest) -> N
         assert ran == {"stdout": "hello from box\n", "stderr": "", "exitCode": 0}
         async with http.stream("POST", f"{base}/exec-stream", json={"command": "seq 3; exit 2"}) as answer:
             found = await events(answer.aiter_lines())
-        assert found == [("stdout", "1"), ("stdout", "2"), ("stdout", "3"), ("exit", '{"exitCode": 2}')]
+        assert found == [("stdout", "1\n"), ("stdout", "2\n"), ("stdout", "3\n"), ("exit", '{"exitCode": 2}')]
 
         session = (await http.post(f"{base}/session-exec", json={"action": "create"}, timeout=PATIENCE_S)).json()
         given = {"sessionId": session["sessionId"]}
@@ -194,3 +195,25 @@ async def test_a_killed_sandbox_is_told_with_what_is_lost(machines: Rest, data: 
                 rest = [line async for line in lines]
         assert "event: exit" in rest
         assert any('"exitCode": -1' in line for line in rest)
+
+
+async def test_an_output_of_many_megabytes_is_whole_and_survives_a_sleep(machines: Rest) -> None:
+    async with machines.http("alice") as http:
+        http.timeout = PATIENCE_S
+        made = (await http.post("/api/sandboxes", json={"name": "loud", **SMALL})).json()["data"]
+        base = f"/api/sandboxes/{made['id']}"
+        command = "head -c 15000000 /dev/urandom | base64 | tee /dev/stderr | sha256sum >/root/sum"
+        pid = (await http.post(f"{base}/commands/run", json={"command": command})).json()["pid"]
+        assert (await http.post(f"{base}/commands/wait", json={"pid": pid})).json()["exitCode"] == 0
+        assert (await http.post(f"{base}/sleep")).status_code == 200
+        async with http.stream("POST", f"{base}/commands/attach", json={"pid": pid}) as answer:
+            found = await events(answer.aiter_lines())
+        data = data_of(
+            await http.post(f"{base}/exec", json={"command": "cat /root/sum; base64 </dev/zero | head -c 5000000"})
+        )
+        said, _, rest = data["stdout"].partition("\n")
+        assert hashlib.sha256("".join(text for name, text in found if name == "stderr").encode()).hexdigest() in said
+        assert (len(rest), data.get("truncated")) == (5_000_000, None)
+        hidden = data_of(await http.post(f"{base}/exec", json={"command": "du -sm / 2>/dev/null; ls -A /disk"}))
+        assert "No such file" in hidden["stderr"]
+        assert (await http.delete(base)).status_code == 200

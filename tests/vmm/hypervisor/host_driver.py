@@ -146,6 +146,7 @@ class HostDriver:
 
     def _spawn(self, directory: Path, secret: Path) -> ProcessRef:
         options = ["--listen", "127.0.0.1:0", "--port-file", directory / _PORT, "--secret-file", secret]
+        options += ["--outputs", directory]
         with (directory / LOG).open("ab") as log:
             program = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-B", "-u", _PROGRAM, (directory / _NONCE).read_text(), *options,
