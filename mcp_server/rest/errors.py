@@ -84,7 +84,7 @@ def refusal_of(error: BaseException) -> Refusal | None:
             refusal = _refusal(BY_CODE.get(error.code, 500), error.message, error.hint, retryable=error.retryable)
         case AuthError():
             status = next(BY_TYPE[kind] for kind in type(error).__mro__ if kind in BY_TYPE)
-            refusal = Refusal(status=status, error=str(error))
+            refusal = Refusal(status=status, error=str(error), details=error.details)
         case StoreError():
             _log.error("store failed", reason=error.message)
             status = 503 if error.retryable else 507 if isinstance(error, StoreFull) else 500

@@ -280,12 +280,16 @@ async def test_a_session_that_was_ended_is_gone(edge: Edge) -> None:
 @pytest.mark.parametrize(
     ("tool", "arguments", "reason"),
     [
-        ("get_sandbox", {"id": "nowhere"}, "There is no sandbox 'nowhere'. List the sandboxes, or create one."),
+        (
+            "get_sandbox",
+            {"id": "nowhere"},
+            "Sandbox not found. There is no sandbox 'nowhere': list the sandboxes, or create one.",
+        ),
         ("get_sandbox", {}, "Arguments refused: id is missing"),
         ("create_sandbox", {"name": "a", "cpu": "many"}, "cpu='many': Input should be a valid integer"),
         ("create_sandbox", {"name": "a", "envVars": "no"}, "envVars='no': Input should be a valid dictionary"),
-        ("create_sandbox", {"name": "a", "publishPorts": [80]}, "is not supported yet"),
-        ("list_sandboxes", {"labels": "team"}, "labels: 'team' is not a label"),
+        ("create_sandbox", {"name": "a", "publishPorts": [0]}, "publishPorts must be from 1 to 65535, got 0"),
+        ("list_sandboxes", {"labels": "team"}, 'invalid label selector segment "team"'),
         ("update_sandbox", {"id": "a"}, "Nothing to change"),
         ("execute_command", {"id": "a", "command": "  "}, "command is empty"),
         (
