@@ -47,6 +47,10 @@ class OrganisationFull(Conflict):
     """An organisation has as many members as it may have."""
 
 
+class TooManyTickets(AuthError):
+    """A caller has as many unused tickets as one may have."""
+
+
 class KeyMissing(Missing):
     """The organisation has no such key; a key of another organisation gets the same answer."""
 

@@ -13,7 +13,9 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_sandboxes_are_listed_as_a_table_and_as_json(cli: Cli) -> None:
-    assert re.search(rf"^{SANDBOX}  box +running +code:latest +1 +1024 ", (await cli("sandbox", "list")).text, re.MULTILINE)
+    assert re.search(
+        rf"^{SANDBOX}  box +running +code:latest +1 +1024 ", (await cli("sandbox", "list")).text, re.MULTILINE
+    )
     (box,) = (await cli("sandbox", "list", "--json")).json
     assert (box["id"], box["name"], box["cpu"]) == (SANDBOX, "box", 1)
 
