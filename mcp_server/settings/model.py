@@ -264,7 +264,9 @@ class Settings(BaseModel):
 
     @property
     def origins(self) -> list[str]:
-        """Accepted Origin headers: those of the server's own host names, and the configured ones."""
+        """Accepted Origin headers, in the notation of the SDK: those of its own host names, and the configured ones."""
+        if self.allowed_origins == checks.ANY_ORIGIN:
+            return ["http:*", "https:*", "null"]
         own = [f"{scheme}://{host}" for host in self.hosts for scheme in ("http", "https")]
         return [*own, *self.allowed_origins]
 
