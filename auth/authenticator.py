@@ -137,7 +137,15 @@ class Authenticator:
         principal = None if self._static is None else self._static.check(credential.text)
         if principal is not None:
             return Verified(principal=principal, revocable=False)
-        if self._tokens is not None and credential.bearer.count(".") == 2:
+        if credential.bearer.count(".") == 2:
+            if self._tokens is None:
+                raise Refused(
+                    status=401,
+                    reason="no tokens",
+                    error="invalid bearer token",
+                    details="This server accepts API keys alone; its operator can set CASEMATE_JWT_SECRET or "
+                    "CASEMATE_JWT_JWKS_URL",
+                )
             return await self._by_token(self._tokens, credential)
         return await self._by_key(credential.text)
 

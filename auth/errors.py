@@ -8,7 +8,15 @@ from __future__ import annotations
 
 
 class AuthError(Exception):
-    """A refused request about accounts or keys; the message names the field and the way out."""
+    """A refused request about accounts or keys; the message names the field and the way out.
+
+    Attributes:
+        details: What the message leaves out because clients compare it; usually empty.
+    """
+
+    def __init__(self, message: str, *, details: str = "") -> None:
+        super().__init__(message)
+        self.details = details
 
 
 class Missing(AuthError):
@@ -37,6 +45,10 @@ class LastOwner(Conflict):
 
 class OrganisationFull(Conflict):
     """An organisation has as many members as it may have."""
+
+
+class TooManyTickets(AuthError):
+    """A caller has as many unused tickets as one may have."""
 
 
 class KeyMissing(Missing):

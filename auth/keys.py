@@ -282,5 +282,5 @@ class KeyStore:
 
 def _own(document: Document | None, org_id: str, key_id: str) -> Document:
     if document is None or document["org_id"] != org_id:
-        raise KeyMissing(f"key {key_id!r:.80} does not exist in this organisation: list its keys")
+        raise KeyMissing("API key not found", details=f"This organisation has no key {key_id!r:.80}: list its keys")
     return document

@@ -84,7 +84,7 @@ class Registration:
         """Create a user, an organisation or a membership, and a key.
 
         Args:
-            name: The user's name.
+            name: The user's name; empty for the part of the address before the @.
             email: The user's e-mail address; unique on this server.
             invitation: The code of an invitation; empty without one.
             organisation: Name of a new organisation; empty for the default, `<FirstName>-Org`.
@@ -94,7 +94,8 @@ class Registration:
             InvalidAccount: A field is invalid.
             EmailTaken: Another user has the address, or is registering it now.
         """
-        name, email = clean_name("name", name), normalised(email)
+        email = normalised(email)
+        name = clean_name("name", name or email.partition("@")[0])
         organisation = clean_name("organisation name", organisation or _default_name(name))
         if self._policy is RegistrationPolicy.CLOSED:
             raise RegistrationRefused("registration is closed on this server: ask its operator")

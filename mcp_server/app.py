@@ -40,6 +40,7 @@ from .data_dir_lock import DataDirLock, lock_data_dir, lock_instances
 from .defaults import Defaults
 from .guest_network import open_guest_network
 from .identity import Identity
+from .image_names import image_named
 from .observability.metrics import Meters
 from .observability.tracing import Tracing
 from .ports.dial import dial_guest
@@ -143,7 +144,10 @@ class Services:
         """Image and size of a sandbox whose creator names none."""
         chosen = self.settings
         return Defaults(
-            image=chosen.default_image, cpu=chosen.default_cpu, mem=chosen.default_mem, idle_s=chosen.idle_seconds
+            image=image_named(chosen.default_image, self.fleet.images()),
+            cpu=chosen.default_cpu,
+            mem=chosen.default_mem,
+            idle_s=chosen.idle_seconds,
         )
 
     def _routes(self, ports: PublishedPorts) -> list[BaseRoute]:

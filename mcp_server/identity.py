@@ -24,11 +24,13 @@ from auth.limits import Limits
 from auth.refusal import Refused
 from auth.registration import Registration, RegistrationPolicy
 from auth.static_keys import StaticKeys
+from auth.tickets import Tickets
 from auth.watch import Watch
 
 from .rest.accounts import AccountRoutes
 from .rest.keys import KeyRoutes
 from .rest.operator import OperatorRoutes
+from .rest.tickets import TicketRoutes
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -54,7 +56,8 @@ class Identity:
         invitations: Invitations, for servers without open registration.
         registration: Creates users.
         local: The principal of the local key.
-        authenticator, limits, watch: Shared by every gate.
+        authenticator, limits, watch, tickets: Shared by every gate.
+        query_keys: Whether keys in URLs count for all requests.
         exchange: Shares rate limit counters between servers; None if this is the only server on its store.
     """
 
@@ -66,6 +69,8 @@ class Identity:
     authenticator: Authenticator
     limits: Limits
     watch: Watch
+    tickets: Tickets
+    query_keys: bool
     exchange: Exchange | None
 
     @classmethod
@@ -113,12 +118,22 @@ class Identity:
                 registrations_per_hour=settings.registrations_per_hour,
             ),
             watch=Watch(authenticator, changes=changes),
+            tickets=Tickets(),
+            query_keys=settings.query_keys,
             exchange=Exchange(await database.collection(COUNTS), counts) if shared else None,
         )
 
     def gate(self, app: ASGIApp, on_later: OnLater | None = None) -> ASGIApp:
         """Put a gate in front of an application."""
-        return Gate(app, self.authenticator, self.limits, self.watch, on_later=on_later)
+        return Gate(
+            app,
+            self.authenticator,
+            self.limits,
+            self.watch,
+            tickets=self.tickets,
+            query_keys=self.query_keys,
+            on_later=on_later,
+        )
 
     async def recognises(self, bearer: str, address: str) -> bool:
         """Return whether a bearer token is a credential of this server, or may be one that cannot be checked now.
@@ -144,6 +159,7 @@ class Identity:
             AccountRoutes(self.accounts, self.registration, self.limits),
             KeyRoutes(self.keys, self.accounts),
             OperatorRoutes(self.accounts, self.invitations),
+            TicketRoutes(self.tickets),
         )
         return [endpoint for module in routes for endpoint in module.endpoints()]
 

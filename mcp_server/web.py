@@ -26,6 +26,7 @@ from .http.cors import cors
 from .http.guards import BodyLimit, FrontGuard, JsonOnly, SecurityHeaders
 from .http.mcp_sessions import SessionCap
 from .http.message_ids import LONGEST_GROWTH, MessageIds
+from .http.nearest_route import NearestRoute
 from .http.problem import problem
 from .http.rate_limited import answer_later
 from .http.request_log import RequestLog
@@ -36,7 +37,7 @@ from .terminals.screens import Screens
 from .tools.server import TOOLSETS, CasemateServer, Toolset
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
     from starlette.requests import Request
     from starlette.responses import Response
@@ -159,7 +160,7 @@ def build_web(
                 most_upload=settings.max_upload_mib * _MIB,
             ),
         ],
-        exception_handlers={HTTPException: _refuse},
+        exception_handlers={HTTPException: _refuse(NearestRoute(_paths(served)))},
     )
     app.router.redirect_slashes = False
     return app
@@ -173,9 +174,25 @@ def gated(gate: Gatekeeper, routes: Sequence[BaseRoute]) -> list[BaseRoute]:
     return list(routes)
 
 
-async def _refuse(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    details = f"The MCP endpoint is {ENDPOINT}" if error.status_code == 404 else ""
-    answer = problem(error.status_code, error.detail, details)
-    answer.headers.update(error.headers or {})
-    return answer
+def _paths(routes: Sequence[BaseRoute]) -> list[str]:
+    return [route.path for route in routes if isinstance(route, Route) and not route.path.endswith("/")]
+
+
+def _refuse(nearest: NearestRoute) -> Callable[[Request, Exception], Awaitable[Response]]:
+    """Build the handler of refusals that no route made, which are those of unknown paths above all."""
+
+    async def refuse(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        details = ""
+        if error.status_code == 404:
+            route = nearest.to(request.url.path)
+            details = (
+                f"The nearest route is {route}"
+                if route
+                else f"The REST API is below /api, and the MCP endpoint is {ENDPOINT}"
+            )
+        answer = problem(error.status_code, error.detail, details)
+        answer.headers.update(error.headers or {})
+        return answer
+
+    return refuse

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from vmm.errors import InvalidInput
 from vmm.network.policy import Policy
+from vmm.sandboxes.published import published_ports
 from vmm.sandboxes.sandbox import State
 from vmm.sandboxes.spec import DEFAULT_NETWORK
+
+from .image_names import tagged
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +44,11 @@ def limit_ms(seconds: float) -> int:
 
 
 def sandbox_object(sandbox: Sandbox) -> dict[str, Any]:
-    """Convert a sandbox to its JSON form, without its environment; `network` only if it is not the operator's."""
+    """Convert a sandbox to its JSON form, without its environment; `network` only if it is not the operator's.
+
+    Published ports are there in both of VoidRun's forms, as numbers and as objects.
+    """
+    ports = published_ports(sandbox)
     optional = {
         "ttlSeconds": sandbox.ttl_s,
         # Time asleep does not count against the ttl: there is no end time then, only a remaining time.
@@ -53,12 +60,15 @@ def sandbox_object(sandbox: Sandbox) -> dict[str, Any]:
         "network": sandbox.network,
         "memory": sandbox.memory,
         "labels": dict(sandbox.labels),
+        "region": sandbox.region,
+        "publishPorts": [one.port for one in ports],
+        "ports": [{"protocol": one.protocol, "port": one.port} for one in ports],
         "reason": sandbox.reason,
     }
     return {
         "id": sandbox.id,
         "name": sandbox.name,
-        "image": sandbox.image,
+        "image": tagged(sandbox.image),
         "cpu": sandbox.cpu,
         "mem": sandbox.mem,
         "diskMB": sandbox.disk,
@@ -74,8 +84,9 @@ def sandbox_object(sandbox: Sandbox) -> dict[str, Any]:
 
 
 def sandbox_shown(sandbox: Sandbox) -> dict[str, Any]:
-    """Convert a sandbox for models, which unlike clients know the status `unresponsive`."""
+    """Convert a sandbox for models, which unlike clients know the status `unresponsive`, and need ports only once."""
     shown = sandbox_object(sandbox)
+    shown.pop("ports", None)
     if shown.pop("unresponsive", False):
         shown["status"] = State.UNRESPONSIVE.value
     return shown
@@ -130,7 +141,7 @@ def snapshot_object(snapshot: Snapshot) -> dict[str, Any]:
         "name": snapshot.name,
         "sandboxId": snapshot.sandbox,
         "sandboxName": snapshot.sandbox_name,
-        "image": snapshot.image,
+        "image": tagged(snapshot.image),
         "cpu": snapshot.cpu,
         "mem": snapshot.mem,
         "diskMB": snapshot.disk,
@@ -176,7 +187,10 @@ def parse_selector(selector: str) -> dict[str, str]:
     for part in filter(None, (piece.strip() for piece in selector.split(","))):
         key, separator, value = part.partition("=")
         if not separator or not key.strip():
-            raise InvalidInput(f"labels: {part[:_SHOWN]!r} is not a label", hint="Write key=value,key2=value2")
+            raise InvalidInput(
+                f'invalid label selector segment "{part[:_SHOWN]}": expected "key=value"',
+                hint="Write labels=key=value,key2=value2",
+            )
         labels[key.strip()] = value.strip()
     return labels
 

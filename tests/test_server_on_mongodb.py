@@ -41,7 +41,7 @@ async def place(tmp_path: Path, served: Path) -> AsyncGenerator[Place]:
 async def register(http: httpx.AsyncClient, name: str) -> dict[str, Any]:
     answer = await http.post("/api/register", json={"name": name, "email": f"{name}@example.org"})
     assert answer.status_code == 201, answer.text
-    return answer.json()
+    return answer.json()["data"]
 
 
 async def test_a_fresh_server_keeps_everything_in_the_database_and_nothing_in_a_file(
@@ -155,7 +155,7 @@ async def test_two_servers_share_accounts_keys_quotas_limits_and_the_audit(
         assert sorted(statuses) == [201] + [409] * 7
 
         bob = await register(here, "bob")
-        org, key = bob["organisation"]["id"], bob["apiKey"]["plainKey"]
+        org, key = bob["org"]["id"], bob["apiKey"]["plainKey"]
         await here.patch(f"/api/operator/quotas/{org}", json={"sandboxes": 0})
         async with http(second, key) as his:
             assert (await his.get("/api/orgs/quota")).json()["limits"]["sandboxes"] == 0

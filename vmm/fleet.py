@@ -27,7 +27,7 @@ from .calls.sessions import SessionCalls
 from .calls.snapshots import SnapshotCalls
 from .errors import CasemateError
 from .hypervisor.base import Hypervisor
-from .images.catalogue import Catalogue
+from .images.catalogue import Catalogue, ImageInfo
 from .lifecycle.access import GuestAccess
 from .lifecycle.activity import Activity
 from .lifecycle.admission import Admission
@@ -285,6 +285,10 @@ class Fleet(AsyncContextManagerMixin):
     def images(self) -> tuple[str, ...]:
         """Return the names of the images that a sandbox can be created from."""
         return self._catalogue.names()
+
+    async def image_list(self) -> tuple[ImageInfo, ...]:
+        """List the images that a sandbox can be created from, built or not, the default first."""
+        return await self._catalogue.list()
 
     async def prepare(self, image: str, *, cpu: int, mem: int, report: Report | None = None) -> None:
         """Make sure that sandboxes of this image and size start by cloning, and keep some machines of it ready.

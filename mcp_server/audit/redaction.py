@@ -24,7 +24,7 @@ _HIDDEN = "[hidden]"
 _SHORTEST = 8
 
 _SECRET_NAME = re.compile(
-    r"secret|token|passw|passphrase|pwd|api.?key|private.?key|credential|cookie|authorization|(^|[_.-])(key|auth)$|Key$",
+    r"secret|token|ticket|passw|passphrase|pwd|api.?key|private.?key|credential|cookie|authorization|(^|[_.-])(key|auth)$|Key$",
     re.IGNORECASE,
 )
 _CONTENT_NAMES = frozenset({"content", "contents", "data", "stdin"})
@@ -32,7 +32,7 @@ _ENVIRONMENT_NAMES = frozenset({"env", "envvars", "env_vars", "environment"})
 
 _PEM = r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY-----.*?(?:-----END [A-Z0-9 ]{0,40}-----|\Z)"
 _KNOWN = (
-    r"(?:c[mi]|vr)_[A-Za-z0-9_-]{8,}",
+    r"(?:c[mit]|vr)_[A-Za-z0-9_-]{8,}",
     r"sk-[A-Za-z0-9_-]{12,}",
     r"gh[pousr]_[A-Za-z0-9]{12,}",
     r"github_pat_[A-Za-z0-9_]{12,}",

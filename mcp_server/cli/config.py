@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from mcp_server.settings import PREFIX, Settings, SettingsRefused
-from mcp_server.settings.names import SECRETS, without_effect
+from mcp_server.settings.names import SECRETS, set_without_effect
 
 from .console import err, out, print_errors, show_table
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from mcp_server.settings import Reading
 
 app = typer.Typer(help="Settings.", no_args_is_help=True)
@@ -41,7 +39,7 @@ def show(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = 
         else:
             print_errors(*refused.reasons)
         raise typer.Exit(2) from None
-    ignored = _ignored_variables(os.environ)
+    ignored = set_without_effect(os.environ)
     if as_json:
         report = {
             "settings": [
@@ -56,7 +54,7 @@ def show(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = 
             ],
             "registrationPolicy": reading.settings.registration_policy,
             "withoutEffect": [
-                {"variable": variable, "system": system, "reason": reason} for variable, system, reason in ignored
+                {"variable": variable, "system": one.system, "reason": one.reason} for variable, one in ignored
             ],
             "warnings": list(reading.warnings),
         }
@@ -65,7 +63,7 @@ def show(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = 
     show_table([(_variable(name), _shown(name, reading), _origin(name, reading)) for name in Settings.model_fields])
     if ignored:
         out.print("\nSet, but without effect:\n", markup=False)
-        show_table([(f"{variable} ({system})", reason) for variable, system, reason in ignored])
+        show_table([(f"{variable} ({one.system})", one.reason) for variable, one in ignored])
     for warning in reading.warnings:
         err.print(f"casemate: {warning}", markup=False, style="yellow")
 
@@ -97,9 +95,3 @@ def _shown(name: str, reading: Reading) -> str:
         return str(value).lower()
     text = ",".join(value) if isinstance(value, list) else str(value)
     return text or (f"- ({reading.settings.registration_policy})" if name == "registration" else "-")
-
-
-def _ignored_variables(environ: Mapping[str, str]) -> list[tuple[str, str, str]]:
-    """Return name, system and reason of variables that are set for a replaced system but have no effect here."""
-    found = ((variable, without_effect(variable)) for variable in sorted(environ) if environ[variable])
-    return [(variable, ignored.system, ignored.reason) for variable, ignored in found if ignored is not None]

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import os
+
+import structlog
+
 from mcp_server.settings import Settings
+from mcp_server.settings.names import set_without_effect
 
 from ..data_dir_lock import DataDirInUse, holder_url
 from ..http.serve import listen
 from ..observability import logs
 from .console import prepare_directory, run_server
 
+_log = structlog.stdlib.get_logger("casemate.serve")
+
 
 def serve() -> None:
     """Serve sandboxes over MCP and REST; the first start builds the default image and creates a local key."""
     settings = Settings.load()
     logs.configure(settings.log_level, settings.log_format)
+    ignored = [variable for variable, _ in set_without_effect(os.environ)]
+    if ignored:
+        _log.warning("variables without effect", variables=ignored, why="casemate config show tells")
     if url := holder_url(settings.data):
         raise DataDirInUse(settings.data, url)
     listen(settings.host, settings.port).close()

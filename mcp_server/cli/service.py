@@ -12,6 +12,7 @@ import structlog
 
 from mcp_server import snippets
 from mcp_server.app import open_catalogue, open_services
+from mcp_server.image_names import image_named
 from vmm.errors import CasemateError
 from vmm.sandboxes.spec import SandboxSpec
 
@@ -50,7 +51,8 @@ class Service:
             await tasks.start(self._handle_signals, tasks)
             catalogue = open_catalogue(self._settings)
             with shown_progress() as progress:
-                await catalogue.ensure(self._settings.default_image, progress=progress)
+                image = image_named(self._settings.default_image, catalogue.names())
+                await catalogue.ensure(image, progress=progress)
             async with open_services(self._settings, patience_s=_PATIENCE_S) as services:
                 # Only now: before the lock is held, another server of another version may use the directory.
                 await _prune_images(catalogue)

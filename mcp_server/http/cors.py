@@ -44,7 +44,8 @@ def cors(origins: Sequence[str]) -> list[Middleware]:
     """Build the middleware for the allowed origins, or none.
 
     Args:
-        origins: Full origins such as https://box.example.org; the settings allow no wildcards.
+        origins: Full origins such as https://box.example.org, or `*` alone. No browser sends cookies along: the answers
+            do not allow credentials.
     """
     if not origins:
         return []

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes
 
 from auth.api_key import well_formed
+from auth.tickets import is_ticket
 
 from .cookies import own_cookie, own_cookies
 from .headers import host_of, host_of_origin, web_scheme
@@ -115,7 +116,7 @@ class Access:
 def take_token(scope: Scope) -> str:
     """Remove the token from a request's query, so that neither logs nor the guest see it, and return it.
 
-    A key that somebody put there is removed, too.
+    A key or a ticket of this server that somebody put there is removed, too.
     """
     query: bytes = scope.get("query_string", b"")
     kept: list[bytes] = []
@@ -124,7 +125,7 @@ def take_token(scope: Scope) -> str:
         name, value = (unquote_to_bytes(part).decode("latin-1").strip() for part in pair.partition(b"=")[::2])
         if name == PARAMETER:
             found = value
-        elif not well_formed(value):
+        elif not (well_formed(value) or is_ticket(value)):
             kept.append(pair)
     scope["query_string"] = b"&".join(kept)
     return found

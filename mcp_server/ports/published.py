@@ -16,7 +16,7 @@ from .visitors import Visitors
 from .visits import Visits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from starlette.types import ASGIApp
 
@@ -99,6 +99,17 @@ class PublishedPorts:
         token = self._tokens.sign("url", sandbox.id, published, expires_s=until_s)
         return {**self._shown(sandbox, published, f"?{PARAMETER}={token}"), "expiresAt": timestamp(until_s * 1000)}
 
+    async def publish_only(self, owner: str, ref: str, ports: Sequence[int]) -> Sandbox:
+        """Publish these ports and no others, and end the connections to those that are published no longer.
+
+        Raises:
+            InvalidInput: The list is too long, or has a port twice or that does not exist.
+        """
+        sandbox, ended = await self._fleet.ports.publish_only(owner, ref, ports)
+        for port in ended:
+            self._visits.end(sandbox.id, port)
+        return sandbox
+
     async def unpublish(self, owner: str, ref: str, port: int) -> None:
         """Publish a port no longer, and end the connections to it.
 
@@ -112,6 +123,20 @@ class PublishedPorts:
     def of(self, sandbox: Sandbox) -> list[dict[str, Any]]:
         """Return a sandbox's published ports; the URLs have no signatures."""
         return [self._shown(sandbox, published) for published in published_ports(sandbox)]
+
+    def openable(self, sandbox: Sandbox) -> list[dict[str, Any]]:
+        """Return each published port with a URL that opens it in a browser; that of a private one works for a day."""
+        until_s = self._clock() // 1000 + DAY_S
+        shown_ports: list[dict[str, Any]] = []
+        for published in published_ports(sandbox):
+            url = self.names.url(sandbox.id, published.port)
+            if published.is_public(self._clock()):
+                shown_ports.append({"port": published.port, "url": url})
+                continue
+            token = self._tokens.sign("url", sandbox.id, published, expires_s=until_s)
+            signed = f"{url}?{PARAMETER}={token}"
+            shown_ports.append({"port": published.port, "url": signed, "expiresAt": timestamp(until_s * 1000)})
+        return shown_ports
 
     def visitors(
         self, gate: Callable[[ASGIApp], ASGIApp], recognise: Recognise, *, sandboxed: bool = False

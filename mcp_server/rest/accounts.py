@@ -37,7 +37,7 @@ class RegistrationRequest(WireModel):
 
     redacted: ClassVar[frozenset[str]] = frozenset({"invitation"})
 
-    name: str
+    name: str = Field(default="", max_length=400)
     email: str
     invitation: str = ""
     organisation: str = Field(default="", max_length=400)
@@ -111,10 +111,12 @@ class AccountRoutes:
         )
         content = {
             "user": user_object(made.user),
-            "organisation": {"id": made.organisation.id, "name": made.organisation.name},
+            "org": {"id": made.organisation.id, "name": made.organisation.name},
             "apiKey": new_key_object(made.key),
         }
-        return JSONResponse(content, status_code=201, headers=headers)
+        answer = success("User registered", content, status=201)
+        answer.headers.update(headers)
+        return answer
 
     async def me(self, request: Request, who: Principal) -> Response:
         """Return the caller's account, its organisations, and what the credential allows."""

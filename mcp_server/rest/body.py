@@ -72,7 +72,7 @@ async def parse_body(request: Request, model: type[M], *, most: int = MAX_JSON) 
         given = parse_object(body)
     except InvalidInput as error:
         raise _worded(model.refusal, error) from error
-    return _checked(model, given, strict=True)
+    return checked(model, given)
 
 
 def parse_query(request: HTTPConnection, model: type[M]) -> M:
@@ -90,7 +90,7 @@ def parse_query(request: HTTPConnection, model: type[M]) -> M:
             "The query string is invalid",
             hint=f"Write at most {_MAX_PARAMETERS} parameters as name=value, percent-encoded UTF-8",
         ) from None
-    return _checked(model, dict(pairs), strict=False)
+    return checked(model, dict(pairs), strict=False)
 
 
 async def read_body(request: Request, *, most: int = MAX_JSON) -> bytes:
@@ -128,7 +128,12 @@ def parse_object(body: bytes) -> dict[str, Any]:
     return cast("dict[str, Any]", value)
 
 
-def _checked(model: type[M], given: Mapping[str, Any], *, strict: bool) -> M:
+def checked(model: type[M], given: Mapping[str, Any], *, strict: bool = True) -> M:
+    """Validate values by a model; in strict mode `"1"` is not a number.
+
+    Raises:
+        InvalidInput: A field is invalid; the message names field, value and rule.
+    """
     try:
         return model.model_validate(given, strict=strict)
     except ValidationError as error:

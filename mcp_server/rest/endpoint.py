@@ -26,7 +26,7 @@ from ..http.problem import problem
 from .errors import refusal_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from starlette.types import Message, Receive, Send
     from starlette.types import Scope as Connection
@@ -63,12 +63,19 @@ class Endpoint:
     failure: str = ""
 
 
-def routes(endpoints: Iterable[Endpoint]) -> list[Route]:
-    """Build one route per path, which answers methods without an endpoint with 405 and an Allow header."""
+def routes(endpoints: Iterable[Endpoint], *, sockets: Collection[str] = ()) -> list[Route]:
+    """Build one route per path, which answers methods without an endpoint with 405 and an Allow header.
+
+    Args:
+        endpoints: The endpoints.
+        sockets: Paths of WebSockets, on which a plain GET is answered with 426.
+    """
     by_path: dict[str, dict[str, Endpoint]] = {}
     for endpoint in endpoints:
         by_path.setdefault(endpoint.path, {})[endpoint.method] = endpoint
-    return [Route(path, _Resource(methods)) for path, methods in by_path.items()]
+    for path in sockets:
+        by_path.setdefault(path, {})
+    return [Route(path, _Resource(methods, socket=path in sockets)) for path, methods in by_path.items()]
 
 
 def admit(who: Principal, scope: Scope | None) -> None:
@@ -87,9 +94,10 @@ def admit(who: Principal, scope: Scope | None) -> None:
 class _Resource:
     """All methods of one path."""
 
-    def __init__(self, endpoints: dict[str, Endpoint]) -> None:
+    def __init__(self, endpoints: dict[str, Endpoint], *, socket: bool = False) -> None:
         self._endpoints = endpoints
-        heads = ("HEAD",) if "GET" in endpoints else ()
+        self._socket = socket and "GET" not in endpoints
+        heads = ("HEAD",) if "GET" in endpoints else ("GET",) if socket else ()
         self._allow = ", ".join(sorted((*endpoints, *heads, "OPTIONS")))
 
     async def __call__(self, scope: Connection, receive: Receive, send: Send) -> None:
@@ -100,6 +108,9 @@ class _Resource:
             return
         if method == "OPTIONS":
             answer = Response(status_code=204)
+        elif method == "GET" and self._socket:
+            answer = problem(426, "This is a WebSocket", "Open it with a WebSocket client: ws:// or wss://")
+            answer.headers.update({"upgrade": "websocket", "connection": "upgrade"})
         else:
             answer = problem(405, f"{method[:20]} is not allowed on this path", f"Use {self._allow}")
         answer.headers["allow"] = self._allow

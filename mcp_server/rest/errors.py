@@ -9,7 +9,7 @@ import structlog
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from auth.errors import AuthError, Conflict, Denied, Missing
+from auth.errors import AuthError, Conflict, Denied, Missing, TooManyTickets
 from storage.errors import StoreError, StoreFull
 from storage.shown import shown
 from vmm.errors import CasemateError, InvalidInput
@@ -43,7 +43,7 @@ BY_CODE = {
 }
 """HTTP status by the code of a `CasemateError`; 500 for other codes."""
 
-BY_TYPE: dict[type[Exception], int] = {Missing: 404, Denied: 403, Conflict: 409, AuthError: 400}
+BY_TYPE: dict[type[Exception], int] = {Missing: 404, Denied: 403, Conflict: 409, TooManyTickets: 429, AuthError: 400}
 """HTTP status by the class of an `AuthError`; other classes have their base's status."""
 
 _RETRY_AFTER_S = "2"
@@ -88,7 +88,7 @@ def refusal_of(error: BaseException) -> Refusal | None:
             refusal = _refusal(BY_CODE.get(error.code, 500), error.message, error.hint, retryable=error.retryable)
         case AuthError():
             status = next(BY_TYPE[kind] for kind in type(error).__mro__ if kind in BY_TYPE)
-            refusal = Refusal(status=status, error=str(error))
+            refusal = Refusal(status=status, error=str(error), details=error.details)
         case StoreError():
             _log.error("store failed", reason=error.message)
             status = 503 if error.retryable else 507 if isinstance(error, StoreFull) else 500

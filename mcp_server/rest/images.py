@@ -9,6 +9,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from auth.roles import Scope
+from mcp_server.image_names import TAG, image_named
+from mcp_server.wire import timestamp
 from vmm.sandboxes.spec import DISK
 
 from .endpoint import Endpoint
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
     from auth.principal import Principal
     from vmm.fleet import Fleet
+    from vmm.images.catalogue import ImageInfo
 
 
 class ImageRoutes:
@@ -39,28 +42,30 @@ class ImageRoutes:
     async def images(self, request: Request, who: Principal) -> Response:
         """List the images, the default one first."""
         del request, who
-        return JSONResponse([image_object(name) for name in self._fleet.images()])
+        return JSONResponse([image_object(image) for image in await self._fleet.image_list()])
 
     async def image(self, request: Request, who: Principal) -> Response:
-        """Return one image, by id or name."""
+        """Return one image, by id or name; the names of VoidRun's images mean `code`."""
         del who
-        wanted = request.path_params["image"]
-        for name in self._fleet.images():
-            found = image_object(name)
-            if wanted in {name, f"{name}:latest", found["id"]}:
+        wanted: str = request.path_params["image"]
+        name = image_named(wanted, self._fleet.images())
+        for image in await self._fleet.image_list():
+            found = image_object(image)
+            if name == image.name or wanted == found["id"]:
                 return JSONResponse(found)
         raise HTTPException(404, "Image not found")
 
 
-def image_object(name: str) -> dict[str, Any]:
+def image_object(image: ImageInfo) -> dict[str, Any]:
     """Convert an image to its JSON form; its id is a hash of its name, because images have no record."""
     return {
-        "id": hashlib.sha256(name.encode()).hexdigest()[:24],
-        "name": name,
-        "tag": "latest",
+        "id": hashlib.sha256(image.name.encode()).hexdigest()[:24],
+        "name": image.name,
+        "tag": TAG,
         "sizeGB": DISK // 1024,
         "system": True,
         "active": True,
         "orgId": "",
         "createdBy": "",
+        **({"createdAt": timestamp(image.built_ms)} if image.built else {}),
     }

@@ -6,6 +6,7 @@ delete their own keys, which can do no more than the member can.
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,7 +15,7 @@ from starlette.responses import JSONResponse
 
 from auth.clock import Clock, now_ms
 from auth.errors import Denied, KeyMissing, MemberMissing
-from auth.roles import Role, Scope, expanded
+from auth.roles import ALL_SCOPES, Role, Scope, expanded
 from mcp_server.wire import timestamp
 from vmm.errors import InvalidInput
 
@@ -35,6 +36,9 @@ _MOST = 16 * 1024
 _MOST_SECONDS = 10 * 366 * 24 * 3600
 _SHOWN = 80
 _NEVER = "Never (until revoked)"
+_ID = re.compile(r"[0-9a-f]{24}")
+_ALL = ["*"]
+"""VoidRun's word for all scopes."""
 
 
 class KeyRequest(WireModel):
@@ -123,9 +127,11 @@ class KeyRoutes:
         """Find the key of the path, if the caller may change it; other members' keys look as if they did not exist."""
         _may_manage(who)
         key_id: str = request.path_params["key_id"]
+        if not _ID.fullmatch(key_id):
+            raise InvalidInput("Invalid key ID format", hint=f"{key_id[:_SHOWN]!a} is not 24 hex digits: list the keys")
         key = await self._keys.get(who.org_id, key_id)
         if not who.may(Scope.ADMIN) and key.created_by != who.user_id:
-            raise KeyMissing(f"key {key_id!r:.80}: the organisation has no such key; list its keys")
+            raise KeyMissing("API key not found", details=f"You have no key {key_id}: list your keys")
         return key
 
     async def _holder(self, user_id: str, who: Principal) -> str:
@@ -160,8 +166,8 @@ class KeyRoutes:
 
 
 def key_object(key: ApiKey) -> dict[str, Any]:
-    """Convert a key to its JSON form; unknown times are left out."""
-    times = {"expiresAt": key.expires_ms, "lastUsedAt": key.last_used_ms, "updatedAt": key.updated_ms}
+    """Convert a key to its JSON form; a time of last use or expiry that it does not have is left out."""
+    times = {"expiresAt": key.expires_ms, "lastUsedAt": key.last_used_ms}
     return {
         "id": key.id,
         "orgId": key.org_id,
@@ -170,6 +176,7 @@ def key_object(key: ApiKey) -> dict[str, Any]:
         "scopes": _named(key.scopes),
         "createdBy": key.created_by,
         "createdAt": timestamp(key.created_ms),
+        "updatedAt": timestamp(key.updated_ms or key.created_ms),
         "isActive": key.is_active,
         **{name: timestamp(at_ms) for name, at_ms in times.items() if at_ms},
     }
@@ -206,7 +213,7 @@ def _scopes(wanted: KeyRequest, who: Principal) -> frozenset[Scope]:
 
 
 def _named(scopes: frozenset[Scope]) -> list[str]:
-    return [scope.value for scope in Scope if scope in scopes]
+    return _ALL if expanded(scopes) == ALL_SCOPES else [scope.value for scope in Scope if scope in scopes]
 
 
 def _span(milliseconds: int) -> str:

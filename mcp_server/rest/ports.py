@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 import anyio
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from auth.roles import Scope
+from mcp_server.wire import sandbox_object
 from storage.shown import shown
 from vmm.errors import CasemateError, InvalidInput
 from vmm.sandboxes.published import check_port
@@ -45,6 +46,14 @@ class PublishRequest(WireModel):
     expires: Amount = 0
 
 
+class PublishedList(WireModel):
+    """All ports of a sandbox that are to be published; none ends all publications."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    publish_ports: list[Amount]
+
+
 class PortRoutes:
     """The routes for ports."""
 
@@ -54,12 +63,16 @@ class PortRoutes:
 
     def endpoints(self) -> list[Endpoint]:
         """List the routes of this module."""
-        all_ = "/api/sandboxes/{id}/ports"
+        box = "/api/sandboxes/{id}"
+        all_, listed, urls = f"{box}/ports", f"{box}/publish-ports", f"{box}/public-urls"
         run, read = Scope.RUN, Scope.READ
         return [
             Endpoint(method="GET", path=all_, handler=self.list, scope=read, action="port.list"),
             Endpoint(method="POST", path=all_, handler=self.publish, scope=run, action="port.publish"),
             Endpoint(method="DELETE", path=f"{all_}/{{port}}", handler=self.revoke, scope=run, action="port.unpublish"),
+            Endpoint(method="PATCH", path=listed, handler=self.publish_only, scope=run, action="port.replace"),
+            # They open ports, for which a key needs the scope run.
+            Endpoint(method="GET", path=urls, handler=self.urls, scope=run, action="port.urls"),
         ]
 
     def routes(self) -> list[WebSocketRoute]:
@@ -78,6 +91,17 @@ class PortRoutes:
         """List the published ports of a sandbox."""
         sandbox = await self._fleet.sandboxes.get(who.org_id, request.path_params["id"])
         return success("Ports fetched", self._ports.of(sandbox))
+
+    async def publish_only(self, request: Request, who: Principal) -> Response:
+        """Publish these ports and no others."""
+        wanted = await parse_body(request, PublishedList)
+        sandbox = await self._ports.publish_only(who.org_id, request.path_params["id"], wanted.publish_ports)
+        return success("Publish ports updated", sandbox_object(sandbox))
+
+    async def urls(self, request: Request, who: Principal) -> Response:
+        """Return URLs that open the published ports in a browser; those of private ones are signed."""
+        sandbox = await self._fleet.sandboxes.get(who.org_id, request.path_params["id"])
+        return success("Public URLs fetched", self._ports.openable(sandbox))
 
     async def revoke(self, request: Request, who: Principal) -> Response:
         """Publish a port no longer."""

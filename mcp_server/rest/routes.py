@@ -59,7 +59,8 @@ def rest_routes(fleet: Fleet, defaults: Defaults, ports: PublishedPorts) -> list
         port_routes,
     )
     endpoints = [endpoint for module in modules for endpoint in module.endpoints()]
-    return [*SocketRoutes(fleet, viewers).routes(), *port_routes.routes(), *routes(endpoints)]
+    sockets = [*SocketRoutes(fleet, viewers).routes(), *port_routes.routes()]
+    return [*sockets, *routes(endpoints, sockets=[socket.path for socket in sockets])]
 
 
 def version_routes(version: str, *, commit: str = "", build_time: str = "") -> list[Route]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import ConfigDict, Field
 from starlette.responses import JSONResponse
 
 from auth.roles import Scope
 from mcp_server.audit.entry import annotate_call
+from mcp_server.image_names import image_named
 from mcp_server.wire import event_object, parse_network, parse_selector, sandbox_object
 from vmm.errors import InvalidInput
+from vmm.sandboxes.published import check_listed, new_entries
 from vmm.sandboxes.spec import SandboxSpec
 
 from .body import WireModel, parse_body
@@ -19,6 +21,8 @@ from .envelope import success
 from .paging import requested_page
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from starlette.requests import Request
     from starlette.responses import Response
 
@@ -27,16 +31,26 @@ if TYPE_CHECKING:
     from vmm.fleet import Fleet
 
 _EVENTS = 10
+_SLEEP_BEFORE, _WAKE_BEFORE = ("stop", "pause", "snapshot"), ("resume",)
+"""What earlier VoidRun servers called sleep and wake; `restore` without a snapshot is in `snapshots.py`."""
 
 Amount = Annotated[int, Field(gt=-(2**31), lt=2**31)]
 """An integer that fits the fleet's types; the fleet checks its range."""
 
 
+class WirePort(WireModel):
+    """A port to publish, as VoidRun's newest client writes it."""
+
+    protocol: Literal["http", "tcp"] = "http"
+    port: Amount
+
+
 class CreateRequest(WireModel):
     """A sandbox to create; `ttl` and `idle` are in seconds; a `snapshot` determines image, cpu and mem.
 
-    `network` is a policy, as one text or as a list. `orgId` and `userId` are ignored in favour of the credential's,
-    `region` because there is only one host, and `sync` because the answer comes as soon as the sandbox is usable.
+    `network` is a policy, as one text or as a list. `publishPorts` and `ports` mean the same. `orgId` and `userId` are
+    ignored in favour of the credential's, and `sync` because the answer comes as soon as the sandbox is usable;
+    `region` is only kept and shown, because there is only one host.
     """
 
     name: str
@@ -54,24 +68,23 @@ class CreateRequest(WireModel):
     network: str | list[str] = ""
     region: str = ""
     labels: dict[str, str] = Field(default_factory=dict[str, str])
-    publish_ports: list[Any] = Field(default_factory=list[Any])
-    ports: list[Any] = Field(default_factory=list[Any])
+    publish_ports: list[Amount] = Field(default_factory=list[int])
+    ports: list[WirePort] = Field(default_factory=list[WirePort])
 
-    def spec(self, who: Principal, defaults: Defaults) -> SandboxSpec:
+    def spec(self, who: Principal, defaults: Defaults, images: Collection[str]) -> SandboxSpec:
         """Convert the request to the fleet's specification.
 
         Raises:
-            InvalidInput: The request publishes ports.
+            InvalidInput: A list of ports is too long, or has a port twice or that does not exist.
         """
-        for name, ports in (("publishPorts", self.publish_ports), ("ports", self.ports)):
-            if ports:
-                raise InvalidInput(
-                    f"{name}: publishing {str(ports[:4])[:80]} is not supported yet",
-                    hint="Leave it out and reach servers from inside, with exec",
-                )
+        check_listed(self.publish_ports, name="publishPorts")
+        check_listed([one.port for one in self.ports], name="ports")
+        protocols: dict[int, Literal["http", "tcp"]] = dict.fromkeys(self.publish_ports, "http")
+        protocols |= {one.port: one.protocol for one in self.ports}
+        check_listed(list(protocols), name="publishPorts and ports together")
         return SandboxSpec(
             name=self.name.strip(),
-            image=self.image.strip().removesuffix(":latest") or defaults.image,
+            image=image_named(self.image, images) or defaults.image,
             cpu=defaults.cpu if self.cpu is None else self.cpu,
             mem=defaults.mem if self.mem is None else self.mem,
             labels=self.labels,
@@ -81,6 +94,8 @@ class CreateRequest(WireModel):
             idle_s=defaults.idle_s if self.idle is None else self.idle,
             snapshot=self.snapshot.strip(),
             network=parse_network(self.network),
+            region=self.region,
+            published=new_entries(protocols),
             created_by=who.user_id,
         )
 
@@ -124,8 +139,14 @@ class SandboxRoutes:
             Endpoint(method="GET", path=one, handler=self.get, scope=read, action="sandbox.get"),
             Endpoint(method="PATCH", path=one, handler=self.update, scope=run, action="sandbox.update"),
             Endpoint(method="DELETE", path=one, handler=self.delete, scope=run, action="sandbox.delete"),
-            Endpoint(method="POST", path=f"{one}/sleep", handler=self.sleep, scope=run, action="sandbox.sleep"),
-            Endpoint(method="POST", path=f"{one}/wake", handler=self.wake, scope=run, action="sandbox.wake"),
+            *(
+                Endpoint(method="POST", path=f"{one}/{verb}", handler=self.sleep, scope=run, action="sandbox.sleep")
+                for verb in ("sleep", *_SLEEP_BEFORE)
+            ),
+            *(
+                Endpoint(method="POST", path=f"{one}/{verb}", handler=self.wake, scope=run, action="sandbox.wake")
+                for verb in ("wake", *_WAKE_BEFORE)
+            ),
             Endpoint(method="POST", path=f"{one}/start", handler=self.start, scope=run, action="sandbox.start"),
             Endpoint(method="POST", path=f"{one}/restart", handler=self.restart, scope=run, action="sandbox.restart"),
             Endpoint(method="GET", path=f"{one}/metrics", handler=self.metrics, scope=read, action="sandbox.metrics"),
@@ -134,7 +155,8 @@ class SandboxRoutes:
     async def create(self, request: Request, who: Principal) -> Response:
         """Create a sandbox. A client that disconnects meanwhile finds it in the list."""
         wanted = await parse_body(request, CreateRequest)
-        sandbox = await self._fleet.sandboxes.create(who.org_id, wanted.spec(who, self._defaults))
+        spec = wanted.spec(who, self._defaults, self._fleet.images())
+        sandbox = await self._fleet.sandboxes.create(who.org_id, spec)
         annotate_call(sandbox=sandbox.id)
         return success("Sandbox created", sandbox_object(sandbox), status=201)
 

@@ -11,7 +11,7 @@ from mcp_server.audit.entry import annotate_call
 from mcp_server.wire import fork_objects, sandbox_object, snapshot_object
 from vmm.errors import InvalidInput
 
-from .body import WireModel, parse_body
+from .body import WireModel, checked, parse_body, parse_object, read_body
 from .endpoint import Endpoint
 from .envelope import success
 from .paging import requested_page
@@ -115,8 +115,15 @@ class SnapshotRoutes:
         return success("Snapshot deleted")
 
     async def restore(self, request: Request, who: Principal) -> Response:
-        """Restore a sandbox to a snapshot; all later changes are lost."""
-        wanted = await parse_body(request, RestoreRequest)
+        """Restore a sandbox to a snapshot; all later changes are lost.
+
+        Without a body it only wakes the sandbox, which is what earlier VoidRun servers call a restore.
+        """
+        body = parse_object(await read_body(request))
+        if not body:
+            await self._fleet.lifecycle.wake(who.org_id, request.path_params["id"])
+            return success("Sandbox restored")
+        wanted = checked(RestoreRequest, body)
         if not wanted.snapshot.strip():
             raise InvalidInput("snapshot is required", hint="Give a snapshot's name or id")
         sandbox = await self._fleet.snapshots.restore(who.org_id, request.path_params["id"], wanted.snapshot.strip())

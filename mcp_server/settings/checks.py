@@ -20,6 +20,7 @@ from vmm.network.rules import opened_networks
 from .refusals import shown
 
 _ORIGIN = re.compile(r"https?://[^/\s*?#@\\]+(:\*)?")
+ANY_ORIGIN = ("*",)
 _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _PORTS_DOMAIN = re.compile(rf"(https?://)?({_LABEL}(?:\.{_LABEL})*)(:[1-9][0-9]{{0,4}})?")
 _LOOPBACK_NAMES = {"localhost", "127.0.0.1", "::1", "[::1]"}
@@ -71,10 +72,12 @@ def ports_domain(value: str) -> str:
 
 
 def web_origins(value: tuple[str, ...]) -> tuple[str, ...]:
-    """Validate origins of web pages; a wildcard for all of them is refused."""
+    """Validate origins of web pages; `*` alone is all of them."""
+    if value == ANY_ORIGIN:
+        return value
     for origin in value:
         if origin == "*":
-            raise ValueError("has '*', which would allow every web page to call: list the origins that you trust")
+            raise ValueError("has '*', which is every web page, beside other origins: keep one of the two")
         if not _ORIGIN.fullmatch(origin):
             raise ValueError(f"has {shown(origin)!r}, which is not an origin: use one such as https://box.example.org")
     return value

@@ -30,6 +30,16 @@ def combination_warnings(settings: Settings) -> list[str]:
         )
     if settings.registration == "open" and not settings.local_only:
         lines.append(f"{PREFIX}REGISTRATION=open lets everybody who can reach the server create an account")
+    if settings.allowed_origins == checks.ANY_ORIGIN:
+        lines.append(
+            f"{PREFIX}ALLOWED_ORIGINS=* lets every web page call this server with a key that it knows, but never with "
+            f"a browser's cookies: list the origins that you trust"
+        )
+    if settings.query_keys:
+        lines.append(
+            f"{PREFIX}QUERY_KEYS is on: keys in URLs stay in the histories of browsers and the logs of proxies; this "
+            f"server keeps them out of its own"
+        )
     if settings.local_mode:
         lines.append(f"{PREFIX}LOCAL_MODE is on: every program on this machine can use all sandboxes without a key")
     scheme, _, domain = settings.ports_domain.lower().rpartition("://")

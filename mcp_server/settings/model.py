@@ -94,6 +94,7 @@ class Settings(BaseModel):
         jwt_secret: The secret of HS256 tokens.
         jwt_jwks_url: The URL of the public keys of other tokens.
         jwt_issuer, jwt_audience: The required issuer and audience of tokens; empty for any.
+        query_keys: Whether a key in the URL (`?apiKey=`) counts for all requests, and not for WebSockets alone.
         api_keys: Keys that stand for the local user, besides those in the store.
         rate_limit_requests, rate_limit_window_seconds: Requests per key in a window; 0 requests means no limit.
         refusals_per_minute: Refused credentials per address before unknown ones are refused without a check.
@@ -146,6 +147,7 @@ class Settings(BaseModel):
     api_keys: Annotated[
         tuple[SecretStr, ...], BeforeValidator(checks.split_secrets), AfterValidator(checks.static_keys)
     ] = ()
+    query_keys: bool = False
     rate_limit_requests: int = Field(default=3000, ge=0, le=10_000_000)
     rate_limit_window_seconds: int = Field(default=60, ge=1, le=86400)
     refusals_per_minute: int = Field(default=60, ge=1, le=100_000)
@@ -262,7 +264,9 @@ class Settings(BaseModel):
 
     @property
     def origins(self) -> list[str]:
-        """Accepted Origin headers: those of the server's own host names, and the configured ones."""
+        """Accepted Origin headers, in the notation of the SDK: those of its own host names, and the configured ones."""
+        if self.allowed_origins == checks.ANY_ORIGIN:
+            return ["http:*", "https:*", "null"]
         own = [f"{scheme}://{host}" for host in self.hosts for scheme in ("http", "https")]
         return [*own, *self.allowed_origins]
 

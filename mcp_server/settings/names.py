@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 PREFIX = "CASEMATE_"
 FILE = "_FILE"
@@ -39,7 +43,7 @@ ALIASES: dict[str, tuple[tuple[str, str], ...]] = {
 }
 """The names of each setting in other systems, with the system."""
 
-EVERYWHERE = {"SERVER_HOST": "0.0.0.0"}  # noqa: S104 -- what an empty value means to VoidRun; CASEMATE_ALLOWED_HOSTS is required then
+EVERYWHERE = {"SERVER_HOST": "0.0.0.0"}  # noqa: S104 -- what an empty value means to VoidRun; a warning tells
 """Aliases whose empty value has a meaning."""
 
 NOT_SETTINGS = frozenset(
@@ -132,6 +136,12 @@ IGNORED: tuple[Ignored, ...] = (
     ),
     Ignored(name="WORKSPACE_*", system=SANDBOX_API, reason="a sandbox's files are kept as long as the sandbox"),
 )
+
+
+def set_without_effect(environ: Mapping[str, str]) -> list[tuple[str, Ignored]]:
+    """List the variables of an environment that are set for another system and have no effect here."""
+    found = ((variable, without_effect(variable)) for variable in sorted(environ) if environ[variable])
+    return [(variable, ignored) for variable, ignored in found if ignored is not None]
 
 
 def without_effect(variable: str) -> Ignored | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from . import checks, voidrun
 from .names import ALIASES, EVERYWHERE, FILE, NOT_SETTINGS, PREFIX, SECRETS
 from .refusals import shown
 
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
 _MOST_BYTES = 64 * 1024
-_FALSE = {"0", "false", "f", "no", "n", "off"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,8 +49,10 @@ def gather(environ: Mapping[str, str], settings: Collection[str]) -> Gathered:
     """Collect the values of these settings. Our name takes precedence over a file, a file over other systems' names."""
     values: dict[str, str] = {}
     origins: dict[str, Origin] = {}
-    warnings = _unknown(environ, settings)
-    refusals = _contradictions(environ)
+    adapted = voidrun.adapt(environ)
+    environ = adapted.environ
+    warnings = [*_unknown(environ, settings), *adapted.warnings]
+    refusals = [*_contradictions(environ), *adapted.refusals]
     for setting in settings:
         found = [(origin, environ[origin.variable]) for origin in _candidates(setting) if _is_set(environ, origin)]
         if not found:
@@ -72,6 +74,12 @@ def gather(environ: Mapping[str, str], settings: Collection[str]) -> Gathered:
                 )
         else:
             values[setting] = value or EVERYWHERE[origin.variable]
+    host = origins.get("host")
+    named = "allowed_hosts" in values
+    if host is not None and host.variable in EVERYWHERE and checks.is_wildcard(values["host"]) and not named:
+        hosts = voidrun.own_hosts()
+        values["allowed_hosts"], origins["allowed_hosts"] = ",".join(hosts), host
+        warnings.append(voidrun.everywhere(hosts))
     return Gathered(values=values, origins=origins, warnings=tuple(warnings), refusals=tuple(refusals))
 
 
@@ -124,6 +132,4 @@ def _contradictions(environ: Mapping[str, str]) -> list[str]:
             f"JWT_ALGORITHM={shown(algorithm)} is not supported: tokens signed with a secret are HS256. "
             f"Remove it, or set {PREFIX}JWT_JWKS_URL for tokens signed with a private key"
         )
-    if environ.get("CORS_ENABLED", "").lower() in _FALSE and environ.get("CORS_ALLOW_ORIGINS"):
-        lines.append("CORS_ENABLED is off but CORS_ALLOW_ORIGINS has origins, which would turn CORS on: remove one")
     return lines

@@ -8,8 +8,10 @@ from mcp.server.mcpserver import Context
 from pydantic import Field
 
 from mcp_server.audit.entry import annotate_call
+from mcp_server.image_names import image_named
 from mcp_server.wire import compact, network_shown, parse_network, parse_selector, sandbox_shown
 from vmm.errors import InvalidInput
+from vmm.sandboxes.published import check_listed, new_entries
 from vmm.sandboxes.sandbox import State
 from vmm.sandboxes.spec import SandboxSpec
 
@@ -68,21 +70,17 @@ class SandboxTools:
         snapshot: Annotated[str, Field(description="Start from this snapshot, with its image, cpu and mem")] = "",
         ttl: Annotated[int, Field(description="Seconds until it is deleted, not counted asleep; 0 = never")] = 0,
         network: Annotated[str | list[str], Field(description=_OPEN)] = "",
-        publish_ports: Annotated[list[int], Field(description="Not supported yet")] = _NO_PORTS,
+        publish_ports: Annotated[list[int], Field(description="At most 4; publish_port returns URLs")] = _NO_PORTS,
     ) -> str:
         """Create a sandbox: a Linux microVM for you alone, with root. Usable when this returns.
 
         It and its files stay until delete_sandbox. When idle it falls asleep; the next call wakes it as it was.
         """
-        if publish_ports:
-            raise InvalidInput(
-                f"publishPorts: publishing {publish_ports[:4]} is not supported yet",
-                hint="Leave it out and reach servers from inside, with execute_command",
-            )
+        check_listed(publish_ports, name="publishPorts")
         who = caller()
         spec = SandboxSpec(
             name=name.strip(),
-            image=image.strip().removesuffix(":latest") or self._defaults.image,
+            image=image_named(image, self._fleet.images()) or self._defaults.image,
             cpu=cpu,
             mem=mem,
             labels=labels,
@@ -92,6 +90,7 @@ class SandboxTools:
             idle_s=self._defaults.idle_s,
             snapshot=snapshot.strip(),
             network=parse_network(network),
+            published=new_entries(dict.fromkeys(publish_ports, "http")),
             created_by=who.user_id,
         )
         progress = ProgressReporter(ctx)

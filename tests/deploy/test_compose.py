@@ -13,17 +13,21 @@ from typing import Any
 
 import pytest
 
+from mcp_server.settings import Settings
+from mcp_server.settings.names import ALIASES, VOIDRUN
+from tests.mcp_server.settings.voidrun_environment import README
 from tests.waiting import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]
 FILES = ("docker-compose.yml", "docker-compose.kvm.yml")
-SECRETS = {"mongo-uri", "mongo-password", "mongo-root-password", "metrics-token"}
+SCRIPT = "deploy/compose/secrets.sh"
+SECRETS = {"mongo": {"mongo-password", "mongo-root-password"}, "casemate": {"mongo-uri", "metrics-token"}}
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """The files of a checkout that Compose and the script for its secrets look at."""
-    for name in (*FILES, "scripts/compose-secrets", "deploy/mongo/user.js"):
+    """The files of a checkout that Compose and its scripts look at."""
+    for name in (*FILES, SCRIPT, "scripts/compose-kvm", "deploy/mongo/user.js"):
         target = tmp_path / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, target)
@@ -37,14 +41,14 @@ def run(project: Path, *command: str, **variables: str) -> subprocess.CompletedP
     )
 
 
-def make_secrets(project: Path, *arguments: str) -> None:
-    done = run(project, "scripts/compose-secrets", *arguments)
+def make_secrets(project: Path) -> dict[str, str]:
+    """Run the script as its service does; the secrets by name."""
+    places = [project / service for service in SECRETS]
+    for place in places:
+        place.mkdir(exist_ok=True)
+    done = run(project, SCRIPT, *map(str, places))
     assert done.returncode == 0, done.stderr
-
-
-def dotenv(project: Path) -> dict[str, str]:
-    lines = (project / ".env").read_text().splitlines()
-    return {name: value.strip("'") for name, _, value in (line.partition("=") for line in lines)}
+    return {path.name: path.read_text().strip() for place in places for path in place.iterdir()}
 
 
 def _compose() -> tuple[str, ...] | None:
@@ -67,23 +71,14 @@ def config(project: Path, *options: str, **variables: str) -> subprocess.Complet
 
 
 @with_compose
-def test_compose_refuses_to_start_without_generated_secrets(project: Path) -> None:
-    done = config(project)
-    assert done.returncode != 0
-    assert "run scripts/compose-secrets first" in done.stderr
-
-
-@with_compose
-def test_compose_accepts_the_files_with_their_secrets(project: Path) -> None:
-    make_secrets(project)
+def test_compose_accepts_the_files_without_any_step_before(project: Path) -> None:
     done = config(project)
     assert done.returncode == 0, done.stderr
-    assert "/dev/kvm" not in config(project, COMPOSE_FILE=FILES[0]).stdout
+    assert "/dev/kvm" not in done.stdout
 
 
 @with_compose
 def test_the_device_is_passed_to_the_server_with_its_group(project: Path) -> None:
-    make_secrets(project)
     both = ":".join(FILES)
     assert "KVM_GID" in config(project, COMPOSE_FILE=both, KVM_GID="").stderr
     done = config(project, COMPOSE_FILE=both, KVM_GID="105")
@@ -93,22 +88,58 @@ def test_the_device_is_passed_to_the_server_with_its_group(project: Path) -> Non
 
 
 @with_compose
-def test_compose_sees_one_open_port_health_checks_and_no_secret(project: Path) -> None:
-    make_secrets(project)
+def test_voidruns_names_reach_the_server_from_the_shell_or_the_file(project: Path) -> None:
+    (project / ".env").write_text("SANDBOX_DEFAULT_MEMORY_MB=2048\n")
+    done = config(project, SANDBOX_DEFAULT_IMAGE="debian", JWT_SECRET="change-me-in-production")
+    assert re.search(r"SANDBOX_DEFAULT_IMAGE: debian$", done.stdout, re.MULTILINE)
+    assert re.search(r"JWT_SECRET: change-me-in-production$", done.stdout, re.MULTILINE)
+
+
+@with_compose
+def test_compose_sees_one_open_port_health_checks_and_who_waits_for_whom(project: Path) -> None:
     done = config(project, "--format", "json")
     if not done.stdout.startswith("{"):
         pytest.skip("this Compose is version 1, which does not write JSON")
     services: dict[str, Any] = json.loads(done.stdout)["services"]
-    assert set(services) == {"casemate", "mongo"}
+    assert set(services) == {"casemate", "mongo", "secrets"}
     (port,) = services["casemate"]["ports"]
     assert (port["host_ip"], port["published"], port["target"]) == ("127.0.0.1", "8080", 8080)
     assert "ports" not in services["mongo"]
     assert "/ready" in services["casemate"]["healthcheck"]["test"][-1]
     assert "ping" in services["mongo"]["healthcheck"]["test"][-1]
+    assert services["mongo"]["depends_on"]["secrets"]["condition"] == "service_completed_successfully"
     assert services["casemate"]["depends_on"]["mongo"]["condition"] == "service_healthy"
-    assert services["casemate"]["cap_drop"] == ["ALL"]
-    for name in SECRETS:
-        assert (project / "secrets" / name).read_text().strip() not in done.stdout
+    assert services["casemate"]["cap_drop"] == services["secrets"]["cap_drop"] == ["ALL"]
+
+
+def environment_names() -> list[str]:
+    """The names that the server's service lists, without those of its health check and others."""
+    block = (ROOT / FILES[0]).read_text().partition("    environment:\n")[2].partition("    volumes:\n")[0]
+    return re.findall(r"^      ([A-Z_]+):", block, re.MULTILINE)
+
+
+def test_every_name_of_voidruns_with_an_effect_and_all_of_its_readme_are_passed_on() -> None:
+    aliases = {name for names in ALIASES.values() for name, system in names if system == VOIDRUN}
+    assert aliases | set(README) <= set(environment_names())
+
+
+def test_voidruns_block_in_the_container_is_accepted(tmp_path: Path) -> None:
+    """With what the image and docker-compose.yml set besides, which wins."""
+    secret = tmp_path / "mongo-uri"
+    secret.write_text("mongodb://casemate:x@mongo:27017/casemate")
+    fixed = {
+        "CASEMATE_DATA": "/var/lib/casemate",
+        "CASEMATE_INSTANCES": "/var/lib/casemate/instances",
+        "CASEMATE_IMAGES": "/opt/casemate/images",
+        "CASEMATE_HOST": "0.0.0.0",  # noqa: S104 -- as in the Dockerfile
+        "CASEMATE_PORT": "8080",
+        "CASEMATE_ALLOWED_HOSTS": "localhost",
+        "CASEMATE_MONGO_URI_FILE": str(secret),
+        "CASEMATE_MONGO_DB": "casemate",
+    }
+    settings = Settings.read(README | fixed).settings
+    assert (settings.port, settings.mongo_db, settings.default_image) == (8080, "casemate", "debian")
+    assert str(settings.instances) == "/var/lib/casemate/instances"
 
 
 def test_no_file_holds_a_password_and_both_services_are_checked() -> None:
@@ -117,50 +148,61 @@ def test_no_file_holds_a_password_and_both_services_are_checked() -> None:
         name, _, value = line.partition("#")[0].partition(": ")
         if re.search(r"(?i)password|secret|token|uri|file", name):
             value = value.strip()
-            assert not value or value.startswith(("/run/secrets/", "${CASEMATE_SECRETS:?")), line
+            assert not value or value.startswith("/run/secrets/"), line
     assert text.count("healthcheck:") == 2
     assert text.count(":8080:8080") == text.count("${CASEMATE_PUBLISH:-127.0.0.1}:8080:8080") == 1
     assert "mongodb://" not in text
 
 
-def test_secrets_are_long_random_and_behind_a_closed_door(project: Path) -> None:
-    make_secrets(project)
-    place = project / "secrets"
-    assert stat.S_IMODE(place.stat().st_mode) == 0o700
-    assert stat.S_IMODE((project / ".env").stat().st_mode) == 0o600
-    assert {path.name for path in place.iterdir()} == SECRETS | {".gitignore"}
-    texts = {name: (place / name).read_text().strip() for name in SECRETS}
-    assert len(set(texts.values())) == len(SECRETS)
-    assert all(re.fullmatch("[0-9a-f]{64}", texts[name]) for name in SECRETS - {"mongo-uri"})
+def test_each_service_reads_its_own_secrets_alone() -> None:
+    """By the volumes that hold them."""
+    services = re.split(r"\n  (?=[a-z]+:\n)", (ROOT / FILES[0]).read_text().partition("\nvolumes:")[0])
+    read = {block.partition(":")[0]: re.findall(r"(\w+)-secrets:(/run/\w+:ro)", block) for block in services}
+    assert read["casemate"] == [("casemate", "/run/secrets:ro")]
+    assert read["mongo"] == [("mongo", "/run/secrets:ro")]
+
+
+def test_secrets_are_long_and_random_and_each_is_made_for_its_service(project: Path) -> None:
+    texts = make_secrets(project)
+    for service, names in SECRETS.items():
+        assert {path.name for path in (project / service).iterdir()} == names
+    assert len(set(texts.values())) == 4
+    assert all(re.fullmatch("[0-9a-f]{64}", text) for name, text in texts.items() if name != "mongo-uri")
     assert texts["mongo-uri"] == f"mongodb://casemate:{texts['mongo-password']}@mongo:27017/casemate"
-    # Containers have users of their own: each file is mounted alone, and must be readable there.
-    assert all(stat.S_IMODE((place / name).stat().st_mode) == 0o644 for name in SECRETS)
-    assert not any(text in (project / ".env").read_text() for text in texts.values())
+    # Containers have users of their own, which must be able to read and cannot write.
+    paths = [path for service in SECRETS for path in (project / service).iterdir()]
+    assert all(stat.S_IMODE(path.stat().st_mode) == 0o444 for path in paths)
 
 
-def test_making_secrets_twice_changes_nothing_and_keeps_what_others_wrote(project: Path) -> None:
-    (project / ".env").write_text("CASEMATE_PUBLISH=192.0.2.7\nCASEMATE_SECRETS=/old\n")
-    make_secrets(project)
-    files = [project / ".env", *(project / "secrets").iterdir()]
-    before = {path: path.read_bytes() for path in files}
-    make_secrets(project)
-    assert {path: path.read_bytes() for path in files} == before
-    assert dotenv(project)["CASEMATE_PUBLISH"] == "192.0.2.7"
-    assert dotenv(project)["CASEMATE_SECRETS"] == str(project / "secrets")
+def test_making_secrets_twice_changes_nothing(project: Path) -> None:
+    assert make_secrets(project) == make_secrets(project)
 
 
 def test_an_interrupted_run_is_finished_by_the_next(project: Path) -> None:
-    make_secrets(project)
-    kept = (project / "secrets" / "mongo-password").read_text()
-    (project / "secrets" / "metrics-token").write_text("")
-    (project / "secrets" / "mongo-uri").unlink()
-    make_secrets(project)
-    assert (project / "secrets" / "metrics-token").read_text()
-    assert kept.strip() in (project / "secrets" / "mongo-uri").read_text()
+    first = make_secrets(project)
+    token = project / "casemate" / "metrics-token"
+    token.chmod(0o644)
+    token.write_text("")
+    (project / "casemate" / "mongo-uri").unlink()
+    half = project / "casemate" / "mongo-uri.new"
+    half.write_text("half")
+    half.chmod(0o444)
+    second = make_secrets(project)
+    assert second["metrics-token"]
+    assert {name: second[name] for name in ("mongo-password", "mongo-uri")} == {
+        name: first[name] for name in ("mongo-password", "mongo-uri")
+    }
 
 
-def test_secrets_may_lie_elsewhere(project: Path) -> None:
-    make_secrets(project, str(project / "a place"))
-    assert dotenv(project)["CASEMATE_SECRETS"] == str(project / "a place")
-    if COMPOSE is not None:
-        assert config(project).returncode == 0
+def test_the_device_is_asked_for_where_it_can_be_used_and_other_lines_are_kept(project: Path) -> None:
+    (project / ".env").write_text("CASEMATE_PUBLISH=192.0.2.7\nKVM_GID=7\nCOMPOSE_FILE=old\n")
+    assert run(project, "scripts/compose-kvm").returncode == 0
+    done = run(project, "scripts/compose-kvm")
+    assert done.returncode == 0, done.stderr
+    lines = (project / ".env").read_text().splitlines()
+    assert lines[0] == "CASEMATE_PUBLISH=192.0.2.7"
+    assert stat.S_IMODE((project / ".env").stat().st_mode) == 0o600
+    if "without KVM" in done.stderr:
+        assert lines[1:] == []
+    else:
+        assert [line.partition("=")[0] for line in lines[1:]] == ["COMPOSE_FILE", "KVM_GID"]

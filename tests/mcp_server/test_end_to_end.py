@@ -92,7 +92,9 @@ async def test_owners_do_not_see_each_other(server: Edge) -> None:
         ):
             foreign = await bob.call_tool(tool, {"id": made["id"], **arguments})
             assert foreign.is_error
-            assert text_of(foreign) == f"There is no sandbox '{made['id']}'. List the sandboxes, or create one."
+            assert text_of(foreign) == (
+                f"Sandbox not found. There is no sandbox '{made['id']}': list the sandboxes, or create one."
+            )
         assert json.loads(text_of(await bob.call_tool("list_sandboxes", {})))["total"] == 0
         assert (await Tools(alice, "private")("execute_command", command="true")).startswith("[exit 0")
 
@@ -236,7 +238,7 @@ async def test_a_step_that_went_wrong_is_undone_with_files_memory_and_programs(s
         refused = await client.call_tool("delete_snapshot", {"snapshot": "nothing"})
         assert "There is no snapshot 'nothing'" in text_of(refused)
         other = await create(client, "other", snapshot="good")
-        assert (other["snapshot"], other["image"], other["mem"]) == (kept["id"], "minimal", 512)
+        assert (other["snapshot"], other["image"], other["mem"]) == (kept["id"], "minimal:latest", 512)
         assert await remembered(Tools(client, "other")) == "alpha"
         refused = await client.call_tool("delete_snapshot", {"snapshot": "good"})
         assert "sandbox other" in text_of(refused)

@@ -142,22 +142,46 @@ async def test_no_key_or_a_wrong_one_is_refused_without_a_hint_of_oauth(edge: Ed
 
 @pytest.mark.parametrize(
     "path",
-    [
-        "/.well-known/oauth-protected-resource",
-        "/.well-known/oauth-protected-resource/api/mcp",
-        "/.well-known/oauth-authorization-server",
-        "/register",
-        "/",
-        "/api/mcp/other",
-        "/api/mcp//",
-        "/health/",
-    ],
+    ["/.well-known/oauth-protected-resource", "/.well-known/oauth-authorization-server", "/", "/%00"],
 )
 async def test_what_is_not_there_is_a_json_404(edge: Edge, path: str) -> None:
     async with edge.http() as http:
         response = await http.get(path)
     assert response.status_code == 404
-    assert refusal_of(response) == {"error": "Not Found", "details": "The MCP endpoint is /api/mcp"}
+    assert refusal_of(response) == {
+        "error": "Not Found",
+        "details": "The REST API is below /api, and the MCP endpoint is /api/mcp",
+    }
+
+
+@pytest.mark.parametrize(
+    ("path", "route"),
+    [
+        ("/register", "/api/register"),
+        ("/api/mcp//", "/api/mcp"),
+        ("/health/", "/health"),
+        ("/sandboxes", "/api/sandboxes"),
+        ("/api/sandboxes/", "/api/sandboxes"),
+        (f"/api/sandboxes/{'6' * 24}/exce", "/api/sandboxes/{id}/exec"),
+        (f"/api/sandboxes/{'6' * 24}/file/upload?path=/x", "/api/sandboxes/{id}/files/upload"),
+        ("/api/orgs/apikey", "/api/orgs/apikeys"),
+    ],
+)
+async def test_a_path_that_is_not_there_is_answered_with_the_nearest_route(edge: Edge, path: str, route: str) -> None:
+    async with edge.http() as http:
+        response = await http.get(path)
+    assert response.status_code == 404
+    assert refusal_of(response) == {"error": "Not Found", "details": f"The nearest route is {route}"}
+
+
+async def test_a_plain_get_on_a_websocket_is_told_to_upgrade(edge: Edge) -> None:
+    async with edge.http("alice") as alice, edge.http() as nobody:
+        for path in ("pty", "pty/sessions/0123456789ab", "forward/80"):
+            response = await alice.get(f"/api/sandboxes/box/{path}")
+            assert (response.status_code, response.headers["upgrade"]) == (426, "websocket")
+            assert refusal_of(response)["error"] == "This is a WebSocket"
+            assert (await nobody.get(f"/api/sandboxes/box/{path}")).status_code == 401
+        assert "GET" in (await alice.post("/api/sandboxes/box/pty")).headers["allow"]
 
 
 async def test_a_wrong_method_is_a_json_405(edge: Edge) -> None:
@@ -280,12 +304,16 @@ async def test_a_session_that_was_ended_is_gone(edge: Edge) -> None:
 @pytest.mark.parametrize(
     ("tool", "arguments", "reason"),
     [
-        ("get_sandbox", {"id": "nowhere"}, "There is no sandbox 'nowhere'. List the sandboxes, or create one."),
+        (
+            "get_sandbox",
+            {"id": "nowhere"},
+            "Sandbox not found. There is no sandbox 'nowhere': list the sandboxes, or create one.",
+        ),
         ("get_sandbox", {}, "Arguments refused: id is missing"),
         ("create_sandbox", {"name": "a", "cpu": "many"}, "cpu='many': Input should be a valid integer"),
         ("create_sandbox", {"name": "a", "envVars": "no"}, "envVars='no': Input should be a valid dictionary"),
-        ("create_sandbox", {"name": "a", "publishPorts": [80]}, "is not supported yet"),
-        ("list_sandboxes", {"labels": "team"}, "labels: 'team' is not a label"),
+        ("create_sandbox", {"name": "a", "publishPorts": [0]}, "publishPorts must be from 1 to 65535, got 0"),
+        ("list_sandboxes", {"labels": "team"}, 'invalid label selector segment "team"'),
         ("update_sandbox", {"id": "a"}, "Nothing to change"),
         ("execute_command", {"id": "a", "command": "  "}, "command is empty"),
         (

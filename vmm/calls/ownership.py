@@ -48,7 +48,9 @@ class Ownership:
     async def _by_name(self, owner: str, ref: str) -> Sandbox:
         named = await self._store.named(owner, ref)
         if not named:
-            raise NotFound(f"There is no sandbox {shown(ref)}", hint="List the sandboxes, or create one")
+            raise NotFound(
+                "Sandbox not found", hint=f"There is no sandbox {shown(ref)}: list the sandboxes, or create one"
+            )
         if len(named) > 1:
             ids = ", ".join(sandbox.id for sandbox in named)
             raise Conflict(f"Several sandboxes have the name {shown(ref)}: {ids}", hint="Use one of these ids")

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from ..sandboxes.published import PublishedPort, check_port, published_port, with_port, without_port
+from ..sandboxes.published import (
+    PublishedPort,
+    check_listed,
+    check_port,
+    published_port,
+    with_port,
+    with_ports_only,
+    without_port,
+)
 from ..sandboxes.sandbox import Sandbox, State
 from ..sandboxes.store import SandboxStore
 from .ownership import Ownership
-
-_NONCE_BYTES = 8
 
 
 class PortCalls:
@@ -44,9 +49,7 @@ class PortCalls:
             InvalidInput: There is no such port.
             LimitExceeded: The sandbox has published as many ports as it may.
         """
-        wanted = PublishedPort(
-            port=check_port(port), nonce=secrets.token_hex(_NONCE_BYTES), public=public, until_ms=until_ms
-        )
+        wanted = PublishedPort(port=check_port(port), public=public, until_ms=until_ms)
         sandbox = await self._change(owner, ref, lambda found: with_port(found, wanted))
         published = published_port(sandbox, port)
         assert published is not None
@@ -61,6 +64,26 @@ class PortCalls:
         """
         check_port(port)
         return await self._change(owner, ref, lambda found: without_port(found, port))
+
+    async def publish_only(self, owner: str, ref: str, ports: Sequence[int]) -> tuple[Sandbox, tuple[int, ...]]:
+        """Publish these ports and no others: new ones privately, those that are published as they are.
+
+        Returns:
+            The sandbox, and the ports that are published no longer.
+
+        Raises:
+            InvalidInput: The list is too long, or has a port twice or that does not exist.
+        """
+        check_listed(ports, name="publishPorts")
+        before: set[str] = set()
+
+        def changed(sandbox: Sandbox) -> Sandbox:
+            nonlocal before
+            before = set(sandbox.published)
+            return with_ports_only(sandbox, ports)
+
+        sandbox = await self._change(owner, ref, changed)
+        return sandbox, tuple(int(port) for port in before - set(sandbox.published) if port.isdecimal())
 
     async def find(self, sandbox_id: str, port: int) -> tuple[Sandbox, PublishedPort] | None:
         """Find a published port, whoever owns the sandbox: who may open it, the caller has to check.

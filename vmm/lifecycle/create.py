@@ -123,6 +123,7 @@ class Creator:
                 idle_s=parent.idle_s,
                 ttl_s=parent.ttl_s,
                 network=parent.network,
+                region=parent.region,
                 created_by=created_by or parent.created_by,
             )
             async with slots:

@@ -66,6 +66,7 @@ class Sandbox:
         memory: How that machine got its memory (`Memory`); empty before it has any.
         base: The snapshot that it was created from or restored to; empty if none.
         network: Where it may connect to, as the text of a policy; empty for the operator's, whatever that is by then.
+        region: What its creator named; it has no effect.
         published: How each published port may be opened (`PublishedPort`), by port.
         reason: Why it is in its state and what is lost; empty for a healthy one.
         version: Grows by one with each change; a change must name the version that it saw.
@@ -93,6 +94,7 @@ class Sandbox:
     memory: str = ""
     base: str = ""
     network: str = ""
+    region: str = ""
     published: Mapping[str, str] = field(default_factory=dict[str, str])
     created_by: str = ""
     created_ms: int = 0
@@ -121,6 +123,8 @@ class Sandbox:
             active_ms=now_ms,
             machine=sandbox_id,
             network=network_text(spec.network),
+            region=spec.region,
+            published=dict(spec.published),
             created_by=spec.created_by,
             created_ms=now_ms,
             updated_ms=now_ms,

@@ -23,6 +23,7 @@ DEFAULT_NETWORK = "default"
 """Stands for the operator's policy where a request names a network."""
 
 _NAME_LENGTH = 253
+_REGION_LENGTH = 100
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*")
 _LABELS = 5
 _LABEL_LENGTH = 20
@@ -48,6 +49,8 @@ class SandboxSpec:
         snapshot: Name or id of the snapshot to create it from, with the image and size of that; empty for a fresh one.
         network: Where it may connect to, as the text of a policy; `default` is the operator's policy. Empty is that of
             the snapshot, and without a snapshot the operator's.
+        region: Kept for the caller, and shown; there is one host, so it chooses nothing.
+        published: Its published ports, as in the record (`published.new_entries`).
         created_by: Opaque id of the user.
     """
 
@@ -62,6 +65,8 @@ class SandboxSpec:
     ttl_s: int = 0
     snapshot: str = ""
     network: str = ""
+    region: str = ""
+    published: Mapping[str, str] = field(default_factory=dict[str, str])
     created_by: str = ""
 
     def check(self, images: Collection[str]) -> None:
@@ -78,6 +83,10 @@ class SandboxSpec:
         check_labels(self.labels)
         _check_env(self.env)
         network_text(self.network)
+        if len(self.region) > _REGION_LENGTH or not self.region.isprintable():
+            raise InvalidInput(
+                f"region must be at most {_REGION_LENGTH} printable characters, got {shown(self.region)}"
+            )
 
 
 def check_name(name: str) -> None:

@@ -13,7 +13,9 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_sandboxes_are_listed_as_a_table_and_as_json(cli: Cli) -> None:
-    assert re.search(rf"^{SANDBOX}  box +running +code +1 +1024 ", (await cli("sandbox", "list")).text, re.MULTILINE)
+    assert re.search(
+        rf"^{SANDBOX}  box +running +code:latest +1 +1024 ", (await cli("sandbox", "list")).text, re.MULTILINE
+    )
     (box,) = (await cli("sandbox", "list", "--json")).json
     assert (box["id"], box["name"], box["cpu"]) == (SANDBOX, "box", 1)
 
@@ -21,7 +23,7 @@ async def test_sandboxes_are_listed_as_a_table_and_as_json(cli: Cli) -> None:
 async def test_a_sandbox_is_created_with_options_shown_and_deleted(cli: Cli) -> None:
     options = ("--image", "minimal", "--cpu", "2", "--mem", "2048", "--env", "A=b=c", "--label", "team=red")
     made = (await cli("sandbox", "create", "mine", *options, "--json")).json
-    assert (made["name"], made["image"], made["cpu"], made["mem"]) == ("mine", "minimal", 2, 2048)
+    assert (made["name"], made["image"], made["cpu"], made["mem"]) == ("mine", "minimal:latest", 2, 2048)
     assert made["labels"] == {"team": "red"}
     assert (await cli("sandbox", "create", "other")).text.strip() != made["id"]
 
@@ -67,7 +69,7 @@ async def test_a_sandbox_is_updated_put_to_sleep_woken_and_started(cli: Cli) -> 
     assert not re.search(r"^(expiresAt|labels)", shown, re.MULTILINE)
 
     assert (await cli("sandbox", "sleep", "cart")).err == "cart is asleep.\n"
-    assert re.search(r"  cart +asleep +code ", (await cli("sandbox", "list")).text)
+    assert re.search(r"  cart +asleep +code:latest ", (await cli("sandbox", "list")).text)
     assert (await cli("sandbox", "wake", "cart", "--json")).json[0]["status"] == "running"
     assert (await cli("sandbox", "start", "cart", SANDBOX)).err == f"cart is running.\n{SANDBOX} is running.\n"
 

@@ -19,7 +19,7 @@ async def test_a_snapshot_is_created_listed_shown_renamed_restored_and_deleted(c
     assert done.err == "Created snapshot before of box.\n"
     head, row = (await cli("snapshot", "list")).text.splitlines()
     assert head.split() == ["id", "name", "sandbox", "parent", "image", "cpu", "mem", "MiB", "size", "created"]
-    assert re.fullmatch(rf"{kept}  before  box +- +code +1 +1024 +[\d.]+ KiB +1970-01-01 00:00:05", row)
+    assert re.fullmatch(rf"{kept}  before  box +- +code:latest +1 +1024 +[\d.]+ KiB +1970-01-01 00:00:05", row)
     assert (await cli("snapshot", "ls", "box", "--json")).json[0]["labels"] == {"team": "red"}
     assert re.search(rf"^sandboxId +{SANDBOX}$", (await cli("snapshot", "show", kept[:23])).text, re.MULTILINE)
     assert (await cli("snapshot", "rename", "before", "first", "--json")).json["name"] == "first"

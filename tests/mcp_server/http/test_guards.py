@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncGenerator, AsyncIterator
+from pathlib import Path
 
 import anyio
 import httpx
@@ -22,6 +23,7 @@ from websockets.typing import Origin
 from mcp_server.http.cors import cors
 from mcp_server.http.guards import BodyLimit, FrontGuard, SecurityHeaders
 from mcp_server.http.request_log import RequestLog
+from mcp_server.settings import Settings
 from tests.mcp_server.edge import Edge, serving
 
 pytestmark = pytest.mark.anyio
@@ -201,6 +203,21 @@ async def test_another_origin_may_not(http: httpx.AsyncClient) -> None:
 
 def test_without_named_origins_there_is_no_layer_for_them() -> None:
     assert cors([]) == []
+
+
+async def test_every_web_page_may_call_where_the_operator_says_so_but_with_no_cookie(tmp_path: Path) -> None:
+    settings = Settings(data=tmp_path, allowed_origins=("*",))
+    security = TransportSecuritySettings(allowed_hosts=settings.hosts, allowed_origins=settings.origins)
+    app = Starlette(
+        routes=[Route("/cached", cached)],
+        middleware=[*cors(settings.allowed_origins), Middleware(FrontGuard, security=security)],
+    )
+    async with serving(app) as edge, edge.http() as http:
+        for origin in ("https://any.example.org", "http://any.example.org:8080", "null"):
+            answer = await http.get("/cached", headers={"origin": origin})
+            assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, "*")
+            assert "access-control-allow-credentials" not in answer.headers
+        assert (await http.get("/cached", headers={"host": "evil.example.org"})).status_code == 421
 
 
 def socket_url(edge: Edge, path: str) -> str:

@@ -43,6 +43,21 @@ async def opened(app: Published, url: str) -> str:
     return answer.text
 
 
+async def test_voidruns_clients_publish_a_list_and_get_urls_that_open_in_a_browser(app: Published) -> None:
+    box = "/api/sandboxes/box"
+    async with app.edge.http("alice") as http:
+        changed = await http.patch(f"{box}/publish-ports", json={"publishPorts": [app.port]})
+        assert changed.json()["data"]["publishPorts"] == [app.port]
+        (found,) = (await http.get(f"{box}/public-urls")).json()["data"]
+        assert found["port"] == app.port
+        url: str = found["url"]
+        assert await opened(app, url) == "page /"
+        await http.patch(f"{box}/publish-ports", json={"publishPorts": []})
+        address = urlsplit(url)
+        async with app.http(host=address.netloc) as browser:
+            assert (await browser.get(f"{address.path}?{address.query}")).status_code == 401
+
+
 @pytest.mark.parametrize("era", ERAS)
 async def test_a_model_publishes_a_port_and_revokes_it(app: Published, era: Era) -> None:
     async with app.edge.client("alice", era) as client:

@@ -49,8 +49,8 @@ async def registered(rig: Rig, name: str = "ada") -> tuple[str, str, str]:
     """A new user's key, id and organisation."""
     answer = await call(rig, "POST", "/api/register", name=name.title(), email=f"{name}@example.org")
     assert answer.status_code == 201, answer.text
-    made = answer.json()
-    return made["apiKey"]["plainKey"], made["user"]["id"], made["organisation"]["id"]
+    made = answer.json()["data"]
+    return made["apiKey"]["plainKey"], made["user"]["id"], made["org"]["id"]
 
 
 async def member_of(rig: Rig, org_id: str, name: str = "bob") -> tuple[str, User]:

@@ -31,6 +31,12 @@ ROUTES: list[tuple[str, str, dict[str, str], dict[str, Any] | None]] = [
     ("POST", "/restart", {}, {"fromSnapshot": False}),
     ("GET", "/snapshots", {}, None),
     ("POST", "/snapshots", {}, {"name": "before"}),
+    ("PATCH", "/publish-ports", {}, {"publishPorts": [80]}),
+    ("GET", "/public-urls", {}, None),
+    ("POST", "/stop", {}, None),
+    ("POST", "/pause", {}, None),
+    ("POST", "/snapshot", {}, None),
+    ("POST", "/resume", {}, None),
     ("POST", "/restore", {}, {"snapshot": "before"}),
     ("POST", "/fork", {}, {"count": 1}),
     ("POST", "/exec", {}, {"command": "true"}),
@@ -69,6 +75,10 @@ ROUTES: list[tuple[str, str, dict[str, str], dict[str, Any] | None]] = [
     ("DELETE", "", {}, None),
 ]
 READS = {"/commands/attach", "/commands/wait"}
+SOCKET = "/pty/sessions/0123456789ab"
+"""A path that is also a WebSocket's."""
+OPENS = {"/public-urls"}
+"""Reads that give the right to do more."""
 
 # Field by field: the values that must be refused, with what the refusal says.
 NO_TEXT: list[tuple[object, str]] = [(5, "=5"), (True, "=True"), ([], "=[]"), ({}, "={}")]
@@ -186,8 +196,29 @@ BODIES: dict[tuple[str, str], Fields] = {
             ({"a": MEGABYTE}, "labels"),
             ({f"l{number}": "x" for number in range(6)}, "labels must be at most 5, got 6"),
         ],
-        "publishPorts": [([1], "publishPorts"), (5, "publishPorts=5"), ({}, "publishPorts")],
-        "ports": [([{"port": 1}], "ports"), ("80", "ports='80'")],
+        "publishPorts": [
+            ([0], "publishPorts must be from 1 to 65535, got 0"),
+            ([65536], "publishPorts must be from 1 to 65535, got 65536"),
+            ([-1], "got -1"),
+            ([80, 80], "publishPorts must have each port once, got 80 more than once"),
+            ([1, 2, 3, 4, 5], "publishPorts must be at most 4 ports, got 5"),
+            (["80"], "publishPorts.0='80'"),
+            ([80.0], "publishPorts.0=80.0"),
+            ([True], "publishPorts.0=True"),
+            ([HUGE], "publishPorts.0="),
+            (5, "publishPorts=5"),
+            ({}, "publishPorts"),
+        ],
+        "ports": [
+            ([{"port": 0}], "ports must be from 1 to 65535, got 0"),
+            ([{"port": 65536}], "ports must be from 1 to 65535, got 65536"),
+            ([{"port": 80}, {"port": 80, "protocol": "tcp"}], "ports must have each port once"),
+            ([{"port": port} for port in range(1, 6)], "ports must be at most 4 ports, got 5"),
+            ([{"port": 80, "protocol": "udp"}], "ports.0.protocol='udp'"),
+            ([{"protocol": "http"}], "ports.0.port is required"),
+            ([80], "ports.0=80"),
+            ("80", "ports='80'"),
+        ],
         "ttl": [
             (-1, "ttl must be 0 to 2592000 seconds"),
             (31_536_000, "got 31536000"),
@@ -202,7 +233,7 @@ BODIES: dict[tuple[str, str], Fields] = {
             (HUGE, "idle"),
         ],
         "snapshot": NO_TEXT,
-        "region": NO_TEXT,
+        "region": [("x" * 101, "region must be at most 100 printable characters"), ("a\nb", "region"), *NO_TEXT],
         "orgId": NO_TEXT,
         "userId": NO_TEXT,
     },
@@ -215,7 +246,19 @@ BODIES: dict[tuple[str, str], Fields] = {
         ],
         "labels": [("a=b", "labels='a=b'"), ({"A": "x"}, "got 'A'"), ({"a": 1}, "labels.a=1")],
     },
-    ("POST", f"/{SANDBOX}/restore"): {"snapshot": [*MISSING, ("", "required"), (" ", "required"), *NO_TEXT]},
+    ("POST", f"/{SANDBOX}/restore"): {"snapshot": [(None, "required"), ("", "required"), (" ", "required"), *NO_TEXT]},
+    ("PATCH", f"/{SANDBOX}/publish-ports"): {
+        "publishPorts": [
+            *MISSING,
+            ([0], "publishPorts must be from 1 to 65535, got 0"),
+            ([65536], "got 65536"),
+            ([80, 80], "more than once"),
+            ([1, 2, 3, 4, 5], "at most 4 ports"),
+            (["80"], "publishPorts.0='80'"),
+            (80, "publishPorts=80"),
+            ({}, "publishPorts"),
+        ]
+    },
     ("POST", f"/{SANDBOX}/fork"): {
         "count": [
             (0, "count must be 1 to 100, got 0"),
@@ -393,7 +436,7 @@ async def test_a_key_that_may_only_look_changes_nothing(rest: Rest) -> None:
     async with rest.http("reader") as reader, rest.http("runner") as runner:
         for method, path, query, body in ROUTES:
             answer = await reader.request(method, f"{BASE}{path}", params=query, json=body)
-            looks = method == "GET" or path in READS
+            looks = (method == "GET" or path in READS) and path not in OPENS
             assert (answer.status_code == 403) != looks, (method, path, answer.text)
         assert (await reader.post("/api/sandboxes", json={"name": "a"})).status_code == 403
         assert (await runner.get(BASE)).status_code == 200
@@ -415,6 +458,8 @@ async def test_other_methods_are_answered_with_those_that_a_path_has(rest: Rest)
             answer = await http.request("POST" if "PUT" in known else "PUT", f"{BASE}{path}")
             assert answer.status_code == 405, path
             allowed = known | {"OPTIONS"} | ({"HEAD"} if "GET" in known else set[str]())
+            if path == SOCKET:
+                allowed |= {"GET"}
             assert set(answer.headers["allow"].split(", ")) == allowed
 
 

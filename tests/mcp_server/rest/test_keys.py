@@ -29,11 +29,12 @@ async def test_a_key_is_made_with_status_200_and_listed_masked(rig: Rig) -> None
         "scopes": ["run"],
         "createdBy": user_id,
         "createdAt": made["createdAt"],
+        "updatedAt": made["createdAt"],
         "isActive": True,
         "expiresAt": made["expiresAt"],
     }
     never = (await call(rig, "POST", KEYS, key=key, keyName="for ever")).json()
-    assert (never["expiresIn"], never["scopes"]) == ("Never (until revoked)", ["read", "run", "admin"])
+    assert (never["expiresIn"], never["scopes"]) == ("Never (until revoked)", ["*"])
     assert "expiresAt" not in never
 
 
@@ -113,10 +114,13 @@ async def test_a_strangers_key_is_like_one_that_is_not_there(rig: Rig) -> None:
             await call(rig, method, f"{KEYS}/{key_id}{tail}", key=key, **body) for key_id in (theirs.id, UNKNOWN)
         ]
         assert [answer.status_code for answer in answers] == [404, 404]
+        assert answers[0].json()["error"] == "API key not found"
         assert answers[0].text.replace(theirs.id, UNKNOWN) == answers[1].text
     assert (await rig.keys.list(other))[0].is_active
-    for odd in ("x", "%00", "a" * 5000, "..%2f.."):
-        assert (await call(rig, "DELETE", f"{KEYS}/{odd}", key=key)).status_code == 404
+    assert (await call(rig, "DELETE", f"{KEYS}/..%2f..", key=key)).status_code == 404
+    for odd in ("x", "%00", "a" * 5000):
+        refused = await call(rig, "DELETE", f"{KEYS}/{odd}", key=key)
+        assert (refused.status_code, refused.json()["error"]) == (400, "Invalid key ID format")
 
 
 async def test_a_member_sees_and_ends_own_keys_only(rig: Rig) -> None:

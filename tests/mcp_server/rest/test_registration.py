@@ -17,13 +17,16 @@ pytestmark = pytest.mark.anyio
 async def test_registering_gives_a_user_an_organisation_and_a_key_that_works(rig: Rig) -> None:
     answer = await call(rig, "POST", "/api/register", name="Ada Lovelace", email="Ada@Example.org")
     assert answer.status_code == 201
-    made = answer.json()
+    body = answer.json()
+    assert (body["status"], body["message"], set(body)) == ("success", "User registered", {"status", "message", "data"})
+    made = body["data"]
+    assert set(made) == {"user", "org", "apiKey"}
     assert (made["user"]["name"], made["user"]["email"]) == ("Ada Lovelace", "ada@example.org")
-    assert made["organisation"]["name"] == "Ada-Org"
+    assert made["org"]["name"] == "Ada-Org"
     key: str = made["apiKey"]["plainKey"]
     me = (await call(rig, "GET", "/api/users/me", key=key)).json()
     assert me["id"] == made["user"]["id"]
-    assert me["orgs"] == [{"id": made["organisation"]["id"], "name": "Ada-Org", "role": "owner"}]
+    assert me["orgs"] == [{"id": made["org"]["id"], "name": "Ada-Org", "role": "owner"}]
     assert (me["orgId"], me["scopes"], me["operator"]) == (me["orgs"][0]["id"], ["admin", "read", "run"], False)
     again = await call(rig, "POST", "/api/register", name="Eve", email="ADA@example.org")
     assert again.status_code == 409
@@ -50,7 +53,8 @@ async def test_of_fifty_registrations_at_once_one_wins(rig: Rig) -> None:
 MEGABYTE = "x" * 1_000_000
 NO_TEXTS: tuple[object, ...] = ("", " ", None, 7, [], {}, MEGABYTE, "a\0b", "\x1b")
 BAD_FIELDS: list[tuple[str, object]] = [
-    *((field, value) for field in ("name", "email") for value in NO_TEXTS),
+    *((field, value) for field in ("name", "email") for value in NO_TEXTS if field == "email" or value),
+    ("name", []),
     ("name", "x" * 101),
     ("name", "ada\N{RIGHT-TO-LEFT OVERRIDE}"),
     ("email", "аda@example.org"),  # noqa: RUF001 -- a Cyrillic letter
@@ -71,6 +75,15 @@ async def test_a_bad_field_of_a_registration_is_named(rig: Rig, field: str, valu
         assert field.removeprefix("org") in answer.json()["error"]
     assert len(answer.text) < 1000
     assert await rig.accounts.users.list() == []
+
+
+async def test_a_name_that_is_not_given_is_that_of_the_address(rig: Rig) -> None:
+    bodies: tuple[dict[str, Any], ...] = ({}, {"name": ""}, {"name": None})
+    for number, fields in enumerate(bodies):
+        answer = await call(rig, "POST", "/api/register", email=f"Ada.L{number}@example.org", **fields)
+        assert answer.status_code == 201, answer.text
+        made = answer.json()["data"]
+        assert (made["user"]["name"], made["org"]["name"]) == (f"ada.l{number}", f"ada.l{number}-Org")
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"null", b"{", b"\xff", b'{"name": "Ada"}'])

@@ -33,7 +33,7 @@ async def test_a_snapshot_has_everything_that_tells_it_from_others(http: httpx.A
         "name": "before",
         "sandboxId": SANDBOX,
         "sandboxName": "box",
-        "image": "code",
+        "image": "code:latest",
         "cpu": 1,
         "mem": 1024,
         "diskMB": 10240,

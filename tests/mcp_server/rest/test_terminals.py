@@ -230,8 +230,8 @@ async def test_a_deleted_session_closes_its_sockets(rest: Rest, http: httpx.Asyn
         ("pty?binary=perhaps", "alice", 400, "binary"),
         ("pty", "reader", 403, "scope run"),
         ("pty", "", 401, "authentication"),
-        ("pty", "bob", 404, "There is no sandbox"),
-        ("pty/sessions/x", "bob", 404, "There is no sandbox"),
+        ("pty", "bob", 404, "Sandbox not found"),
+        ("pty/sessions/x", "bob", 404, "Sandbox not found"),
     ],
 )
 async def test_a_socket_that_cannot_be_is_refused_before_its_handshake(

@@ -172,7 +172,7 @@ def test_published_ports_over_plain_http_deserve_a_word(read: Read, domain: str,
         ("ALLOWED_ORIGINS", "box.example.org", "is not an origin"),
         ("ALLOWED_ORIGINS", "https://box.example.org/", "is not an origin"),
         ("ALLOWED_ORIGINS", "null", "is not an origin"),
-        ("ALLOWED_ORIGINS", "https://a.example.org,*", "every web page"),
+        ("ALLOWED_ORIGINS", "https://a.example.org,*", "which is every web page, beside other origins"),
         ("TRUSTED_PROXIES", "*", "is not an address"),
         ("TRUSTED_PROXIES", "proxy.example.org", "is not an address"),
         ("TRUSTED_PROXIES", "10.0.0.1/8", "is not an address"),
@@ -249,6 +249,19 @@ def test_bad_values_are_told_with_the_way_out(refusal: Callable[..., str], name:
 )
 def test_good_values_are_taken(read: Read, name: str, value: str) -> None:
     assert getattr(read(**{f"CASEMATE_{name}": value}).settings, name.lower())
+
+
+def test_every_web_page_may_be_allowed_and_deserves_a_word(read: Read) -> None:
+    reading = read(CASEMATE_ALLOWED_ORIGINS="*")
+    assert reading.settings.origins == ["http:*", "https:*", "null"]
+    assert "never with a browser's cookies" in reading.warnings[0]
+
+
+def test_keys_in_urls_deserve_a_word(read: Read) -> None:
+    assert not read().settings.query_keys
+    reading = read(CASEMATE_QUERY_KEYS="true")
+    assert reading.settings.query_keys
+    assert "logs of proxies" in reading.warnings[0]
 
 
 def test_sandboxes_that_never_sleep_and_are_kept_for_ever_are_a_choice(read: Read) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
@@ -10,9 +12,11 @@ import pytest
 from mcp_server.settings import Settings
 from mcp_server.settings.names import ALIASES, IGNORED, without_effect
 
-from .conftest import Read, Refusals
+from .conftest import Read
 
 SECRET = "s" * 32
+EXAMPLE = "change-me-in-production"
+ANYWHERE = str(IPv4Address(0))
 GOOD = {
     "host": "127.0.0.2",
     "port": "8080",
@@ -64,13 +68,37 @@ def test_a_bad_value_is_told_under_the_name_that_was_used(refusal: Callable[...,
     assert refusal(SERVER_PORT="x").startswith("SERVER_PORT=x is invalid")
     assert refusal(SERVER_HOST="no such host").startswith("SERVER_HOST='no such host' is not an address")
     assert refusal(JWT_SECRET="hunter2").startswith("JWT_SECRET must have at least 32 bytes, got 7")
-    assert "every web page" in refusal(CORS_ALLOW_ORIGINS="*")
 
 
-def test_their_empty_host_means_all_interfaces(read: Read, refusal: Callable[..., str]) -> None:
-    assert "listens on every address" in refusal(SERVER_HOST="")
-    assert read(SERVER_HOST="", CASEMATE_ALLOWED_HOSTS="box").settings.url() == "http://127.0.0.1:33944"
+@pytest.mark.parametrize("host", ["", ANYWHERE])
+def test_their_empty_host_means_all_interfaces_by_the_machines_own_names(read: Read, host: str) -> None:
+    reading = read(SERVER_HOST=host)
+    assert not reading.settings.local_only
+    assert reading.settings.registration_policy == "closed"
+    assert socket.gethostname().lower() in reading.settings.allowed_hosts
+    assert str(reading.origins["allowed_hosts"]) == "SERVER_HOST (VoidRun)"
+    (warning,) = reading.warnings
+    assert "put a proxy with TLS before it" in warning
+    assert "set CASEMATE_ALLOWED_HOSTS" in warning
+
+
+def test_their_empty_host_with_names_or_a_host_of_ours_is_as_we_say(read: Read) -> None:
+    reading = read(SERVER_HOST="", CASEMATE_ALLOWED_HOSTS="box")
+    assert (reading.settings.url(), reading.settings.allowed_hosts) == ("http://127.0.0.1:33944", ("box",))
+    assert reading.warnings == ()
     assert read(SERVER_HOST="", CASEMATE_HOST="127.0.0.1").settings.local_only
+
+
+def test_the_published_secret_is_not_used_unless_tokens_are(read: Read, refusal: Callable[..., str]) -> None:
+    reading = read(JWT_SECRET=EXAMPLE)
+    assert reading.settings.jwt_secret is None
+    assert "API keys alone are accepted" in reading.warnings[0]
+    assert "openssl rand -hex 32" in reading.warnings[0]
+    line = refusal(JWT_SECRET=EXAMPLE, CASEMATE_JWT_ISSUER="https://id.example.org", CASEMATE_JWT_AUDIENCE="box")
+    assert "or remove CASEMATE_JWT_ISSUER and CASEMATE_JWT_AUDIENCE to go on without tokens" in line
+    ours = read(JWT_SECRET=EXAMPLE, CASEMATE_JWT_SECRET=SECRET, CASEMATE_JWT_AUDIENCE="box").settings
+    assert ours.jwt_secret is not None
+    assert refusal(CASEMATE_JWT_SECRET=EXAMPLE).startswith("CASEMATE_JWT_SECRET must have at least 32 bytes")
 
 
 @pytest.mark.parametrize("name", ["CASEMATE_JWT_SECRET_FILE", "JWT_SECRET_FILE"])
@@ -131,11 +159,12 @@ def test_our_algorithm_is_fine(read: Read) -> None:
     assert read(JWT_ALGORITHM="HS256").warnings == ()
 
 
-def test_origins_with_cors_turned_off_contradict_each_other(refusals: Refusals, read: Read) -> None:
-    told = refusals(CORS_ENABLED="false", CORS_ALLOW_ORIGINS="https://box.example.org")
-    assert len(told) == 1
-    assert "remove one" in told[0]
-    assert read(CORS_ENABLED="false").settings.allowed_origins == ()
+def test_origins_are_not_used_where_cors_is_turned_off(read: Read) -> None:
+    for origins in ("https://box.example.org", "*"):
+        reading = read(CORS_ENABLED="false", CORS_ALLOW_ORIGINS=origins)
+        assert reading.settings.allowed_origins == ()
+        assert "because CORS_ENABLED is off" in reading.warnings[0]
+    assert read(CORS_ENABLED="false").warnings == ()
 
 
 @pytest.mark.parametrize(
