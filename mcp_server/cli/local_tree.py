@@ -16,6 +16,7 @@ import anyio.to_thread
 
 from vmm.agent.packing import Packer
 from vmm.agent.tar import TarError
+from vmm.agent.tar_packing import TarForm
 from vmm.agent.unpacking import Unpacker
 
 from .console import CliError, plain
@@ -97,7 +98,7 @@ class LocalTree(Tree):
     async def pack(self, path: str) -> AsyncGenerator[AsyncIterator[bytes]]:
         """Open a directory as a tar stream."""
         with _os_errors(path):
-            packer = await anyio.to_thread.run_sync(lambda: Packer(os.fsencode(Path(path).absolute())))
+            packer = await anyio.to_thread.run_sync(_packer, os.fsencode(Path(path).absolute()))
         try:
             yield _stepped(packer.pieces())
         finally:
@@ -163,6 +164,10 @@ def _umask() -> int:
     mask = os.umask(0o077)
     os.umask(mask)
     return mask
+
+
+def _packer(path: bytes) -> Packer:
+    return Packer(path, lambda tally: TarForm(tally, commented=True))
 
 
 def _size_of(path: str) -> int:
