@@ -98,7 +98,7 @@ class LocalTree(Tree):
     async def pack(self, path: str) -> AsyncGenerator[AsyncIterator[bytes]]:
         """Open a directory as a tar stream."""
         with _os_errors(path):
-            packer = await anyio.to_thread.run_sync(_packer, os.fsencode(Path(path).absolute()))
+            packer = await anyio.to_thread.run_sync(_packer, path)
         try:
             yield _stepped(packer.pieces())
         finally:
@@ -166,8 +166,8 @@ def _umask() -> int:
     return mask
 
 
-def _packer(path: bytes) -> Packer:
-    return Packer(path, lambda tally: TarForm(tally, commented=True))
+def _packer(path: str) -> Packer:
+    return Packer(os.fsencode(Path(path).absolute()), lambda tally: TarForm(tally, commented=True))
 
 
 def _size_of(path: str) -> int:
