@@ -139,7 +139,7 @@ def entry_of(head: bytes, name: bytes, extra: bytes) -> Entry:
     if unix:
         entry.mode = attributes >> 16
     elif attributes & _DOS_DIRECTORY:
-        entry.mode = stat.S_IFDIR
+        entry.mode = stat.S_IFDIR | 0o755
     while len(extra) >= 4:
         kind, length = struct.unpack_from("<HH", extra)
         field, extra = extra[4 : 4 + length], extra[4 + length :]

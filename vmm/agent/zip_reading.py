@@ -123,7 +123,7 @@ class ZipSource:
             self._tally.skip(entry.name, refusal)
             yield b""
             return
-        mode = stat.S_IMODE(entry.mode) or (_DIRECTORY_MODE if kind == tar.DIRECTORY else _FILE_MODE)
+        mode = stat.S_IMODE(entry.mode or (_DIRECTORY_MODE if kind == tar.DIRECTORY else _FILE_MODE))
         member = tar.Member(path=entry.name, kind=kind, mode=mode, mtime_ns=entry.mtime * 10**9)
         if kind == tar.SYMBOLIC:
             member.link = b"".join(self._content(entry, end))

@@ -31,6 +31,8 @@ def tree(tmp_path: Path) -> Path:
     grow(top)
     (top / "holes").unlink()  # Eight gigabytes of zeros.
     (top / "pipe").unlink()  # Zip has none.
+    if os.geteuid() == 0:
+        (top / "one").chmod(0)
     return top
 
 
@@ -97,6 +99,9 @@ def test_the_agent_unpacks_what_python_packs(tmp_path: Path) -> None:
         bare = zipfile.ZipInfo("old/naïve")
         bare.create_system, bare.external_attr = 0, 0
         archive.writestr(bare, "of MS-DOS")
+        folder = zipfile.ZipInfo("folder")
+        folder.create_system, folder.external_attr = 0, 0x10
+        archive.writestr(folder, "")
         packed = zipfile.ZipInfo("lzma")
         packed.compress_type = zipfile.ZIP_LZMA
         archive.writestr(packed, "x" * 1000)
@@ -107,6 +112,7 @@ def test_the_agent_unpacks_what_python_packs(tmp_path: Path) -> None:
     assert (back / "big").read_bytes() == b"x" * MIB
     assert (back / "old/naïve").read_text() == "of MS-DOS"
     assert stat.S_IMODE((back / "old/naïve").stat().st_mode) == 0o644
+    assert stat.S_IMODE((back / "folder").stat().st_mode) == 0o755
     assert done["listed"] == [["lzma", "it is compressed by method 14; methods 0 and 8 are known"]]
 
 
