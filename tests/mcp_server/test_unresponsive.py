@@ -75,6 +75,15 @@ async def test_clients_see_a_word_that_they_know_and_what_it_means(place: Place)
         with place.fleet.stopped():
             timed_out = await http.get(f"{BASE}/metrics")
             assert (timed_out.status_code, "no sign of life" in timed_out.json()["error"]) == (504, True)
+            for path, words in (
+                ("exec", "Command execution failed"),
+                ("exec-stream", "Command execution failed"),
+                ("commands/run", "Failed to run command"),
+            ):
+                failed = await http.post(f"{BASE}/{path}", json={"command": "echo lost"})
+                assert (failed.status_code, failed.json()["error"]) == (504, words)
+                assert "no sign of life" in failed.json()["details"]
+            assert (await http.get(f"{BASE}/commands/list")).json()["error"] == "Failed to list processes"
             shown = (await http.get(BASE)).json()["data"]
             assert (shown["status"], shown["unresponsive"]) == ("error", True)
             assert "has not answered" in shown["reason"]

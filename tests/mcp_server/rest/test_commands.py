@@ -379,5 +379,22 @@ async def test_bad_requests_are_answered_in_voidruns_words(
     assert answer.json()["error"].startswith(says)
 
 
+@pytest.mark.parametrize("path", ["exec", "exec-stream", "commands/run"])
+async def test_every_way_takes_the_same_commands(http: httpx.AsyncClient, path: str) -> None:
+    """VoidRun's exec-stream refuses more than 4096 characters or 64 words, and quotes that are not closed."""
+    words = "word " * 19_000
+    assert (await printed(http, path, command=f"echo {words} | wc -w")).strip() == "19000"
+    assert (await printed(http, path, command="cat <<'END'\nit's\nEND")).strip() == "it's"
+
+
+async def test_fields_that_are_null_count_as_left_out(http: httpx.AsyncClient) -> None:
+    nothing = dict.fromkeys(("args", "timeout", "env", "cwd", "stdin", "binary", "openStdin"))
+    for path in ("exec", "exec-stream", "commands/run"):
+        assert (await printed(http, path, command="echo on", **nothing)).strip() == "on", path
+    pid = (await flat(await http.post(f"{BASE}/commands/run", json={"command": "sleep 60"})))["pid"]
+    await flat(await http.post(f"{BASE}/commands/kill", json={"pid": pid, "signal": None}))
+    await flat(await http.post(f"{BASE}/commands/wait", json={"pid": pid, "signal": None}))
+
+
 def test_a_time_limit_of_none_is_thirty_seconds() -> None:
     assert [foreground_s(limit) for limit in (0, -1, -0.5, 0.1, 301)] == [30, 30, 30, 0.1, 301]

@@ -128,6 +128,12 @@ async def test_a_session_survives_its_sockets_and_replays_its_output(rest: Rest,
         assert "kept-again" not in await shown_until(socket, "la-ter")
 
 
+async def test_fields_that_are_null_count_as_left_out(http: httpx.AsyncClient) -> None:
+    session = await opened(http, **dict.fromkeys(("cols", "rows", "command", "argv", "cwd", "env")))
+    (listed,) = await sessions(http)
+    assert (listed["id"], listed["cols"], listed["rows"]) == (session, 80, 24)
+
+
 async def test_two_sockets_see_the_same_terminal(rest: Rest, http: httpx.AsyncClient) -> None:
     session = await opened(http)
     async with rest.socket(f"pty/sessions/{session}") as one, rest.socket(f"pty/sessions/{session}") as other:
