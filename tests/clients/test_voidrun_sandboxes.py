@@ -21,8 +21,6 @@ from tests.clients.voidrun_package import (
 
 pytestmark = [pytest.mark.anyio, pytest.mark.vm]
 
-PAGE = "python3 -m http.server 8080 --directory /srv"
-
 
 @calls(
     VoidRun.create_sandbox,
@@ -175,26 +173,33 @@ async def test_a_port_that_was_published_at_creation_opens_by_its_public_url(
     assert box.get_public_urls() == []
     ports = [{"protocol": "http", "port": 8080}, {"protocol": "http", "port": 9090}]
     with client.create_sandbox(name="site", ports=ports) as site:
-        urls = site.get_public_urls()
-        assert [each.port for each in urls] == [8080, 9090]
         again = await async_client.get_sandbox(site.id)
-        assert await again.get_public_urls_async() == urls
-        assert site.get_public_url(9090) == await again.get_public_url_async(9090) == urls[1]
+        for urls in (site.get_public_urls(), await again.get_public_urls_async()):
+            assert [each.port for each in urls] == [8080, 9090]
+        url = site.get_public_url(8080).url
+        assert (await again.get_public_url_async(9090)).port == 9090
         assert site.get_public_url(80) is None
-        site.fs.upload_file("/srv/page", "it is up")
-        site.commands.run(PAGE)
+        site.fs.upload_file("/srv/index.html", "it is up")
+        site.commands.run("python3 -m http.server 8080 --directory /srv")
         site.exec("until curl -s -o /dev/null localhost:8080; do sleep 0.1; done")
-        assert opened(urls[0].url, "page").text == "it is up"
+        async with httpx.AsyncClient(transport=Here(), follow_redirects=True) as browser:
+            assert (await browser.get(url)).text == "it is up"
     with pytest.raises(httpx.HTTPStatusError, match="404"):
         site.get_public_urls()
 
 
-def opened(url: str, page: str) -> httpx.Response:
-    """Open a page without a key, as a browser does: names below `localhost` are this machine."""
-    parts = httpx.URL(url)
-    parts = parts.copy_with(path=parts.path.rstrip("/") + f"/{page}")
-    here = parts.copy_with(host="127.0.0.1")
-    return httpx.get(here, headers={"host": parts.netloc.decode()}, follow_redirects=False)
+class Here(httpx.AsyncHTTPTransport):
+    """Finds all names below `localhost` on this machine, as browsers do."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        here = httpx.Request(
+            request.method,
+            request.url.copy_with(host="127.0.0.1"),
+            headers=request.headers,
+            stream=request.stream,
+            extensions=request.extensions,
+        )
+        return await super().handle_async_request(here)
 
 
 @pytest.mark.parametrize(
