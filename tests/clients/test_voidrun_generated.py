@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -128,12 +129,14 @@ def test_a_session_keeps_its_state_between_commands(transport: Any, box: Any) ->
     told = [json.loads(line) for line in answer.data.splitlines()]
     assert "still kept" in "".join(each.get("data", "") for each in told if each["type"] == "stdout")
     assert told[-1] == {"type": "exit", "exitCode": 1}
-    for request in (
-        raw.SessionExecRequest(action="input", session_id=session, input="true\n"),
-        raw.SessionExecRequest(action="resize", session_id=session, cols=100, rows=30),
-        raw.SessionExecRequest(action="close", session_id=session),
-    ):
-        assert api.session_exec(box.id, request).success, request.action
+    with ThreadPoolExecutor() as threads:
+        asking = threads.submit(ran, 'touch /tmp/asking; read word; echo "told $word"')
+        box.exec("until test -e /tmp/asking; do sleep 0.1; done")
+        api.session_exec(box.id, raw.SessionExecRequest(action="input", session_id=session, input="it\n"))
+        assert "told it" in asking.result()
+    api.session_exec(box.id, raw.SessionExecRequest(action="resize", session_id=session, cols=100, rows=30))
+    assert "30 100" in ran("stty size </dev/tty")
+    assert api.session_exec(box.id, raw.SessionExecRequest(action="close", session_id=session)).success
     with pytest.raises(errors.BadRequestException):
         ran("true")
 
