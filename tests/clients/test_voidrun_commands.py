@@ -25,24 +25,26 @@ class Heard:
     """What a stream of output said."""
 
     def __init__(self) -> None:
-        self.stdout = ""
-        self.stderr = ""
+        self._stdout: list[str] = []
+        self._stderr: list[str] = []
         self.exits: list[dict[str, Any]] = []
         self.errors: list[Exception] = []
 
     def handlers(self) -> dict[str, Callable[[Any], None]]:
         return {
-            "on_stdout": self._on_stdout,
-            "on_stderr": self._on_stderr,
+            "on_stdout": self._stdout.append,
+            "on_stderr": self._stderr.append,
             "on_exit": self.exits.append,
             "on_error": self.errors.append,
         }
 
-    def _on_stdout(self, text: str) -> None:
-        self.stdout += text
+    @property
+    def stdout(self) -> str:
+        return "".join(self._stdout)
 
-    def _on_stderr(self, text: str) -> None:
-        self.stderr += text
+    @property
+    def stderr(self) -> str:
+        return "".join(self._stderr)
 
 
 @calls(Sandbox.exec)
