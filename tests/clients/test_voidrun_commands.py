@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Callable
 from typing import Any
 
@@ -12,13 +11,14 @@ from tests.clients.voidrun_package import CodeInterpreter, Commands, Sandbox, ca
 
 pytestmark = [pytest.mark.anyio, pytest.mark.vm]
 
-LONG = textwrap.dedent("""
-    const words: string[] = ["a", "b"]
+LONG = """
+import json
+words = ["a", "b"]
 
 
-    console.log(JSON.stringify({ words, sum: 1 + 1 }))
-""")
-"""Code with an empty line, which the client writes to a file first."""
+print(json.dumps({"words": words, "sum": 1 + 1}))
+"""
+"""Code with empty lines, which the client writes to a file first."""
 
 
 class Heard:
@@ -104,7 +104,7 @@ def test_code_runs_in_every_language(box: Any) -> None:
     assert "ValueError: its wrong" in wrong.error
     told = box.interpreter.run_code("import os; print(os.getcwd(), os.environ['WORD'])", cwd="/srv", env={"WORD": "x"})
     assert told.stdout == "/srv x\n"
-    assert box.run_code(LONG, language="typescript").results == {"words": ["a", "b"], "sum": 2}
+    assert box.run_code(LONG).results == {"words": ["a", "b"], "sum": 2}
 
 
 @calls(Sandbox.run_code_async, CodeInterpreter.run_async, CodeInterpreter.run_code_async)

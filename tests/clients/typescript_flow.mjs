@@ -10,27 +10,24 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
 const [sdk, baseUrl, apiKey] = process.argv.slice(2);
-const { VoidRun } = await import(pathToFileURL(sdk));
+const { VoidRun, FileWatcher, PtySession } = await import(pathToFileURL(sdk));
 
 const called = new Set();
 const methods = new Set();
 
-/** Note the calls of every public method of an object's class. */
-function noting(object) {
-  const kind = Object.getPrototypeOf(object);
-  for (const name of Object.getOwnPropertyNames(kind)) {
-    const method = kind[name];
-    const full = `${kind.constructor.name}.${name}`;
-    // TypeScript's `private` and the one `_name` of the SDK are not for users.
-    const hidden = ['buildCommand', 'parseResults', 'executeStreaming', '_execStream'].includes(name);
-    if (name === 'constructor' || hidden || methods.has(full) || typeof method !== 'function') continue;
-    methods.add(full);
-    kind[name] = function (...values) {
-      called.add(full);
+// What TypeScript's `private` and the `_` hide at compile time is there at run time, but not for users.
+const hidden = ['constructor', 'buildCommand', 'parseResults', 'executeStreaming', '_execStream'];
+
+/** Note the calls of every public method of a class. */
+function note(kind) {
+  for (const name of Object.getOwnPropertyNames(kind.prototype).filter((each) => !hidden.includes(each))) {
+    const method = kind.prototype[name];
+    methods.add(`${kind.name}.${name}`);
+    kind.prototype[name] = function (...values) {
+      called.add(`${kind.name}.${name}`);
       return method.apply(this, values);
     };
   }
-  return object;
 }
 
 async function until(condition) {
@@ -48,11 +45,12 @@ const handlers = (of) => ({
   onError: (error) => of.errors.push(String(error)),
 });
 
-const client = noting(new VoidRun({ apiKey, baseUrl }));
+for (const kind of [VoidRun, FileWatcher, PtySession]) note(kind);
+const client = new VoidRun({ apiKey, baseUrl });
 const out = {};
 const labels = { of: 'typescript' };
-const box = noting(await client.createSandbox({ name: 'site', labels, publishPorts: [8080], region: 'eu' }));
-for (const part of [box.fs, box.pty, box.commands, box.interpreter]) noting(part);
+const box = await client.createSandbox({ name: 'site', labels, publishPorts: [8080], region: 'eu' });
+for (const part of [box, box.fs, box.pty, box.commands, box.interpreter]) note(part.constructor);
 try {
   out.made = { ports: box.publishPorts, labels: box.labels, region: box.region, status: box.status };
   out.info = (await box.info()) === box;
@@ -96,7 +94,7 @@ try {
   const { fs } = box;
   await fs.createDirectory(`${place}/sub`);
   const events = [];
-  const watcher = noting(await fs.watch(place, { onEvent: (event) => events.push(event), onError: console.error }));
+  const watcher = await fs.watch(place, { onEvent: (event) => events.push(event), onError: console.error });
   await fs.createFile(`${place}/empty`);
   await fs.uploadFile(`${place}/text`, 'one\ntwo\n');
   await fs.uploadFileStream(`${place}/streamed`, new Blob(['a', 'b']).stream());
@@ -127,14 +125,12 @@ try {
   out.unpacked = (await fs.downloadFile(`${place}/out/sub/moved`)).toString();
   await until(() => events.some((event) => event.path === `${place}/text` && event.type === 'created'));
   watcher.close();
-  await watcher.connect();
-  watcher.close();
   out.deleted = (await fs.deleteFile(place)).data.exitCode;
 
   // Terminals
   out.terminal = [];
   for (let attempt = 0; attempt < 5; attempt++) {
-    const pty = noting(await box.pty.connect({ onData: () => {} }));
+    const pty = await box.pty.connect({ onData: () => {} });
     const text = await pty.runCommand(`echo $((${attempt} + 1000))-told`);
     out.terminal.push(text.includes(`${attempt + 1000}-told`));
     pty.close();
