@@ -4,7 +4,7 @@ A route leaves these values in `scope["state"]`, for the audit and the metrics a
 
 - `action`: the endpoint's action, from a bounded set of names;
 - `sandbox`: the id or name in the path, if there is one;
-- `refusal`: why the request was refused, as in the answer.
+- `refusal`: why the request was refused.
 """
 
 from __future__ import annotations
@@ -139,9 +139,9 @@ async def _serve(endpoint: Endpoint, scope: Connection, receive: Receive, send: 
         refusal = refusal_of(error)
         if refusal is None:
             raise
+        state["refusal"] = refusal.error
         if endpoint.failure and refusal.status in _UNREACHABLE:
             refusal = refusal.worded(endpoint.failure)
-        state["refusal"] = refusal.error
         if begun:
             # The status is sent already: breaking the answer off shows the client that it is incomplete.
             _log.warning("answer aborted", action=endpoint.action, reason=state["refusal"])

@@ -7,6 +7,7 @@ command that the caller may not know. Nothing of a session is written anywhere o
 from __future__ import annotations
 
 import codecs
+import json
 import secrets
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -15,7 +16,7 @@ from starlette.responses import JSONResponse
 
 from auth.roles import Scope
 from mcp_server.audit.entry import annotate_call
-from mcp_server.wire import compact, limit_ms
+from mcp_server.wire import limit_ms
 from vmm.errors import GuestError, InvalidInput, ProcessMissing
 
 from .body import WireModel, parse_body
@@ -232,4 +233,5 @@ def _text(output: Captured) -> str:
 
 
 def _event(kind: str, **fields: object) -> bytes:
-    return compact({"type": kind, **fields}).encode() + b"\n"
+    # All in ASCII, since some clients end a line at Unicode's separators, too.
+    return json.dumps({"type": kind, **fields}, separators=(",", ":")).encode() + b"\n"

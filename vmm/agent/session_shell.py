@@ -17,7 +17,6 @@ import struct
 import termios
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from . import pseudo_terminal
@@ -25,11 +24,9 @@ from .memory_kills import MemoryKills
 from .output import OutputLog
 from .process import Process, Streams
 from .refusals import CONFLICT, GUEST, NO_PROCESS, RefusalError
+from .session_command import SessionCommand, statement
 from .spawn import Child
 from .trees import Tree, Trees
-
-REPORTS = 8
-"""The shell's descriptor of the pipe for reports. POSIX shells accept only one digit in a redirection."""
 
 _INTERRUPTS = 4
 """How often a command that has to end is interrupted before it is killed."""
@@ -44,23 +41,6 @@ _SIGNALLED = 128
 _F_SETPIPE_SZ = 1031
 _TIOCSIG = 0x40045436
 """Sends a signal to what runs in the foreground of a master's terminal, see ioctl_tty(2)."""
-
-
-@dataclass(slots=True, kw_only=True)
-class SessionCommand:
-    """A command that was given to the shell.
-
-    Attributes:
-        number: Its number in the session; the shell's own preparation is 0.
-        log: Its output.
-        exit_code: The status that the shell reported; None until then.
-        timed_out: Whether it was interrupted because of its time limit.
-    """
-
-    number: int
-    log: OutputLog
-    exit_code: int | None = None
-    timed_out: bool = False
 
 
 class SessionShell(Process):
@@ -141,7 +121,7 @@ class SessionShell(Process):
             self._control(lambda master: termios.tcsetattr(master, termios.TCSANOW, self._modes))
         if timeout > 0:
             self._watch_time(command, timeout)
-        self._give(command, _statement(line, status))
+        self._give(command, statement(line, status))
         return command
 
     def is_over(self, command: SessionCommand) -> bool:
@@ -215,7 +195,7 @@ class SessionShell(Process):
         while not self.is_over(command) and self._unread():
             time.sleep(pause)
             pause = min(2 * pause, _LAST_LOOK_S)
-        self._write(b"command printf '%d %%d\\n' \"$?\" >&%d\n" % (command.number, REPORTS))
+        self._write(command.report())
 
     def _write(self, text: bytes) -> None:
         with self.changed:
@@ -288,12 +268,3 @@ class SessionShell(Process):
             self._open = False
             os.close(self._commands)
             os.close(self._reports)
-
-
-def _statement(line: bytes, status: int) -> bytes:
-    """Return the shell's line that runs a command in the shell itself, with the status of the previous one as `$?`."""
-    # With -e, the shell would end at the status; but then it has ended at the previous command already.
-    before = b"case $- in *e*) ;; *) (exit %d) ;; esac; " % status if status else b""
-    quoted = b"'" + line.replace(b"'", b"'\\''") + b"'"
-    # As an argument of `command`, eval does not end the command's line at a syntax error in any shell.
-    return b"%scommand eval %s <>/dev/tty 2>&0 %d>&-\n" % (before, quoted, REPORTS)

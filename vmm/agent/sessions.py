@@ -15,7 +15,8 @@ from .memory_kills import MemoryKills
 from .output import HEAD
 from .programs import Program, is_bash, session_program
 from .refusals import CONFLICT, GUEST, NO_PROCESS, RefusalError, invalid
-from .session_shell import REPORTS, SessionCommand, SessionShell
+from .session_command import REPORTS, SessionCommand
+from .session_shell import SessionShell
 from .spawn import Spawner
 from .trees import Trees
 from .users import Users
@@ -55,12 +56,15 @@ class Sessions:
             raise invalid(f"session_id must have 1 to {_MAX_NAME} characters, got {len(name)}")
         program = session_program(arguments, self._users)
         size = pseudo_terminal.size(arguments)
-        with self._lock:
-            surplus = self._make_room(name)
-            shell = self._start(program, size)
-            self._table[name] = shell
-        for old in surplus:
-            _end(old, 0)
+        surplus: list[SessionShell] = []
+        try:
+            with self._lock:
+                surplus = self._make_room(name)
+                shell = self._start(program, size)
+                self._table[name] = shell
+        finally:
+            for old in surplus:
+                _end(old, 0)
         shell.pump_in_background(self._trees)
         try:
             shell.prepare(_PREPARE_BASH if is_bash(program.path) else _PREPARE, time.monotonic() + _START_S)
@@ -68,7 +72,12 @@ class Sessions:
             self._remove(name)
             _end(shell, 0)
             raise
-        channel.send_result({"pid": shell.pid})
+        if channel.gone() and not channel.retired:
+            # Whoever wanted it may not even know its id.
+            self._remove(name)
+            _end(shell, 0)
+            return
+        channel.send_result({})
 
     def start(self, channel: Channel, arguments: Arguments) -> None:
         """Run a command in a session, and answer with its number at once."""

@@ -147,10 +147,12 @@ async def test_the_end_of_the_shell_is_said(http: httpx.AsyncClient) -> None:
 
 async def test_a_stream_brings_every_byte_and_the_exit_code_last(http: httpx.AsyncClient) -> None:
     given = {"sessionId": (await act(http, "create"))["sessionId"]}
-    found = await streamed(http, **given, command="printf '  a\\r\\n\\n\\tü'; seq 20000; (exit 3)", timeout=None)
+    found = await streamed(
+        http, **given, command="printf '  a\\r\\n\\n\\tü\u2028\x85\\f'; seq 20000; (exit 3)", timeout=None
+    )
     assert {line["type"] for line in found} == {"stdout", "exit"}
     numbers = "".join(f"{number}\n" for number in range(1, 20001))
-    assert "".join(line["data"] for line in found if line["type"] == "stdout") == f"  a\r\n\n\tü{numbers}"
+    assert "".join(line["data"] for line in found if line["type"] == "stdout") == f"  a\r\n\n\tü\u2028\x85\f{numbers}"
     assert found[-1] == {"type": "exit", "exitCode": 3}
     assert "is required" in (await http.post(STREAM, json={**given, "command": " "})).json()["error"]
 

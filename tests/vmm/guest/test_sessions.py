@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -235,6 +236,42 @@ async def test_a_session_outlives_its_connections(link: GuestLink, bash: Session
 async def test_variables_and_directory_are_given_at_the_start(link: GuestLink, place: str) -> None:
     async with opened(link, cwd=place, env={"A": "a b"}, cols=77, rows=11, shell="/bin/bash") as session:
         assert await session.run("pwd; echo $A; stty size; echo $0 $TERM") == (f"{place}\na b\n11 77\nbash dumb\n", 0)
+
+
+def pretended_shell(place: str, script: str) -> str:
+    """A program by the name of bash."""
+    path = Path(place, "bash")
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+async def test_a_shell_that_does_not_start_is_refused(link: GuestLink, place: str) -> None:
+    with pytest.raises(GuestError, match="did not start"):
+        await link.session_open("never", shell=pretended_shell(place, "exit 3"))
+    with pytest.raises(ProcessMissing):
+        await link.session_close("never")
+
+
+async def test_a_session_that_nobody_waits_for_any_more_is_not_kept(link: GuestLink, place: str) -> None:
+    shell = pretended_shell(place, f'until test -e {place}/go; do sleep 0.02; done; exec /bin/bash "$@"')
+
+    async def there() -> bool:
+        try:
+            await link.session_read("left", 0)
+        except ProcessMissing:
+            return False
+        return True
+
+    async def not_there() -> bool:
+        return not await there()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(lambda: link.session_open("left", shell=shell))
+        await until(there)
+        tasks.cancel_scope.cancel()
+    Path(place, "go").touch()
+    await until(not_there)
 
 
 async def test_sessions_are_bounded_in_number(link: GuestLink) -> None:
