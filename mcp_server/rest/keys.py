@@ -37,7 +37,7 @@ _MOST_SECONDS = 10 * 366 * 24 * 3600
 _SHOWN = 80
 _NEVER = "Never (until revoked)"
 _ID = re.compile(r"[0-9a-f]{24}")
-_ALL = ["*"]
+_ALL = "*"
 """VoidRun's word for all scopes."""
 
 
@@ -213,7 +213,7 @@ def _scopes(wanted: KeyRequest, who: Principal) -> frozenset[Scope]:
 
 
 def _named(scopes: frozenset[Scope]) -> list[str]:
-    return _ALL if expanded(scopes) == ALL_SCOPES else [scope.value for scope in Scope if scope in scopes]
+    return [_ALL] if expanded(scopes) == ALL_SCOPES else [scope.value for scope in Scope if scope in scopes]
 
 
 def _span(milliseconds: int) -> str:

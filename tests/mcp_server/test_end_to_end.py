@@ -35,7 +35,7 @@ async def test_a_sandbox_lives_from_its_creation_to_its_end(server: Edge, era: E
         assert re.fullmatch(r"[0-9a-f]{24}", made["id"])
         assert {
             "status": "running",
-            "image": "minimal",
+            "image": "minimal:latest",
             "cpu": 1,
             "mem": 512,
             "autoSleep": True,

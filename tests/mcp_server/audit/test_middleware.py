@@ -216,7 +216,7 @@ async def test_each_tool_call_is_recorded_once_with_its_caller(edge: Edge, recor
     assert [record.org_id[0] for record in found] == ["a", "b", "a", "a", "a"]
     assert {(record.surface, record.address, record.status) for record in found} == {("mcp", "127.0.0.1", 200)}
     assert len({record.key_id for record in found}) == 2
-    assert found[1].reason == "not_found: There is no sandbox 'box'"
+    assert found[1].reason == "not_found: Sandbox not found"
     assert found[2].reason == "there is no tool '[hidden]'"
     assert json.loads(found[4].arguments) == {"uri": "casemate://sandbox/nowhere"}
 

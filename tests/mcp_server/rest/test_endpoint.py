@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from auth.errors import EmailTaken, InvalidAccount, KeyMissing
+from auth.errors import EmailTaken, InvalidAccount, KeyMissing, TooManyTickets
 from auth.principal import Principal
 from auth.roles import Scope as Power
 from mcp_server.rest.body import WireModel, parse_body, parse_query
@@ -37,6 +37,7 @@ FAILURES: dict[str, Exception] = {
     "taken": EmailTaken("email is taken"),
     "no key": KeyMissing("no such key"),
     "account": InvalidAccount("name is empty"),
+    "tickets": TooManyTickets("you have 100 unused tickets"),
     "store": StoreUnavailable("The store is away"),
     "store full": StoreFull("The store is full"),
     "store broken": StoreError("The store is broken"),
@@ -154,6 +155,7 @@ async def test_an_answer_comes_in_the_envelope() -> None:
         ("full", 507, "No space left"),
         ("taken", 409, "email is taken"),
         ("no key", 404, "no such key"),
+        ("tickets", 429, "you have 100 unused tickets"),
         ("account", 400, "name is empty"),
         ("store", 503, "The server's store failed"),
         ("store full", 507, "The server's store failed"),
