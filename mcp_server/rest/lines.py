@@ -4,10 +4,10 @@ An event is a line with its end, or a part of a long or unfinished one, so that 
 output. In an event, each line of its text is a `data:` field; an empty last one stands for the line's end.
 
 Its client for Python breaks lines at all of Unicode's line separators, and takes blanks off both ends of each field;
-the one for TypeScript breaks them at line feeds, and takes blanks off their ends alone. So it loses the blanks at the
-ends of lines, and the other one those at their beginnings too, however events are cut; line separators become line feeds
-for both. No blank is added after `data:`, which TypeScript's would keep, so readers that follow the standard lose one
-that a line begins with. For programs that need each byte there is the binary form.
+the one for TypeScript breaks them at line feeds, and takes blanks off their ends alone. So it loses the blanks that
+lines end with, and the other one also those that they begin with, however events are cut; and line separators become
+line feeds for both. No blank is added after `data:`, which the one for TypeScript would keep, so that readers which
+follow the standard lose one that a line begins with. For programs that need each byte there is the binary form.
 """
 
 from __future__ import annotations
