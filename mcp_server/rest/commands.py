@@ -149,12 +149,21 @@ class CommandRoutes:
 
         async def serve(receive: Receive, answer: Answer) -> None:
             network = self._fleet.network.of(sandbox)
-            pid = (await self._fleet.guest.start(owner, sandbox.id, program, open_stdin=wanted.open_stdin)).pid
+            info = await self._fleet.guest.start(owner, sandbox.id, program, open_stdin=wanted.open_stdin, hold=True)
+            pid = info.pid
             followed = False
             try:
                 async with while_connected(receive):
                     events = EventStream(
-                        self._fleet, owner, sandbox.id, pid, answer, binary=wanted.binary, network=network
+                        self._fleet,
+                        owner,
+                        sandbox.id,
+                        pid,
+                        answer,
+                        binary=wanted.binary,
+                        prompts=wanted.open_stdin,
+                        hold=True,
+                        network=network,
                     )
                     annotate_call(exit_code=await events.send(timeout_s=timeout_s, tell_pid=wanted.open_stdin))
                     followed = True

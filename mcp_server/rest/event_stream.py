@@ -8,6 +8,7 @@ bytes in base64, and a header of the answer says so.
 from __future__ import annotations
 
 import json
+import math
 from base64 import b64encode
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
@@ -18,7 +19,8 @@ from vmm.errors import CasemateError
 from vmm.guest.values import Chunk
 
 from ..exit_reason import why_killed
-from .lines import Lines, event
+from .lines import event
+from .text_events import TextEvents
 
 if TYPE_CHECKING:
     from anyio.abc import ObjectReceiveStream, ObjectSendStream
@@ -36,8 +38,6 @@ _HEADERS = {
     "x-accel-buffering": "no",
 }
 _BINARY_HEADERS = {**_HEADERS, "x-casemate-encoding": "base64"}
-_PAUSE_S = 0.5
-"""An unfinished line, such as a prompt, is sent after this pause."""
 _KEEP_ALIVE_S = 15
 _PIECE = 32 * 1024
 """Bytes converted to events at once; with very short lines, that is thousands of events in a few milliseconds."""
@@ -57,6 +57,8 @@ class EventStream:
         pid: The command's pid.
         answer: Sends the events.
         binary: Whether to send bytes instead of lines.
+        prompts: Whether the client answers prompts: see `TextEvents`.
+        hold: Whether the command, which was started so, waits for a client that reads slowly.
         network: Its sandbox's network since before the command, whose refusals are told with `exit`.
     """
 
@@ -69,6 +71,8 @@ class EventStream:
         answer: Answer,
         *,
         binary: bool = False,
+        prompts: bool = False,
+        hold: bool = False,
         network: SandboxNetwork | None = None,
     ) -> None:
         self._fleet = fleet
@@ -76,7 +80,8 @@ class EventStream:
         self._answer = answer
         self._binary = binary
         self._network = network
-        self._lines = {"stdout": Lines(), "stderr": Lines()}
+        self._hold = hold
+        self._text = TextEvents(prompts=prompts)
         self._seen = {"stdout": 0, "stderr": 0}
 
     async def send(self, *, follow: bool = True, timeout_s: float = 0, tell_pid: bool = False) -> int:
@@ -127,13 +132,12 @@ class EventStream:
             tasks.start_soon(pump)
             while (text := await self._next(receiver)) is not None:
                 await self._answer.write(text.encode())
-            rest = "".join(event(name, line) for name, lines in self._lines.items() for line in lines.end())
-            await self._answer.write(rest.encode())
+            await self._answer.write(self._text.end().encode())
         if failures:
             raise failures[0]
 
     async def _live(self, sender: ObjectSendStream[Chunk]) -> None:
-        async with self._fleet.guest.attach(*self._process) as chunks:
+        async with self._fleet.guest.attach(*self._process, hold=self._hold) as chunks:
             async for chunk in chunks:
                 for start in range(0, len(chunk.data), _PIECE):
                     data = chunk.data[start : start + _PIECE]
@@ -153,28 +157,28 @@ class EventStream:
             stdout, stderr = output.stdout.next_offset, output.stderr.next_offset
 
     async def _next(self, receiver: ObjectReceiveStream[Chunk]) -> str | None:
-        """Return the next events: lines, unfinished lines after a pause, or keep-alive comments; None at the end."""
-        pending = any(lines.pending for lines in self._lines.values())
+        """Return the next events: lines, parts of lines that are due, or keep-alive comments; None at the end."""
+        now = anyio.current_time()
+        due = self._text.due
         try:
-            with anyio.move_on_after(_PAUSE_S if pending else _KEEP_ALIVE_S):
-                return self._events_of(await receiver.receive())
+            with anyio.move_on_at(min(due, now + _KEEP_ALIVE_S)):
+                chunk = await receiver.receive()
+                now = anyio.current_time()
+                # What is due is sent even if new output is there each time.
+                return self._events_of(chunk, now) + self._text.flush(now)
         except anyio.EndOfStream:
             return None
-        if pending:
-            return "".join(event(name, part) for name, lines in self._lines.items() for part in lines.pause())
-        return ": still running\n\n"
+        return ": still running\n\n" if math.isinf(due) else self._text.flush(anyio.current_time())
 
-    def _events_of(self, chunk: Chunk) -> str:
-        name, lines = chunk.stream, self._lines[chunk.stream]
+    def _events_of(self, chunk: Chunk, now: float) -> str:
+        name = chunk.stream
         skipped = chunk.offset - self._seen[name]
         self._seen[name] = chunk.offset + len(chunk.data)
         loss = f"{skipped} bytes of {name} left out: {NOT_KEPT}" if skipped > 0 else ""
         if self._binary:
-            note = event("error", loss) if loss else ""
-            return note + event(name, b64encode(chunk.data).decode())
-        before = "".join(event(name, text) for text in lines.end()) if loss else ""
-        note = event("stderr", f"[{loss}]\n") if loss else ""
-        return before + note + "".join(event(name, text) for text in lines.feed(chunk.data))
+            return (event("error", loss) if loss else "") + event(name, b64encode(chunk.data).decode())
+        told = self._text.end(name) + event("stderr", f"[{loss}]\n") if loss else ""
+        return told + self._text.feed(name, chunk.data, now)
 
     async def _status(self, *, wait_ms: int = 0) -> ProcessInfo:
         """Look up the command's status, after waiting for its end."""

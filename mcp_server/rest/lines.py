@@ -4,8 +4,10 @@ An event is a line with its end, or a part of a long or unfinished one, so that 
 output. In an event, each line of its text is a `data:` field; an empty last one stands for the line's end.
 
 Its client for Python breaks lines at all of Unicode's line separators, and takes blanks off both ends of each field;
-the one for TypeScript breaks them at line feeds, and takes blanks off their ends alone. So blanks at the ends of lines
-do not arrive there, and line separators become line feeds; for programs that need each byte there is the binary form.
+the one for TypeScript breaks them at line feeds, and takes blanks off their ends alone. So it loses the blanks that
+lines end with, and the other one also those that they begin with, however events are cut; and line separators become
+line feeds for both. No blank is added after `data:`, which the one for TypeScript would keep, so that readers which
+follow the standard lose one that a line begins with. For programs that need each byte there is the binary form.
 """
 
 from __future__ import annotations
@@ -16,8 +18,9 @@ import re
 _LONG = 64 * 1024
 _LONGEST = 1024 * 1024
 _SEEN = 4 * 1024
-_BLANKS = r"\s\ufeff\x1c-\x1f\x85"  # to one of the clients; the mark of byte order is one in JavaScript
-_SEAMS = re.compile(rf"[^{_BLANKS}](?=[^{_BLANKS}])")
+_BLANKS = "".join(filter(str.isspace, map(chr, range(0x3001)))) + "\ufeff"
+"""What one of the clients takes off; the mark of byte order is a blank in JavaScript."""
+_LAST_SEAM = re.compile(rf".*[^{_BLANKS}](?=[^{_BLANKS}])", re.DOTALL)
 
 
 class Lines:
@@ -37,6 +40,11 @@ class Lines:
         """Whether there is a part of a line that `pause` would return."""
         return _seam(self._rest) > 0
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether there is a part of a line that `show` would return."""
+        return bool(self._rest.rstrip(_BLANKS))
+
     def feed(self, data: bytes) -> list[str]:
         """Add a chunk, and return what ends in it."""
         return self._cut(self._decoder.decode(data))
@@ -48,6 +56,12 @@ class Lines:
         """
         seam = _seam(self._rest)
         part, self._rest = self._rest[:seam], self._rest[seam:]
+        return [part] if part else []
+
+    def show(self) -> list[str]:
+        """Return the unfinished line but for the blanks at its end, such as that of a prompt."""
+        part = self._rest.rstrip(_BLANKS)
+        self._rest = self._rest[len(part) :]
         return [part] if part else []
 
     def end(self) -> list[str]:
@@ -83,5 +97,5 @@ def event(name: str, text: str) -> str:
 
 def _seam(text: str) -> int:
     """Return where to split a text that may go on: between the last two characters in a row that are no blanks."""
-    begin = max(len(text) - _SEEN, 0)
-    return max((found.end() for found in _SEAMS.finditer(text, begin)), default=0)
+    found = _LAST_SEAM.match(text, max(len(text) - _SEEN, 0))
+    return found.end() if found else 0

@@ -12,7 +12,7 @@ from vmm.errors import CasemateError
 from vmm.guest.values import MIB
 
 from .outcome import notices, outcome_fields
-from .streaming import Streamed
+from .streaming import Streamed, while_connected
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 MOST = 64 * MIB
 """Bytes of each stream in an answer; of longer ones, the last bytes follow the first ones."""
-_PIECE = MIB
+_PIECE = MIB // 4
+"""Bytes that are read and converted at once, which takes a few milliseconds even if JSON escapes each of them."""
 _NOWHERE = 2**62
 """An offset beyond the end of any stream."""
 _HEADERS = {"content-type": "application/json"}
@@ -52,7 +53,11 @@ class LongOutput(Streamed):
         self._timeout_s = timeout_s
         self._fields = outcome_fields(outcome)
 
-    async def _send(self, _receive: Receive, answer: Answer) -> None:
+    async def _send(self, receive: Receive, answer: Answer) -> None:
+        async with while_connected(receive):
+            await self._write(answer)
+
+    async def _write(self, answer: Answer) -> None:
         await answer.begin(200, _HEADERS)
         await answer.write(b'{"status":"success","message":"ok","data":{"stdout":"')
         lost, end = {"stdout": 0, "stderr": 0}, ""

@@ -134,7 +134,7 @@ class CommandTools:
             ),
             f"waiting for pid {pid}",
         )
-        return output_text(output, ref)
+        return output_text(output, ref, stdout_from=stdout_offset, stderr_from=stderr_offset)
 
     async def kill_process(
         self,

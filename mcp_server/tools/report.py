@@ -55,12 +55,13 @@ def outcome_text(outcome: Outcome, sandbox: str, *, budget: int, timeout_s: floa
     return "".join(parts) + _refusals(outcome.network)
 
 
-def output_text(output: ProcessOutput, sandbox: str) -> str:
-    """Format a process's output from some offsets on, and say where to continue."""
+def output_text(output: ProcessOutput, sandbox: str, *, stdout_from: int = 0, stderr_from: int = 0) -> str:
+    """Format a process's output from some offsets on, and say where to continue and what is not kept there."""
     info = output.info
     stdout, next_stdout = _slice_text(output.stdout, final=not info.running)
     stderr, next_stderr = _slice_text(output.stderr, final=not info.running)
-    parts = [_block(stdout), _stderr(stderr)]
+    parts = [_gap("stdout", output.stdout, min(stdout_from, info.stdout_total)), _block(stdout)]
+    parts += [_gap("stderr", output.stderr, min(stderr_from, info.stderr_total)), _stderr(stderr)]
     left = max(info.stdout_total - next_stdout, 0) + max(info.stderr_total - next_stderr, 0)
     more = (
         f"read_process_output(id={json.dumps(sandbox)}, pid={info.pid}, "
@@ -96,6 +97,10 @@ def _slice_text(part: OutputSlice, *, final: bool) -> tuple[str, int]:
         data = data[: whole_characters(data)]
     text, _ = clean(data)
     return text, part.offset + len(data)
+
+
+def _gap(name: str, part: OutputSlice, begin: int) -> str:
+    return f"[{part.offset - begin} bytes of {name} are not kept]\n" if part.offset > begin else ""
 
 
 def _block(text: str) -> str:

@@ -22,6 +22,7 @@ class OutputLog:
 
     Attributes:
         total: Number of bytes ever written.
+        reader: The offset up to which its reader has read it; None if nothing is kept for a reader.
     """
 
     def __init__(self, *, head: int = HEAD, tail: int = TAIL, spools: Spools | None = None) -> None:
@@ -34,6 +35,7 @@ class OutputLog:
         self._spools = spools
         self._spool: Spool | None = None
         self.total = 0
+        self.reader: int | None = None
 
     @property
     def kept(self) -> int:
@@ -44,6 +46,19 @@ class OutputLog:
     def tail_start(self) -> int:
         """The offset of the oldest byte in the ring."""
         return self.total - len(self._ring)
+
+    @property
+    def room(self) -> int:
+        """How many bytes may follow at once until some would be dropped that its reader has not read."""
+        if self.reader is None:
+            return self._tail_limit
+        spooled = 0 if self._spool is None else self._spool.size
+        return self._tail_limit - (self.total - max(self.reader, spooled, len(self._head)))
+
+    @property
+    def crowded(self) -> bool:
+        """Whether there is so little room that its process should wait for the reader."""
+        return self.reader is not None and self.room <= self._tail_limit // 2
 
     def append(self, data: bytes) -> None:
         """Append output of the process."""
@@ -88,6 +103,10 @@ class OutputLog:
         self._shed = True
         self._head = bytearray()
         self._ring = bytearray()
+
+    def drop(self) -> None:
+        """Free what is in the spool; offsets, the total and what is in memory stay."""
+        self._spools = self._spool = None
 
     def _open_spool(self) -> None:
         """Begin a spool with what is in memory, which must be everything."""

@@ -14,10 +14,12 @@ import select
 import signal
 import threading
 import time
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import Any
 
 from .channel import Channel
+from .hold import Hold
 from .memory_kills import MemoryKills
 from .output import OutputLog
 from .refusals import GUEST, RefusalError
@@ -72,6 +74,7 @@ class Process:
         stderr: OutputLog,
         timeout: float,
         memory_kills: MemoryKills,
+        hold: bool = False,
     ) -> None:
         self.pid = child.pid
         self.label = label[:_MAX_LABEL]
@@ -86,6 +89,7 @@ class Process:
         self.changed = threading.Condition(threading.Lock())
         self._started = time.monotonic()
         self._ended = 0.0
+        self._settles_from = 0.0
         self._last_output = 0.0
         self._status: int | None = None
         self._deadline = self._started + timeout if timeout > 0 else None
@@ -98,8 +102,9 @@ class Process:
         self._memory_kills = memory_kills
         self._memory_kill = ""
         self._wake = os.eventfd(0) if streams.keep_stdin else -1
+        self._hold = Hold(stdout, stderr) if hold else None
         self._poll = select.poll()
-        for fd in (*self._logs, self._pidfd, self._wake):
+        for fd in (*self._logs, self._pidfd, self._wake, -1 if self._hold is None else self._hold.wake):
             if fd >= 0:
                 self._poll.register(fd, _READABLE)
         self._watch_input()
@@ -153,6 +158,38 @@ class Process:
                     self.changed.wait(min(left, _MAX_WAIT_S))
             finally:
                 self._waiters -= 1
+
+    @contextlib.contextmanager
+    def read_by_one(self) -> Generator[None]:
+        """Hold the process back during a block if its reader does not keep up; it must have been started so."""
+        if self._hold is None:
+            yield
+            return
+        with self.changed:
+            self._hold.begin()
+        try:
+            yield
+        finally:
+            with self.changed:
+                self._hold.end()
+
+    def advance(self, stdout: int, stderr: int) -> None:
+        """Note up to which offsets its one reader has read."""
+        if self._hold is not None:
+            with self.changed:
+                self._hold.advance(stdout, stderr)
+
+    def shed(self) -> None:
+        """Free the memory of its output."""
+        with self.changed:
+            self.stdout.shed()
+            self.stderr.shed()
+
+    def drop(self) -> None:
+        """Free its output on the disk."""
+        with self.changed:
+            self.stdout.drop()
+            self.stderr.drop()
 
     def room(self) -> int | None:
         """Return how many bytes of input it accepts now; None if its input is closed."""
@@ -235,12 +272,19 @@ class Process:
             if self._deadline is not None:
                 times.append(self._deadline)
         elif not self.settled:
-            times.append(min(self._last_output + _SETTLE_QUIET_S, self._ended + _SETTLE_MAX_S))
+            times.append(self._quiet_at())
+        if self._hold is not None and self._hold.holds:
+            times.append(self._hold.until)
         return min(max(0.0, min(times) - now), _MAX_WAIT_S) * 1000 + 1 if times else None
+
+    def _quiet_at(self) -> float:
+        return min(self._last_output + _SETTLE_QUIET_S, self._settles_from + _SETTLE_MAX_S)
 
     def _handle(self, fd: int, event: int) -> None:
         if fd == self._pidfd:
             self._reap()
+        elif self._hold is not None and fd == self._hold.wake:
+            self._go_on(self._hold)
         elif fd == self._wake:
             os.eventfd_read(fd)
             self._watch_input()
@@ -252,9 +296,14 @@ class Process:
                 self._write_input()
 
     def _read(self, fd: int) -> None:
-        wide = fd in self._wide
+        wide, log = fd in self._wide, self._logs[fd]
+        size = _WIDE_PIPE // 4 if wide else _PIECE
+        if self._hold is not None:
+            if self._stops(self._hold, fd, log):
+                return
+            size = min(size, log.room)
         try:
-            data = os.read(fd, _WIDE_PIPE // 4 if wide else _PIECE)
+            data = os.read(fd, size)
         except OSError:
             data = b""  # A terminal that no process has open reports EIO, not the end of the file.
         if not data:
@@ -263,11 +312,27 @@ class Process:
         if len(data) == _PIECE and not wide:
             self._widen(fd)
         with self.changed:
-            self._logs[fd].append(data)
+            log.append(data)
             if self._waiters:
                 self.changed.notify_all()
         if self._status is not None:
             self._last_output = time.monotonic()
+
+    def _stops(self, hold: Hold, fd: int, log: OutputLog) -> bool:
+        with self.changed:
+            stops = hold.stops(fd, log)
+        if stops:
+            self._poll.unregister(fd)
+        return stops
+
+    def _go_on(self, hold: Hold) -> None:
+        os.eventfd_read(hold.wake)
+        with self.changed:
+            freed = hold.freed()
+        for fd in freed:
+            self._poll.register(fd, _READABLE)
+        if freed and self._status is not None:
+            self._settles_from = self._last_output = time.monotonic()
 
     def _widen(self, fd: int) -> None:
         """Enlarge the pipe and the reads of a stream with much output."""
@@ -288,9 +353,13 @@ class Process:
         self._pidfd = -1
         with self.changed:
             self._status = status
-            self._ended = self._last_output = time.monotonic()
+            self._ended = self._settles_from = self._last_output = time.monotonic()
 
     def _update_state(self) -> None:
+        held = self._hold is not None and self._hold.holds
+        if self._hold is not None and held and time.monotonic() >= self._hold.until:
+            with self.changed:
+                self._hold.end()
         if self._status is None:
             if self._deadline is not None and time.monotonic() >= self._deadline:
                 self._deadline = None
@@ -298,8 +367,7 @@ class Process:
                 self.kill()
             return
         if not self.settled:
-            now = time.monotonic()
-            quiet = now >= min(self._last_output + _SETTLE_QUIET_S, self._ended + _SETTLE_MAX_S)
+            quiet = not held and time.monotonic() >= self._quiet_at()
             if quiet or not self._logs:
                 with self.changed:
                     self.settled = True
@@ -310,6 +378,8 @@ class Process:
                 if self._wake >= 0:
                     os.close(self._wake)
                     self._wake = -1
+                if self._hold is not None:
+                    self._hold.close()
                 self.drained = True
                 self.changed.notify_all()
 

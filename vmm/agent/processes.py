@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import contextlib
 import os
 import time
 from typing import Any
@@ -71,8 +72,9 @@ class Processes:
             channel.send_result(value, data)
 
     def start(self, channel: Channel, arguments: Arguments) -> None:
-        """Start a command, and leave it running."""
-        process = self._start(channel, arguments, open_stdin=arguments.flag("open_stdin"))
+        """Start a command, and leave it running; with `hold`, `attach` with `hold` must follow soon."""
+        open_stdin, hold = arguments.flag("open_stdin"), arguments.flag("hold")
+        process = self._start(channel, arguments, open_stdin=open_stdin, hold=hold)
         process.background = arguments.flag("background")
         process.pump_in_background(self._trees)
         channel.send_result(process.info())
@@ -114,34 +116,15 @@ class Processes:
         channel.send_result({"info": info, "stdout": [stdout, len(out)], "stderr": [stderr, len(err)]}, (out, err))
 
     def attach(self, channel: Channel, arguments: Arguments) -> None:
-        """Stream both output streams from given offsets on until the process is settled."""
-        process = self._find(arguments)
+        """Stream both output streams from given offsets on until the process is settled.
+
+        With `hold`, the process is held back rather than that something is dropped before it was sent.
+        """
+        process, hold = self._find(arguments), arguments.flag("hold")
         stdout, stderr = arguments.integer("stdout_offset", 0), arguments.integer("stderr_offset", 0)
-        limit = frames.MAX_DATA
-        next_keepalive = time.monotonic() + _KEEPALIVE_S
-        while True:
-            with process.changed:
-                out_start, out = process.stdout.read(stdout, limit)
-                err_start, err = process.stderr.read(stderr, limit)
-                over = process.settled
-            if out:
-                channel.send(frames.STDOUT, frames.OFFSET.pack(out_start) + out)
-            if err:
-                channel.send(frames.STDERR, frames.OFFSET.pack(err_start) + err)
-            stdout, stderr = out_start + len(out), err_start + len(err)
-            if out or err:
-                next_keepalive = time.monotonic() + _KEEPALIVE_S
-                continue
-            if over:
-                break
-            now = time.monotonic()
-            if now >= next_keepalive:
-                channel.send(frames.DATA, b"")  # So that the host can tell a silent process from a dead link.
-                next_keepalive = now + _KEEPALIVE_S
-            process.wait(min(next_keepalive, now + 1.0), stdout=stdout, stderr=stderr)
-            if channel.gone():
-                return
-        channel.send_result(process.info())
+        with process.read_by_one() if hold else contextlib.nullcontext():
+            if _follow(channel, process, stdout, stderr, hold=hold):
+                channel.send_result(process.info())
 
     def send_stdin(self, channel: Channel, arguments: Arguments) -> None:
         """Send input to a process that was started with open input."""
@@ -180,7 +163,7 @@ class Processes:
         for process in processes:
             process.kill()
 
-    def _start(self, channel: Channel, arguments: Arguments, *, open_stdin: bool) -> Process:
+    def _start(self, channel: Channel, arguments: Arguments, *, open_stdin: bool, hold: bool = False) -> Process:
         program = command_program(arguments, self._users)
         timeout = arguments.integer("timeout_ms", 0) / 1000
         stdin = channel.whole_body(frames.MAX_STDIN)
@@ -205,6 +188,7 @@ class Processes:
             stderr=OutputLog(tail=tail, spools=self._spools),
             timeout=timeout,
             memory_kills=self._memory_kills,
+            hold=hold,
         )
         with self._lock:
             self._table.pop(process.pid, None)
@@ -231,13 +215,46 @@ class Processes:
                 ended = [process for process in finished if process.background is background]
                 for process in ended[: max(0, len(ended) - _MAX_FINISHED + 1)]:
                     del self._table[process.pid]
-            kept = 0
-            for process in reversed(finished):
-                kept += process.stdout.kept + process.stderr.kept
-                if kept > _MAX_KEPT:
-                    process.stdout.shed()
-                    process.stderr.shed()
+        kept = 0
+        for process in reversed(finished):
+            kept += process.stdout.kept + process.stderr.kept
+            if kept > _MAX_KEPT:
+                process.shed()
+        for process in finished:
+            if self._spools is None or self._spools.roomy():
+                break
+            process.drop()
         return running
+
+
+def _follow(channel: Channel, process: Process, stdout: int, stderr: int, *, hold: bool) -> bool:
+    """Send both streams from given offsets on; return whether the peer stayed until the process was settled."""
+    limit = frames.MAX_DATA
+    next_keepalive = time.monotonic() + _KEEPALIVE_S
+    while True:
+        with process.changed:
+            out_start, out = process.stdout.read(stdout, limit)
+            err_start, err = process.stderr.read(stderr, limit)
+            over = process.settled
+        if out:
+            channel.send(frames.STDOUT, frames.OFFSET.pack(out_start) + out)
+        if err:
+            channel.send(frames.STDERR, frames.OFFSET.pack(err_start) + err)
+        stdout, stderr = out_start + len(out), err_start + len(err)
+        if out or err:
+            if hold:
+                process.advance(stdout, stderr)
+            next_keepalive = time.monotonic() + _KEEPALIVE_S
+            continue
+        if over:
+            return True
+        now = time.monotonic()
+        if now >= next_keepalive:
+            channel.send(frames.DATA, b"")  # So that the host can tell a silent process from a dead link.
+            next_keepalive = now + _KEEPALIVE_S
+        process.wait(min(next_keepalive, now + 1.0), stdout=stdout, stderr=stderr)
+        if channel.gone():
+            return False
 
 
 def _output_limits(arguments: Arguments) -> tuple[int, int]:

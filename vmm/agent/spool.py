@@ -43,6 +43,10 @@ class Spools:
         except OSError:
             return None
 
+    def roomy(self) -> bool:
+        """Return whether a whole spool still fits beside the others, and on the disk."""
+        return self.total - self.used >= self.most and has_room(self._directory)
+
     def take(self, count: int) -> bool:
         """Count bytes that a spool is about to write; False if they would be too many."""
         with self._lock:
@@ -108,10 +112,15 @@ class Spool:
     def _takes(self, count: int) -> bool:
         if self.size >= self._checked + _CHECK:
             self._checked = self.size
-            try:
-                disk = os.fstatvfs(self._descriptor)
-            except OSError:
-                return False
-            if disk.f_bavail < disk.f_blocks // _FREE_SHARE:
+            if not has_room(self._descriptor):
                 return False
         return self._spools.take(count)
+
+
+def has_room(descriptor: int) -> bool:
+    """Return whether the disk of an open file has more free than what output must leave."""
+    try:
+        disk = os.fstatvfs(descriptor)
+    except OSError:
+        return False
+    return disk.f_bavail >= disk.f_blocks // _FREE_SHARE

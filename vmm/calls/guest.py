@@ -93,11 +93,20 @@ class GuestCalls:
             return replace(outcome, network=network.refusals())
 
     async def start(
-        self, owner: str, ref: str, command: Command, *, open_stdin: bool = False, background: bool = False
+        self,
+        owner: str,
+        ref: str,
+        command: Command,
+        *,
+        open_stdin: bool = False,
+        background: bool = False,
+        hold: bool = False,
     ) -> ProcessInfo:
         """Start a command, and leave it running."""
         async with self.reach(owner, ref) as (sandbox, link):
-            return await link.start(_with_defaults(sandbox, command), open_stdin=open_stdin, background=background)
+            return await link.start(
+                _with_defaults(sandbox, command), open_stdin=open_stdin, background=background, hold=hold
+            )
 
     async def processes(self, owner: str, ref: str) -> tuple[ProcessInfo, ...]:
         """List the commands that were started through Casemate, including finished ones."""
@@ -131,12 +140,19 @@ class GuestCalls:
 
     @asynccontextmanager
     async def attach(
-        self, owner: str, ref: str, pid: int, *, stdout_offset: int = 0, stderr_offset: int = 0
+        self,
+        owner: str,
+        ref: str,
+        pid: int,
+        *,
+        stdout_offset: int = 0,
+        stderr_offset: int = 0,
+        hold: bool = False,
     ) -> AsyncGenerator[AsyncIterator[Chunk]]:
         """Follow a command's output live."""
         async with (
             self.reach(owner, ref) as (_, link),
-            link.attach(pid, stdout_offset=stdout_offset, stderr_offset=stderr_offset) as chunks,
+            link.attach(pid, stdout_offset=stdout_offset, stderr_offset=stderr_offset, hold=hold) as chunks,
         ):
             yield chunks
 

@@ -58,20 +58,27 @@ class ProcessCalls(Caller):
         )
         return outcome(reply)
 
-    async def start(self, command: Command, *, open_stdin: bool = False, background: bool = False) -> ProcessInfo:
+    async def start(
+        self, command: Command, *, open_stdin: bool = False, background: bool = False, hold: bool = False
+    ) -> ProcessInfo:
         """Start a command, and leave it running.
 
         Args:
             command: What to run.
             open_stdin: Whether its input stays open for `send_stdin`, instead of ending after `command.stdin`.
             background: Whether nobody waits for it; its `ProcessInfo` says so.
+            hold: Whether it may be held back by an `attach` with `hold`, which must follow within a minute.
 
         Raises:
             InvalidInput: As `exec`.
         """
-        arguments = checks.command(command)
         reply = await self._call(
-            "start", body=command.stdin or None, open_stdin=open_stdin, background=background, more=arguments
+            "start",
+            body=command.stdin or None,
+            open_stdin=open_stdin,
+            background=background,
+            hold=hold,
+            more=checks.command(command),
         )
         return plain(ProcessInfo, reply.value)
 
@@ -140,11 +147,12 @@ class ProcessCalls(Caller):
 
     @asynccontextmanager
     async def attach(
-        self, pid: int, *, stdout_offset: int = 0, stderr_offset: int = 0
+        self, pid: int, *, stdout_offset: int = 0, stderr_offset: int = 0, hold: bool = False
     ) -> AsyncGenerator[AsyncIterator[Chunk]]:
         """Follow a process's output live from given offsets on; the iterator ends with the process.
 
-        Leaving the block early does not affect the process.
+        Leaving the block early does not affect the process. With `hold`, the process waits where something would be
+        dropped that has not been sent yet.
 
         Raises:
             ProcessMissing: No process with this pid was started through the link.
@@ -155,6 +163,7 @@ class ProcessCalls(Caller):
             pid=pid,
             stdout_offset=checks.count(stdout_offset, "stdout_offset"),
             stderr_offset=checks.count(stderr_offset, "stderr_offset"),
+            hold=hold,
         )
         async with stream as answer:
             yield _Chunks(answer)

@@ -212,7 +212,25 @@ async def test_events_bring_every_line_in_its_stream_and_the_exit_code_last(http
     assert json.loads(found[-1][1]) == {"exitCode": 4}
 
 
-async def test_a_line_that_waits_in_its_middle_is_sent_as_it_stands(http: httpx.AsyncClient, place: Path) -> None:
+async def test_a_prompt_is_sent_as_it_stands_to_who_may_answer_it(http: httpx.AsyncClient) -> None:
+    fields = {"command": "printf 'a name? '; read name; echo hello $name", "openStdin": True}
+    shown = ""
+    async with http.stream("POST", f"{BASE}/exec-stream", json=fields) as answer:
+        lines = answer.aiter_lines()
+        await anext(lines)
+        pid = json.loads((await anext(lines)).removeprefix("data:"))["pid"]
+        async for line in lines:
+            shown += line.removeprefix("data:") if line.startswith("data:") else ""
+            if shown == "a name?":
+                await flat(await http.post(f"{BASE}/commands/stdin", params={"pid": pid}, content=b"bob\n"))
+                break
+        rest = await events(lines)
+    assert "".join(text for name, text in rest if name == "stdout") == " hello bob\n"
+
+
+async def test_a_line_that_waits_in_its_middle_is_sent_but_for_its_last_letter(
+    http: httpx.AsyncClient, place: Path
+) -> None:
     command = f"printf 'sure? '; until test -e {place}/go; do sleep 0.02; done; echo yes"
     found: list[str] = []
     async with http.stream("POST", f"{BASE}/exec-stream", json={"command": command}) as answer:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -14,6 +13,10 @@ from hypothesis import strategies as st
 from mcp_server.rest.lines import Lines, event
 
 BREAKS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
+JAVASCRIPT_BLANKS = "\t\n\v\f\r \u00a0\u1680\u2028\u2029\u202f\u205f\u3000\ufeff" + "".join(
+    map(chr, range(0x2000, 0x200B))
+)
+"""What `trimEnd` takes off."""
 texts = st.text(st.sampled_from(f"ab ü€😀:\u00a0\ufeff\x1f{BREAKS}"), max_size=40)
 places = st.lists(st.tuples(st.integers(0, 160), st.booleans()))
 words = st.lists(st.sampled_from(["data:", "event: x", "ünï", "a", "€"]), min_size=1).map(" ".join)
@@ -60,7 +63,7 @@ def typescript_client(wire: str) -> list[str]:
 
 
 def _trim_end(text: str) -> str:
-    return re.sub(r"[\s\ufeff]+\Z", "", text)
+    return text.rstrip(JAVASCRIPT_BLANKS)
 
 
 CLIENTS = pytest.mark.parametrize("client", [python_client, typescript_client])
@@ -71,21 +74,26 @@ def seen(client: Client, events: list[str]) -> str:
     return "".join(client("".join(event("stdout", text) for text in events)))
 
 
+def joined(text: str) -> str:
+    """A text with line feeds in place of all line separators."""
+    lines = text.splitlines()
+    return "\n".join(lines) + ("\n" if lines and not text.endswith(lines[-1] or "\0") else "")
+
+
 @given(texts, places)
 def test_the_output_does_not_depend_on_the_pieces(text: str, places: list[tuple[int, bool]]) -> None:
     pieces, pauses = pieces_of(text, places)
-    ended = text == "" or text.splitlines(keepends=True)[-1] != text.splitlines()[-1]
-    whole = "\n".join(text.splitlines()) + ("\n" if text and ended else "")
-    assert cut(pieces) == whole.splitlines(keepends=True)
-    assert "".join(cut(pieces, pauses)) == whole
+    assert cut(pieces) == joined(text).splitlines(keepends=True)
+    assert "".join(cut(pieces, pauses)) == joined(text)
 
 
-@CLIENTS
+@pytest.mark.parametrize(("client", "loses"), [(python_client, str.strip), (typescript_client, _trim_end)])
 @given(texts, places)
-def test_both_clients_see_all_but_blanks_at_the_ends_of_lines(
-    client: Client, text: str, places: list[tuple[int, bool]]
+def test_the_clients_see_all_but_what_they_take_off_the_ends_of_lines(
+    client: Client, loses: Callable[[str], str], text: str, places: list[tuple[int, bool]]
 ) -> None:
-    assert _plain(seen(client, cut(*pieces_of(text, places)))) == _plain("\n".join(text.splitlines()))
+    wanted = "\n".join(loses(line) for line in joined(text).split("\n"))
+    assert seen(client, cut(*pieces_of(text, places))) == wanted
 
 
 @CLIENTS
@@ -124,15 +132,19 @@ def test_a_part_of_a_line_is_shown_at_a_pause_but_for_its_end() -> None:
     assert lines.feed(b"\nnext\n") == ["next\n"]
 
 
+def test_an_unfinished_line_is_shown_but_for_the_blanks_at_its_end() -> None:
+    lines = Lines()
+    assert lines.feed(b"go on? ") == []
+    assert lines.unfinished
+    assert lines.show() == ["go on?"]
+    assert not lines.unfinished
+    assert lines.show() == []
+    assert lines.feed(b"yes\n") == [" yes\n"]
+
+
 def test_empty_lines_are_events_for_all_clients() -> None:
     assert event("stdout", "\n") == "event: stdout\ndata:\ndata:\n\n"
     assert python_client(event("stdout", "\n")) == typescript_client(event("stdout", "\n")) == ["\n"]
-
-
-def _plain(text: str) -> str:
-    """Without blanks at the ends of lines, of which the last one may be unfinished."""
-    lines = [re.sub(r"^[\s\ufeff\x1c-\x1f]+|[\s\ufeff\x1c-\x1f]+$", "", line) for line in text.split("\n")]
-    return "\n".join(lines).rstrip("\n")
 
 
 @pytest.mark.parametrize("data", [b"\xff", b"\xc3", b"a\xe2\x82"])

@@ -56,6 +56,14 @@ def part(data: bytes, offset: int = 0) -> OutputSlice:
     return OutputSlice(offset=offset, data=data, next_offset=offset + len(data))
 
 
+def test_what_is_not_kept_is_told_where_it_is_missing() -> None:
+    read = ProcessOutput(info=info(running=False, stdout_total=90), stdout=part(b"x" * 10, offset=80), stderr=part(b""))
+    assert output_text(read, "web", stdout_from=20).startswith("[60 bytes of stdout are not kept]\nxxxxxxxxxx\n[exit 2")
+    assert output_text(read, "web", stdout_from=80).startswith("xxxxxxxxxx\n[exit 2")
+    end = ProcessOutput(info=info(running=False, stdout_total=90), stdout=part(b"", offset=90), stderr=part(b""))
+    assert output_text(end, "web", stdout_from=900).startswith("[exit 2")
+
+
 def test_the_last_line_says_how_it_ended() -> None:
     assert text(outcome(b"hello\n")) == "hello\n[exit 0 | 230 ms]"
 

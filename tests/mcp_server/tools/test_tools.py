@@ -134,6 +134,15 @@ async def test_endless_output_is_cut_and_the_command_stays_bounded(box: Tools) -
     assert re.search(r"\[exit 0 \| [^]]+\]$", text)
 
 
+async def test_what_is_cut_from_megabytes_of_output_can_be_read(box: Tools) -> None:
+    text = await box("execute_command", command="seq -w 0 700000")
+    found = re.search(r"Read on: read_process_output\(.*, pid=(\d+), stdout_offset=(\d+)\)", text)
+    assert found is not None
+    pid, cut = int(found[1]), int(found[2])
+    assert (await box("read_process_output", pid=pid, stdout_offset=cut)).startswith(f"{cut // 7:06}\n")
+    assert (await box("read_process_output", pid=pid, stdout_offset=2_100_000)).startswith("300000\n300001\n")
+
+
 async def test_binary_output_is_shown_with_a_warning(box: Tools) -> None:
     text = await box("execute_command", command="printf 'a\\377b\\033[31mc'")
     assert text.startswith("a\ufffdbc\n[some bytes are not UTF-8")
