@@ -17,6 +17,7 @@ from mcp_server.rest.commands import foreground_s
 from tests.mcp_server.rest.conftest import BASE, Rest, data_of, events
 from tests.vmm.guest.agents import living
 from tests.waiting import PATIENCE_S
+from vmm.calls.guest import GuestCalls
 from vmm.errors import ProcessMissing
 
 pytestmark = pytest.mark.anyio
@@ -251,6 +252,23 @@ async def test_events_arrive_while_the_command_runs(http: httpx.AsyncClient, pla
         (place / "go").touch()
         rest = [line async for line in lines]
     assert "data:last" in rest
+
+
+async def test_only_the_client_that_a_command_was_started_for_holds_it_back(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[bool] = []
+    attach = GuestCalls.attach
+
+    def noted(calls: GuestCalls, *process: Any, hold: bool = False) -> Any:
+        held.append(hold)
+        return attach(calls, *process, hold=hold)
+
+    monkeypatch.setattr(GuestCalls, "attach", noted)
+    await stream(http, command="true")
+    pid = (await flat(await http.post(f"{BASE}/commands/run", json={"command": "true"})))["pid"]
+    await stream(http, "commands/attach", pid=pid)
+    assert held == [True, False]
 
 
 async def test_a_stream_of_a_command_beyond_its_time_ends_with_the_reason(http: httpx.AsyncClient) -> None:
