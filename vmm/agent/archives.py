@@ -13,7 +13,6 @@ from .packing import Packer
 from .refusals import RefusalError, from_os_error, invalid, shown
 from .tally import Tally
 from .tar import TarError
-from .tar_packing import TarForm
 from .unpacking import Unpacker
 
 _HEARTBEAT = 1.0
@@ -27,7 +26,7 @@ class Archives:
         """Stream a directory with its contents; both the result and the stream list what was left out."""
         path = arguments.path()
         try:
-            packer = Packer(path, lambda tally: TarForm(tally, commented=True))
+            packer = Packer(path)
         except OSError as error:
             raise from_os_error(error, path) from error
         try:

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from .refusals import REFUSED, RefusalError, shown
 from .tally import Tally
+from .tar_packing import TarForm
 
 PIECE = 256 * 1024
 """Maximum bytes of one piece of the stream."""
@@ -67,7 +68,7 @@ class Packer:
 
     Args:
         path: Absolute; a link is followed.
-        form: Makes the archive's format for a tally.
+        form: Makes the archive's format for a tally; None for tar that ends with a list of what was skipped.
         name: The name in the archive of what is packed; without one, the archive has the content of a directory.
         without: Device and inode of a file that is left out: the archive itself.
 
@@ -81,10 +82,15 @@ class Packer:
     """
 
     def __init__(
-        self, path: bytes, form: Callable[[Tally], Form], *, name: bytes = b"", without: tuple[int, int] | None = None
+        self,
+        path: bytes,
+        form: Callable[[Tally], Form] | None = None,
+        *,
+        name: bytes = b"",
+        without: tuple[int, int] | None = None,
     ) -> None:
         self.tally = Tally()
-        self._form = form(self.tally)
+        self._form: Form = TarForm(self.tally, commented=True) if form is None else form(self.tally)
         self._path = path
         self._name = name
         self._prefix = name + b"/" if name else b""

@@ -111,21 +111,21 @@ class Caller:
             arguments: The operation's arguments.
         """
         request = pack_request(name, arguments, with_body=False)
-        async with self._vitality.watch(name):
-            connection = await self._pool.take()
-            try:
-                await connection.send(request)
-            except BaseException:
-                await connection.aclose()
-                raise
-        stream = Stream(connection, name, own_s, self._vitality)
+        connection: Connection | None = None
+        stream: Stream | None = None
         try:
+            # Cancellation may also arrive while the watch ends, after the request was sent.
+            async with self._vitality.watch(name):
+                connection = await self._pool.take()
+                await connection.send(request)
+            stream = Stream(connection, name, own_s, self._vitality)
             yield stream
         finally:
-            if stream.finished:
-                await self._pool.keep(connection)
-            else:
-                await connection.aclose()
+            if connection is not None:
+                if stream is not None and stream.finished:
+                    await self._pool.keep(connection)
+                else:
+                    await connection.aclose()
 
 
 class Stream:

@@ -15,14 +15,13 @@ from tests.vmm.agent.trees import MIB, grow, look, socket_at
 from vmm.agent.packing import Packer
 from vmm.agent.tally import Tally
 from vmm.agent.tar import TarError
-from vmm.agent.tar_packing import TarForm
 from vmm.agent.unpacking import Unpacker
 
 ROOT = os.geteuid() == 0
 
 
 def packed(top: Path) -> tuple[bytes, Tally]:
-    packer = Packer(os.fsencode(top), lambda tally: TarForm(tally, commented=True))
+    packer = Packer(os.fsencode(top))
     return b"".join(packer.pieces()), packer.tally
 
 
@@ -136,7 +135,7 @@ def test_files_that_the_kernel_generates_are_packed_with_their_real_length(tmp_p
 
 def changed_while(top: Path, change: str) -> Iterable[bytes]:
     """Pack a tree and change a file as soon as its first piece is there."""
-    packer = Packer(os.fsencode(top), lambda tally: TarForm(tally, commented=True))
+    packer = Packer(os.fsencode(top))
     stream = packer.pieces()
     yield next(stream)
     if change == "shorter":

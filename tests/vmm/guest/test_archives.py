@@ -143,6 +143,29 @@ async def test_leaving_a_pack_early_leaves_nothing_open(guest: Agent, link: Gues
             await anyio.sleep(0.01)
 
 
+async def test_a_stream_that_is_cancelled_as_it_begins_closes_its_connection(
+    link: GuestLink, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send, close = Connection.send, Connection.aclose
+    closed: list[Connection] = []
+
+    async def send_and_cancel(self: Connection, data: bytes | bytearray) -> None:
+        await send(self, data)
+        if b'"op":"pack"' in data:
+            scope.cancel()
+
+    async def note_and_close(self: Connection) -> None:
+        closed.append(self)
+        await close(self)
+
+    monkeypatch.setattr(Connection, "send", send_and_cancel)
+    monkeypatch.setattr(Connection, "aclose", note_and_close)
+    with anyio.CancelScope() as scope:
+        async with link.pack(place):
+            raise AssertionError("it was cancelled")
+    assert len(closed) == 1
+
+
 def descriptors(guest: Agent) -> int:
     return len(list(Path(f"/proc/{guest.process.pid}/fd").iterdir()))
 
