@@ -148,19 +148,10 @@ def test_a_session_keeps_its_state_between_commands(transport: Any, box: Any) ->
         ran("true")
 
 
-@calls(
-    raw.ExecutionApi.connect_pty,
-    raw.ExecutionApi.connect_pty_session,
-    raw.FileSystemApi.stream_watch_events,
-)
+@calls(raw.ExecutionApi.connect_pty, raw.ExecutionApi.connect_pty_session)
 def test_a_plain_request_for_a_web_socket_is_told_to_upgrade(transport: Any, box: Any, session: str) -> None:
-    execution, files = raw.ExecutionApi(transport), raw.FileSystemApi(transport)
-    watch = "0b2c8f4e-7d1a-4f3b-9c55-6a1e2d3c4b5a"
-    for ask in (
-        lambda: execution.connect_pty(box.id),
-        lambda: execution.connect_pty_session(box.id, session),
-        lambda: files.stream_watch_events(box.id, watch),
-    ):
+    api = raw.ExecutionApi(transport)
+    for ask in (lambda: api.connect_pty(box.id), lambda: api.connect_pty_session(box.id, session)):
         with pytest.raises(errors.ApiException) as refused:
             ask()
         assert refused.value.status == UPGRADE_REQUIRED
@@ -181,7 +172,6 @@ def test_a_plain_request_for_a_web_socket_is_told_to_upgrade(transport: Any, box
     raw.FileSystemApi.move_file,
     raw.FileSystemApi.compress_file,
     raw.FileSystemApi.extract_archive,
-    raw.FileSystemApi.start_watch,
     raw.FileSystemApi.delete_file,
 )
 def test_files(transport: Any, box: Any) -> None:
@@ -205,8 +195,17 @@ def test_files(transport: Any, box: Any) -> None:
     assert api.download_file(box.id, f"{place}/out/three") == b"1\n"
     listed = api.list_files(box.id, place).data.files
     assert {each.name for each in listed} == {"one", "three", "three.zip", "out", "told"}
-    assert api.start_watch(box.id, raw.StartWatchRequest(path=place)).data.session_id is not None
     assert api.delete_file(box.id, place).data.exit_code == 0
+
+
+@pytest.mark.xfail(strict=True, reason="file watching is not served yet", raises=errors.NotFoundException)
+@calls(raw.FileSystemApi.start_watch, raw.FileSystemApi.stream_watch_events)
+def test_a_watch_is_a_web_socket(transport: Any, box: Any) -> None:
+    api = raw.FileSystemApi(transport)
+    watch = api.start_watch(box.id, raw.StartWatchRequest(path="/tmp")).data.session_id
+    with pytest.raises(errors.ApiException) as refused:
+        api.stream_watch_events(box.id, str(watch))
+    assert refused.value.status == UPGRADE_REQUIRED
 
 
 @calls(raw.ImagesApi.list_images, raw.ImagesApi.get_image, raw.ImagesApi.get_image_by_name)
