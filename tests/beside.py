@@ -14,7 +14,10 @@ from xdist.scheduler import LoadFileScheduling  # pyright: ignore[reportMissingT
 from vmm.hypervisor import delegation
 from vmm.hypervisor.cgroup import Cgroups
 
-_APART = tuple(f"tests/vmm/{place}" for place in ("test_", "disk/", "images/", "lifecycle/", "machines/", "sandboxes/"))
+_APART = tuple(
+    f"tests/vmm/{place}"
+    for place in ("test_", "disk/", "guest_network/", "images/", "lifecycle/", "machines/", "sandboxes/")
+)
 
 
 class Beside(LoadFileScheduling):

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager, suppress
 from ipaddress import IPv4Address
 
 import anyio
-from anyio.abc import ByteStream, Listener, SocketAttribute, SocketListener, SocketStream, TaskGroup
+from anyio.abc import ByteStream, Listener, SocketListener, SocketStream, TaskGroup
 
 from tests.vmm.network.name_server import LOOPBACK, NameServer, name_server
 from tests.vmm.tapped_host import TappedHost
@@ -25,6 +25,8 @@ from vmm.network.tcp import dial
 from vmm.network.upstream import Upstream
 
 SITE, SHARED, OTHER = "198.51.100.7", "198.51.100.8", "198.51.100.9"
+PRIVATE, METADATA = "10.0.0.7", "169.254.169.254"
+"""Where no sandbox may come, though there is a way."""
 
 Handle = Callable[[SocketStream], Awaitable[None]]
 
@@ -34,6 +36,7 @@ class World:
 
     Attributes:
         names: The name server that the gateway asks.
+        servers: Gives the addresses and ports of the name servers that it asks, if a test has others.
         reached: The addresses and ports that were connected to.
         host: The host with taps; None in user mode.
 
@@ -45,6 +48,7 @@ class World:
 
     def __init__(self, names: NameServer, tasks: TaskGroup, host: TappedHost | None = None) -> None:
         self.names = names
+        self.servers = names.servers
         self.reached: list[tuple[str, int]] = []
         self.host = host
         self._tasks = tasks
@@ -59,9 +63,19 @@ class World:
             with suppress(anyio.EndOfStream, anyio.BrokenResourceError):
                 await handle(stream)
 
-        listener = await self._listening(address, port)
+        opened = self.listening(address, port)
+        opened.setblocking(False)
+        listener = await SocketListener.from_socket(opened)
         self._listeners.append(listener)
         self._tasks.start_soon(listener.serve, guarded)
+
+    def listening(self, address: str, port: int) -> socket.socket:
+        """Listen at a public address, for a server that is another program; the caller closes the socket."""
+        if self.host is not None:
+            return self.host.internet.run(lambda: socket.create_server((address, port)))
+        made = socket.create_server((LOOPBACK, 0))
+        self._ports[address, port] = made.getsockname()[1]
+        return made
 
     def echo_datagrams(self, host: TappedHost, address: str, port: int) -> None:
         """Let a server send back what comes by UDP."""
@@ -90,22 +104,13 @@ class World:
         for listener in self._listeners:
             await listener.aclose()
 
-    async def _listening(self, address: str, port: int) -> Listener[SocketStream]:
-        if self.host is not None:
-            made = self.host.internet.run(lambda: socket.create_server((address, port)))
-            made.setblocking(False)
-            return await SocketListener.from_socket(made)
-        listener = await anyio.create_tcp_listener(local_host=LOOPBACK)
-        self._ports[address, port] = listener.extra(SocketAttribute.local_port)
-        return listener
-
     def gateway(self, default: str = "internet", packages: tuple[str, ...] = ()) -> Gateway:
-        """Make the way of a fleet's sandboxes into this world."""
+        """Make the way of a fleet's sandboxes into this world; the name servers may change later."""
         made = Gateway(
             default=Policy.parse(default),
             host=lambda: HostRules(packages=packages),
             clock=lambda: time.time_ns() // 1_000_000,
-            resolver=Resolver(Upstream(self.names.servers)),
+            resolver=Resolver(Upstream(lambda: self.servers())),
             connect=self.connect,
             taps=self.host and self.host.taps,
         )

@@ -1,4 +1,4 @@
-"""Byte streams to servers on the guest's localhost. What leaves a guest: tests/vmm/test_guest_network.py."""
+"""Byte streams to servers on the guest's localhost. What leaves a guest: tests/vmm/guest_network."""
 
 from __future__ import annotations
 

@@ -6,7 +6,6 @@ On both ways, with the same results: carried by the server, and with a tap in a 
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 
 import anyio
@@ -14,24 +13,17 @@ import pytest
 from anyio.abc import SocketStream
 
 from tests.conftest import Opener
-from tests.vmm.network.taps.namespaces import Namespace, lacking
+from tests.vmm.guest_network.boxes import ALICE, RESET, WAIT_MS, made, only_taps, said, sh
+from tests.vmm.network.taps.namespaces import Namespace
 from tests.vmm.network_world import OTHER, SHARED, SITE, World, world
-from tests.vmm.tapped_host import host_and_internet, tapped_host
+from tests.vmm.tapped_host import tapped_host
 from vmm.fleet import Fleet
-from vmm.guest.values import Command, Outcome
-from vmm.hypervisor.detect import Choice
+from vmm.guest.values import Command
 from vmm.hypervisor.process import orphans
-from vmm.sandboxes.spec import SandboxSpec
 
 pytestmark = [pytest.mark.anyio, pytest.mark.vm]
 
-ALICE = "a" * 24
-WAIT_MS = 120_000
-PRIVATE, METADATA = "10.0.0.7", "169.254.169.254"
 KIB = 1024
-only_taps = pytest.mark.parametrize("outside", ["taps"], indirect=True)
-RESET = {7, 55, 56}
-"""curl's exit statuses, by where in its work the reset meets it: connect, send, receive."""
 
 CONNECT = """python3 - <<'EOF'
 import socket
@@ -43,53 +35,6 @@ try:
 except ConnectionResetError:
     print("reset")
 EOF"""
-
-
-@pytest.fixture(params=["user mode", "taps"])
-def outside(request: pytest.FixtureRequest) -> Iterator[Namespace | None]:
-    """Where the internet is: the rest of the test then runs on a host beside it. None: on the loopback."""
-    if request.param == "user mode":
-        yield None
-        return
-    if reason := lacking():
-        pytest.skip(reason)
-    with host_and_internet(SITE, SHARED, OTHER, PRIVATE, METADATA) as internet:
-        yield internet
-
-
-@pytest.fixture
-async def net(outside: Namespace | None) -> AsyncGenerator[World]:
-    if outside is None:
-        async with world() as made:
-            yield made
-        return
-    async with tapped_host(outside) as host, world(host) as made:
-        yield made
-        assert len(host.taps) == 0
-
-
-@pytest.fixture
-async def fleet(net: World, open_fleet: Opener, data: Path, choice: Choice) -> AsyncGenerator[Fleet]:
-    """A fleet in that world; its sandboxes are gone after the test."""
-    driver = net.host.driver if net.host else choice.driver
-    async with open_fleet(gateway=net.gateway(packages=("www.example.com",)), driver=driver) as fleet:
-        yield fleet
-        for sandbox in (await fleet.sandboxes.list(ALICE, limit=100)).items:
-            await fleet.sandboxes.delete(ALICE, sandbox.id)
-        assert orphans(data / "instances") == {}
-
-
-async def made(fleet: Fleet, network: str = "", name: str = "box") -> None:
-    await fleet.sandboxes.create(ALICE, SandboxSpec(name=name, mem=512, network=network))
-
-
-async def sh(fleet: Fleet, line: str, name: str = "box") -> Outcome:
-    return await fleet.guest.exec(ALICE, name, Command(shell=line), wait_ms=WAIT_MS)
-
-
-async def said(fleet: Fleet, line: str, name: str = "box") -> str:
-    outcome = await sh(fleet, line, name)
-    return (outcome.stdout.data() + outcome.stderr.data()).decode().strip()
 
 
 @pytest.mark.kvm
