@@ -245,7 +245,7 @@ async def test_everything_moves_to_mongodb_and_back_with_the_machine_running(
             box = json.loads(await call(client, "create_sandbox", name="box", **SMALL))["id"]
             await call(client, "execute_command", id=box, command="echo kept >/dev/shm/k")
             alice = await register(operator, "alice")
-            await operator.patch(f"/api/operator/quotas/{alice['organisation']['id']}", json={"sandboxes": 3})
+            await operator.patch(f"/api/operator/quotas/{alice['org']['id']}", json={"sandboxes": 3})
         key = alice["apiKey"]["plainKey"]
     for source, target, settings in (("sqlite", "mongodb", store), ("mongodb", "sqlite", dict[str, str]())):
         if source == "mongodb":
