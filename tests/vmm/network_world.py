@@ -110,7 +110,7 @@ class World:
             default=Policy.parse(default),
             host=lambda: HostRules(packages=packages),
             clock=lambda: time.time_ns() // 1_000_000,
-            resolver=Resolver(Upstream(lambda: self.servers())),
+            resolver=Resolver(Upstream(lambda: self.servers())),  # noqa: PLW0108 - they may change later
             connect=self.connect,
             taps=self.host and self.host.taps,
         )
