@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 from starlette.responses import JSONResponse
@@ -15,8 +15,10 @@ from vmm.agent.frames import MAX_INPUT
 from ..exit_reason import why_killed
 from .body import WireModel, parse_body, parse_query
 from .commands import MOST_BODY, CommandRequest, seconds
+from .contract import BYTES, EVENTS, GUEST, Media, contract
 from .endpoint import Endpoint
 from .event_stream import EventStream
+from .shapes.commands import Fed, ProcessList, ProcessObject, Signalled, Started, Waited
 from .streaming import Streamed, incoming, while_connected
 
 if TYPE_CHECKING:
@@ -75,6 +77,7 @@ class BackgroundRoutes:
             Endpoint(method="POST", path=f"{base}/commands/wait", handler=self.wait, scope=read, action="command.wait"),
         ]
 
+    @contract(Started, body=CommandRequest, refusals=GUEST, yields={"pid": "/pid"})
     async def run(self, request: Request, who: Principal) -> Response:
         """Start a command in the background."""
         wanted = await parse_body(request, CommandRequest, most=MOST_BODY)
@@ -82,13 +85,15 @@ class BackgroundRoutes:
         info = await self._fleet.guest.start(
             who.org_id, request.path_params["id"], program, open_stdin=wanted.open_stdin
         )
-        return JSONResponse({"success": True, "pid": info.pid, "command": info.command})
+        return JSONResponse(Started(success=True, pid=info.pid, command=info.command))
 
+    @contract(ProcessList, refusals=GUEST)
     async def list(self, request: Request, who: Principal) -> Response:
         """List the background commands, oldest first, finished ones included."""
         found = await self._fleet.guest.processes(who.org_id, request.path_params["id"])
-        return JSONResponse({"success": True, "processes": [process_object(info) for info in found]})
+        return JSONResponse(ProcessList(success=True, processes=[process_object(info) for info in found]))
 
+    @contract(Fed, query=InputRequest, body=(Media(type=BYTES, description="The input."),), refusals=GUEST)
     async def stdin(self, request: Request, who: Principal) -> Response:
         """Feed the body, byte for byte, to a command that was started with `openStdin`, as fast as it reads.
 
@@ -111,15 +116,17 @@ class BackgroundRoutes:
                 is_open = is_open and await feed(part)
                 count += len(part) if is_open else 0
         is_open = is_open and await feed(b"", eof=wanted.eof) and not wanted.eof
-        return JSONResponse({"success": True, "bytes": count, "open": is_open})
+        return JSONResponse(Fed(success=True, bytes=count, open=is_open))
 
+    @contract(Signalled, body=ProcessRequest, refusals=GUEST)
     async def kill(self, request: Request, who: Principal) -> Response:
         """Signal a background command and all its children."""
         wanted = await parse_body(request, ProcessRequest)
         await self._fleet.guest.signal(who.org_id, request.path_params["id"], wanted.pid, wanted.signal)
         message = "Process killed" if wanted.signal == _KILL else f"Signal {wanted.signal} sent"
-        return JSONResponse({"success": True, "message": message})
+        return JSONResponse(Signalled(success=True, message=message))
 
+    @contract(EVENTS, body=ProcessRequest, refusals=GUEST)
     async def attach(self, request: Request, who: Principal) -> Response:
         """Stream a background command's output as events; it goes on when the client disconnects."""
         wanted = await parse_body(request, ProcessRequest)
@@ -143,6 +150,7 @@ class BackgroundRoutes:
 
         return Streamed(serve)
 
+    @contract(Waited, body=ProcessRequest, refusals=GUEST)
     async def wait(self, request: Request, who: Principal) -> Response:
         """Wait until a background command ends."""
         wanted = await parse_body(request, ProcessRequest)
@@ -158,13 +166,14 @@ class BackgroundRoutes:
         return JSONResponse({"success": True, "exitCode": outcome.exit_code, **({"error": why} if why else {})})
 
 
-def process_object(info: ProcessInfo) -> dict[str, Any]:
+def process_object(info: ProcessInfo) -> ProcessObject:
     """Convert a background command to its JSON form."""
-    ended = {} if info.exit_code is None else {"exitCode": info.exit_code}
-    return {
+    shown: ProcessObject = {
         "pid": info.pid,
         "command": info.command,
         "startTime": timestamp(info.started_ms),
         "running": info.running,
-        **ended,
     }
+    if info.exit_code is not None:
+        shown["exitCode"] = info.exit_code
+    return shown

@@ -19,11 +19,14 @@ from .errors import invalid
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pydantic import GetJsonSchemaHandler
+    from pydantic_core import CoreSchema
     from starlette.requests import HTTPConnection, Request
 
 MAX_JSON = 2 * 1024 * 1024
 """Bytes of a JSON body."""
 
+_NULL = {"type": "null"}
 _READ_S = 30
 _MAX_PARAMETERS = 100
 
@@ -40,6 +43,17 @@ class WireModel(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, extra="ignore", frozen=True, allow_inf_nan=False)
 
     redacted: ClassVar[frozenset[str]] = frozenset({"env", "envVars", "content", "stdin"})
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler, /) -> dict[str, Any]:
+        """Describe optional fields as fields that may be null, because null counts as left out."""
+        schema = handler(core_schema)
+        fields = handler.resolve_ref_schema(schema)
+        for name, field in fields.get("properties", {}).items():
+            if name not in fields.get("required", ()) and _NULL not in field.get("anyOf", ()):
+                about = {key: field.pop(key) for key in ("default", "description") if key in field}
+                fields["properties"][name] = {"anyOf": [field, _NULL], **about}
+        return schema
 
     @model_validator(mode="before")
     @classmethod

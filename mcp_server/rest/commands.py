@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio
 import structlog
@@ -10,15 +10,19 @@ from pydantic import Field
 
 from auth.roles import Scope
 from mcp_server.audit.entry import annotate_call
+from mcp_server.shapes import filled
 from mcp_server.wire import limit_ms
 from vmm.errors import CasemateError, InvalidInput, LinkTimeout
 from vmm.guest.values import KIB, MIB, Command
 
 from ..exit_reason import why_killed
 from .body import WireModel, parse_body
+from .contract import EVENTS, GUEST, contract
 from .endpoint import Endpoint
 from .envelope import success
 from .event_stream import EventStream
+from .shapes.commands import OutcomeDetails, OutcomeObject
+from .shapes.envelope import Enveloped
 from .streaming import Streamed, while_connected
 
 if TYPE_CHECKING:
@@ -102,6 +106,7 @@ class CommandRoutes:
             ),
         ]
 
+    @contract(Enveloped[OutcomeObject], body=CommandRequest, refusals=GUEST)
     async def exec(self, request: Request, who: Principal) -> Response:
         """Run a command and return its output; it is killed when the client disconnects."""
         wanted = await parse_body(request, CommandRequest, most=MOST_BODY)
@@ -124,6 +129,7 @@ class CommandRoutes:
         annotate_call(exit_code=outcome.exit_code)
         return success("ok", outcome_object(outcome))
 
+    @contract(EVENTS, body=CommandRequest, refusals=GUEST)
     async def stream(self, request: Request, who: Principal) -> Response:
         """Run a command and stream its output as events; it is killed when the client disconnects."""
         wanted = await parse_body(request, CommandRequest, most=MOST_BODY)
@@ -158,7 +164,7 @@ class CommandRoutes:
                 _log.info("command not ended", sandbox=sandbox_id, pid=pid, reason=error.message)
 
 
-def outcome_object(outcome: Outcome) -> dict[str, Any]:
+def outcome_object(outcome: Outcome) -> OutcomeObject:
     """Convert a finished command to JSON: VoidRun's three fields, whether it or its output was cut, and what the
     sandbox's policy refused meanwhile.
 
@@ -168,7 +174,7 @@ def outcome_object(outcome: Outcome) -> dict[str, Any]:
     if outcome.exit_code is None:
         raise LinkTimeout(f"Process {outcome.pid} did not end in time", hint="Look at it with commands/list")
     cut = outcome.stdout.dropped + outcome.stderr.dropped
-    optional = {
+    optional: OutcomeDetails = {
         "timedOut": outcome.timed_out,
         "truncated": bool(cut),
         "outOfMemory": bool(outcome.memory_kill),
@@ -180,7 +186,7 @@ def outcome_object(outcome: Outcome) -> dict[str, Any]:
         "stdout": _text(outcome.stdout),
         "stderr": _text(outcome.stderr) + notice,
         "exitCode": outcome.exit_code,
-        **{name: value for name, value in optional.items() if value},
+        **filled(optional),
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import stat
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import quote
 
 from pydantic import AfterValidator
@@ -16,10 +16,13 @@ from vmm.errors import GuestFileRefused
 from ..http.problem import problem
 from .body import WireModel, parse_query
 from .byte_range import ByteRange, parse_range
+from .contract import BYTES, GUEST, Media, contract
 from .endpoint import Endpoint
 from .envelope import success
 from .multipart import file_field
 from .paths import GuestPath
+from .shapes.envelope import Enveloped
+from .shapes.files import EntryObject, Listing, Uploaded
 from .streaming import Streamed, incoming, while_connected
 
 if TYPE_CHECKING:
@@ -33,7 +36,8 @@ if TYPE_CHECKING:
     from .streaming import Answer
 
 _LISTED = 10_000
-_BYTES = "application/octet-stream"
+_FILE = Media(type=BYTES, description="The file.")
+_FORM = Media(type="multipart/form-data", description="A form with the file.", field="file")
 _SMALL = 256 * 1024
 """A file up to this size is read before the answer begins, because the size that the kernel states may be wrong."""
 
@@ -80,13 +84,15 @@ class FileRoutes:
             Endpoint(method="POST", path=f"{base}/upload", handler=self.upload, scope=Scope.RUN, action="file.upload"),
         ]
 
+    @contract(Enveloped[Listing], query=Directory, refusals=GUEST)
     async def list(self, request: Request, who: Principal) -> Response:
         """List a directory's entries, ordered by name."""
         wanted = parse_query(request, Directory)
         listing = await self._fleet.guest.list_files(who.org_id, request.path_params["id"], wanted.path, limit=_LISTED)
         files = [entry_object(entry) for entry in listing.entries]
-        return success("ok", {"success": True, "files": files, "truncated": listing.truncated})
+        return success("ok", Listing(success=True, files=files, truncated=listing.truncated))
 
+    @contract(_FILE, others={206: _FILE}, query=Download, refusals={*GUEST, 416})
     async def download(self, request: Request, who: Principal) -> Response:
         """Stream a file, or one range of it."""
         wanted = parse_query(request, Download)
@@ -130,6 +136,7 @@ class FileRoutes:
 
         return Streamed(serve)
 
+    @contract(Uploaded, query=Upload, body=(_FILE, _FORM), refusals=GUEST)
     async def upload(self, request: Request, who: Principal) -> Response:
         """Write a file, completely or not at all: the raw body, or the field `file` of a multipart form."""
         wanted = parse_query(request, Upload)
@@ -140,12 +147,12 @@ class FileRoutes:
         if content_type.partition(";")[0].strip().lower() == "multipart/form-data":
             content = file_field(content, content_type)
         info = await self._fleet.guest.write_stream(owner, ref, wanted.path, content, mode=mode)
-        return JSONResponse({"success": True, "path": info.path, "size": info.size})
+        return JSONResponse(Uploaded(success=True, path=info.path, size=info.size))
 
 
-def entry_object(info: FileInfo) -> dict[str, Any]:
+def entry_object(info: FileInfo) -> EntryObject:
     """Convert a directory entry to its JSON form."""
-    return {
+    shown: EntryObject = {
         "name": info.path.rstrip("/").rsplit("/", 1)[-1],
         "path": info.path,
         "size": info.size,
@@ -153,8 +160,10 @@ def entry_object(info: FileInfo) -> dict[str, Any]:
         "isDir": info.kind == "directory",
         "modTime": timestamp(info.mtime_ms),
         "type": info.kind,
-        **({"target": info.target} if info.target else {}),
     }
+    if info.target:
+        shown["target"] = info.target
+    return shown
 
 
 def _whole(info: FileInfo, data: bytes, asked: str, *, head: bool) -> Response:
@@ -171,7 +180,7 @@ def _whole(info: FileInfo, data: bytes, asked: str, *, head: bool) -> Response:
 def _head(info: FileInfo, part: ByteRange | None, size: int) -> tuple[int, dict[str, str]]:
     """Build status and headers of an answer with a file, or a range of it."""
     name = info.path.rstrip("/").rsplit("/", 1)[-1]
-    headers = {"content-type": _BYTES, "content-disposition": attachment(name), "accept-ranges": "bytes"}
+    headers = {"content-type": BYTES, "content-disposition": attachment(name), "accept-ranges": "bytes"}
     if part is None:
         return 200, headers
     return 206, headers | {"content-range": f"bytes {part.start}-{part.start + part.length - 1}/{size}"}

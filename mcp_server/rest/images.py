@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
@@ -11,7 +11,9 @@ from starlette.responses import JSONResponse
 from auth.roles import Scope
 from vmm.sandboxes.spec import DISK
 
+from .contract import contract
 from .endpoint import Endpoint
+from .shapes.sandboxes import ImageObject
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -36,11 +38,13 @@ class ImageRoutes:
             Endpoint(method="GET", path=f"{base}/name/{{image}}", handler=self.image, scope=read, action="image.get"),
         ]
 
+    @contract(list[ImageObject])
     async def images(self, request: Request, who: Principal) -> Response:
         """List the images, the default one first."""
         del request, who
         return JSONResponse([image_object(name) for name in self._fleet.images()])
 
+    @contract(ImageObject)
     async def image(self, request: Request, who: Principal) -> Response:
         """Return one image, by id or name."""
         del who
@@ -52,7 +56,7 @@ class ImageRoutes:
         raise HTTPException(404, "Image not found")
 
 
-def image_object(name: str) -> dict[str, Any]:
+def image_object(name: str) -> ImageObject:
     """Convert an image to its JSON form; its id is a hash of its name, because images have no record."""
     return {
         "id": hashlib.sha256(name.encode()).hexdigest()[:24],

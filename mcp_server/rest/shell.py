@@ -17,10 +17,13 @@ from vmm.guest.values import KIB, Command
 
 from .body import parse_body, parse_query
 from .commands import outcome_object
+from .contract import GUEST, contract
 from .endpoint import Endpoint, Handler
 from .envelope import success
 from .paths import parent
-from .shell_requests import Content, CreateRequest, HomePath, OnePath, Part, Pattern, Permissions, TwoPaths
+from .shapes.commands import OutcomeObject
+from .shapes.envelope import Enveloped
+from .shell_requests import Content, HomePath, NewFile, OnePath, Part, Pattern, Permissions, TwoPaths
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -68,6 +71,7 @@ class ShellRoutes:
             for method, path, handler, action in group
         ]
 
+    @contract(Enveloped[OutcomeObject], query=OnePath, refusals=GUEST)
     async def delete(self, request: Request, who: Principal) -> Response:
         """`rm -rf`."""
         wanted = parse_query(request, OnePath)
@@ -81,6 +85,7 @@ class ShellRoutes:
 
         return await _shaped(request, who, done)
 
+    @contract(Enveloped[OutcomeObject], query=OnePath, refusals=GUEST)
     async def mkdir(self, request: Request, who: Principal) -> Response:
         """`mkdir -p`."""
         wanted = parse_query(request, OnePath)
@@ -91,9 +96,10 @@ class ShellRoutes:
 
         return await _shaped(request, who, done)
 
+    @contract(Enveloped[OutcomeObject], query=NewFile, body=Content, refusals=GUEST)
     async def create(self, request: Request, who: Principal) -> Response:
         """Write the given content, or without one `touch` the file. Missing parent directories are created."""
-        wanted = parse_query(request, CreateRequest)
+        wanted = parse_query(request, NewFile)
         body = await parse_body(request, Content)
         content = wanted.content if body.content is None else body.content
         if content is None:
@@ -106,6 +112,7 @@ class ShellRoutes:
 
         return await _shaped(request, who, done)
 
+    @contract(Enveloped[OutcomeObject], query=TwoPaths, refusals=GUEST)
     async def copy(self, request: Request, who: Principal) -> Response:
         """`cp -r`, into a directory if the target is one."""
         wanted = parse_query(request, TwoPaths)
@@ -113,6 +120,7 @@ class ShellRoutes:
             request, who, ("cp", "-r", "--", wanted.source, wanted.target), make=parent(wanted.target)
         )
 
+    @contract(Enveloped[OutcomeObject], query=TwoPaths, refusals=GUEST)
     async def move(self, request: Request, who: Principal) -> Response:
         """`mv -f`, into a directory if the target is one."""
         wanted = parse_query(request, TwoPaths)
@@ -120,22 +128,26 @@ class ShellRoutes:
             request, who, ("mv", "-f", "--", wanted.source, wanted.target), make=parent(wanted.target)
         )
 
+    @contract(Enveloped[OutcomeObject], query=Permissions, refusals=GUEST)
     async def chmod(self, request: Request, who: Principal) -> Response:
         """`chmod`."""
         wanted = parse_query(request, Permissions)
         return await self._run(request, who, ("chmod", "--", wanted.mode, wanted.path))
 
+    @contract(Enveloped[OutcomeObject], query=Part, refusals=GUEST)
     async def head_tail(self, request: Request, who: Principal) -> Response:
         """`head -n` if `head` is true, else `tail -n`."""
         wanted = parse_query(request, Part)
         program = "head" if wanted.head == "true" else "tail"
         return await self._run(request, who, (program, "-n", str(min(wanted.lines, _LINES_MOST)), "--", wanted.path))
 
+    @contract(Enveloped[OutcomeObject], query=HomePath, refusals=GUEST)
     async def usage(self, request: Request, who: Principal) -> Response:
         """`du -sh`."""
         wanted = parse_query(request, HomePath)
         return await self._run(request, who, ("du", "-sh", "--", wanted.path))
 
+    @contract(Enveloped[OutcomeObject], query=OnePath, refusals=GUEST)
     async def stat(self, request: Request, who: Principal) -> Response:
         """Describe a path, as JSON in `stdout`."""
         wanted = parse_query(request, OnePath)
@@ -145,6 +157,7 @@ class ShellRoutes:
 
         return await _shaped(request, who, done)
 
+    @contract(Enveloped[OutcomeObject], query=Pattern, refusals=GUEST)
     async def search(self, request: Request, who: Principal) -> Response:
         """Find paths by name below a directory: one per line, at most a hundred."""
         wanted = parse_query(request, Pattern)
