@@ -6,6 +6,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from .shapes.commands import Event
+
 _ATTRIBUTE = "rest_contract"
 
 JSON = "application/json"
@@ -22,11 +24,13 @@ class Media:
         type: Its media type.
         description: What it consists of.
         field: The field of a form that has the content; empty if the content is the body itself.
+        part: The type of each part of a stream; None if it has no parts.
     """
 
     type: str
     description: str
     field: str = ""
+    part: type[Any] | None = None
 
 
 BYTES = "application/octet-stream"
@@ -34,6 +38,7 @@ BYTES = "application/octet-stream"
 EVENTS = Media(
     type="text/event-stream",
     description="The events `stdout` and `stderr`, then `exit` with JSON: `exitCode`, and `error` if there was one.",
+    part=Event,
 )
 """A command's output."""
 

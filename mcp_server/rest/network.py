@@ -40,7 +40,7 @@ _HEADERS = {
     "cache-control": "no-cache",
     "x-accel-buffering": "no",
 }
-_LINES = Media(type="application/x-ndjson", description="With `follow`, an event a line.")
+_LINES = Media(type="application/x-ndjson", description="With `follow`, an event a line.", part=NetworkEventObject)
 _KEEP_ALIVE_S = 15
 _WAITING = 64
 

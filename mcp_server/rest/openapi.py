@@ -115,7 +115,8 @@ def _contract(one: Endpoint | SocketEndpoint) -> Contract:
 def _models(declared: Contract) -> list[Any]:
     contents = [content for several in declared.answers.values() for content in several]
     bodies = declared.body if isinstance(declared.body, tuple) else (declared.body,)
-    return [model for model in (*contents, *bodies) if model and not isinstance(model, Media)]
+    models = [one.part if isinstance(one, Media) else one for one in (*contents, *bodies)]
+    return [model for model in models if model is not None]
 
 
 def _names(endpoints: Sequence[Endpoint]) -> dict[Endpoint, str]:
@@ -197,12 +198,14 @@ def _not_null(schema: dict[str, Any]) -> dict[str, Any]:
 
 def _body(body: type[Any] | tuple[Media, ...], schemas: Schemas) -> dict[str, Any]:
     if isinstance(body, tuple):
-        return {"required": False, "content": {media.type: _content(media) for media in body}}
+        return {"required": False, "content": {media.type: _content(media, schemas) for media in body}}
     required = any(needed for _, needed in fields_of(body).values())
     return {"required": required, "content": {JSON: {"schema": schemas.of(body)}}}
 
 
-def _content(media: Media) -> dict[str, Any]:
+def _content(media: Media, schemas: Schemas) -> dict[str, Any]:
+    if media.part is not None:
+        return {"schema": schemas.of(media.part)}
     schema: dict[str, Any] = {"type": "string", "description": media.description}
     if not media.type.startswith("text/"):
         schema["format"] = "binary"
@@ -215,7 +218,7 @@ def _answer(status: int, contents: tuple[object, ...], schemas: Schemas) -> dict
     described: dict[str, Any] = {"description": HTTPStatus(status).phrase, "content": {}}
     for content in contents:
         if isinstance(content, Media):
-            described["content"][content.type] = _content(content)
+            described["content"][content.type] = _content(content, schemas)
         else:
             described["content"][JSON] = {"schema": schemas.of(content)}
     return described

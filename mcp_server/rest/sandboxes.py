@@ -12,7 +12,7 @@ from mcp_server.audit.entry import annotate_call
 from mcp_server.shapes import SandboxObject
 from mcp_server.wire import event_object, parse_network, parse_selector, sandbox_object
 from vmm.errors import InvalidInput
-from vmm.sandboxes.spec import SandboxSpec
+from vmm.sandboxes.spec import CPU_RANGE, MEM_RANGE, NAME, NAME_LENGTH, SandboxSpec
 
 from .body import WireModel, parse_body, parse_query
 from .contract import GUEST, contract
@@ -35,6 +35,11 @@ _EVENTS = 10
 Amount = Annotated[int, Field(gt=-(2**31), lt=2**31)]
 """An integer that fits the fleet's types; the fleet checks its range."""
 
+Name = Annotated[str, Field(json_schema_extra={"pattern": f"^{NAME.pattern}$", "maxLength": NAME_LENGTH})]
+Cpu = Annotated[Amount, Field(json_schema_extra={"minimum": CPU_RANGE[0], "maximum": CPU_RANGE[1]})]
+Mem = Annotated[Amount, Field(json_schema_extra={"minimum": MEM_RANGE[0], "maximum": MEM_RANGE[1]})]
+"""Values that the fleet checks, too; here only the API's description has their limits."""
+
 
 class SandboxPage(Page):
     """A page of the sandboxes, or of those with all the labels of a selector such as `key=value,key2=value2`."""
@@ -49,10 +54,10 @@ class CreateRequest(WireModel):
     `region` because there is only one host, and `sync` because the answer comes as soon as the sandbox is usable.
     """
 
-    name: str
+    name: Name
     image: str = ""
-    cpu: Amount | None = None
-    mem: Amount | None = None
+    cpu: Cpu | None = None
+    mem: Mem | None = None
     org_id: str = ""
     user_id: str = ""
     sync: bool = True

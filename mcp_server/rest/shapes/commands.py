@@ -27,6 +27,13 @@ class OutcomeObject(OutcomeDetails):
     exitCode: int
 
 
+class Event(TypedDict):
+    """A server-sent event of a command."""
+
+    event: Literal["start", "stdout", "stderr", "error", "exit"]
+    data: str
+
+
 class ProcessObject(TypedDict):
     """A background command."""
 
