@@ -137,7 +137,8 @@ async def test_routes_answer_as_described_when_one_call_leads_to_the_next(live: 
 
     run: Callable[..., None] = Scenario.run
     await in_thread(partial(run, settings=how(QUIET, max_examples=SCENARIOS)))
-    assert followed >= {"sandbox.create", "snapshot.create", "command.run"}
+    assert "sandbox.create" in followed
+    assert len(followed) > 12, followed
 
 
 async def in_thread(call: Callable[[], None]) -> None:
