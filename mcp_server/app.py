@@ -47,10 +47,12 @@ from .ports.dial import dial_guest
 from .ports.names import PortNames
 from .ports.published import PublishedPorts
 from .ports.tokens import port_secret
+from .rest.api import Api
 from .rest.audit import audit_endpoints
 from .rest.endpoint import routes
 from .rest.quotas import QuotaRoutes
-from .rest.routes import rest_routes, version_routes
+from .rest.routes import SandboxApi
+from .rest.sockets import socket_routes
 from .scrape import metrics_route
 from .web import build_web, gated
 
@@ -120,12 +122,7 @@ class Services:
         Raises:
             KeyFileError: The secret for signed URLs cannot be read or written.
         """
-        ports = PublishedPorts(
-            self.fleet,
-            names=PortNames(self.settings.ports_domain, port=self.settings.port),
-            dial=self.dial or dial_guest(self.fleet),
-            secret=port_secret(self.settings.data),
-        )
+        ports = self.ports()
         return build_web(
             self.settings,
             self.fleet,
@@ -150,17 +147,36 @@ class Services:
             idle_s=chosen.idle_seconds,
         )
 
-    def _routes(self, ports: PublishedPorts) -> list[BaseRoute]:
+    def api(self, ports: PublishedPorts) -> Api:
+        """Build the REST API over these services."""
         quotas = QuotaRoutes(self.quotas, self.fleet, self.identity.accounts.organisations)
-        behind = routes(
-            [
-                *self.identity.endpoints(),
-                *quotas.endpoints(),
-                *audit_endpoints(self.audit_reader, self.fleet.sandboxes.get),
-            ]
+        sandboxes = SandboxApi(self.fleet, self.defaults, ports)
+        closed = [
+            *self.identity.endpoints(),
+            *quotas.endpoints(),
+            *audit_endpoints(self.audit_reader, self.fleet.sandboxes.get),
+            *sandboxes.endpoints,
+        ]
+        return Api(closed, self.identity.open_endpoints(), sandboxes.sockets, version=version("casemate"))
+
+    def ports(self) -> PublishedPorts:
+        """Build what publishes ports of the sandboxes.
+
+        Raises:
+            KeyFileError: The secret for signed URLs cannot be read or written.
+        """
+        return PublishedPorts(
+            self.fleet,
+            names=PortNames(self.settings.ports_domain, port=self.settings.port),
+            dial=self.dial or dial_guest(self.fleet),
+            secret=port_secret(self.settings.data),
         )
-        found: list[BaseRoute] = [*version_routes(version("casemate")), *routes(self.identity.open_endpoints())]
-        found += gated(self.identity.gate, [*behind, *rest_routes(self.fleet, self.defaults, ports)])
+
+    def _routes(self, ports: PublishedPorts) -> list[BaseRoute]:
+        api = self.api(ports)
+        found: list[BaseRoute] = [*routes(api.open)]
+        behind = routes(api.closed, sockets=[one.path for one in api.sockets])
+        found += gated(self.identity.gate, [*socket_routes(api.sockets), *behind])
         if self.settings.metrics:
             token = self.settings.metrics_token
             found.append(

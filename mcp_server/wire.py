@@ -13,6 +13,7 @@ from vmm.sandboxes.sandbox import State
 from vmm.sandboxes.spec import DEFAULT_NETWORK
 
 from .image_names import tagged
+from .shapes import filled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +24,17 @@ if TYPE_CHECKING:
     from vmm.network.log import NetworkEvent
     from vmm.sandboxes.sandbox import Sandbox
 
-_STATUS = {
+    from .shapes import (
+        ForkObject,
+        NetworkEventObject,
+        SandboxDetails,
+        SandboxObject,
+        SnapshotDetails,
+        SnapshotObject,
+        Status,
+    )
+
+_STATUS: dict[State, Status] = {
     # Clients accept only five words. A sandbox that is being created will run soon, like one that is "snapshotted".
     State.CREATING: "snapshotted",
     State.RUNNING: "running",
@@ -43,13 +54,13 @@ def limit_ms(seconds: float) -> int:
     return max(int(seconds * 1000), 1) if seconds else 0
 
 
-def sandbox_object(sandbox: Sandbox) -> dict[str, Any]:
+def sandbox_object(sandbox: Sandbox) -> SandboxObject:
     """Convert a sandbox to its JSON form, without its environment; `network` only if it is not the operator's.
 
     Published ports are there in both of VoidRun's forms, as numbers and as objects.
     """
     ports = published_ports(sandbox)
-    optional = {
+    optional: SandboxDetails = {
         "ttlSeconds": sandbox.ttl_s,
         # Time asleep does not count against the ttl: there is no end time then, only a remaining time.
         "expiresAt": _moment(sandbox.expires_ms),
@@ -79,13 +90,13 @@ def sandbox_object(sandbox: Sandbox) -> dict[str, Any]:
         "updatedAt": timestamp(sandbox.updated_ms),
         "createdBy": sandbox.created_by,
         "orgId": sandbox.owner,
-        **{name: value for name, value in optional.items() if value},
+        **filled(optional),
     }
 
 
 def sandbox_shown(sandbox: Sandbox) -> dict[str, Any]:
     """Convert a sandbox for models, which unlike clients know the status `unresponsive`, and need ports only once."""
-    shown = sandbox_object(sandbox)
+    shown: dict[str, Any] = {**sandbox_object(sandbox)}
     shown.pop("ports", None)
     if shown.pop("unresponsive", False):
         shown["status"] = State.UNRESPONSIVE.value
@@ -106,17 +117,19 @@ def network_shown(network: SandboxNetwork) -> dict[str, Any]:
     }
 
 
-def event_object(event: NetworkEvent) -> dict[str, Any]:
+def event_object(event: NetworkEvent) -> NetworkEventObject:
     """Convert a connection or lookup of a sandbox to its JSON form."""
-    return {
+    shown: NetworkEventObject = {
         "number": event.number,
         "time": timestamp(event.at_ms),
         "allowed": event.allowed,
         "protocol": event.protocol,
         "host": event.host,
         "port": event.port,
-        **({"reason": event.reason} if event.reason else {}),
     }
+    if event.reason:
+        shown["reason"] = event.reason
+    return shown
 
 
 def parse_network(network: str | Sequence[str]) -> str:
@@ -130,12 +143,16 @@ def parse_network(network: str | Sequence[str]) -> str:
     return DEFAULT_NETWORK if list(network) == [DEFAULT_NETWORK] else Policy.parse(network).text()
 
 
-def snapshot_object(snapshot: Snapshot) -> dict[str, Any]:
+def snapshot_object(snapshot: Snapshot) -> SnapshotObject:
     """Convert a snapshot to its JSON form.
 
     `parentId` is the snapshot that its sandbox was created from or last restored to; `damage` says why it is unusable.
     """
-    optional = {"parentId": snapshot.parent, "labels": dict(snapshot.labels), "damage": snapshot.damage}
+    optional: SnapshotDetails = {
+        "parentId": snapshot.parent,
+        "labels": dict(snapshot.labels),
+        "damage": snapshot.damage,
+    }
     return {
         "id": snapshot.id,
         "name": snapshot.name,
@@ -150,11 +167,11 @@ def snapshot_object(snapshot: Snapshot) -> dict[str, Any]:
         "createdAt": timestamp(snapshot.created_ms),
         "createdBy": snapshot.created_by,
         "orgId": snapshot.owner,
-        **{name: value for name, value in optional.items() if value},
+        **filled(optional),
     }
 
 
-def fork_objects(forks: Sequence[Fork]) -> list[dict[str, Any]]:
+def fork_objects(forks: Sequence[Fork]) -> list[ForkObject]:
     """Convert the children of a fork: each a sandbox, or an error.
 
     Raises:
@@ -199,7 +216,7 @@ def _moment(milliseconds: int) -> str:
     return timestamp(milliseconds) if milliseconds else ""
 
 
-def _fork_object(fork: Fork) -> dict[str, Any]:
+def _fork_object(fork: Fork) -> ForkObject:
     if fork.sandbox is not None:
         return sandbox_object(fork.sandbox)
     assert fork.error is not None

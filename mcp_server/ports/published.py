@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mcp_server.wire import timestamp
 from storage.shown import shown
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp
 
+    from mcp_server.shapes import PortObject, PublicUrl
     from vmm.fleet import Fleet
     from vmm.sandboxes.published import PublishedPort
     from vmm.sandboxes.sandbox import Sandbox
@@ -64,9 +65,7 @@ class PublishedPorts:
         self.names = names
         self.dial = dial
 
-    async def publish(
-        self, owner: str, ref: str, port: int, *, public: bool = False, expires_s: int = 0
-    ) -> dict[str, Any]:
+    async def publish(self, owner: str, ref: str, port: int, *, public: bool = False, expires_s: int = 0) -> PortObject:
         """Publish a port, and return it with a URL that opens it; a private one has a signature that expires.
 
         Args:
@@ -120,14 +119,14 @@ class PublishedPorts:
         sandbox = await self._fleet.ports.unpublish(owner, ref, port)
         self._visits.end(sandbox.id, port)
 
-    def of(self, sandbox: Sandbox) -> list[dict[str, Any]]:
+    def of(self, sandbox: Sandbox) -> list[PortObject]:
         """Return a sandbox's published ports; the URLs have no signatures."""
         return [self._shown(sandbox, published) for published in published_ports(sandbox)]
 
-    def openable(self, sandbox: Sandbox) -> list[dict[str, Any]]:
+    def openable(self, sandbox: Sandbox) -> list[PublicUrl]:
         """Return each published port with a URL that opens it in a browser; that of a private one works for a day."""
         until_s = self._clock() // 1000 + DAY_S
-        shown_ports: list[dict[str, Any]] = []
+        shown_ports: list[PublicUrl] = []
         for published in published_ports(sandbox):
             url = self.names.url(sandbox.id, published.port)
             if published.is_public(self._clock()):
@@ -164,9 +163,9 @@ class PublishedPorts:
             raise NotFound(f"Port {port} of sandbox {sandbox.id} is not published", hint="Publish it first")
         return sandbox.id
 
-    def _shown(self, sandbox: Sandbox, published: PublishedPort, query: str = "") -> dict[str, Any]:
+    def _shown(self, sandbox: Sandbox, published: PublishedPort, query: str = "") -> PortObject:
         port, public = published.port, published.is_public(self._clock())
-        values: dict[str, Any] = {
+        values: PortObject = {
             "port": port,
             "url": f"{self.names.url(sandbox.id, port)}{query}",
             "path": f"{self.names.path(sandbox.id, port)}{query}",

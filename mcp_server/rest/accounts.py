@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 from starlette.responses import JSONResponse
@@ -14,9 +14,12 @@ from mcp_server.wire import timestamp
 
 from ..http.problem import problem
 from .body import WireModel, parse_body
+from .contract import contract
 from .endpoint import Endpoint
 from .envelope import success
 from .keys import new_key_object
+from .shapes.accounts import AccountObject, MemberObject, Registered, RoleObject, UserObject
+from .shapes.envelope import Done, Enveloped
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -96,6 +99,7 @@ class AccountRoutes:
             Endpoint(method="DELETE", path=one, handler=self.remove, scope=admin, action="member.remove"),
         ]
 
+    @contract(Enveloped[Registered], status=201, body=RegistrationRequest, refusals=(403, 409, 429))
     async def register(self, request: Request, who: Principal) -> Response:
         """Create a user, an organisation and a first key; only this answer shows the key."""
         allowance = await self._limits.register(address_of(request.scope))
@@ -109,7 +113,7 @@ class AccountRoutes:
         made = await self._registration.register(
             name=wanted.name, email=wanted.email, invitation=wanted.invitation, organisation=wanted.organisation
         )
-        content = {
+        content: Registered = {
             "user": user_object(made.user),
             "org": {"id": made.organisation.id, "name": made.organisation.name},
             "apiKey": new_key_object(made.key),
@@ -118,13 +122,14 @@ class AccountRoutes:
         answer.headers.update(headers)
         return answer
 
+    @contract(AccountObject, refusals=(404,))
     async def me(self, request: Request, who: Principal) -> Response:
         """Return the caller's account, its organisations, and what the credential allows."""
         user = await self._accounts.users.get(who.user_id)
         if user is None:
             raise MemberMissing("the user of this credential no longer exists")
         organisations = await self._accounts.organisations.of_user(user.id)
-        content = {
+        content: AccountObject = {
             **user_object(user),
             "orgs": [{"id": it.id, "name": it.name, "role": it.members[user.id].role} for it in organisations],
             "orgId": who.org_id,
@@ -135,17 +140,20 @@ class AccountRoutes:
         }
         return JSONResponse(content)
 
+    @contract(Enveloped[list[MemberObject]])
     async def members(self, request: Request, who: Principal) -> Response:
         """List the members of the organisation."""
         found = await self._accounts.members(who.org_id)
         return success("users", [member_object(member, user) for member, user in found])
 
+    @contract(Enveloped[MemberObject], status=201, body=NewMember, refusals=(404, 409))
     async def add(self, request: Request, who: Principal) -> Response:
         """Add a registered user to the organisation."""
         wanted = await parse_body(request, NewMember, most=_MOST)
         member, user = await self._accounts.add_member(who.org_id, wanted.email, Role(wanted.role))
         return success("user added", member_object(member, user), status=201)
 
+    @contract(Enveloped[RoleObject], body=RoleChange, refusals=(404, 409))
     async def change(self, request: Request, who: Principal) -> Response:
         """Make a member an owner, or an owner a member."""
         wanted = await parse_body(request, RoleChange, most=_MOST)
@@ -153,18 +161,19 @@ class AccountRoutes:
         member = await self._accounts.organisations.set_role(who.org_id, user_id, Role(wanted.role))
         return success("user updated", {"id": member.user_id, "role": member.role})
 
+    @contract(Done, refusals=(404, 409))
     async def remove(self, request: Request, who: Principal) -> Response:
         """End a membership; the user's keys for the organisation stay invalid, even if the user is added again."""
         await self._registration.remove_member(who.org_id, request.path_params["user_id"])
         return success("user removed")
 
 
-def user_object(user: User) -> dict[str, Any]:
+def user_object(user: User) -> UserObject:
     """Convert a user to its JSON form."""
     created = timestamp(user.created_ms)
     return {"id": user.id, "name": user.name, "email": user.email, "imageUrl": "", "createdAt": created}
 
 
-def member_object(member: Member, user: User) -> dict[str, Any]:
+def member_object(member: Member, user: User) -> MemberObject:
     """Convert a member to its JSON form."""
     return {**user_object(user), "role": member.role}

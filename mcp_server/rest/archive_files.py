@@ -17,9 +17,12 @@ from vmm.guest.values import ARCHIVE_SUFFIXES, ArchiveForm
 
 from .archives import report_object
 from .body import WireModel, parse_query
+from .contract import GUEST, contract
 from .endpoint import Endpoint
 from .envelope import success
 from .paths import GuestPath, parent
+from .shapes.envelope import Enveloped
+from .shapes.files import Compressed, Extracted
 from .streaming import while_connected
 
 if TYPE_CHECKING:
@@ -75,6 +78,7 @@ class ArchiveFileRoutes:
             Endpoint(method="POST", path=f"{base}/extract", handler=self.extract, scope=run, action="file.extract"),
         ]
 
+    @contract(Enveloped[Compressed], query=Compressing, refusals=GUEST)
     async def compress(self, request: Request, who: Principal) -> Response:
         """Pack a file or directory into `<path>.<format>`; a client that disconnects leaves nothing of it."""
         wanted = parse_query(request, Compressing)
@@ -87,6 +91,7 @@ class ArchiveFileRoutes:
         done = f"{made.archive}: {_count(made.report)} packed, {made.archive_size} bytes\n"
         return _answer(done, made.report, {"archive": made.archive, "archiveBytes": made.archive_size})
 
+    @contract(Enveloped[Extracted], query=Extracting, refusals=GUEST)
     async def extract(self, request: Request, who: Principal) -> Response:
         """Unpack an archive as a whole, or not at all if it fails or the client disconnects."""
         wanted = parse_query(request, Extracting)

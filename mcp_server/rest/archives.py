@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from starlette.responses import JSONResponse, Response
 
 from auth.roles import Scope
 
 from .body import WireModel, parse_query
+from .contract import GUEST, Media, contract
 from .endpoint import Endpoint
 from .files import attachment
 from .paths import GuestPath
+from .shapes.files import ReportObject, Unpacked
 from .streaming import Streamed, incoming, while_connected
 
 if TYPE_CHECKING:
@@ -54,6 +56,7 @@ class ArchiveRoutes:
             Endpoint(method="PUT", path=path, handler=self.unpack, scope=Scope.RUN, action="file.unpack"),
         ]
 
+    @contract(Media(type=_TYPE, description="The directory."), query=Packing, refusals=GUEST)
     async def pack(self, request: Request, who: Principal) -> Response:
         """Stream a directory as a tar archive. A comment on its last member lists what was left out."""
         wanted = parse_query(request, Packing)
@@ -73,6 +76,7 @@ class ArchiveRoutes:
 
         return Streamed(serve)
 
+    @contract(Unpacked, query=Unpacking, body=(Media(type=_TYPE, description="The archive."),), refusals=GUEST)
     async def unpack(self, request: Request, who: Principal) -> Response:
         """Unpack the body, a tar archive, into a directory, which is created if it is missing."""
         wanted = parse_query(request, Unpacking)
@@ -80,10 +84,10 @@ class ArchiveRoutes:
         report = await self._fleet.guest.unpack(
             owner, ref, wanted.path, incoming(request.receive), owners=wanted.owners
         )
-        return JSONResponse({"success": True, "path": wanted.path, **report_object(report)})
+        return JSONResponse(Unpacked(success=True, path=wanted.path, **report_object(report)))
 
 
-def report_object(report: ArchiveReport) -> dict[str, Any]:
+def report_object(report: ArchiveReport) -> ReportObject:
     """Convert a report to JSON: what was unpacked, and the first thousand paths that were skipped."""
     return {
         "files": report.files,

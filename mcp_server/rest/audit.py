@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 from starlette.responses import JSONResponse
@@ -17,7 +17,9 @@ from vmm.errors import Conflict, InvalidInput, NotFound
 
 from ..audit.reader import Filter
 from .body import WireModel, parse_query
+from .contract import contract
 from .endpoint import Endpoint
+from .shapes.audit import AuditObject, AuditPage
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -70,7 +72,9 @@ def audit_endpoints(audit_reader: AuditReader, find: Find, *, clock: Clock = now
         clock: Epoch milliseconds, for spans such as `15m`.
     """
 
+    @contract(AuditPage, query=AuditQuery, refusals=(404,))
     async def audit(request: Request, who: Principal) -> Response:
+        """List the calls that were made, the newest first; without the scope admin only the caller's own."""
         query = parse_query(request, AuditQuery)
         now = clock()
         org = _organisation(query.org, who)
@@ -88,12 +92,12 @@ def audit_endpoints(audit_reader: AuditReader, find: Find, *, clock: Clock = now
             limit=query.limit,
             cursor=query.cursor,
         )
-        return JSONResponse({"records": [record_object(record) for record in page.records], "next": page.next})
+        return JSONResponse(AuditPage(records=[record_object(record) for record in page.records], next=page.next))
 
     return [Endpoint(method="GET", path="/api/audit", handler=audit, scope=Scope.READ, action="audit.list")]
 
 
-def record_object(record: AuditRecord) -> dict[str, Any]:
+def record_object(record: AuditRecord) -> AuditObject:
     """Convert a record to its JSON form."""
     return {
         "id": record.id,

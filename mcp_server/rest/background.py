@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 from starlette.responses import JSONResponse
@@ -17,8 +17,10 @@ from vmm.errors import InvalidInput, ProcessMissing
 from ..exit_reason import why_killed
 from .body import WireModel, parse_body, parse_query
 from .commands import INVALID, MOST_BODY, CommandRequest, seconds
+from .contract import BYTES, EVENTS, GUEST, Media, contract
 from .endpoint import Endpoint
 from .event_stream import EventStream
+from .shapes.commands import Fed, ProcessList, ProcessObject, Signalled, Started, Waited
 from .streaming import Streamed, incoming, while_connected
 
 if TYPE_CHECKING:
@@ -94,6 +96,7 @@ class BackgroundRoutes:
             Endpoint(method="POST", path=f"{base}/commands/wait", handler=self.wait, scope=read, action="command.wait"),
         ]
 
+    @contract(Started, body=CommandRequest, refusals=GUEST, yields={"pid": "/pid"})
     async def run(self, request: Request, who: Principal) -> Response:
         """Start a command in the background."""
         wanted = await parse_body(request, CommandRequest, most=MOST_BODY)
@@ -101,14 +104,16 @@ class BackgroundRoutes:
         info = await self._fleet.guest.start(
             who.org_id, request.path_params["id"], program, open_stdin=wanted.open_stdin, background=True
         )
-        return JSONResponse({"success": True, "pid": info.pid, "command": info.command})
+        return JSONResponse(Started(success=True, pid=info.pid, command=info.command))
 
+    @contract(ProcessList, refusals=GUEST)
     async def list(self, request: Request, who: Principal) -> Response:
         """List the background commands, oldest first, finished ones included; not those whose client waits."""
         found = await self._fleet.guest.processes(who.org_id, request.path_params["id"])
         listed = [process_object(info) for info in found if info.background]
-        return JSONResponse({"success": True, "processes": listed})
+        return JSONResponse(ProcessList(success=True, processes=listed))
 
+    @contract(Fed, query=InputRequest, body=(Media(type=BYTES, description="The input."),), refusals=GUEST)
     async def stdin(self, request: Request, who: Principal) -> Response:
         """Feed the body, byte for byte, to a command that was started with `openStdin`, as fast as it reads.
 
@@ -131,8 +136,9 @@ class BackgroundRoutes:
                 is_open = is_open and await feed(part)
                 count += len(part) if is_open else 0
         is_open = is_open and await feed(b"", eof=wanted.eof) and not wanted.eof
-        return JSONResponse({"success": True, "bytes": count, "open": is_open})
+        return JSONResponse(Fed(success=True, bytes=count, open=is_open))
 
+    @contract(Signalled, body=ProcessRequest, refusals=GUEST)
     async def kill(self, request: Request, who: Principal) -> Response:
         """Signal a background command and all its children."""
         wanted = await parse_body(request, ProcessRequest)
@@ -141,8 +147,9 @@ class BackgroundRoutes:
         except ProcessMissing as error:  # 404 elsewhere; here VoidRun's status is another
             raise InvalidInput(error.message, hint=error.hint) from error
         message = "Process killed" if wanted.signal == _KILL else f"Signal {wanted.signal} sent"
-        return JSONResponse({"success": True, "message": message})
+        return JSONResponse(Signalled(success=True, message=message))
 
+    @contract(EVENTS, body=ProcessRequest, refusals=GUEST)
     async def attach(self, request: Request, who: Principal) -> Response:
         """Stream a background command's output as events; it goes on when the client disconnects."""
         wanted = await parse_body(request, ProcessRequest)
@@ -166,6 +173,7 @@ class BackgroundRoutes:
 
         return Streamed(serve)
 
+    @contract(Waited, body=ProcessRequest, refusals=GUEST)
     async def wait(self, request: Request, who: Principal) -> Response:
         """Wait until a background command ends."""
         wanted = await parse_body(request, ProcessRequest)
@@ -181,13 +189,14 @@ class BackgroundRoutes:
         return JSONResponse({"success": True, "exitCode": outcome.exit_code, **({"error": why} if why else {})})
 
 
-def process_object(info: ProcessInfo) -> dict[str, Any]:
+def process_object(info: ProcessInfo) -> ProcessObject:
     """Convert a background command to its JSON form."""
-    ended = {} if info.exit_code is None else {"exitCode": info.exit_code}
-    return {
+    shown: ProcessObject = {
         "pid": info.pid,
         "command": info.command,
         "startTime": timestamp(info.started_ms),
         "running": info.running,
-        **ended,
     }
+    if info.exit_code is not None:
+        shown["exitCode"] = info.exit_code
+    return shown

@@ -18,11 +18,14 @@ from vmm.errors import InvalidInput
 from .errors import invalid
 
 if TYPE_CHECKING:
+    from pydantic import GetJsonSchemaHandler
+    from pydantic_core import CoreSchema
     from starlette.requests import HTTPConnection, Request
 
 MAX_JSON = 2 * 1024 * 1024
 """Bytes of a JSON body."""
 
+_NULL = {"type": "null"}
 _READ_S = 30
 _MAX_PARAMETERS = 100
 
@@ -43,6 +46,17 @@ class WireModel(BaseModel):
     redacted: ClassVar[frozenset[str]] = frozenset({"env", "envVars", "content", "stdin", "input"})
     refusal: ClassVar[str] = ""
     field_refusals: ClassVar[Mapping[str, str]] = {}
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler, /) -> dict[str, Any]:
+        """Describe optional fields as fields that may be null, because null counts as left out."""
+        schema = handler(core_schema)
+        fields = handler.resolve_ref_schema(schema)
+        for name, field in fields.get("properties", {}).items():
+            if name not in fields.get("required", ()) and _NULL not in field.get("anyOf", ()):
+                about = {key: field.pop(key) for key in ("default", "description") if key in field}
+                fields["properties"][name] = {"anyOf": [field, _NULL], **about}
+        return schema
 
     @model_validator(mode="before")
     @classmethod

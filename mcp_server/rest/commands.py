@@ -15,11 +15,14 @@ from vmm.errors import CasemateError, InvalidInput
 from vmm.guest.values import KIB, MIB, Command
 
 from .body import WireModel, parse_body
+from .contract import EVENTS, GUEST, contract
 from .endpoint import Endpoint
 from .envelope import success
 from .event_stream import EventStream
 from .long_output import LongOutput
 from .outcome import outcome_object
+from .shapes.commands import OutcomeObject
+from .shapes.envelope import Enveloped
 from .streaming import Streamed, while_connected
 
 if TYPE_CHECKING:
@@ -115,6 +118,7 @@ class CommandRoutes:
             ),
         ]
 
+    @contract(Enveloped[OutcomeObject], body=CommandRequest, refusals=GUEST)
     async def exec(self, request: Request, who: Principal) -> Response:
         """Run a command and return its output; it is killed when the client disconnects."""
         wanted = await parse_body(request, CommandRequest, most=MOST_BODY)
@@ -139,6 +143,7 @@ class CommandRoutes:
             return LongOutput(self._fleet, who.org_id, request.path_params["id"], outcome, timeout_s=timeout_s)
         return success("ok", outcome_object(outcome, timeout_s=timeout_s))
 
+    @contract(EVENTS, body=CommandRequest, refusals=GUEST)
     async def stream(self, request: Request, who: Principal) -> Response:
         """Run a command and stream its output as events; it is killed when the client disconnects."""
         wanted = await parse_body(request, CommandRequest, most=MOST_BODY)

@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.websockets import WebSocket
 
 from auth.principal import Principal
 from auth.roles import Role, Scope
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from starlette.types import Scope as Connection
 
 Handler = Callable[[Request, Principal], Awaitable[Response]]
+SocketHandler = Callable[[WebSocket, Principal], Awaitable[None]]
 
 NOBODY = Principal(org_id="", user_id="", scopes=frozenset(), role=Role.MEMBER)
 """The caller of an open endpoint who sent no credential."""
@@ -61,6 +63,23 @@ class Endpoint:
     action: str
     open: bool = False
     failure: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SocketEndpoint:
+    """A WebSocket.
+
+    Attributes:
+        path: The path, as of an Endpoint.
+        handler: Accepts the socket and serves it; exceptions become error answers, or close the socket.
+        scope: The scope that the credential needs.
+        action: Name of the call in audit and metrics.
+    """
+
+    path: str
+    handler: SocketHandler
+    scope: Scope
+    action: str
 
 
 def routes(endpoints: Iterable[Endpoint], *, sockets: Collection[str] = ()) -> list[Route]:

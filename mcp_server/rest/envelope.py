@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 from starlette.responses import JSONResponse
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from starlette.responses import Response
 
+    from .shapes.envelope import PageMeta
 
-def success(message: str, data: object = None, *, meta: Mapping[str, int] | None = None, status: int = 200) -> Response:
+
+def success(message: str, data: object = None, *, meta: PageMeta | None = None, status: int = 200) -> Response:
     """Build a successful answer.
 
     Args:
@@ -25,5 +25,5 @@ def success(message: str, data: object = None, *, meta: Mapping[str, int] | None
     if data is not None:
         content["data"] = data
     if meta is not None:
-        content["meta"] = dict(meta)
+        content["meta"] = meta
     return JSONResponse(content, status_code=status)

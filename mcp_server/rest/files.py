@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import quote
 
 from pydantic import AfterValidator
@@ -17,9 +17,12 @@ from vmm.errors import GuestFileRefused
 from ..http.problem import problem
 from .body import WireModel, parse_query
 from .byte_range import ByteRange, parse_range
+from .contract import BYTES, GUEST, Media, contract
 from .endpoint import Endpoint
 from .multipart import file_field
 from .paths import GuestPath
+from .shapes.envelope import Enveloped
+from .shapes.files import EntryObject, Listing, Uploaded
 from .streaming import Streamed, incoming, while_connected
 
 if TYPE_CHECKING:
@@ -32,7 +35,8 @@ if TYPE_CHECKING:
 
     from .streaming import Answer
 
-_BYTES = "application/octet-stream"
+_FILE = Media(type=BYTES, description="The file.")
+_FORM = Media(type="multipart/form-data", description="A form with the file.", field="file")
 _LIST_HEAD = '{"status":"success","message":"ok","data":{"success":true,"files":['
 """The start of a list's answer, see `envelope`; the rest follows page by page."""
 _SMALL = 256 * 1024
@@ -81,6 +85,7 @@ class FileRoutes:
             Endpoint(method="POST", path=f"{base}/upload", handler=self.upload, scope=Scope.RUN, action="file.upload"),
         ]
 
+    @contract(Enveloped[Listing], query=Directory, refusals=GUEST)
     async def list(self, request: Request, who: Principal) -> Response:
         """Stream a directory's entries: up to 100,000 in the order of their names, more in the directory's own.
 
@@ -105,6 +110,7 @@ class FileRoutes:
 
         return Streamed(serve)
 
+    @contract(_FILE, others={206: _FILE}, query=Download, refusals={*GUEST, 416})
     async def download(self, request: Request, who: Principal) -> Response:
         """Stream a file, or one range of it."""
         wanted = parse_query(request, Download)
@@ -148,6 +154,7 @@ class FileRoutes:
 
         return Streamed(serve)
 
+    @contract(Uploaded, query=Upload, body=(_FILE, _FORM), refusals=GUEST)
     async def upload(self, request: Request, who: Principal) -> Response:
         """Write a file, completely or not at all: the raw body, or the field `file` of a multipart form."""
         wanted = parse_query(request, Upload)
@@ -158,12 +165,12 @@ class FileRoutes:
         if content_type.partition(";")[0].strip().lower() == "multipart/form-data":
             content = file_field(content, content_type)
         info = await self._fleet.guest.write_stream(owner, ref, wanted.path, content, mode=mode)
-        return JSONResponse({"success": True, "path": info.path, "size": info.size})
+        return JSONResponse(Uploaded(success=True, path=info.path, size=info.size))
 
 
-def entry_object(info: FileInfo) -> dict[str, Any]:
+def entry_object(info: FileInfo) -> EntryObject:
     """Convert a directory entry to its JSON form."""
-    return {
+    shown: EntryObject = {
         "name": info.path.rstrip("/").rsplit("/", 1)[-1],
         "path": info.path,
         "size": info.size,
@@ -171,8 +178,10 @@ def entry_object(info: FileInfo) -> dict[str, Any]:
         "isDir": info.kind == "directory",
         "modTime": timestamp(info.mtime_ms),
         "type": info.kind,
-        **({"target": info.target} if info.target else {}),
     }
+    if info.target:
+        shown["target"] = info.target
+    return shown
 
 
 def _whole(info: FileInfo, data: bytes, asked: str, *, head: bool) -> Response:
@@ -189,7 +198,7 @@ def _whole(info: FileInfo, data: bytes, asked: str, *, head: bool) -> Response:
 def _head(info: FileInfo, part: ByteRange | None, size: int) -> tuple[int, dict[str, str]]:
     """Build status and headers of an answer with a file, or a range of it."""
     name = info.path.rstrip("/").rsplit("/", 1)[-1]
-    headers = {"content-type": _BYTES, "content-disposition": attachment(name), "accept-ranges": "bytes"}
+    headers = {"content-type": BYTES, "content-disposition": attachment(name), "accept-ranges": "bytes"}
     if part is None:
         return 200, headers
     return 206, headers | {"content-range": f"bytes {part.start}-{part.start + part.length - 1}/{size}"}

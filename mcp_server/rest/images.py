@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
@@ -13,7 +13,9 @@ from mcp_server.image_names import TAG, image_named
 from mcp_server.wire import timestamp
 from vmm.sandboxes.spec import DISK
 
+from .contract import contract
 from .endpoint import Endpoint
+from .shapes.sandboxes import ImageObject
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -39,11 +41,13 @@ class ImageRoutes:
             Endpoint(method="GET", path=f"{base}/name/{{image}}", handler=self.image, scope=read, action="image.get"),
         ]
 
+    @contract(list[ImageObject])
     async def images(self, request: Request, who: Principal) -> Response:
         """List the images, the default one first."""
         del request, who
         return JSONResponse([image_object(image) for image in await self._fleet.image_list()])
 
+    @contract(ImageObject)
     async def image(self, request: Request, who: Principal) -> Response:
         """Return one image, by id or name; the names of VoidRun's images mean `code`."""
         del who
@@ -56,9 +60,9 @@ class ImageRoutes:
         raise HTTPException(404, "Image not found")
 
 
-def image_object(image: ImageInfo) -> dict[str, Any]:
+def image_object(image: ImageInfo) -> ImageObject:
     """Convert an image to its JSON form; its id is a hash of its name, because images have no record."""
-    return {
+    found: ImageObject = {
         "id": hashlib.sha256(image.name.encode()).hexdigest()[:24],
         "name": image.name,
         "tag": TAG,
@@ -67,5 +71,7 @@ def image_object(image: ImageInfo) -> dict[str, Any]:
         "active": True,
         "orgId": "",
         "createdBy": "",
-        **({"createdAt": timestamp(image.built_ms)} if image.built else {}),
     }
+    if image.built:
+        found["createdAt"] = timestamp(image.built_ms)
+    return found

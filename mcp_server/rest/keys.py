@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 from starlette.responses import JSONResponse
@@ -16,12 +16,16 @@ from starlette.responses import JSONResponse
 from auth.clock import Clock, now_ms
 from auth.errors import Denied, KeyMissing, MemberMissing
 from auth.roles import ALL_SCOPES, Role, Scope, expanded
+from mcp_server.shapes import filled
 from mcp_server.wire import timestamp
 from vmm.errors import InvalidInput
 
 from .body import WireModel, parse_body
+from .contract import contract
 from .endpoint import Endpoint
 from .envelope import success
+from .shapes.accounts import KeyObject, KeyTimes, NewKeyObject, ScopeName
+from .shapes.envelope import Done
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -84,12 +88,14 @@ class KeyRoutes:
             Endpoint(method="PATCH", path=f"{one}/touch", handler=self.touch, scope=run, action="key.touch"),
         ]
 
+    @contract(list[KeyObject])
     async def list(self, request: Request, who: Principal) -> Response:
         """List the organisation's keys; without the scope admin only the caller's own."""
         found = await self._keys.list(who.org_id)
         mine = [key for key in found if who.may(Scope.ADMIN) or key.created_by == who.user_id]
         return JSONResponse([key_object(key) for key in mine])
 
+    @contract(NewKeyObject, body=KeyRequest, refusals=(404, 409), yields={"key_id": "/keyId"})
     async def create(self, request: Request, who: Principal) -> Response:
         """Create a key. The status is 200, not 201, because VoidRun's Python client accepts only that."""
         wanted = await parse_body(request, KeyRequest, most=_MOST)
@@ -104,12 +110,14 @@ class KeyRoutes:
         )
         return JSONResponse(new_key_object(made))
 
+    @contract(Done)
     async def delete(self, request: Request, who: Principal) -> Response:
         """Delete a key."""
         key = await self._managed(request, who)
         await self._keys.delete(who.org_id, key.id)
         return success("API key revoked")
 
+    @contract(Done, body=Activation)
     async def activate(self, request: Request, who: Principal) -> Response:
         """Switch a key on or off."""
         wanted = await parse_body(request, Activation, most=_MOST)
@@ -117,6 +125,7 @@ class KeyRoutes:
         await self._keys.set_active(who.org_id, key.id, active=wanted.is_active)
         return success("API key activated" if wanted.is_active else "API key deactivated")
 
+    @contract(Done)
     async def touch(self, request: Request, who: Principal) -> Response:
         """Record that a key was used now."""
         key = await self._managed(request, who)
@@ -165,9 +174,9 @@ class KeyRoutes:
         return expires_ms
 
 
-def key_object(key: ApiKey) -> dict[str, Any]:
+def key_object(key: ApiKey) -> KeyObject:
     """Convert a key to its JSON form; a time of last use or expiry that it does not have is left out."""
-    times = {"expiresAt": key.expires_ms, "lastUsedAt": key.last_used_ms}
+    times: KeyTimes = {"expiresAt": _moment(key.expires_ms), "lastUsedAt": _moment(key.last_used_ms)}
     return {
         "id": key.id,
         "orgId": key.org_id,
@@ -178,15 +187,14 @@ def key_object(key: ApiKey) -> dict[str, Any]:
         "createdAt": timestamp(key.created_ms),
         "updatedAt": timestamp(key.updated_ms or key.created_ms),
         "isActive": key.is_active,
-        **{name: timestamp(at_ms) for name, at_ms in times.items() if at_ms},
+        **filled(times),
     }
 
 
-def new_key_object(made: NewKey) -> dict[str, Any]:
+def new_key_object(made: NewKey) -> NewKeyObject:
     """Convert a new key to its JSON form, with its secret: the only time that it is shown."""
     key = made.record
-    expires = {"expiresAt": timestamp(key.expires_ms)} if key.expires_ms else {}
-    return {
+    shown: NewKeyObject = {
         "plainKey": made.plain,
         "keyId": key.id,
         "keyName": key.name,
@@ -194,8 +202,10 @@ def new_key_object(made: NewKey) -> dict[str, Any]:
         "createdAt": timestamp(key.created_ms),
         "expiresIn": _span(key.expires_ms - key.created_ms) if key.expires_ms else _NEVER,
         "scopes": _named(key.scopes),
-        **expires,
     }
+    if key.expires_ms:
+        shown["expiresAt"] = timestamp(key.expires_ms)
+    return shown
 
 
 def _may_manage(who: Principal) -> None:
@@ -212,8 +222,12 @@ def _scopes(wanted: KeyRequest, who: Principal) -> frozenset[Scope]:
     return frozenset(Scope(scope) for scope in wanted.scopes)
 
 
-def _named(scopes: frozenset[Scope]) -> list[str]:
+def _named(scopes: frozenset[Scope]) -> list[ScopeName]:
     return [_ALL] if expanded(scopes) == ALL_SCOPES else [scope.value for scope in Scope if scope in scopes]
+
+
+def _moment(milliseconds: int) -> str:
+    return timestamp(milliseconds) if milliseconds else ""
 
 
 def _span(milliseconds: int) -> str:

@@ -9,13 +9,17 @@ import anyio
 from pydantic import Field
 
 from auth.roles import Scope
+from mcp_server.shapes import NetworkEventObject
 from mcp_server.wire import event_object
 from vmm.errors import NotFound
 from vmm.network.log import NetworkEvent
 
 from .body import WireModel, parse_query
+from .contract import Media, contract
 from .endpoint import Endpoint
 from .envelope import success
+from .shapes.envelope import Enveloped
+from .shapes.sandboxes import NetworkObject
 from .streaming import Streamed, while_connected
 
 if TYPE_CHECKING:
@@ -36,6 +40,7 @@ _HEADERS = {
     "cache-control": "no-cache",
     "x-accel-buffering": "no",
 }
+_LINES = Media(type="application/x-ndjson", description="With `follow`, an event a line.", part=NetworkEventObject)
 _KEEP_ALIVE_S = 15
 _WAITING = 64
 
@@ -61,20 +66,23 @@ class NetworkRoutes:
             Endpoint(method="GET", path=f"{base}/log", handler=self.log, scope=Scope.READ, action="network.log"),
         ]
 
+    @contract(Enveloped[NetworkObject])
     async def get(self, request: Request, who: Principal) -> Response:
         """Return the policy in force, and the smallest one that would have allowed what was allowed."""
         network = await self._fleet.network.get(who.org_id, request.path_params["id"])
-        data = {
+        data: NetworkObject = {
             "policy": network.policy.text(),
             "own": network.own,
             "way": network.way,
-            **({"address": str(network.address)} if network.address else {}),
             "allowed": network.log.allowed,
             "refused": network.log.refused,
             "suggestion": await network.log.suggestion(),
         }
+        if network.address:
+            data["address"] = str(network.address)
         return success("Network fetched", data)
 
+    @contract(Enveloped[list[NetworkEventObject]], _LINES, query=LogQuery)
     async def log(self, request: Request, who: Principal) -> Response:
         """Return the last connections, or stream them as lines of JSON; a blank line now and then is a sign of life."""
         wanted = parse_query(request, LogQuery)

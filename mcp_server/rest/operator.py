@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from functools import wraps
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 from starlette.exceptions import HTTPException
@@ -14,8 +15,11 @@ from mcp_server.wire import timestamp
 
 from .accounts import user_object
 from .body import WireModel, parse_body, parse_query
+from .contract import contract
 from .endpoint import Endpoint, Handler
 from .envelope import success
+from .shapes.accounts import InvitationObject, NewInvitation, OperatorUser
+from .shapes.envelope import Done, Enveloped
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -68,6 +72,13 @@ class OperatorRoutes:
             operator_endpoint("GET", "/api/operator/users", self.users, "user.list"),
         ]
 
+    @contract(
+        Enveloped[NewInvitation],
+        status=201,
+        body=InvitationRequest,
+        refusals=(404, 409),
+        yields={"invitation_id": "/data/id"},
+    )
     async def invite(self, request: Request, who: Principal) -> Response:
         """Create an invitation; only this answer shows its code."""
         wanted = await parse_body(request, InvitationRequest, most=_MOST)
@@ -82,17 +93,20 @@ class OperatorRoutes:
         )
         return success("invitation created", {**invitation_object(made.record), "code": made.code}, status=201)
 
+    @contract(Enveloped[list[InvitationObject]], query=PageQuery, refusals=(404,))
     async def invited(self, request: Request, who: Principal) -> Response:
         """List invitations, newest first."""
         limit = parse_query(request, PageQuery).limit
         found = await self._invitations.list(limit=limit)
         return success("invitations", [invitation_object(it) for it in found])
 
+    @contract(Done)
     async def revoke(self, request: Request, who: Principal) -> Response:
         """Delete an invitation."""
         await self._invitations.revoke(request.path_params["invitation_id"])
         return success("invitation revoked")
 
+    @contract(Enveloped[list[OperatorUser]], query=PageQuery, refusals=(404,))
     async def users(self, request: Request, who: Principal) -> Response:
         """List users, oldest first; `after` is the id of the last one of the previous page."""
         query = parse_query(request, PageQuery)
@@ -103,10 +117,9 @@ class OperatorRoutes:
         return success("users", [{**user_object(user), "operator": user.operator} for user in found])
 
 
-def invitation_object(invitation: Invitation) -> dict[str, Any]:
+def invitation_object(invitation: Invitation) -> InvitationObject:
     """Convert an invitation to its JSON form, without its code."""
-    used = {"usedBy": invitation.used_by, "usedAt": timestamp(invitation.used_ms)} if invitation.used_by else {}
-    return {
+    shown: InvitationObject = {
         "id": invitation.id,
         "email": invitation.email,
         "orgId": invitation.org_id,
@@ -115,13 +128,17 @@ def invitation_object(invitation: Invitation) -> dict[str, Any]:
         "createdAt": timestamp(invitation.created_ms),
         "expiresAt": timestamp(invitation.expires_ms),
         "used": bool(invitation.used_by),
-        **used,
     }
+    if invitation.used_by:
+        shown["usedBy"] = invitation.used_by
+        shown["usedAt"] = timestamp(invitation.used_ms)
+    return shown
 
 
 def operator_endpoint(method: str, path: str, handler: Handler, action: str) -> Endpoint:
     """Declare an endpoint that only the operator may call; others get 404."""
 
+    @wraps(handler)
     async def guarded(request: Request, who: Principal) -> Response:
         if not who.operator:
             raise HTTPException(404, "Not Found")

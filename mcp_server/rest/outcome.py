@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from mcp_server.shapes import filled
 from vmm.errors import LinkTimeout
 
 from ..exit_reason import why_killed
+from .shapes.commands import OutcomeDetails, OutcomeFields, OutcomeObject
 
 if TYPE_CHECKING:
     from vmm.guest.values import Captured, Outcome
 
 
-def outcome_object(outcome: Outcome, *, timeout_s: float = 0) -> dict[str, Any]:
+def outcome_object(outcome: Outcome, *, timeout_s: float = 0) -> OutcomeObject:
     """Convert a finished command to JSON: VoidRun's three fields, and those of `outcome_fields`.
 
     Args:
@@ -28,7 +30,7 @@ def outcome_object(outcome: Outcome, *, timeout_s: float = 0) -> dict[str, Any]:
     return {"stdout": stdout, "stderr": stderr + notices(outcome, stderr, lost, timeout_s), **fields}
 
 
-def outcome_fields(outcome: Outcome) -> dict[str, Any]:
+def outcome_fields(outcome: Outcome) -> OutcomeFields:
     """Return the fields but for the output: the exit code, whether the command or its output was cut, and what the
     sandbox's policy refused meanwhile.
 
@@ -37,13 +39,13 @@ def outcome_fields(outcome: Outcome) -> dict[str, Any]:
     """
     if outcome.exit_code is None:
         raise LinkTimeout(f"Process {outcome.pid} did not end in time", hint="Look at it with commands/list")
-    optional = {
+    optional: OutcomeDetails = {
         "timedOut": outcome.timed_out,
         "truncated": bool(outcome.stdout.dropped + outcome.stderr.dropped),
         "outOfMemory": bool(outcome.memory_kill),
         "network": outcome.network,
     }
-    return {"exitCode": outcome.exit_code, **{name: value for name, value in optional.items() if value}}
+    return {"exitCode": outcome.exit_code, **filled(optional)}
 
 
 def notices(outcome: Outcome, stderr: str, lost: dict[str, int], timeout_s: float) -> str:

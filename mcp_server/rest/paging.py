@@ -3,45 +3,46 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Annotated
 
-if TYPE_CHECKING:
-    from starlette.requests import Request
+from pydantic import BeforeValidator, Field
+
+from .body import WireModel
+from .shapes.envelope import PageMeta
 
 _LIMIT = 20
 _LIMIT_MOST = 100
 _COUNT = re.compile(r"[0-9]{1,9}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestedPage:
-    """A page of a list.
+def _page(text: object) -> int:
+    return _count(text) or 1
+
+
+def _limit(text: object) -> int:
+    return min(_count(text) or _LIMIT, _LIMIT_MOST)
+
+
+def _count(text: object) -> int:
+    return int(text) if isinstance(text, str) and _COUNT.fullmatch(text) else 0
+
+
+class Page(WireModel):
+    """A page of a list; values other than positive numbers are ignored, as in VoidRun.
 
     Attributes:
-        number: Counted from 1.
+        page: Counted from 1.
         limit: Its maximum number of rows.
     """
 
-    number: int
-    limit: int
+    page: Annotated[int, Field(ge=1), BeforeValidator(_page)] = 1
+    limit: Annotated[int, Field(ge=1, le=_LIMIT_MOST), BeforeValidator(_limit)] = _LIMIT
 
     @property
     def rows(self) -> slice:
         """The page's rows within the whole list."""
-        return slice((self.number - 1) * self.limit, self.number * self.limit)
+        return slice((self.page - 1) * self.limit, self.page * self.limit)
 
-    def meta(self, total: int) -> dict[str, int]:
+    def meta(self, total: int) -> PageMeta:
         """Describe the page's position in a list of `total` rows."""
-        return {"page": self.number, "limit": self.limit, "total": total, "totalPages": -(-total // self.limit)}
-
-
-def requested_page(request: Request) -> RequestedPage:
-    """Parse the page of a query; values other than positive numbers are ignored, as in VoidRun."""
-    query = request.query_params
-    limit = min(_count(query.get("limit", ""), _LIMIT), _LIMIT_MOST)
-    return RequestedPage(number=_count(query.get("page", ""), 1), limit=limit)
-
-
-def _count(text: str, default: int) -> int:
-    return int(text) if _COUNT.fullmatch(text) and int(text) > 0 else default
+        return PageMeta(page=self.page, limit=self.limit, total=total, totalPages=-(-total // self.limit))

@@ -6,20 +6,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import anyio
 from pydantic import ConfigDict, Field
-from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from auth.roles import Scope
+from mcp_server.shapes import PortObject, PublicUrl, SandboxObject
 from mcp_server.wire import sandbox_object
 from storage.shown import shown
 from vmm.errors import CasemateError, InvalidInput
 from vmm.sandboxes.published import check_port
 
 from .body import WireModel, parse_body
-from .endpoint import Endpoint
+from .contract import BYTES, GUEST, Media, contract
+from .endpoint import Endpoint, SocketEndpoint
 from .envelope import success
 from .relay import close_reason
-from .sockets import serve_admitted
+from .shapes.envelope import Done, Enveloped
 
 if TYPE_CHECKING:
     from anyio.abc import ByteStream
@@ -54,6 +55,9 @@ class PublishedList(WireModel):
     publish_ports: list[Amount]
 
 
+_URLS = Enveloped[list[PublicUrl]]
+
+
 class PortRoutes:
     """The routes for ports."""
 
@@ -75,10 +79,12 @@ class PortRoutes:
             Endpoint(method="GET", path=urls, handler=self.urls, scope=run, action="port.urls"),
         ]
 
-    def routes(self) -> list[WebSocketRoute]:
+    def sockets(self) -> list[SocketEndpoint]:
         """List the WebSockets of this module."""
-        return [WebSocketRoute("/api/sandboxes/{id}/forward/{port}", self._forward)]
+        path = "/api/sandboxes/{id}/forward/{port}"
+        return [SocketEndpoint(path=path, handler=self.forward, scope=Scope.RUN, action="port.forward")]
 
+    @contract(Enveloped[PortObject], status=201, body=PublishRequest, refusals=GUEST, yields={"port": "/data/port"})
     async def publish(self, request: Request, who: Principal) -> Response:
         """Publish a port."""
         wanted = await parse_body(request, PublishRequest)
@@ -87,31 +93,33 @@ class PortRoutes:
         )
         return success("Port published", made, status=201)
 
+    @contract(Enveloped[list[PortObject]])
     async def list(self, request: Request, who: Principal) -> Response:
         """List the published ports of a sandbox."""
         sandbox = await self._fleet.sandboxes.get(who.org_id, request.path_params["id"])
         return success("Ports fetched", self._ports.of(sandbox))
 
+    @contract(Enveloped[SandboxObject], body=PublishedList, refusals=GUEST)
     async def publish_only(self, request: Request, who: Principal) -> Response:
         """Publish these ports and no others."""
         wanted = await parse_body(request, PublishedList)
         sandbox = await self._ports.publish_only(who.org_id, request.path_params["id"], wanted.publish_ports)
         return success("Publish ports updated", sandbox_object(sandbox))
 
+    @contract(_URLS, refusals=GUEST)
     async def urls(self, request: Request, who: Principal) -> Response:
         """Return URLs that open the published ports in a browser; those of private ones are signed."""
         sandbox = await self._fleet.sandboxes.get(who.org_id, request.path_params["id"])
         return success("Public URLs fetched", self._ports.openable(sandbox))
 
+    @contract(Done, refusals=GUEST)
     async def revoke(self, request: Request, who: Principal) -> Response:
         """Publish a port no longer."""
         await self._ports.unpublish(who.org_id, request.path_params["id"], _port(request.path_params["port"]))
         return success("Port unpublished")
 
-    async def _forward(self, socket: WebSocket) -> None:
-        await serve_admitted(socket, "port.forward", self._serve_forward)
-
-    async def _serve_forward(self, socket: WebSocket, who: Principal) -> None:
+    @contract(Media(type=BYTES, description="The bytes of the connection."), status=101)
+    async def forward(self, socket: WebSocket, who: Principal) -> None:
         """Connect a WebSocket to a TCP port: binary messages are its bytes, an empty one is the end of a direction."""
         port = _port(socket.path_params["port"])
         sandbox = await self._fleet.sandboxes.get(who.org_id, socket.path_params["id"])

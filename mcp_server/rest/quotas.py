@@ -13,8 +13,10 @@ from storage.shown import shown
 from vmm.errors import InvalidInput
 
 from .body import parse_object, read_body
+from .contract import contract
 from .endpoint import Endpoint
 from .operator import operator_endpoint
+from .shapes.accounts import QuotaChanges, QuotaObject
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -52,14 +54,17 @@ class QuotaRoutes:
             operator_endpoint("PATCH", one, self.change, "quota.set"),
         ]
 
+    @contract(QuotaObject)
     async def own(self, request: Request, who: Principal) -> Response:
         """Return limits and usage of the caller's organisation."""
         return await self._answer(who.org_id)
 
+    @contract(QuotaObject)
     async def show(self, request: Request, who: Principal) -> Response:
         """Return limits and usage of any organisation."""
         return await self._answer(await self._known(request))
 
+    @contract(QuotaObject, body=QuotaChanges, refusals=(409,))
     async def change(self, request: Request, who: Principal) -> Response:
         """Set an organisation's limits: null restores the default, others stay. Existing sandboxes stay."""
         org_id = await self._known(request)

@@ -10,15 +10,19 @@ from starlette.responses import JSONResponse
 from auth.roles import Scope
 from mcp_server.audit.entry import annotate_call
 from mcp_server.image_names import image_named
+from mcp_server.shapes import SandboxObject
 from mcp_server.wire import event_object, parse_network, parse_selector, sandbox_object
 from vmm.errors import InvalidInput
 from vmm.sandboxes.published import check_listed, new_entries
-from vmm.sandboxes.spec import SandboxSpec
+from vmm.sandboxes.spec import CPU_RANGE, MEM_RANGE, NAME, NAME_LENGTH, SandboxSpec
 
-from .body import WireModel, parse_body
+from .body import WireModel, parse_body, parse_query
+from .contract import GUEST, contract
 from .endpoint import Endpoint
 from .envelope import success
-from .paging import requested_page
+from .paging import Page
+from .shapes.envelope import Done, Enveloped, Paged
+from .shapes.sandboxes import UsageObject
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -37,6 +41,17 @@ _SLEEP_BEFORE, _WAKE_BEFORE = ("stop", "pause", "snapshot"), ("resume",)
 Amount = Annotated[int, Field(gt=-(2**31), lt=2**31)]
 """An integer that fits the fleet's types; the fleet checks its range."""
 
+Name = Annotated[str, Field(json_schema_extra={"pattern": f"^{NAME.pattern}$", "maxLength": NAME_LENGTH})]
+Cpu = Annotated[Amount, Field(json_schema_extra={"minimum": CPU_RANGE[0], "maximum": CPU_RANGE[1]})]
+Mem = Annotated[Amount, Field(json_schema_extra={"minimum": MEM_RANGE[0], "maximum": MEM_RANGE[1]})]
+"""Values that the fleet checks, too; here only the API's description has their limits."""
+
+
+class SandboxPage(Page):
+    """A page of the sandboxes, or of those with all the labels of a selector such as `key=value,key2=value2`."""
+
+    labels: str = ""
+
 
 class WirePort(WireModel):
     """A port to publish, as VoidRun's newest client writes it."""
@@ -53,10 +68,10 @@ class CreateRequest(WireModel):
     `region` is only kept and shown, because there is only one host.
     """
 
-    name: str
+    name: Name
     image: str = ""
-    cpu: Amount | None = None
-    mem: Amount | None = None
+    cpu: Cpu | None = None
+    mem: Mem | None = None
     org_id: str = ""
     user_id: str = ""
     sync: bool = True
@@ -152,6 +167,7 @@ class SandboxRoutes:
             Endpoint(method="GET", path=f"{one}/metrics", handler=self.metrics, scope=read, action="sandbox.metrics"),
         ]
 
+    @contract(Enveloped[SandboxObject], status=201, body=CreateRequest, refusals=GUEST, yields={"id": "/data/id"})
     async def create(self, request: Request, who: Principal) -> Response:
         """Create a sandbox. A client that disconnects meanwhile finds it in the list."""
         wanted = await parse_body(request, CreateRequest)
@@ -160,21 +176,22 @@ class SandboxRoutes:
         annotate_call(sandbox=sandbox.id)
         return success("Sandbox created", sandbox_object(sandbox), status=201)
 
+    @contract(Paged[SandboxObject], query=SandboxPage)
     async def list(self, request: Request, who: Principal) -> Response:
         """List the organisation's sandboxes, newest first, in pages."""
-        selector = parse_selector(request.query_params.get("labels", ""))
-        page = requested_page(request)
-        found = await self._fleet.sandboxes.list(
-            who.org_id, labels=selector or None, page=page.number, limit=page.limit
-        )
+        page = parse_query(request, SandboxPage)
+        selector = parse_selector(page.labels)
+        found = await self._fleet.sandboxes.list(who.org_id, labels=selector or None, page=page.page, limit=page.limit)
         return success("Sandboxes fetched", [sandbox_object(item) for item in found.items], meta=page.meta(found.total))
 
+    @contract(Enveloped[SandboxObject])
     async def get(self, request: Request, who: Principal) -> Response:
         """Return one sandbox, with its last connections if it tried any."""
         sandbox = await self._fleet.sandboxes.get(who.org_id, request.path_params["id"])
         last = [event_object(event) for event in self._fleet.network.of(sandbox).log.last(_EVENTS)]
         return success("Sandbox details fetched", sandbox_object(sandbox) | ({"networkLog": last} if last else {}))
 
+    @contract(Enveloped[SandboxObject], body=UpdateRequest, refusals=GUEST)
     async def update(self, request: Request, who: Principal) -> Response:
         """Change autoSleep, name, labels, ttl, idle or network."""
         wanted = await parse_body(request, UpdateRequest)
@@ -192,6 +209,7 @@ class SandboxRoutes:
         )
         return success("Sandbox updated", sandbox_object(sandbox))
 
+    @contract(Done, refusals=GUEST)
     async def delete(self, request: Request, who: Principal) -> Response:
         """Delete a sandbox with its files and programs."""
         await self._fleet.sandboxes.delete(who.org_id, request.path_params["id"])
@@ -200,21 +218,25 @@ class SandboxRoutes:
     # VoidRun answers every failure of these three with 500. Clients distinguish failures only by status, so Casemate
     # sends the usual ones: not found (404), conflict (409), retry later (503, 529).
 
+    @contract(Done, refusals=GUEST)
     async def sleep(self, request: Request, who: Principal) -> Response:
         """Put a sandbox to sleep, with its memory; no error if it is asleep."""
         await self._fleet.lifecycle.sleep(who.org_id, request.path_params["id"])
         return success("Sandbox snapshotted")
 
+    @contract(Done, refusals=GUEST)
     async def wake(self, request: Request, who: Principal) -> Response:
         """Wake a sandbox; no error if it is awake."""
         await self._fleet.lifecycle.wake(who.org_id, request.path_params["id"])
         return success("Sandbox restored")
 
+    @contract(Done, refusals=GUEST)
     async def start(self, request: Request, who: Principal) -> Response:
         """Start a sandbox, also a killed one; its `reason` then says what was lost."""
         await self._fleet.lifecycle.revive(who.org_id, request.path_params["id"])
         return success("Sandbox started")
 
+    @contract(Enveloped[SandboxObject], body=RestartRequest, refusals=GUEST)
     async def restart(self, request: Request, who: Principal) -> Response:
         """Restart a sandbox, even if its guest does not answer; its `reason` says what was lost."""
         wanted = await parse_body(request, RestartRequest)
@@ -223,17 +245,18 @@ class SandboxRoutes:
         )
         return success("Sandbox restarted", sandbox_object(sandbox))
 
+    @contract(UsageObject, refusals=GUEST)
     async def metrics(self, request: Request, who: Principal) -> Response:
         """Return a sandbox's resource usage as its kernel reports it."""
         seen = await self._fleet.guest.metrics(who.org_id, request.path_params["id"])
         return JSONResponse(
-            {
-                "uptimeMs": seen.uptime_ms,
-                "memoryTotal": seen.memory_total,
-                "memoryAvailable": seen.memory_available,
-                "diskTotal": seen.disk_total,
-                "diskFree": seen.disk_free,
-                "cpuUsedMs": seen.cpu_used_ms,
-                "processes": seen.processes,
-            }
+            UsageObject(
+                uptimeMs=seen.uptime_ms,
+                memoryTotal=seen.memory_total,
+                memoryAvailable=seen.memory_available,
+                diskTotal=seen.disk_total,
+                diskFree=seen.disk_free,
+                cpuUsedMs=seen.cpu_used_ms,
+                processes=seen.processes,
+            )
         )

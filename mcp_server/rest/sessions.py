@@ -21,7 +21,9 @@ from vmm.errors import GuestError, InvalidInput, ProcessMissing
 
 from .body import WireModel, parse_body
 from .commands import INVALID, check_line, foreground_s
+from .contract import GUEST, Media, contract
 from .endpoint import Endpoint
+from .shapes.commands import SessionAnswer, SessionEvent
 from .streaming import Streamed, while_connected
 
 if TYPE_CHECKING:
@@ -45,6 +47,12 @@ _HEADERS = {
     "cache-control": "no-cache",
     "x-accel-buffering": "no",
 }
+
+_LINES = Media(
+    type="application/x-ndjson",
+    description="Objects with the output, then one of the type `exit` with the exit code.",
+    part=SessionEvent,
+)
 
 Action = Literal["create", "exec", "input", "resize", "close"]
 
@@ -124,6 +132,7 @@ class SessionRoutes:
             ),
         ]
 
+    @contract(SessionAnswer, body=SessionAction, refusals=GUEST)
     async def act(self, request: Request, who: Principal) -> Response:
         """Create a session, run a command in it, type into it, resize or close it."""
         wanted = await parse_body(request, SessionAction)
@@ -136,6 +145,7 @@ class SessionRoutes:
                 raise InvalidInput(error.message, hint=error.hint) from error
         return JSONResponse({"success": True, **answer})
 
+    @contract(_LINES, body=SessionCommand, refusals=GUEST)
     async def stream(self, request: Request, who: Principal) -> Response:
         """Run a command in a session and stream its output as lines of JSON; a client that leaves interrupts it."""
         wanted = await parse_body(request, SessionCommand)

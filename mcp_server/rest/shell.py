@@ -17,11 +17,14 @@ from vmm.errors import GuestError, GuestFileMissing
 from vmm.guest.values import KIB, Command
 
 from .body import parse_body, parse_query
+from .contract import GUEST, contract
 from .endpoint import Endpoint, Handler
 from .envelope import success
 from .outcome import outcome_object
 from .paths import parent
-from .shell_requests import Content, CreateRequest, HomePath, OnePath, Part, Pattern, Permissions, TwoPaths
+from .shapes.commands import OutcomeObject
+from .shapes.envelope import Enveloped
+from .shell_requests import Content, HomePath, NewFile, OnePath, Part, Pattern, Permissions, TwoPaths
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -78,6 +81,7 @@ class ShellRoutes:
             for method, path, handler, action in group
         ]
 
+    @contract(Enveloped[OutcomeObject], query=OnePath, refusals=GUEST)
     async def delete(self, request: Request, who: Principal) -> Response:
         """`rm -rf`."""
         wanted = parse_query(request, OnePath)
@@ -91,6 +95,7 @@ class ShellRoutes:
 
         return await _shaped(request, who, done)
 
+    @contract(Enveloped[OutcomeObject], query=OnePath, refusals=GUEST)
     async def mkdir(self, request: Request, who: Principal) -> Response:
         """`mkdir -p`."""
         wanted = parse_query(request, OnePath)
@@ -101,9 +106,10 @@ class ShellRoutes:
 
         return await _shaped(request, who, done)
 
+    @contract(Enveloped[OutcomeObject], query=NewFile, body=Content, refusals=GUEST)
     async def create(self, request: Request, who: Principal) -> Response:
         """Write the given content, or without one `touch` the file. Missing parent directories are created."""
-        wanted = parse_query(request, CreateRequest)
+        wanted = parse_query(request, NewFile)
         body = await parse_body(request, Content)
         content = wanted.content if body.content is None else body.content
         if content is None:
@@ -116,6 +122,7 @@ class ShellRoutes:
 
         return await _shaped(request, who, done)
 
+    @contract(Enveloped[OutcomeObject], query=TwoPaths, refusals=GUEST)
     async def copy(self, request: Request, who: Principal) -> Response:
         """`cp -r`, into a directory if the target is one."""
         wanted = parse_query(request, TwoPaths)
@@ -123,6 +130,7 @@ class ShellRoutes:
             request, who, ("cp", "-r", "--", wanted.source, wanted.target), make=parent(wanted.target)
         )
 
+    @contract(Enveloped[OutcomeObject], query=TwoPaths, refusals=GUEST)
     async def move(self, request: Request, who: Principal) -> Response:
         """`mv -f`, into a directory if the target is one."""
         wanted = parse_query(request, TwoPaths)
@@ -130,22 +138,26 @@ class ShellRoutes:
             request, who, ("mv", "-f", "--", wanted.source, wanted.target), make=parent(wanted.target)
         )
 
+    @contract(Enveloped[OutcomeObject], query=Permissions, refusals=GUEST)
     async def chmod(self, request: Request, who: Principal) -> Response:
         """`chmod`."""
         wanted = parse_query(request, Permissions)
         return await self._run(request, who, ("chmod", "--", wanted.mode, wanted.path))
 
+    @contract(Enveloped[OutcomeObject], query=Part, refusals=GUEST)
     async def head_tail(self, request: Request, who: Principal) -> Response:
         """`head -n` if `head` is true, else `tail -n`."""
         wanted = parse_query(request, Part)
         program = "head" if wanted.head == "true" else "tail"
         return await self._run(request, who, (program, "-n", str(min(wanted.lines, _LINES_MOST)), "--", wanted.path))
 
+    @contract(Enveloped[OutcomeObject], query=HomePath, refusals=GUEST)
     async def usage(self, request: Request, who: Principal) -> Response:
         """`du -sh`."""
         wanted = parse_query(request, HomePath)
         return await self._run(request, who, ("du", "-sh", "--", wanted.path))
 
+    @contract(Enveloped[OutcomeObject], query=OnePath, refusals=GUEST)
     async def stat(self, request: Request, who: Principal) -> Response:
         """Describe a path, as JSON in `stdout`."""
         wanted = parse_query(request, OnePath)
@@ -155,6 +167,7 @@ class ShellRoutes:
 
         return await _shaped(request, who, done)
 
+    @contract(Enveloped[OutcomeObject], query=Pattern, refusals=GUEST)
     async def search(self, request: Request, who: Principal) -> Response:
         """Find paths by name below a directory: one per line, at most a hundred."""
         wanted = parse_query(request, Pattern)

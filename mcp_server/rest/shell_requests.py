@@ -30,7 +30,7 @@ class HomePath(WireModel):
     path: GuestPath = "/root"
 
 
-class CreateRequest(WireModel):
+class NewFile(WireModel):
     """A file to create."""
 
     path: GuestPath

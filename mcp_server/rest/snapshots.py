@@ -8,14 +8,17 @@ from pydantic import ConfigDict, Field
 
 from auth.roles import Scope
 from mcp_server.audit.entry import annotate_call
+from mcp_server.shapes import ForkObject, SandboxObject, SnapshotObject
 from mcp_server.wire import fork_objects, sandbox_object, snapshot_object
 from vmm.errors import InvalidInput
 
-from .body import WireModel, checked, parse_body, parse_object, read_body
+from .body import WireModel, checked, parse_body, parse_object, parse_query, read_body
+from .contract import GUEST, contract
 from .endpoint import Endpoint
 from .envelope import success
-from .paging import requested_page
+from .paging import Page
 from .sandboxes import Amount
+from .shapes.envelope import Done, Enveloped, Paged
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +29,9 @@ if TYPE_CHECKING:
     from auth.principal import Principal
     from vmm.fleet import Fleet
     from vmm.machines.snapshots import Snapshot
+
+
+_Forks = list[ForkObject]
 
 
 class SnapshotRequest(WireModel):
@@ -77,6 +83,9 @@ class SnapshotRoutes:
             Endpoint(method="DELETE", path=one, handler=self.delete, scope=run, action="snapshot.delete"),
         ]
 
+    @contract(
+        Enveloped[SnapshotObject], status=201, body=SnapshotRequest, refusals=GUEST, yields={"snapshot": "/data/id"}
+    )
     async def create(self, request: Request, who: Principal) -> Response:
         """Take a snapshot of a sandbox, which keeps running, or keeps sleeping."""
         wanted = await parse_body(request, SnapshotRequest)
@@ -89,18 +98,22 @@ class SnapshotRoutes:
         )
         return success("Snapshot created", snapshot_object(snapshot), status=201)
 
+    @contract(Paged[SnapshotObject], query=Page)
     async def list(self, request: Request, who: Principal) -> Response:
         """List the organisation's snapshots, newest first, in pages."""
         return _listed(request, await self._fleet.snapshots.list(who.org_id))
 
+    @contract(Paged[SnapshotObject], query=Page)
     async def list_of_one(self, request: Request, who: Principal) -> Response:
         """List the snapshots of one sandbox."""
         return _listed(request, await self._fleet.snapshots.list(who.org_id, sandbox=request.path_params["id"]))
 
+    @contract(Enveloped[SnapshotObject], refusals=GUEST)
     async def get(self, request: Request, who: Principal) -> Response:
         """Return one snapshot."""
         return success("Snapshot fetched", snapshot_object(await self._found(request, who)))
 
+    @contract(Enveloped[SnapshotObject], body=RenameRequest, refusals=GUEST)
     async def rename(self, request: Request, who: Principal) -> Response:
         """Rename a snapshot."""
         wanted = await parse_body(request, RenameRequest)
@@ -108,12 +121,14 @@ class SnapshotRoutes:
         renamed = await self._fleet.snapshots.rename(who.org_id, found.id, wanted.name.strip())
         return success("Snapshot updated", snapshot_object(renamed))
 
+    @contract(Done, refusals=GUEST)
     async def delete(self, request: Request, who: Principal) -> Response:
         """Delete a snapshot that no other snapshot or sandbox is based on."""
         found = await self._found(request, who)
         await self._fleet.snapshots.delete(who.org_id, found.id)
         return success("Snapshot deleted")
 
+    @contract(Enveloped[SandboxObject], Done, body=RestoreRequest, refusals=GUEST)
     async def restore(self, request: Request, who: Principal) -> Response:
         """Restore a sandbox to a snapshot; all later changes are lost.
 
@@ -129,6 +144,7 @@ class SnapshotRoutes:
         sandbox = await self._fleet.snapshots.restore(who.org_id, request.path_params["id"], wanted.snapshot.strip())
         return success("Sandbox restored to the snapshot", sandbox_object(sandbox))
 
+    @contract(Enveloped[_Forks], status=201, body=ForkRequest, refusals=GUEST)
     async def fork(self, request: Request, who: Principal) -> Response:
         """Fork a running sandbox; the answer has an error in place of each copy that failed."""
         wanted = await parse_body(request, ForkRequest)
@@ -144,6 +160,6 @@ class SnapshotRoutes:
 
 
 def _listed(request: Request, found: Sequence[Snapshot]) -> Response:
-    page = requested_page(request)
+    page = parse_query(request, Page)
     rows = [snapshot_object(snapshot) for snapshot in found[page.rows]]
     return success("Snapshots fetched", rows, meta=page.meta(len(found)))

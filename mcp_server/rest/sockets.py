@@ -6,7 +6,7 @@ arrives as bytes instead of text; with `?replay=false` earlier output is left ou
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
@@ -19,12 +19,15 @@ from auth.roles import Scope
 from vmm.errors import CasemateError
 
 from .body import WireModel, parse_query
-from .endpoint import NOBODY, admit
+from .contract import Media, contract
+from .endpoint import NOBODY, SocketEndpoint, admit
 from .errors import refusal_of
 from .relay import Relay, close_reason
 from .terminals import prompted, terminal_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from auth.principal import Principal
     from vmm.fleet import Fleet
 
@@ -32,6 +35,11 @@ if TYPE_CHECKING:
 
 _CLOSE_S = 20
 _MAX_SIDE = 1000
+_SCREEN = Media(
+    type="text/plain",
+    description="What the terminal shows, and what is typed, as text. With `binary` it shows bytes. The close reason "
+    "is `exit:<code>` when its program has ended.",
+)
 _POLICY_VIOLATION, _INTERNAL_ERROR = 1008, 1011
 _log = structlog.stdlib.get_logger("casemate.rest")
 
@@ -52,21 +60,16 @@ class SocketRoutes:
         self._fleet = fleet
         self._viewers = viewers
 
-    def routes(self) -> list[WebSocketRoute]:
-        """List the routes of this module."""
-        base = "/api/sandboxes/{id}/pty"
+    def sockets(self) -> list[SocketEndpoint]:
+        """List the WebSockets of this module."""
+        base, one = "/api/sandboxes/{id}/pty", "/api/sandboxes/{id}/pty/sessions/{session}"
         return [
-            WebSocketRoute(base, self._shell),
-            WebSocketRoute(f"{base}/sessions/{{session}}", self._session),
+            SocketEndpoint(path=base, handler=self.shell, scope=Scope.RUN, action="terminal.shell"),
+            SocketEndpoint(path=one, handler=self.session, scope=Scope.RUN, action="terminal.attach"),
         ]
 
-    async def _shell(self, socket: WebSocket) -> None:
-        await serve_admitted(socket, "terminal.shell", self._serve_shell)
-
-    async def _session(self, socket: WebSocket) -> None:
-        await serve_admitted(socket, "terminal.attach", self._serve_session)
-
-    async def _serve_shell(self, socket: WebSocket, who: Principal) -> None:
+    @contract(_SCREEN, status=101, query=SocketRequest)
+    async def shell(self, socket: WebSocket, who: Principal) -> None:
         """Serve a shell that ends with its socket."""
         wanted = parse_query(socket, SocketRequest)
         owner = who.org_id
@@ -81,7 +84,8 @@ class SocketRoutes:
             with anyio.move_on_after(_CLOSE_S, shield=True):
                 await self._close(owner, sandbox.id, info.terminal_id)
 
-    async def _serve_session(self, socket: WebSocket, who: Principal) -> None:
+    @contract(_SCREEN, status=101, query=SocketRequest)
+    async def session(self, socket: WebSocket, who: Principal) -> None:
         """Attach to a terminal that outlives the socket."""
         wanted = parse_query(socket, SocketRequest)
         owner, terminal_id = who.org_id, terminal_of(socket)
@@ -103,17 +107,20 @@ class SocketRoutes:
             _log.info("terminal not closed", sandbox=sandbox_id, reason=error.message)
 
 
-async def serve_admitted(
-    socket: WebSocket, action: str, serve: Callable[[WebSocket, Principal], Awaitable[None]]
-) -> None:
-    """Serve a socket whose credential has the scope run; errors are sent before the handshake where possible."""
+def socket_routes(sockets: Iterable[SocketEndpoint]) -> list[WebSocketRoute]:
+    """Build the routes of WebSockets."""
+    return [WebSocketRoute(one.path, partial(_serve, one)) for one in sockets]
+
+
+async def _serve(endpoint: SocketEndpoint, socket: WebSocket) -> None:
+    """Serve a socket whose credential has the scope; errors are sent before the handshake where possible."""
     state = socket.scope.setdefault("state", {})
-    state["action"] = action
+    state["action"] = endpoint.action
     state["sandbox"] = socket.path_params["id"]
     who: Principal = state.get("principal", NOBODY)
     try:
-        admit(who, Scope.RUN)
-        await serve(socket, who)
+        admit(who, endpoint.scope)
+        await endpoint.handler(socket, who)
     except WebSocketDisconnect:
         return
     except Exception as error:

@@ -6,7 +6,7 @@ import re
 import shlex
 from collections import Counter
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio
 from pydantic import Field
@@ -17,9 +17,12 @@ from vmm.errors import InvalidInput, NotFound
 from vmm.guest.values import MIB
 
 from .body import WireModel, parse_body
+from .contract import GUEST, contract
 from .endpoint import Endpoint
 from .envelope import success
 from .screen_text import from_offset
+from .shapes.envelope import Done, Enveloped
+from .shapes.terminals import BufferObject, NewSession, SessionList, SessionObject
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -120,6 +123,7 @@ class TerminalRoutes:
             Endpoint(method="POST", path=f"{one}/resize", handler=self.resize, scope=run, action="terminal.resize"),
         ]
 
+    @contract(Enveloped[NewSession], body=SessionRequest, refusals=GUEST, yields={"session": "/data/sessionId"})
     async def create(self, request: Request, who: Principal) -> Response:
         """Open a terminal."""
         wanted = await parse_body(request, SessionRequest)
@@ -129,20 +133,23 @@ class TerminalRoutes:
         )
         if not line.strip():
             await prompted(self._fleet, owner, ref, info.terminal_id)
-        return success("Session created", {"sessionId": info.terminal_id, "createdAt": timestamp(info.started_ms)})
+        return success("Session created", NewSession(sessionId=info.terminal_id, createdAt=timestamp(info.started_ms)))
 
+    @contract(Enveloped[SessionList], refusals=GUEST)
     async def list(self, request: Request, who: Principal) -> Response:
         """List the terminals that were opened and not closed."""
         sandbox = await self._fleet.sandboxes.get(who.org_id, request.path_params["id"])
         found = await self._fleet.guest.terminals(who.org_id, sandbox.id)
         sessions = [session_object(info, self._viewers.count(sandbox.id, info.terminal_id)) for info in found]
-        return success("Sessions retrieved", {"sessions": sessions})
+        return success("Sessions retrieved", SessionList(sessions=sessions))
 
+    @contract(Done, refusals=GUEST)
     async def delete(self, request: Request, who: Principal) -> Response:
         """Close a terminal and end its programs."""
         await self._fleet.guest.terminal_close(who.org_id, request.path_params["id"], terminal_of(request))
         return success("Session deleted")
 
+    @contract(Done, body=Line, refusals=GUEST)
     async def execute(self, request: Request, who: Principal) -> Response:
         """Type a line; its output appears in the buffer and on the sockets."""
         wanted = await parse_body(request, Line)
@@ -152,14 +159,16 @@ class TerminalRoutes:
         await self._fleet.guest.terminal_input(who.org_id, request.path_params["id"], terminal_of(request), data)
         return success("Command sent")
 
+    @contract(Enveloped[BufferObject], refusals=GUEST)
     async def buffer(self, request: Request, who: Principal) -> Response:
         """Return the output that is still kept: the last MiB."""
         output = await self._fleet.guest.terminal_read(
             who.org_id, request.path_params["id"], terminal_of(request), max_bytes=MIB
         )
         text = from_offset(output.output.offset, output.output.data).decode("utf-8", "replace")
-        return success("Buffer retrieved", {"success": True, "output": text})
+        return success("Buffer retrieved", BufferObject(success=True, output=text))
 
+    @contract(Done, body=Size, refusals=GUEST)
     async def resize(self, request: Request, who: Principal) -> Response:
         """Change a terminal's size."""
         wanted = await parse_body(request, Size)
@@ -198,9 +207,9 @@ def terminal_of(connection: HTTPConnection) -> str:
     return name
 
 
-def session_object(info: TerminalInfo, clients: int) -> dict[str, Any]:
+def session_object(info: TerminalInfo, clients: int) -> SessionObject:
     """Convert a terminal to its JSON form."""
-    return {
+    shown: SessionObject = {
         "id": info.terminal_id,
         "createdAt": timestamp(info.started_ms),
         "clients": clients,
@@ -208,5 +217,7 @@ def session_object(info: TerminalInfo, clients: int) -> dict[str, Any]:
         "command": info.command,
         "cols": info.cols,
         "rows": info.rows,
-        **({} if info.exit_code is None else {"exitCode": info.exit_code}),
     }
+    if info.exit_code is not None:
+        shown["exitCode"] = info.exit_code
+    return shown

@@ -12,8 +12,11 @@ from auth.tickets import LIFETIME_S
 from mcp_server.wire import timestamp
 
 from .body import WireModel, parse_body
+from .contract import contract
 from .endpoint import Endpoint
 from .envelope import success
+from .shapes.accounts import TicketObject
+from .shapes.envelope import Enveloped
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -43,11 +46,12 @@ class TicketRoutes:
         path = "/api/tickets"
         return [Endpoint(method="POST", path=path, handler=self.create, scope=Scope.READ, action="ticket.create")]
 
+    @contract(Enveloped[TicketObject], status=201, body=TicketRequest, refusals=(429,))
     async def create(self, request: Request, who: Principal) -> Response:
         """Create a ticket with the rights of the caller, for one WebSocket that is opened within half a minute."""
         del who
         wanted = await parse_body(request, TicketRequest, most=_MOST)
         verified: Verified = request.scope["state"]["verified"]
         made = self._tickets.issue(verified, unquote(wanted.path))
-        content = {"ticket": made.text, "expiresAt": timestamp(made.expires_ms), "expiresInSeconds": LIFETIME_S}
+        content = TicketObject(ticket=made.text, expiresAt=timestamp(made.expires_ms), expiresInSeconds=LIFETIME_S)
         return success("Ticket created", content, status=201)

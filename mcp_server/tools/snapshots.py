@@ -15,8 +15,10 @@ from .progress import ProgressReporter
 from .tool_spec import ADDS, READS, REPLACES, SandboxRef, ToolSpec
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
+    from mcp_server.shapes import ForkObject
     from vmm.fleet import Fleet
     from vmm.machines.snapshots import Snapshot
 
@@ -115,7 +117,7 @@ def _snapshot_summary(snapshot: Snapshot) -> dict[str, Any]:
     return _part(snapshot_object(snapshot), _SNAPSHOT_FIELDS)
 
 
-def _fork_summary(children: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _fork_summary(children: Sequence[ForkObject]) -> list[dict[str, Any]]:
     """Shorten up to a hundred children for a model: their names, and each error once with the number of copies."""
     summary: list[dict[str, Any]] = []
     for child in children:
@@ -127,5 +129,5 @@ def _fork_summary(children: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return summary
 
 
-def _part(whole: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+def _part(whole: Mapping[str, object], names: tuple[str, ...]) -> dict[str, Any]:
     return {name: whole[name] for name in names if whole.get(name)}

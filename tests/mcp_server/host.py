@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -143,6 +143,7 @@ async def one_host(
     grace: Grace = GRACE,
     room: int = MANY,
     clock: Callable[[], int] = lambda: MOMENT_MS,
+    within: Sequence[str] = (),
 ) -> AsyncGenerator[OneHost]:
     """Run a fleet with `box` for the length of a block.
 
@@ -152,8 +153,9 @@ async def one_host(
         grace: How long calls wait for `box`, until it is restarted.
         room: How many sandboxes of the usual size the host has memory for.
         clock: The fleet's, in epoch milliseconds; it stands still if not given.
+        within: See `HostDriver`.
     """
-    async with host_driver(directory) as driver, _records(directory) as collection:
+    async with host_driver(directory, within=within) as driver, _records(directory) as collection:
         parts = _parts(prepared, directory, driver, collection)
         # A fleet gives ids of its own, and what tests say of a sandbox needs one known before: so an earlier server
         # has made it, and this one takes it over.

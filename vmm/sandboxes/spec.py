@@ -22,13 +22,13 @@ IDLE_S = 300
 DEFAULT_NETWORK = "default"
 """Stands for the operator's policy where a request names a network."""
 
-_NAME_LENGTH = 253
+NAME_LENGTH = 253
 _REGION_LENGTH = 100
-_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*")
+NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*")
 _LABELS = 5
 _LABEL_LENGTH = 20
 _LABEL_KEY = re.compile(r"[a-z0-9]([-a-z0-9_]*[a-z0-9])?")
-_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+_ENVNAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _ENV_BYTES = 64 * 1024
 
 
@@ -95,9 +95,9 @@ def check_name(name: str) -> None:
     Raises:
         InvalidInput: The message shows the name, shortened.
     """
-    if len(name) > _NAME_LENGTH:
-        raise InvalidInput(f"name must be at most {_NAME_LENGTH} characters, got {len(name)}")
-    if not _NAME.fullmatch(name):
+    if len(name) > NAME_LENGTH:
+        raise InvalidInput(f"name must be at most {NAME_LENGTH} characters, got {len(name)}")
+    if not NAME.fullmatch(name):
         raise InvalidInput(
             f"name must be a DNS name such as my-box-1, got {shown(name)}",
             hint="Use lower-case letters, digits and '-', with a letter or digit at both ends",
@@ -142,7 +142,7 @@ def _check_range(field_name: str, value: int, allowed: tuple[int, int], unit: st
 
 def _check_env(env: Mapping[str, str]) -> None:
     for name, value in env.items():
-        if not _ENV_NAME.fullmatch(name):
+        if not _ENVNAME.fullmatch(name):
             raise InvalidInput(
                 f"env must have variable names of letters, digits and '_', not a digit first, got {shown(name)}"
             )

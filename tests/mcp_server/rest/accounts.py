@@ -16,6 +16,7 @@ from mcp_server.rest.endpoint import routes
 from mcp_server.rest.keys import KeyRoutes
 from mcp_server.rest.operator import OperatorRoutes
 from tests.auth.rig import Rig
+from tests.mcp_server.rest.described import Described
 
 KEYS = "/api/orgs/apikeys"
 USERS = "/api/orgs/users"
@@ -31,12 +32,15 @@ async def client(
     accounts = AccountRoutes(rig.accounts, rig.registration(policy), rig.limits)
     keys = KeyRoutes(rig.keys, rig.accounts, clock=rig.clocks.epoch)
     operator = OperatorRoutes(rig.accounts, rig.invitations)
-    behind = routes([*accounts.endpoints(), *keys.endpoints(), *operator.endpoints()])
-    app = rig.gate(Starlette(routes=behind)) if key else Starlette(routes=routes(accounts.open_endpoints()))
+    behind = [*accounts.endpoints(), *keys.endpoints(), *operator.endpoints()]
+    endpoints = behind if key else accounts.open_endpoints()
+    app = Starlette(routes=routes(endpoints))
+    described = Described(rig.gate(app) if key else app, endpoints)
     headers = {"x-api-key": key} if key else {}
-    transport = httpx.ASGITransport(app, client=("192.0.2.1", 1))
+    transport = httpx.ASGITransport(described, client=("192.0.2.1", 1))
     async with httpx.AsyncClient(transport=transport, base_url="http://casemate", headers=headers) as opened:
         yield opened
+    described.check()
 
 
 async def call(rig: Rig, method: str, path: str, *, key: str = "", **body: Any) -> httpx.Response:

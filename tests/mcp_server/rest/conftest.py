@@ -21,13 +21,17 @@ from auth.roles import Scope as Power
 from mcp_server.defaults import Defaults
 from mcp_server.ports.names import PortNames
 from mcp_server.ports.published import PublishedPorts
-from mcp_server.rest.routes import rest_routes, version_routes
+from mcp_server.rest.api import version_endpoint
+from mcp_server.rest.endpoint import routes
+from mcp_server.rest.routes import SandboxApi
+from mcp_server.rest.sockets import socket_routes
 from storage.sqlite import SqliteDatabase
 from tests.auth.clocks import Clocks
 from tests.auth.rig import Rig, open_rig
 from tests.mcp_server.edge import serving
 from tests.mcp_server.host import ALICE, SANDBOX, OneHost
 from tests.mcp_server.ports.dialled import dial
+from tests.mcp_server.rest.described import Described
 from tests.waiting import PATIENCE_S
 from vmm.fleet import Fleet
 
@@ -62,15 +66,18 @@ class Rest:
 async def rest_server(fleet: Fleet) -> AsyncGenerator[Rest]:
     """Serve the routes over a fleet."""
     ports = PublishedPorts(fleet, names=PortNames("localhost", port=1), dial=dial, secret=b"secret")
-    routes = rest_routes(fleet, Defaults(), ports)
-    app = Starlette(routes=[*routes, *version_routes("1.2.3")])
+    api = SandboxApi(fleet, Defaults(), ports)
+    endpoints = [*api.endpoints, version_endpoint("1.2.3")]
+    app = Starlette(routes=[*socket_routes(api.sockets), *routes(endpoints)])
     app.router.redirect_slashes = False
     states: list[dict[str, Any]] = []
-    async with serving(_introduced(app, states)) as edge:
+    described = Described(app, endpoints, api.sockets)
+    async with serving(_introduced(described, states)) as edge:
         yield Rest(url=edge.url, states=states)
+    described.check()
 
 
-def _introduced(app: Starlette, states: list[dict[str, Any]]) -> ASGIApp:
+def _introduced(app: ASGIApp, states: list[dict[str, Any]]) -> ASGIApp:
     """What the gate does: say who calls."""
 
     async def known(scope: Scope, receive: Receive, send: Send) -> None:

@@ -21,6 +21,7 @@ from auth.roles import Scope as Power
 from mcp_server.rest.body import WireModel, parse_body, parse_query
 from mcp_server.rest.endpoint import NOBODY, Endpoint, routes
 from mcp_server.rest.envelope import success
+from mcp_server.rest.shapes.envelope import PageMeta
 from storage.errors import StoreError, StoreFull, StoreUnavailable
 from vmm.errors import GuestDiskFull, HostExhausted, InvalidInput, LinkTimeout, NotFound, SandboxLost
 
@@ -61,7 +62,9 @@ async def take(request: Request, who: Principal) -> Response:
 
 async def look(request: Request, who: Principal) -> Response:
     order = parse_query(request, Order)
-    return success("Found", {"many": order.how_many, "text": order.text}, meta={"page": 1})
+    return success(
+        "Found", {"many": order.how_many, "text": order.text}, meta=PageMeta(page=1, limit=20, total=1, totalPages=1)
+    )
 
 
 async def fail(request: Request, who: Principal) -> Response:
@@ -140,7 +143,7 @@ async def test_an_answer_comes_in_the_envelope() -> None:
             "status": "success",
             "message": "Found",
             "data": {"many": 2, "text": "a b"},
-            "meta": {"page": 1},
+            "meta": {"page": 1, "limit": 20, "total": 1, "totalPages": 1},
         }
 
 

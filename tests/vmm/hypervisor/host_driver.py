@@ -42,6 +42,7 @@ class HostDriver:
     Args:
         home: Where the agents' commands have their home.
         nics: Makes the taps of machines that have a network device, which only their agents' certificates show.
+        within: A command that runs another one, such as the agent's, in surroundings of its own.
     """
 
     name = "host"
@@ -49,8 +50,9 @@ class HostDriver:
     own_memory = False
     fingerprint = "host-1"
 
-    def __init__(self, home: Path, nics: Nics | None = None) -> None:
+    def __init__(self, home: Path, nics: Nics | None = None, *, within: Sequence[str] = ()) -> None:
         self.nics = nics
+        self._within = within
         self._users = users_at(home)
         self._env = {**os.environ, "HOME": str(home)}
         self._begun: list[ProcessRef] = []
@@ -149,8 +151,8 @@ class HostDriver:
         options += ["--outputs", directory]
         with (directory / LOG).open("ab") as log:
             program = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-B", "-u", _PROGRAM, (directory / _NONCE).read_text(), *options,
-                 "--users-file", self._users, "--no-identity-privileges"],
+                [*self._within, sys.executable, "-I", "-S", "-B", "-u", _PROGRAM, (directory / _NONCE).read_text(),
+                 *options, "--users-file", self._users, "--no-identity-privileges"],
                 cwd=directory,
                 env=self._env,
                 stdin=subprocess.DEVNULL,
@@ -196,9 +198,9 @@ def guest_of(process: ProcessRef) -> Sequence[ProcessRef]:
 
 
 @asynccontextmanager
-async def host_driver(home: Path) -> AsyncGenerator[HostDriver]:
-    """Make a driver whose machines end with the block."""
-    driver = HostDriver(home)
+async def host_driver(home: Path, *, within: Sequence[str] = ()) -> AsyncGenerator[HostDriver]:
+    """Make a driver whose machines end with the block; see `HostDriver`."""
+    driver = HostDriver(home, within=within)
     try:
         yield driver
     finally:

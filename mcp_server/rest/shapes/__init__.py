@@ -1,0 +1,1 @@
+"""Types of the JSON objects in answers."""
