@@ -109,7 +109,7 @@ async def test_people_see_it_in_the_list_and_restart_it(place: Place, tmp_path: 
     cli = Cli(url=place.edge.url, key=place.edge.keys["alice"], keys=place.edge.keys, cwd=cwd)
     with place.fleet.stopped():
         assert not await place.fleet.look()
-        assert re.search(r"  box +unresponsive +code ", (await cli("sandbox", "list")).text)
+        assert re.search(r"  box +unresponsive +code:latest ", (await cli("sandbox", "list")).text)
         _, row = (await cli("top", "--once")).text.splitlines()
         assert row.split()[:3] == [SANDBOX, "box", "unresponsive"]
         assert "restart_sandbox" in (await cli("sandbox", "get", "box")).text
