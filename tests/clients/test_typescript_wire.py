@@ -166,7 +166,7 @@ async def shown_before_the_prompt(socket: ClientConnection) -> str:
     return shown
 
 
-@pytest.mark.xfail(strict=True, reason="file watching is not served yet", raises=AssertionError)
+@pytest.mark.xfail(strict=True, reason="file watching is not served yet", raises=KeyError)
 async def test_a_watch_sends_events_to_who_has_the_key_in_its_address(wired: Wired) -> None:
     wish = {"path": PLACE, "recursive": True, "ignoreHidden": True}
     started = wired.http.post(f"{wired.base}/files/watch", json=wish, headers=JSON)
