@@ -83,7 +83,7 @@ class ShellRoutes:
 
     @contract(Enveloped[OutcomeObject], query=OnePath, refusals=GUEST)
     async def delete(self, request: Request, who: Principal) -> Response:
-        """`rm -rf`."""
+        """Delete a path and everything below it, as `rm -rf`."""
         wanted = parse_query(request, OnePath)
 
         async def done(owner: str, ref: str) -> str:
@@ -97,7 +97,7 @@ class ShellRoutes:
 
     @contract(Enveloped[OutcomeObject], query=OnePath, refusals=GUEST)
     async def mkdir(self, request: Request, who: Principal) -> Response:
-        """`mkdir -p`."""
+        """Create a directory and its parents, as `mkdir -p`."""
         wanted = parse_query(request, OnePath)
 
         async def done(owner: str, ref: str) -> str:
@@ -124,7 +124,7 @@ class ShellRoutes:
 
     @contract(Enveloped[OutcomeObject], query=TwoPaths, refusals=GUEST)
     async def copy(self, request: Request, who: Principal) -> Response:
-        """`cp -r`, into a directory if the target is one."""
+        """Copy, as `cp -r`: into a directory if the target is one."""
         wanted = parse_query(request, TwoPaths)
         return await self._run(
             request, who, ("cp", "-r", "--", wanted.source, wanted.target), make=parent(wanted.target)
@@ -132,7 +132,7 @@ class ShellRoutes:
 
     @contract(Enveloped[OutcomeObject], query=TwoPaths, refusals=GUEST)
     async def move(self, request: Request, who: Principal) -> Response:
-        """`mv -f`, into a directory if the target is one."""
+        """Move, as `mv -f`: into a directory if the target is one."""
         wanted = parse_query(request, TwoPaths)
         return await self._run(
             request, who, ("mv", "-f", "--", wanted.source, wanted.target), make=parent(wanted.target)
@@ -140,20 +140,20 @@ class ShellRoutes:
 
     @contract(Enveloped[OutcomeObject], query=Permissions, refusals=GUEST)
     async def chmod(self, request: Request, who: Principal) -> Response:
-        """`chmod`."""
+        """Change permissions, as `chmod`."""
         wanted = parse_query(request, Permissions)
         return await self._run(request, who, ("chmod", "--", wanted.mode, wanted.path))
 
     @contract(Enveloped[OutcomeObject], query=Part, refusals=GUEST)
     async def head_tail(self, request: Request, who: Principal) -> Response:
-        """`head -n` if `head` is true, else `tail -n`."""
+        """Return the first lines of a file if `head` is true, else the last ones."""
         wanted = parse_query(request, Part)
         program = "head" if wanted.head == "true" else "tail"
         return await self._run(request, who, (program, "-n", str(min(wanted.lines, _LINES_MOST)), "--", wanted.path))
 
     @contract(Enveloped[OutcomeObject], query=HomePath, refusals=GUEST)
     async def usage(self, request: Request, who: Principal) -> Response:
-        """`du -sh`."""
+        """Return the size of a tree, as `du -sh`."""
         wanted = parse_query(request, HomePath)
         return await self._run(request, who, ("du", "-sh", "--", wanted.path))
 
