@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field
 
 from auth.roles import Scope
 from mcp_server.audit.entry import annotate_call
-from mcp_server.shapes import ForkObject, SandboxObject, SnapshotObject
+from mcp_server.shapes import ForkObject, SnapshotObject
 from mcp_server.wire import fork_objects, sandbox_object, snapshot_object
 from vmm.errors import InvalidInput
 
@@ -19,6 +19,7 @@ from .envelope import success
 from .paging import Page
 from .sandboxes import Amount
 from .shapes.envelope import Done, Enveloped, Paged
+from .shapes.sandboxes import Restored
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -128,7 +129,7 @@ class SnapshotRoutes:
         await self._fleet.snapshots.delete(who.org_id, found.id)
         return success("Snapshot deleted")
 
-    @contract(Enveloped[SandboxObject], Done, body=RestoreRequest, refusals=GUEST)
+    @contract(Restored, body=RestoreRequest, refusals=GUEST)
     async def restore(self, request: Request, who: Principal) -> Response:
         """Restore a sandbox to a snapshot; all later changes are lost.
 

@@ -7,7 +7,15 @@ from typing import Annotated, NotRequired
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from mcp_server.shapes import Timestamp
+from mcp_server.shapes import SandboxObject, Timestamp
+
+from .envelope import Done
+
+
+class Restored(Done):
+    """A sandbox that was restored to a snapshot, or woken, which has no result."""
+
+    data: NotRequired[SandboxObject]
 
 
 class UsageObject(TypedDict):

@@ -68,7 +68,8 @@ async def rest_server(fleet: Fleet) -> AsyncGenerator[Rest]:
     ports = PublishedPorts(fleet, names=PortNames("localhost", port=1), dial=dial, secret=b"secret")
     api = SandboxApi(fleet, Defaults(), ports)
     endpoints = [*api.endpoints, version_endpoint("1.2.3")]
-    app = Starlette(routes=[*socket_routes(api.sockets), *routes(endpoints)])
+    behind = routes(endpoints, sockets=[one.path for one in api.sockets])
+    app = Starlette(routes=[*socket_routes(api.sockets), *behind])
     app.router.redirect_slashes = False
     states: list[dict[str, Any]] = []
     described = Described(app, endpoints, api.sockets)
