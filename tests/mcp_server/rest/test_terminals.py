@@ -14,8 +14,8 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from mcp_server.rest.screen_text import from_offset
+from tests.mcp_server.rest.command_calls import gone, there
 from tests.mcp_server.rest.conftest import BASE, Rest, data_of, shown_until
-from tests.vmm.guest.agents import living
 from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
@@ -33,6 +33,12 @@ async def sessions(http: httpx.AsyncClient) -> list[dict[str, Any]]:
     return data_of(await http.get(SESSIONS))["sessions"]
 
 
+async def none_left(http: httpx.AsyncClient) -> None:
+    with anyio.fail_after(PATIENCE_S):
+        while await sessions(http):
+            await anyio.sleep(0.02)
+
+
 async def end_of(socket: ClientConnection) -> tuple[str, int, str]:
     """Everything that is still shown, and how the server closes."""
     shown = ""
@@ -44,12 +50,6 @@ async def end_of(socket: ClientConnection) -> tuple[str, int, str]:
     except ConnectionClosed as closed:
         assert closed.rcvd is not None
         return shown, closed.rcvd.code, closed.rcvd.reason
-
-
-async def gone(marker: str) -> None:
-    with anyio.fail_after(PATIENCE_S):
-        while living(marker):
-            await anyio.sleep(0.02)
 
 
 async def test_what_is_typed_is_shown_and_the_end_tells_the_exit_code(rest: Rest) -> None:
@@ -98,14 +98,31 @@ async def test_an_ephemeral_shell_dies_with_its_socket(rest: Rest) -> None:
     async with rest.http() as http:
         async with rest.socket("pty") as socket:
             await socket.send("sleep 87.101\n")
-            with anyio.fail_after(PATIENCE_S):
-                while not living("87.101"):
-                    await anyio.sleep(0.02)
+            await there("87.101")
             assert len(await sessions(http)) == 1
         await gone("87.101")
-        with anyio.fail_after(PATIENCE_S):
-            while await sessions(http):
-                await anyio.sleep(0.02)
+        await none_left(http)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        pytest.param(b"\x83\x80\0\0\0\0", id="an opcode that is reserved"),
+        pytest.param(b"\x81\x01a", id="not masked"),
+        pytest.param(b"\x89\xfe\x00\x7e" + bytes(4 + 126), id="a ping that is too long"),
+        pytest.param(b"\x80\x81\0\0\0\0a", id="a continuation of nothing"),
+    ],
+)
+async def test_a_broken_frame_ends_a_socket_and_its_shell(rest: Rest, frame: bytes) -> None:
+    async with rest.socket("pty") as socket:
+        await socket.send("sleep 87.205\n")
+        await there("87.205")
+        socket.transport.write(frame)
+        _, code, _ = await end_of(socket)
+        assert code == 1002
+    await gone("87.205")
+    async with rest.http() as http:
+        await none_left(http)
 
 
 async def test_a_session_survives_its_sockets_and_replays_its_output(rest: Rest, http: httpx.AsyncClient) -> None:
