@@ -51,9 +51,9 @@ class RenameRequest(WireModel):
 
 
 class RestoreRequest(WireModel):
-    """The snapshot to restore: its name, its id, or the beginning of its id."""
+    """The snapshot to restore: its name, its id, or the beginning of its id. Without a body, nothing is restored."""
 
-    snapshot: str
+    snapshot: str = ""
 
 
 class ForkRequest(WireModel):

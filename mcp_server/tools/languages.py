@@ -46,14 +46,14 @@ _AWAITS_AT_TOP = re.compile(
 _MODULE_SYNTAX = re.compile(r"^\s*(?:import\s*[\w{*'\"]|export\b)|\bimport\.meta\b", re.MULTILINE)
 _COMMONJS = re.compile(r"\brequire\b|\bmodule\b|\bexports\b|\b__(?:dir|file)name\b")
 _LOADS = re.compile(r"\b(?:from|import|require)\s*\(?\s*(?P<quote>['\"`])(?P<name>[^'\"`]*)(?P=quote)")
-_LOADS_LATER = re.compile(r"\b(?:require|import)\b(?!\s*\(\s*['\"`])(?:\s*[(;,.)\[=]|\s*$)", re.MULTILINE)
+_LOADS_LATER = re.compile(r"\b(?:require|import)\b(?!\s*\(\s*['\"`])(?:\s*[(;,.)\[=/]|\s*$)", re.MULTILINE)
 _DECORATOR = re.compile(r"^\s*@\w", re.MULTILINE)
 _OF_NODE = re.compile(
-    r"(?:node:|(?:assert|async_hooks|buffer|child_process|cluster|crypto|dgram|diagnostics_channel|dns|events|fs|https?"
+    r"(?:node:(?!module)|(?:assert|async_hooks|buffer|child_process|cluster|crypto|dgram|diagnostics_channel|dns|events|fs|https?"
     r"|http2|net|os|path|perf_hooks|process|querystring|readline|stream|string_decoder|timers|tls|tty|url|util|v8|vm"
     r"|worker_threads|zlib)(?:/|$))"
 )
-"""Names of Node's own modules, which it also loads without the prefix `node:`."""
+"""Names of Node's own modules, which it also loads without the prefix `node:`; not of the one that loads others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

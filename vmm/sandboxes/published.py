@@ -67,14 +67,18 @@ class PublishedPort:
         )
 
 
-def check_port(port: int) -> int:
+def check_port(port: int, *, name: str = "port") -> int:
     """Validate a TCP port.
+
+    Args:
+        port: The port.
+        name: The field's name in the error message.
 
     Raises:
         InvalidInput: It is not from 1 to 65535.
     """
     if not 1 <= port <= 65535:
-        raise InvalidInput(f"port must be from 1 to 65535, got {shown(port)}")
+        raise InvalidInput(f"{name} must be from 1 to 65535, got {shown(port)}")
     return port
 
 
@@ -91,8 +95,7 @@ def check_listed(ports: Sequence[int], *, name: str) -> None:
     if len(ports) > MOST_LISTED:
         raise InvalidInput(f"{name} must be at most {MOST_LISTED} ports, got {len(ports)}")
     for port in ports:
-        if not 1 <= port <= 65535:
-            raise InvalidInput(f"{name} must be from 1 to 65535, got {shown(port)}")
+        check_port(port, name=name)
     if len(set(ports)) < len(ports):
         twice = next(port for port in ports if ports.count(port) > 1)
         raise InvalidInput(f"{name} must have each port once, got {twice} more than once")

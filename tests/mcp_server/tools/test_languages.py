@@ -64,6 +64,8 @@ def test_node_itself_runs_modules_that_need_nothing_else(code: str, then: list[s
         "const load = require; load('./near')",
         "const near = import('./near')",
         "const near = import(name)",
+        "const near = import(/* near */ './near')",
+        "import { createRequire } from 'node:module'\nconst near = createRequire(import.meta.url)('./near')",
         "import fs from 'fs'\nconst os = require('os')",
         "import fs from 'fs'\nconsole.log(__dirname)",
         "import fs = require('fs')\nexport = fs",
