@@ -35,6 +35,8 @@ class NearestRoute:
         asked = _parts(path[:_LONGEST])[:_DEEPEST]
         nearest, best = "", _LEAST
         for route, parts in self._routes.items():
+            if abs(len(parts) - len(asked)) > 1:
+                continue  # before what costs more: anybody may ask
             # What stands in the place of a parameter must not count: ids are longer than all the rest.
             there, here = list(parts), list(asked)
             for place, part in enumerate(parts):
