@@ -184,7 +184,7 @@ async def test_a_server_is_started_used_stopped_started_again_and_emptied(
         assert (shell.data / "key").stat().st_mode & 0o777 == 0o600
 
         alone = await shell("sandbox", "list")
-        assert re.search(r"box +running +minimal +1 +512", alone.stdout.decode()), alone
+        assert re.search(r"box +running +minimal:latest +1 +512", alone.stdout.decode()), alone
 
         async with running(shell) as process:
             async with client_of(shell) as client:
