@@ -9,7 +9,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from tests.kvm_host.__main__ import PROJECT, SHORT, cache_directory, job_environment, pytest_job
+from tests.kvm_host.__main__ import PROJECT, cache_directory, job_environment, pytest_job, short_set
 from tests.kvm_host.emulator import host_emulator
 from tests.kvm_host.host import NoHost, check, run
 from tests.kvm_host.kernel import host_kernel
@@ -39,7 +39,7 @@ def test_the_short_set_passes_on_kvm(catalogue: Catalogue, tmp_path: Path) -> No
         done = run(
             emulator,
             kernel,
-            pytest_job(["-q", *SHORT]),
+            pytest_job(["-q", *short_set()]),
             directory=PROJECT,
             environment=job_environment(),
             results=tmp_path,
