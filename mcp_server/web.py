@@ -8,7 +8,6 @@ sessions, the ids of messages.
 
 from __future__ import annotations
 
-import gc
 import re
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Protocol
@@ -124,12 +123,7 @@ def build_web(
         async with AsyncExitStack() as stack:
             for server in servers.values():
                 await stack.enter_async_context(server.session_manager.run())
-            gc.collect()
-            gc.freeze()
-            try:
-                yield
-            finally:
-                gc.unfreeze()
+            yield
 
     visitors = ports.visitors(gate, recognise, sandboxed=settings.local_mode)
     app = Starlette(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import resource
 import signal
 import time
@@ -65,6 +66,9 @@ class Service:
         url = self._settings.url(listener.getsockname()[1])
 
         def started() -> None:
+            # What is there now stays: no collection has to look at it again.
+            gc.collect()
+            gc.freeze()
             services.lock.announce(url)
             _print_welcome(self._settings, url, services)
 

@@ -26,6 +26,7 @@ from .commands import CommandTools
 from .files import FileTools
 from .ports import PortTools
 from .reach import reach
+from .registration import registered
 from .resources import add_resources
 from .sandboxes import SandboxTools
 from .snapshots import SnapshotTools
@@ -80,16 +81,6 @@ class CasemateServer(MCPServer[None]):
         defaults: Defaults,
         ports: PublishedPorts,
     ) -> None:
-        super().__init__(
-            "casemate",
-            title="Casemate",
-            version=version("casemate"),
-            instructions=_instructions(fleet, toolset),
-            log_level="WARNING",
-            # An open subscription would delay every shutdown, and the server pushes nothing.
-            subscriptions=False,
-        )
-        self._audit_log = audit_log
         modules = (
             SandboxTools(fleet, defaults=defaults, ports=ports),
             PortTools(ports),
@@ -102,15 +93,18 @@ class CasemateServer(MCPServer[None]):
         tool_specs = [
             tool_spec for module in modules for tool_spec in module.tool_specs() if _belongs(tool_spec, toolset)
         ]
+        super().__init__(
+            "casemate",
+            title="Casemate",
+            version=version("casemate"),
+            instructions=_instructions(fleet, toolset),
+            tools=[registered(tool_spec) for tool_spec in tool_specs],
+            log_level="WARNING",
+            # An open subscription would delay every shutdown, and the server pushes nothing.
+            subscriptions=False,
+        )
+        self._audit_log = audit_log
         self._tool_specs = {tool_spec.name: tool_spec for tool_spec in tool_specs}
-        for tool_spec in tool_specs:
-            tool = self._tool_manager.add_tool(
-                tool_spec.function,
-                description=tool_spec.description,
-                annotations=tool_spec.hints,
-                structured_output=False,
-            )
-            tool_spec.simplify(tool.parameters)
         add_resources(self, fleet)
 
     async def call_tool(

@@ -23,6 +23,7 @@ import pyte
 from anyio.abc import Process
 
 from tests.mcp_server.cli.forked import run_forked
+from tests.mcp_server.edge import NO_TLS
 from tests.waiting import PATIENCE_S
 
 CASEMATE = Path(sys.executable).parent / "casemate"
@@ -72,7 +73,7 @@ class Cli:
 
     def http(self) -> httpx.AsyncClient:
         """Return an HTTP client for the same server and key."""
-        return httpx.AsyncClient(base_url=self.url, headers={"x-api-key": self.key}, timeout=PATIENCE_S)
+        return httpx.AsyncClient(base_url=self.url, headers={"x-api-key": self.key}, timeout=PATIENCE_S, verify=NO_TLS)
 
     def using(self, url: str = "", key: str = "") -> Cli:
         return replace(self, url=url or self.url, key=key or self.key)

@@ -20,7 +20,7 @@ from mcp_server.ports.tokens import Tokens
 from mcp_server.ports.visitors import Visitors
 from mcp_server.ports.visits import Visits
 from tests.mcp_server.conftest import Assemble
-from tests.mcp_server.edge import Edge, serving
+from tests.mcp_server.edge import NO_TLS, Edge, serving
 from tests.mcp_server.host import SANDBOX, OneHost
 from tests.mcp_server.ports.dialled import dial
 from tests.mcp_server.ports.guest_app import GuestApp
@@ -53,13 +53,18 @@ class Published:
         """A client of the port by host name."""
         keyed = {"x-api-key": self.edge.keys.get(key, key)} if key else {}
         return httpx.AsyncClient(
-            base_url=self.edge.url, headers={"host": self.host, **keyed, **headers}, timeout=PATIENCE_S
+            base_url=self.edge.url,
+            headers={"host": self.host, **keyed, **headers},
+            timeout=PATIENCE_S,
+            verify=NO_TLS,
         )
 
     def by_path(self, key: str = "", **headers: str) -> httpx.AsyncClient:
         """A client of the port by path."""
         keyed = {"x-api-key": self.edge.keys.get(key, key)} if key else {}
-        return httpx.AsyncClient(base_url=self.edge.url, headers={**keyed, **headers}, timeout=PATIENCE_S)
+        return httpx.AsyncClient(
+            base_url=self.edge.url, headers={**keyed, **headers}, timeout=PATIENCE_S, verify=NO_TLS
+        )
 
     def socket(self, path: str = "/socket", key: str = "alice", **options: Any) -> connect:
         """A WebSocket to the port by host name."""

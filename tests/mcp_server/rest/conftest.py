@@ -28,7 +28,7 @@ from mcp_server.rest.sockets import socket_routes
 from storage.sqlite import SqliteDatabase
 from tests.auth.clocks import Clocks
 from tests.auth.rig import Rig, open_rig
-from tests.mcp_server.edge import serving
+from tests.mcp_server.edge import NO_TLS, serving
 from tests.mcp_server.host import ALICE, SANDBOX, OneHost
 from tests.mcp_server.ports.dialled import dial
 from tests.mcp_server.rest.described import Described
@@ -54,7 +54,7 @@ class Rest:
 
     def http(self, who: str = "alice") -> httpx.AsyncClient:
         headers = {"x-who": who} if who else {}
-        return httpx.AsyncClient(base_url=self.url, headers=headers, timeout=PATIENCE_S)
+        return httpx.AsyncClient(base_url=self.url, headers=headers, timeout=PATIENCE_S, verify=NO_TLS)
 
     def socket(self, path: str, who: str = "alice") -> connect:
         """A WebSocket to one of the sandbox's terminals."""
