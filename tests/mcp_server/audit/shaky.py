@@ -20,6 +20,8 @@ class Shaky(ForwardingCollection):
         mute: Documents are stored, but the answer is lost.
         hangs: No call ever returns.
         batches: How many were to be written.
+        arrived: How many answers arrived.
+        lost: How many answers were lost.
     """
 
     def __init__(self, real: Collection) -> None:
@@ -28,6 +30,7 @@ class Shaky(ForwardingCollection):
         self.mute = False
         self.hangs = False
         self.batches = 0
+        self.arrived = self.lost = 0
 
     async def before(self, kind: Kind) -> None:
         if self.hangs:
@@ -48,4 +51,6 @@ class Shaky(ForwardingCollection):
 
     def _answer(self) -> None:
         if self.mute:
+            self.lost += 1
             raise StoreUnavailable("the answer was lost")
+        self.arrived += 1
