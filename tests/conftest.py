@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
-from hypothesis import HealthCheck, settings
-from pymongo import MongoClient
 
-from storage.ids import new_id
 from storage.sqlite import SqliteDatabase
-from tests.mongo_server.driver import close_what_is_left
-from tests.mongo_server.server import MongoServer, missing
 from vmm.errors import Conflict
 from vmm.fleet import Fleet
 from vmm.hypervisor.base import Hypervisor
@@ -35,14 +30,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
-# How long an example takes is the machine's business, not the test's.
-settings.register_profile("casemate", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("casemate")
-
 # No test makes a bridge on the host: those of taps have network namespaces of their own.
 os.environ.setdefault("CASEMATE_NETWORK_WAY", "user")
 
-pytest_plugins = ("tests.beside", "tests.hanging")
+pytest_plugins = ("tests.beside", "tests.hanging", "tests.examples", "tests.mongo_server.fixtures")
 
 HOST = "f" * 24
 Opener = Callable[..., AbstractAsyncContextManager[Fleet]]
@@ -145,34 +136,3 @@ def served(tmp_path_factory: pytest.TempPathFactory, catalogue: Catalogue, image
     (place / "images").symlink_to(image_root)
     (place / "templates").symlink_to(templates)
     return place
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _no_sockets_are_left() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        close_what_is_left(monkeypatch)
-        yield
-
-
-@pytest.fixture(scope="session")
-def mongo_uri() -> Iterator[str]:
-    """The address of a MongoDB server: the one that MONGO_TEST_URI names, or one of the session's own."""
-    named = os.environ.get("MONGO_TEST_URI", "")
-    if named:
-        yield named
-        return
-    if lacking := missing():
-        if os.environ.get("CI"):
-            pytest.fail(f"CI must test MongoDB, but {lacking}")
-        pytest.skip(f"No MongoDB server: {lacking}, or set MONGO_TEST_URI")
-    with MongoServer() as server:
-        yield server.uri
-
-
-@pytest.fixture
-def mongo_name(mongo_uri: str) -> Iterator[str]:
-    """The name of a database of the test's own, dropped after it."""
-    name = f"casemate_test_{new_id()}"
-    yield name
-    with MongoClient[dict[str, object]](mongo_uri) as client:
-        client.drop_database(name)

@@ -19,6 +19,15 @@ from .host import NoHost, check, run
 from .kernel import host_kernel
 
 PROJECT = Path(__file__).parents[2]
+_UNUSED = (
+    "hypothesispytest",
+    "xdist",
+    "xdist.looponfail",
+    "tests.beside",
+    "tests.examples",
+    "tests.mongo_server.fixtures",
+)
+"""Plugins that the tests marked `kvm` have no use of."""
 
 
 def main() -> None:
@@ -65,11 +74,11 @@ def main() -> None:
 def short_set() -> list[str]:
     """Return the arguments that select the tests marked `kvm`.
 
-    They name the files that have some, because the host takes minutes to import all the others.
+    They name the files that have some, and leave out plugins, because the host takes minutes to import all the others.
     """
     files = sorted(PROJECT.glob("tests/vmm/**/test_*.py"))
     marked = [str(file.relative_to(PROJECT)) for file in files if "pytest.mark.kvm" in file.read_text()]
-    return ["-m", "kvm", *marked]
+    return [*(f"-pno:{name}" for name in _UNUSED), "-m", "kvm", *marked]
 
 
 def pytest_job(arguments: list[str]) -> list[str]:
