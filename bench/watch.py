@@ -1,4 +1,4 @@
-"""Watched files that are made in a burst, and what idle sockets cost: `python -m bench.watch [FILES] [SOCKETS]`.
+"""Watched files that are made in a burst, and what idle watches cost: `python -m bench.watch [FILES]`.
 
 A program in the sandbox makes empty files as fast as it can, whose names say when, and then some one by one. The delay
 of a file is the time from its name to its event at the client, by the host's clock.
@@ -72,7 +72,7 @@ class Box:
         return self.socket(f"files/watch/{data['sessionId']}/stream")
 
 
-async def main(files: int, sockets: int) -> None:
+async def main(files: int) -> None:
     async with running() as server:
         url = server.url.removesuffix("/api/mcp")
         async with httpx.AsyncClient(base_url=url, headers={"x-api-key": server.key}, timeout=600) as http:
@@ -83,11 +83,8 @@ async def main(files: int, sockets: int) -> None:
                 ("100 new directories", await burst(box, files, directories=100)),
                 ("one by one, 20 ms apart", await burst(box, _SINGLE, directories=0, pause_s=0.02)),
             ]
-            costs = [
-                # The smaller first: memory that was used once is not given back.
-                (f"{_WATCHES} watches", _WATCHES, await watches(box)),
-                (f"{sockets} sockets of one terminal", sockets, await terminals(box, sockets)),
-            ]
+            each_kib = await idle(box)
+            (await http.delete(box.base)).raise_for_status()
     print("| files | made | seen | other events | overflows | until the last event |\n|---|---|---|---|---|---|")
     for name, seen in rows:
         count = _SINGLE if "by one" in name else files
@@ -96,9 +93,7 @@ async def main(files: int, sockets: int) -> None:
     print(f"\n{HEAD}")
     for name, seen in rows:
         print(row(f"delay, {name}", seen.delays))
-    print("\n| idle | memory of the server, each |\n|---|---|")
-    for name, count, grown in costs:
-        print(f"| {name} | {grown * 1024 / count:.0f} KiB |")
+    print(f"\nAn idle watch takes {each_kib:.0f} KiB of the server's memory ({_WATCHES} of them).")
 
 
 async def ahead(server: Server, sandbox: str) -> int:
@@ -140,28 +135,16 @@ async def follow(box: Box, socket: ClientConnection, seen: Seen) -> None:
             seen.delays.append((now + box.guest_ahead_ns - int(made)) / 10**9)
 
 
-async def terminals(box: Box, count: int) -> float:
-    """MiB that sockets of one terminal take while nothing happens."""
-    data = await box.post("pty/sessions", {})
-    return await cost(box, [box.socket(f"pty/sessions/{data['sessionId']}") for _ in range(count)])
-
-
-async def watches(box: Box) -> float:
-    """MiB that as many watches as a sandbox may have take while nothing happens."""
-    return await cost(box, [await box.watch(_TOP) for _ in range(_WATCHES)])
-
-
-async def cost(box: Box, openings: list[connect]) -> float:
+async def idle(box: Box) -> float:
+    """KiB that each of as many watches as a sandbox may have takes while nothing happens."""
     await anyio.sleep(_REST_S)
     before = box.server.memory()
     async with AsyncExitStack() as stack:
-        for opening in openings:
-            await stack.enter_async_context(opening)
+        for _ in range(_WATCHES):
+            await stack.enter_async_context(await box.watch(_TOP))
         await anyio.sleep(_REST_S)
-        return box.server.memory() - before
+        return (box.server.memory() - before) * 1024 / _WATCHES
 
 
 if __name__ == "__main__":
-    given = [int(argument) for argument in sys.argv[1:3]]
-    burst_files, idle_sockets = given + [10_000, 200][len(given) :]
-    anyio.run(main, burst_files, idle_sockets)
+    anyio.run(main, int(sys.argv[1]) if len(sys.argv) > 1 else 10_000)

@@ -98,6 +98,20 @@ async def delete(fleet: OneHost) -> None:
     await fleet.sandboxes.delete(ALICE, SANDBOX)
 
 
+async def test_10_a_session_is_a_uuid_and_its_frames_are_json_with_type_and_path(
+    rest: Rest, http: httpx.AsyncClient, place: Path
+) -> None:
+    session = await begun(http, place)
+    assert str(uuid.UUID(session)) == session
+    async with rest.socket(stream(session)) as socket:
+        (place / "a").touch()
+        with anyio.fail_after(PATIENCE_S):
+            frame = await socket.recv()
+    assert isinstance(frame, str)
+    event = json.loads(frame)
+    assert (event["type"], event["path"]) == ("created", f"{place}/a")
+
+
 async def test_a_file_is_seen_from_its_making_to_its_end(rest: Rest, place: Path) -> None:
     async with watched(rest, place) as socket:
         (place / "a").write_text("hello")
@@ -397,7 +411,6 @@ async def test_a_malformed_request_wakes_nothing(http: httpx.AsyncClient, fleet_
 
 async def test_a_foreign_watch_is_answered_as_an_unknown_one(rest: Rest, http: httpx.AsyncClient, place: Path) -> None:
     session = await begun(http, place)
-    assert str(uuid.UUID(session)) == session
     answers: list[tuple[int, str]] = []
     for one in (session, str(uuid.uuid4())):
         with pytest.raises(InvalidStatus) as refused:
