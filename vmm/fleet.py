@@ -1,7 +1,8 @@
 """The fleet: the only public entry to sandboxes.
 
 What owners may do is in groups: `fleet.sandboxes`, `fleet.lifecycle`, `fleet.snapshots`, `fleet.guest`,
-`fleet.network` and `fleet.ports`. Every call in them takes the owner first, whom only `Ownership` checks.
+`fleet.watches`, `fleet.network` and `fleet.ports`. Every call in them takes the owner first, whom only `Ownership`
+checks.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from .calls.ports import PortCalls
 from .calls.sandboxes import SandboxCalls
 from .calls.sessions import SessionCalls
 from .calls.snapshots import SnapshotCalls
+from .calls.watches import WatchCalls
 from .errors import CasemateError
 from .hypervisor.base import Hypervisor
 from .images.catalogue import Catalogue, ImageInfo
@@ -79,6 +81,7 @@ class Fleet(AsyncContextManagerMixin):
         snapshots: Take and restore snapshots, and fork.
         guest: Commands, processes, files and terminals inside.
         sessions: Shells inside that keep their state between commands.
+        watches: What happens to files inside.
         network: Where they may connect to, and where they did.
         ports: Which ports may be opened from outside.
 
@@ -137,9 +140,14 @@ class Fleet(AsyncContextManagerMixin):
                 sandbox = await store.find(sandbox_id)
                 return Mode.NONE.value if sandbox is None else sandbox.network
 
+            await machine.readdress()
             await gateway.serve(sandbox_id, network, machine.link, machine.running.nic)
 
-        self._machines = machines = MachineRegistry(driver, instances, tasks, self._died, connect)
+        async def watch(sandbox_id: str, machine: Machine) -> None:
+            await self.watches.serve(sandbox_id, machine)
+
+        beside = {"network not served": connect, "files not watched": watch}
+        self._machines = machines = MachineRegistry(driver, instances, tasks, self._died, beside)
         cloner = Cloner(driver, machines, templates, own_memory=driver.own_memory if own_memory is None else own_memory)
 
         def admit_ahead(key: Key) -> None:
@@ -223,6 +231,7 @@ class Fleet(AsyncContextManagerMixin):
             admission=admission,
             activity=activity,
             gateway=gateway,
+            on_deleted=self._deleted,
             clock=clock,
         )
         access = GuestAccess(
@@ -265,6 +274,7 @@ class Fleet(AsyncContextManagerMixin):
         self.network = NetworkCalls(ownership=ownership, gateway=gateway)
         self.guest = GuestCalls(ownership, access, self.network)
         self.sessions = SessionCalls(self.guest, self.network)
+        self.watches = WatchCalls(ownership=ownership, access=access, tasks=tasks)
         self.ports = PortCalls(ownership=ownership, store=store, clock=clock)
 
     @asynccontextmanager
@@ -308,7 +318,11 @@ class Fleet(AsyncContextManagerMixin):
             "image": await _problem(lambda: self._catalogue.require(image)),
         }
 
+    def _deleted(self, sandbox_id: str) -> None:
+        self.watches.forget(sandbox_id)
+
     async def _died(self, sandbox_id: str, machine: str, reason: str) -> None:
+        self.watches.died(sandbox_id)
         await self._deaths.died(sandbox_id, machine, reason)
 
 

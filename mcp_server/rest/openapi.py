@@ -62,7 +62,7 @@ def describe(endpoints: Sequence[Endpoint], sockets: Sequence[SocketEndpoint], *
     """
     if lacks := undeclared([*endpoints, *sockets]):
         raise Undeclared("; ".join(lacks))
-    schemas = Schemas([Problem, *(model for one in endpoints for model in _models(_contract(one)))])
+    schemas = Schemas([Problem, *(model for one in [*endpoints, *sockets] for model in _models(_contract(one)))])
     names = _names(endpoints)
     paths: dict[str, dict[str, Any]] = {}
     for one, name in names.items():
@@ -77,7 +77,7 @@ def describe(endpoints: Sequence[Endpoint], sockets: Sequence[SocketEndpoint], *
         },
         "servers": [{"url": "/"}],
         "paths": paths,
-        "x-websockets": {one.path: _socket(one) for one in sockets},
+        "x-websockets": {one.path: _socket(one, schemas) for one in sockets},
         "components": {
             "schemas": schemas.components,
             "responses": {str(status): _problem(status, schemas) for status in _WORDS},
@@ -151,10 +151,13 @@ def _operation(one: Endpoint, name: str, names: Mapping[Endpoint, str], schemas:
     return operation
 
 
-def _socket(one: SocketEndpoint) -> dict[str, Any]:
+def _socket(one: SocketEndpoint, schemas: Schemas) -> dict[str, Any]:
     declared = _contract(one)
     (messages,) = (content for contents in declared.answers.values() for content in contents)
     assert isinstance(messages, Media)
+    described: dict[str, Any] = {"contentMediaType": messages.type, "description": messages.description}
+    if messages.part is not None:
+        described["contentSchema"] = schemas.of(messages.part)
     return {
         "operationId": one.action,
         "tags": [one.action.partition(".")[0]],
@@ -162,7 +165,7 @@ def _socket(one: SocketEndpoint) -> dict[str, Any]:
         "parameters": _parameters(one.path, declared),
         "security": [{"key": []}, {"token": []}],
         "x-scope": one.scope.value,
-        "x-messages": {"contentMediaType": messages.type, "description": messages.description},
+        "x-messages": described,
     }
 
 

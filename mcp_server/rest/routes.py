@@ -18,6 +18,7 @@ from .shell import ShellRoutes
 from .snapshots import SnapshotRoutes
 from .sockets import SocketRoutes
 from .terminals import TerminalRoutes, ViewerCount
+from .watch import WatchRoutes
 
 if TYPE_CHECKING:
     from mcp_server.defaults import Defaults
@@ -40,7 +41,7 @@ class SandboxApi:
 
     def __init__(self, fleet: Fleet, defaults: Defaults, ports: PublishedPorts) -> None:
         viewers = ViewerCount()
-        port_routes = PortRoutes(fleet, ports)
+        port_routes, watch_routes = PortRoutes(fleet, ports), WatchRoutes(fleet)
         modules = (
             SandboxRoutes(fleet, defaults),
             SnapshotRoutes(fleet),
@@ -54,7 +55,12 @@ class SandboxApi:
             ArchiveFileRoutes(fleet),
             ShellRoutes(fleet),
             TerminalRoutes(fleet, viewers),
+            watch_routes,
             port_routes,
         )
         self.endpoints = [endpoint for module in modules for endpoint in module.endpoints()]
-        self.sockets = [*SocketRoutes(fleet, viewers).sockets(), *port_routes.sockets()]
+        self.sockets = [
+            *SocketRoutes(fleet, viewers).sockets(),
+            *watch_routes.sockets(),
+            *port_routes.sockets(),
+        ]

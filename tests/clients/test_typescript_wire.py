@@ -166,14 +166,14 @@ async def shown_before_the_prompt(socket: ClientConnection) -> str:
     return shown
 
 
-@pytest.mark.xfail(strict=True, reason="file watching is not served yet", raises=KeyError)
-async def test_a_watch_sends_events_to_who_has_the_key_in_its_address(wired: Wired) -> None:
+async def test_a_watch_sends_events_to_who_has_the_key_in_its_address_and_comes_back(wired: Wired) -> None:
     wish = {"path": PLACE, "recursive": True, "ignoreHidden": True}
     started = wired.http.post(f"{wired.base}/files/watch", json=wish, headers=JSON)
     watch = body(started)["data"]["sessionId"]
-    async with connect(f"{wired.sockets}/files/watch/{watch}/stream?apiKey={wired.key}", proxy=None) as socket:
-        wired.http.post(f"{wired.base}/files/create", params={"path": f"{PLACE}/seen"}, headers=JSON)
-        with anyio.fail_after(PATIENCE_S):
-            while (event := json.loads(await socket.recv()))["path"] != f"{PLACE}/seen":
-                pass
-    assert event["type"] == "created"
+    for name in ("seen", "seen again"):
+        async with connect(f"{wired.sockets}/files/watch/{watch}/stream?apiKey={wired.key}", proxy=None) as socket:
+            wired.http.post(f"{wired.base}/files/create", params={"path": f"{PLACE}/{name}"}, headers=JSON)
+            with anyio.fail_after(PATIENCE_S):
+                while (event := json.loads(await socket.recv()))["path"] != f"{PLACE}/{name}":
+                    pass
+        assert event["type"] == "created"

@@ -116,7 +116,6 @@ def test_a_directory_is_packed_beside_itself_and_unpacked(box: Any, place: str, 
     assert fs.download_file(f"{place}/out/sub/told") == b"one\n"
 
 
-@pytest.mark.xfail(strict=True, reason="file watching is not served yet", raises=errors.NotFoundException)
 @calls(FS.watch, FileWatcher.connect, FileWatcher.close)
 async def test_changes_are_watched_in_new_directories_too(async_box: Any, place: str) -> None:
     fs = async_box.fs

@@ -198,7 +198,6 @@ def test_files(transport: Any, box: Any) -> None:
     assert api.delete_file(box.id, place).data.exit_code == 0
 
 
-@pytest.mark.xfail(strict=True, reason="file watching is not served yet", raises=errors.NotFoundException)
 @calls(raw.FileSystemApi.start_watch, raw.FileSystemApi.stream_watch_events)
 def test_a_watch_is_a_web_socket(transport: Any, box: Any) -> None:
     api = raw.FileSystemApi(transport)

@@ -77,6 +77,20 @@ async def test_13_a_socket_takes_a_key_from_its_url_always(host: Edge) -> None:
             await shown_until(open_socket, "# ")
 
 
+async def test_13_a_watch_takes_a_key_or_a_ticket_from_its_url(host: Edge, tmp_path: Path) -> None:
+    async with host.http("alice") as http:
+        answer = await http.post(f"{BASE}/files/watch", json={"path": str(tmp_path)})
+    path = f"{BASE}/files/watch/{answer.json()['data']['sessionId']}/stream"
+    made = await ticket(host, path=path)
+    for query in (f"apiKey={host.keys['alice']}", f"ticket={made}"):
+        async with socket(host, query, path) as open_socket:
+            (tmp_path / query[:6]).touch()
+            with anyio.fail_after(PATIENCE_S):
+                while json.loads(await open_socket.recv())["path"] != f"{tmp_path}/{query[:6]}":
+                    pass
+    assert await refused(host, f"ticket={made}", path) == (401, "invalid ticket")
+
+
 async def test_13_neither_keys_nor_tickets_in_urls_are_written_anywhere(
     host: Edge, audit_log: AuditLog, records: Collection, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,6 +7,7 @@ takes, with `{name}` in place of the id; `NOTHING` takes no id of somebody's.
 from __future__ import annotations
 
 import re
+import uuid
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -123,6 +124,7 @@ ROUTES: dict[tuple[str, str], tuple[Call, ...]] = {
     ("GET", f"{BOX}/files/stat"): (PATH,),
     ("GET", f"{BOX}/files/du"): (PATH,),
     ("GET", f"{BOX}/files/search"): (Call(query={"pattern": "x"}),),
+    ("POST", f"{BOX}/files/watch"): (Call(body={"path": "/tmp"}),),
     ("POST", f"{BOX}/pty/sessions"): (PLAIN,),
     ("GET", f"{BOX}/pty/sessions"): (PLAIN,),
     ("DELETE", SESSION): (PLAIN,),
@@ -137,7 +139,7 @@ ROUTES: dict[tuple[str, str], tuple[Call, ...]] = {
     # A ticket's path opens nothing by itself.
     ("POST", "/api/tickets"): NOTHING,
 }
-SOCKETS = {f"{BOX}/pty", SESSION, f"{BOX}/forward/{{port}}"}
+SOCKETS = {f"{BOX}/pty", SESSION, f"{BOX}/files/watch/{{watch}}/stream", f"{BOX}/forward/{{port}}"}
 TOOLS_WITHOUT_IDS = {"create_sandbox", "list_sandboxes", "list_snapshots"}
 """Those that take none, or also work without one; the ids that they can take are below."""
 
@@ -161,20 +163,21 @@ class World:
     def pairs(self, text: str) -> list[tuple[dict[str, str], dict[str, str]]]:
         """Pairs of ids to fill in: hers by id or by name, or only the last one hers; and such that do not exist."""
         pairs = [(self.hers, self.unknown), (self.named, self.unknown | {"id": "bax", "snapshot": "after"})]
-        if "{id}" in text and re.search(r"\{(session|snapshot|port)\}", text):
+        if "{id}" in text and re.search(r"\{(session|watch|snapshot|port)\}", text):
             pairs.append((self.hers | {"id": self.own}, self.unknown | {"id": self.own}))
         return pairs
 
 
 @pytest.fixture
 async def world(assemble: Assemble, keys: dict[str, str], fleet_of_one: OneHost) -> AsyncGenerator[World]:
-    """Alice has a sandbox with a snapshot, a terminal and a published port."""
+    """Alice has a sandbox with a snapshot, a terminal, a watch and a published port."""
     services = assemble(fleet_of_one)
     async with serving(services.web(), keys, services.identity.run) as edge:
         async with edge.http("alice") as alice, edge.http("bob") as bob:
             base = BOX.format(id=SANDBOX)
             snapshot = (await alice.post(f"{base}/snapshots", json={"name": "before"})).json()["data"]["id"]
             session = (await alice.post(f"{base}/pty/sessions")).json()["data"]["sessionId"]
+            watch = (await alice.post(f"{base}/files/watch", json={"path": "/tmp"})).json()["data"]["sessionId"]
             key = (await alice.get("/api/orgs/apikeys")).json()[0]["id"]
             user = (await alice.get("/api/users/me")).json()["id"]
             assert (await alice.post(f"{base}/ports", json={"port": 8000})).status_code == 201
@@ -183,6 +186,7 @@ async def world(assemble: Assemble, keys: dict[str, str], fleet_of_one: OneHost)
             "id": SANDBOX,
             "snapshot": snapshot,
             "session": session,
+            "watch": watch,
             "key_id": key,
             "user_id": user,
             "org_id": ALICE,
@@ -190,7 +194,8 @@ async def world(assemble: Assemble, keys: dict[str, str], fleet_of_one: OneHost)
             "port": "8000",
         }
         digits = dict(zip(hers, "0123456789", strict=False))
-        unknown = {name: digits[name] * len(text) for name, text in hers.items()} | {"port": "8001"}
+        unknown = {name: digits[name] * len(text) for name, text in hers.items()}
+        unknown |= {"watch": str(uuid.UUID(int=0)), "port": "8001"}
         named = hers | {"id": "box", "snapshot": "before"}
         yield World(edge=edge, services=services, hers=hers, named=named, unknown=unknown, own=own)
 
@@ -216,7 +221,7 @@ async def test_a_route_answers_alices_ids_as_unknown_ones(world: World) -> None:
 
 
 async def test_lists_have_nothing_of_alices(world: World) -> None:
-    texts = [world.hers[name] for name in ("id", "snapshot", "session", "key_id", "user_id", "org_id")]
+    texts = [world.hers[name] for name in ("id", "snapshot", "session", "watch", "key_id", "user_id", "org_id")]
     async with world.edge.http("bob") as bob:
         for (method, path), calls in ROUTES.items():
             if method == "GET" and not calls and "{" not in path:

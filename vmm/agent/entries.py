@@ -11,6 +11,9 @@ from typing import Any
 
 from .refusals import FULL, REFUSED, RefusalError, from_os_error, shown
 
+DRAFT = b".casemate-"
+"""How the names of the agent's temporary files begin."""
+
 
 def describe(path: bytes, status: os.stat_result | None = None) -> dict[str, Any]:
     """Return the entry at `path` in the host's form; a symbolic link is described itself.
@@ -121,4 +124,4 @@ def write_all(descriptor: int, data: bytes | bytearray | memoryview) -> None:
 
 def temporary(path: bytes) -> bytes:
     """Return an unused name for a temporary file next to `path`."""
-    return parent_of(path).rstrip(b"/") + b"/.casemate-" + os.urandom(8).hex().encode()
+    return parent_of(path).rstrip(b"/") + b"/" + DRAFT + os.urandom(8).hex().encode()

@@ -24,6 +24,7 @@ from .refusals import GUEST, RefusalError, from_os_error, invalid
 from .search import Search
 from .sessions import Sessions
 from .terminals import Terminals
+from .watches import Watches
 
 Handler = Callable[[Channel, Arguments], None]
 
@@ -81,6 +82,7 @@ class Service:
             "unpack": archives.unpack,
             "compress": archive_files.compress,
             "extract": archive_files.extract,
+            "watch": Watches().watch,
             "terminal_open": terminals.open,
             "terminals": terminals.list,
             "terminal_input": terminals.input,

@@ -29,6 +29,7 @@ class Deleter:
         admission: Counts the memory they used.
         activity: Which sandboxes are in use.
         gateway: Knows where they connected to.
+        on_deleted: Called with the id of each that is deleted.
         clock: Milliseconds since the epoch.
     """
 
@@ -41,6 +42,7 @@ class Deleter:
         admission: Admission,
         activity: Activity,
         gateway: Gateway,
+        on_deleted: Callable[[str], None],
         clock: Callable[[], int],
     ) -> None:
         self._store = store
@@ -49,6 +51,7 @@ class Deleter:
         self._admission = admission
         self._activity = activity
         self._gateway = gateway
+        self._on_deleted = on_deleted
         self._clock = clock
         self._warnings = RepeatedWarnings()
 
@@ -92,6 +95,7 @@ class Deleter:
                 await self._teardown(sandbox)
 
     async def _teardown(self, sandbox: Sandbox) -> None:
+        self._on_deleted(sandbox.id)
         await self._machines.destroy(sandbox.id, sandbox.machine)
         self._admission.release(sandbox.id)
         await self._store.remove(sandbox.id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from pathlib import Path
 
 import anyio
@@ -18,6 +18,8 @@ from ..repeated_warnings import RepeatedWarnings
 from .machine import Machine, remove
 
 log = structlog.get_logger(__name__)
+
+Beside = Callable[[str, Machine], Awaitable[None]]
 
 _ID = re.compile(r"[0-9a-f]{24}")
 _ORPHAN_DEADLINE_S = 10
@@ -41,7 +43,8 @@ class MachineRegistry:
         root: Holds one directory per machine; used by this object alone.
         tasks: Runs the watchers of the machines.
         on_death: Called with the sandbox's id, the machine's name and the reason when a machine ends unexpectedly.
-        beside: Run with the sandbox's id and its machine for as long as it is the sandbox's, then cancelled.
+        beside: Run with the sandbox's id and its machine for as long as it is the sandbox's, then cancelled; by what is
+            logged if they fail.
     """
 
     def __init__(
@@ -50,14 +53,14 @@ class MachineRegistry:
         root: Path,
         tasks: TaskGroup,
         on_death: Callable[[str, str, str], Awaitable[None]],
-        beside: Callable[[str, Machine], Awaitable[None]] | None = None,
+        beside: Mapping[str, Beside] | None = None,
     ) -> None:
         self._driver = driver
         self._root = root
         self._tasks = tasks
         self._on_death = on_death
-        self._beside = beside
-        self._scopes: dict[str, anyio.CancelScope] = {}
+        self._beside = beside or {}
+        self._scopes: dict[str, list[anyio.CancelScope]] = {}
         self._running: dict[str, Machine] = {}
         self._stalled: dict[str, str] = {}
         self._warnings = RepeatedWarnings()
@@ -81,10 +84,10 @@ class MachineRegistry:
         """Make a machine the sandbox's, and watch it. The caller handles the machine that it had before."""
         self._let_go(sandbox_id)
         self._running[sandbox_id] = machine
-        self._scopes[sandbox_id] = scope = anyio.CancelScope()
+        self._scopes[sandbox_id] = scopes = [anyio.CancelScope() for _ in self._beside]
         self._tasks.start_soon(self._report_end, sandbox_id, machine)
-        if self._beside is not None:
-            self._tasks.start_soon(self._accompany, sandbox_id, machine, self._beside, scope)
+        for (failed, beside), scope in zip(self._beside.items(), scopes, strict=True):
+            self._tasks.start_soon(self._accompany, sandbox_id, machine, beside, failed, scope)
 
     def detach(self, sandbox_id: str) -> Machine | None:
         """Give up a sandbox's machine, whose end no longer counts as a death; None if none runs."""
@@ -236,7 +239,7 @@ class MachineRegistry:
 
     def _let_go(self, sandbox_id: str) -> Machine | None:
         self._stalled.pop(sandbox_id, None)
-        if scope := self._scopes.pop(sandbox_id, None):
+        for scope in self._scopes.pop(sandbox_id, ()):
             scope.cancel()
         return self._running.pop(sandbox_id, None)
 
@@ -244,13 +247,13 @@ class MachineRegistry:
         self,
         sandbox_id: str,
         machine: Machine,
-        beside: Callable[[str, Machine], Awaitable[None]],
+        beside: Beside,
+        failed: str,
         scope: anyio.CancelScope,
     ) -> None:
         with scope:
             while True:
-                with self._warnings.about("network not served", sandbox=sandbox_id):
-                    await machine.readdress()
+                with self._warnings.about(failed, sandbox=sandbox_id):
                     await beside(sandbox_id, machine)
                     return
                 await anyio.sleep(_WATCH_AGAIN_S)

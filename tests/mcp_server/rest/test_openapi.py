@@ -61,6 +61,15 @@ async def test_a_handler_declares_the_models_that_it_reads(api: Api) -> None:
             assert getattr(model, "__name__", None) == name, f"{one.path}: the {place} is read as {name}, not {model}"
 
 
+async def test_messages_of_a_socket_have_a_schema_where_they_are_json(description: dict[str, Any]) -> None:
+    sockets = description["x-websockets"]
+    events = sockets["/api/sandboxes/{id}/files/watch/{watch}/stream"]["x-messages"]
+    assert events["contentMediaType"] == "application/json"
+    assert events["contentSchema"] == {"$ref": "#/components/schemas/FileEventObject"}
+    assert {"type", "path", "oldPath"} <= set(description["components"]["schemas"]["FileEventObject"]["properties"])
+    assert "contentSchema" not in sockets["/api/sandboxes/{id}/pty"]["x-messages"]
+
+
 async def test_every_route_of_the_server_is_described(services: Services, description: dict[str, Any]) -> None:
     served = services.web().routes
     sockets = {route.path for route in served if isinstance(route, WebSocketRoute)}
