@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import CasemateError, Conflict, Unavailable
-from . import bridge, firewalls, leftovers, nft, ruleset
+from . import bridge, firewalls, nft, ruleset
 from .links import find, links, netlink
 from .refusals import explained, require_privilege
 from .settings import TapSettings
@@ -48,8 +48,6 @@ class Status:
 def up(settings: TapSettings, tables: str) -> None:
     """Make the bridge as it is to be, and replace its tables in one step. If that fails, nothing of it is left.
 
-    What is left of machines that ended while no server was there is removed.
-
     Args:
         settings: The bridge.
         tables: What `ruleset.tables` wrote.
@@ -74,7 +72,6 @@ def up(settings: TapSettings, tables: str) -> None:
                 bridge.remember_switched(kernel, link)
                 _FORWARD.write_text("1")
             bridge.switch_on(kernel, link)
-            leftovers.forget(kernel, settings, link)
         except BaseException:
             if new:
                 with suppress(CasemateError, OSError):

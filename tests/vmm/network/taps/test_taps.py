@@ -215,7 +215,7 @@ async def test_the_next_server_forgets_machines_that_ended_meanwhile_and_no_othe
         monkeypatch.undo()
         await until(lambda: len(devices(host)) == 1)
         assert {kept.address, gone.address} <= tracked(host) & neighbours(host)
-        await opened(settings)
+        await (await opened(settings)).sweep()
         assert tracked(host) & neighbours(host) & {kept.address, gone.address} == {kept.address}
         assert gone.address not in tracked(host) | neighbours(host)
 
