@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 
-import anyio
 import pytest
 from anyio.abc import SocketStream
 
@@ -15,23 +12,66 @@ from tests.vmm.network_world import SITE, World
 from tests.waiting import until
 from vmm.fleet import Fleet
 from vmm.guest.values import Command
-from vmm.network.way import MOST_CONNECTIONS
+from vmm.network.way import MOST_CONNECTIONS, TOO_MANY
 
 pytestmark = [pytest.mark.anyio, pytest.mark.vm]
 
 HELD = 9
-CONNECTIONS = """
-import errno, resource, select, socket
+"""The port of a server that ends nothing."""
+KEPT = 64
+"""Connections to the agents of both sandboxes that the server keeps for later calls."""
+MANY = 3_000
+"""Connections, and lookups: more than ten times of what a sandbox may have."""
+
+FLOOD = f"""
+import resource, socket
 resource.setrlimit(resource.RLIMIT_NOFILE, (20_000, 20_000))
-poll, open_, ended = select.poll(), {}, 0
-for _ in range(10_000):
-    sock = socket.socket(); sock.setblocking(False)
-    sock.connect_ex(('www.example.com', 9))
-    open_[sock.fileno()] = sock; poll.register(sock, select.POLLIN)
-    for number, _ in poll.poll(0):
-        poll.unregister(number); open_.pop(number).close(); ended += 1
-while ended < 10_000 - 512:
-    for number, _ in poll.poll():
-        poll.unregister(number); open_.pop(number).close(); ended += 1
-print(len(open_), ended)
+place = socket.gethostbyname('www.example.com')
+asking = socket.socket(type=socket.SOCK_DGRAM)
+held = []
+for number in range({MANY}):
+    held.append(socket.socket())
+    held[-1].setblocking(False)
+    held[-1].connect_ex((place, {HELD}))
+    name = b'n%05d' % number
+    asking.sendto(number.to_bytes(2, 'big') + bytes.fromhex('01000001000000000000') + b'\\6' + name +
+        b'\\7example\\3com\\0\\0\\1\\0\\1', ('192.0.2.53', 53))
+input()
 """
+
+
+async def test_a_flood_has_a_bounded_part_of_the_server_and_leaves_the_rest_to_others(
+    fleet: Fleet, net: World
+) -> None:
+    now = most = 0
+
+    async def hold(stream: SocketStream) -> None:
+        nonlocal now, most
+        now, most = now + 1, max(most, now + 1)
+        try:
+            async with stream:
+                async for _ in stream:
+                    continue
+        finally:
+            now -= 1
+
+    await net.serve(SITE, HELD, hold)
+    await made(fleet, "*.example.com")
+    await made(fleet, "www.example.com", name="two")
+    before = files()
+    flood = await fleet.guest.start(ALICE, "box", Command(argv=("python3", "-c", FLOOD)), open_stdin=True)
+    await until(lambda: now == MOST_CONNECTIONS)
+    assert await said(fleet, "curl -sS http://www.example.com/", "two") == "Host: www.example.com"
+    await fleet.guest.feed(ALICE, "box", flood.pid, b"\n", eof=True)
+    ended = await fleet.guest.wait(ALICE, "box", flood.pid, wait_ms=WAIT_MS)
+    assert ended.exit_code == 0, ended
+    assert most == MOST_CONNECTIONS
+    await until(lambda: now == 0 and files() <= before + KEPT)
+    assert await said(fleet, "curl -sS http://www.example.com/") == "Host: www.example.com"
+    refused = (await fleet.network.get(ALICE, "box")).log.last(200, allowed=False)
+    assert {event.reason for event in refused} == {TOO_MANY}
+
+
+def files() -> int:
+    """How many files this process has open."""
+    return len(list(Path("/proc/self/fd").iterdir()))
