@@ -46,10 +46,13 @@ async def rig(
     data, host = tmp_path / "data", await this_host()
     data.mkdir()
     (data / "templates").symlink_to(templates)
+    async with serving(data, image_root, host, taps=True):
+        before = traces.rules()
     yield Rig(nursery, data, image_root, host, taps=True)
     async with serving(data, image_root, host, taps=True) as fleet:
         for sandbox in (await fleet.sandboxes.list(OWNER)).items:
             await fleet.sandboxes.delete(OWNER, sandbox.id)
+        assert traces.rules() == before
     await until(lambda: not any(traces.of_sandboxes().values()))
     assert traces.sockets() == []
     assert orphans(data) == {}

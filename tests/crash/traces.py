@@ -23,6 +23,7 @@ _SETS = {
 }
 _TIME_WAIT = "06"  # net/tcp_states.h
 _FIRST = ".".join(str(SETTINGS.gateway.network).split(".")[:2])
+_PORT = re.compile(r"(dport|redirect to) :?\d+")
 _ADDRESS = re.compile(rf"\b{re.escape(_FIRST)}\.\d+\.\d+\b")
 
 
@@ -43,8 +44,8 @@ def of_sandboxes() -> dict[str, set[str]]:
 
 
 def rules() -> str:
-    """Tell the rules, without what is in their sets."""
-    return _command("nft", "--stateless", "--terse", "list", "ruleset")
+    """Tell the rules, without what is in their sets, and without ports: each server has others."""
+    return _PORT.sub(r"\1 any", _command("nft", "--stateless", "--terse", "list", "ruleset"))
 
 
 def sockets() -> list[str]:
