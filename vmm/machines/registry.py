@@ -174,6 +174,17 @@ class MachineRegistry:
                     await remove(directory)
         return swept
 
+    async def sweep_networks(self) -> None:
+        """Forget what the host's network knows of machines that ended while no server was there.
+
+        To be called once those that run were adopted.
+
+        Raises:
+            Unavailable: The host refuses.
+        """
+        if self._driver.nics is not None:
+            await self._driver.nics.sweep()
+
     async def gone(self, sandbox_id: str, machine: Machine) -> bool:
         """Tell whether a machine whose connection broke has ended; its process dies a moment after its sockets."""
         with anyio.move_on_after(_DYING_S):
