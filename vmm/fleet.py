@@ -132,12 +132,12 @@ class Fleet(AsyncContextManagerMixin):
         self._gateway = gateway = gateway or Gateway(default=Policy(mode=Mode.INTERNET), host=HostRules, clock=clock)
         instances = instances or data / "instances"
 
-        async def connect(sandbox_id: str, machine: Machine) -> None:
+        async def connect(sandbox_id: str, machine: Machine, in_force: Callable[[], None]) -> None:
             async def network() -> str:
                 sandbox = await store.find(sandbox_id)
                 return Mode.NONE.value if sandbox is None else sandbox.network
 
-            await gateway.serve(sandbox_id, network, machine.link, machine.running.nic)
+            await gateway.serve(sandbox_id, network, machine.link, machine.running.nic, in_force)
 
         self._machines = machines = MachineRegistry(driver, instances, tasks, self._died, connect)
         cloner = Cloner(driver, machines, templates, own_memory=driver.own_memory if own_memory is None else own_memory)

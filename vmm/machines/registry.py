@@ -15,6 +15,7 @@ from ..disk.os_errors import translate_os_errors
 from ..hypervisor.base import Hypervisor
 from ..hypervisor.process import ProcessRef, orphans
 from ..repeated_warnings import RepeatedWarnings
+from .companions import Beside, Companions
 from .machine import Machine, remove
 
 log = structlog.get_logger(__name__)
@@ -41,7 +42,7 @@ class MachineRegistry:
         root: Holds one directory per machine; used by this object alone.
         tasks: Runs the watchers of the machines.
         on_death: Called with the sandbox's id, the machine's name and the reason when a machine ends unexpectedly.
-        beside: Run with the sandbox's id and its machine for as long as it is the sandbox's, then cancelled.
+        beside: Run for each sandbox's machine for as long as it is the sandbox's, then cancelled.
     """
 
     def __init__(
@@ -50,14 +51,13 @@ class MachineRegistry:
         root: Path,
         tasks: TaskGroup,
         on_death: Callable[[str, str, str], Awaitable[None]],
-        beside: Callable[[str, Machine], Awaitable[None]] | None = None,
+        beside: Beside | None = None,
     ) -> None:
         self._driver = driver
         self._root = root
         self._tasks = tasks
         self._on_death = on_death
-        self._beside = beside
-        self._scopes: dict[str, anyio.CancelScope] = {}
+        self._companions = None if beside is None else Companions(beside, tasks)
         self._running: dict[str, Machine] = {}
         self._stalled: dict[str, str] = {}
         self._warnings = RepeatedWarnings()
@@ -81,10 +81,14 @@ class MachineRegistry:
         """Make a machine the sandbox's, and watch it. The caller handles the machine that it had before."""
         self._let_go(sandbox_id)
         self._running[sandbox_id] = machine
-        self._scopes[sandbox_id] = scope = anyio.CancelScope()
         self._tasks.start_soon(self._report_end, sandbox_id, machine)
-        if self._beside is not None:
-            self._tasks.start_soon(self._accompany, sandbox_id, machine, self._beside, scope)
+        if self._companions is not None:
+            self._companions.begin(sandbox_id, machine)
+
+    async def networked(self, sandbox_id: str) -> None:
+        """Wait until the policy of a sandbox whose machine was attached is in force, at most some seconds."""
+        if self._companions is not None:
+            await self._companions.in_force(sandbox_id)
 
     def detach(self, sandbox_id: str) -> Machine | None:
         """Give up a sandbox's machine, whose end no longer counts as a death; None if none runs."""
@@ -247,24 +251,9 @@ class MachineRegistry:
 
     def _let_go(self, sandbox_id: str) -> Machine | None:
         self._stalled.pop(sandbox_id, None)
-        if scope := self._scopes.pop(sandbox_id, None):
-            scope.cancel()
+        if self._companions is not None:
+            self._companions.end(sandbox_id)
         return self._running.pop(sandbox_id, None)
-
-    async def _accompany(
-        self,
-        sandbox_id: str,
-        machine: Machine,
-        beside: Callable[[str, Machine], Awaitable[None]],
-        scope: anyio.CancelScope,
-    ) -> None:
-        with scope:
-            while True:
-                with self._warnings.about("network not served", sandbox=sandbox_id):
-                    await machine.readdress()
-                    await beside(sandbox_id, machine)
-                    return
-                await anyio.sleep(_WATCH_AGAIN_S)
 
     async def _working_in(self, name: str) -> list[ProcessRef]:
         return (await anyio.to_thread.run_sync(orphans, self._root)).get((self._root / name).resolve(), [])

@@ -41,12 +41,14 @@ class LinkWay:
         """Let a policy apply, to open connections, too."""
         self.way.become(policy)
 
-    async def serve(self, policy: Callable[[], Awaitable[Policy]]) -> None:
+    async def serve(self, policy: Callable[[], Awaitable[Policy]], in_force: Callable[[], None]) -> None:
         """Serve what leaves the sandbox until cancelled; returns at once if its guest has no network.
 
         Args:
             policy: Finds the policy that applies at first.
+            in_force: Called at once: until a policy applies, what leaves the sandbox waits in it.
         """
+        in_force()
         found = await policy()
         # A change that came while the record was read is newer.
         self.way.policy = self.way.policy or found
