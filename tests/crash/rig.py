@@ -68,7 +68,7 @@ class Rig:
             await self._seen(fate, look)
             last += _STRIDE
         await self._seen(fate, look)
-        # Policies are put in force beside an operation, now before its end and now after it.
+        # What the kernel forwards is taken back beside an operation, now before its end and now after it.
         assert self._taps or len(fate.steps) >= last - _STRIDE, (last, fate.steps)
         return len(fate.steps)
 

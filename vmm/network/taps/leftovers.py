@@ -20,9 +20,9 @@ def forget(settings: TapSettings) -> None:
     """
     with netlink() as kernel:
         bridge = find(kernel, settings.bridge)
-        taps = {link.name for link in links(kernel)}
-        neighbours = kernel.get_neighbours(family=AF_INET, ifindex=bridge.index) if bridge else ()
-        for neighbour in tuple(neighbours):
+        neighbours = tuple(kernel.get_neighbours(family=AF_INET, ifindex=bridge.index)) if bridge else ()
+        taps = {link.name for link in links(kernel)}  # read after those: what is made meanwhile is not forgotten
+        for neighbour in neighbours:
             address = neighbour.get_attr("NDA_DST")
             if neighbour["state"] & PERMANENT and settings.tap(IPv4Address(address)) not in taps:
                 with suppress(FileNotFoundError):
