@@ -7,6 +7,7 @@ one in user mode, and the throughput from a server behind the host, with the rul
 
 from __future__ import annotations
 
+import json
 import socket
 import subprocess
 import sys
@@ -234,7 +235,8 @@ def _send(accepted: socket.socket, data: bytes) -> None:
 
 def _left() -> tuple[int, int, int]:
     """Count devices, elements of our sets, and descriptors."""
-    elements = sum(len(found["set"].get("elem", ())) for found in nft.listed("ruleset") if "set" in found)
+    listed = subprocess.run(["nft", "--json", "list", "ruleset"], capture_output=True, check=True).stdout
+    elements = sum(len(found["set"].get("elem", ())) for found in json.loads(listed)["nftables"] if "set" in found)
     return len(socket.if_nameindex()), elements, len(list(Path("/proc/self/fd").iterdir()))
 
 

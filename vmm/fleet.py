@@ -135,15 +135,15 @@ class Fleet(AsyncContextManagerMixin):
         self._gateway = gateway = gateway or Gateway(default=Policy(mode=Mode.INTERNET), host=HostRules, clock=clock)
         instances = instances or data / "instances"
 
-        async def connect(sandbox_id: str, machine: Machine) -> None:
+        async def connect(sandbox_id: str, machine: Machine, in_force: Callable[[], None]) -> None:
             async def network() -> str:
                 sandbox = await store.find(sandbox_id)
                 return Mode.NONE.value if sandbox is None else sandbox.network
 
             await machine.readdress()
-            await gateway.serve(sandbox_id, network, machine.link, machine.running.nic)
+            await gateway.serve(sandbox_id, network, machine.link, machine.running.nic, in_force)
 
-        async def watch(sandbox_id: str, machine: Machine) -> None:
+        async def watch(sandbox_id: str, machine: Machine, _in_force: Callable[[], None]) -> None:
             await self.watches.serve(sandbox_id, machine)
 
         beside = {"network not served": connect, "files not watched": watch}

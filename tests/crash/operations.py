@@ -55,7 +55,11 @@ async def restart(fleet: Fleet, sandbox: str) -> None:
     await fleet.lifecycle.restart(OWNER, sandbox)
 
 
+async def close(fleet: Fleet, sandbox: str) -> None:
+    await fleet.sandboxes.update(OWNER, sandbox, network="none")
+
+
 OPERATIONS: dict[str, Callable[..., Awaitable[None]]] = {
     work.__name__: work
-    for work in (create, create_from, delete, snapshot, delete_snapshot, restore, fork, sleep, wake, restart)
+    for work in (create, create_from, delete, snapshot, delete_snapshot, restore, fork, sleep, wake, restart, close)
 }

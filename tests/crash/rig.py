@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import anyio
 
-from bench.fleet import OWNER, Host, opened, said
+from bench.fleet import OWNER, Host, said
 from tests.crash.operations import SPEC
 from tests.crash.server import Fate, Nursery, Request
-from tests.waiting import PATIENCE_S
+from tests.crash.serving import serving
+from tests.crash.traces import HELD, OPENED, PASSING, of_sandboxes
+from tests.waiting import PATIENCE_S, until
 from vmm.fleet import Fleet
 from vmm.hypervisor.cgroup import Cgroups
 from vmm.hypervisor.process import orphans
+from vmm.network.policy import Mode
 from vmm.sandboxes.sandbox import Sandbox, State
 
 # Every second step keeps the whole test-suite short; 1 is all of them, which takes about a minute more.
@@ -36,13 +39,15 @@ class Rig:
         data: The host's data directory.
         images: Where the images are.
         host: What its servers find on it.
+        taps: Whether they make taps, in the network namespace of this thread.
     """
 
-    def __init__(self, nursery: Nursery, data: Path, images: Path, host: Host) -> None:
+    def __init__(self, nursery: Nursery, data: Path, images: Path, host: Host, *, taps: bool = False) -> None:
         self._nursery = nursery
         self._data = data
         self._images = images
         self._host = host
+        self._taps = taps
 
     async def kill_at_each_step(self, operation: str, look: Look, *, mapped: bool = False, **subjects: Subject) -> int:
         """Kill a server after the first step of an operation, another one after the second, until one survives.
@@ -63,7 +68,8 @@ class Rig:
             await self._seen(fate, look)
             last += _STRIDE
         await self._seen(fate, look)
-        assert len(fate.steps) >= last - _STRIDE, (last, fate.steps)
+        # What the kernel forwards is taken back beside an operation, now before its end and now after it.
+        assert self._taps or len(fate.steps) >= last - _STRIDE, (last, fate.steps)
         return len(fate.steps)
 
     async def box(self, fleet: Fleet) -> str:
@@ -99,7 +105,7 @@ class Rig:
         return found[0]
 
     async def _killed(self, operation: str, last: int, subjects: dict[str, Subject], mapped: bool) -> Fate:
-        async with opened(self._data, at=self._images, host=self._host, own_memory=not mapped) as fleet:
+        async with serving(self._data, self._images, self._host, own_memory=not mapped, taps=self._taps) as fleet:
             await fleet.prepare(SPEC.image, cpu=SPEC.cpu, mem=SPEC.mem)
             found = {name: await subject(fleet) for name, subject in subjects.items()}
         log = self._data.parent / f"{operation}-{last}.log"
@@ -109,6 +115,7 @@ class Rig:
             operation=operation,
             subject=found,
             own_memory=not mapped,
+            taps=self._taps,
             last=last,
             log=str(log),
         )
@@ -116,7 +123,7 @@ class Rig:
 
     async def _seen(self, fate: Fate, look: Look) -> None:
         try:
-            async with opened(self._data, at=self._images, host=self._host) as fleet:
+            async with serving(self._data, self._images, self._host, taps=self._taps) as fleet:
                 await self._in_order(fleet)
                 await look(fleet, fate)
                 await self._in_order(fleet)
@@ -152,6 +159,29 @@ class Rig:
         assert left == [], left
         for sandbox in sandboxes:
             assert sandbox.reason or sandbox.state in {State.RUNNING, State.ASLEEP}, sandbox
+        if self._taps:
+            await _network_in_order(fleet, sandboxes)
+
+
+async def _network_in_order(fleet: Fleet, sandboxes: Sequence[Sandbox]) -> None:
+    """Whether the kernel has what each sandbox that runs needs, and nothing of another; it may take a moment."""
+    running = [sandbox for sandbox in sandboxes if sandbox.state is State.RUNNING]
+    found: dict[str, set[str]] = {}
+    expected: dict[str, set[str]] = {}
+
+    async def agree() -> bool:
+        networks = [await fleet.network.get(OWNER, sandbox.id) for sandbox in running]
+        addresses = {str(network.address) for network in networks}
+        expected.update(dict.fromkeys(HELD, addresses))
+        expected[OPENED] = {str(network.address) for network in networks if network.policy.mode is Mode.INTERNET}
+        found.update(of_sandboxes())
+        passing = all(found[kind] <= addresses for kind in PASSING)
+        return len(addresses) == len(running) and passing and all(found[kind] == expected[kind] for kind in expected)
+
+    try:
+        await until(agree)
+    except TimeoutError as error:
+        raise AssertionError((expected, found)) from error
 
 
 async def works(fleet: Fleet, sandbox: Sandbox) -> None:

@@ -20,8 +20,9 @@ from typing import Self
 import anyio
 import anyio.to_thread
 
-from bench.fleet import Host, opened, this_host
+from bench.fleet import Host, this_host
 from tests.crash.operations import OPERATIONS
+from tests.crash.serving import serving
 from tests.crash.steps import Steps, count
 
 _LOST = 1
@@ -37,6 +38,7 @@ class Request:
         operation: A name in OPERATIONS.
         subject: Ids of what the operation is about, by the names of its arguments.
         own_memory: Whether machines have memory files of their own from the start.
+        taps: Whether machines have taps; then only steps that concern those are counted.
         last: After this step, counted from 1, the server is killed.
         log: Where it logs.
     """
@@ -46,6 +48,7 @@ class Request:
     operation: str
     subject: dict[str, str]
     own_memory: bool
+    taps: bool
     last: int
     log: str
 
@@ -124,9 +127,9 @@ def _serve(request: Request, host: Host) -> None:
 
 
 async def _operate(request: Request, host: Host, steps: Steps) -> None:
-    count(steps)
+    count(steps, taps=request.taps)
     data, images = Path(request.data), Path(request.images)
-    async with opened(data, at=images, host=host, own_memory=request.own_memory) as fleet:
+    async with serving(data, images, host, own_memory=request.own_memory, taps=request.taps) as fleet:
         steps.arm()
         await OPERATIONS[request.operation](fleet, **request.subject)
         steps.disarm()

@@ -22,6 +22,8 @@ from vmm.hypervisor.ch_api import Api
 from vmm.hypervisor.cloud_hypervisor import CloudHypervisor
 from vmm.hypervisor.qemu import Qemu
 from vmm.hypervisor.qmp import Qmp
+from vmm.network.taps import conntrack, nft
+from vmm.network.taps.tap import Tap
 
 _NAMES = ("mkdir", "rename", "replace", "link", "symlink", "unlink", "rmdir")
 _IN_BULK = {"unlink", "link", "copy_file_range"}
@@ -69,8 +71,25 @@ class Steps:
                 os.kill(os.getpid(), signal.SIGKILL)
 
 
-def count(steps: Steps) -> None:
-    """Wrap what makes steps, for the rest of this process's life."""
+def count(steps: Steps, *, taps: bool = False) -> None:
+    """Wrap what makes steps, for the rest of this process's life.
+
+    Args:
+        steps: Counts them.
+        taps: Count those of taps, of machines as a whole and of records alone. All others are also those of a server
+            without taps.
+    """
+    for driver in (Qemu, CloudHypervisor):
+        for name in ("start", "restore", "save", "settle", "resume", "stop"):
+            _wrap_async(driver, name, steps, lambda _: "")
+    for name in ("insert", "replace", "delete"):
+        _wrap_async(SqliteCollection, name, steps, lambda given: given[0].spec.name)
+    if taps:
+        for name in ("open", "connect", "forget"):
+            _wrap(Tap, name, steps, lambda given, _: f"tap {given[0].name}")
+        _wrap(nft, "run", steps, lambda _given, _more: "nft")
+        _wrap(conntrack, "forget", steps, lambda _given, _more: "connections")
+        return
     for name in _NAMES:
         _wrap(os, name, steps, _path)
     _wrap(os, "open", steps, lambda given, more: _path(given[:1], more) if given[1] & os.O_CREAT else None)
@@ -78,11 +97,6 @@ def count(steps: Steps) -> None:
     _wrap(os, "posix_spawnp", steps, lambda given, _: given[0])
     _wrap(shutil, "copyfile", steps, _path)
     _wrap(signal, "pidfd_send_signal", steps, lambda _given, _more: "")
-    for driver in (Qemu, CloudHypervisor):
-        for name in ("start", "restore", "save", "settle", "resume", "stop"):
-            _wrap_async(driver, name, steps, lambda _: "")
-    for name in ("insert", "replace", "delete"):
-        _wrap_async(SqliteCollection, name, steps, lambda given: given[0].spec.name)
     _wrap_async(GuestLink, "identify", steps, lambda _: "")
     _wrap_async(Qmp, "run", steps, lambda given: given[1] if given[1] in _TOLD else None)
     _wrap_async(Api, "call", steps, lambda given: given[2] if given[1] == "PUT" else None)

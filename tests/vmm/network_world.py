@@ -22,7 +22,7 @@ from vmm.network.policy import Policy
 from vmm.network.resolver import Resolver
 from vmm.network.rules import HostRules
 from vmm.network.tcp import dial
-from vmm.network.upstream import Upstream
+from vmm.network.upstream import Server, Upstream
 
 SITE, SHARED, OTHER = "198.51.100.7", "198.51.100.8", "198.51.100.9"
 PRIVATE, METADATA = "10.0.0.7", "169.254.169.254"
@@ -110,13 +110,16 @@ class World:
             default=Policy.parse(default),
             host=lambda: HostRules(packages=packages),
             clock=lambda: time.time_ns() // 1_000_000,
-            resolver=Resolver(Upstream(lambda: self.servers())),  # noqa: PLW0108 - they may change later
+            resolver=Resolver(Upstream(self._asked)),
             connect=self.connect,
             taps=self.host and self.host.taps,
         )
         if self.host is not None:
             self._tasks.start_soon(made.serve_taps, self.host.listener, self.host.kernel)
         return made
+
+    def _asked(self) -> tuple[Server, ...]:
+        return self.servers()
 
 
 @asynccontextmanager

@@ -66,3 +66,11 @@ class Nics(Protocol):
     async def release(self, directory: Path) -> None:
         """Free a machine's address after its process has ended. May be repeated."""
         ...
+
+    async def sweep(self) -> None:
+        """Forget machines that ended without a release, while no server was there or before one adopted them.
+
+        Raises:
+            Unavailable: The host refuses.
+        """
+        ...

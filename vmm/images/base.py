@@ -36,6 +36,8 @@ _DPKG_OPTIONS = (
     "path-exclude=/usr/lib/*/libpython*.a",
     "path-exclude=/usr/bin/*-lto-dump-*",
     "path-include=/usr/share/doc/*/copyright",
+    # Java and PostgreSQL do not install where the directories of the manuals are missing.
+    "path-include=/usr/share/man/man?",
 )
 # locale-gen makes it in the finished tree, where Debian's own configuration of the package would ask which.
 _LOCALE = "en_US.UTF-8 UTF-8"

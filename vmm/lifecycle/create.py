@@ -198,6 +198,7 @@ class Creator:
             )
             self._admission.running(running)
             saved = await self._store.save(running)
+            await self._machines.networked(sandbox.id)
         except BaseException as error:
             deleted = False
             with anyio.CancelScope(shield=True):

@@ -88,6 +88,8 @@ class Recovery:
         lost = len(running) + len(woken) - adopted
         for sandbox in failed:
             adopted += await self._each(sandbox, self._adopt_failed)
+        with warnings.about("networks of machines that have ended not swept"):
+            await self._machines.sweep_networks()
         log.info(
             "adopted",
             machines=adopted,

@@ -125,6 +125,7 @@ class Restorer:
                     await remove(self._machines.directory(sandbox.machine))
                 except CasemateError as error:  # the sandbox is restored; the next start removes the rest
                     log.warning("earlier machine not removed", sandbox=sandbox.id, reason=str(error))
+            await self._machines.networked(sandbox.id)
             return restored
 
     async def loadable(self, sandbox: Sandbox) -> list[Snapshot]:

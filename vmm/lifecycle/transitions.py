@@ -131,6 +131,7 @@ class Transitions:
             raise
         self._machines.attach(sandbox_id, machine)
         self._on_start(machine.running.memory)
+        await self._machines.networked(sandbox_id)
         return sandbox
 
     def runs(self, sandbox: Sandbox) -> None:

@@ -15,11 +15,10 @@ from ..disk.os_errors import translate_os_errors
 from ..hypervisor.base import Hypervisor
 from ..hypervisor.process import ProcessRef, orphans
 from ..repeated_warnings import RepeatedWarnings
+from .companions import Beside, Companions
 from .machine import Machine, remove
 
 log = structlog.get_logger(__name__)
-
-Beside = Callable[[str, Machine], Awaitable[None]]
 
 _ID = re.compile(r"[0-9a-f]{24}")
 _ORPHAN_DEADLINE_S = 10
@@ -43,8 +42,8 @@ class MachineRegistry:
         root: Holds one directory per machine; used by this object alone.
         tasks: Runs the watchers of the machines.
         on_death: Called with the sandbox's id, the machine's name and the reason when a machine ends unexpectedly.
-        beside: Run with the sandbox's id and its machine for as long as it is the sandbox's, then cancelled; by what is
-            logged if they fail.
+        beside: Run for each sandbox's machine for as long as it is the sandbox's, then cancelled; by what is logged if
+            they fail.
     """
 
     def __init__(
@@ -59,8 +58,7 @@ class MachineRegistry:
         self._root = root
         self._tasks = tasks
         self._on_death = on_death
-        self._beside = beside or {}
-        self._scopes: dict[str, list[anyio.CancelScope]] = {}
+        self._companions = Companions(beside or {}, tasks)
         self._running: dict[str, Machine] = {}
         self._stalled: dict[str, str] = {}
         self._warnings = RepeatedWarnings()
@@ -84,10 +82,12 @@ class MachineRegistry:
         """Make a machine the sandbox's, and watch it. The caller handles the machine that it had before."""
         self._let_go(sandbox_id)
         self._running[sandbox_id] = machine
-        self._scopes[sandbox_id] = scopes = [anyio.CancelScope() for _ in self._beside]
         self._tasks.start_soon(self._report_end, sandbox_id, machine)
-        for (failed, beside), scope in zip(self._beside.items(), scopes, strict=True):
-            self._tasks.start_soon(self._accompany, sandbox_id, machine, beside, failed, scope)
+        self._companions.begin(sandbox_id, machine)
+
+    async def networked(self, sandbox_id: str) -> None:
+        """Wait until the policy of a sandbox whose machine was attached is in force, at most some seconds."""
+        await self._companions.in_force(sandbox_id)
 
     def detach(self, sandbox_id: str) -> Machine | None:
         """Give up a sandbox's machine, whose end no longer counts as a death; None if none runs."""
@@ -177,6 +177,17 @@ class MachineRegistry:
                     await remove(directory)
         return swept
 
+    async def sweep_networks(self) -> None:
+        """Forget what the host's network knows of machines that ended while no server was there.
+
+        To be called once those that run were adopted.
+
+        Raises:
+            Unavailable: The host refuses.
+        """
+        if self._driver.nics is not None:
+            await self._driver.nics.sweep()
+
     async def gone(self, sandbox_id: str, machine: Machine) -> bool:
         """Tell whether a machine whose connection broke has ended; its process dies a moment after its sockets."""
         with anyio.move_on_after(_DYING_S):
@@ -239,24 +250,8 @@ class MachineRegistry:
 
     def _let_go(self, sandbox_id: str) -> Machine | None:
         self._stalled.pop(sandbox_id, None)
-        for scope in self._scopes.pop(sandbox_id, ()):
-            scope.cancel()
+        self._companions.end(sandbox_id)
         return self._running.pop(sandbox_id, None)
-
-    async def _accompany(
-        self,
-        sandbox_id: str,
-        machine: Machine,
-        beside: Beside,
-        failed: str,
-        scope: anyio.CancelScope,
-    ) -> None:
-        with scope:
-            while True:
-                with self._warnings.about(failed, sandbox=sandbox_id):
-                    await beside(sandbox_id, machine)
-                    return
-                await anyio.sleep(_WATCH_AGAIN_S)
 
     async def _working_in(self, name: str) -> list[ProcessRef]:
         return (await anyio.to_thread.run_sync(orphans, self._root)).get((self._root / name).resolve(), [])

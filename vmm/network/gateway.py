@@ -34,6 +34,10 @@ TAPS, USER_MODE = "taps", "user mode"
 _SHOWN = 5
 
 
+def _ignore() -> None:
+    pass
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WayOut:
     """How a sandbox reaches the network.
@@ -145,7 +149,12 @@ class Gateway:
             self._past = (allowed + log.allowed, refused + log.refused)
 
     async def serve(
-        self, sandbox_id: str, network: Callable[[], Awaitable[str]], link: GuestLink, nic: Nic | None = None
+        self,
+        sandbox_id: str,
+        network: Callable[[], Awaitable[str]],
+        link: GuestLink,
+        nic: Nic | None = None,
+        in_force: Callable[[], None] = _ignore,
     ) -> None:
         """Serve what leaves one sandbox until cancelled; open connections end with it.
 
@@ -154,6 +163,7 @@ class Gateway:
             network: Reads its policy text.
             link: The link to its guest, whose connections may break at any time.
             nic: Its network device with a tap; None: its connections come over the link.
+            in_force: Called once its policy applies to all that leaves it; what came before may be lost.
 
         Raises:
             Unavailable: The kernel did not take its policy; call again.
@@ -176,7 +186,7 @@ class Gateway:
 
         try:
             with structlog.contextvars.bound_contextvars(sandbox=sandbox_id):
-                await way.serve(policy)
+                await way.serve(policy, in_force)
         finally:
             if self._ways.get(sandbox_id) is way:
                 del self._ways[sandbox_id]

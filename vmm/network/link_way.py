@@ -20,6 +20,8 @@ log = structlog.get_logger(__name__)
 
 _WAIT_MS = 25_000
 _AGAIN_S = 0.5
+_REFUSALS = 16
+"""That one guest is told of at once: each is a call of its own, and none holds back what may be served meanwhile."""
 
 
 class LinkWay:
@@ -36,17 +38,21 @@ class LinkWay:
     def __init__(self, way: Way, link: GuestLink) -> None:
         self.way = way
         self._link = link
+        self._refusals = anyio.Semaphore(_REFUSALS)
+        self._refused: set[int] = set()
 
     async def apply(self, policy: Policy) -> None:
         """Let a policy apply, to open connections, too."""
         self.way.become(policy)
 
-    async def serve(self, policy: Callable[[], Awaitable[Policy]]) -> None:
+    async def serve(self, policy: Callable[[], Awaitable[Policy]], in_force: Callable[[], None]) -> None:
         """Serve what leaves the sandbox until cancelled; returns at once if its guest has no network.
 
         Args:
             policy: Finds the policy that applies at first.
+            in_force: Called at once: until a policy applies, what leaves the sandbox waits in it.
         """
+        in_force()
         found = await policy()
         # A change that came while the record was read is newer.
         self.way.policy = self.way.policy or found
@@ -72,8 +78,8 @@ class LinkWay:
                     await anyio.sleep(_AGAIN_S)
 
     async def _begin(self, event: OutboundConnection | OutboundQuery, tasks: TaskGroup) -> None:
-        """Start to serve one connection or query, or refuse it at once: before the next ones are asked for."""
-        if event.id in self.way.connections | self.way.queries:
+        """Start to serve one connection or query, or to refuse it; waits while the guest is slow to take refusals."""
+        if event.id in self.way.connections | self.way.queries | self._refused:
             return
         if isinstance(event, OutboundQuery):
             if self.way.has_room_for_query():
@@ -83,8 +89,17 @@ class LinkWay:
             self.way.connections.add(event.id)
             tasks.start_soon(self._carry, event)
         else:
+            await self._refusals.acquire()
+            self._refused.add(event.id)
+            tasks.start_soon(self._refuse, event)
+
+    async def _refuse(self, event: OutboundConnection) -> None:
+        try:
             with suppress(LinkError, GuestError):  # its guest or program has gone
                 await self._link.refuse(event.id)
+        finally:
+            self._refused.discard(event.id)
+            self._refusals.release()
 
     async def _answer(self, event: OutboundQuery) -> None:
         try:

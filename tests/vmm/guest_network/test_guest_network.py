@@ -6,6 +6,7 @@ On both ways, with the same results: carried by the server, and with a tap in a 
 from __future__ import annotations
 
 import socket
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import anyio
@@ -17,13 +18,19 @@ from tests.vmm.guest_network.boxes import ALICE, RESET, WAIT_MS, made, only_taps
 from tests.vmm.network.taps.namespaces import Namespace
 from tests.vmm.network_world import OTHER, SHARED, SITE, World, world
 from tests.vmm.tapped_host import tapped_host
+from tests.waiting import PATIENCE_S
 from vmm.fleet import Fleet
 from vmm.guest.values import Command
 from vmm.hypervisor.process import orphans
+from vmm.machines import companions
+from vmm.network.taps.fast_path import CLOSED, FastPath
+from vmm.network.taps.taps import Taps
 
 pytestmark = [pytest.mark.anyio, pytest.mark.vm]
 
 KIB = 1024
+LATE_S = 0.5
+"""How late the kernel takes a policy, unless its sandbox was given before: then that was too early."""
 
 CONNECT = """python3 - <<'EOF'
 import socket
@@ -208,6 +215,43 @@ async def test_what_root_in_the_sandbox_changes_opens_nothing(fleet: Fleet, net:
     assert (await sh(fleet, f"curl -sS http://{SITE}/")).exit_code in RESET
     assert await said(fleet, "curl -sS http://one.example.org/") == "Host: one.example.org"
     assert net.reached == [(SHARED, 80)] * 2
+
+
+@only_taps
+async def test_a_sandbox_that_is_given_has_its_policy_in_force_however_late_the_kernel_takes_it(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_force: set[IPv4Address | None] = set()
+    given = anyio.Event()
+    allow = Taps.allow
+
+    async def late(taps: Taps, address: IPv4Address, fast: FastPath) -> None:
+        if fast != CLOSED:
+            with anyio.move_on_after(LATE_S):
+                await given.wait()
+        await allow(taps, address, fast)
+        in_force.add(address)
+
+    async def check(name: str = "box") -> None:
+        nonlocal given
+        given.set()
+        assert (await fleet.network.get(ALICE, name)).address in in_force
+        given = anyio.Event()
+        in_force.clear()
+
+    monkeypatch.setattr(Taps, "allow", late)
+    monkeypatch.setattr(companions, "IN_FORCE_S", PATIENCE_S)
+    await made(fleet)
+    await check()
+    await fleet.lifecycle.sleep(ALICE, "box")
+    await fleet.lifecycle.wake(ALICE, "box")
+    await check()
+    snapshot = await fleet.snapshots.take(ALICE, "box")
+    await fleet.snapshots.restore(ALICE, "box", snapshot.id)
+    await check()
+    (fork,) = await fleet.snapshots.fork(ALICE, "box")
+    assert fork.sandbox is not None
+    await check(fork.sandbox.id)
 
 
 @only_taps

@@ -47,3 +47,6 @@ class Numbered:
 
     async def release(self, directory: Path) -> None:
         self.used.pop(directory, None)
+
+    async def sweep(self) -> None:
+        return

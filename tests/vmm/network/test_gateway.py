@@ -12,7 +12,7 @@ import anyio.lowlevel
 import pytest
 from anyio.abc import ByteStream
 
-from tests.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S, until
 from vmm.errors import LinkError
 from vmm.guest.link import GuestLink
 from vmm.guest.network import OutboundConnection, OutboundQuery
@@ -35,12 +35,17 @@ class Guest:
     Attributes:
         lists: What `outbound` answers, one after the other; then nothing more comes.
         refused: The connections that were refused.
+        answered: The queries that were answered.
+        takes: Unset, refusals are not taken before it is set.
         asked: Whether each `outbound` asked for everything again.
     """
 
     def __init__(self, *lists: tuple[Event, ...] | Exception) -> None:
         self.lists = list(lists)
         self.refused: list[int] = []
+        self.answered: list[int] = []
+        self.takes = anyio.Event()
+        self.takes.set()
         self.asked: list[bool] = []
         self.idle = anyio.Event()
 
@@ -57,6 +62,11 @@ class Guest:
 
     async def refuse(self, connection: int) -> None:
         self.refused.append(connection)
+        await self.takes.wait()
+
+    async def answer(self, query: int, message: bytes) -> None:
+        assert message
+        self.answered.append(query)
 
 
 def connections(count: int, port: int = 80, first: int = 1) -> tuple[Event, ...]:
@@ -65,9 +75,9 @@ def connections(count: int, port: int = 80, first: int = 1) -> tuple[Event, ...]
 
 @asynccontextmanager
 async def served(
-    guest: Guest, connect: Connect, *, network: str = "internet", limit: int = 0
+    guest: Guest, connect: Connect, *, network: str = "internet", limit: int = 0, idle: bool = True
 ) -> AsyncGenerator[Gateway]:
-    """A gateway that serves this guest for the length of a block, from when the guest has nothing more to say."""
+    """A gateway that serves this guest for the length of a block; if `idle`, from when the guest has nothing to say."""
     made = Gateway(default=Policy.parse("none"), host=HostRules, clock=lambda: 0, connect=connect, limit=limit)
 
     async def text() -> str:
@@ -75,8 +85,8 @@ async def served(
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(made.serve, SANDBOX, text, cast("GuestLink", guest))
-        with anyio.fail_after(PATIENCE_S):
-            await guest.idle.wait()
+        if idle:
+            await until(guest.idle.is_set)
         yield made
         tasks.cancel_scope.cancel()
 
@@ -89,14 +99,45 @@ async def never(_address: IPv4Address, _port: int) -> ByteStream:
 async def test_a_guest_that_names_connections_without_end_gets_a_bounded_number() -> None:
     guest = Guest(connections(1000), connections(1000, first=1001))
     async with served(guest, never) as gateway:
-        assert len(guest.refused) == 2000 - MOST_CONNECTIONS
+        await until(lambda: len(guest.refused) == 2000 - MOST_CONNECTIONS)
         assert "limit" in gateway.log(SANDBOX).last(1)[0].reason
 
 
 async def test_all_sandboxes_together_have_a_limit_too() -> None:
     guest = Guest(connections(10))
     async with served(guest, never, limit=4):
-        assert len(guest.refused) == 6
+        await until(lambda: len(guest.refused) == 6)
+
+
+async def test_a_flood_of_connections_that_are_refused_holds_back_nothing_else() -> None:
+    guest = Guest(connections(4), (OutboundQuery(id=9, query=b"not DNS"),))
+    guest.takes = anyio.Event()
+    async with served(guest, never, limit=2):
+        await until(lambda: guest.answered == [9])
+        assert sorted(guest.refused) == [3, 4]
+
+
+async def test_a_guest_that_takes_no_refusals_is_told_of_a_bounded_number() -> None:
+    guest = Guest(connections(100))
+    guest.takes = anyio.Event()
+    async with served(guest, never, limit=1, idle=False):
+        await until(lambda: len(guest.refused) == 16)
+        assert guest.asked == [True]
+        guest.takes.set()
+        await until(lambda: len(guest.refused) == 99)
+
+
+async def test_a_destination_that_does_not_accept_holds_back_no_other() -> None:
+    begun: list[int] = []
+
+    async def connect(_address: IPv4Address, port: int) -> ByteStream:
+        begun.append(port)
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    guest = Guest(connections(100, 81), connections(1, 82, first=101))
+    async with served(guest, connect):
+        await until(lambda: begun == [*[81] * 100, 82])
 
 
 async def test_a_connection_that_is_named_again_is_served_once() -> None:

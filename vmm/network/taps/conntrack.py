@@ -10,6 +10,7 @@ import errno
 import os
 import socket
 import struct
+from collections.abc import Callable
 from contextlib import suppress
 from ipaddress import IPv4Address
 
@@ -20,6 +21,7 @@ _REQUEST, _ACK, _DUMP = 1, 4, 0x300
 _ERROR, _DONE = 2, 3
 _NESTED = 0x8000
 _TUPLE_ORIG, _TUPLE_IP, _IP_V4_SRC = 1, 1, 1
+_IP_V4_SIZE = 4
 _FILTER, _FILTER_ORIG_FLAGS, _BY_SOURCE = 25, 1, 1
 _HEADER = struct.Struct("=IHHII")
 _FAMILY = struct.pack("!BBH", socket.AF_INET, 0, 0)
@@ -44,7 +46,7 @@ def forget(address: IPv4Address) -> None:
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
-            _forget_each(kernel, address)
+            _forget_all(kernel, lambda found: found == address)
 
 
 def forget_each(address: IPv4Address) -> None:
@@ -53,8 +55,17 @@ def forget_each(address: IPv4Address) -> None:
     Raises:
         OSError: As of `forget`.
     """
+    forget_all(lambda found: found == address)
+
+
+def forget_all(chosen: Callable[[IPv4Address], bool]) -> None:
+    """Remove the entries of all connections that come from chosen addresses. Blocks.
+
+    Raises:
+        OSError: As of `forget`.
+    """
     with _connection() as kernel:
-        _forget_each(kernel, address)
+        _forget_all(kernel, chosen)
 
 
 def _connection() -> socket.socket:
@@ -63,10 +74,11 @@ def _connection() -> socket.socket:
     return kernel
 
 
-def _forget_each(kernel: socket.socket, address: IPv4Address) -> None:
+def _forget_all(kernel: socket.socket, chosen: Callable[[IPv4Address], bool]) -> None:
     for message in _asked(kernel, _GET, _DUMP, b""):
         connection = _attributes(message[len(_FAMILY) :]).get(_TUPLE_ORIG, b"")
-        if _attributes(_attributes(connection).get(_TUPLE_IP, b"")).get(_IP_V4_SRC) == address.packed:
+        source = _attributes(_attributes(connection).get(_TUPLE_IP, b"")).get(_IP_V4_SRC, b"")
+        if len(source) == _IP_V4_SIZE and chosen(IPv4Address(source)):
             with suppress(FileNotFoundError):  # it has ended meanwhile
                 _asked(kernel, _DELETE, _ACK, _attribute(_TUPLE_ORIG | _NESTED, connection))
 

@@ -12,7 +12,8 @@ packet of a sandbox takes one of these ways:
 
 The first packet of each connection is looked at in `arriving`. What is for a neighbour is refused there: the kernel
 would tell of a shorter way to it, and then not of the refusal. So is what is too much, since a reset of a connection
-that was redirected does not find its way back. A table that is replaced keeps none of its elements.
+that was redirected does not find its way back. What `redirected` drops are messages about an answer to a program that
+has ended, which reach nobody and are no refusal. A table that is replaced keeps none of its elements.
 """
 
 from __future__ import annotations
@@ -129,6 +130,7 @@ table ip {name} {{
   chain redirected {{
     ct status dnat tcp dport {tcp} accept
     ct status dnat udp dport {udp} goto asking
+    ct state related drop
     goto refused
   }}
 

@@ -16,7 +16,7 @@ from .settings import TapSettings, mac
 _DEVICE = "/dev/net/tun"
 _TUNSETIFF = 0x400454CA
 _IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
-_PERMANENT, _STATIC = 0x80, 0x40
+PERMANENT, _STATIC = 0x80, 0x40
 """Of neighbours (NUD_PERMANENT) and of a bridge's hardware addresses (NUD_NOARP; what is permanent is the host's)."""
 # A frame leaves by this port only if it is for this guest: nothing is flooded, and nothing learnt.
 _ALONE = {"isolated": 1, "learning": 0, "unicast_flood": 0, "mcast_flood": 0, "bcast_flood": 0}
@@ -86,7 +86,7 @@ class Tap:
             kernel.brport("set", index=tap.index, **_ALONE)
             kernel.fdb("replace", ifindex=tap.index, lladdr=mac(self._address), state=_STATIC)
             # The host need not ask who has the address, and nobody else can answer.
-            self._neighbour(kernel, "replace", bridge.index, lladdr=mac(self._address), state=_PERMANENT)
+            self._neighbour(kernel, "replace", bridge.index, lladdr=mac(self._address), state=PERMANENT)
             if not tap.up:
                 kernel.link("set", index=tap.index, state="up")
 

@@ -54,11 +54,12 @@ class TapWay:
         async with self._changes:
             await self._apply(policy)
 
-    async def serve(self, policy: Callable[[], Awaitable[Policy]]) -> None:
+    async def serve(self, policy: Callable[[], Awaitable[Policy]], in_force: Callable[[], None]) -> None:
         """Serve what leaves the sandbox until cancelled.
 
         Args:
             policy: Finds the policy that applies at first.
+            in_force: Called once it applies, in the kernel, too.
 
         Raises:
             Unavailable: The kernel did not take it; call again.
@@ -70,6 +71,7 @@ class TapWay:
                 async with self._changes:
                     # A change that came while the record was read is newer.
                     await self._apply(self.way.policy or found)
+                in_force()
                 await anyio.sleep_forever()
         finally:
             self._tasks = None

@@ -14,7 +14,7 @@ import structlog
 
 from ...errors import Conflict
 from ...hypervisor.nic import Nic
-from . import conntrack, host, nft, refusals, ruleset
+from . import conntrack, host, leftovers, nft, refusals, ruleset
 from .elements import Element, elements
 from .fast_path import FastPath
 from .leases import Leases
@@ -150,6 +150,14 @@ class Taps:
             await _in_thread(lambda: self._forget(lease))
             del self._machines[directory], self._by_address[lease.address]
             self._leases.give_back(lease.address)
+
+    async def sweep(self) -> None:
+        """Forget the neighbours and connections of machines that ended without a release: their taps have gone.
+
+        Raises:
+            Unavailable: The kernel refuses.
+        """
+        await _in_thread(lambda: leftovers.forget(self.settings))
 
     async def allow(self, address: IPv4Address, fast: FastPath) -> None:
         """Replace what the kernel forwards for an address, in one step; what is open and not in it ends.

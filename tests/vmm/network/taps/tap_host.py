@@ -106,6 +106,7 @@ class TapHost:
         names: The name server that the gateway asks.
         taps: What the kernel is told.
         world: What is dialled.
+        in_force: Set once a sandbox's first policy is, by its address.
     """
 
     def __init__(
@@ -125,17 +126,18 @@ class TapHost:
         self.world = world
         self._tasks = tasks
         self._guests = guests
+        self.in_force: dict[IPv4Address, anyio.Event] = {}
         self._scopes: dict[IPv4Address, anyio.CancelScope] = {}
 
     async def serve(self, address: IPv4Address, network: str) -> None:
         """Let a sandbox with an address have a policy, from when that is in force."""
         self.begin(address, network)
-        before = len(self.taps.told)
-        await until(lambda: len(self.taps.told) > before)
+        await until(self.in_force[address].is_set)
 
     def begin(self, address: IPv4Address, network: str) -> None:
         """Begin to serve a sandbox."""
         self._scopes[address] = scope = anyio.CancelScope()
+        self.in_force[address] = in_force = anyio.Event()
         mac = ":".join(f"{byte:02x}" for byte in (2, 0, *address.packed))
         nic = Nic(mac=mac, address=IPv4Interface((address, 16)), gateway=GATEWAY.ip)
 
@@ -144,7 +146,7 @@ class TapHost:
 
         async def run() -> None:
             with scope:
-                await self.gateway.serve(SANDBOXES[address], text, cast("GuestLink", None), nic)
+                await self.gateway.serve(SANDBOXES[address], text, cast("GuestLink", None), nic, in_force.set)
 
         self._tasks.start_soon(run)
 

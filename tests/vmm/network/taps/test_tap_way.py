@@ -75,6 +75,17 @@ async def test_the_kernel_forwards_what_no_name_decides_about(network: str, fast
         assert host.taps.now(ONE) == CLOSED
 
 
+async def test_a_policy_is_in_force_once_the_kernel_has_taken_it() -> None:
+    async with tap_host() as host:
+        host.taps.hold = anyio.Event()
+        host.begin(ONE, "internet")
+        await until(lambda: host.gateway.way_of(SANDBOXES[ONE]).address == ONE)
+        assert not host.in_force[ONE].is_set()
+        host.taps.hold.set()
+        await until(host.in_force[ONE].is_set)
+        assert host.taps.told == [(ONE, INTERNET)]
+
+
 async def test_the_internet_is_reached_by_any_name_and_nothing_that_leads_inwards() -> None:
     async with serving_one("internet") as host:
         for address, first in ((SITE, hello("example.net")), (OTHER, b"anything")):

@@ -51,8 +51,9 @@ async def served(made: TapWay, network: str = "internet") -> AsyncGenerator[None
         return Policy.parse(network)
 
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(made.serve, policy)
-        await until(lambda: made.way.policy)
+        in_force = anyio.Event()
+        tasks.start_soon(made.serve, policy, in_force.set)
+        await until(in_force.is_set)
         yield
         tasks.cancel_scope.cancel()
 
@@ -109,7 +110,7 @@ async def test_a_change_that_comes_while_the_first_policy_is_read_is_newer_than_
         return Policy.parse("internet")
 
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(made.serve, policy)
+        tasks.start_soon(made.serve, policy, anyio.Event().set)
         await until(lambda: ways.find(ONE))
         await made.apply(Policy.parse("none"))
         reading.set()

@@ -195,6 +195,31 @@ async def test_an_adopted_machine_is_on_the_bridge_again_if_that_was_made_anew(
         await again.release(one.directory)
 
 
+async def test_the_next_server_forgets_machines_that_ended_meanwhile_and_no_others(
+    taps: Taps,
+    host: Namespace,
+    guest: Guests,
+    internet: World,
+    settings: TapSettings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def killed(_: Path) -> None:
+        return
+
+    async with guest("kept") as kept:
+        async with guest("gone") as gone:
+            for found in (kept, gone):
+                await taps.allow(found.nic.address.ip, INTERNET)
+                assert await found.hears(SITE, 5000) == b"hello"
+            monkeypatch.setattr(taps, "release", killed)
+        monkeypatch.undo()
+        await until(lambda: len(devices(host)) == 1)
+        assert {kept.address, gone.address} <= tracked(host) & neighbours(host)
+        await (await opened(settings)).sweep()
+        assert tracked(host) & neighbours(host) & {kept.address, gone.address} == {kept.address}
+        assert gone.address not in tracked(host) | neighbours(host)
+
+
 @pytest.mark.parametrize("change", ["gateway", "network", "mac", "address", "no tap", "lent"])
 async def test_a_machine_whose_address_does_not_fit_is_not_adopted(taps: Taps, tmp_path: Path, change: str) -> None:
     async with taps.attached(tmp_path / "a") as (nic, _):
@@ -326,6 +351,11 @@ def everything(host: Namespace) -> str:
     """The tables with all elements, and who is a neighbour of the bridge."""
     tables = command(host, "nft", "list", "ruleset")
     return tables + command(host, "ip", "neigh", "show", "dev", "casemate0", "nud", "permanent")
+
+
+def neighbours(host: Namespace) -> set[str]:
+    shown = json.loads(command(host, "ip", "-json", "neigh", "show", "dev", "casemate0", "nud", "permanent"))
+    return {entry["dst"] for entry in shown}
 
 
 def tracked(host: Namespace) -> set[str]:
