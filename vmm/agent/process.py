@@ -8,36 +8,32 @@ from __future__ import annotations
 
 import _thread
 import contextlib
-import fcntl
 import os
 import select
 import signal
 import threading
 import time
 from collections.abc import Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from .channel import Channel
 from .hold import Hold
 from .memory_kills import MemoryKills
 from .output import OutputLog
+from .output_pipes import OutputPipes
 from .refusals import GUEST, RefusalError
 from .spawn import Child
+from .standard_input import StandardInput
 from .trees import Tree, Trees
 
-_PIECE = 64 * 1024
-_WIDE_PIPE = 1024 * 1024
-_F_SETPIPE_SZ = 1031
 _SETTLE_QUIET_S = 0.1
 """Seconds without output after the main process ended, until it counts as settled though others hold its pipes open."""
 _SETTLE_MAX_S = 1.0
 """Seconds after the main process ended, until it counts as settled though others still write to its pipes."""
 _MAX_WAIT_S = 1000.0
 """Maximum seconds of one wait; a longer wait takes several."""
-_MAX_PENDING = 4 * 1024 * 1024
 _MAX_LABEL = 1000
-_READABLE = select.POLLIN
 
 
 @dataclass(slots=True, kw_only=True)
@@ -47,7 +43,7 @@ class Streams:
     stdin: int = -1
     stdout: int = -1
     stderr: int = -1
-    pending: bytearray = field(default_factory=bytearray)
+    pending: bytes = b""
     keep_stdin: bool = False
 
 
@@ -93,21 +89,27 @@ class Process:
         self._last_output = 0.0
         self._status: int | None = None
         self._deadline = self._started + timeout if timeout > 0 else None
-        self._streams = streams
-        self._logs = {fd: log for fd, log in ((streams.stdout, stdout), (streams.stderr, stderr)) if fd >= 0}
-        self._wide: set[int] = set()
         self._waiters = 0
         self._own_pid = child.own_pid
         self._pidfd = child.pidfd
         self._memory_kills = memory_kills
         self._memory_kill = ""
-        self._wake = os.eventfd(0) if streams.keep_stdin else -1
         self._hold = Hold(stdout, stderr) if hold else None
         self._poll = select.poll()
-        for fd in (*self._logs, self._pidfd, self._wake, -1 if self._hold is None else self._hold.wake):
+        for fd in (self._pidfd, -1 if self._hold is None else self._hold.wake):
             if fd >= 0:
-                self._poll.register(fd, _READABLE)
-        self._watch_input()
+                self._poll.register(fd, select.POLLIN)
+        logs = {fd: log for fd, log in ((streams.stdout, stdout), (streams.stderr, stderr)) if fd >= 0}
+        self._outputs = OutputPipes(logs, self._poll, self._hold)
+        self._input = StandardInput(
+            streams.stdin,
+            streams.pending,
+            keep_open=streams.keep_stdin,
+            shared=streams.stdin in self._outputs,
+            poll=self._poll,
+            lock=self.changed,
+        )
+        self._input.watch()
 
     @property
     def running(self) -> bool:
@@ -193,10 +195,7 @@ class Process:
 
     def room(self) -> int | None:
         """Return how many bytes of input it accepts now; None if its input is closed."""
-        with self.changed:
-            if self._wake < 0 or self._streams.stdin < 0 or not self._streams.keep_stdin:
-                return None
-            return _MAX_PENDING - len(self._streams.pending)
+        return self._input.room()
 
     def feed(self, data: bytes, *, eof: bool) -> None:
         """Queue input for the process and write it as the process reads.
@@ -204,17 +203,7 @@ class Process:
         Raises:
             RefusalError: Its input is not open, or too much input is pending because it does not read.
         """
-        with self.changed:
-            if self._wake < 0 or self._streams.stdin < 0 or not self._streams.keep_stdin:
-                raise RefusalError(GUEST, f"process {self.pid}: standard input is not open")
-            pending = len(self._streams.pending)
-            if pending + len(data) > _MAX_PENDING:
-                message = f"process {self.pid} does not read its input: {pending} bytes are pending, no more were sent"
-                raise RefusalError(GUEST, message)
-            self._streams.pending += data
-            if eof:
-                self._streams.keep_stdin = False
-            os.eventfd_write(self._wake, 1)
+        self._input.feed(data, eof=eof, pid=self.pid)
 
     def pump_in_background(self, trees: Trees) -> None:
         """Pump the rest in a new thread, if the process is not drained, and retire the tree at the end."""
@@ -285,32 +274,25 @@ class Process:
             self._reap()
         elif self._hold is not None and fd == self._hold.wake:
             self._go_on(self._hold)
-        elif fd == self._wake:
-            os.eventfd_read(fd)
-            self._watch_input()
+        elif fd == self._input.wake:
+            self._input.woken()
         else:
             # A terminal has one descriptor for input and output.
-            if fd in self._logs and event != select.POLLOUT:
+            if fd in self._outputs and event != select.POLLOUT:
                 self._read(fd)
-            if fd == self._streams.stdin and event != select.POLLIN:
-                self._write_input()
+            if fd == self._input.fd and event != select.POLLIN:
+                self._input.write()
 
     def _read(self, fd: int) -> None:
-        wide, log = fd in self._wide, self._logs[fd]
-        size = _WIDE_PIPE // 4 if wide else _PIECE
         if self._hold is not None:
-            if self._stops(self._hold, fd, log):
-                return
-            size = min(size, log.room)
-        try:
-            data = os.read(fd, size)
-        except OSError:
-            data = b""  # A terminal that no process has open reports EIO, not the end of the file.
+            with self.changed:
+                if self._outputs.stops(fd):
+                    return
+        log = self._outputs.log(fd)
+        data = self._outputs.read(fd)
         if not data:
-            self._close_output(fd)
+            self._input.lose(fd)
             return
-        if len(data) == _PIECE and not wide:
-            self._widen(fd)
         with self.changed:
             log.append(data)
             if self._waiters:
@@ -318,29 +300,12 @@ class Process:
         if self._status is not None:
             self._last_output = time.monotonic()
 
-    def _stops(self, hold: Hold, fd: int, log: OutputLog) -> bool:
-        with self.changed:
-            stops = hold.stops(fd, log)
-        if stops:
-            self._poll.unregister(fd)
-        return stops
-
     def _go_on(self, hold: Hold) -> None:
         os.eventfd_read(hold.wake)
         with self.changed:
-            freed = hold.freed()
-        for fd in freed:
-            self._poll.register(fd, _READABLE)
+            freed = self._outputs.freed()
         if freed and self._status is not None:
             self._settles_from = self._last_output = time.monotonic()
-
-    def _widen(self, fd: int) -> None:
-        """Enlarge the pipe and the reads of a stream with much output."""
-        self._wide.add(fd)
-        try:
-            fcntl.fcntl(fd, _F_SETPIPE_SZ, _WIDE_PIPE)
-        except OSError:
-            return  # A terminal, or a kernel with a lower limit: slower, but correct.
 
     def _reap(self) -> None:
         pid, status = os.waitpid(self._own_pid, os.WNOHANG)
@@ -368,73 +333,15 @@ class Process:
             return
         if not self.settled:
             quiet = not held and time.monotonic() >= self._quiet_at()
-            if quiet or not self._logs:
+            if quiet or not self._outputs:
                 with self.changed:
                     self.settled = True
                     self.changed.notify_all()
-        if not self._logs and not self.drained:
-            self._close_input()
+        if not self._outputs and not self.drained:
+            self._input.close()
             with self.changed:
-                if self._wake >= 0:
-                    os.close(self._wake)
-                    self._wake = -1
+                self._input.end()
                 if self._hold is not None:
                     self._hold.close()
                 self.drained = True
                 self.changed.notify_all()
-
-    def _watch_input(self) -> None:
-        """Poll for writability while input is pending; close the input when all is written and none will follow."""
-        streams = self._streams
-        if streams.stdin < 0:
-            return
-        if streams.pending:
-            self._write_input()
-            if streams.stdin >= 0 and streams.pending:
-                mask = select.POLLOUT | (_READABLE if streams.stdin in self._logs else 0)
-                self._poll.register(streams.stdin, mask)
-        elif not streams.keep_stdin:
-            self._close_input()
-
-    def _write_input(self) -> None:
-        streams = self._streams
-        with self.changed:
-            try:
-                written = os.write(streams.stdin, streams.pending[:_PIECE])
-                del streams.pending[:written]
-            except BlockingIOError:
-                return
-            except OSError:
-                streams.pending.clear()  # No process reads it any more.
-                streams.keep_stdin = False
-        if not streams.pending:
-            self._unwatch_input()
-
-    def _unwatch_input(self) -> None:
-        streams = self._streams
-        if not streams.keep_stdin:
-            self._close_input()
-            return
-        if streams.stdin in self._logs:
-            self._poll.register(streams.stdin, _READABLE)
-            return
-        with contextlib.suppress(KeyError):  # It is not registered if all was written at once.
-            self._poll.unregister(streams.stdin)
-
-    def _close_input(self) -> None:
-        fd, self._streams.stdin = self._streams.stdin, -1
-        if fd < 0:
-            return
-        if fd == self._streams.stdout:
-            self._poll.register(fd, _READABLE)  # A terminal has one descriptor for both, and its output continues.
-            return
-        with contextlib.suppress(KeyError):
-            self._poll.unregister(fd)
-        os.close(fd)
-
-    def _close_output(self, fd: int) -> None:
-        self._poll.unregister(fd)
-        del self._logs[fd]
-        if fd == self._streams.stdin:
-            self._streams.stdin = -1
-        os.close(fd)

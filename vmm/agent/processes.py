@@ -290,9 +290,7 @@ def _pipes(stdin: bytes, null: int, *, open_stdin: bool) -> tuple[Streams, tuple
     except OSError:
         _close(*opened)
         raise
-    streams = Streams(
-        stdin=input_write, stdout=out_read, stderr=err_read, pending=bytearray(stdin), keep_stdin=open_stdin
-    )
+    streams = Streams(stdin=input_write, stdout=out_read, stderr=err_read, pending=stdin, keep_stdin=open_stdin)
     return streams, (input_read, out_write, err_write)
 
 
