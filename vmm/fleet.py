@@ -27,7 +27,7 @@ from .calls.sessions import SessionCalls
 from .calls.snapshots import SnapshotCalls
 from .errors import CasemateError
 from .hypervisor.base import Hypervisor
-from .images.catalogue import Catalogue, ImageInfo
+from .images.catalogue import Catalogue, ImageInfo, ImageSet
 from .lifecycle.access import GuestAccess
 from .lifecycle.activity import Activity
 from .lifecycle.admission import Admission
@@ -54,6 +54,7 @@ from .network.policy import Mode, Policy
 from .network.rules import HostRules
 from .sandboxes.limits import HostReserve
 from .sandboxes.quotas import Quotas
+from .sandboxes.spec import SandboxSpec
 from .sandboxes.store import SandboxStore
 
 _SWEEP_S = 5.0
@@ -296,9 +297,22 @@ class Fleet(AsyncContextManagerMixin):
         Raises:
             Unavailable: The image is not built, or its template cannot be built.
         """
+        images = await self.build_template(image, cpu=cpu, mem=mem, report=report)
+        self._housekeeping.keep_ready(Key(images=images, cpu=cpu, mem=mem))
+
+    async def build_template(self, image: str, *, cpu: int, mem: int, report: Report | None = None) -> ImageSet:
+        """Make sure that sandboxes of this image and size start by cloning; a no-op if its template exists.
+
+        The build goes on if the caller gives up.
+
+        Raises:
+            InvalidInput: There is no such image, or the size is not allowed.
+            Unavailable: The image is not built, or its template cannot be built.
+        """
+        SandboxSpec(name="template", image=image, cpu=cpu, mem=mem).check(self._catalogue.names())
         images = await self._catalogue.require(image)
         await self._templates.get(images, cpu=cpu, mem=mem, report=report or no_progress)
-        self._housekeeping.keep_ready(Key(images=images, cpu=cpu, mem=mem))
+        return images
 
     async def health(self, image: str) -> dict[str, str]:
         """Check the parts that creating a sandbox of an image needs: each with its problem, or an empty text."""
