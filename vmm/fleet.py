@@ -32,6 +32,7 @@ from .lifecycle.access import GuestAccess
 from .lifecycle.activity import Activity
 from .lifecycle.admission import Admission
 from .lifecycle.create import Creator
+from .lifecycle.creations import Creations
 from .lifecycle.deaths import Deaths
 from .lifecycle.delete import Deleter
 from .lifecycle.housekeeping import Housekeeping
@@ -195,6 +196,7 @@ class Fleet(AsyncContextManagerMixin):
             restorer=restorer,
             tasks=tasks,
         )
+        creations = Creations()
         creator = Creator(
             store=store,
             machines=machines,
@@ -204,6 +206,8 @@ class Fleet(AsyncContextManagerMixin):
             admission=admission,
             cloner=cloner,
             pool=pool,
+            tasks=tasks,
+            creations=creations,
             clock=clock,
             on_sandbox=on_sandbox,
             on_start=on_start,
@@ -227,7 +231,12 @@ class Fleet(AsyncContextManagerMixin):
             clock=clock,
         )
         access = GuestAccess(
-            store=store, machines=machines, transitions=transitions, sleeper=sleeper, activity=activity
+            store=store,
+            machines=machines,
+            transitions=transitions,
+            sleeper=sleeper,
+            activity=activity,
+            creations=creations,
         )
         self._housekeeping = Housekeeping(
             catalogue=catalogue,

@@ -64,7 +64,7 @@ class CreateRequest(WireModel):
     """A sandbox to create; `ttl` and `idle` are in seconds; a `snapshot` determines image, cpu and mem.
 
     `network` is a policy, as one text or as a list. `publishPorts` and `ports` mean the same. `orgId` and `userId` are
-    ignored in favour of the credential's, and `sync` because the answer comes as soon as the sandbox is usable;
+    ignored in favour of the credential's. Without `sync` the answer does not wait for the machine, and calls do;
     `region` is only kept and shown, because there is only one host.
     """
 
@@ -172,7 +172,8 @@ class SandboxRoutes:
         """Create a sandbox. A client that disconnects meanwhile finds it in the list."""
         wanted = await parse_body(request, CreateRequest)
         spec = wanted.spec(who, self._defaults, self._fleet.images())
-        sandbox = await self._fleet.sandboxes.create(who.org_id, spec)
+        sandboxes = self._fleet.sandboxes
+        sandbox = await (sandboxes.create if wanted.sync else sandboxes.begin)(who.org_id, spec)
         annotate_call(sandbox=sandbox.id)
         return success("Sandbox created", sandbox_object(sandbox), status=201)
 

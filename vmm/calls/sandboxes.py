@@ -89,6 +89,18 @@ class SandboxCalls:
         self._gateway.check(network_text(spec.network))
         return await self._creator.create(owner, spec, on_progress or no_progress)
 
+    async def begin(self, owner: str, spec: SandboxSpec) -> Sandbox:
+        """Create a sandbox in the background, and return its record at once.
+
+        Calls to it wait until it is ready, and deleting it ends the creation. If that fails, the record stays in the
+        state `error` with the reason.
+
+        Raises:
+            CasemateError: As `create`, as far as it is known before the machine starts.
+        """
+        self._gateway.check(network_text(spec.network))
+        return await self._creator.begin(owner, spec, no_progress)
+
     async def get(self, owner: str, ref: str) -> Sandbox:
         """Find one sandbox, by id or name.
 
