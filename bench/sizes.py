@@ -1,6 +1,6 @@
 """Templates of several sizes, built one after the other by one server: `python -m bench.sizes [IMAGE]`.
 
-The first finds the image's files as cold as the host has them, and measures the clock; the others follow it.
+The first measures the host's clock; the others use what it found.
 """
 
 from __future__ import annotations

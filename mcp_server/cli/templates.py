@@ -49,7 +49,7 @@ def prewarm(
                 took = time.monotonic() - started
                 err.print(f"{made.get('image')} {cpu}/{mem}: ready after {took:.1f} s", markup=False)
 
-    run(work())
+    run(work)
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -43,3 +43,10 @@ async def test_what_no_sandbox_may_have_has_no_template(
         refused = await operator.post(PATH, json=body)
     assert refused.status_code == 400
     assert named in refused.text
+
+
+async def test_a_template_that_exists_is_ready_at_once(operator: httpx.AsyncClient) -> None:
+    async with operator:
+        ready = await operator.post(PATH, json={})
+    assert ready.status_code == 200
+    assert ready.json()["data"] == {"image": "code", "cpu": 1, "mem": 1024}
