@@ -80,5 +80,6 @@ async def test_its_failure_is_shown_with_the_reason(host: Edge, monkeypatch: pyt
         assert seen["data"]["reason"] == "it was not created: The kernel did not start"
         refused = await alice.post(f"/api/sandboxes/{made}/exec", json={"command": "true"})
         assert (refused.status_code, "The kernel did not start" in refused.text) == (409, True)
+        assert (await alice.post(f"/api/sandboxes/{made}/start")).status_code == 409
         assert (await alice.delete(f"/api/sandboxes/{made}")).status_code == 200
         assert (await alice.get(f"/api/sandboxes/{made}")).status_code == 404
