@@ -146,6 +146,7 @@ class Services:
             cpu=chosen.default_cpu,
             mem=chosen.default_mem,
             idle_s=chosen.idle_seconds,
+            create_wait_s=chosen.create_wait_seconds,
         )
 
     def api(self, ports: PublishedPorts) -> Api:

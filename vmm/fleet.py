@@ -259,7 +259,9 @@ class Fleet(AsyncContextManagerMixin):
             ),
             sweep_s=sweep_s,
         )
-        ownership = Ownership(store, why_unresponsive=machines.why_unresponsive, on_sandbox=on_sandbox)
+        ownership = Ownership(
+            store, creations=creations, why_unresponsive=machines.why_unresponsive, on_sandbox=on_sandbox
+        )
         self.sandboxes = SandboxCalls(
             ownership=ownership, store=store, creator=creator, deleter=deleter, gateway=gateway, clock=clock
         )

@@ -27,7 +27,7 @@ from ..sandboxes.sandbox import Sandbox, State
 from ..sandboxes.spec import SandboxSpec
 from ..sandboxes.store import SandboxStore
 from .admission import Admission
-from .creations import Creations
+from .creations import Creation, Creations
 from .forks import Fork, child_names
 from .restore import Restorer
 
@@ -94,14 +94,14 @@ class Creator:
         """Create a sandbox of an image, or of the snapshot that the spec names; see `SandboxCalls.create`."""
         return await self._make(*await self._planned(owner, spec, report))
 
-    async def begin(self, owner: str, spec: SandboxSpec, report: Report) -> Sandbox:
-        """Admit a sandbox, and create it in the background; see `SandboxCalls.begin`."""
+    async def begin(self, owner: str, spec: SandboxSpec, report: Report, *, wait_s: float) -> Sandbox:
+        """Admit a sandbox, create it in the background, and wait for it; see `SandboxCalls.begin`."""
         sandbox, make = await self._planned(owner, spec, report)
         await self._admission.admit(sandbox)
         self._on_sandbox(sandbox.id)
-        self._creations.begin(sandbox.id)
-        self._tasks.start_soon(self._finish, sandbox, make)
-        return sandbox
+        creation = self._creations.begin(sandbox.id)
+        self._tasks.start_soon(self._finish, sandbox, make, creation)
+        return await creation.outcome(wait_s) or sandbox
 
     async def of(self, checkpoint: Checkpoint, owner: str, spec: SandboxSpec, *, base: str) -> Sandbox:
         """Create a sandbox from a checkpoint.
@@ -206,22 +206,22 @@ class Creator:
             return False
         return True
 
-    async def _finish(self, sandbox: Sandbox, make: _Maker) -> None:
+    async def _finish(self, sandbox: Sandbox, make: _Maker, creation: Creation) -> None:
         try:
-            await self._complete(sandbox, make, keep_failed=True)
-        except CasemateError as error:
-            log.warning("sandbox not created", sandbox=sandbox.id, reason=error.message)
-        except Exception:
-            log.exception("sandbox not created", sandbox=sandbox.id)
+            creation.succeed(await self._complete(sandbox, make, creation))
+        except Exception as error:
+            if not creation.fail(error):
+                trace = None if isinstance(error, CasemateError) else error
+                log.warning("sandbox not created", sandbox=sandbox.id, reason=_reason(error), exc_info=trace)
         finally:
             self._creations.end(sandbox.id)
 
     async def _make(self, sandbox: Sandbox, make: _Maker) -> Sandbox:
         await self._admission.admit(sandbox)
         self._on_sandbox(sandbox.id)
-        return await self._complete(sandbox, make, keep_failed=False)
+        return await self._complete(sandbox, make)
 
-    async def _complete(self, sandbox: Sandbox, make: _Maker, *, keep_failed: bool) -> Sandbox:
+    async def _complete(self, sandbox: Sandbox, make: _Maker, creation: Creation | None = None) -> Sandbox:
         machine: Machine | None = None
         try:
             machine = await make(sandbox)
@@ -239,7 +239,8 @@ class Creator:
         except BaseException as error:
             deleted = False
             # A server that stops leaves nothing of it: nobody would go on with it.
-            reason = _reason(error) if keep_failed and isinstance(error, Exception) else ""
+            kept = creation is not None and isinstance(error, Exception) and not creation.is_told()
+            reason = _reason(error) if kept else ""
             with anyio.CancelScope(shield=True):
                 deleted = await self._undo(sandbox, machine, reason)
             if deleted and isinstance(error, CasemateError):
@@ -278,7 +279,7 @@ class Creator:
         return found is None or found.state is State.DELETED
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     return f"it was not created: {error.message if isinstance(error, CasemateError) else type(error).__name__}"
 
 

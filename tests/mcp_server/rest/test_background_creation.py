@@ -19,19 +19,6 @@ pytestmark = pytest.mark.anyio
 NEW = {"name": "new", "sync": False}
 
 
-@pytest.fixture
-def hold(monkeypatch: pytest.MonkeyPatch) -> anyio.Event:
-    """Until it is set, no machine is made."""
-    go, clone = anyio.Event(), Cloner.clone
-
-    async def held(self: Cloner, *args: Any, **options: Any) -> Machine:
-        await go.wait()
-        return await clone(self, *args, **options)
-
-    monkeypatch.setattr(Cloner, "clone", held)
-    return go
-
-
 async def status(host: Edge, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
     """Return the sandbox as it is shown once it is as wanted."""
     async with host.http("alice") as alice:
@@ -57,6 +44,23 @@ async def test_it_is_shown_as_clients_know_it_and_calls_wait_for_it(host: Edge, 
         hold.set()
     assert [answer.json()["data"]["stdout"] for answer in said] == ["hi\n", "hi\n"]
     assert (await status(host, lambda seen: True))["data"]["status"] == "running"
+
+
+@pytest.mark.parametrize(("verb", "after"), [("wake", "running"), ("start", "running"), ("sleep", "snapshotted")])
+async def test_a_change_of_its_state_waits_for_it(host: Edge, hold: anyio.Event, verb: str, after: str) -> None:
+    said: list[int] = []
+    async with host.http("alice") as alice, anyio.create_task_group() as tasks:
+        await alice.post("/api/sandboxes", json=NEW)
+
+        async def call() -> None:
+            said.append((await alice.post(f"/api/sandboxes/new/{verb}")).status_code)
+
+        tasks.start_soon(call)
+        await anyio.wait_all_tasks_blocked()
+        assert said == []
+        hold.set()
+    assert said == [200]
+    assert (await status(host, lambda seen: True))["data"]["status"] == after
 
 
 async def test_it_can_be_deleted_meanwhile(host: Edge, hold: anyio.Event) -> None:
