@@ -53,6 +53,7 @@ from .rest.endpoint import routes
 from .rest.quotas import QuotaRoutes
 from .rest.routes import SandboxApi
 from .rest.sockets import socket_routes
+from .rest.templates import TemplateRoutes
 from .scrape import metrics_route
 from .web import build_web, gated
 
@@ -145,6 +146,7 @@ class Services:
             cpu=chosen.default_cpu,
             mem=chosen.default_mem,
             idle_s=chosen.idle_seconds,
+            create_wait_s=chosen.create_wait_seconds,
         )
 
     def api(self, ports: PublishedPorts) -> Api:
@@ -154,6 +156,7 @@ class Services:
         closed = [
             *self.identity.endpoints(),
             *quotas.endpoints(),
+            *TemplateRoutes(self.fleet, self.defaults).endpoints(),
             *audit_endpoints(self.audit_reader, self.fleet.sandboxes.get),
             *sandboxes.endpoints,
         ]

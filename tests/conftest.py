@@ -32,6 +32,8 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
 
 # No test makes a bridge on the host: those of taps have network namespaces of their own.
 os.environ.setdefault("CASEMATE_NETWORK_WAY", "user")
+# On a busy host a template takes longer than a create waits, and tests begin with sandboxes that run.
+os.environ.setdefault("CASEMATE_CREATE_WAIT_SECONDS", "600")
 
 pytest_plugins = ("tests.beside", "tests.hanging", "tests.examples", "tests.mongo_server.fixtures")
 

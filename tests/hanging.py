@@ -2,12 +2,16 @@
 
 The limit of pytest-timeout breaks into the event loop wherever that is; what was open then fails the tests after it.
 It remains for what does not run in the loop.
+
+A whole run that is told to end (SIGTERM, as from `timeout`) cleans up, too, as after Ctrl-C: its machines are processes
+that would outlive it.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
+import signal
 import traceback
 from collections.abc import Awaitable, Callable, Generator
 
@@ -18,6 +22,11 @@ _SHARE = 0.8
 """Of the limit of pytest-timeout: the rest is for cleaning up."""
 
 Test = Callable[..., Awaitable[None]]
+
+
+def pytest_configure() -> None:
+    """Treat SIGTERM as Ctrl-C; programs that the tests start do not inherit that."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)

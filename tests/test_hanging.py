@@ -7,9 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import anyio
+import pytest
+
 from tests.waiting import PATIENCE_S
 
 ROOT = Path(__file__).parent.parent
+PYTEST = [sys.executable, "-m", "pytest", "-p", "tests.hanging", "-p", "no:cacheprovider"]
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 SUITE = """
 import asyncio
 
@@ -42,14 +47,37 @@ async def test_neighbour():
     await anyio.sleep(0)
 """
 
+ENDED = """
+from pathlib import Path
+
+import anyio
+import pytest
+
+
+@pytest.fixture
+def anyio_backend():
+    return "asyncio"
+
+
+@pytest.fixture
+async def thing():
+    yield
+    Path("removed").touch()
+
+
+@pytest.mark.anyio
+async def test_waits(thing):
+    Path("begun").touch()
+    await anyio.sleep_forever()
+"""
+
 
 def test_a_test_that_hangs_is_told_and_its_neighbour_passes(tmp_path: Path) -> None:
     (tmp_path / "test_two.py").write_text(SUITE)
-    command = [sys.executable, "-m", "pytest", "-p", "tests.hanging", "-p", "no:cacheprovider", "--rootdir", tmp_path]
     done = subprocess.run(
-        [*command, "--timeout=5", "-W", "error", tmp_path],
+        [*PYTEST, "--rootdir", tmp_path, "--timeout=5", "-W", "error", tmp_path],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=ENVIRONMENT,
         capture_output=True,
         text=True,
         timeout=PATIENCE_S,
@@ -58,3 +86,21 @@ def test_a_test_that_hangs_is_told_and_its_neighbour_passes(tmp_path: Path) -> N
     assert "1 failed, 1 passed" in done.stdout, done.stdout
     assert "It hung: no end within 4 s" in done.stdout
     assert "await anyio.sleep_forever()" in done.stdout
+
+
+@pytest.mark.anyio
+async def test_a_run_that_is_told_to_end_cleans_up(tmp_path: Path) -> None:
+    (tmp_path / "test_one.py").write_text(ENDED)
+    with subprocess.Popen(
+        [*PYTEST, "--rootdir", tmp_path, tmp_path], cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.DEVNULL
+    ) as run:
+        try:
+            with anyio.fail_after(PATIENCE_S):
+                while not (tmp_path / "begun").exists():
+                    assert run.poll() is None
+                    await anyio.sleep(0.05)
+            run.terminate()
+            run.wait(PATIENCE_S)
+        finally:
+            run.kill()
+    assert (tmp_path / "removed").exists()

@@ -29,11 +29,12 @@ from .calls.snapshots import SnapshotCalls
 from .calls.watches import WatchCalls
 from .errors import CasemateError
 from .hypervisor.base import Hypervisor
-from .images.catalogue import Catalogue, ImageInfo
+from .images.catalogue import Catalogue, ImageInfo, ImageSet
 from .lifecycle.access import GuestAccess
 from .lifecycle.activity import Activity
 from .lifecycle.admission import Admission
 from .lifecycle.create import Creator
+from .lifecycle.creations import Creations
 from .lifecycle.deaths import Deaths
 from .lifecycle.delete import Deleter
 from .lifecycle.housekeeping import Housekeeping
@@ -56,6 +57,7 @@ from .network.policy import Mode, Policy
 from .network.rules import HostRules
 from .sandboxes.limits import HostReserve
 from .sandboxes.quotas import Quotas
+from .sandboxes.spec import SandboxSpec
 from .sandboxes.store import SandboxStore
 
 _SWEEP_S = 5.0
@@ -202,6 +204,7 @@ class Fleet(AsyncContextManagerMixin):
             restorer=restorer,
             tasks=tasks,
         )
+        creations = Creations()
         creator = Creator(
             store=store,
             machines=machines,
@@ -211,6 +214,8 @@ class Fleet(AsyncContextManagerMixin):
             admission=admission,
             cloner=cloner,
             pool=pool,
+            tasks=tasks,
+            creations=creations,
             clock=clock,
             on_sandbox=on_sandbox,
             on_start=on_start,
@@ -235,7 +240,12 @@ class Fleet(AsyncContextManagerMixin):
             clock=clock,
         )
         access = GuestAccess(
-            store=store, machines=machines, transitions=transitions, sleeper=sleeper, activity=activity
+            store=store,
+            machines=machines,
+            transitions=transitions,
+            sleeper=sleeper,
+            activity=activity,
+            creations=creations,
         )
         self._housekeeping = Housekeeping(
             catalogue=catalogue,
@@ -258,7 +268,9 @@ class Fleet(AsyncContextManagerMixin):
             ),
             sweep_s=sweep_s,
         )
-        ownership = Ownership(store, why_unresponsive=machines.why_unresponsive, on_sandbox=on_sandbox)
+        ownership = Ownership(
+            store, creations=creations, why_unresponsive=machines.why_unresponsive, on_sandbox=on_sandbox
+        )
         self.sandboxes = SandboxCalls(
             ownership=ownership, store=store, creator=creator, deleter=deleter, gateway=gateway, clock=clock
         )
@@ -306,9 +318,22 @@ class Fleet(AsyncContextManagerMixin):
         Raises:
             Unavailable: The image is not built, or its template cannot be built.
         """
+        images = await self.build_template(image, cpu=cpu, mem=mem, report=report)
+        self._housekeeping.keep_ready(Key(images=images, cpu=cpu, mem=mem))
+
+    async def build_template(self, image: str, *, cpu: int, mem: int, report: Report | None = None) -> ImageSet:
+        """Make sure that sandboxes of this image and size start by cloning; a no-op if its template exists.
+
+        The build goes on if the caller gives up.
+
+        Raises:
+            InvalidInput: There is no such image, or the size is not allowed.
+            Unavailable: The image is not built, or its template cannot be built.
+        """
+        SandboxSpec(name="template", image=image, cpu=cpu, mem=mem).check(self._catalogue.names())
         images = await self._catalogue.require(image)
         await self._templates.get(images, cpu=cpu, mem=mem, report=report or no_progress)
-        self._housekeeping.keep_ready(Key(images=images, cpu=cpu, mem=mem))
+        return images
 
     async def health(self, image: str) -> dict[str, str]:
         """Check the parts that creating a sandbox of an image needs: each with its problem, or an empty text."""

@@ -40,6 +40,7 @@ from . import (
     shell,
     snapshots,
     store,
+    templates,
     top,
     users,
 )
@@ -73,6 +74,7 @@ app.add_typer(users.app, name="user")
 app.add_typer(members.app, name="member")
 app.add_typer(invites.app, name="invite")
 app.add_typer(quotas.app, name="quota")
+app.add_typer(templates.app, name="template")
 app.command("audit")(audit.audit)
 app.command("completion")(completion)
 

@@ -99,7 +99,13 @@ def create(
 
     async def work() -> Object:
         async with open_remote(target_of(context)) as remote:
-            return as_object(await remote.data("POST", route("sandboxes"), body=body, read_s=_CREATE_S))
+            made = as_object(await remote.data("POST", route("sandboxes"), body=body, read_s=_CREATE_S))
+            if made.get("status") == "running":
+                return made
+            # The server creates it in the background; this call waits for it, and fails if that does.
+            one = route("sandboxes", str(made.get("id")))
+            await remote.data("POST", f"{one}/wake", read_s=_CREATE_S)
+            return as_object(await remote.data("GET", one))
 
     made = run(work)
     if as_json:

@@ -64,8 +64,9 @@ class CreateRequest(WireModel):
     """A sandbox to create; `ttl` and `idle` are in seconds; a `snapshot` determines image, cpu and mem.
 
     `network` is a policy, as one text or as a list. `publishPorts` and `ports` mean the same. `orgId` and `userId` are
-    ignored in favour of the credential's, and `sync` because the answer comes as soon as the sandbox is usable;
-    `region` is only kept and shown, because there is only one host.
+    ignored in favour of the credential's. With `sync` the answer waits until the sandbox runs, for a limited time;
+    without it, or after that time, it is shown as snapshotted until it runs, and calls wait for it. `region` is only
+    kept and shown, because there is only one host.
     """
 
     name: Name
@@ -169,10 +170,14 @@ class SandboxRoutes:
 
     @contract(Enveloped[SandboxObject], status=201, body=CreateRequest, refusals=GUEST, yields={"id": "/data/id"})
     async def create(self, request: Request, who: Principal) -> Response:
-        """Create a sandbox. A client that disconnects meanwhile finds it in the list."""
+        """Create a sandbox. If it takes longer than the server lets a client wait, it is created in the background.
+
+        A client that disconnects meanwhile finds it in the list.
+        """
         wanted = await parse_body(request, CreateRequest)
         spec = wanted.spec(who, self._defaults, self._fleet.images())
-        sandbox = await self._fleet.sandboxes.create(who.org_id, spec)
+        wait_s = self._defaults.create_wait_s if wanted.sync else 0
+        sandbox = await self._fleet.sandboxes.begin(who.org_id, spec, wait_s=wait_s)
         annotate_call(sandbox=sandbox.id)
         return success("Sandbox created", sandbox_object(sandbox), status=201)
 

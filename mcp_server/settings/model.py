@@ -30,6 +30,7 @@ from vmm.network.taps.settings import (
 from vmm.sandboxes.lease import MAX_IDLE_S
 from vmm.sandboxes.spec import CPU_RANGE, IDLE_S, MEM_RANGE
 
+from ..defaults import CREATE_WAIT_S
 from . import checks
 from .combinations import combination_errors, combination_warnings
 from .refusals import SettingsRefused, reasons
@@ -103,6 +104,7 @@ class Settings(BaseModel):
         max_sessions, sessions_per_owner, session_idle_seconds: Limits on the sessions of clients of older protocols.
         max_body_mib, max_upload_mib: The largest request, and the largest file that is streamed into a sandbox.
         default_image, default_cpu, default_mem: Image, vCPUs and MiB of a sandbox whose creator names none.
+        create_wait_seconds: Seconds that a create over REST waits until the sandbox runs; the creation then goes on.
         idle_seconds: Idle time after which a sandbox goes to sleep unless its creator sets another; 0 means never.
         sleep_retention_days: Days asleep after which a sandbox is deleted; 0 means never.
         max_snapshots: Snapshots of an organisation.
@@ -164,6 +166,7 @@ class Settings(BaseModel):
     default_image: str = Field(default="code", min_length=1, max_length=100)
     default_cpu: int = Field(default=1, ge=CPU_RANGE[0], le=CPU_RANGE[1])
     default_mem: int = Field(default=1024, ge=MEM_RANGE[0], le=MEM_RANGE[1])
+    create_wait_seconds: int = Field(default=CREATE_WAIT_S, ge=0, le=3600)
     idle_seconds: int = Field(default=IDLE_S, ge=0, le=MAX_IDLE_S)
     sleep_retention_days: int = Field(default=0, ge=0, le=3650)
     max_snapshots: int = Field(default=200, ge=1, le=100_000)

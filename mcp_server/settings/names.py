@@ -28,6 +28,7 @@ ALIASES: dict[str, tuple[tuple[str, str], ...]] = {
     "default_cpu": (("SANDBOX_DEFAULT_VCPUS", VOIDRUN),),
     "default_mem": (("SANDBOX_DEFAULT_MEMORY_MB", VOIDRUN),),
     "default_image": (("SANDBOX_DEFAULT_IMAGE", VOIDRUN),),
+    "create_wait_seconds": (("SANDBOX_SYNC_TIMEOUT_SEC", VOIDRUN),),
     "local_mode": (("AUTH_LOCAL_MODE", VOIDRUN),),
     "metrics": (("METRICS_ENABLED", VOIDRUN),),
     "bridge_name": (("BRIDGE_NAME", VOIDRUN),),
@@ -84,7 +85,7 @@ IGNORED: tuple[Ignored, ...] = (
     *(
         Ignored(name=name, system=VOIDRUN, reason=_OWN_VMM)
         for name in (
-            *("KERNEL_PATH", "INITRD_PATH", "CH_PATH", "SANDBOX_KERNEL_CMDLINE", "SANDBOX_SYNC_TIMEOUT_SEC"),
+            *("KERNEL_PATH", "INITRD_PATH", "CH_PATH", "SANDBOX_KERNEL_CMDLINE"),
             *("SANDBOX_DEFAULT_OVERLAY_IMAGE", "SANDBOX_DEFAULT_HOSTNAME", "SANDBOX_DISK_FORMAT", "SANDBOX_SECCOMP"),
             *("SANDBOX_LANDLOCK", "SANDBOX_BALLOON_ENABLED", "SANDBOX_MEMORY_*", "SANDBOX_DECOUPLED_SNAPSHOT"),
             *("SANDBOX_RAM_ALLOW_SWAP", "SANDBOX_DEBUG_BOOT_CONSOLE", "SANDBOX_CONSOLE_LOG_*"),

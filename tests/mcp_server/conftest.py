@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -24,6 +25,8 @@ from tests.mcp_server.edge import Edge, Tools, serving
 from tests.mcp_server.host import MANY, OneHost, OpenHost, Prepared, no_sandboxes, one_host, prepare
 from tests.mcp_server.people import settle
 from vmm.fleet import Fleet
+from vmm.machines.clone import Cloner
+from vmm.machines.machine import Machine
 from vmm.sandboxes.limits import OwnerLimits
 from vmm.sandboxes.quotas import QUOTAS, Quotas
 
@@ -32,7 +35,7 @@ Assemble = Callable[[Fleet], Services]
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings(data=tmp_path, sessions_per_owner=3)
+    return Settings(data=tmp_path, sessions_per_owner=3, create_wait_seconds=600)
 
 
 @pytest.fixture
@@ -154,6 +157,19 @@ async def host(assemble: Assemble, keys: dict[str, str], fleet_of_one: OneHost) 
     services = assemble(fleet_of_one)
     async with serving(services.web(), keys, services.identity.run) as running:
         yield running
+
+
+@pytest.fixture
+def hold(monkeypatch: pytest.MonkeyPatch) -> anyio.Event:
+    """Until it is set, no machine is made."""
+    go, clone = anyio.Event(), Cloner.clone
+
+    async def held(self: Cloner, *args: Any, **options: Any) -> Machine:
+        await go.wait()
+        return await clone(self, *args, **options)
+
+    monkeypatch.setattr(Cloner, "clone", held)
+    return go
 
 
 @pytest.fixture

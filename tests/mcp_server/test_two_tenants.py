@@ -63,6 +63,7 @@ ROUTES: dict[tuple[str, str], tuple[Call, ...]] = {
     ("GET", "/api/orgs/quota"): NOTHING,
     ("GET", "/api/operator/quotas/{org_id}"): (PLAIN,),
     ("PATCH", "/api/operator/quotas/{org_id}"): (Call(body={"sandboxes": 0}),),
+    ("POST", "/api/operator/templates"): NOTHING,
     ("GET", "/api/audit"): tuple(
         Call(query=query)
         for query in ({"org": "{org_id}"}, {"user": "{user_id}"}, {"sandbox": "{id}"}, {"key": "{key_id}"})

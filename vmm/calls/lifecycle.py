@@ -49,7 +49,7 @@ class LifecycleCalls:
             HostExhausted: The host's disk is full; it keeps running.
             Unavailable: The hypervisor could not save it; it keeps running, if it is alive.
         """
-        return await self._sleeper.sleep((await self._ownership.get(owner, ref)).id)
+        return await self._sleeper.sleep((await self._ownership.made(owner, ref)).id)
 
     async def sleep_all(self) -> int:
         """Put all sandboxes to sleep, to be woken by the next start, and count those that sleep; the others run on."""
@@ -82,7 +82,7 @@ class LifecycleCalls:
             HostExhausted: The host lacks memory.
             Unavailable: The hypervisor failed.
         """
-        return await self._check_answers(await self._sleeper.wake((await self._ownership.get(owner, ref)).id))
+        return await self._check_answers(await self._sleeper.wake((await self._ownership.made(owner, ref)).id))
 
     async def revive(self, owner: str, ref: str) -> Sandbox:
         """Make a sandbox run again, whatever its state: from its sleep, its newest snapshot, or its disk.
@@ -96,7 +96,7 @@ class LifecycleCalls:
             HostExhausted: The host lacks memory or disk space.
             Unavailable: The hypervisor failed.
         """
-        return await self._check_answers(await self._restarter.revive((await self._ownership.get(owner, ref)).id))
+        return await self._check_answers(await self._restarter.revive((await self._ownership.made(owner, ref)).id))
 
     async def restart(self, owner: str, ref: str, *, from_snapshot: bool = False) -> Sandbox:
         """Start a sandbox again from its disk, or from its newest snapshot, even if its guest hangs.
@@ -111,7 +111,7 @@ class LifecycleCalls:
             HostExhausted: The host lacks memory or disk space.
             Unavailable: It did not start: after a snapshot it is as it was, after its disk it is killed.
         """
-        return await self._restarter.restart((await self._ownership.get(owner, ref)).id, from_snapshot=from_snapshot)
+        return await self._restarter.restart((await self._ownership.made(owner, ref)).id, from_snapshot=from_snapshot)
 
     async def _check_answers(self, sandbox: Sandbox) -> Sandbox:
         """Return a sandbox that is recorded as running, if its guest answers."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from storage.shown import shown
 
 from ..errors import Conflict, NotFound
+from ..lifecycle.creations import Creations
 from ..sandboxes.sandbox import Sandbox, State
 from ..sandboxes.store import SandboxStore
 
@@ -16,14 +17,21 @@ class Ownership:
 
     Args:
         store: The records of the sandboxes.
+        creations: Which are still being created in the background.
         why_unresponsive: Why the guest of a running sandbox does not answer; empty if it does, as far as is known.
         on_sandbox: Called with the id of each sandbox that a call is about, once it is known.
     """
 
     def __init__(
-        self, store: SandboxStore, *, why_unresponsive: Callable[[str], str], on_sandbox: Callable[[str], None]
+        self,
+        store: SandboxStore,
+        *,
+        creations: Creations,
+        why_unresponsive: Callable[[str], str],
+        on_sandbox: Callable[[str], None],
     ) -> None:
         self._store = store
+        self._creations = creations
         self._why_unresponsive = why_unresponsive
         self._on_sandbox = on_sandbox
 
@@ -39,6 +47,19 @@ class Ownership:
             sandbox = await self._by_name(owner, ref)
         self._on_sandbox(sandbox.id)
         return self.seen(sandbox)
+
+    async def made(self, owner: str, ref: str) -> Sandbox:
+        """Find one sandbox, by id or name, and wait until it is made, at most a minute.
+
+        Raises:
+            NotFound: There is none, it is somebody else's, or it was deleted meanwhile.
+            Conflict: Several sandboxes have the name; the message lists their ids.
+        """
+        sandbox = await self.get(owner, ref)
+        if sandbox.state is not State.CREATING:
+            return sandbox
+        await self._creations.wait(sandbox.id)
+        return await self.get(owner, sandbox.id)
 
     def seen(self, sandbox: Sandbox) -> Sandbox:
         """Return the record as its owner sees it: unresponsive if it runs but its guest does not answer."""

@@ -89,6 +89,19 @@ class SandboxCalls:
         self._gateway.check(network_text(spec.network))
         return await self._creator.create(owner, spec, on_progress or no_progress)
 
+    async def begin(self, owner: str, spec: SandboxSpec, *, wait_s: float = 0) -> Sandbox:
+        """Create a sandbox in the background, and return its record once it runs, or after `wait_s` seconds.
+
+        Calls to one that does not run yet wait until it does, and deleting it ends the creation. A failure that comes
+        later stays visible: the record is in the state `error` with the reason. The creation goes on if the caller
+        gives up.
+
+        Raises:
+            CasemateError: As `create`, as far as it is known in this time; nothing is left then.
+        """
+        self._gateway.check(network_text(spec.network))
+        return await self._creator.begin(owner, spec, no_progress, wait_s=wait_s)
+
     async def get(self, owner: str, ref: str) -> Sandbox:
         """Find one sandbox, by id or name.
 

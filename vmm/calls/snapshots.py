@@ -74,7 +74,7 @@ class SnapshotCalls:
         if name:
             check_name(name)
         check_labels(labels or {})
-        sandbox = await self._ownership.get(owner, ref)
+        sandbox = await self._ownership.made(owner, ref)
         async with self._transitions.exclusive(sandbox.id):
             sandbox = await self._ownership.get(owner, sandbox.id)
             return await self._snapshotter.take(sandbox, name=name, labels=labels or {}, created_by=created_by)
@@ -125,7 +125,7 @@ class SnapshotCalls:
             Unavailable: A file of the snapshot is damaged, or the hypervisor failed.
             HostExhausted: The host lacks memory or disk space.
         """
-        sandbox = await self._ownership.get(owner, ref)
+        sandbox = await self._ownership.made(owner, ref)
         return await self._restorer.restore(sandbox, await self._snapshots.find(owner, snapshot))
 
     async def fork(
@@ -143,7 +143,7 @@ class SnapshotCalls:
             Unavailable: The hypervisor could not save it.
         """
         check_count(count)
-        parent = await self._ownership.get(owner, ref)
+        parent = await self._ownership.made(owner, ref)
         base = await self._snapshots.fork_base(new_id())
         try:
             async with self._transitions.exclusive(parent.id):

@@ -14,6 +14,7 @@ from ..machines.registry import RESTART, MachineRegistry
 from ..sandboxes.sandbox import Sandbox, State
 from ..sandboxes.store import SandboxStore
 from .activity import Activity
+from .creations import Creations
 from .sleep import Sleeper
 from .transitions import Transitions
 from .unusable import lost, unreachable
@@ -31,6 +32,7 @@ class GuestAccess:
         transitions: Allow one change of a sandbox at a time.
         sleeper: Wakes those that sleep.
         activity: Which sandboxes are in use.
+        creations: Which are still being created in the background.
     """
 
     def __init__(
@@ -41,12 +43,14 @@ class GuestAccess:
         transitions: Transitions,
         sleeper: Sleeper,
         activity: Activity,
+        creations: Creations,
     ) -> None:
         self._store = store
         self._machines = machines
         self._transitions = transitions
         self._sleeper = sleeper
         self._activity = activity
+        self._creations = creations
 
     @asynccontextmanager
     async def use(self, sandbox: Sandbox) -> AsyncGenerator[tuple[Sandbox, GuestLink]]:
@@ -117,6 +121,7 @@ class GuestAccess:
         raise AssertionError  # unreachable: the block either returns or raises
 
     async def _awake(self, sandbox: Sandbox) -> Sandbox:
+        await self._creations.wait(sandbox.id)
         found = await self._store.get(sandbox.owner, sandbox.id)
         if found is None or found.state is State.DELETED:
             raise _deleted(sandbox)

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import anyio
 import structlog
+from anyio.abc import TaskGroup
 
 from storage.ids import new_id
 
@@ -26,12 +27,14 @@ from ..sandboxes.sandbox import Sandbox, State
 from ..sandboxes.spec import SandboxSpec
 from ..sandboxes.store import SandboxStore
 from .admission import Admission
+from .creations import Creation, Creations
 from .forks import Fork, child_names
 from .restore import Restorer
 
 log = structlog.get_logger(__name__)
 
 _AT_ONCE = os.cpu_count() or 1
+_Maker = Callable[[Sandbox], Awaitable[Machine]]
 
 
 class Creator:
@@ -46,6 +49,8 @@ class Creator:
         admission: Checks limits.
         cloner: Makes machines.
         pool: Holds machines that are ready.
+        tasks: Runs the creations that nobody waits for.
+        creations: Where those are noted.
         clock: Milliseconds since the epoch.
         on_sandbox: Called with the id of each new sandbox.
         on_start: Called with how each machine got its memory.
@@ -63,6 +68,8 @@ class Creator:
         admission: Admission,
         cloner: Cloner,
         pool: WarmPool,
+        tasks: TaskGroup,
+        creations: Creations,
         clock: Callable[[], int],
         on_sandbox: Callable[[str], None],
         on_start: Callable[[str], None],
@@ -76,6 +83,8 @@ class Creator:
         self._admission = admission
         self._cloner = cloner
         self._pool = pool
+        self._tasks = tasks
+        self._creations = creations
         self._clock = clock
         self._on_sandbox = on_sandbox
         self._on_start = on_start
@@ -83,11 +92,16 @@ class Creator:
 
     async def create(self, owner: str, spec: SandboxSpec, report: Report) -> Sandbox:
         """Create a sandbox of an image, or of the snapshot that the spec names; see `SandboxCalls.create`."""
-        if spec.snapshot:
-            return await self._of_snapshot(owner, spec)
-        _check(spec, self._catalogue.names())
-        key = Key(images=await self._catalogue.require(spec.image), cpu=spec.cpu, mem=spec.mem)
-        return await self._of_image(owner, spec, key, report)
+        return await self._make(*await self._planned(owner, spec, report))
+
+    async def begin(self, owner: str, spec: SandboxSpec, report: Report, *, wait_s: float) -> Sandbox:
+        """Admit a sandbox, create it in the background, and wait for it; see `SandboxCalls.begin`."""
+        sandbox, make = await self._planned(owner, spec, report)
+        await self._admission.admit(sandbox)
+        self._on_sandbox(sandbox.id)
+        creation = self._creations.begin(sandbox.id)
+        self._tasks.start_soon(self._finish, sandbox, make, creation)
+        return await creation.outcome(wait_s) or sandbox
 
     async def of(self, checkpoint: Checkpoint, owner: str, spec: SandboxSpec, *, base: str) -> Sandbox:
         """Create a sandbox from a checkpoint.
@@ -98,12 +112,7 @@ class Creator:
             spec: The request; image and size are those of the checkpoint.
             base: The snapshot that the checkpoint descends from; empty if none.
         """
-
-        async def machine(sandbox: Sandbox) -> Machine:
-            return await self._cloner.clone(checkpoint, sandbox.machine, hostname=sandbox.name)
-
-        new = replace(Sandbox.new(new_id(), owner, spec, now_ms=self._clock()), base=base)
-        return await self._make(new, machine)
+        return await self._make(*self._planned_of(checkpoint, owner, spec, base=base))
 
     async def children(self, parent: Sandbox, checkpoint: Checkpoint, count: int, created_by: str) -> tuple[Fork, ...]:
         """Create forks from a checkpoint of their parent, as many at once as the host has processors."""
@@ -140,7 +149,23 @@ class Creator:
                 tasks.start_soon(make, number, name)
         return tuple(forks)
 
-    async def _of_snapshot(self, owner: str, spec: SandboxSpec) -> Sandbox:
+    async def _planned(self, owner: str, spec: SandboxSpec, report: Report) -> tuple[Sandbox, _Maker]:
+        """Check a request, and return the new record with what makes its machine."""
+        if spec.snapshot:
+            return await self._of_snapshot(owner, spec)
+        _check(spec, self._catalogue.names())
+        key = Key(images=await self._catalogue.require(spec.image), cpu=spec.cpu, mem=spec.mem)
+        return self._of_image(owner, spec, key, report)
+
+    def _planned_of(
+        self, checkpoint: Checkpoint, owner: str, spec: SandboxSpec, *, base: str
+    ) -> tuple[Sandbox, _Maker]:
+        async def machine(sandbox: Sandbox) -> Machine:
+            return await self._cloner.clone(checkpoint, sandbox.machine, hostname=sandbox.name)
+
+        return replace(Sandbox.new(new_id(), owner, spec, now_ms=self._clock()), base=base), machine
+
+    async def _of_snapshot(self, owner: str, spec: SandboxSpec) -> tuple[Sandbox, _Maker]:
         snapshot = await self._snapshots.find(owner, spec.snapshot)
         snapshot.check()
         whole = replace(
@@ -153,10 +178,10 @@ class Creator:
         )
         _check(whole, {snapshot.image})
         checkpoint = await self._restorer.source(snapshot)
-        return await self.of(checkpoint, owner, whole, base=snapshot.id)
+        return self._planned_of(checkpoint, owner, whole, base=snapshot.id)
 
-    async def _of_image(self, owner: str, spec: SandboxSpec, key: Key, report: Report) -> Sandbox:
-        """Create a sandbox of an image, at once if a machine is ready."""
+    def _of_image(self, owner: str, spec: SandboxSpec, key: Key, report: Report) -> tuple[Sandbox, _Maker]:
+        """Plan a sandbox of an image, which is there at once if a machine is ready."""
 
         async def machine(sandbox: Sandbox) -> Machine:
             ready = await self._pool.take(key)
@@ -165,7 +190,7 @@ class Creator:
             checkpoint = await self._cloner.template(key, report)
             return await self._cloner.clone(checkpoint, sandbox.machine, hostname=sandbox.name)
 
-        return await self._make(Sandbox.new(new_id(), owner, spec, now_ms=self._clock()), machine)
+        return Sandbox.new(new_id(), owner, spec, now_ms=self._clock()), machine
 
     async def _hand_over(self, ready: Machine, sandbox: Sandbox) -> bool:
         """Give a ready machine to a sandbox; end the machine if it does not take the name."""
@@ -181,9 +206,22 @@ class Creator:
             return False
         return True
 
-    async def _make(self, sandbox: Sandbox, make: Callable[[Sandbox], Awaitable[Machine]]) -> Sandbox:
+    async def _finish(self, sandbox: Sandbox, make: _Maker, creation: Creation) -> None:
+        try:
+            creation.succeed(await self._complete(sandbox, make, creation))
+        except Exception as error:
+            if not creation.fail(error):
+                trace = None if isinstance(error, CasemateError) else error
+                log.warning("sandbox not created", sandbox=sandbox.id, reason=_reason(error), exc_info=trace)
+        finally:
+            self._creations.end(sandbox.id)
+
+    async def _make(self, sandbox: Sandbox, make: _Maker) -> Sandbox:
         await self._admission.admit(sandbox)
         self._on_sandbox(sandbox.id)
+        return await self._complete(sandbox, make)
+
+    async def _complete(self, sandbox: Sandbox, make: _Maker, creation: Creation | None = None) -> Sandbox:
         machine: Machine | None = None
         try:
             machine = await make(sandbox)
@@ -201,16 +239,22 @@ class Creator:
             await self._machines.networked(sandbox.id)
         except BaseException as error:
             deleted = False
+            # A server that stops leaves nothing of it: nobody would go on with it.
+            kept = creation is not None and isinstance(error, Exception) and not creation.is_told()
+            reason = _reason(error) if kept else ""
             with anyio.CancelScope(shield=True):
-                deleted = await self._undo(sandbox, machine)
+                deleted = await self._undo(sandbox, machine, reason)
             if deleted and isinstance(error, CasemateError):
                 raise NotFound(f"Sandbox {sandbox.id} was deleted while it was created") from error
             raise
         self._on_start(saved.memory)
         return saved
 
-    async def _undo(self, sandbox: Sandbox, machine: Machine | None) -> bool:
-        """Remove everything of a sandbox that was not created, and tell whether somebody deleted it in the meantime."""
+    async def _undo(self, sandbox: Sandbox, machine: Machine | None, reason: str) -> bool:
+        """Remove everything of a sandbox that was not created, and tell whether somebody deleted it in the meantime.
+
+        With a reason, its record stays as an error, for the owner to see and delete.
+        """
         name = machine.directory.name if machine else sandbox.machine
         try:
             await self._machines.destroy(sandbox.id, name)
@@ -225,9 +269,19 @@ class Creator:
         self._admission.release(sandbox.id)
         if self._on_undone is not None:
             self._on_undone(sandbox.id)
+        if reason:
+            with suppress(NotFound, Conflict):  # deleted in the meantime
+                await self._store.change(
+                    sandbox.id, lambda found: found.moved(State.ERROR, now_ms=self._clock(), reason=reason)
+                )
+                return False
         found = await self._store.find(sandbox.id)
         await self._store.remove(sandbox.id)
         return found is None or found.state is State.DELETED
+
+
+def _reason(error: BaseException) -> str:
+    return f"it was not created: {error.message if isinstance(error, CasemateError) else type(error).__name__}"
 
 
 def _check(spec: SandboxSpec, images: Collection[str]) -> None:

@@ -56,6 +56,7 @@ class Templates:
         self._certificates = certificates
         self._loaded: OrderedDict[str, Checkpoint] = OrderedDict()
         self._builds: dict[str, _Build] = {}
+        self._measured_khz = 0
         self._one_at_a_time = anyio.Lock()
         self._warnings = RepeatedWarnings()
 
@@ -130,9 +131,12 @@ class Templates:
                         key,
                         cpu=cpu,
                         mem=mem,
-                        tsc_khz=self._known_rate(),
+                        tsc_khz=self._measured_khz or self._known_rate(),
+                        rate_known=self._measured_khz > 0,
                         certificates=self._certificates,
                     )
+                    # Of this host since this start: a template that was loaded may come from another processor.
+                    self._measured_khz = build.template.hardware.tsc_khz
         except CasemateError as error:
             build.error = error
         except Exception as error:

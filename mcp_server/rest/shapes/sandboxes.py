@@ -56,6 +56,14 @@ class ImageObject(TypedDict):
     createdBy: str
 
 
+class TemplateObject(TypedDict):
+    """What sandboxes of one image and size are cloned from."""
+
+    image: str
+    cpu: int
+    mem: Annotated[int, Field(description="MiB")]
+
+
 class VersionObject(TypedDict):
     """The version of the server."""
 

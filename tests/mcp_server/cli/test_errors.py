@@ -61,6 +61,9 @@ async def test_invalid_values_are_refused_by_name_before_anything_is_done(cli: C
         ("quota", "set", "x", "--cpus", "-1"): "--cpus must be a number from 0 or default, got '-1'",
         ("quota", "set", "x", "--mem", "much"): "--mem must be a number from 0 or default, got 'much'",
         ("quota", "show", ".."): "is not a valid organisation",
+        ("template", "prewarm", "--size", "2"): "--size must be CPU/MIB, such as 2/2048, got '2'",
+        ("template", "prewarm", "--size", "2/-1"): "such as 2/2048, got '2/-1'",
+        ("template", "prewarm", *(f"--size=1/{mem}" for mem in range(256, 265))): "at most 8 times, got 9",
         ("sandbox", "update", "box"): "Nothing to change",
         (
             "sandbox",

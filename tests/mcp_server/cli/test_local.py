@@ -167,3 +167,10 @@ async def test_an_unreadable_key_file_is_reported(tmp_path: Path) -> None:
     local = Cli(url="", key="", keys={}, cwd=tmp_path)
     (tmp_path / "data" / "key").mkdir(parents=True)
     assert "casemate: key file" in (await local("sandbox", "list")).refusal
+
+
+async def test_a_template_that_no_sandbox_may_have_is_refused_by_name(local: Cli) -> None:
+    for wrong, named in ((("1/1024", "--image", "nix"), "image must be "), (("9/1024",), "cpu must be ")):
+        refused = await local("template", "prewarm", "--size", *wrong)
+        assert refused.status == 2
+        assert named in refused.err

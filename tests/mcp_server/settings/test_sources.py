@@ -25,6 +25,7 @@ GOOD = {
     "mongo_uri": "mongodb://db.example.org",
     "mongo_db": "vr-db",
     "default_cpu": "2",
+    "create_wait_seconds": "20",
     "default_mem": "2048",
     "default_image": "minimal",
     "local_mode": "true",
