@@ -42,6 +42,11 @@ class OutputPipes:
         """Return where the output of a descriptor goes."""
         return self._logs[fd]
 
+    def divert(self, fd: int, log: OutputLog) -> None:
+        """Keep what a descriptor gives from now on in another log. A no-op once it is closed."""
+        if fd in self._logs:
+            self._logs[fd] = log
+
     def stops(self, fd: int) -> bool:
         """Return whether a stream must wait for its reader; then it is not polled until `freed`."""
         if self._hold is None or not self._hold.stops(fd, self._logs[fd]):

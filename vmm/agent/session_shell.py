@@ -113,8 +113,7 @@ class SessionShell(Process):
             command = SessionCommand(number=previous.number + 1, log=OutputLog())
             self.command = command
             self.stdout = command.log
-            if self._pumped in self._logs:
-                self._logs[self._pumped] = command.log
+            self._outputs.divert(self._pumped, command.log)
         status = previous.exit_code or 0
         if status >= _SIGNALLED:
             # A program that was killed may have left the terminal without echo or in raw mode.
@@ -258,7 +257,7 @@ class SessionShell(Process):
         poll = select.poll()
         poll.register(self._pumped, select.POLLIN)
         for _ in range(_MAX_LATE_READS):
-            if self._pumped not in self._logs or not poll.poll(0):
+            if self._pumped not in self._outputs or not poll.poll(0):
                 return
             self._read(self._pumped)
 
