@@ -45,7 +45,7 @@ async def test_a_slow_create_is_waited_for(cli: Cli, hold: anyio.Event, asked: a
 
         tasks.start_soon(release)
         made = await cli("sandbox", "create", "new", "--json")
-    assert made.json["status"] == "running"
+        assert made.json["status"] == "running"
 
 
 async def test_a_slow_create_that_fails_is_told(cli: Cli, asked: anyio.Event, monkeypatch: pytest.MonkeyPatch) -> None:
