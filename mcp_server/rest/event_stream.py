@@ -44,10 +44,11 @@ _PIECE = 32 * 1024
 """Bytes converted to events at once; with very short lines, that is thousands of events in a few milliseconds."""
 _WAITING = 64
 """Chunks that may queue up for a slow client; beyond that the guest keeps the output on its disk."""
-_NOT_KEPT = (
+NOT_KEPT = (
     f"the sandbox keeps at most {MOST // MIB} MiB of each, {TOTAL // MIB} MiB of all commands, and leaves some of its"
     " disk free"
 )
+"""Why bytes of an output are missing."""
 _UNKNOWN = -1
 
 
@@ -178,7 +179,7 @@ class EventStream:
         name = chunk.stream
         skipped = chunk.offset - self._seen[name]
         self._seen[name] = chunk.offset + len(chunk.data)
-        loss = f"{skipped} bytes of {name} left out: {_NOT_KEPT}" if skipped > 0 else ""
+        loss = f"{skipped} bytes of {name} left out: {NOT_KEPT}" if skipped > 0 else ""
         if self._binary:
             return (event("error", loss) if loss else "") + event(name, b64encode(chunk.data).decode())
         told = self._text.end(name) + event("stderr", f"[{loss}]\n") if loss else ""

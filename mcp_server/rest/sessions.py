@@ -12,7 +12,7 @@ import secrets
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 
 from auth.roles import Scope
 from mcp_server.audit.entry import annotate_call
@@ -23,6 +23,8 @@ from .body import WireModel, parse_body
 from .commands import INVALID, check_line, foreground_s
 from .contract import GUEST, Media, contract
 from .endpoint import Endpoint
+from .event_stream import NOT_KEPT
+from .session_output import LongSessionOutput, outcome_details, why_ended
 from .shapes.commands import SessionAnswer, SessionEvent
 from .streaming import Streamed, while_connected
 
@@ -30,12 +32,10 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from starlette.requests import Request
-    from starlette.responses import Response
     from starlette.types import Receive
 
     from auth.principal import Principal
     from vmm.fleet import Fleet
-    from vmm.guest.values import Captured, SessionState
 
     from .streaming import Answer
 
@@ -113,7 +113,7 @@ class SessionRoutes:
 
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
-        self._actions: Mapping[Action, Callable[[str, str, SessionAction], Awaitable[dict[str, Any]]]] = {
+        self._actions: Mapping[Action, Callable[[str, str, SessionAction], Awaitable[dict[str, Any] | Response]]] = {
             "create": self._create,
             "exec": self._exec,
             "input": self._input,
@@ -143,7 +143,7 @@ class SessionRoutes:
                 raise
             except GuestError as error:  # VoidRun's status for all that its agent refuses
                 raise InvalidInput(error.message, hint=error.hint) from error
-        return JSONResponse({"success": True, **answer})
+        return answer if isinstance(answer, Response) else JSONResponse({"success": True, **answer})
 
     @contract(_LINES, body=SessionCommand, refusals=GUEST)
     async def stream(self, request: Request, who: Principal) -> Response:
@@ -164,7 +164,7 @@ class SessionRoutes:
                     seen = piece.output.next_offset
                     over = not piece.state.running and seen >= piece.total
                     if lost > 0:
-                        await answer.write(_event("error", data=f"{lost} bytes left out: they were not read in time"))
+                        await answer.write(_event("error", data=f"{lost} bytes of output left out: {NOT_KEPT}"))
                     text = decode(piece.output.data, final=over)
                     if text or not over:  # an empty one keeps the connection of a command that prints nothing
                         await answer.write(_event("stdout", data=text))
@@ -191,21 +191,16 @@ class SessionRoutes:
         )
         return {"sessionId": session_id}
 
-    async def _exec(self, owner: str, ref: str, wanted: SessionAction) -> dict[str, Any]:
+    async def _exec(self, owner: str, ref: str, wanted: SessionAction) -> dict[str, Any] | Response:
         session_id, line, timeout_s = wanted.existing(), check_line(wanted.command), foreground_s(wanted.timeout)
         outcome = await self._fleet.sessions.run(owner, ref, session_id, line, timeout_ms=limit_ms(timeout_s))
         annotate_call(exit_code=outcome.state.exit_code)
-        optional = {
-            "error": why_ended(outcome.state, timeout_s),
-            "timedOut": outcome.state.timed_out,
-            "truncated": bool(outcome.output.dropped),
-            "network": outcome.network,
-        }
+        if outcome.output.dropped:
+            return LongSessionOutput(self._fleet, owner, ref, session_id, outcome, timeout_s=timeout_s)
         return {
             "sessionId": session_id,
-            "output": _text(outcome.output),
-            "exitCode": outcome.state.exit_code,
-            **{name: value for name, value in optional.items() if value},
+            "output": outcome.output.data().decode("utf-8", "replace"),
+            **outcome_details(outcome, lost=0, timeout_s=timeout_s),
         }
 
     async def _input(self, owner: str, ref: str, wanted: SessionAction) -> dict[str, Any]:
@@ -224,22 +219,6 @@ class SessionRoutes:
         session_id = wanted.existing()
         await self._fleet.sessions.close(owner, ref, session_id)
         return {"sessionId": session_id}
-
-
-def why_ended(state: SessionState, timeout_s: float) -> str:
-    """Say what a command's exit code does not say: that it took too long, and that its session is gone."""
-    if state.timed_out and state.ended:
-        return f"killed with its session: it took longer than {timeout_s:g} s, and an interrupt did not end it"
-    if state.timed_out:
-        return f"interrupted: it took longer than {timeout_s:g} s"
-    return "the session has ended, because its shell has" if state.ended else ""
-
-
-def _text(output: Captured) -> str:
-    if not output.dropped:
-        return output.data().decode("utf-8", "replace")
-    gap = f"\n[{output.dropped} bytes left out]\n"
-    return output.head.decode("utf-8", "replace") + gap + output.tail.decode("utf-8", "replace")
 
 
 def _event(kind: str, **fields: object) -> bytes:

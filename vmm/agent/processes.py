@@ -50,6 +50,8 @@ class Processes:
         self._spools = spools
         self._lock = _thread.allocate_lock()
         self._table: dict[int, Process] = {}
+        if spools is not None:
+            spools.owners.append(self._spare)
 
     def run(self, channel: Channel, arguments: Arguments) -> None:
         """Start a command and answer when it is settled or `wait_ms` is over.
@@ -220,11 +222,17 @@ class Processes:
             kept += process.stdout.kept + process.stderr.kept
             if kept > _MAX_KEPT:
                 process.shed()
+        if self._spools is not None:
+            self._spools.make_room()
+        return running
+
+    def _spare(self) -> None:
+        with self._lock:
+            finished = [process for process in self._table.values() if process.drained]
         for process in finished:
             if self._spools is None or self._spools.roomy():
                 break
             process.drop()
-        return running
 
 
 def _follow(channel: Channel, process: Process, stdout: int, stderr: int, *, hold: bool) -> bool:

@@ -26,6 +26,7 @@ from .process import Process, Streams
 from .refusals import CONFLICT, GUEST, NO_PROCESS, RefusalError
 from .session_command import SessionCommand, statement
 from .spawn import Child
+from .spool import Spools
 from .trees import Tree, Trees
 
 _INTERRUPTS = 4
@@ -60,7 +61,9 @@ class SessionShell(Process):
         commands: int,
         reports: int,
         memory_kills: MemoryKills,
+        spools: Spools | None = None,
     ) -> None:
+        self._spools = spools
         self.command = SessionCommand(number=0, log=OutputLog())
         self._master = master
         self._commands = commands
@@ -110,7 +113,7 @@ class SessionShell(Process):
                 raise RefusalError(NO_PROCESS, f"the session has ended with exit code {code}; create another")
             if not self.is_over(previous):
                 raise RefusalError(CONFLICT, "the session runs another command; wait for its end, or use a second one")
-            command = SessionCommand(number=previous.number + 1, log=OutputLog())
+            command = SessionCommand(number=previous.number + 1, log=OutputLog(spools=self._spools))
             self.command = command
             self.stdout = command.log
             self._outputs.divert(self._pumped, command.log)
@@ -168,6 +171,12 @@ class SessionShell(Process):
             "timed_out": command.timed_out,
             "ended": not self.running,
         }
+
+    def spare(self) -> None:
+        """Free the output on the disk of a command that is over."""
+        with self.changed:
+            if self.is_over(self.command):
+                self.command.log.drop()
 
     def resize(self, cols: int, rows: int) -> None:
         """Change the terminal's size."""

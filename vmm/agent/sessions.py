@@ -18,6 +18,7 @@ from .refusals import CONFLICT, GUEST, NO_PROCESS, RefusalError, invalid
 from .session_command import REPORTS, SessionCommand
 from .session_shell import SessionShell
 from .spawn import Spawner
+from .spool import Spools
 from .trees import Trees
 from .users import Users
 
@@ -34,7 +35,15 @@ _PREPARE_BASH = b"set +mH +o history; unset HISTFILE"
 class Sessions:
     """All sessions; ended ones stay readable until they are closed or displaced by newer ones."""
 
-    def __init__(self, trees: Trees, users: Users, spawner: Spawner, null: int, memory_kills: MemoryKills) -> None:
+    def __init__(
+        self,
+        trees: Trees,
+        users: Users,
+        spawner: Spawner,
+        null: int,
+        memory_kills: MemoryKills,
+        spools: Spools | None = None,
+    ) -> None:
         self._trees = trees
         self._users = users
         self._spawner = spawner
@@ -42,6 +51,9 @@ class Sessions:
         self._lock = _thread.allocate_lock()
         self._table: dict[str, SessionShell] = {}
         self._null = null
+        self._spools = spools
+        if spools is not None:
+            spools.owners.append(self._spare)
         self._reserved = _reserve_descriptors(null)
 
     def idle(self) -> int:
@@ -84,6 +96,8 @@ class Sessions:
         line = arguments.raw("command")
         if not line.strip():
             raise invalid("command must not be empty")
+        if self._spools is not None:
+            self._spools.make_room()
         command = self._find(arguments).begin(line, arguments.integer("timeout_ms", 0) / 1000)
         channel.send_result({"number": command.number})
 
@@ -179,7 +193,16 @@ class Sessions:
             commands=give,
             reports=take,
             memory_kills=self._memory_kills,
+            spools=self._spools,
         )
+
+    def _spare(self) -> None:
+        with self._lock:
+            shells = list(self._table.values())
+        for shell in shells:
+            if self._spools is None or self._spools.roomy():
+                break
+            shell.spare()
 
     def _command(self, arguments: Arguments) -> tuple[SessionShell, SessionCommand]:
         shell = self._find(arguments)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import _thread
 import os
+from collections.abc import Callable
 
 MIB = 1024 * 1024
 MOST = 256 * MIB
@@ -27,12 +28,14 @@ class Spools:
 
     Attributes:
         used: Bytes of all spools.
+        owners: Each frees finished outputs, the oldest first, until there is room again.
     """
 
     def __init__(self, directory: int, *, most: int = MOST, total: int = TOTAL) -> None:
         self.most = most
         self.total = total
         self.used = 0
+        self.owners: list[Callable[[], None]] = []
         self._directory = directory
         self._lock = _thread.allocate_lock()
 
@@ -46,6 +49,13 @@ class Spools:
     def roomy(self) -> bool:
         """Return whether a whole spool still fits beside the others, and on the disk."""
         return self.total - self.used >= self.most and has_room(self._directory)
+
+    def make_room(self) -> None:
+        """Free finished outputs if a whole spool would not fit; what runs keeps its own."""
+        for spare in self.owners:
+            if self.roomy():
+                return
+            spare()
 
     def take(self, count: int) -> bool:
         """Count bytes that a spool is about to write; False if they would be too many."""

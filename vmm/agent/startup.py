@@ -102,7 +102,7 @@ def main(arguments: list[str]) -> None:
     spools = Spools(os.open(options.outputs, os.O_RDONLY | os.O_DIRECTORY)) if options.outputs else None
     processes = Processes(trees, users, spawner, null, memory_kills, spools)
     terminals = Terminals(trees, users, spawner, memory_kills)
-    sessions = Sessions(trees, users, spawner, null, memory_kills)
+    sessions = Sessions(trees, users, spawner, null, memory_kills, spools)
     uplink = None if namespaces is None else namespaces.uplink
     identity = IdentityHolder(secret, secret_file, random, privileged=options.privileged, uplink=uplink)
     # The host's own connections do not count as activity. Those over vsock are in no TCP table.

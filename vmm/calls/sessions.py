@@ -79,6 +79,17 @@ class SessionCalls:
         ):
             yield _Output(link, session_id, number)
 
+    async def read(
+        self, owner: str, ref: str, session_id: str, number: int, *, offset: int, limit: int
+    ) -> SessionOutput:
+        """Read the output of a session's last command from an offset on.
+
+        Raises:
+            ProcessMissing: The session has ended, or run another command since.
+        """
+        async with self._guest.reach(owner, ref) as (_, link):
+            return await link.session_read(session_id, number, offset=offset, max_bytes=limit)
+
     async def input(self, owner: str, ref: str, session_id: str, data: bytes) -> None:
         """Type into the terminal of the command that runs."""
         async with self._guest.reach(owner, ref) as (_, link):

@@ -95,7 +95,7 @@ class SessionCalls(Caller):
             keep_tail=checks.count(keep_tail, "keep_tail"),
         )
         output, _ = captured(reply.value.get("output"), reply.data, 0)
-        return SessionOutcome(state=_state(reply), output=output)
+        return SessionOutcome(number=number, state=_state(reply), output=output)
 
     async def session_read(
         self, session_id: str, number: int, *, offset: int = 0, max_bytes: int = 256 * KIB, wait_ms: int = 0

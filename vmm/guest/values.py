@@ -328,8 +328,11 @@ class SessionOutcome:
     """A command of a session, and both ends of what its terminal showed meanwhile.
 
     Attributes:
+        number: The command's number in the session.
         network: As in `Outcome`.
     """
+
+    number: int
 
     state: SessionState
     output: Captured

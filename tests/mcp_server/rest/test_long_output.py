@@ -36,7 +36,7 @@ async def test_an_output_that_is_cut_off_in_a_character_stays_readable(http: htt
 async def test_what_the_sandbox_cannot_keep_is_told_on_stderr(
     http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mcp_server.rest.long_output.MOST", 1_000_000)
+    monkeypatch.setattr("mcp_server.rest.long_text.MOST", 1_000_000)
     data = data_of(await http.post(f"{BASE}/exec", json={"command": f"{LONG}; echo oops >&2"}))
     lost = int(data["stderr"].removeprefix("oops\n[").partition(" bytes of stdout left out]\n")[0])
     assert 0 < lost < 1_000_000

@@ -14,11 +14,14 @@ import pytest
 from tests.mcp_server.rest.conftest import BASE, Rest
 from tests.vmm.guest.agents import living
 from tests.waiting import until
+from vmm.errors import ProcessMissing
 
 pytestmark = pytest.mark.anyio
 
 ACT = f"{BASE}/session-exec"
 STREAM = f"{BASE}/session-exec-stream"
+LONG = r"head -c 3000000 /dev/zero | tr '\0' x; echo end"
+WHOLE = "x" * 3_000_000 + "end\n"
 
 
 async def act(http: httpx.AsyncClient, action: str, **fields: object) -> dict[str, Any]:
@@ -154,6 +157,40 @@ async def test_a_stream_brings_every_byte_and_the_exit_code_last(http: httpx.Asy
     assert "".join(line["data"] for line in found if line["type"] == "stdout") == f"  a\r\n\n\tü\u2028\x85\f{numbers}"
     assert found[-1] == {"type": "exit", "exitCode": 3}
     assert "is required" in (await http.post(STREAM, json={**given, "command": " "})).json()["error"]
+
+
+async def test_an_output_of_megabytes_is_answered_whole(http: httpx.AsyncClient) -> None:
+    given = {"sessionId": (await act(http, "create"))["sessionId"]}
+    answer = await act(http, "exec", **given, command=f"{LONG}; printf '\\\\\"\\342\\202'; (exit 3)")
+    assert answer == {**given, "output": WHOLE + '\\"\N{REPLACEMENT CHARACTER}', "exitCode": 3}
+    found = await streamed(http, **given, command=LONG)
+    assert {line["type"] for line in found} == {"stdout", "exit"}
+    assert "".join(line["data"] for line in found[:-1]) == WHOLE
+
+
+async def test_what_is_left_out_of_an_answer_is_told_beside_the_output(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcp_server.rest.long_text.MOST", 1_000_000)
+    given = {"sessionId": (await act(http, "create"))["sessionId"]}
+    answer = await act(http, "exec", **given, command=f"{LONG}; exit 4")
+    left, _, why = answer["error"].partition("; ")
+    lost = int(left.removesuffix(" bytes of output left out"))
+    assert why == "the session has ended, because its shell has"
+    assert 0 < lost < 1_000_000
+    assert (answer["output"], answer["exitCode"], answer["truncated"]) == (WHOLE[lost:], 4, True)
+
+
+async def test_an_output_that_is_gone_is_told(http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def gone(*_arguments: object, **_offsets: object) -> None:
+        raise ProcessMissing("the session's last command is 3, not 2")
+
+    monkeypatch.setattr("vmm.calls.sessions.SessionCalls.read", gone)
+    given = {"sessionId": (await act(http, "create"))["sessionId"]}
+    answer = await act(http, "exec", **given, command=LONG)
+    head, tail = 256 * 1024, 1024 * 1024
+    assert answer["output"] == WHOLE[:head] + WHOLE[-tail:]
+    assert answer["error"] == f"{len(WHOLE) - head - tail} bytes of output left out"
 
 
 async def test_a_stream_arrives_while_the_command_runs(http: httpx.AsyncClient, place: Path) -> None:

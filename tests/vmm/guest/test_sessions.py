@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 import pytest
 
-from tests.vmm.guest.agents import living
+from tests.vmm.guest.agents import agent, living
 from tests.waiting import PATIENCE_S, until
 from vmm.errors import Conflict, GuestError, InvalidInput, ProcessMissing
 from vmm.guest.link import GuestLink
@@ -114,6 +114,28 @@ async def test_no_output_is_taken_for_the_end(session: Session) -> None:
 async def test_much_output_is_complete_at_the_end(session: Session) -> None:
     output, code = await session.run("i=0; while [ $i -lt 5000 ]; do i=$((i+1)); echo line $i; done; printf tail")
     assert (output, code) == ("".join(f"line {i}\n" for i in range(1, 5001)) + "tail", 0)
+
+
+async def test_an_output_of_megabytes_is_read_whole_from_the_disk(tmp_path: Path) -> None:
+    content = secrets.token_bytes(5_000_000)
+    (tmp_path / "noise").write_bytes(content)
+    (tmp_path / "outputs").mkdir()
+    with agent(tmp_path, "--outputs", str(tmp_path / "outputs")) as running:
+        link = running.link()
+        async with opened(link) as session:
+            number = await session.start(f"cat {tmp_path}/noise; printf end")
+            outcome = await session.end(number)
+            assert (outcome.number, outcome.output.total) == (number, len(content) + 3)
+            found = b""
+            while len(found) < outcome.output.total:
+                read = await link.session_read(session.name, number, offset=len(found))
+                assert read.output.offset == len(found)
+                found += read.output.data
+            assert found == content + b"end"
+            await session.run("true")
+            with pytest.raises(ProcessMissing, match="last command is"):
+                await link.session_read(session.name, number)
+        await link.aclose()
 
 
 async def test_a_long_command_is_taken_whole(session: Session) -> None:
