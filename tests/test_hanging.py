@@ -48,6 +48,7 @@ async def test_neighbour():
 """
 
 ENDED = """
+import threading
 from pathlib import Path
 
 import anyio
@@ -67,7 +68,8 @@ async def thing():
 
 @pytest.mark.anyio
 async def test_waits(thing):
-    Path("begun").touch()
+    # Once this waits: as Ctrl-C does, an interrupt in the middle of a task's code ends the task, and with it its loop.
+    threading.Timer(0.5, Path("begun").touch).start()
     await anyio.sleep_forever()
 """
 

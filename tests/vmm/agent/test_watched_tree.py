@@ -227,7 +227,7 @@ def test_a_directory_that_is_mounted_below_itself_is_watched_once(tmp_path: Path
         "'import sys; sys.path.insert(0, sys.argv[2]);"
         "from pathlib import Path; from tests.vmm.agent.watched import watched\n"
         "with watched(Path(sys.argv[1])) as seen: print(seen.known.share.directories, seen.known.share.names)' "
-        f"{tmp_path} {Path.cwd()}"
+        f"{tmp_path} {Path(__file__).parents[3]}"
     )
     if os.geteuid() != 0 or shutil.which(_MOUNTS[0]) is None:
         pytest.skip("mounting needs root and unshare")
