@@ -178,7 +178,8 @@ async def test_what_is_left_out_of_an_answer_is_told_beside_the_output(
     lost = int(left.removesuffix(" bytes of output left out"))
     assert why == "the session has ended, because its shell has"
     assert 0 < lost < 1_000_000
-    assert (answer["output"], answer["exitCode"], answer["truncated"]) == (WHOLE[lost:], 4, True)
+    said = WHOLE + "exit\n"  # as an interactive shell does
+    assert (answer["output"], answer["exitCode"], answer["truncated"]) == (said[lost:], 4, True)
 
 
 async def test_an_output_that_is_gone_is_told(http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
