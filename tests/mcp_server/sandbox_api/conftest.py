@@ -1,0 +1,42 @@
+"""Sandbox-api over sandboxes that are processes of this host, and over real machines."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mcp_server.app import Services
+from mcp_server.sandbox_api.rules import Home
+from mcp_server.settings import Settings
+from tests.mcp_server.conftest import Assemble
+from tests.mcp_server.edge import Edge, serving
+from vmm.fleet import Fleet
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """A root user's limit on processes counts those of the whole host, so there is none."""
+    return Settings(data=tmp_path, sandbox_api=True, sandbox_api_pids=0, default_image="minimal")
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    """The workspace of every session: a directory of this host, whose guests are processes."""
+    return Home(workspace=str(tmp_path / "workspace"), user="")
+
+
+@pytest.fixture
+def services(assemble: Assemble, empty: Fleet, home: Home) -> Services:
+    """A server's services over a host without sandboxes."""
+    return replace(assemble(empty), home=home)
+
+
+@pytest.fixture
+async def machines(assemble: Assemble, fleet: Fleet, keys: dict[str, str]) -> AsyncGenerator[Edge]:
+    """A server with real machines."""
+    services = assemble(fleet)
+    async with serving(services.web(), keys, services.identity.run) as running:
+        yield running
