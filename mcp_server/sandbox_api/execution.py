@@ -84,6 +84,7 @@ class Executor:
             CasemateError: See `Sessions.use`.
         """
         line = check_command(command)
+        self._rules.commands.check(line)
         owner = owner_of(who)
         program = Command(
             argv=script(RUN, str(self._rules.pids), line),

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from vmm.guest.values import MIB
 
+from .allowed_commands import ALL_COMMANDS, AllowedCommands
+
 if TYPE_CHECKING:
     from mcp_server.settings import Settings
 
@@ -27,6 +29,7 @@ class Rules:
         exec_s: The longest time limit of a command, in seconds.
         file_bytes: The largest file that is read or written.
         pids: Processes and threads of its user; 0 is no limit.
+        commands: The only commands that may be run.
     """
 
     image: str = "code"
@@ -39,6 +42,7 @@ class Rules:
     exec_s: int = 120
     file_bytes: int = MIB
     pids: int = 50
+    commands: AllowedCommands = ALL_COMMANDS
 
     @classmethod
     def of(cls, settings: Settings, image: str) -> Rules:
@@ -59,6 +63,7 @@ class Rules:
             exec_s=settings.sandbox_api_exec_seconds,
             file_bytes=settings.sandbox_api_file_bytes or LARGEST_FILE,
             pids=settings.sandbox_api_pids,
+            commands=AllowedCommands(settings.sandbox_api_commands),
         )
 
 
