@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from storage.shown import shown
 
 from . import prefixes
-from .shell_lines import parse, refused, static, text_of, walk
+from .shell_lines import check_substitutions, parse, refused, static, text_of, walk
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -37,6 +37,8 @@ _DECIDING = re.compile(r"PATH|IFS|ENV|BASH\w*|LD_\w+|PS4|PROMPT_COMMAND|SHELLOPT
 """Variables that decide which program a name stands for, or run one."""
 _PLACES = ("/bin/", "/usr/bin/", "/usr/local/bin/", "/sbin/", "/usr/sbin/")
 _NAME = re.compile(r"[\w.+@%-]+|\[", re.ASCII)
+_SET_BY_REDIRECTION = re.compile(r"\{(\w+)\}[<>]", re.ASCII)
+_SET_BY_EXPANSION = re.compile(r"\$\{(\w+):?=", re.ASCII)
 _SHOWN = 10
 _DEPTH = 20
 _TEXTS = frozenset({"raw_string", "ansi_c_string", "string", "word", "concatenation"})
@@ -69,7 +71,10 @@ class AllowedCommands:
     def _check_line(self, line: str, depth: int) -> None:
         if not depth:
             raise refused("the line has too many lines in lines")
-        for node in walk(parse(line)):
+        root = parse(line)
+        check_substitutions(root)
+        _check_source(line)
+        for node in walk(root):
             match node.type:
                 case "command":
                     self._check_command(_words(node), depth, fed=False)
@@ -146,6 +151,13 @@ def _words(node: Node) -> list[Word]:
             continue
         found.append(static(child))
     return found or [None]
+
+
+def _check_source(line: str) -> None:
+    """Refuse settings of variables in places that the grammar has no nodes for."""
+    for pattern in (_SET_BY_REDIRECTION, _SET_BY_EXPANSION):
+        for name in pattern.findall(line):
+            _check_variable(name)
 
 
 def _check_reference(node: Node) -> None:

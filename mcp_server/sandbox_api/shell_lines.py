@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from tree_sitter import Node
 
 REFUSED = "Command not allowed by whitelist"
+_SUBSTITUTIONS = frozenset({"command_substitution", "process_substitution", "arithmetic_expansion"})
+_REREAD = frozenset({"string", "expansion", "heredoc_body", "translated_string"})
+"""Nodes in which single quotes may be no quotes."""
+_OPENING = re.compile(rb"\$\(|`|(?<![<>])[<>]\(")
 _PLAIN = re.compile(r"[^\\$`*?\[\]{}~'\"]*")
 PLACE = "{}"
 """What find and xargs replace; bash leaves it as it is."""
@@ -90,6 +94,41 @@ def _unescaped(source: str) -> str | None:
     if not _PLAIN.fullmatch(_ESCAPED.sub("", source)):
         return None
     return _ESCAPED.sub(lambda found: found[1] or "", source)
+
+
+def check_substitutions(root: Node) -> None:
+    """Refuse a line with a command in it that the grammar did not find, such as one in a pattern of an expansion.
+
+    Raises:
+        InvalidInput: The reason says where.
+    """
+    source = root.text or b""
+    starts: set[int] = set()
+    literal: list[tuple[int, int]] = []
+    for node in walk(root):
+        if node.type in _SUBSTITUTIONS:
+            starts |= {node.start_byte, node.end_byte - 1}
+        elif _is_literal(node):
+            literal.append((node.start_byte, node.end_byte))
+    for found in _OPENING.finditer(source):
+        at = found.start() + root.start_byte
+        if at not in starts and not any(begin <= at < end for begin, end in literal):
+            raise refused(f"the substitution at byte {at} cannot be checked: write it elsewhere")
+
+
+def _is_literal(node: Node) -> bool:
+    """Tell whether bash takes what is in a node as it stands."""
+    match node.type:
+        case "raw_string" | "ansi_c_string":
+            parent = node.parent
+            while parent is not None and parent.type not in _REREAD:
+                parent = parent.parent
+            return parent is None
+        case "heredoc_body":
+            start = next((one for one in (node.parent or node).children if one.type == "heredoc_start"), None)
+            return start is not None and any(quote in text_of(start) for quote in "'\"\\")
+        case _:
+            return False
 
 
 @cache
