@@ -103,7 +103,7 @@ class Executor:
             )
         said = outcome_object(outcome, timeout_s=timeout_s)
         code = _TIMED_OUT if outcome.timed_out else said["exitCode"]
-        annotate_call(exit_code=code)
+        annotate_call(exit_code=said["exitCode"])
         return Executed(
             stdout=said["stdout"],
             stderr=said["stderr"],

@@ -54,7 +54,6 @@ _ROOM = 64 * 1024
 _BODY = Media(type=BYTES, description="The file.")
 _BODY_JSON = Media(type=_JSON, description='`{"content": "..."}`, as text.', part=ContentRequest)
 _FILE = Media(type=_FORM, description="A form with the file.", field="file")
-_NOTHING = Media(type=BYTES, description="Nothing.")
 _REFUSALS = {*GUEST, 422}
 
 M = TypeVar("M", bound=WireModel)
@@ -138,7 +137,7 @@ class SessionRoutes:
         wanted = parse_query(request, File)
         return JSONResponse(await self._workspace.read(who, request.path_params["session_id"], wanted.path))
 
-    @contract(_NOTHING, status=204, query=File, body=(_BODY, _BODY_JSON), refusals=_REFUSALS)
+    @contract(status=204, query=File, body=(_BODY, _BODY_JSON), refusals=_REFUSALS)
     async def write(self, request: Request, who: Principal) -> Response:
         """Write a file of the workspace, and the directories above it: the raw body, or `content` of a JSON object."""
         wanted = parse_query(request, File)
@@ -151,7 +150,7 @@ class SessionRoutes:
         await self._workspace.write(who, request.path_params["session_id"], wanted.path, data)
         return Response(status_code=204)
 
-    @contract(_NOTHING, status=204, query=File, refusals=GUEST)
+    @contract(status=204, query=File, refusals=GUEST)
     async def remove(self, request: Request, who: Principal) -> Response:
         """Delete a file of the workspace, or a directory with everything in it."""
         wanted = parse_query(request, File)

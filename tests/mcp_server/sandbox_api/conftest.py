@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from starlette.types import ASGIApp
 
 from mcp_server.app import Services
 from mcp_server.sandbox_api.rules import Home
 from mcp_server.settings import Settings
 from tests.mcp_server.conftest import Assemble
 from tests.mcp_server.edge import Edge, serving
+from tests.mcp_server.rest.described import Described
 from vmm.fleet import Fleet
 
 
@@ -32,6 +34,15 @@ def home(tmp_path: Path) -> Home:
 def services(assemble: Assemble, empty: Fleet, home: Home) -> Services:
     """A server's services over a host without sandboxes."""
     return replace(assemble(empty), home=home)
+
+
+@pytest.fixture
+def application(services: Services) -> Iterator[ASGIApp]:
+    """The web application, whose answers must be as they are described."""
+    assert services.session_api is not None
+    described = Described(services.web(), services.session_api.endpoints)
+    yield described
+    described.check()
 
 
 @pytest.fixture

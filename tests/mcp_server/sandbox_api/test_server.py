@@ -1,4 +1,4 @@
-"""The server as its users start it: by sandbox-api's own environment file, with its README's calls, and the Inspector."""
+"""The server as its users start it: by sandbox-api's environment file, with its README's calls and the Inspector."""
 
 from __future__ import annotations
 
