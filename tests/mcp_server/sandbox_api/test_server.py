@@ -22,6 +22,7 @@ from mcp.shared._httpx_utils import create_mcp_http_client
 from bench.server import Server, casemate, running
 from inspector.smoke import TOOL_ERROR, Inspector
 from tests.mcp_server.edge import ERAS, Era, text_of
+from tests.server_process import http, places, serving
 from tests.test_inspector import node as node  # noqa: PLC0414 -- a fixture
 from tests.waiting import PATIENCE_S
 
@@ -74,13 +75,18 @@ async def server(served: Path, second_port: int) -> AsyncGenerator[Server]:
     """A server that reads the file of variables, and listens on a second port."""
     file = served / ".env"
     file.write_text(ENVIRONMENT)
-    variables = {"CASEMATE_SANDBOX_API_PORT": str(second_port), "CASEMATE_DEFAULT_IMAGE": "minimal"}
-    async with running(served, arguments=("--env-file", str(file)), CASEMATE_WARM="false", **variables) as server:
+    async with running(
+        served,
+        arguments=("--env-file", str(file)),
+        CASEMATE_WARM="false",
+        CASEMATE_SANDBOX_API_PORT=str(second_port),
+        CASEMATE_DEFAULT_IMAGE="minimal",
+    ) as server:
         yield server
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{second_port}", timeout=PATIENCE_S) as http:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{second_port}", timeout=PATIENCE_S) as client:
             headers = {"x-api-key": KEY}
-            for one in (await http.get("/sessions", headers=headers)).json()["sessions"]:
-                await http.delete(f"/sessions/{one['session_id']}", headers=headers)
+            for one in (await client.get("/sessions", headers=headers)).json()["sessions"]:
+                await client.delete(f"/sessions/{one['session_id']}", headers=headers)
 
 
 def curl(line: str) -> Any:
@@ -108,10 +114,10 @@ async def test_the_readmes_call_works_as_printed_but_for_port_and_key(server: Se
 async def test_both_ports_serve_both_apis(server: Server, second_port: int) -> None:
     first = server.url.removesuffix("/api/mcp")
     for base in (first, f"http://127.0.0.1:{second_port}"):
-        async with httpx.AsyncClient(base_url=base, headers={"x-api-key": KEY}, timeout=PATIENCE_S) as http:
-            assert (await http.get("/ready")).json()["status"] == "ready"
-            assert (await http.get("/sessions")).status_code == 200
-            assert (await http.get("/api/sandboxes")).status_code == 200
+        async with httpx.AsyncClient(base_url=base, headers={"x-api-key": KEY}, timeout=PATIENCE_S) as client:
+            assert (await client.get("/ready")).json()["status"] == "ready"
+            assert (await client.get("/sessions")).status_code == 200
+            assert (await client.get("/api/sandboxes")).status_code == 200
 
 
 @pytest.mark.parametrize("era", ERAS)
@@ -119,8 +125,8 @@ async def test_the_readmes_configuration_of_cursor_works(server: Server, second_
     text = README_CURSOR.replace(":8000", f":{second_port}").replace("your-api-key", KEY)
     entry = json.loads(text)["mcpServers"]["sandbox"]
     async with (
-        create_mcp_http_client(headers=entry["headers"]) as http,
-        Client(streamable_http_client(entry["url"], http_client=http), mode=era) as client,
+        create_mcp_http_client(headers=entry["headers"]) as opened,
+        Client(streamable_http_client(entry["url"], http_client=opened), mode=era) as client,
     ):
         done = await client.call_tool(
             "execute", {"session_id": "my-session-1", "command": "id -u; cat note 2>&1 || true"}
@@ -154,6 +160,26 @@ async def test_the_inspector_walks_through_a_sessions_life(
         }
 
     await anyio.to_thread.run_sync(walk)
+
+
+async def test_a_session_is_found_again_after_its_server_was_killed(tmp_path: Path, served: Path) -> None:
+    async with places(tmp_path, served) as place:
+        data = place("killed")
+        seen: list[dict[str, Any]] = []
+        for command in ("echo kept > file", "cat file; echo again"):
+            async with (
+                serving(data, CASEMATE_SANDBOX_API="true") as server,
+                http(server) as client,
+            ):
+                answer = await client.post("/execute", json={"session_id": "s", "command": command})
+                assert answer.status_code == 200, answer.text
+                seen.append(answer.json())
+                if len(seen) == 1:
+                    await server.process.kill()
+                else:
+                    await client.delete("/sessions/s")
+        assert seen[0]["sandbox_id"] == seen[1]["sandbox_id"]
+        assert seen[1]["stdout"] == "kept\nagain\n"
 
 
 def test_variables_without_effect_are_told(tmp_path: Path) -> None:
