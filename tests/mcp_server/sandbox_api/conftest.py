@@ -46,8 +46,8 @@ def application(services: Services) -> Iterator[ASGIApp]:
 
 
 @pytest.fixture
-async def machines(assemble: Assemble, fleet: Fleet, keys: dict[str, str]) -> AsyncGenerator[Edge]:
-    """A server with real machines."""
-    services = assemble(fleet)
+async def machines(assemble: Assemble, settings: Settings, fleet: Fleet, keys: dict[str, str]) -> AsyncGenerator[Edge]:
+    """A server with real machines, whose users have the limits that they have by default."""
+    services = replace(assemble(fleet), settings=settings.model_copy(update={"sandbox_api_pids": 50}))
     async with serving(services.web(), keys, services.identity.run) as running:
         yield running
