@@ -17,12 +17,11 @@ _WARM_UP = 5
 
 
 async def main(runs: int, sessions: int) -> None:
-    variables = {
-        "CASEMATE_SANDBOX_API": "true",
-        "CASEMATE_DEFAULT_IMAGE": "minimal",
-        "CASEMATE_RATE_LIMIT_REQUESTS": "10000000",
-    }
-    async with running(**variables) as server:
+    async with running(
+        CASEMATE_SANDBOX_API="true",
+        CASEMATE_DEFAULT_IMAGE="minimal",
+        CASEMATE_RATE_LIMIT_REQUESTS="10000000",
+    ) as server:
         base = server.url.removesuffix("/api/mcp")
         async with httpx.AsyncClient(base_url=base, headers={"x-api-key": server.key}, timeout=600) as client:
 

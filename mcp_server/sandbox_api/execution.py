@@ -12,7 +12,7 @@ from vmm.guest.values import KIB, Command
 
 from ..rest.outcome import outcome_object
 from .names import container_id, owner_of
-from .scripts import RUN, script
+from .scripts import limited
 
 if TYPE_CHECKING:
     from auth.principal import Principal
@@ -87,7 +87,7 @@ class Executor:
         self._rules.commands.check(line)
         owner = owner_of(who)
         program = Command(
-            argv=script(RUN, str(self._rules.pids), line),
+            argv=limited(line, self._rules.pids),
             cwd=self._directory(working_dir),
             user=self._home.user,
             timeout_ms=int(timeout_s * 1000),

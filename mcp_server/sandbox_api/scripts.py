@@ -27,12 +27,6 @@ mkdir -p -- "$1"
 """
 """Makes the user (the second argument, a uid; empty for none) and the workspace."""
 
-RUN = r"""
-[ "$1" = 0 ] || ulimit -u "$1"
-exec setpriv --no-new-privs -- /bin/bash -c "$2"
-"""
-"""Runs a line (the second argument) with at most so many processes (the first)."""
-
 _INSIDE = r"""
 set -u
 root=$(realpath -e -- "$1") || exit 41
@@ -103,3 +97,15 @@ rm -rf -- "$2"
 def script(text: str, *arguments: str) -> tuple[str, ...]:
     """Return the program and arguments that run a script."""
     return ("/bin/bash", "-c", text, "bash", *arguments)
+
+
+def limited(line: str, pids: int) -> tuple[str, ...]:
+    """Return the program and arguments that run a line, which gains no privileges and has at most so many processes.
+
+    Args:
+        line: The line, for bash.
+        pids: Processes and threads of the user; 0 is no limit.
+    """
+    # One shell for both: a second one would add a third to the time of a small command.
+    limit = f"ulimit -u {pids}; " if pids else ""
+    return ("setpriv", "--no-new-privs", "--", "/bin/bash", "-c", f"{limit}{line}")
