@@ -11,6 +11,7 @@ from .principal import Principal
 
 SHORTEST = 24
 _LONGEST = 512
+_PREFIX = "configured-"
 
 
 class StaticKeys:
@@ -34,7 +35,7 @@ class StaticKeys:
                     f"got {len(text)} characters: openssl rand -hex 24 creates one"
                 )
             digest = _digest(text)
-            self._by_digest[digest] = replace(principal, key_id=f"configured-{digest.hex()[:12]}", method="key")
+            self._by_digest[digest] = replace(principal, key_id=f"{_PREFIX}{digest.hex()[:32]}", method="key")
 
     def __len__(self) -> int:
         return len(self._by_digest)
@@ -44,6 +45,11 @@ class StaticKeys:
         if not self._by_digest or not SHORTEST <= len(text) <= _LONGEST:
             return None
         return self._by_digest.get(_digest(text))
+
+
+def is_configured(key_id: str) -> bool:
+    """Tell whether a principal's key is one from the configuration."""
+    return key_id.startswith(_PREFIX)
 
 
 def _digest(text: str) -> bytes:

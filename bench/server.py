@@ -69,12 +69,15 @@ class Server:
 
 
 @asynccontextmanager
-async def running(data: Path | None = None, *, log: int | None = None, **settings: str) -> AsyncGenerator[Server]:
+async def running(
+    data: Path | None = None, *, log: int | None = None, arguments: Sequence[str] = (), **settings: str
+) -> AsyncGenerator[Server]:
     """Serve from a data directory, a fresh one with the built images by default; sandboxes are gone afterwards.
 
     Args:
         data: The directory.
         log: Where its log goes; None is the same as our own.
+        arguments: Further arguments of `casemate serve`.
         settings: Variables of its environment.
     """
     place = data or Path(tempfile.mkdtemp(prefix="casemate-bench-"))
@@ -92,7 +95,9 @@ async def running(data: Path | None = None, *, log: int | None = None, **setting
         **settings,
     }
     began = time.monotonic()
-    process = await anyio.open_process([casemate(), "serve"], env=environment, stdout=subprocess.DEVNULL, stderr=log)
+    process = await anyio.open_process(
+        [casemate(), "serve", *arguments], env=environment, stdout=subprocess.DEVNULL, stderr=log
+    )
     try:
         url = f"http://127.0.0.1:{port}"
         await _ready(url, began)

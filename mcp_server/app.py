@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -54,6 +55,9 @@ from .rest.quotas import QuotaRoutes
 from .rest.routes import SandboxApi
 from .rest.sockets import socket_routes
 from .rest.templates import TemplateRoutes
+from .sandbox_api.detail import Detailed
+from .sandbox_api.rules import IN_GUEST, Home, Rules
+from .sandbox_api.surface import ENDPOINT, SessionApi
 from .scrape import metrics_route
 from .web import build_web, gated
 
@@ -66,6 +70,7 @@ if TYPE_CHECKING:
     from storage.collection import Database
 
     from .ports.dial import Dial
+    from .rest.endpoint import Endpoint
     from .settings import Settings
 
 COLLECTIONS = (USERS, ORGANISATIONS, MEMBERS, KEYS, INVITATIONS, SANDBOXES, QUOTAS, AUDIT)
@@ -78,7 +83,7 @@ _TELL_S = 10.0
 _log = structlog.stdlib.get_logger("casemate.app")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Services:
     """The services that work together on a data directory.
 
@@ -95,6 +100,7 @@ class Services:
         meters: The Prometheus metrics.
         tracing: Exports spans.
         dial: The way to ports of sandboxes; None for the guest link.
+        home: Where the files of sandbox-api's sessions are inside.
     """
 
     settings: Settings
@@ -110,12 +116,22 @@ class Services:
     meters: Meters
     tracing: Tracing
     dial: Dial | None = None
+    home: Home = IN_GUEST
 
     async def run(self) -> None:
         """Run the background tasks of the services; start them before the web application and end them after it."""
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self.identity.run)
             tasks.start_soon(self.audit_log.run)
+            if self.session_api is not None:
+                tasks.start_soon(self.session_api.sessions.run, self.settings.sandbox_api_cleanup_seconds)
+
+    @cached_property
+    def session_api(self) -> SessionApi | None:
+        """Sandbox-api's surface; None if it is off."""
+        if not self.settings.sandbox_api:
+            return None
+        return SessionApi(self.fleet, Rules.of(self.settings, self.defaults.image), self.home)
 
     def web(self) -> Starlette:
         """Build the web application over these services.
@@ -133,6 +149,7 @@ class Services:
             ports=ports,
             audit_log=self.audit_log,
             meters=self.meters,
+            others=None if self.session_api is None else {ENDPOINT: self.session_api.server(self.audit_log)},
             routes=self._routes(ports),
             layers=self.tracing.layers(),
         )
@@ -159,6 +176,7 @@ class Services:
             *TemplateRoutes(self.fleet, self.defaults).endpoints(),
             *audit_endpoints(self.audit_reader, self.fleet.sandboxes.get),
             *sandboxes.endpoints,
+            *self._session_endpoints(),
         ]
         return Api(closed, self.identity.open_endpoints(), sandboxes.sockets, version=version("casemate"))
 
@@ -175,11 +193,18 @@ class Services:
             secret=port_secret(self.settings.data),
         )
 
+    def _session_endpoints(self) -> list[Endpoint]:
+        return [] if self.session_api is None else self.session_api.endpoints
+
     def _routes(self, ports: PublishedPorts) -> list[BaseRoute]:
         api = self.api(ports)
         found: list[BaseRoute] = [*routes(api.open)]
         behind = routes(api.closed, sockets=[one.path for one in api.sockets])
         found += gated(self.identity.gate, [*socket_routes(api.sockets), *behind])
+        compatible = {one.path for one in self._session_endpoints()}
+        for route in behind:
+            if route.path in compatible:
+                route.app = Detailed(route.app)
         if self.settings.metrics:
             token = self.settings.metrics_token
             found.append(

@@ -41,6 +41,7 @@ def probe_routes(fleet: Fleet, image: str, version: str) -> list[Route]:
         if bad:
             _log.warning("not ready", **bad)
         parts = {part: reason or "ok" for part, reason in reasons.items()}
-        return JSONResponse({"ready": not bad, "parts": parts}, status_code=503 if bad else 200)
+        status = "not ready" if bad else "ready"
+        return JSONResponse({"status": status, "ready": not bad, "parts": parts}, status_code=503 if bad else 200)
 
     return [Route("/health", health, methods=["GET"]), Route("/ready", ready, methods=["GET"])]

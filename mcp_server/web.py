@@ -36,7 +36,7 @@ from .terminals.screens import Screens
 from .tools.server import TOOLSETS, CasemateServer, Toolset
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 
     from starlette.requests import Request
     from starlette.responses import Response
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from .ports.published import PublishedPorts
     from .ports.visitors import Recognise
     from .settings import Settings
+    from .tools.tool_server import ToolServer
 
 _PATHS: dict[Toolset, str] = {"all": ENDPOINT, "core": f"{ENDPOINT}/core", "readonly": f"{ENDPOINT}/readonly"}
 _UPLOADS = re.compile(r"/api/sandboxes/[^/]+/(?:files/(?:upload|archive)|commands/stdin)")
@@ -76,6 +77,7 @@ def build_web(
     ports: PublishedPorts,
     audit_log: AuditLog,
     meters: Meters,
+    others: Mapping[str, ToolServer] | None = None,
     routes: Sequence[BaseRoute] = (),
     layers: Sequence[Middleware] = (),
 ) -> Starlette:
@@ -90,6 +92,7 @@ def build_web(
         ports: The published ports of the sandboxes.
         audit_log: Records every call.
         meters: Counts every request.
+        others: Further MCP servers, by the path of each.
         routes: Routes besides MCP and the probes.
         layers: Middleware outside of the audit.
     """
@@ -97,13 +100,14 @@ def build_web(
     screens = Screens(fleet)
     cap = SessionCap(most=settings.sessions_per_owner, idle_seconds=settings.session_idle_seconds)
     ids = MessageIds()
-    servers: dict[Toolset, CasemateServer] = {
-        toolset: CasemateServer(fleet, screens, audit_log, toolset=toolset, defaults=defaults, ports=ports)
+    servers: dict[str, ToolServer] = {
+        _PATHS[toolset]: CasemateServer(fleet, screens, audit_log, toolset=toolset, defaults=defaults, ports=ports)
         for toolset in TOOLSETS
     }
+    servers |= others or {}
     # Routes are matched in order, so the busiest come first.
     served: list[BaseRoute] = []
-    for toolset, server in servers.items():
+    for path, server in servers.items():
         # Called for the session manager that it creates; the application that it returns would redirect one of the
         # two spellings of the path.
         server.streamable_http_app(
@@ -114,9 +118,8 @@ def build_web(
         )
         protocol = JsonOnly(ids.around(StreamableHTTPASGIApp(server.session_manager)))
         endpoint = gate(AuthContextMiddleware(cap.around(protocol)), answer_later)
-        path = _PATHS[toolset]
         served += [Route(path, endpoint), Route(f"{path}/", endpoint)]
-    served += [*probe_routes(fleet, defaults.image, servers["all"].version), *routes]
+    served += [*probe_routes(fleet, defaults.image, servers[ENDPOINT].version), *routes]
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncGenerator[None]:
@@ -144,7 +147,7 @@ def build_web(
                 AuditMiddleware,
                 audit_log=audit_log,
                 meters=meters,
-                mcp=[*_PATHS.values(), *(f"{p}/" for p in _PATHS.values())],
+                mcp=[*servers, *(f"{path}/" for path in servers)],
             ),
             Middleware(FrontGuard, security=security),
             Middleware(

@@ -38,6 +38,7 @@ from .lifecycle.creations import Creations
 from .lifecycle.deaths import Deaths
 from .lifecycle.delete import Deleter
 from .lifecycle.housekeeping import Housekeeping
+from .lifecycle.lapse import Lapse
 from .lifecycle.reaper import Reaper
 from .lifecycle.recovery import Recovery
 from .lifecycle.restart import Restarter
@@ -272,7 +273,13 @@ class Fleet(AsyncContextManagerMixin):
             store, creations=creations, why_unresponsive=machines.why_unresponsive, on_sandbox=on_sandbox
         )
         self.sandboxes = SandboxCalls(
-            ownership=ownership, store=store, creator=creator, deleter=deleter, gateway=gateway, clock=clock
+            ownership=ownership,
+            store=store,
+            creator=creator,
+            deleter=deleter,
+            lapse=Lapse(store=store, activity=activity, deleter=deleter, clock=clock),
+            gateway=gateway,
+            clock=clock,
         )
         self.lifecycle = LifecycleCalls(ownership=ownership, sleeper=sleeper, restarter=restarter, machines=machines)
         self.snapshots = SnapshotCalls(

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from mcp_server.settings import PREFIX, Settings, SettingsRefused
+from mcp_server.settings.env_file import with_env_file
 from mcp_server.settings.names import SECRETS, set_without_effect
 
 from .console import err, out, print_errors, show_table
+from .options import EnvFileOption
 
 if TYPE_CHECKING:
     from mcp_server.settings import Reading
@@ -26,20 +28,23 @@ def config() -> None:
 
 
 @app.command()
-def show(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def show(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False, env_file: EnvFileOption = None
+) -> None:
     """Print every setting, its value and its origin; secrets are hidden.
 
     If a setting is invalid, print every reason and exit with status 2.
     """
     try:
-        reading = Settings.read(os.environ)
+        environ = with_env_file(os.environ, env_file)
+        reading = Settings.read(environ)
     except SettingsRefused as refused:
         if as_json:
             out.print(json.dumps({"refused": refused.reasons}, indent=2), markup=False)
         else:
             print_errors(*refused.reasons)
         raise typer.Exit(2) from None
-    ignored = set_without_effect(os.environ)
+    ignored = set_without_effect(environ)
     if as_json:
         report = {
             "settings": [

@@ -30,6 +30,14 @@ KeyFileOption = Annotated[
         help="File that holds the API key; default: the key in CASEMATE_API_KEY, or the local key.",
     ),
 ]
+EnvFileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--env-file",
+        metavar="FILE",
+        help="File of further variables, such as .env; those of the environment win.",
+    ),
+]
 
 
 def target_of(context: typer.Context) -> Target:

@@ -62,8 +62,8 @@ class Service:
         note(self._last_note)
 
     async def _serve(self, services: Services) -> None:
-        listener = listen(self._settings.host, self._settings.port)
-        url = self._settings.url(listener.getsockname()[1])
+        listeners = [listen(self._settings.host, port) for port in self._settings.listening]
+        url = self._settings.url(listeners[0].getsockname()[1])
 
         def started() -> None:
             # What is there now stays: no collection has to look at it again.
@@ -77,7 +77,7 @@ class Service:
             tasks.start_soon(services.run)
             if self._settings.warm:
                 tasks.start_soon(_warm, services)
-            await self._server.serve(sockets=[listener])
+            await self._server.serve(sockets=listeners)
             tasks.cancel_scope.cancel()
         self._last_note = await self._shutdown.settle(services.fleet.lifecycle)
 

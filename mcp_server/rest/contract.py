@@ -77,7 +77,7 @@ def contract(
     """Declare what a handler takes and answers.
 
     Args:
-        answer: The content of its usual answer; several if the request chooses.
+        answer: The content of its usual answer; several if the request chooses, none if it has none.
         status: The status of that answer.
         others: The content of successful answers with other statuses.
         query: The model that it reads the query with.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable
+from collections.abc import AsyncGenerator, AsyncIterable, Callable
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -13,18 +13,25 @@ _FIELD = b"file"
 _HINT = "Send the file as the form's field 'file', or raw as the body"
 
 
-def file_field(chunks: AsyncIterable[bytes], content_type: str) -> AsyncGenerator[bytes]:
+def _ignore(_name: str) -> None:
+    pass
+
+
+def file_field(
+    chunks: AsyncIterable[bytes], content_type: str, on_name: Callable[[str], None] = _ignore
+) -> AsyncGenerator[bytes]:
     """Stream the content of the form's first field named `file`.
 
     Args:
         chunks: The body as it arrives.
         content_type: Its Content-Type, with the boundary.
+        on_name: Called with the file's name, if the form has one, before its content.
 
     Raises:
         InvalidInput: The boundary is missing or invalid, which is refused at once; or the body is not a complete form
             or has no such field, which only the stream shows.
     """
-    return _content(chunks, _Form(parse_options_header(content_type)[1].get(b"boundary", b"")))
+    return _content(chunks, _Form(parse_options_header(content_type)[1].get(b"boundary", b""), on_name))
 
 
 async def _content(chunks: AsyncIterable[bytes], form: _Form) -> AsyncGenerator[bytes]:
@@ -37,7 +44,8 @@ async def _content(chunks: AsyncIterable[bytes], form: _Form) -> AsyncGenerator[
 class _Form:
     """The state of one form between two chunks: which field the parser is in, and what it found of the file."""
 
-    def __init__(self, boundary: bytes) -> None:
+    def __init__(self, boundary: bytes, on_name: Callable[[str], None]) -> None:
+        self._on_name = on_name
         if not boundary:
             raise InvalidInput("Content-Type has no boundary for the form", hint=_HINT)
         try:
@@ -88,7 +96,10 @@ class _Form:
 
     def _end_header(self) -> None:
         if self._name.lower() == b"content-disposition" and not self._found:
-            self._in_file = self._found = parse_options_header(self._value)[1].get(b"name") == _FIELD
+            options = parse_options_header(self._value)[1]
+            self._in_file = self._found = options.get(b"name") == _FIELD
+            if self._found and b"filename" in options:
+                self._on_name(options[b"filename"].decode("utf-8", "replace"))
         self._name = self._value = b""
 
     def _add_data(self, data: bytes, start: int, end: int) -> None:

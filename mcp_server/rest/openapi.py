@@ -30,6 +30,7 @@ _WORDS = {
     409: "The state of things does not allow it.",
     413: "The body is too large.",
     416: "The range begins after the end.",
+    422: "A field of the body is missing or invalid.",
     429: "Too many requests. `Retry-After` says when to go on.",
     500: "The server failed.",
     502: "The sandbox cannot be reached.",

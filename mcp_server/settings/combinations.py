@@ -17,7 +17,13 @@ if TYPE_CHECKING:
 
 def combination_errors(settings: Settings) -> list[str]:
     """Return one line for each combination that is refused."""
-    return [*_listening(settings), *_local_mode(settings), *_sizes(settings), *_taps(settings)]
+    return [
+        *_listening(settings),
+        *_local_mode(settings),
+        *_sizes(settings),
+        *_taps(settings),
+        *_sandbox_api(settings),
+    ]
 
 
 def combination_warnings(settings: Settings) -> list[str]:
@@ -98,4 +104,19 @@ def _taps(settings: Settings) -> list[str]:
         _ = settings.taps
     except InvalidInput as error:
         return [f"{error.message}. {error.hint}".removesuffix(". ")]
+    return []
+
+
+def _sandbox_api(settings: Settings) -> list[str]:
+    port = settings.sandbox_api_port
+    if port and port == settings.port:
+        return [
+            f"{PREFIX}SANDBOX_API_PORT={port} is {PREFIX}PORT, too, which serves the same: remove it, or set another "
+            f"port"
+        ]
+    if settings.sandbox_api and settings.sandbox_api_mem > settings.max_memory_mib:
+        return [
+            f"{PREFIX}SANDBOX_API_MEM={settings.sandbox_api_mem} must be at most {PREFIX}MAX_MEMORY_MIB="
+            f"{settings.max_memory_mib}, otherwise no session can start: lower one or raise the other"
+        ]
     return []

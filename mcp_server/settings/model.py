@@ -33,7 +33,9 @@ from vmm.sandboxes.spec import CPU_RANGE, IDLE_S, MEM_RANGE
 from ..defaults import CREATE_WAIT_S
 from . import checks
 from .combinations import combination_errors, combination_warnings
+from .env_file import with_env_file
 from .refusals import SettingsRefused, reasons
+from .sandbox_api import memory
 from .sources import gather
 
 if TYPE_CHECKING:
@@ -122,6 +124,19 @@ class Settings(BaseModel):
         warm: Whether the default template is prepared at the start instead of by the first create.
         warm_pool: The number of machines of the default image and size that are kept ready.
         audit_days: Retention of audit records in days.
+        sandbox_api: Whether sandbox-api's REST API and MCP endpoint are served; its own variables turn it on.
+        sandbox_api_port: A second port to listen on, for clients of sandbox-api; 0 for none.
+        sandbox_api_ttl_seconds: Time without use after which a session goes to sleep; 0 means never.
+        sandbox_api_unused_seconds: Time without use after which a session is deleted; 0 means never.
+        sandbox_api_max_seconds: The age at which a session is deleted, in use or not; 0 means never.
+        sandbox_api_cleanup_seconds: How often that is checked.
+        sandbox_api_persist: Whether sessions are kept until they are deleted, however long nobody uses them.
+        sandbox_api_exec_seconds: The longest time limit of a command.
+        sandbox_api_file_bytes: The largest file that is read or written; 0 means as large as one call carries.
+        sandbox_api_commands: The only commands that may be run; empty for all.
+        sandbox_api_mem: MiB of a session's machine.
+        sandbox_api_pids: Processes and threads of a session; 0 means no limit.
+        sandbox_api_network: Where sessions may connect to.
         metrics, metrics_token: Whether /metrics is served, and the bearer token that callers from other machines need.
     """
 
@@ -185,17 +200,33 @@ class Settings(BaseModel):
     warm: bool = True
     warm_pool: int = Field(default=0, ge=0, le=100)
     audit_days: int = Field(default=30, ge=1, le=3650)
+    sandbox_api: bool = False
+    sandbox_api_port: int = Field(default=0, ge=0, le=65535)
+    sandbox_api_ttl_seconds: int = Field(default=600, ge=0, le=MAX_IDLE_S)
+    sandbox_api_unused_seconds: int = Field(default=900, ge=0, le=3650 * 86400)
+    sandbox_api_max_seconds: int = Field(default=0, ge=0, le=3650 * 86400)
+    sandbox_api_cleanup_seconds: int = Field(default=60, ge=1, le=86400)
+    sandbox_api_persist: bool = False
+    sandbox_api_exec_seconds: int = Field(default=120, ge=1, le=86400)
+    sandbox_api_file_bytes: int = Field(default=1024 * 1024, ge=0, le=8 * 1024 * 1024)
+    sandbox_api_commands: Annotated[tuple[str, ...], List] = ()
+    sandbox_api_mem: Annotated[int, BeforeValidator(memory)] = Field(default=512, ge=MEM_RANGE[0], le=MEM_RANGE[1])
+    sandbox_api_pids: int = Field(default=50, ge=0, le=100_000)
+    sandbox_api_network: Annotated[str, AfterValidator(checks.network_policy)] = "none"
     metrics: bool = True
     metrics_token: Annotated[SecretStr, AfterValidator(checks.scrape_token)] | None = None
 
     @classmethod
-    def load(cls) -> Settings:
+    def load(cls, env_file: Path | None = None) -> Settings:
         """Read the environment of this process, and log the warnings.
 
+        Args:
+            env_file: A file of further variables, which the environment overrides; None for none.
+
         Raises:
-            SettingsRefused: Variables are invalid; it has one line for each.
+            SettingsRefused: Variables are invalid, or the file is; it has one line for each.
         """
-        reading = cls.read(os.environ)
+        reading = cls.read(with_env_file(os.environ, env_file))
         for warning in reading.warnings:
             _log.warning(warning)
         return reading.settings
@@ -224,6 +255,11 @@ class Settings(BaseModel):
         if lines := combination_errors(self):
             raise ValueError("\n".join(lines))
         return self
+
+    @property
+    def listening(self) -> tuple[int, ...]:
+        """The ports to listen on: the server's own, and the second one if there is one."""
+        return (self.port, self.sandbox_api_port) if self.sandbox_api and self.sandbox_api_port else (self.port,)
 
     @property
     def taps(self) -> TapSettings:

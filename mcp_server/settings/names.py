@@ -41,6 +41,15 @@ ALIASES: dict[str, tuple[tuple[str, str], ...]] = {
     "api_keys": (("API_KEYS", SANDBOX_API),),
     "rate_limit_requests": (("RATE_LIMIT_REQUESTS", SANDBOX_API),),
     "rate_limit_window_seconds": (("RATE_LIMIT_WINDOW_SECONDS", SANDBOX_API),),
+    "sandbox_api_ttl_seconds": (("SESSION_TTL_SECONDS", SANDBOX_API),),
+    "sandbox_api_unused_seconds": (("CLEANUP_MAX_CONTAINER_AGE_SECONDS", SANDBOX_API),),
+    "sandbox_api_cleanup_seconds": (("CLEANUP_INTERVAL_SECONDS", SANDBOX_API),),
+    "sandbox_api_persist": (("WORKSPACE_PERSIST_VOLUMES", SANDBOX_API),),
+    "sandbox_api_exec_seconds": (("MAX_EXEC_TIMEOUT_SECONDS", SANDBOX_API),),
+    "sandbox_api_file_bytes": (("WORKSPACE_MAX_FILE_SIZE_BYTES", SANDBOX_API),),
+    "sandbox_api_commands": (("ALLOWED_COMMANDS", SANDBOX_API),),
+    "sandbox_api_mem": (("CONTAINER_MEM_LIMIT", SANDBOX_API),),
+    "sandbox_api_pids": (("CONTAINER_PIDS_LIMIT", SANDBOX_API),),
 }
 """The names of each setting in other systems, with the system."""
 
@@ -78,7 +87,6 @@ _OWN_RESOLVER = "the server answers the sandboxes' DNS lookups, and asks the nam
 _NO_CONTAINERS = "sandboxes are virtual machines, not containers"
 _NO_REDIS = "Redis is not needed: limits, sessions and caches are in the server and its store"
 _CLOCKS = "set CASEMATE_IDLE_SECONDS (0: sandboxes never sleep) and CASEMATE_SLEEP_RETENTION_DAYS (0: no deletion)"
-_SLEEPS = "an idle sandbox is not deleted; it goes to sleep after CASEMATE_IDLE_SECONDS"
 _CLERK = "set CASEMATE_JWT_JWKS_URL, CASEMATE_JWT_ISSUER and CASEMATE_JWT_AUDIENCE for tokens of an identity provider"
 
 IGNORED: tuple[Ignored, ...] = (
@@ -117,25 +125,14 @@ IGNORED: tuple[Ignored, ...] = (
     Ignored(name="HOST_ID", system=VOIDRUN, reason="a server is identified by its host name"),
     *(
         Ignored(name=f"CONTAINER_{name}", system=SANDBOX_API, reason=_NO_CONTAINERS)
-        for name in ("IMAGE", "MEM_LIMIT", "MEMSWAP_LIMIT", "CPU_*", "PIDS_LIMIT", "TMPFS_*", "ULIMIT_*")
+        for name in ("IMAGE", "MEMSWAP_LIMIT", "CPU_*", "TMPFS_*", "ULIMIT_*")
     ),
     Ignored(name="JWT_ALGORITHM", system=SANDBOX_API, reason="tokens signed with a secret are always HS256"),
     Ignored(
         name="JWT_EXPIRE_MINUTES", system=SANDBOX_API, reason="the issuer of a token sets its exp, which is required"
     ),
     Ignored(name="API_KEY_HEADER", system=SANDBOX_API, reason="keys are sent in X-API-Key, or as bearer token"),
-    Ignored(name="SESSION_TTL_SECONDS", system=SANDBOX_API, reason=_SLEEPS),
-    Ignored(
-        name="CLEANUP_*", system=SANDBOX_API, reason="the creator of a sandbox sets its ttl; without one it is kept"
-    ),
     Ignored(name="DEFAULT_EXEC_TIMEOUT_SECONDS", system=SANDBOX_API, reason="callers set the timeout of each command"),
-    Ignored(name="MAX_EXEC_TIMEOUT_SECONDS", system=SANDBOX_API, reason="callers set the timeout of each command"),
-    Ignored(
-        name="ALLOWED_COMMANDS",
-        system=SANDBOX_API,
-        reason="a list of commands is no protection; the virtual machine is",
-    ),
-    Ignored(name="WORKSPACE_*", system=SANDBOX_API, reason="a sandbox's files are kept as long as the sandbox"),
 )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import checks, voidrun
+from . import checks, sandbox_api, voidrun
 from .names import ALIASES, EVERYWHERE, FILE, NOT_SETTINGS, PREFIX, SECRETS
 from .refusals import shown
 
@@ -74,6 +74,7 @@ def gather(environ: Mapping[str, str], settings: Collection[str]) -> Gathered:
                 )
         else:
             values[setting] = value or EVERYWHERE[origin.variable]
+    warnings += sandbox_api.turn_on(values, origins)
     host = origins.get("host")
     named = "allowed_hosts" in values
     if host is not None and host.variable in EVERYWHERE and checks.is_wildcard(values["host"]) and not named:

@@ -14,8 +14,13 @@ _made: dict[Callable[..., Any], Tool] = {}
 """By the function that is declared: making a schema takes longer than a call of the tool."""
 
 
-def registered(tool_spec: ToolSpec) -> Tool:
-    """Return the SDK's tool of a declaration."""
+def registered(tool_spec: ToolSpec, *, structured: bool = False) -> Tool:
+    """Return the SDK's tool of a declaration.
+
+    Args:
+        tool_spec: The declaration.
+        structured: Whether its results are objects with a schema, instead of texts; the same in every call for it.
+    """
     method = tool_spec.function
     function = getattr(method, "__func__", method)
     made = _made.get(function)
@@ -24,7 +29,7 @@ def registered(tool_spec: ToolSpec) -> Tool:
             method,
             description=tool_spec.description,
             annotations=tool_spec.hints,
-            structured_output=False,
+            structured_output=structured,
         )
         # Without the object that the method belongs to, which may be over before the process is.
         _made[function] = made = made.model_copy(update={"fn": function})

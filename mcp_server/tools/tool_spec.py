@@ -59,7 +59,7 @@ class ToolSpec:
         defaults: Defaults that the operator's settings override.
     """
 
-    function: Callable[..., Awaitable[str]]
+    function: Callable[..., Awaitable[object]]
     hints: ToolAnnotations
     core: bool = False
     renamed: Mapping[str, str] = field(default_factory=dict[str, str])

@@ -10,6 +10,7 @@ import re
 import uuid
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 import httpx
@@ -18,6 +19,8 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from mcp_server.app import Services
+from mcp_server.sandbox_api.names import sandbox_name
+from mcp_server.settings import Settings
 from tests.mcp_server.conftest import Assemble
 from tests.mcp_server.edge import Edge, serving, text_of
 from tests.mcp_server.host import SANDBOX, OneHost
@@ -139,6 +142,18 @@ ROUTES: dict[tuple[str, str], tuple[Call, ...]] = {
     ("GET", f"{BOX}/public-urls"): (PLAIN,),
     # A ticket's path opens nothing by itself.
     ("POST", "/api/tickets"): NOTHING,
+    # A session is its caller's own name for one: there is no way to name somebody else's. What becomes of the same name
+    # is in sandbox_api/test_owners.py.
+    ("POST", "/execute"): NOTHING,
+    ("POST", "/sessions"): NOTHING,
+    ("GET", "/sessions"): NOTHING,
+    ("GET", "/sessions/{session_id}"): (PLAIN,),
+    ("DELETE", "/sessions/{session_id}"): NOTHING,
+    ("GET", "/sessions/{session_id}/workspace"): NOTHING,
+    ("DELETE", "/sessions/{session_id}/workspace"): (PATH,),
+    ("GET", "/sessions/{session_id}/workspace/content"): (PATH,),
+    ("PUT", "/sessions/{session_id}/workspace/content"): NOTHING,
+    ("POST", "/sessions/{session_id}/workspace/upload"): NOTHING,
 }
 SOCKETS = {f"{BOX}/pty", SESSION, f"{BOX}/files/watch/{{watch}}/stream", f"{BOX}/forward/{{port}}"}
 TOOLS_WITHOUT_IDS = {"create_sandbox", "list_sandboxes", "list_snapshots"}
@@ -170,6 +185,11 @@ class World:
 
 
 @pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(data=tmp_path, sessions_per_owner=3, sandbox_api=True)
+
+
+@pytest.fixture
 async def world(assemble: Assemble, keys: dict[str, str], fleet_of_one: OneHost) -> AsyncGenerator[World]:
     """Alice has a sandbox with a snapshot, a terminal, a watch and a published port."""
     services = assemble(fleet_of_one)
@@ -193,6 +213,7 @@ async def world(assemble: Assemble, keys: dict[str, str], fleet_of_one: OneHost)
             "org_id": ALICE,
             "invitation_id": "e" * 24,
             "port": "8000",
+            "session_id": sandbox_name("s"),
         }
         digits = dict(zip(hers, "0123456789", strict=False))
         unknown = {name: digits[name] * len(text) for name, text in hers.items()}

@@ -241,7 +241,8 @@ async def test_health_and_readiness_need_no_key(edge: Edge) -> None:
         assert (await http.get("/health")).json()["status"] == "ok"
         ready = await http.get("/ready")
     assert ready.status_code == 200
-    assert ready.json() == {"ready": True, "parts": {"store": "ok", "hypervisor": "ok", "image": "ok"}}
+    parts = {"store": "ok", "hypervisor": "ok", "image": "ok"}
+    assert ready.json() == {"status": "ready", "ready": True, "parts": parts}
 
 
 async def test_every_answer_has_a_request_id_and_keeps_a_sane_one(edge: Edge) -> None:

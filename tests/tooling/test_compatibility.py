@@ -12,6 +12,7 @@ NUMBERS = {
     "The checklist": [str(number) for number in range(1, 22)],
     "Security": [f"S{number}" for number in range(1, 21)],
     "Correctness": [f"B{number}" for number in range(1, 27)],
+    "Sandbox-api": [f"W{number}" for number in range(1, 17)],
 }
 
 

@@ -11,6 +11,7 @@ import anyio
 from ..lifecycle.create import Creator
 from ..lifecycle.delete import Deleter
 from ..lifecycle.keyed_lock import KeyedLock
+from ..lifecycle.lapse import Lapse
 from ..machines.clone import no_progress
 from ..machines.templates import Report
 from ..network.gateway import Gateway
@@ -51,6 +52,7 @@ class SandboxCalls:
         store: The records of the sandboxes.
         creator: Creates new ones.
         deleter: Deletes them.
+        lapse: Deletes those that nobody has used for long.
         gateway: Their way to the network.
         clock: Milliseconds since the epoch.
     """
@@ -62,6 +64,7 @@ class SandboxCalls:
         store: SandboxStore,
         creator: Creator,
         deleter: Deleter,
+        lapse: Lapse,
         gateway: Gateway,
         clock: Callable[[], int],
     ) -> None:
@@ -69,6 +72,7 @@ class SandboxCalls:
         self._store = store
         self._creator = creator
         self._deleter = deleter
+        self._lapse = lapse
         self._gateway = gateway
         self._clock = clock
         self._turns = KeyedLock()
@@ -206,3 +210,16 @@ class SandboxCalls:
         Does not need the guest. If the server crashes, its next start finishes the deletion.
         """
         await self._deleter.delete((await self._ownership.get(owner, ref)).id)
+
+    async def delete_lapsed(self, labels: Mapping[str, str], *, unused_s: int, age_s: int = 0) -> int:
+        """Delete every owner's sandboxes with these labels that have lapsed, and count them.
+
+        Args:
+            labels: Only sandboxes that have all of these.
+            unused_s: Seconds since the last use, asleep or not; 0 is never.
+            age_s: Seconds since the creation, in use or not; 0 is never.
+
+        Raises:
+            CasemateError: The records cannot be read.
+        """
+        return await self._lapse.delete(labels, unused_s=unused_s, age_s=age_s)

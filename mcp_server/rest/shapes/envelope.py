@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Generic, Literal, NotRequired, TypeVar
+from typing import Annotated, Any, Generic, Literal, NotRequired, TypeVar
 
 from pydantic import Field
 from typing_extensions import TypedDict
@@ -49,3 +49,6 @@ class Problem(TypedDict):
     error: Annotated[str, Field(description="What is wrong.")]
     details: NotRequired[Annotated[str, Field(description="How to fix it.")]]
     requestId: NotRequired[Annotated[str, Field(description="The id of the request in the server's log.")]]
+    detail: NotRequired[
+        Annotated[str | list[dict[str, Any]], Field(description="What is wrong, where clients of sandbox-api read it.")]
+    ]

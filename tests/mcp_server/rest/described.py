@@ -73,6 +73,8 @@ class Described:
         if "$ref" in answer:
             answer = self._description["components"]["responses"][str(status)]
         content = answer["content"].get(media)
+        if not media and not answer["content"] and not body:
+            return
         if content is None:
             self._faults.append(f"{where}: {media} is not described")
         elif media == _JSON and scope["method"] != "HEAD":

@@ -1,0 +1,1 @@
+"""Sandbox-api's REST API and MCP endpoint: sessions that their callers name, over the fleet."""
