@@ -1,7 +1,7 @@
 """The fleet: the only public entry to sandboxes.
 
-What owners may do is in groups: `fleet.sandboxes`, `fleet.lifecycle`, `fleet.snapshots`, `fleet.guest`,
-`fleet.network` and `fleet.ports`. Every call in them takes the owner first, whom only `Ownership` checks.
+What owners may do is in groups: `fleet.sandboxes`, `fleet.lifecycle`, `fleet.snapshots`, `fleet.volumes`,
+`fleet.guest`, `fleet.network` and `fleet.ports`. Every call in them takes the owner first.
 """
 
 from __future__ import annotations
@@ -25,12 +25,14 @@ from .calls.ports import PortCalls
 from .calls.sandboxes import SandboxCalls
 from .calls.sessions import SessionCalls
 from .calls.snapshots import SnapshotCalls
+from .calls.volumes import VolumeCalls
 from .errors import CasemateError
 from .hypervisor.base import Hypervisor
 from .images.catalogue import Catalogue, ImageInfo
 from .lifecycle.access import GuestAccess
 from .lifecycle.activity import Activity
 from .lifecycle.admission import Admission
+from .lifecycle.attachments import Attachments
 from .lifecycle.create import Creator
 from .lifecycle.deaths import Deaths
 from .lifecycle.delete import Deleter
@@ -42,6 +44,7 @@ from .lifecycle.restore import Restorer
 from .lifecycle.sleep import Sleeper
 from .lifecycle.snapshot import Snapshotter
 from .lifecycle.transitions import Transitions
+from .lifecycle.volume_keeper import VolumeKeeper
 from .machines.certificates import NO_CERTIFICATES, Certificates
 from .machines.clone import Cloner, end, no_progress
 from .machines.machine import Machine
@@ -55,6 +58,8 @@ from .network.rules import HostRules
 from .sandboxes.limits import HostReserve
 from .sandboxes.quotas import Quotas
 from .sandboxes.store import SandboxStore
+from .volumes.files import VolumeFiles
+from .volumes.store import VolumeStore
 
 _SWEEP_S = 5.0
 _MAX_AGE_S = 3600.0
@@ -77,16 +82,18 @@ class Fleet(AsyncContextManagerMixin):
         sandboxes: Create, find, list, change and delete them.
         lifecycle: Put them to sleep, wake and restart them.
         snapshots: Take and restore snapshots, and fork.
+        volumes: Make and delete volumes, attach them and detach them.
         guest: Commands, processes, files and terminals inside.
         sessions: Shells inside that keep their state between commands.
         network: Where they may connect to, and where they did.
         ports: Which ports may be opened from outside.
 
     Args:
-        data: The data directory; `instances`, `templates` and `snapshots` below it belong to the fleet.
+        data: The data directory; `instances`, `templates`, `snapshots` and `volumes` below it belong to the fleet.
         driver: The hypervisor.
         catalogue: The images.
         store: The records of the sandboxes.
+        volumes: The records of the volumes.
         quotas: What each owner may have.
         reserve: What must stay free on the host.
         instances: The directory of the machines' directories, if not below the data directory.
@@ -109,6 +116,7 @@ class Fleet(AsyncContextManagerMixin):
         driver: Hypervisor,
         catalogue: Catalogue,
         store: SandboxStore,
+        volumes: VolumeStore,
         quotas: Quotas,
         reserve: HostReserve,
         instances: Path | None = None,
@@ -155,11 +163,17 @@ class Fleet(AsyncContextManagerMixin):
             tasks=tasks,
         )
         admission = Admission((instances, data), store, quotas, reserve, ahead=pool.promised, give_way=pool.give_way)
+        files = VolumeFiles(data / "volumes")
+        attachments = Attachments(volumes, files, store)
+        keeper = VolumeKeeper(
+            store=volumes, files=files, sandboxes=store, attachments=attachments, admission=admission, clock=clock
+        )
         transitions = Transitions(
             store=store,
             machines=machines,
             admission=admission,
             activity=activity,
+            attachments=attachments,
             clock=clock,
             on_start=on_start,
         )
@@ -172,6 +186,7 @@ class Fleet(AsyncContextManagerMixin):
             admission=admission,
             activity=activity,
             deaths=deaths,
+            attachments=attachments,
             tasks=tasks,
         )
         restorer = Restorer(
@@ -182,6 +197,7 @@ class Fleet(AsyncContextManagerMixin):
             cloner=cloner,
             snapshots=snapshots,
             admission=admission,
+            attachments=attachments,
             on_start=on_start,
         )
         restarter = Restarter(
@@ -201,6 +217,9 @@ class Fleet(AsyncContextManagerMixin):
             snapshots=snapshots,
             restorer=restorer,
             admission=admission,
+            volumes=volumes,
+            attachments=attachments,
+            keeper=keeper,
             cloner=cloner,
             pool=pool,
             clock=clock,
@@ -214,6 +233,7 @@ class Fleet(AsyncContextManagerMixin):
             machines=machines,
             transitions=transitions,
             admission=admission,
+            attachments=attachments,
             clock=clock,
         )
         deleter = Deleter(
@@ -222,6 +242,7 @@ class Fleet(AsyncContextManagerMixin):
             transitions=transitions,
             admission=admission,
             activity=activity,
+            attachments=attachments,
             gateway=gateway,
             clock=clock,
         )
@@ -230,7 +251,10 @@ class Fleet(AsyncContextManagerMixin):
         )
         self._housekeeping = Housekeeping(
             catalogue=catalogue,
-            recovery=Recovery(store=store, machines=machines, transitions=transitions, deaths=deaths),
+            recovery=Recovery(
+                store=store, machines=machines, transitions=transitions, deaths=deaths, attachments=attachments
+            ),
+            keeper=keeper,
             machines=machines,
             templates=templates,
             snapshots=snapshots,
@@ -261,6 +285,18 @@ class Fleet(AsyncContextManagerMixin):
             snapshotter=snapshotter,
             restorer=restorer,
             creator=creator,
+            volumes=volumes,
+            files=files,
+        )
+        self.volumes = VolumeCalls(
+            ownership=ownership,
+            store=volumes,
+            files=files,
+            keeper=keeper,
+            attachments=attachments,
+            access=access,
+            transitions=transitions,
+            machines=machines,
         )
         self.network = NetworkCalls(ownership=ownership, gateway=gateway)
         self.guest = GuestCalls(ownership, access, self.network)

@@ -24,6 +24,7 @@ from .refusals import GUEST, RefusalError, from_os_error, invalid
 from .search import Search
 from .sessions import Sessions
 from .terminals import Terminals
+from .volumes import Volumes
 
 Handler = Callable[[Channel, Arguments], None]
 
@@ -47,6 +48,7 @@ class Service:
         outbound: Outbound,
         carrier: Carrier,
         paths: Paths,
+        volumes: Volumes,
     ) -> None:
         self._identity = identity
         self._outbound = outbound
@@ -102,6 +104,10 @@ class Service:
             "answer": outbound.answer,
             "carry": outbound.carry,
             "connect": carrier.connect,
+            "volume_mount": volumes.mount,
+            "volume_unmount": volumes.unmount,
+            "volume_freeze": volumes.freeze,
+            "volume_thaw": volumes.thaw,
         }
 
     def serve(self, listener: socket.socket) -> None:

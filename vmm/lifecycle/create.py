@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Collection
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
 import anyio
@@ -25,9 +25,14 @@ from ..sandboxes import lease
 from ..sandboxes.sandbox import Sandbox, State
 from ..sandboxes.spec import SandboxSpec
 from ..sandboxes.store import SandboxStore
+from ..sandboxes.volume_mount import VolumeMount, checked_path
+from ..volumes.store import VolumeStore
+from ..volumes.volume import Attachment, Volume
 from .admission import Admission
-from .forks import Fork, child_names
+from .attachments import Attachments
+from .forks import Fork, ForkedVolume, child_names
 from .restore import Restorer
+from .volume_keeper import VolumeKeeper
 
 log = structlog.get_logger(__name__)
 
@@ -44,6 +49,9 @@ class Creator:
         snapshots: Snapshots to create sandboxes from.
         restorer: Checks that this host can load a snapshot.
         admission: Checks limits.
+        volumes: The records of the volumes.
+        attachments: Which machines have them.
+        keeper: Copies volumes for forks.
         cloner: Makes machines.
         pool: Holds machines that are ready.
         clock: Milliseconds since the epoch.
@@ -61,6 +69,9 @@ class Creator:
         snapshots: Snapshots,
         restorer: Restorer,
         admission: Admission,
+        volumes: VolumeStore,
+        attachments: Attachments,
+        keeper: VolumeKeeper,
         cloner: Cloner,
         pool: WarmPool,
         clock: Callable[[], int],
@@ -74,6 +85,9 @@ class Creator:
         self._snapshots = snapshots
         self._restorer = restorer
         self._admission = admission
+        self._volumes = volumes
+        self._attachments = attachments
+        self._keeper = keeper
         self._cloner = cloner
         self._pool = pool
         self._clock = clock
@@ -103,10 +117,15 @@ class Creator:
             return await self._cloner.clone(checkpoint, sandbox.machine, hostname=sandbox.name)
 
         new = replace(Sandbox.new(new_id(), owner, spec, now_ms=self._clock()), base=base)
-        return await self._make(new, machine)
+        return await self._make(new, machine, spec.volumes)
 
-    async def children(self, parent: Sandbox, checkpoint: Checkpoint, count: int, created_by: str) -> tuple[Fork, ...]:
-        """Create forks from a checkpoint of their parent, as many at once as the host has processors."""
+    async def children(
+        self, parent: Sandbox, checkpoint: Checkpoint, count: int, created_by: str, volumes: Sequence[ForkedVolume] = ()
+    ) -> tuple[Fork, ...]:
+        """Create forks from a checkpoint of their parent, as many at once as the host has processors.
+
+        Each gets its own copies of the volumes that the parent has read-write, and shares the others.
+        """
         taken = {sandbox.name for sandbox in await self._store.owned(parent.owner)}
         forks: list[Fork] = [Fork()] * count
         slots = anyio.CapacityLimiter(_AT_ONCE)
@@ -128,7 +147,9 @@ class Creator:
             )
             async with slots:
                 try:
-                    forks[number] = Fork(sandbox=await self.of(checkpoint, parent.owner, spec, base=parent.base))
+                    async with self._copied(volumes, spec.created_by) as mounts:
+                        own = replace(spec, volumes=mounts)
+                        forks[number] = Fork(sandbox=await self.of(checkpoint, parent.owner, own, base=parent.base))
                 except CasemateError as error:
                     forks[number] = Fork(error=error)
                 except Exception as error:
@@ -139,6 +160,26 @@ class Creator:
             for number, name in enumerate(child_names(parent.name, taken, count)):
                 tasks.start_soon(make, number, name)
         return tuple(forks)
+
+    @asynccontextmanager
+    async def _copied(self, volumes: Sequence[ForkedVolume], created_by: str) -> AsyncGenerator[list[VolumeMount]]:
+        """Copy a parent's volumes for a fork that is created in the block; if it raises, nothing of them is left."""
+        sources = [(one.volume, one.source) for one in volumes if one.source is not None]
+        copies = await self._keeper.copies(sources, created_by=created_by)
+        of = {copy.source: copy.id for copy in copies}
+        try:
+            yield [
+                VolumeMount(
+                    volume=of.get(one.volume.id, one.volume.id),
+                    path=one.attachment.path,
+                    read_only=one.attachment.read_only,
+                )
+                for one in volumes
+            ]
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await self._keeper.discard(copies)
+            raise
 
     async def _of_snapshot(self, owner: str, spec: SandboxSpec) -> Sandbox:
         snapshot = await self._snapshots.find(owner, spec.snapshot)
@@ -165,7 +206,7 @@ class Creator:
             checkpoint = await self._cloner.template(key, report)
             return await self._cloner.clone(checkpoint, sandbox.machine, hostname=sandbox.name)
 
-        return await self._make(Sandbox.new(new_id(), owner, spec, now_ms=self._clock()), machine)
+        return await self._make(Sandbox.new(new_id(), owner, spec, now_ms=self._clock()), machine, spec.volumes)
 
     async def _hand_over(self, ready: Machine, sandbox: Sandbox) -> bool:
         """Give a ready machine to a sandbox; end the machine if it does not take the name."""
@@ -181,13 +222,28 @@ class Creator:
             return False
         return True
 
-    async def _make(self, sandbox: Sandbox, make: Callable[[Sandbox], Awaitable[Machine]]) -> Sandbox:
+    async def _wanted(self, sandbox: Sandbox, mounts: Sequence[VolumeMount]) -> list[tuple[Volume, Attachment]]:
+        """Find the volumes for a new sandbox, and refuse those that it cannot have before a machine is made."""
+        found: list[tuple[Volume, Attachment]] = []
+        for mount in mounts:
+            volume = await self._volumes.get(sandbox.owner, mount.volume)
+            attachment = Attachment(path=checked_path(mount.path), read_only=mount.read_only)
+            volume.with_sandbox(sandbox.id, attachment, await self._attachments.names(volume))
+            found.append((volume, attachment))
+        return found
+
+    async def _make(
+        self, sandbox: Sandbox, make: Callable[[Sandbox], Awaitable[Machine]], volumes: Sequence[VolumeMount]
+    ) -> Sandbox:
+        wanted = await self._wanted(sandbox, volumes)
         await self._admission.admit(sandbox)
         self._on_sandbox(sandbox.id)
         machine: Machine | None = None
         try:
             machine = await make(sandbox)
             self._machines.attach(sandbox.id, machine)
+            for volume, attachment in wanted:
+                await self._attachments.attach(sandbox, machine, volume, attachment)
             now = self._clock()
             running = replace(
                 # The time to live begins here: building a template must not use it up.
@@ -222,6 +278,7 @@ class Creator:
                 )
             return False
         self._admission.release(sandbox.id)
+        await self._attachments.forget(sandbox.owner, sandbox.id)
         if self._on_undone is not None:
             self._on_undone(sandbox.id)
         found = await self._store.find(sandbox.id)
