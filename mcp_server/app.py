@@ -318,4 +318,6 @@ def _limits(settings: Settings) -> OwnerLimits:
         mem=settings.max_memory_mib,
         disk=settings.max_disk_mib,
         snapshots=settings.max_snapshots,
+        volumes=settings.max_volumes,
+        volume_disk=settings.max_volume_disk_mib,
     )

@@ -18,6 +18,7 @@ from .shell import ShellRoutes
 from .snapshots import SnapshotRoutes
 from .sockets import SocketRoutes
 from .terminals import TerminalRoutes, ViewerCount
+from .volumes import VolumeRoutes
 
 if TYPE_CHECKING:
     from mcp_server.defaults import Defaults
@@ -44,6 +45,7 @@ class SandboxApi:
         modules = (
             SandboxRoutes(fleet, defaults),
             SnapshotRoutes(fleet),
+            VolumeRoutes(fleet),
             NetworkRoutes(fleet),
             ImageRoutes(fleet),
             CommandRoutes(fleet),

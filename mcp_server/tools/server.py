@@ -30,6 +30,7 @@ from .resources import add_resources
 from .sandboxes import SandboxTools
 from .snapshots import SnapshotTools
 from .terminals import TerminalTools
+from .volumes import VolumeTools
 
 if TYPE_CHECKING:
     from mcp.server.mcpserver import Context
@@ -94,6 +95,7 @@ class CasemateServer(MCPServer[None]):
             SandboxTools(fleet, defaults=defaults, ports=ports),
             PortTools(ports),
             SnapshotTools(fleet),
+            VolumeTools(fleet),
             CommandTools(fleet),
             CodeTools(fleet),
             FileTools(fleet),
