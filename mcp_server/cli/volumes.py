@@ -150,8 +150,9 @@ def detach(
     async def work() -> Object:
         async with open_remote(target_of(context)) as remote:
             path = route("sandboxes", ref, "volumes", volume)
-            query = {"force": "true"} if force else None
-            return as_object(await remote.data("DELETE", path, query=query, read_s=_LONG_S))
+            return as_object(
+                await remote.data("DELETE", path, query={"force": "true"} if force else None, read_s=_LONG_S)
+            )
 
     _made(run(work), "Detached", as_json=as_json)
 

@@ -76,5 +76,5 @@ class VolumeTools:
 
 
 def _summary(volume: Volume) -> dict[str, Any]:
-    whole = volume_object(volume)
+    whole: dict[str, Any] = {**volume_object(volume)}
     return {name: whole[name] for name in _FIELDS if whole.get(name)}

@@ -25,7 +25,7 @@ from vmm.hypervisor.qmp import Qmp
 
 _NAMES = ("mkdir", "rename", "replace", "link", "symlink", "unlink", "rmdir")
 _IN_BULK = {"unlink", "link", "copy_file_range"}
-_TOLD = {"stop", "cont", "migrate", "migrate-incoming", "quit"}
+_TOLD = {"stop", "cont", "migrate", "migrate-incoming", "quit", "blockdev-add", "device_add", "device_del"}
 
 
 class Steps:
@@ -83,7 +83,8 @@ def count(steps: Steps) -> None:
             _wrap_async(driver, name, steps, lambda _: "")
     for name in ("insert", "replace", "delete"):
         _wrap_async(SqliteCollection, name, steps, lambda given: given[0].spec.name)
-    _wrap_async(GuestLink, "identify", steps, lambda _: "")
+    for name in ("identify", "mount_volume", "unmount_volume", "freeze_volume", "thaw_volume"):
+        _wrap_async(GuestLink, name, steps, lambda _: "")
     _wrap_async(Qmp, "run", steps, lambda given: given[1] if given[1] in _TOLD else None)
     _wrap_async(Api, "call", steps, lambda given: given[2] if given[1] == "PUT" else None)
 

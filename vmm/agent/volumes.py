@@ -54,6 +54,7 @@ class Volumes:
         self._proc = proc
         self._devices = devices
         self._blocks = blocks
+        self._freezes: dict[str, object] = {}
 
     @classmethod
     def open(cls, proc: int) -> Self:
@@ -62,13 +63,14 @@ class Volumes:
         return cls(proc, devices, blocks)
 
     def mount(self, channel: Channel, arguments: Arguments) -> None:
-        """Mount a volume, and make the directory for it; does nothing if it is mounted there already."""
+        """Mount a volume, and make the directory for it; if it is mounted there already, only let writes go on."""
         serial, path = arguments.text("serial"), arguments.path()
         read_only, limit_ms = arguments.flag("read_only"), arguments.integer("limit_ms")
         path = _checked(path)
         name = self._await(serial, limit_ms)
-        mounted = self._mounts(name)
-        if not any(mount.path == path for mount in mounted):
+        if any(mount.path == path for mount in self._mounts(name)):
+            self._thaw(serial)  # The server may have ended while it copied the volume.
+        else:
             if any(mount.path == path for mount in self._mounts("")):
                 raise RefusalError(CONFLICT, f"path: another file system is mounted at {shown(path)}")
             os.makedirs(path, exist_ok=True)
@@ -93,30 +95,38 @@ class Volumes:
 
     def freeze(self, channel: Channel, arguments: Arguments) -> None:
         """Write everything to a volume, and hold back writes until `thaw`, or until `limit_ms` have passed."""
-        name, limit_ms = self._find(arguments.text("serial")), arguments.integer("limit_ms", least=1)
-        frozen = False
-        for mount in self._mounts(name) if name else []:
-            if not mount.read_only and not frozen:
-                descriptor = os.open(mount.path, os.O_RDONLY | os.O_DIRECTORY)
-                try:
-                    fcntl.ioctl(descriptor, _FREEZE, 0)
-                except BaseException:
-                    os.close(descriptor)
-                    raise
-                _thread.start_new_thread(_thaw_later, (descriptor, limit_ms / 1000))
-                frozen = True
-        channel.send_result({"frozen": frozen})
+        serial, limit_ms = arguments.text("serial"), arguments.integer("limit_ms", least=1)
+        written = [mount.path for mount in self._mounts_of(serial) if not mount.read_only]
+        if written:
+            self._freezes[serial] = freeze = object()
+            _control(written[0], _FREEZE)
+            _thread.start_new_thread(self._thaw_later, (serial, freeze, limit_ms / 1000))
+        channel.send_result({"frozen": bool(written)})
 
     def thaw(self, channel: Channel, arguments: Arguments) -> None:
         """Let writes go on."""
-        name = self._find(arguments.text("serial"))
-        for mount in self._mounts(name) if name else []:
-            descriptor = os.open(mount.path, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                _thaw(descriptor)
-            finally:
-                os.close(descriptor)
+        self._thaw(arguments.text("serial"))
         channel.send_result({})
+
+    def _thaw_later(self, serial: str, freeze: object, seconds: float) -> None:
+        time.sleep(seconds)
+        # It holds nothing open meanwhile, since the volume may be unmounted or frozen again.
+        if self._freezes.get(serial) is freeze:
+            with contextlib.suppress(OSError):
+                self._thaw(serial)
+
+    def _thaw(self, serial: str) -> None:
+        self._freezes.pop(serial, None)
+        for mount in self._mounts_of(serial)[:1]:
+            try:
+                _control(mount.path, _THAW)
+            except OSError as error:
+                if error.errno != errno.EINVAL:  # It was not frozen.
+                    raise
+
+    def _mounts_of(self, serial: str) -> list[_Mount]:
+        name = self._find(serial)
+        return self._mounts(name) if name else []
 
     def _await(self, serial: str, limit_ms: int) -> str:
         """Return the name of the disk that the host has just added."""
@@ -236,20 +246,13 @@ def _sync(path: bytes) -> None:
         os.close(descriptor)
 
 
-def _thaw_later(descriptor: int, seconds: float) -> None:
-    time.sleep(seconds)
+def _control(path: bytes, request: int) -> None:
+    """Make a request to the file system that is mounted at a path."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        _thaw(descriptor)
+        fcntl.ioctl(descriptor, request, 0)
     finally:
         os.close(descriptor)
-
-
-def _thaw(descriptor: int) -> None:
-    try:
-        fcntl.ioctl(descriptor, _THAW, 0)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # It was thawed before.
-            raise
 
 
 def _call(result: int) -> None:

@@ -7,6 +7,7 @@ device tree, with its file open, until the guest has let go of it.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +16,21 @@ import anyio
 from ..errors import Unavailable
 from .ch_api import Api, ApiError
 from .confinement import Confinement
+from .process import ProcessRef
 from .volume_disk import VolumeDisk, name_of, serial_of
 
 _GONE_S = 30.0
 _POLL_S = 0.02
 
 
-async def plug(control: Api, directory: Path, disk: VolumeDisk, confinement: Confinement) -> None:
+async def plug(control: Api, directory: Path, process: ProcessRef, disk: VolumeDisk, confinement: Confinement) -> None:
     """Add a disk. What an interrupted call left of it is removed first.
 
     Raises:
         ApiError: The program refused it.
         Unavailable: The machine's directory is on another file system than the volume.
     """
-    await unplug(control, disk.serial)
+    await unplug(control, process, disk.serial)
     name = directory / disk.name
     try:
         await anyio.to_thread.run_sync(_link, disk, name)
@@ -40,7 +42,7 @@ async def plug(control: Api, directory: Path, disk: VolumeDisk, confinement: Con
             await anyio.Path(name).unlink(missing_ok=True)
 
 
-async def unplug(control: Api, serial: str) -> None:
+async def unplug(control: Api, process: ProcessRef, serial: str) -> None:
     """Remove a disk, and wait until the guest has let go of it and its file is closed. May be repeated.
 
     Raises:
@@ -51,7 +53,7 @@ async def unplug(control: Api, serial: str) -> None:
     if name in configured:
         await control.call("PUT", "vm.remove-device", {"id": name})
     with anyio.move_on_after(_GONE_S):
-        while name in (await _devices(control))[1]:
+        while name in (await _devices(control))[1] or await anyio.to_thread.run_sync(_opens, process, name):
             await anyio.sleep(_POLL_S)
         return
     raise ApiError(f"The guest did not let go of a volume within {_GONE_S:g} s", hint="Restart the sandbox")
@@ -69,6 +71,15 @@ async def _devices(control: Api) -> tuple[set[str], set[str]]:
     disks: list[dict[str, Any]] = info["config"].get("disks") or []
     tree: dict[str, Any] = info.get("device_tree") or {}
     return {str(disk.get("id")) for disk in disks}, set(tree)
+
+
+def _opens(process: ProcessRef, name: str) -> bool:
+    """Tell whether a process has a file open that was linked under this name."""
+    for descriptor in Path(f"/proc/{process.pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # it was closed just now
+            if descriptor.readlink().name.partition(" ")[0] == name:
+                return True
+    return False
 
 
 def _link(disk: VolumeDisk, name: Path) -> None:

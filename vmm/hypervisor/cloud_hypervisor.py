@@ -253,7 +253,7 @@ class CloudHypervisor:
             Unavailable: The machine's directory is on another file system than the volume.
         """
         async with self._session(machine) as control:
-            await ch_volumes.plug(control, machine.directory, disk, self._confinement)
+            await ch_volumes.plug(control, machine.directory, machine.process, disk, self._confinement)
 
     async def unplug(self, machine: Running, serial: str) -> None:
         """Remove a volume's disk, and wait until its file is closed. A guest that hangs prevents it. May be repeated.
@@ -262,7 +262,7 @@ class CloudHypervisor:
             ApiError: The guest does not let go of it, or the program has ended.
         """
         async with self._session(machine) as control:
-            await ch_volumes.unplug(control, serial)
+            await ch_volumes.unplug(control, machine.process, serial)
 
     async def plugged(self, machine: Running) -> frozenset[str]:
         """Return the serial numbers of the volumes' disks that a machine has.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import anyio
@@ -30,7 +30,7 @@ from ..volumes.store import VolumeStore
 from ..volumes.volume import Attachment, Volume
 from .admission import Admission
 from .attachments import Attachments
-from .forks import Fork, ForkedVolume, child_names
+from .forks import Fork, ForkedVolume, child_names, mounts_of
 from .restore import Restorer
 from .volume_keeper import VolumeKeeper
 
@@ -103,7 +103,9 @@ class Creator:
         key = Key(images=await self._catalogue.require(spec.image), cpu=spec.cpu, mem=spec.mem)
         return await self._of_image(owner, spec, key, report)
 
-    async def of(self, checkpoint: Checkpoint, owner: str, spec: SandboxSpec, *, base: str) -> Sandbox:
+    async def of(
+        self, checkpoint: Checkpoint, owner: str, spec: SandboxSpec, *, base: str, sandbox_id: str = ""
+    ) -> Sandbox:
         """Create a sandbox from a checkpoint.
 
         Args:
@@ -111,12 +113,13 @@ class Creator:
             owner: Its owner.
             spec: The request; image and size are those of the checkpoint.
             base: The snapshot that the checkpoint descends from; empty if none.
+            sandbox_id: Its id; a new one if empty.
         """
 
         async def machine(sandbox: Sandbox) -> Machine:
             return await self._cloner.clone(checkpoint, sandbox.machine, hostname=sandbox.name)
 
-        new = replace(Sandbox.new(new_id(), owner, spec, now_ms=self._clock()), base=base)
+        new = replace(Sandbox.new(sandbox_id or new_id(), owner, spec, now_ms=self._clock()), base=base)
         return await self._make(new, machine, spec.volumes)
 
     async def children(
@@ -147,9 +150,12 @@ class Creator:
             )
             async with slots:
                 try:
-                    async with self._copied(volumes, spec.created_by) as mounts:
-                        own = replace(spec, volumes=mounts)
-                        forks[number] = Fork(sandbox=await self.of(checkpoint, parent.owner, own, base=parent.base))
+                    sandbox_id = new_id()
+                    sources = [(one.volume, one.source) for one in volumes if one.source is not None]
+                    async with self._keeper.copies(sources, sandbox_id, created_by=spec.created_by) as copies:
+                        own = replace(spec, volumes=mounts_of(volumes, copies))
+                        child = await self.of(checkpoint, parent.owner, own, base=parent.base, sandbox_id=sandbox_id)
+                    forks[number] = Fork(sandbox=child)
                 except CasemateError as error:
                     forks[number] = Fork(error=error)
                 except Exception as error:
@@ -160,26 +166,6 @@ class Creator:
             for number, name in enumerate(child_names(parent.name, taken, count)):
                 tasks.start_soon(make, number, name)
         return tuple(forks)
-
-    @asynccontextmanager
-    async def _copied(self, volumes: Sequence[ForkedVolume], created_by: str) -> AsyncGenerator[list[VolumeMount]]:
-        """Copy a parent's volumes for a fork that is created in the block; if it raises, nothing of them is left."""
-        sources = [(one.volume, one.source) for one in volumes if one.source is not None]
-        copies = await self._keeper.copies(sources, created_by=created_by)
-        of = {copy.source: copy.id for copy in copies}
-        try:
-            yield [
-                VolumeMount(
-                    volume=of.get(one.volume.id, one.volume.id),
-                    path=one.attachment.path,
-                    read_only=one.attachment.read_only,
-                )
-                for one in volumes
-            ]
-        except BaseException:
-            with anyio.CancelScope(shield=True):
-                await self._keeper.discard(copies)
-            raise
 
     async def _of_snapshot(self, owner: str, spec: SandboxSpec) -> Sandbox:
         snapshot = await self._snapshots.find(owner, spec.snapshot)

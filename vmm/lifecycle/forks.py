@@ -11,6 +11,7 @@ from storage.shown import shown
 
 from ..errors import CasemateError, InvalidInput
 from ..sandboxes.sandbox import Sandbox
+from ..sandboxes.volume_mount import VolumeMount
 from ..volumes.volume import Attachment, Volume
 
 MAX_FORKS = 100
@@ -48,6 +49,19 @@ class ForkVolumes(StrEnum):
     """A copy of each that the parent can write to; those that it can only read are shared."""
     NONE = "none"
     """Nothing."""
+
+
+def mounts_of(volumes: Collection[ForkedVolume], copies: Collection[Volume]) -> list[VolumeMount]:
+    """Return what one fork mounts: the copies that were made for it, and what all forks share."""
+    own = {copy.source: copy.id for copy in copies}
+    return [
+        VolumeMount(
+            volume=own.get(one.volume.id, one.volume.id),
+            path=one.attachment.path,
+            read_only=one.attachment.read_only,
+        )
+        for one in volumes
+    ]
 
 
 def check_count(count: int) -> None:

@@ -78,6 +78,7 @@ class Housekeeping:
         await self._templates.sweep()
         await self._keeper.recover()
         sleepers = await self._recovery.adopt()
+        await self._keeper.settle()
         tasks.start_soon(self._wake_again, [sandbox.id for sandbox in sleepers])
         tasks.start_soon(self._repeat, self._clean)
         # A task of its own, because it waits for sandboxes to fall asleep.

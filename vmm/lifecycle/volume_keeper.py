@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -71,6 +71,14 @@ class VolumeKeeper:
             for sandbox_id in gone:
                 await self._store.change(volume.id, _without(sandbox_id))
 
+    async def settle(self) -> None:
+        """Remove copies for sandboxes that were not created; after what is left of those sandboxes is removed."""
+        for volume in await self._store.all():
+            if volume.made_for and await self._is_gone(volume.made_for):
+                await self._remove(volume.id)
+            elif volume.made_for:
+                await self._keep(volume)
+
     async def create(self, owner: str, name: str, size: int, *, created_by: str) -> Volume:
         """Make an empty volume. On failure nothing of it is left.
 
@@ -88,7 +96,7 @@ class VolumeKeeper:
 
         return await self._make(owner, name, size, "", created_by, fill)
 
-    async def copy(self, volume: Volume, source: Path, name: str, *, created_by: str) -> Volume:
+    async def copy(self, volume: Volume, source: Path, name: str, *, created_by: str, made_for: str = "") -> Volume:
         """Make a volume from a file that nobody writes to meanwhile. On failure nothing of it is left.
 
         Args:
@@ -96,6 +104,7 @@ class VolumeKeeper:
             source: The file.
             name: The new name; that of the volume with a number if empty.
             created_by: Opaque id of the user.
+            made_for: The sandbox that is about to be created with it; empty if none.
 
         Raises:
             CasemateError: As `create`.
@@ -105,27 +114,36 @@ class VolumeKeeper:
             self._admission.check_disk(self._files.root)
             await self._files.copy(source, made.id)
 
-        return await self._make(volume.owner, name, volume.size, volume.id, created_by, fill, like=volume.name)
+        return await self._make(
+            volume.owner, name, volume.size, volume.id, created_by, fill, like=volume.name, made_for=made_for
+        )
 
-    async def copies(self, sources: Sequence[tuple[Volume, Path]], *, created_by: str) -> list[Volume]:
-        """Make a copy of each; on failure of one, none is left."""
+    @asynccontextmanager
+    async def copies(
+        self, sources: Sequence[tuple[Volume, Path]], sandbox_id: str, *, created_by: str
+    ) -> AsyncGenerator[list[Volume]]:
+        """Make a copy of each for a sandbox that is created in the block; if it is not, nothing of them is left."""
         made: list[Volume] = []
         try:
             for volume, source in sources:
-                made.append(await self.copy(volume, source, "", created_by=created_by))
+                made.append(await self.copy(volume, source, "", created_by=created_by, made_for=sandbox_id))
+            yield made
         except BaseException:
             with anyio.CancelScope(shield=True):
-                await self.discard(made)
+                for volume in made:
+                    await self._discard(volume)
             raise
-        return made
+        for volume in made:
+            await self._keep(volume)
 
-    async def discard(self, volumes: Collection[Volume]) -> None:
-        """Remove volumes that were made for a sandbox that could not be created."""
-        for volume in volumes:
-            try:
-                await self.delete(volume)
-            except CasemateError as error:
-                log.warning("volume not removed", volume=volume.id, reason=error.message)
+    async def _discard(self, volume: Volume) -> None:
+        try:
+            await self.delete(volume)
+        except CasemateError as error:
+            log.warning("volume not removed", volume=volume.id, reason=error.message)
+
+    async def _keep(self, volume: Volume) -> None:
+        await self._store.change(volume.id, lambda found: replace(found, made_for=""))
 
     async def delete(self, volume: Volume) -> None:
         """Delete a volume with everything in it. If the server crashes, its next start finishes the deletion.
@@ -149,6 +167,7 @@ class VolumeKeeper:
         fill: Callable[[Volume], Awaitable[None]],
         *,
         like: str = "",
+        made_for: str = "",
     ) -> Volume:
         if name or not like:
             check_name(name)
@@ -165,6 +184,7 @@ class VolumeKeeper:
                 size=size,
                 state=VolumeState.CREATING,
                 source=source,
+                made_for=made_for,
                 created_by=created_by,
                 created_ms=now,
                 updated_ms=now,

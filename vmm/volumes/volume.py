@@ -67,6 +67,7 @@ class Volume:
         attached: How each sandbox that has it has it (`Attachment`), by the sandbox's id. A sandbox keeps it while it
             sleeps.
         source: The volume that it was copied from; empty if none.
+        made_for: The sandbox that it was copied for, until that is created; if it never is, the volume is removed.
         version: Grows by one with each change; a change must name the version that it saw.
     """
 
@@ -77,6 +78,7 @@ class Volume:
     state: VolumeState
     attached: Mapping[str, str] = field(default_factory=dict[str, str])
     source: str = ""
+    made_for: str = ""
     created_by: str = ""
     created_ms: int = 0
     updated_ms: int = 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -29,8 +31,11 @@ async def file(tmp_path: Path) -> Path:
 def opened(machine: Machine, file: Path) -> bool:
     """Whether the hypervisor has a file open."""
     wanted = file.stat()
-    found = Path(f"/proc/{machine.running.process.pid}/fd").iterdir()
-    return any((one.stat().st_dev, one.stat().st_ino) == (wanted.st_dev, wanted.st_ino) for one in found)
+    for one in Path(f"/proc/{machine.running.process.pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            if os.path.samestat(one.stat(), wanted):
+                return True
+    return False
 
 
 @pytest.mark.kvm

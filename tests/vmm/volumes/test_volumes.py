@@ -225,6 +225,9 @@ async def test_a_snapshot_of_a_volume_in_use_holds_all_that_was_written(fleet: F
     assert (await fleet.volumes.snapshot(ALICE, "kept")).name == "kept-1"
     with pytest.raises(Conflict, match="already a volume kept"):
         await fleet.volumes.snapshot(ALICE, "data", "kept")
+    await fleet.guest.signal(ALICE, "box", held.pid, signal.SIGKILL)
+    await fleet.guest.wait(ALICE, "box", held.pid, wait_ms=10_000)
+    await fleet.volumes.detach(ALICE, "box", "data")
 
 
 async def test_a_server_that_starts_again_takes_over_machines_with_their_volumes(open_fleet: Opener) -> None:
