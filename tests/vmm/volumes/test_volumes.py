@@ -275,6 +275,18 @@ async def test_values_that_are_not_allowed_change_nothing(fleet: Fleet, data: Pa
     assert len(files(data)) == 1
 
 
+async def test_a_machine_of_an_earlier_release_takes_no_volumes(fleet: Fleet) -> None:
+    made = await fleet.sandboxes.create(ALICE, SPEC)
+    await fleet.volumes.create(ALICE, "data", size=64)
+    machine = fleet._machines.get(made.id)  # pyright: ignore[reportPrivateUsage]
+    assert machine is not None
+    machine.hardware = replace(machine.hardware, volumes=False)
+    with pytest.raises(Conflict, match="its machine takes no volumes"):
+        await fleet.volumes.attach(ALICE, "box", "data", "/data")
+    assert (await fleet.volumes.get(ALICE, "data")).attached == {}
+    assert (await fleet.lifecycle.sleep(ALICE, "box")).state is State.ASLEEP
+
+
 async def test_an_owner_has_as_many_volumes_as_its_limits_allow(open_fleet: Opener) -> None:
     async with open_fleet(limits=OwnerLimits(volumes=2, volume_disk=200)) as fleet:
         await fleet.volumes.create(ALICE, "one", size=64)
