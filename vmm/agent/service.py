@@ -108,6 +108,8 @@ class Service:
             "volume_unmount": volumes.unmount,
             "volume_freeze": volumes.freeze,
             "volume_thaw": volumes.thaw,
+            "pause": volumes.pause,
+            "resume": volumes.resume,
         }
 
     def serve(self, listener: socket.socket) -> None:

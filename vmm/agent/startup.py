@@ -127,7 +127,7 @@ def main(arguments: list[str]) -> None:
         outbound,
         carrier,
         paths,
-        Volumes.open(proc),
+        Volumes.open(proc, spawner),
     )
     frames.host_proof(secret, b"", b"")  # The first digest loads libraries, which is impossible after chroot.
     if options.port_file:

@@ -20,6 +20,7 @@ from .arguments import Arguments
 from .channel import Channel
 from .procfs import processes, read
 from .refusals import CONFLICT, GUEST, RefusalError, invalid, shown
+from .spawn import Spawner
 
 _LIBC = ctypes.CDLL(None, use_errno=True)  # CDLL releases the GIL, since these calls wait for disks.
 _OWN_DIRECTORY = 0x00000200  # CLONE_FS
@@ -48,19 +49,21 @@ class Volumes:
         proc: A descriptor of the agent's own /proc.
         devices: A descriptor of the machine's /dev.
         blocks: A descriptor of the machine's /sys/block.
+        spawner: Starts the sandbox's programs.
     """
 
-    def __init__(self, proc: int, devices: int, blocks: int) -> None:
+    def __init__(self, proc: int, devices: int, blocks: int, spawner: Spawner) -> None:
+        self._spawner = spawner
         self._proc = proc
         self._devices = devices
         self._blocks = blocks
         self._freezes: dict[str, object] = {}
 
     @classmethod
-    def open(cls, proc: int) -> Self:
+    def open(cls, proc: int, spawner: Spawner) -> Self:
         """Open the directories, before the root changes."""
         devices, blocks = (os.open(path, os.O_RDONLY | os.O_DIRECTORY) for path in ("/dev", "/sys/block"))
-        return cls(proc, devices, blocks)
+        return cls(proc, devices, blocks, spawner)
 
     def mount(self, channel: Channel, arguments: Arguments) -> None:
         """Mount a volume, and make the directory for it; if it is mounted there already, only let writes go on."""
@@ -106,6 +109,18 @@ class Volumes:
     def thaw(self, channel: Channel, arguments: Arguments) -> None:
         """Let writes go on."""
         self._thaw(arguments.text("serial"))
+        channel.send_result({})
+
+    def pause(self, channel: Channel, arguments: Arguments) -> None:
+        """Stop the sandbox's programs, so that none notices that its volumes are gone, until `resume`."""
+        del arguments
+        self._spawner.pause()
+        channel.send_result({})
+
+    def resume(self, channel: Channel, arguments: Arguments) -> None:
+        """Let the sandbox's programs go on; does nothing if they run."""
+        del arguments
+        self._spawner.resume()
         channel.send_result({})
 
     def _thaw_later(self, serial: str, freeze: object, seconds: float) -> None:

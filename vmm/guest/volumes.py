@@ -7,6 +7,7 @@ from .checks import path as checked_path
 
 _FIND_MS = 20_000
 _WRITE_S = 60.0
+_PAUSE_S = 5.0
 
 
 class VolumeCalls(Caller):
@@ -43,3 +44,11 @@ class VolumeCalls(Caller):
     async def thaw_volume(self, serial: str) -> None:
         """Let writes to a volume go on."""
         await self._call("volume_thaw", serial=serial)
+
+    async def pause_programs(self) -> None:
+        """Stop the sandbox's programs where they are; calls that start one wait until `resume_programs`."""
+        await self._call("pause", own_s=_PAUSE_S)
+
+    async def resume_programs(self) -> None:
+        """Let the sandbox's programs go on; nothing changes if they run."""
+        await self._call("resume")

@@ -32,6 +32,8 @@ log = structlog.get_logger(__name__)
 
 _QUIET_MS = 120_000
 _FLUSH_S = 10
+_TRIES = 4
+_AGAIN_S = 0.05
 _BUSY = "Stop these programs, or have them leave the directory, then try again; or detach the volume"
 
 
@@ -110,7 +112,7 @@ class Attachments:
                 await self._store.change(volume.id, lambda found: found.without_sandbox(sandbox_id))
 
     async def bring_back(self, sandbox_id: str, machine: Machine) -> str:
-        """Give a machine the volumes that the records say its sandbox has, and no others.
+        """Give a machine the volumes that the records say its sandbox has, and no others; then its programs go on.
 
         Returns:
             What its owner should know: which volumes could not be mounted, and why. Empty if all are.
@@ -127,12 +129,17 @@ class Attachments:
                 log.warning("volume not mounted", sandbox=sandbox_id, volume=volume.id, reason=error.message)
                 failed.append(f"volume {volume.name} is not mounted at {has.path}: {error.message}")
         if machine.hardware.volumes:
-            for serial in await machine.driver.plugged(machine.running) - {volume.serial for volume in volumes}:
-                await self._disconnect(machine, serial, force=True)
+            try:
+                for serial in await machine.driver.plugged(machine.running) - {volume.serial for volume in volumes}:
+                    await self._disconnect(machine, serial, force=True)
+            finally:
+                await resume_programs(machine)
         return "; ".join(failed)
 
     async def put_away(self, machine: Machine, *, force: bool = False) -> bool:
-        """Take all volumes out of a machine, and tell whether there were any. After a failure, `bring_back`.
+        """Take all volumes out of a machine, and tell whether there were any. `bring_back` follows, after failures too.
+
+        Its programs stand still until then, so that none sees a directory without its volume.
 
         Raises:
             Conflict: Programs use one; the message names them.
@@ -142,9 +149,23 @@ class Attachments:
         if not machine.hardware.volumes:
             return False
         serials = await machine.driver.plugged(machine.running)
-        for serial in sorted(serials):
-            await self._disconnect(machine, serial, force=force)
-        return bool(serials)
+        tries = 1 if force else _TRIES
+        while serials:
+            tries -= 1
+            try:
+                if not force:
+                    await machine.link.pause_programs()
+                for serial in sorted(serials):
+                    await self._disconnect(machine, serial, force=force)
+            except Conflict:
+                if tries == 0:
+                    raise
+            else:
+                return True
+            # A program that opens files for a moment only is done with this one soon.
+            await resume_programs(machine)
+            await anyio.sleep(_AGAIN_S)
+        return False
 
     async def flush(self, machine: Machine) -> None:
         """Have a guest write what it still has to write to volumes, within ten seconds, because its machine is ended.
@@ -229,6 +250,15 @@ class Attachments:
             if not force:
                 raise
         await machine.driver.unplug(machine.running, serial)
+
+
+async def resume_programs(machine: Machine) -> None:
+    """Let programs go on that stood still while their machine was saved. A guest that does not answer is told later."""
+    if machine.hardware.volumes:
+        try:
+            await machine.link.resume_programs()
+        except CasemateError as error:
+            log.warning("programs not resumed", machine=machine.directory.name, reason=error.message)
 
 
 def _check_takes(machine: Machine) -> None:

@@ -29,7 +29,7 @@ from ..sandboxes.volume_mount import VolumeMount, checked_path
 from ..volumes.store import VolumeStore
 from ..volumes.volume import Attachment, Volume
 from .admission import Admission
-from .attachments import Attachments
+from .attachments import Attachments, resume_programs
 from .forks import Fork, ForkedVolume, child_names, mounts_of
 from .restore import Restorer
 from .volume_keeper import VolumeKeeper
@@ -120,7 +120,7 @@ class Creator:
             return await self._cloner.clone(checkpoint, sandbox.machine, hostname=sandbox.name)
 
         new = replace(Sandbox.new(sandbox_id or new_id(), owner, spec, now_ms=self._clock()), base=base)
-        return await self._make(new, machine, spec.volumes)
+        return await self._make(new, machine, spec.volumes, saved_before=True)
 
     async def children(
         self, parent: Sandbox, checkpoint: Checkpoint, count: int, created_by: str, volumes: Sequence[ForkedVolume] = ()
@@ -219,7 +219,12 @@ class Creator:
         return found
 
     async def _make(
-        self, sandbox: Sandbox, make: Callable[[Sandbox], Awaitable[Machine]], volumes: Sequence[VolumeMount]
+        self,
+        sandbox: Sandbox,
+        make: Callable[[Sandbox], Awaitable[Machine]],
+        volumes: Sequence[VolumeMount],
+        *,
+        saved_before: bool = False,
     ) -> Sandbox:
         wanted = await self._wanted(sandbox, volumes)
         await self._admission.admit(sandbox)
@@ -230,6 +235,8 @@ class Creator:
             self._machines.attach(sandbox.id, machine)
             for volume, attachment in wanted:
                 await self._attachments.attach(sandbox, machine, volume, attachment)
+            if saved_before:
+                await resume_programs(machine)
             now = self._clock()
             running = replace(
                 # The time to live begins here: building a template must not use it up.

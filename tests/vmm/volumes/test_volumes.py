@@ -16,6 +16,7 @@ from tests.waiting import PATIENCE_S
 from vmm.errors import Conflict, InvalidInput, LimitExceeded, NotFound
 from vmm.fleet import Fleet
 from vmm.guest.values import Command
+from vmm.machines.snapshots import Snapshot
 from vmm.sandboxes.limits import OwnerLimits
 from vmm.sandboxes.sandbox import State
 from vmm.sandboxes.spec import SandboxSpec
@@ -137,6 +138,33 @@ async def test_sleep_keeps_volumes_and_refuses_while_programs_use_one(fleet: Fle
     await fleet.volumes.attach(ALICE, "other", "data", "/data")
     assert await run(fleet, "other", "cat /data/file") == "before"
     assert "No such file" in await fails(fleet, "box", "cat /data/file")
+
+
+async def test_programs_never_see_a_directory_without_its_volume(fleet: Fleet) -> None:
+    await fleet.volumes.create(ALICE, "data", size=64)
+    await fleet.sandboxes.create(ALICE, replace(SPEC, volumes=[VolumeMount(volume="data", path="/data")]))
+    await run(fleet, "box", "echo here > /data/file")
+    # The shell's own test holds nothing open, so that the volume can be unmounted between two rounds.
+    loop = "n=0; while [ -e /data/file ]; do n=$((n + 1)); echo $n > /data/count; done; echo gone; exit 3"
+    held = await fleet.guest.start(ALICE, "box", Command(shell=loop))
+    taken: list[Snapshot] = []
+    for _ in range(20):
+        try:
+            taken.append(await fleet.snapshots.take(ALICE, "box"))
+            (fork,) = await fleet.snapshots.fork(ALICE, "box")
+            assert fork.sandbox is not None, fork.error
+            assert (await fleet.guest.wait(ALICE, fork.sandbox.id, held.pid, wait_ms=200)).running
+            await fleet.lifecycle.sleep(ALICE, "box")
+            await fleet.lifecycle.wake(ALICE, "box")
+            break
+        except Conflict as error:  # it was just writing
+            assert "in use by bash" in error.message
+    else:
+        pytest.fail("the program was writing each time")
+    assert (await fleet.guest.wait(ALICE, "box", held.pid, wait_ms=200)).running
+    before = int(await run(fleet, "box", "cat /data/count"))
+    await run(fleet, "box", f"until [ $(cat /data/count) -gt {before} ]; do sleep 0.05; done")
+    await fleet.lifecycle.restart(ALICE, "box")
 
 
 async def test_a_restart_a_restore_and_a_lost_machine_keep_what_the_volume_holds_now(fleet: Fleet) -> None:
