@@ -31,8 +31,8 @@ async def records(data: Path) -> AsyncGenerator[VolumeStore]:
         yield VolumeStore(await database.collection(VOLUMES), host=still.HOST)
 
 
-def volume(name: str, state: VolumeState, *, owner: str = ALICE, **more: str) -> Volume:
-    return Volume(id=new_id(), owner=owner, name=name, size=64, state=state, **more)
+def volume(name: str, state: VolumeState, *, owner: str = ALICE, made_for: str = "") -> Volume:
+    return Volume(id=new_id(), owner=owner, name=name, size=64, state=state, made_for=made_for)
 
 
 async def test_a_name_is_an_owners_own(tmp_path: Path) -> None:
