@@ -110,6 +110,7 @@ class Settings(BaseModel):
         idle_seconds: Idle time after which a sandbox goes to sleep unless its creator sets another; 0 means never.
         sleep_retention_days: Days asleep after which a sandbox is deleted; 0 means never.
         max_snapshots: Snapshots of an organisation.
+        max_volumes, max_volume_disk_mib: Volumes of an organisation, and their sizes together.
         network: Where sandboxes may connect to unless their creator says so.
         network_way: How they reach it; `auto` is taps where the server may make them, else user mode.
         network_open: Private networks that they may reach, if their policy allows it.
@@ -185,6 +186,8 @@ class Settings(BaseModel):
     idle_seconds: int = Field(default=IDLE_S, ge=0, le=MAX_IDLE_S)
     sleep_retention_days: int = Field(default=0, ge=0, le=3650)
     max_snapshots: int = Field(default=200, ge=1, le=100_000)
+    max_volumes: int = Field(default=100, ge=0, le=100_000)
+    max_volume_disk_mib: int = Field(default=1024 * 1024, ge=0)
     network: Annotated[str, AfterValidator(checks.network_policy)] = "internet"
     network_way: Literal["auto", "taps", "user"] = "auto"
     network_open: Annotated[tuple[str, ...], List, AfterValidator(checks.private_networks)] = ()
