@@ -29,6 +29,7 @@ from vmm.network.taps.settings import (
 )
 from vmm.sandboxes.lease import MAX_IDLE_S
 from vmm.sandboxes.spec import CPU_RANGE, IDLE_S, MEM_RANGE
+from vmm.volumes.volume import SIZE, SIZE_RANGE
 
 from ..defaults import CREATE_WAIT_S
 from . import checks
@@ -131,7 +132,8 @@ class Settings(BaseModel):
         sandbox_api_unused_seconds: Time without use after which a session is deleted; 0 means never.
         sandbox_api_max_seconds: The age at which a session is deleted, in use or not; 0 means never.
         sandbox_api_cleanup_seconds: How often that is checked.
-        sandbox_api_persist: Whether sessions are kept until they are deleted, however long nobody uses them.
+        sandbox_api_persist: Whether files of sessions are on volumes, which stay until the session is deleted by name.
+        sandbox_api_volume_mib: MiB of such a volume.
         sandbox_api_exec_seconds: The longest time limit of a command.
         sandbox_api_file_bytes: The largest file that is read or written; 0 means as large as one call carries.
         sandbox_api_commands: The only commands that may be run; empty for all.
@@ -210,6 +212,7 @@ class Settings(BaseModel):
     sandbox_api_max_seconds: int = Field(default=0, ge=0, le=3650 * 86400)
     sandbox_api_cleanup_seconds: int = Field(default=60, ge=1, le=86400)
     sandbox_api_persist: bool = False
+    sandbox_api_volume_mib: int = Field(default=SIZE, ge=SIZE_RANGE[0], le=SIZE_RANGE[1])
     sandbox_api_exec_seconds: int = Field(default=120, ge=1, le=86400)
     sandbox_api_file_bytes: int = Field(default=1024 * 1024, ge=0, le=8 * 1024 * 1024)
     sandbox_api_commands: Annotated[tuple[str, ...], List] = ()

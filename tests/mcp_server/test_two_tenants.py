@@ -234,7 +234,7 @@ async def world(assemble: Assemble, keys: dict[str, str], fleet_of_one: OneHost)
             "port": "8000",
             "session_id": sandbox_name("s"),
         }
-        digits = dict(zip(hers, "0123456789", strict=False))
+        digits = dict(zip(hers, "0123456789abcdef", strict=False))
         unknown = {name: digits[name] * len(text) for name, text in hers.items()}
         unknown |= {"watch": str(uuid.UUID(int=0)), "port": "8001"}
         named = hers | {"id": "box", "snapshot": "before", "volume": "data"}
