@@ -2,6 +2,8 @@
 .PHONY: serve help fmt lint test test-fast test-busy test-kvm coverage bench
 
 FAST = -m 'not vm' -n 5 --dist worksteal
+# Tests start hundreds of programs of this project: without compiled files, each compiles all that it imports.
+export PYTHONDONTWRITEBYTECODE =
 
 serve: ## start the server
 	@scripts/setup
