@@ -2,7 +2,8 @@
 
 A saved device that had a tap loads only with a tap: its state says that packets have a header (IFF_VNET_HDR), and its
 guest relies on what only a tap can do for it. This one is in a network namespace of its own, which nobody else is in
-and which ends with the program that has the descriptor.
+and which ends with the program that has the descriptor. It is up, with no address: packets to one that is down are an
+error, at which cloud-hypervisor ends the device's thread.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
+import socket
 import struct
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +24,8 @@ _NEW_NET = 0x40000000
 _DEVICE = "/dev/net/tun"
 _TUNSETIFF = 0x400454CA
 _TAP, _NO_PI, _VNET_HDR = 0x2, 0x1000, 0x4000
+_SIOCSIFFLAGS, _UP = 0x8914, 0x1
+_NAME = b"blind"
 
 
 def blind_tap() -> int:
@@ -49,7 +53,9 @@ def _opened() -> int:
         raise OSError(number, f"no network namespace: {os.strerror(number)}")
     descriptor = os.open(_DEVICE, os.O_RDWR | os.O_CLOEXEC)
     try:
-        fcntl.ioctl(descriptor, _TUNSETIFF, struct.pack("16sH22x", b"blind", _TAP | _NO_PI | _VNET_HDR))
+        fcntl.ioctl(descriptor, _TUNSETIFF, struct.pack("16sH22x", _NAME, _TAP | _NO_PI | _VNET_HDR))
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+            fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sH22x", _NAME, _UP))
     except BaseException:
         os.close(descriptor)
         raise
