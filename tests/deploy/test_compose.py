@@ -35,7 +35,8 @@ def project(tmp_path: Path) -> Path:
 
 
 def run(project: Path, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    env = {"PATH": os.environ["PATH"], "HOME": str(project)} | variables
+    plugins = os.environ.get("DOCKER_CONFIG") or f"{Path.home()}/.docker"
+    env = {"PATH": os.environ["PATH"], "HOME": str(project), "DOCKER_CONFIG": plugins} | variables
     return subprocess.run(
         command, cwd=project, env=env, capture_output=True, text=True, timeout=PATIENCE_S, check=False
     )
@@ -106,7 +107,9 @@ def test_compose_sees_one_open_port_health_checks_and_who_waits_for_whom(project
     assert (port["host_ip"], port["published"], port["target"]) == ("127.0.0.1", "8080", 8080)
     assert "ports" not in services["mongo"]
     assert "/ready" in services["casemate"]["healthcheck"]["test"][-1]
-    assert "ping" in services["mongo"]["healthcheck"]["test"][-1]
+    check = services["mongo"]["healthcheck"]["test"]
+    assert "ping" in check[-1]
+    assert check[check.index("--host") + 1] == "mongo", "during its set-up it answers on the loopback"
     assert services["mongo"]["depends_on"]["secrets"]["condition"] == "service_completed_successfully"
     assert services["casemate"]["depends_on"]["mongo"]["condition"] == "service_healthy"
     assert services["casemate"]["cap_drop"] == services["secrets"]["cap_drop"] == ["ALL"]
