@@ -115,6 +115,19 @@ def test_compose_sees_one_open_port_health_checks_and_who_waits_for_whom(project
     assert services["casemate"]["cap_drop"] == services["secrets"]["cap_drop"] == ["ALL"]
 
 
+@with_compose
+def test_no_volume_without_a_name_is_left_behind(project: Path) -> None:
+    """MongoDB's image declares two, and each container without its own gets new ones."""
+    done = config(project, "--format", "json")
+    if not done.stdout.startswith("{"):
+        pytest.skip("this Compose is version 1, which does not write JSON")
+    services: dict[str, Any] = json.loads(done.stdout)["services"]
+    for name in ("mongo", "secrets"):
+        service = services[name]
+        places = {volume["target"] for volume in service["volumes"]} | set(service["tmpfs"])
+        assert {"/data/db", "/data/configdb"} <= places
+
+
 def environment_names() -> list[str]:
     """The names that the server's service lists, without those of its health check and others."""
     block = (ROOT / FILES[0]).read_text().partition("    environment:\n")[2].partition("    volumes:\n")[0]
