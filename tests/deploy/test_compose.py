@@ -71,6 +71,14 @@ def config(project: Path, *options: str, **variables: str) -> subprocess.Complet
     return run(project, *COMPOSE, "config", *options, **variables)
 
 
+def described(project: Path) -> dict[str, Any]:
+    """The services as Compose reads them."""
+    done = config(project, "--format", "json")
+    if not done.stdout.startswith("{"):
+        pytest.skip("this Compose is version 1, which does not write JSON")
+    return json.loads(done.stdout)["services"]
+
+
 @with_compose
 def test_compose_accepts_the_files_without_any_step_before(project: Path) -> None:
     done = config(project)
@@ -98,10 +106,7 @@ def test_voidruns_names_reach_the_server_from_the_shell_or_the_file(project: Pat
 
 @with_compose
 def test_compose_sees_one_open_port_health_checks_and_who_waits_for_whom(project: Path) -> None:
-    done = config(project, "--format", "json")
-    if not done.stdout.startswith("{"):
-        pytest.skip("this Compose is version 1, which does not write JSON")
-    services: dict[str, Any] = json.loads(done.stdout)["services"]
+    services = described(project)
     assert set(services) == {"casemate", "mongo", "secrets"}
     (port,) = services["casemate"]["ports"]
     assert (port["host_ip"], port["published"], port["target"]) == ("127.0.0.1", "8080", 8080)
@@ -118,10 +123,7 @@ def test_compose_sees_one_open_port_health_checks_and_who_waits_for_whom(project
 @with_compose
 def test_no_volume_without_a_name_is_left_behind(project: Path) -> None:
     """MongoDB's image declares two, and each container without its own gets new ones."""
-    done = config(project, "--format", "json")
-    if not done.stdout.startswith("{"):
-        pytest.skip("this Compose is version 1, which does not write JSON")
-    services: dict[str, Any] = json.loads(done.stdout)["services"]
+    services = described(project)
     for name in ("mongo", "secrets"):
         service = services[name]
         places = {volume["target"] for volume in service["volumes"]} | set(service["tmpfs"])
