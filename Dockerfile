@@ -8,7 +8,8 @@ RUN apt-get update -qq \
       python3-venv qemu-system-x86 mmdebstrap e2fsprogs erofs-utils busybox-static cpio lz4 kmod uidmap zstd xz-utils ca-certificates \
       tini \
  && rm -rf /var/lib/apt/lists/* \
- && useradd --system --uid 10001 --user-group --home-dir /var/lib/casemate --shell /usr/sbin/nologin casemate \
+ && groupadd --gid 10001 casemate \
+ && useradd --uid 10001 --gid casemate --no-create-home --home-dir /var/lib/casemate --shell /usr/sbin/nologin casemate \
  && install -d -m 0700 -o casemate -g casemate /var/lib/casemate
 
 WORKDIR /opt/casemate
@@ -25,20 +26,21 @@ RUN /opt/venv/bin/python -m pip install --quiet --no-cache-dir --disable-pip-ver
  && ln -s /opt/venv/bin/casemate /usr/local/bin/casemate
 
 ENV CASEMATE_DATA=/var/lib/casemate \
-    CASEMATE_IMAGES=/opt/casemate/images \
+    CASEMATE_IMAGES=/var/lib/casemate/images \
     CASEMATE_HOST=0.0.0.0 \
     CASEMATE_PORT=8080 \
     CASEMATE_ALLOWED_HOSTS=localhost \
     CASEMATE_LOG_FORMAT=json
 
-RUN casemate image build \
- && chown -R casemate:casemate /opt/casemate/images \
+RUN CASEMATE_IMAGES=/opt/casemate/images casemate image build \
  && rm -rf /var/lib/apt/lists/*
+
+COPY deploy/compose/start.sh ./
 
 USER casemate
 VOLUME /var/lib/casemate
 EXPOSE 8080
 HEALTHCHECK --interval=10s --timeout=6s --start-period=60s --retries=3 \
   CMD ["/opt/venv/bin/python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:8080/ready', timeout=5)"]
-ENTRYPOINT ["tini", "--", "casemate"]
+ENTRYPOINT ["tini", "--", "/opt/casemate/start.sh", "/opt/casemate/images"]
 CMD ["serve"]

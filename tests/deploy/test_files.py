@@ -38,7 +38,8 @@ def test_the_container_copies_the_packages_of_the_project_and_nothing_secret() -
     found = re.search(r"^include = \[(.+)\]$", text("pyproject.toml"), re.MULTILINE)
     assert found is not None
     packages = {name.strip(' "*') for name in found[1].split(",")}
-    assert copied == packages | {"pyproject.toml", "README.md", "LICENSE", "requirements-otel.lock"}
+    others = {"pyproject.toml", "README.md", "LICENSE", "requirements-otel.lock", "deploy/compose/start.sh"}
+    assert copied == packages | others
     allowed = {line[1:] for line in text(".dockerignore").splitlines() if line.startswith("!")}
     assert allowed == copied
 
