@@ -41,9 +41,13 @@ class Document:
     spec: Spec
     root: Node
 
+    def place(self, problems: Iterable[Problem]) -> list[Fault]:
+        """Return problems with this spec as faults, which say where they are."""
+        return placed(self.root, problems)
+
     def refused(self, problems: Iterable[Problem]) -> SpecRefused | None:
         """Return problems with this spec as an error that says where they are; None if there are none."""
-        faults = placed(self.root, problems)
+        faults = self.place(problems)
         return SpecRefused(self.file, faults) if faults else None
 
 
@@ -63,6 +67,8 @@ def parse(data: bytes, *, file: str) -> Document:
         SpecRefused: It is not a valid spec.
     """
     root, faults = tree(data, file=file)
+    if root.value is None:
+        raise _whole(file, "is empty: write a spec with kind and name")
     spec, wrong = checked(root, Spec)
     faults += wrong
     if spec is not None:

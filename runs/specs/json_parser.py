@@ -36,7 +36,7 @@ class _Reader:
     def read(self) -> tuple[Node, list[Fault]]:
         self._skip()
         if self._at == len(self._text):
-            raise SyntaxFault(0, 0, "is empty: write a spec with kind and name")
+            return Node(value=None, place=(1, 1)), []
         root = self._value(1)
         self._skip()
         if self._at < len(self._text):

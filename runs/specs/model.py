@@ -40,4 +40,4 @@ Name = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterVali
 """The name of a spec, a step or a box."""
 
 GuestPath = Annotated[str, AfterValidator(_absolute)]
-Seconds = Annotated[int, Field(ge=1, le=30 * _DAY_S)]
+Seconds = Annotated[int, Field(ge=1, le=_DAY_S)]

@@ -92,9 +92,7 @@ class _Reader:
                     self._alias(event)
                 case _:
                     pass
-        if self._root is None or self._root.value is None:
-            raise SyntaxFault(0, 0, "is empty: write a spec with kind and name")
-        return self._root, self._faults
+        return self._root or Node(value=None, place=(1, 1)), self._faults
 
     def _open(self, event: yaml.SequenceStartEvent | yaml.MappingStartEvent) -> None:
         place = _place(event)

@@ -72,7 +72,14 @@ def test_bytes_that_are_not_utf_8_are_refused_with_their_place() -> None:
     assert faults_of(text) == ["4:8: has a byte that is not UTF-8: save the file as UTF-8"]
 
 
-@pytest.mark.parametrize("text", ["- 1", "5", "'kind: sandbox'", "null"])
+@pytest.mark.parametrize("file", ["s.yaml", "s.json"])
+@pytest.mark.parametrize("text", ["", " \n", "# only a comment", "---\n...\n", "~", "null"])
+def test_a_file_without_a_document_is_refused(text: str, file: str) -> None:
+    (fault,) = faults_of(text, file=file)
+    assert fault == "is empty: write a spec with kind and name" or file == "s.json"
+
+
+@pytest.mark.parametrize("text", ["- 1", "5", "'kind: sandbox'"])
 def test_a_document_that_is_no_mapping_is_refused(text: str) -> None:
     assert len(faults_of(text)) == 1
 

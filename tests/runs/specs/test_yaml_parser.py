@@ -80,9 +80,6 @@ def test_every_value_and_every_name_knows_its_place() -> None:
         ("a: *nowhere", "f:1:4: is an alias of 'nowhere', which no anchor before it defines"),
         ("a: &x [*x]", "f:1:8: is an alias of 'x', which no anchor before it defines"),
         ("a: \x00", "f:1:4: has a character that YAML does not allow: remove it"),
-        ("", "f: is empty: write a spec with kind and name"),
-        ("# only a comment\n", "f: is empty"),
-        ("---\n...\n", "f: is empty"),
     ],
 )
 def test_what_is_not_a_spec_is_refused_with_its_place(text: str, message: str) -> None:

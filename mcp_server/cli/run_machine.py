@@ -1,0 +1,140 @@
+"""The machine of a run: a sandbox of the server, deleted at the end, whatever the end is."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import shlex
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import anyio
+
+from runs.engine.machine import Ended, MachineError
+
+from .console import CliError, note
+from .errors import Missing
+from .fed_command import follow_fed, send_bytes
+from .output_stream import BINARY, follow
+from .remote import route
+from .values import Object, as_object, cell
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Sequence
+
+    from runs.engine.machine import Sink
+    from runs.specs.sandbox import SandboxSection
+
+    from .output_stream import Ended as Exit
+    from .remote import Remote
+
+_CREATE_S = 900
+_DELETE_S = 120
+_PREPARE_S = 60
+_DAY_S = 86_400
+_SLUG = 40
+
+
+class RemoteMachine:
+    """A sandbox in which programs are started over REST.
+
+    Args:
+        remote: The server.
+        ref: The sandbox's id.
+        cwd: The directory in which programs start.
+    """
+
+    def __init__(self, remote: Remote, ref: str, cwd: str) -> None:
+        self._remote = remote
+        self._cwd = cwd
+        self.ref = ref
+
+    async def run(self, argv: Sequence[str], *, stdin: bytes, timeout_s: int, sink: Sink) -> Ended:
+        """Run a program to its end, as `Machine.run` says."""
+        body: Object = {"command": f"exec {shlex.join(argv)}", "timeout": timeout_s or _DAY_S, "cwd": self._cwd}
+        try:
+            ended = await self._followed(body, stdin, sink)
+        except CliError as error:
+            raise MachineError(str(error)) from None
+        if ended is None:
+            raise MachineError(f"{self._remote.url} closed the output before it sent the program's exit status")
+        return Ended(exit_code=ended.exit_code, reason=ended.reason)
+
+    async def prepare(self) -> None:
+        """Make the directory in which programs start.
+
+        Raises:
+            CliError: It cannot be made.
+        """
+        body: Object = {"command": shlex.join(["mkdir", "-p", "--", self._cwd]), "cwd": "/", "timeout": _PREPARE_S}
+        made = as_object(await self._remote.data("POST", route("sandboxes", self.ref, "exec"), body=body))
+        if made.get("exitCode"):
+            raise CliError(f"--working-dir: cannot make {self._cwd}: {cell(made.get('stderr')).strip()}")
+
+    async def _followed(self, body: Object, stdin: bytes, sink: Sink) -> Exit | None:
+        if stdin:
+            return await follow_fed(
+                self._remote, self.ref, body, sink, lambda pid: send_bytes(self._remote, self.ref, pid, stdin)
+            )
+        async with self._remote.events(route("sandboxes", self.ref, "exec-stream"), body | BINARY) as output:
+            return await follow(output, sink)
+
+
+@asynccontextmanager
+async def open_machine(
+    remote: Remote, name: str, sandbox: SandboxSection, *, env: dict[str, str], ttl_s: int, cwd: str
+) -> AsyncGenerator[RemoteMachine]:
+    """Create a sandbox as a spec says, and delete it when the block ends.
+
+    Args:
+        remote: The server.
+        name: The spec's name, from which the sandbox's is made.
+        sandbox: The spec's section.
+        env: Variables of all programs.
+        ttl_s: Seconds after which the server deletes it if this process cannot; 0 for never.
+        cwd: The directory in which programs start.
+
+    Raises:
+        CliError: It cannot be created.
+    """
+    body: Object = {
+        "name": f"{_slug(name)}-{secrets.token_hex(3)}",
+        "network": "internet" if sandbox.network else "none",
+        "envVars": env,
+        "ttl": ttl_s,
+        "sync": False,
+    }
+    if sandbox.snapshot is not None:
+        body["snapshot"] = sandbox.snapshot
+    else:
+        body |= {"cpu": sandbox.vcpus, "mem": sandbox.memory_mb, "image": sandbox.image or ""}
+    ref = await _create(remote, body)
+    try:
+        await remote.call("POST", route("sandboxes", ref, "wake"), read_s=_CREATE_S)  # waits until it runs
+        machine = RemoteMachine(remote, ref, cwd)
+        await machine.prepare()
+        yield machine
+    finally:
+        with anyio.CancelScope(shield=True):
+            await _delete(remote, ref)
+
+
+async def _create(remote: Remote, body: Object) -> str:
+    with anyio.CancelScope(shield=True):  # it takes a moment, and without the id nothing could be deleted
+        made = as_object(await remote.data("POST", route("sandboxes"), body=body, read_s=_CREATE_S))
+        return cell(made.get("id"))
+    raise AssertionError  # unreachable: the block either returns or raises
+
+
+async def _delete(remote: Remote, ref: str) -> None:
+    try:
+        await remote.call("DELETE", route("sandboxes", ref), read_s=_DELETE_S)
+    except Missing:
+        return
+    except CliError as error:
+        note(f"casemate: the sandbox {ref} is not deleted ({error}): use casemate sandbox rm {ref}")
+
+
+def _slug(name: str) -> str:
+    """Make a host name of a spec's name."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:_SLUG].strip("-") or "run"
