@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import signal
 import uuid
 from collections.abc import Callable
@@ -16,7 +15,7 @@ import pytest
 from anyio.abc import Process
 from anyio.streams.text import TextReceiveStream
 
-from tests.mcp_server.cli.rig import Cli
+from tests.mcp_server.cli.rig import Cli, Result
 from tests.mcp_server.rest.command_calls import gone
 from tests.waiting import PATIENCE_S
 
@@ -52,7 +51,11 @@ def write(cli: Cli) -> WriteSpec:
 @pytest.fixture
 def run(cli: Cli, guest: Path) -> Callable[..., Any]:
     """Runs a spec in a directory of the guest."""
-    return lambda file, *options, **more: cli("run", "--file", file, "--working-dir", guest, *options, **more)
+
+    async def ran(file: str, *options: str, env: dict[str, str] | None = None) -> Result:
+        return await cli("run", "--file", file, "--working-dir", guest, *options, env=env)
+
+    return ran
 
 
 async def sandboxes(cli: Cli) -> list[str]:
@@ -187,6 +190,14 @@ async def test_what_the_server_refuses_is_an_error(cli: Cli, write: WriteSpec, r
     assert (await cli.using(key="cm_wrong")("run", "--file", write(step("a", "true")))).status == 1
 
 
+async def test_a_machine_may_start_from_a_snapshot(cli: Cli, write: WriteSpec, run: Any) -> None:
+    kept = (await cli("snapshot", "create", "box", "base", "--json")).json
+    assert (await run(write(step("a", "echo out"), sandbox={"snapshot": kept["name"]}))).text.endswith("out\n")
+    refused = await run(write(step("a", "echo out"), sandbox={"snapshot": "missing"}))
+    assert refused.status == 1
+    assert "missing" in refused.err.splitlines()[-1]
+
+
 async def sees(process: Process, text: str) -> None:
     """Read a command's progress until a text comes."""
     assert process.stderr is not None
@@ -248,4 +259,4 @@ async def test_a_machine_that_dies_ends_the_run(cli: Cli, write: WriteSpec, gues
         assert (await cli("sandbox", "rm", name)).status == 0
         with anyio.fail_after(PATIENCE_S):
             assert await process.wait() == 1
-    assert os.listdir(guest) == []
+    assert await sandboxes(cli) == ["box"]

@@ -25,8 +25,8 @@ RUN = "run: {program: 'true'}"
     ("text", "faults"),
     [
         (
-            steps(f"name: build, {RUN}", f"name: test, {RUN}, depends_on: [biuld]"),
-            ["6:55: workflow.steps[1].depends_on[0]: there is no step 'biuld' here: did you mean build?"],
+            steps(f"name: build, {RUN}", f"name: test, {RUN}, depends_on: [builds]"),
+            ["6:55: workflow.steps[1].depends_on[0]: there is no step 'builds' here: did you mean build?"],
         ),
         (
             steps(f"name: a, {RUN}", f"name: a, {RUN}"),

@@ -101,7 +101,7 @@ def test_skills_are_listed_with_those_that_they_belong_to() -> None:
         ("name: count-files", "name: ''", "4:7: name: must not be empty"),
         ("name: count-files", 'name: "a\\nb"', "4:7: name: must be on one line, without control characters"),
         ("name: count-files", "", "2:1: needs the field name"),
-        ("    - name: gather", "    - nam: gather", "15:7: workflow.steps[0].nam: there is no field 'nam' here"),
+        ("    - name: gather", "    - names: gather", "15:7: workflow.steps[0].names: there is no field 'names' here"),
     ],
 )
 def test_a_value_that_is_wrong_is_told_with_its_place(old: str, new: str, fault: str) -> None:
@@ -122,7 +122,11 @@ def test_a_value_that_is_wrong_is_told_with_its_place(old: str, new: str, fault:
         ("provider: custom", "provider: lmstudio", "14:13: llm.provider: must be 'claude', 'claude-personal', 'codex'"),
         ("- cli:jq", "- clj:jq", "28:7: agent.skills[3]: must be one of agent:…, file:…, remote:…, cli:…, mcp:…"),
         ("readonly: true", "readonly: yes", "30:55: agent.skills[5].readonly: must be true or false, got 'yes'"),
-        ("command: my-server", "comand: my-server", "31:8: agent.skills[6].comand: there is no field 'comand' here"),
+        (
+            "command: my-server",
+            "commands: my-server",
+            "31:8: agent.skills[6].commands: there is no field 'commands' here",
+        ),
     ],
 )
 def test_agents_have_skills_mounts_and_providers_that_exist(old: str, new: str, fault: str) -> None:
