@@ -6,7 +6,7 @@ import re
 import secrets
 import shlex
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import anyio
 
@@ -17,7 +17,7 @@ from .errors import Missing
 from .fed_command import follow_fed, send_bytes
 from .output_stream import BINARY, follow
 from .remote import route
-from .values import Object, as_object, cell
+from .values import Object, as_object, cell, status_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -33,6 +33,8 @@ _DELETE_S = 120
 _PREPARE_S = 60
 _DAY_S = 86_400
 _SLUG = 40
+_LOOK_S = 5
+_LOST = {"killed", "error"}
 
 
 class RemoteMachine:
@@ -59,6 +61,21 @@ class RemoteMachine:
         if ended is None:
             raise MachineError(f"{self._remote.url} closed the output before it sent the program's exit status")
         return Ended(exit_code=ended.exit_code, reason=ended.reason)
+
+    async def watch(self) -> NoReturn:
+        """Wait for ever, as long as the machine is there, asleep or not.
+
+        Raises:
+            CliError: It was lost or deleted.
+        """
+        while True:
+            await anyio.sleep(_LOOK_S)
+            try:
+                found = as_object(await self._remote.data("GET", route("sandboxes", self.ref)))
+            except Missing:
+                raise CliError(f"The sandbox {self.ref} was deleted meanwhile") from None
+            if status_of(found) in _LOST:
+                raise CliError(f"The machine of {self.ref} was lost: {cell(found.get('reason'))}")
 
     async def prepare(self) -> None:
         """Make the directory in which programs start.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from runs.engine.report import Status
@@ -45,7 +46,7 @@ class RunProgress:
             return
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, console=err, transient=True) as self._bar:
-            self._bar.add_task(plain(self._prefix).replace("[", r"\["), total=len(self._numbers))
+            self._bar.add_task(escape(plain(self._prefix)), total=len(self._numbers))
             yield
         self._bar = None
 

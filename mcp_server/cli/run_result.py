@@ -10,6 +10,8 @@ from .console import out, plain, run, show_json, write_raw
 from .forms import Form
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from runs.engine.report import StepReport
 
 
@@ -23,10 +25,10 @@ class RunResult:
     output: bytes = b""
     steps: tuple[StepReport, ...] = ()
 
-    def show(self, form: Form) -> None:
-        """Print it: for people as lines, with the output unchanged below them."""
+    def show(self, form: Form, warnings: Sequence[str] = ()) -> None:
+        """Print it: for people as lines, with the output unchanged below them; for programs with the warnings."""
         if form is Form.JSON:
-            show_json(self._object())
+            show_json(self._object() | ({"warnings": list(warnings)} if warnings else {}))
             return
         lines = {
             "name": plain(self.name),

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Annotated
 
-import anyio
 import typer
 
-from runs.engine.environment import filled_in
+from runs.engine.environment import Environment
 from runs.engine.machine import STEP_TIMEOUT_S, MachineError
 from runs.engine.support import unsupported, without_effect
 from runs.engine.workflow import Workflow
@@ -29,9 +30,13 @@ from .specs import warned
 from .target import open_remote
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from runs.engine.report import WorkflowReport
     from runs.specs.document import Document
     from runs.specs.workflow import Step, WorkflowSection
 
+    from .run_machine import RemoteMachine
     from .target import Target
 
 WORKSPACE = "/workspace"
@@ -78,79 +83,103 @@ def run_spec(
             raise CliError(f"--working-dir must be an absolute path such as {WORKSPACE}, got {working_dir[:80]!r}")
         if config.banner and form is Form.HUMAN and sys.stdin.isatty() and err.is_terminal:
             note(f"casemate {version('casemate')}: a machine of its own for every run")
-        for warning in (*config.warnings, *warned(document, without_effect(spec))):
-            note(f"warning: {warning}")
-        target = target_of(context)
-        if spec.workflow is not None:
-            result = _run_workflow(document, spec.workflow, target, given, working_dir, quiet=form is Form.JSON)
-        else:
-            result = _run_sandbox(document, target, working_dir, quiet=form is Form.JSON)
-        result.show(form)
+        env = Environment.of(spec.sandbox.env, os.environ)
+        warnings = [*config.warnings, *warned(document, without_effect(spec)), *_missing(document, env)]
+        if form is Form.HUMAN:
+            for warning in warnings:
+                note(f"warning: {warning}")
+        work = _Work(document=document, target=target_of(context), env=env, cwd=working_dir, quiet=form is Form.JSON)
+        result = work.workflow(spec.workflow, given) if spec.workflow is not None else work.sandbox()
+        result.show(form, warnings)
     if not result.success:
         raise typer.Exit(_FAILED)
 
 
-def _run_workflow(
-    document: Document, section: WorkflowSection, target: Target, given: str, cwd: str, *, quiet: bool
-) -> RunResult:
-    spec = document.spec
-    progress = RunProgress(spec.kind, spec.name, [step.name for step in section.steps], quiet=quiet)
-    workflow = Workflow(section, observe=progress.step)
-    env = _environment(document)
-    ttl_s = min(_SLACK_S + sum(_longest(step) for step in section.steps), _MOST_TTL_S)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Work:
+    """A spec that is about to run.
 
-    async def work() -> RunResult:
-        async with open_remote(target) as remote:
-            progress.machine("starting")
-            async with open_machine(remote, spec.name, spec.sandbox, env=env, ttl_s=ttl_s, cwd=cwd) as machine:
+    Attributes:
+        document: The spec.
+        target: The server.
+        env: The variables of all programs.
+        cwd: The directory in which programs start.
+        quiet: Whether to show no progress.
+    """
+
+    document: Document
+    target: Target
+    env: Environment
+    cwd: str
+    quiet: bool
+
+    def workflow(self, section: WorkflowSection, given: str) -> RunResult:
+        spec = self.document.spec
+        progress = RunProgress(spec.kind, spec.name, [step.name for step in section.steps], quiet=self.quiet)
+        workflow = Workflow(section, observe=progress.step)
+        ttl_s = min(_SLACK_S + sum(_longest(step) for step in section.steps), _MOST_TTL_S)
+
+        async def work() -> WorkflowReport:
+            async with self._machine(progress, ttl_s) as machine:
                 progress.machine(f"running as {machine.ref}")
-                report = await workflow.run(machine)
+                return await workflow.run(machine)
+
+        with progress.shown():
+            report = run(work)
         output = f"{given}\n".encode() + report.output if given else report.output
         return RunResult(name=spec.name, kind=spec.kind, success=report.success, output=output, steps=report.steps)
 
-    with progress.shown():
-        return run(work)
+    def sandbox(self) -> RunResult:
+        spec = self.document.spec
+        progress = RunProgress(spec.kind, spec.name, quiet=self.quiet)
+        ready = False
 
-
-def _run_sandbox(document: Document, target: Target, cwd: str, *, quiet: bool) -> RunResult:
-    spec = document.spec
-    progress = RunProgress(spec.kind, spec.name, quiet=quiet)
-    env = _environment(document)
-    ready = False
-
-    async def nothing(_stream: str, _data: bytes) -> None:
-        return
-
-    async def work() -> None:
-        nonlocal ready
-        async with open_remote(target) as remote:
-            progress.machine("starting")
-            async with open_machine(remote, spec.name, spec.sandbox, env=env, ttl_s=0, cwd=cwd) as machine:
-                try:
-                    checked = await machine.run(["echo", "ready"], stdin=b"", timeout_s=STEP_TIMEOUT_S, sink=nothing)
-                except MachineError as error:
-                    raise CliError(f"The machine does not answer: {error}") from None
-                if checked.exit_code:
-                    raise CliError(f"The machine does not work: echo ended with status {checked.exit_code}")
+        async def work() -> None:
+            nonlocal ready
+            async with self._machine(progress, 0) as machine:
+                await _check(machine)
                 progress.machine(
                     f"running as {machine.ref}: casemate shell {machine.ref} opens a terminal; Ctrl-C ends it"
                 )
                 ready = True
-                await anyio.sleep_forever()
+                await machine.watch()
+
+        try:
+            run(work)
+        except typer.Exit as ended:
+            if not (ready and ended.exit_code == _INTERRUPTED):  # Ctrl-C is how a sandbox is meant to end
+                raise
+        return RunResult(name=spec.name, kind=spec.kind, success=True)
+
+    @asynccontextmanager
+    async def _machine(self, progress: RunProgress, ttl_s: int) -> AsyncGenerator[RemoteMachine]:
+        spec = self.document.spec
+        if self.env.taken:
+            progress.machine(f"gets variables of this host: {', '.join(self.env.taken)}")
+        async with open_remote(self.target) as remote:
+            progress.machine("starting")
+            made = open_machine(remote, spec.name, spec.sandbox, env=self.env.variables, ttl_s=ttl_s, cwd=self.cwd)
+            async with made as machine:
+                yield machine
+
+
+async def _check(machine: RemoteMachine) -> None:
+    async def nothing(_stream: str, _data: bytes) -> None:
+        return
 
     try:
-        run(work)
-    except typer.Exit as ended:
-        if not (ready and ended.exit_code == _INTERRUPTED):  # Ctrl-C is how a sandbox is meant to end
-            raise
-    return RunResult(name=spec.name, kind=spec.kind, success=True)
+        ended = await machine.run(["echo", "ready"], stdin=b"", timeout_s=STEP_TIMEOUT_S, sink=nothing)
+    except MachineError as error:
+        raise CliError(f"The machine does not answer: {error}") from None
+    if ended.exit_code:
+        raise CliError(f"The machine does not work: echo ended with status {ended.exit_code}")
 
 
-def _environment(document: Document) -> dict[str, str]:
-    env, missing = filled_in(document.spec.sandbox.env, os.environ)
-    for name in missing:
-        note(f"warning: {document.file}: sandbox.env.{name}: is empty, and this host has no {name}: it is left out")
-    return env
+def _missing(document: Document, env: Environment) -> list[str]:
+    return [
+        f"{document.file}: sandbox.env.{name}: is empty, and this host has no {name}: it is left out"
+        for name in env.missing
+    ]
 
 
 def _longest(step: Step) -> int:

@@ -3,15 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 
-def filled_in(wanted: Mapping[str, str], host: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
-    """Return the variables for the machine, and the names of those that the host lacks, which are left out.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """The variables for a machine.
 
-    Args:
-        wanted: The spec's; an empty value stands for that of the host.
-        host: The variables of the host.
+    Attributes:
+        variables: All of them, by name.
+        taken: The names of those whose value is the host's.
+        missing: The names of those that the host lacks, which are left out.
     """
-    found = {name: value or host.get(name, "") for name, value in wanted.items()}
-    missing = [name for name, value in wanted.items() if not value and name not in host]
-    return {name: value for name, value in found.items() if name not in missing}, missing
+
+    variables: dict[str, str]
+    taken: tuple[str, ...]
+    missing: tuple[str, ...]
+
+    @classmethod
+    def of(cls, wanted: Mapping[str, str], host: Mapping[str, str]) -> Environment:
+        """Fill in the variables of a spec.
+
+        Args:
+            wanted: The spec's; an empty value stands for that of the host.
+            host: The variables of the host.
+        """
+        empty = [name for name, value in wanted.items() if not value]
+        missing = tuple(name for name in empty if name not in host)
+        return cls(
+            variables={name: value or host[name] for name, value in wanted.items() if name not in missing},
+            taken=tuple(name for name in empty if name in host),
+            missing=missing,
+        )

@@ -155,7 +155,11 @@ async def test_variables_are_the_specs_and_empty_ones_the_hosts(write: WriteSpec
     file = write(step("a", "echo $OWN $PASSED ${MISSING-none}"), sandbox={"memory_mb": 512, "env": env})
     done = await run(file, env={"PASSED": "from here"})
     assert done.out.endswith(b"output:\nx=y from here none\n")
-    assert "warning: spec.json: sandbox.env.MISSING: is empty, and this host has no MISSING: it is left out" in done.err
+    warning = "spec.json: sandbox.env.MISSING: is empty, and this host has no MISSING: it is left out"
+    assert f"warning: {warning}\n" in done.err
+    assert "[vm:Some Work!] gets variables of this host: PASSED\n" in done.err
+    done = await run(file, "--output", "json", env={"PASSED": "from here"})
+    assert (done.json["warnings"], done.err) == ([warning], "")
 
 
 async def test_input_precedes_the_output_of_a_workflow(write: WriteSpec, run: Any) -> None:
@@ -236,6 +240,16 @@ async def test_a_sandbox_runs_until_ctrl_c_and_that_is_success(cli: Cli, write: 
         assert process.stdout is not None
         assert b"success: true\n" in await process.stdout.receive()
     assert await sandboxes(cli) == ["box"]
+
+
+async def test_a_sandbox_that_is_gone_ends_its_run(cli: Cli, write: WriteSpec, guest: Path) -> None:
+    async with cli.started("run", "--file", write(), "--working-dir", str(guest)) as process:
+        await sees(process, "Ctrl-C ends it")
+        (name,) = set(await sandboxes(cli)) - {"box"}
+        assert (await cli("sandbox", "rm", name)).status == 0
+        await sees(process, "was deleted meanwhile")
+        with anyio.fail_after(PATIENCE_S):
+            assert await process.wait() == 1
 
 
 async def test_a_terminal_shows_a_banner_and_progress(cli: Cli, write: WriteSpec, guest: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from runs.engine.environment import filled_in
+from runs.engine.environment import Environment
 from runs.engine.support import unsupported, without_effect
 from runs.specs.document import parse
 from tests.runs.specs.examples import AGENT, PIPELINE, SANDBOX, WORKFLOW
@@ -48,6 +48,6 @@ def test_what_voidbox_ignores_is_told_and_refuses_nothing() -> None:
 
 
 def test_an_empty_variable_is_the_hosts() -> None:
-    wanted = {"A": "", "B": "b", "C": ""}
-    assert filled_in(wanted, {"A": "host", "B": "host"}) == ({"A": "host", "B": "b"}, ["C"])
-    assert filled_in({"A": ""}, {"A": ""}) == ({"A": ""}, [])
+    found = Environment.of({"A": "", "B": "b", "C": ""}, {"A": "host", "B": "host"})
+    assert (found.variables, found.taken, found.missing) == ({"A": "host", "B": "b"}, ("A",), ("C",))
+    assert Environment.of({"A": ""}, {"A": ""}).variables == {"A": ""}
