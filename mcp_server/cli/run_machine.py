@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from .output_stream import Ended as Exit
     from .remote import Remote
 
+WORKSPACE = "/workspace"
+"""The directory in which programs start, as in VoidBox; made if it is missing."""
+
 _CREATE_S = 900
 _DELETE_S = 120
 _PREPARE_S = 60
@@ -97,34 +100,41 @@ class RemoteMachine:
             return await follow(output, sink)
 
 
+def wanted(sandbox: SandboxSection, env: dict[str, str]) -> Object:
+    """Return the fields of a sandbox as a spec describes it.
+
+    Args:
+        sandbox: The spec's section.
+        env: Variables of all programs.
+    """
+    fields: Object = {"network": network(sandbox.network), "envVars": env}
+    if sandbox.snapshot is not None:
+        return fields | {"snapshot": sandbox.snapshot}
+    return fields | {"cpu": sandbox.vcpus, "mem": sandbox.memory_mb, "image": sandbox.image or ""}
+
+
+def network(reachable: bool) -> str:
+    """Return the policy that stands for VoidBox's switch."""
+    return "internet" if reachable else "none"
+
+
 @asynccontextmanager
 async def open_machine(
-    remote: Remote, name: str, sandbox: SandboxSection, *, env: dict[str, str], ttl_s: int, cwd: str
+    remote: Remote, name: str, fields: Object, *, ttl_s: int, cwd: str
 ) -> AsyncGenerator[RemoteMachine]:
-    """Create a sandbox as a spec says, and delete it when the block ends.
+    """Create a sandbox, and delete it when the block ends.
 
     Args:
         remote: The server.
         name: The spec's name, from which the sandbox's is made.
-        sandbox: The spec's section.
-        env: Variables of all programs.
+        fields: Further fields of the sandbox; the server decides what is left out.
         ttl_s: Seconds after which the server deletes it if this process cannot; 0 for never.
         cwd: The directory in which programs start.
 
     Raises:
         CliError: It cannot be created.
     """
-    body: Object = {
-        "name": f"{_slug(name)}-{secrets.token_hex(3)}",
-        "network": "internet" if sandbox.network else "none",
-        "envVars": env,
-        "ttl": ttl_s,
-        "sync": False,
-    }
-    if sandbox.snapshot is not None:
-        body["snapshot"] = sandbox.snapshot
-    else:
-        body |= {"cpu": sandbox.vcpus, "mem": sandbox.memory_mb, "image": sandbox.image or ""}
+    body = fields | {"name": f"{_slug(name)}-{secrets.token_hex(3)}", "ttl": ttl_s, "sync": False}
     ref = await _create(remote, body)
     try:
         await remote.call("POST", route("sandboxes", ref, "wake"), read_s=_CREATE_S)  # waits until it runs

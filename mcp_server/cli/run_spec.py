@@ -23,7 +23,7 @@ from .client_config import merged
 from .console import CliError, err, note, run
 from .forms import FileOption, Form, LogLevelOption, NoBannerOption, OutputOption, form_of, reported
 from .options import target_of
-from .run_machine import open_machine
+from .run_machine import WORKSPACE, open_machine, wanted
 from .run_progress import RunProgress
 from .run_result import RunResult
 from .specs import warned
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 
     from .run_machine import RemoteMachine
     from .target import Target
-
-WORKSPACE = "/workspace"
 
 _FAILED = 1
 _INTERRUPTED = 128 + signal.SIGINT
@@ -158,8 +156,8 @@ class _Work:
             progress.machine(f"gets variables of this host: {', '.join(self.env.taken)}")
         async with open_remote(self.target) as remote:
             progress.machine("starting")
-            made = open_machine(remote, spec.name, spec.sandbox, env=self.env.variables, ttl_s=ttl_s, cwd=self.cwd)
-            async with made as machine:
+            fields = wanted(spec.sandbox, self.env.variables)
+            async with open_machine(remote, spec.name, fields, ttl_s=ttl_s, cwd=self.cwd) as machine:
                 yield machine
 
 

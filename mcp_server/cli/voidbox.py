@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from ..observability import logs
-from . import client_config_commands, run_spec, specs
+from . import client_config_commands, exec_once, run_spec, specs
 from .forms import LogLevelOption, NoBannerOption, OutputOption
 from .options import KeyFileOption, UrlOption
 
@@ -16,6 +16,7 @@ config = typer.Typer(help="Configuration.", no_args_is_help=True)
 def add_commands(group: typer.Typer) -> None:
     """Add the commands for specs to a command line."""
     group.command("run")(run_spec.run_spec)
+    group.command("exec", context_settings={"allow_interspersed_args": False})(exec_once.exec_once)
     group.command("validate")(specs.validate)
     group.command("inspect")(specs.inspect)
     group.command("skills")(specs.skills)

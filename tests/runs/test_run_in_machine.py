@@ -70,4 +70,8 @@ async def test_a_workflow_runs_in_one_machine_that_is_gone_afterwards(served: Pa
     )
     done = await cli("run", "--file", "spec.json")  # no server runs, so it starts one
     assert done.text.endswith("output:\n/workspace\n"), done
+
+    small = {"CASEMATE_DEFAULT_IMAGE": "minimal", "CASEMATE_DEFAULT_MEM": "512"}
+    done = await cli("exec", "sh", "-c", 'pwd; echo "$1" >&2; exit 9', "-", "--not-ours", env=small)
+    assert (done.status, done.out, done.err) == (9, b"/workspace\n", "--not-ours\n")
     assert orphans(served / "instances") == {}

@@ -121,6 +121,11 @@ def test_a_value_that_is_wrong_is_told_with_its_place(old: str, new: str, fault:
         ),
         ("provider: custom", "provider: lmstudio", "14:13: llm.provider: must be 'claude', 'claude-personal', 'codex'"),
         ("- cli:jq", "- clj:jq", "28:7: agent.skills[3]: must be one of agent:…, file:…, remote:…, cli:…, mcp:…"),
+        (
+            "name: style,",
+            "name: style, url: x,",
+            "32:21: agent.skills[7].url: there is no field 'url' here: known are name, content",
+        ),
         ("readonly: true", "readonly: yes", "30:55: agent.skills[5].readonly: must be true or false, got 'yes'"),
         (
             "command: my-server",
