@@ -9,13 +9,14 @@ import typer
 
 from mcp_server.settings import Settings
 
-from .client_config import TEMPLATE, merged, user_file
 from .console import CliError, note, out, plain, show_json
 from .forms import Form, OutputOption, form_of, reported
 
 
 def init(context: typer.Context, output: OutputOption = None) -> None:
     """Write a configuration file for the commands for specs, unless there is one."""
+    from .client_config import TEMPLATE, user_file  # noqa: PLC0415 -- late, as in `run_spec`
+
     form = form_of(context, output)
     with reported(form):
         path = user_file(os.environ)
@@ -35,6 +36,8 @@ def init(context: typer.Context, output: OutputOption = None) -> None:
 
 def validate(context: typer.Context, output: OutputOption = None) -> None:
     """Check the configuration of the commands for specs, and print what is in effect."""
+    from .client_config import merged, user_file  # noqa: PLC0415 -- late, as in `run_spec`
+
     form = form_of(context, output)
     with reported(form):
         found = merged(os.environ)

@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from runs.engine.support import unsupported, without_effect
-from runs.specs.document import load
-
 from .console import note, out, show_json, show_table
 from .forms import FileOption, Form, OutputOption, form_of, reported
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
     from runs.specs.document import Document
     from runs.specs.rules import Problem
@@ -23,8 +21,10 @@ if TYPE_CHECKING:
 def validate(context: typer.Context, file: FileOption, output: OutputOption = None) -> None:
     """Check a spec and print every fault with its line and column. Exit status 1 if there is any."""
     form = form_of(context, output)
+    from runs.engine.support import unsupported, without_effect  # noqa: PLC0415 -- late, see `_load`
+
     with reported(form):
-        document = load(file)
+        document = _load(file)
         spec = document.spec
         warnings = warned(document, (*unsupported(spec), *without_effect(spec)))
         if form is Form.JSON:
@@ -39,7 +39,7 @@ def validate(context: typer.Context, file: FileOption, output: OutputOption = No
 def inspect(context: typer.Context, file: FileOption, output: OutputOption = None) -> None:
     """Print what a spec says about its machine, with the defaults; mounts and variables are counted."""
     with reported(form_of(context, output)):
-        spec = load(file).spec
+        spec = _load(file).spec
         box = spec.sandbox
         fields = ("mode", "kernel", "initramfs", "memory_mb", "vcpus", "network", "image", "snapshot")
         sandbox = {name: getattr(box, name) for name in fields}
@@ -59,7 +59,7 @@ def skills(context: typer.Context, file: FileOption, output: OutputOption = None
     """List the skills of a spec, and whose each is."""
     form = form_of(context, output)
     with reported(form):
-        found = load(file).spec.skills()
+        found = _load(file).spec.skills()
         if form is Form.JSON:
             show_json([{"source": source, "value": value} for source, value in found])
         elif found:
@@ -75,6 +75,13 @@ def version(context: typer.Context, output: OutputOption = None) -> None:
         show_json(found)
     else:
         out.print(f"{found['name']} {found['version']}", markup=False)
+
+
+def _load(file: Path) -> Document:
+    # Imported late: the parser and the models take longer than most other commands need to start.
+    from runs.specs.document import load  # noqa: PLC0415
+
+    return load(file)
 
 
 def warned(document: Document, problems: Iterable[Problem]) -> list[str]:
