@@ -1,7 +1,8 @@
 """The command line, `casemate`: commands that call a server over REST, and commands that run on this host.
 
-`serve`, `doctor`, `image`, `config` and `store` run on this host. An expected error prints one line that says how to
-fix it and exits with status 2, or with 75 if a retry may succeed; it never prints a traceback.
+`serve`, `doctor`, `image`, `config`, `store` and the commands that read specs run on this host. An expected error
+prints one line that says how to fix it and exits with status 2, or with 75 if a retry may succeed; it never prints a
+traceback. The commands for specs, in `voidbox`, have VoidBox's form of errors and status 1.
 """
 
 from __future__ import annotations

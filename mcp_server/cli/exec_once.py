@@ -17,9 +17,6 @@ from .target import open_remote
 if TYPE_CHECKING:
     from runs.engine.machine import Ended
 
-_TTL_S = 2 * 86_400
-"""Twice as long as the server lets a command run."""
-
 
 def exec_once(
     context: typer.Context,
@@ -35,7 +32,7 @@ def exec_once(
         async def work() -> Ended:
             async with (
                 open_remote(target_of(context)) as remote,
-                open_machine(remote, "exec", {"network": network(True)}, ttl_s=_TTL_S, cwd=WORKSPACE) as machine,
+                open_machine(remote, "exec", {"network": network(True)}, cwd=WORKSPACE) as machine,
             ):
                 try:
                     return await machine.run([program, *(arguments or ())], stdin=b"", timeout_s=0, sink=write_raw)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 import shlex
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, NoReturn
 
 import anyio
@@ -37,6 +37,8 @@ _PREPARE_S = 60
 _DAY_S = 86_400
 _SLUG = 40
 _LOOK_S = 5
+_LEASE_S = 900
+_RENEW_S = 120
 _LOST = {"killed", "error"}
 
 
@@ -119,31 +121,46 @@ def network(reachable: bool) -> str:
 
 
 @asynccontextmanager
-async def open_machine(
-    remote: Remote, name: str, fields: Object, *, ttl_s: int, cwd: str
-) -> AsyncGenerator[RemoteMachine]:
-    """Create a sandbox, and delete it when the block ends.
+async def open_machine(remote: Remote, name: str, fields: Object, *, cwd: str) -> AsyncGenerator[RemoteMachine]:
+    """Create a sandbox, and delete it when the block ends; if this process is killed, the server does so later.
 
     Args:
         remote: The server.
         name: The spec's name, from which the sandbox's is made.
         fields: Further fields of the sandbox; the server decides what is left out.
-        ttl_s: Seconds after which the server deletes it if this process cannot; 0 for never.
         cwd: The directory in which programs start.
 
     Raises:
         CliError: It cannot be created.
     """
-    body = fields | {"name": f"{_slug(name)}-{secrets.token_hex(3)}", "ttl": ttl_s, "sync": False}
-    ref = await _create(remote, body)
+    # It never sleeps, because a time to live stands still meanwhile.
+    body = {"name": f"{_slug(name)}-{secrets.token_hex(3)}", "ttl": _LEASE_S, "autoSleep": False, "sync": False}
+    ref = await _create(remote, body | fields)
+    failures: list[Exception] = []
     try:
-        await remote.call("POST", route("sandboxes", ref, "wake"), read_s=_CREATE_S)  # waits until it runs
-        machine = RemoteMachine(remote, ref, cwd)
-        await machine.prepare()
-        yield machine
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_renew, remote, ref)
+            try:
+                await remote.call("POST", route("sandboxes", ref, "wake"), read_s=_CREATE_S)  # waits until it runs
+                machine = RemoteMachine(remote, ref, cwd)
+                await machine.prepare()
+                yield machine
+            except Exception as error:
+                failures.append(error)  # raised below, because the task group would wrap it
+            tasks.cancel_scope.cancel()
     finally:
         with anyio.CancelScope(shield=True):
             await _delete(remote, ref)
+    if failures:
+        raise failures[0]
+
+
+async def _renew(remote: Remote, ref: str) -> None:
+    """Keep the sandbox from being deleted for as long as this process lives."""
+    while True:
+        await anyio.sleep(_RENEW_S)
+        with suppress(CliError):  # there is time for further attempts
+            await remote.call("PATCH", route("sandboxes", ref), body={"ttl": _LEASE_S})
 
 
 async def _create(remote: Remote, body: Object) -> str:

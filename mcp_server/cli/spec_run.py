@@ -29,15 +29,12 @@ if TYPE_CHECKING:
 
     from runs.engine.report import WorkflowReport
     from runs.specs.document import Document
-    from runs.specs.workflow import Step, WorkflowSection
+    from runs.specs.workflow import WorkflowSection
 
     from .run_machine import RemoteMachine
     from .target import Target
 
 _INTERRUPTED = 128 + signal.SIGINT
-_SLACK_S = 900
-_MOST_TTL_S = 30 * 86_400
-_DAY_S = 86_400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,10 +96,9 @@ class SpecRun:
         spec = self.document.spec
         progress = RunProgress(spec.kind, spec.name, [step.name for step in section.steps], quiet=self.quiet)
         workflow = Workflow(section, observe=progress.step)
-        ttl_s = min(_SLACK_S + sum(_longest(step) for step in section.steps), _MOST_TTL_S)
 
         async def work() -> WorkflowReport:
-            async with self._machine(progress, ttl_s) as machine:
+            async with self._machine(progress) as machine:
                 progress.machine(f"running as {machine.ref}")
                 return await workflow.run(machine)
 
@@ -118,7 +114,7 @@ class SpecRun:
 
         async def work() -> None:
             nonlocal ready
-            async with self._machine(progress, 0) as machine:
+            async with self._machine(progress) as machine:
                 await _check(machine)
                 progress.machine(
                     f"running as {machine.ref}: casemate shell {machine.ref} opens a terminal; Ctrl-C ends it"
@@ -134,14 +130,14 @@ class SpecRun:
         return RunResult(name=spec.name, kind=spec.kind, success=True)
 
     @asynccontextmanager
-    async def _machine(self, progress: RunProgress, ttl_s: int) -> AsyncGenerator[RemoteMachine]:
+    async def _machine(self, progress: RunProgress) -> AsyncGenerator[RemoteMachine]:
         spec = self.document.spec
         if self.env.taken:
             progress.machine(f"gets variables of this host: {', '.join(self.env.taken)}")
         async with open_remote(self.target) as remote:
             progress.machine("starting")
             fields = wanted(spec.sandbox, self.env.variables)
-            async with open_machine(remote, spec.name, fields, ttl_s=ttl_s, cwd=self.cwd) as machine:
+            async with open_machine(remote, spec.name, fields, cwd=self.cwd) as machine:
                 yield machine
 
 
@@ -155,8 +151,3 @@ async def _check(machine: RemoteMachine) -> None:
         raise CliError(f"The machine does not answer: {error}") from None
     if ended.exit_code:
         raise CliError(f"The machine does not work: echo ended with status {ended.exit_code}")
-
-
-def _longest(step: Step) -> int:
-    once = _DAY_S if step.mode == "service" else step.timeout_secs or STEP_TIMEOUT_S
-    return once * (1 + step.retries)

@@ -233,6 +233,8 @@ async def test_a_sandbox_runs_until_ctrl_c_and_that_is_success(cli: Cli, write: 
         await sees(process, "Ctrl-C ends it")
         (name,) = set(await sandboxes(cli)) - {"box"}
         assert name.startswith("place-")
+        found = (await cli("sandbox", "get", name, "--json")).json
+        assert (found["ttlSeconds"], found["autoSleep"]) == (900, False)
         assert (await cli("sandbox", "exec", name, "--", "echo", "hello")).text == "hello\n"
         process.send_signal(signal.SIGINT)
         with anyio.fail_after(PATIENCE_S):

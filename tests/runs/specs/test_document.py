@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runs.engine.support import unsupported
 from runs.specs.document import MOST_BYTES, load, parse
 from runs.specs.faults import SpecRefused
 from runs.specs.rules import Problem
 from tests.runs.specs.examples import SANDBOX, WORKFLOW, YAMLS
 from tests.runs.specs.faulty import faults_of
+
+DOCS = Path(__file__).parents[3] / "docs"
 
 
 def refused(path: Path) -> str:
@@ -32,6 +36,13 @@ def test_a_file_is_yaml_or_json_by_its_name(tmp_path: Path, name: str) -> None:
     read = load(file)
     assert read.file == str(file)
     assert read.spec.name in {"count-files", "place"}
+
+
+def test_the_specs_of_the_documentation_can_be_run() -> None:
+    texts = re.findall(r"^```yaml\n(.*?)^```", (DOCS / "voidbox.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert texts
+    for text in texts:
+        assert list(unsupported(parse(text.encode(), file="docs.yaml").spec)) == []
 
 
 def test_a_file_that_cannot_be_a_spec_is_refused_with_the_reason(tmp_path: Path) -> None:
