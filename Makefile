@@ -2,6 +2,8 @@
 .PHONY: serve help fmt lint test test-fast test-busy test-kvm coverage bench
 
 FAST = -m 'not vm' -n 5 --dist worksteal
+# Tests start hundreds of programs of this project: without compiled files, each compiles all that it imports.
+export PYTHONDONTWRITEBYTECODE =
 
 serve: ## start the server
 	@scripts/setup
@@ -59,5 +61,5 @@ test-kvm: ## run what needs KVM, in an emulated host
 
 bench: ## make the figures of docs/benchmarks.md
 	@scripts/setup dev
-	@set -e; for measure in create commands execs sockets languages many parallel forks wedged transfer uploads network taps egress ports idle storage keys audit flood lives backing cycles archives outputs watch workflow; do \
+	@set -e; for measure in create commands execs sockets languages many parallel forks wedged transfer uploads network taps egress ports idle storage keys audit flood lives backing cycles archives outputs watch volumes workflow; do \
 	  echo "== $$measure"; .venv/bin/python -m bench.$$measure; done

@@ -28,6 +28,7 @@ from vmm.network.gateway import Gateway
 from vmm.sandboxes.limits import HostReserve, OwnerLimits
 from vmm.sandboxes.quotas import Quotas
 from vmm.sandboxes.store import SANDBOXES, SandboxStore
+from vmm.volumes.store import VOLUMES, VolumeStore
 
 OWNER = "a" * 24
 _HOST = "f" * 24
@@ -102,6 +103,7 @@ async def opened(
             driver=found.driver,
             catalogue=Catalogue(at or images()),
             store=SandboxStore(await database.collection(SANDBOXES), host=_HOST),
+            volumes=VolumeStore(await database.collection(VOLUMES), host=_HOST),
             quotas=Quotas(_ROOMY),
             reserve=HostReserve(),
             own_memory=own_memory,

@@ -32,6 +32,7 @@ from vmm.machines.host_id import host_id
 from vmm.sandboxes.limits import HostReserve, OwnerLimits
 from vmm.sandboxes.quotas import QUOTAS, Quotas
 from vmm.sandboxes.store import SANDBOXES, SandboxStore
+from vmm.volumes.store import VOLUMES, VolumeStore
 
 from .audit.entry import annotate_call
 from .audit.log import AuditLog
@@ -73,7 +74,7 @@ if TYPE_CHECKING:
     from .rest.endpoint import Endpoint
     from .settings import Settings
 
-COLLECTIONS = (USERS, ORGANISATIONS, MEMBERS, KEYS, INVITATIONS, SANDBOXES, QUOTAS, AUDIT)
+COLLECTIONS = (USERS, ORGANISATIONS, MEMBERS, KEYS, INVITATIONS, SANDBOXES, VOLUMES, QUOTAS, AUDIT)
 """The collections worth copying to another store; rate limit counters are worthless after a minute."""
 
 _STORE = "casemate.db"
@@ -247,6 +248,7 @@ async def open_services(settings: Settings, *, patience_s: float = 0) -> AsyncGe
                 choice = await choose(confinement, network.taps)
                 meters = Meters(version=version("casemate"))
                 records = SandboxStore(await database.collection(SANDBOXES), host=host_id(settings.data))
+                volumes = VolumeStore(await database.collection(VOLUMES), host=host_id(settings.data))
                 audit = await database.collection(AUDIT)
                 quotas = Quotas(_limits(settings), await database.collection(QUOTAS))
                 identity = await Identity.open(settings, database, shared=settings.mongo_uri is not None)
@@ -255,6 +257,7 @@ async def open_services(settings: Settings, *, patience_s: float = 0) -> AsyncGe
                     driver=choice.driver,
                     catalogue=open_catalogue(settings),
                     store=records,
+                    volumes=volumes,
                     quotas=quotas,
                     reserve=HostReserve(),
                     instances=settings.instances,
@@ -343,4 +346,6 @@ def _limits(settings: Settings) -> OwnerLimits:
         mem=settings.max_memory_mib,
         disk=settings.max_disk_mib,
         snapshots=settings.max_snapshots,
+        volumes=settings.max_volumes,
+        volume_disk=settings.max_volume_disk_mib,
     )

@@ -101,6 +101,28 @@ class SnapshotObject(SnapshotDetails):
     orgId: str
 
 
+class AttachmentObject(TypedDict):
+    """How a sandbox has a volume."""
+
+    sandboxId: Id
+    path: str
+    readOnly: bool
+
+
+class VolumeObject(TypedDict):
+    """A volume."""
+
+    id: Id
+    name: str
+    sizeMB: Annotated[int, Field(description="MiB")]
+    state: Literal["creating", "ready", "deleting"]
+    attachments: list[AttachmentObject]
+    sourceId: NotRequired[Annotated[str, Field(description="The volume that it was copied from.")]]
+    createdAt: Timestamp
+    createdBy: str
+    orgId: str
+
+
 class ForkFailed(TypedDict):
     """A copy that failed."""
 

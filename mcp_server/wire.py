@@ -11,6 +11,7 @@ from vmm.network.policy import Policy
 from vmm.sandboxes.published import published_ports
 from vmm.sandboxes.sandbox import State
 from vmm.sandboxes.spec import DEFAULT_NETWORK
+from vmm.volumes.volume import Attachment
 
 from .image_names import tagged
 from .shapes import filled
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from vmm.machines.snapshots import Snapshot
     from vmm.network.log import NetworkEvent
     from vmm.sandboxes.sandbox import Sandbox
+    from vmm.volumes.volume import Volume
 
     from .shapes import (
         ForkObject,
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
         SnapshotDetails,
         SnapshotObject,
         Status,
+        VolumeObject,
     )
 
 _STATUS: dict[State, Status] = {
@@ -169,6 +172,24 @@ def snapshot_object(snapshot: Snapshot) -> SnapshotObject:
         "orgId": snapshot.owner,
         **filled(optional),
     }
+
+
+def volume_object(volume: Volume) -> VolumeObject:
+    """Convert a volume to its JSON form."""
+    attached = ((sandbox_id, Attachment.of(text)) for sandbox_id, text in volume.attached.items())
+    made: VolumeObject = {
+        "id": volume.id,
+        "name": volume.name,
+        "sizeMB": volume.size,
+        "state": volume.state.value,
+        "attachments": [
+            {"sandboxId": sandbox_id, "path": has.path, "readOnly": has.read_only} for sandbox_id, has in attached
+        ],
+        "createdAt": timestamp(volume.created_ms),
+        "createdBy": volume.created_by,
+        "orgId": volume.owner,
+    }
+    return {**made, "sourceId": volume.source} if volume.source else made
 
 
 def fork_objects(forks: Sequence[Fork]) -> list[ForkObject]:

@@ -22,6 +22,7 @@ from vmm.images.catalogue import Catalogue
 from vmm.sandboxes.limits import HostReserve, OwnerLimits
 from vmm.sandboxes.quotas import Quotas
 from vmm.sandboxes.store import SANDBOXES, SandboxStore
+from vmm.volumes.store import VOLUMES, VolumeStore
 
 # A shell without job control starts what runs in the background with SIGINT ignored, nohup what it runs with SIGHUP
 # ignored, and all that tests start would inherit that.
@@ -109,6 +110,7 @@ def open_fleet(data: Path, tmp_path: Path, catalogue: Catalogue, choice: Choice)
                 driver=driver,
                 catalogue=images,
                 store=SandboxStore(await database.collection(SANDBOXES), host=HOST),
+                volumes=VolumeStore(await database.collection(VOLUMES), host=HOST),
                 quotas=Quotas(limits or OwnerLimits()),
                 reserve=reserve or HostReserve(),
                 **more,

@@ -66,7 +66,7 @@ class Conflict(CasemateError):
 
 
 class LimitExceeded(CasemateError):
-    """The call would exceed the owner's limit on sandboxes, vCPUs, memory, disk or snapshots."""
+    """The call would exceed the owner's limit on sandboxes, vCPUs, memory, disk, snapshots or volumes."""
 
     code = "limit_exceeded"
 

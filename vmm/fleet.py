@@ -1,8 +1,8 @@
 """The fleet: the only public entry to sandboxes.
 
-What owners may do is in groups: `fleet.sandboxes`, `fleet.lifecycle`, `fleet.snapshots`, `fleet.guest`,
-`fleet.watches`, `fleet.network` and `fleet.ports`. Every call in them takes the owner first, whom only `Ownership`
-checks.
+What owners may do is in groups: `fleet.sandboxes`, `fleet.lifecycle`, `fleet.snapshots`, `fleet.volumes`,
+`fleet.guest`, `fleet.watches`, `fleet.network` and `fleet.ports`. Every call in them takes the owner first, whom only
+`Ownership` checks.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from .calls.ports import PortCalls
 from .calls.sandboxes import SandboxCalls
 from .calls.sessions import SessionCalls
 from .calls.snapshots import SnapshotCalls
+from .calls.volumes import VolumeCalls
 from .calls.watches import WatchCalls
 from .errors import CasemateError
 from .hypervisor.base import Hypervisor
@@ -33,12 +34,14 @@ from .images.catalogue import Catalogue, ImageInfo, ImageSet
 from .lifecycle.access import GuestAccess
 from .lifecycle.activity import Activity
 from .lifecycle.admission import Admission
+from .lifecycle.attachments import Attachments
 from .lifecycle.create import Creator
 from .lifecycle.creations import Creations
 from .lifecycle.deaths import Deaths
 from .lifecycle.delete import Deleter
 from .lifecycle.housekeeping import Housekeeping
 from .lifecycle.lapse import Lapse
+from .lifecycle.plan import Planner
 from .lifecycle.reaper import Reaper
 from .lifecycle.recovery import Recovery
 from .lifecycle.restart import Restarter
@@ -46,6 +49,7 @@ from .lifecycle.restore import Restorer
 from .lifecycle.sleep import Sleeper
 from .lifecycle.snapshot import Snapshotter
 from .lifecycle.transitions import Transitions
+from .lifecycle.volume_keeper import VolumeKeeper
 from .machines.certificates import NO_CERTIFICATES, Certificates
 from .machines.clone import Cloner, end, no_progress
 from .machines.machine import Machine
@@ -60,6 +64,8 @@ from .sandboxes.limits import HostReserve
 from .sandboxes.quotas import Quotas
 from .sandboxes.spec import SandboxSpec
 from .sandboxes.store import SandboxStore
+from .volumes.files import VolumeFiles
+from .volumes.store import VolumeStore
 
 _SWEEP_S = 5.0
 _MAX_AGE_S = 3600.0
@@ -82,6 +88,7 @@ class Fleet(AsyncContextManagerMixin):
         sandboxes: Create, find, list, change and delete them.
         lifecycle: Put them to sleep, wake and restart them.
         snapshots: Take and restore snapshots, and fork.
+        volumes: Make and delete volumes, attach them and detach them.
         guest: Commands, processes, files and terminals inside.
         sessions: Shells inside that keep their state between commands.
         watches: What happens to files inside.
@@ -89,10 +96,11 @@ class Fleet(AsyncContextManagerMixin):
         ports: Which ports may be opened from outside.
 
     Args:
-        data: The data directory; `instances`, `templates` and `snapshots` below it belong to the fleet.
+        data: The data directory; `instances`, `templates`, `snapshots` and `volumes` below it belong to the fleet.
         driver: The hypervisor.
         catalogue: The images.
         store: The records of the sandboxes.
+        volumes: The records of the volumes.
         quotas: What each owner may have.
         reserve: What must stay free on the host.
         instances: The directory of the machines' directories, if not below the data directory.
@@ -115,6 +123,7 @@ class Fleet(AsyncContextManagerMixin):
         driver: Hypervisor,
         catalogue: Catalogue,
         store: SandboxStore,
+        volumes: VolumeStore,
         quotas: Quotas,
         reserve: HostReserve,
         instances: Path | None = None,
@@ -166,11 +175,17 @@ class Fleet(AsyncContextManagerMixin):
             tasks=tasks,
         )
         admission = Admission((instances, data), store, quotas, reserve, ahead=pool.promised, give_way=pool.give_way)
+        files = VolumeFiles(data / "volumes")
+        attachments = Attachments(volumes, files, store)
+        keeper = VolumeKeeper(
+            store=volumes, files=files, sandboxes=store, attachments=attachments, admission=admission, clock=clock
+        )
         transitions = Transitions(
             store=store,
             machines=machines,
             admission=admission,
             activity=activity,
+            attachments=attachments,
             clock=clock,
             on_start=on_start,
         )
@@ -183,6 +198,7 @@ class Fleet(AsyncContextManagerMixin):
             admission=admission,
             activity=activity,
             deaths=deaths,
+            attachments=attachments,
             tasks=tasks,
         )
         restorer = Restorer(
@@ -193,6 +209,7 @@ class Fleet(AsyncContextManagerMixin):
             cloner=cloner,
             snapshots=snapshots,
             admission=admission,
+            attachments=attachments,
             on_start=on_start,
         )
         restarter = Restarter(
@@ -206,15 +223,23 @@ class Fleet(AsyncContextManagerMixin):
             tasks=tasks,
         )
         creations = Creations()
-        creator = Creator(
-            store=store,
-            machines=machines,
+        planner = Planner(
             catalogue=catalogue,
             snapshots=snapshots,
             restorer=restorer,
-            admission=admission,
             cloner=cloner,
             pool=pool,
+            volumes=volumes,
+            attachments=attachments,
+            clock=clock,
+        )
+        creator = Creator(
+            planner=planner,
+            store=store,
+            machines=machines,
+            admission=admission,
+            attachments=attachments,
+            keeper=keeper,
             tasks=tasks,
             creations=creations,
             clock=clock,
@@ -228,6 +253,7 @@ class Fleet(AsyncContextManagerMixin):
             machines=machines,
             transitions=transitions,
             admission=admission,
+            attachments=attachments,
             clock=clock,
         )
         deleter = Deleter(
@@ -236,6 +262,7 @@ class Fleet(AsyncContextManagerMixin):
             transitions=transitions,
             admission=admission,
             activity=activity,
+            attachments=attachments,
             gateway=gateway,
             on_deleted=self._deleted,
             clock=clock,
@@ -250,7 +277,10 @@ class Fleet(AsyncContextManagerMixin):
         )
         self._housekeeping = Housekeeping(
             catalogue=catalogue,
-            recovery=Recovery(store=store, machines=machines, transitions=transitions, deaths=deaths),
+            recovery=Recovery(
+                store=store, machines=machines, transitions=transitions, deaths=deaths, attachments=attachments
+            ),
+            keeper=keeper,
             machines=machines,
             templates=templates,
             snapshots=snapshots,
@@ -289,6 +319,18 @@ class Fleet(AsyncContextManagerMixin):
             snapshotter=snapshotter,
             restorer=restorer,
             creator=creator,
+            volumes=volumes,
+            files=files,
+        )
+        self.volumes = VolumeCalls(
+            ownership=ownership,
+            store=volumes,
+            files=files,
+            keeper=keeper,
+            attachments=attachments,
+            access=access,
+            transitions=transitions,
+            machines=machines,
         )
         self.network = NetworkCalls(ownership=ownership, gateway=gateway)
         self.guest = GuestCalls(ownership, access, self.network)

@@ -39,6 +39,7 @@ from . import (
     top,
     users,
     voidbox,
+    volumes,
 )
 from .completion import completion, enable_completion
 from .console import print_errors
@@ -59,6 +60,7 @@ app.add_typer(images.app, name="image")
 app.add_typer(store.app, name="store")
 app.add_typer(sandboxes.app, name="sandbox")
 app.add_typer(snapshots.app, name="snapshot")
+app.add_typer(volumes.app, name="volume")
 app.add_typer(network.app, name="network")
 app.command("fork")(snapshots.fork)
 app.command("shell")(shell.shell)

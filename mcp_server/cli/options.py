@@ -56,6 +56,11 @@ def complete_snapshot(context: typer.Context, incomplete: str) -> list[str]:
     return _completed(context, incomplete, Remote.snapshots)
 
 
+def complete_volume(context: typer.Context, incomplete: str) -> list[str]:
+    """Return names of volumes with this prefix; none if no server answers in time."""
+    return _completed(context, incomplete, Remote.volumes)
+
+
 def _completed(
     context: typer.Context, incomplete: str, listed: Callable[[Remote], Awaitable[list[Object]]]
 ) -> list[str]:
@@ -81,4 +86,7 @@ Ref = Annotated[
 SnapshotRef = Annotated[
     str,
     typer.Argument(metavar="SNAPSHOT", help="Name, id or id prefix of a snapshot.", autocompletion=complete_snapshot),
+]
+VolumeRef = Annotated[
+    str, typer.Argument(metavar="VOLUME", help="Name or id of a volume.", autocompletion=complete_volume)
 ]

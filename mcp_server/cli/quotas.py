@@ -21,6 +21,8 @@ _NAMES = {
     "mem": "memory MiB",
     "disk": "disk MiB",
     "snapshots": "snapshots",
+    "volumes": "volumes",
+    "volume_disk": "volumes MiB",
 }
 
 
@@ -51,14 +53,28 @@ def set_limits(
     mem: Annotated[str, typer.Option("--mem", metavar="MIB|default", help="Memory in total.")] = "",
     disk: Annotated[str, typer.Option("--disk", metavar="MIB|default", help="Disk in total.")] = "",
     snapshots: Annotated[str, typer.Option("--snapshots", metavar="N|default", help="Number of snapshots.")] = "",
+    volumes: Annotated[str, typer.Option("--volumes", metavar="N|default", help="Number of volumes.")] = "",
+    volume_disk: Annotated[
+        str, typer.Option("--volume-disk", metavar="MIB|default", help="Sizes of the volumes in total.")
+    ] = "",
     as_json: AsJson = False,
 ) -> None:
     """Set limits of an organisation, or reset them to the default; operator only. Other limits stay unchanged."""
     check_ref(org, "organisation")
-    given = {"sandboxes": sandboxes, "cpus": cpus, "mem": mem, "disk": disk, "snapshots": snapshots}
+    given = {
+        "sandboxes": sandboxes,
+        "cpus": cpus,
+        "mem": mem,
+        "disk": disk,
+        "snapshots": snapshots,
+        "volumes": volumes,
+        "volume_disk": volume_disk,
+    }
     body: Object = {name: _limit(name, text) for name, text in given.items() if text}
     if not body:
-        raise CliError("Nothing to set: give --sandboxes, --cpus, --mem, --disk or --snapshots")
+        raise CliError(
+            "Nothing to set: give --sandboxes, --cpus, --mem, --disk, --snapshots, --volumes or --volume-disk"
+        )
 
     async def work() -> Object:
         async with open_remote(target_of(context)) as remote:
@@ -71,7 +87,7 @@ def _limit(name: str, text: str) -> int | None:
     if text == _DEFAULT:
         return None
     if not (text.isascii() and text.isdecimal() and len(text) <= 12):
-        raise CliError(f"--{name} must be a number from 0 or {_DEFAULT}, got {text[:80]!r}")
+        raise CliError(f"--{name.replace('_', '-')} must be a number from 0 or {_DEFAULT}, got {text[:80]!r}")
     return int(text)
 
 

@@ -101,6 +101,10 @@ class Remote:
         """Return all snapshots, or those of one sandbox, newest first."""
         return await self._all(route("sandboxes", sandbox, "snapshots") if sandbox else route("snapshots"), {})
 
+    async def volumes(self, sandbox: str = "") -> list[Object]:
+        """Return all volumes, or those of one sandbox, by name."""
+        return await self._all(route("sandboxes", sandbox, "volumes") if sandbox else route("volumes"), {})
+
     @asynccontextmanager
     async def stream(
         self,

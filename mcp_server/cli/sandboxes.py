@@ -10,7 +10,7 @@ from .console import CliError, note, print_errors, run, show_json, show_table
 from .errors import Missing
 from .execute import execute
 from .lifecycle import Idle, Network, Ttl, limits, restart, sleep, start, update, wake
-from .options import AsJson, Ref, complete_sandbox, complete_snapshot, target_of
+from .options import AsJson, Ref, complete_sandbox, complete_snapshot, complete_volume, target_of
 from .records import show_records
 from .remote import route
 from .target import open_remote
@@ -82,6 +82,12 @@ def create(
     ttl: Ttl = "",
     idle: Idle = "",
     network: Network = "",
+    volume: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--volume", metavar="NAME:PATH[:ro]", help="Mount a volume; repeatable.", autocompletion=complete_volume
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Create a sandbox, wait until it is ready and print its id."""
@@ -93,6 +99,7 @@ def create(
         "labels": parse_pairs(label, "--label"),
         "snapshot": snapshot,
         "network": network,
+        "volumes": [_mount(text) for text in volume or ()],
     }
     body: Object = {"name": name, **{field: value for field, value in given.items() if value}}
     body |= limits(ttl, idle)
@@ -112,6 +119,14 @@ def create(
         show_json(made)
     else:
         typer.echo(cell(made.get("id")))
+
+
+def _mount(text: str) -> Object:
+    name, _, rest = text.partition(":")
+    path, _, mode = rest.partition(":")
+    if not name or not path or mode not in {"", "ro"}:
+        raise CliError(f"--volume must be NAME:PATH or NAME:PATH:ro, such as data:/data, got {text[:80]!r}")
+    return {"name": name, "path": path, "readOnly": mode == "ro"}
 
 
 @app.command()

@@ -171,6 +171,9 @@ def fork(
     context: typer.Context,
     ref: Ref,
     count: Annotated[int, typer.Option("--count", "-n", min=1, max=_MOST, help="Number of copies.")] = 1,
+    volumes: Annotated[
+        bool, typer.Option("--volumes/--no-volumes", help="Whether the copies get copies of its volumes.")
+    ] = True,
     as_json: AsJson = False,
 ) -> None:
     """Copy a running sandbox and print the ids of the copies, which continue from its current state."""
@@ -179,7 +182,8 @@ def fork(
     async def work() -> list[Object]:
         async with open_remote(target_of(context)) as remote:
             path = route("sandboxes", ref, "fork")
-            return as_objects(await remote.data("POST", path, body={"count": count}, read_s=_LONG_S))
+            body: Object = {"count": count, "volumes": "copy" if volumes else "none"}
+            return as_objects(await remote.data("POST", path, body=body, read_s=_LONG_S))
 
     children = run(work)
     failed = [child for child in children if "error" in child]

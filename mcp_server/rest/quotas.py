@@ -84,6 +84,7 @@ class QuotaRoutes:
         return org_id
 
     async def _answer(self, org_id: str) -> Response:
+        volumes = await self._fleet.volumes.list(org_id)
         return JSONResponse(
             {
                 "orgId": org_id,
@@ -92,6 +93,8 @@ class QuotaRoutes:
                 "used": {
                     **asdict(await self._fleet.sandboxes.usage(org_id)),
                     "snapshots": len(await self._fleet.snapshots.list(org_id)),
+                    "volumes": len(volumes),
+                    "volume_disk": sum(volume.size for volume in volumes),
                 },
             }
         )

@@ -18,6 +18,7 @@ from .shell import ShellRoutes
 from .snapshots import SnapshotRoutes
 from .sockets import SocketRoutes
 from .terminals import TerminalRoutes, ViewerCount
+from .volumes import VolumeRoutes
 from .watch import WatchRoutes
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class SandboxApi:
         modules = (
             SandboxRoutes(fleet, defaults),
             SnapshotRoutes(fleet),
+            VolumeRoutes(fleet),
             NetworkRoutes(fleet),
             ImageRoutes(fleet),
             CommandRoutes(fleet),

@@ -15,6 +15,7 @@ from mcp_server.wire import event_object, parse_network, parse_selector, sandbox
 from vmm.errors import InvalidInput
 from vmm.sandboxes.published import check_listed, new_entries
 from vmm.sandboxes.spec import CPU_RANGE, MEM_RANGE, NAME, NAME_LENGTH, SandboxSpec
+from vmm.sandboxes.volume_mount import VolumeMount
 
 from .body import WireModel, parse_body, parse_query
 from .contract import GUEST, contract
@@ -60,6 +61,14 @@ class WirePort(WireModel):
     port: Amount
 
 
+class WireVolume(WireModel):
+    """A volume that the sandbox has from the start: its name or id, and the directory where programs see it."""
+
+    name: str
+    path: str
+    read_only: bool = False
+
+
 class CreateRequest(WireModel):
     """A sandbox to create; `ttl` and `idle` are in seconds; a `snapshot` determines image, cpu and mem.
 
@@ -86,6 +95,7 @@ class CreateRequest(WireModel):
     labels: dict[str, str] = Field(default_factory=dict[str, str])
     publish_ports: list[Amount] = Field(default_factory=list[int])
     ports: list[WirePort] = Field(default_factory=list[WirePort])
+    volumes: list[WireVolume] = Field(default_factory=list[WireVolume])
 
     def spec(self, who: Principal, defaults: Defaults, images: Collection[str]) -> SandboxSpec:
         """Convert the request to the fleet's specification.
@@ -112,6 +122,9 @@ class CreateRequest(WireModel):
             network=parse_network(self.network),
             region=self.region,
             published=new_entries(protocols),
+            volumes=[
+                VolumeMount(volume=one.name.strip(), path=one.path, read_only=one.read_only) for one in self.volumes
+            ],
             created_by=who.user_id,
         )
 

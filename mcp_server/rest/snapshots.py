@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import ConfigDict, Field
 
@@ -57,9 +57,13 @@ class RestoreRequest(WireModel):
 
 
 class ForkRequest(WireModel):
-    """The number of copies."""
+    """The number of copies, and what they get of the sandbox's volumes.
+
+    `copy`: copies of those that it can write to, and the others themselves. `none`: nothing.
+    """
 
     count: Amount = 1
+    volumes: Literal["copy", "none"] = "copy"
 
 
 class SnapshotRoutes:
@@ -150,7 +154,7 @@ class SnapshotRoutes:
         """Fork a running sandbox; the answer has an error in place of each copy that failed."""
         wanted = await parse_body(request, ForkRequest)
         forks = await self._fleet.snapshots.fork(
-            who.org_id, request.path_params["id"], wanted.count, created_by=who.user_id
+            who.org_id, request.path_params["id"], wanted.count, volumes=wanted.volumes, created_by=who.user_id
         )
         return success("Sandbox forked", fork_objects(forks), status=201)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from storage.shown import shown
 
 from . import prefixes
-from .shell_lines import check_substitutions, parse, refused, static, text_of, walk
+from .shell_lines import check_substitutions, own_text, parse, refused, static, text_of, walk
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -90,7 +90,7 @@ class AllowedCommands:
                         raise refused("expansions with @ are not checked: write the value out")
                 case "function_definition":
                     self._check_function(node)
-                case kind if kind in _TEXTS and _SUBSCRIPT.search(text_of(node)):
+                case kind if kind in _TEXTS and _SUBSCRIPT.search(own_text(node)):
                     raise refused("texts must have no subscript with a command in it")
                 case _:
                     pass

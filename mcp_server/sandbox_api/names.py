@@ -50,8 +50,16 @@ def sandbox_name(session_id: str) -> str:
     Raises:
         InvalidInput: See `check_session_id`.
     """
-    digest = hashlib.sha256(check_session_id(session_id).encode()).digest()
-    return f"session-{base64.b32encode(digest[:25]).decode().lower()}"
+    return f"session-{_digest(session_id)}"
+
+
+def volume_name(session_id: str) -> str:
+    """Return the name of the volume that keeps a session's files, where they are to outlive its sandbox.
+
+    Raises:
+        InvalidInput: See `check_session_id`.
+    """
+    return f"workspace-{_digest(session_id)}"
 
 
 def session_of(sandbox: Sandbox) -> str:
@@ -63,3 +71,8 @@ def container_id(sandbox: Sandbox) -> str:
     """Return the 12 digits that stand for a sandbox where clients expect the id of a container."""
     # The beginning is the time, which sandboxes of one moment share.
     return sandbox.id[-_CONTAINER_ID:]
+
+
+def _digest(session_id: str) -> str:
+    digest = hashlib.sha256(check_session_id(session_id).encode()).digest()
+    return base64.b32encode(digest[:25]).decode().lower()

@@ -25,6 +25,7 @@ class Rules:
         network: The policy of their network.
         ttl_s: Seconds without use before a session sleeps; 0 is never.
         unused_s: Seconds without use before it is deleted; 0 is never.
+        volume_mib: Size of the volume that keeps a session's files when its sandbox is deleted unused; 0 if none does.
         max_s: Seconds after which it is deleted, in use or not; 0 is never.
         exec_s: The longest time limit of a command, in seconds.
         file_bytes: The largest file that is read or written.
@@ -38,6 +39,7 @@ class Rules:
     network: str = "none"
     ttl_s: int = 600
     unused_s: int = 900
+    volume_mib: int = 0
     max_s: int = 0
     exec_s: int = 120
     file_bytes: int = MIB
@@ -58,7 +60,8 @@ class Rules:
             mem=settings.sandbox_api_mem,
             network=settings.sandbox_api_network,
             ttl_s=settings.sandbox_api_ttl_seconds,
-            unused_s=0 if settings.sandbox_api_persist else settings.sandbox_api_unused_seconds,
+            unused_s=settings.sandbox_api_unused_seconds,
+            volume_mib=settings.sandbox_api_volume_mib if settings.sandbox_api_persist else 0,
             max_s=settings.sandbox_api_max_seconds,
             exec_s=settings.sandbox_api_exec_seconds,
             file_bytes=settings.sandbox_api_file_bytes or LARGEST_FILE,

@@ -1,13 +1,14 @@
 """Sessions: a caller's own name for a sandbox, which is created on first use and found again ever after.
 
 A session is nothing but a sandbox: its name is made of the session's, its labels say that it is one, and the fleet
-keeps, wakes and deletes it. Nothing is stored beside it, so no crash can part the two.
+keeps, wakes and deletes it. Nothing is stored beside it, so no crash can part the two. Where files are to outlive it,
+they are on a volume that is named after the session, too.
 """
 
 from __future__ import annotations
 
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import anyio
@@ -19,6 +20,7 @@ from vmm.lifecycle.keyed_lock import KeyedLock
 from vmm.sandboxes.sandbox import State
 from vmm.sandboxes.spec import SandboxSpec
 
+from .kept_files import KeptFiles
 from .names import LABELS, SESSION_ID, sandbox_name, session_of
 from .rules import Home
 from .scripts import PREPARE, script
@@ -64,6 +66,7 @@ class Sessions:
         self._fleet = fleet
         self._rules = rules
         self._home = home
+        self._kept = KeptFiles(fleet, rules, home)
         self._turns = KeyedLock()
         # Sandboxes that this server has prepared. Preparing one again changes nothing, so it is not recorded.
         self._prepared: dict[str, None] = {}
@@ -108,6 +111,14 @@ class Sessions:
         except NotFound:
             return None
 
+    async def has_files(self, owner: str, session_id: str) -> bool:
+        """Tell whether a session may have files: it has a sandbox, or its files outlived one.
+
+        Raises:
+            CasemateError: As `find`.
+        """
+        return await self.find(owner, session_id) is not None or await self._kept.exist(owner, session_id)
+
     async def list(self, owner: str) -> list[Sandbox]:
         """List an owner's sessions, newest first."""
         found: list[Sandbox] = []
@@ -119,14 +130,14 @@ class Sessions:
         return [sandbox for sandbox in found if session_of(sandbox)]
 
     async def delete(self, owner: str, session_id: str) -> bool:
-        """Delete a session with its files, and tell whether there was one."""
+        """Delete a session with its files, also those that outlived its sandbox, and tell whether there was one."""
         async with self._turns.of(_key(owner, sandbox_name(session_id))):
             found = await self.find(owner, session_id)
-            if found is None:
-                return False
-            self._prepared.pop(found.id, None)
-            await self._fleet.sandboxes.delete(owner, found.id)
-            return True
+            if found is not None:
+                self._prepared.pop(found.id, None)
+                await self._fleet.sandboxes.delete(owner, found.id)
+            return await self._kept.delete(owner, session_id) or found is not None
+        raise AssertionError  # unreachable: the block either returns or raises
 
     async def run(self, every_s: float) -> None:
         """Delete sessions that have lapsed, until cancelled.
@@ -164,7 +175,9 @@ class Sessions:
         async with self._turns.of(_key(owner, name)):
             sandbox = await self.find(owner, session_id)
             if sandbox is None:
-                sandbox = await self._fleet.sandboxes.create(owner, self._spec(name, session_id, created_by))
+                spec = self._spec(name, session_id, created_by)
+                async with self._kept.for_new(owner, session_id, created_by) as mounts:
+                    sandbox = await self._fleet.sandboxes.create(owner, replace(spec, volumes=mounts))
                 _log.info("session created", sandbox=sandbox.id)
             if sandbox.id not in self._prepared:
                 await self._prepare(owner, sandbox)

@@ -68,6 +68,21 @@ def text_of(node: Node) -> str:
     return (node.text or b"").decode("utf-8", "replace")
 
 
+def own_text(node: Node) -> str:
+    """Return the source of a node without the substitutions in it, which are nodes to look at by themselves."""
+    source = node.text or b""
+    kept, at = b"", 0
+    rest = list(node.children)
+    while rest:
+        one = rest.pop(0)
+        if one.type in _SUBSTITUTIONS:
+            begin, end = one.start_byte - node.start_byte, one.end_byte - node.start_byte
+            kept, at = kept + source[at:begin], end
+        else:
+            rest = one.children + rest
+    return (kept + source[at:]).decode("utf-8", "replace")
+
+
 def static(node: Node) -> str | None:
     """Return the one word that a node always stands for; None if the shell decides that when it runs."""
     if text_of(node) == PLACE:

@@ -75,7 +75,7 @@ class Workspace:
             GuestFileMissing: There is no such directory.
         """
         place = self.resolve(path)
-        if await self._sessions.find(owner_of(who), session_id) is None:
+        if not await self._sessions.has_files(owner_of(who), session_id):
             if place != self._home.workspace:
                 raise _missing()
             return []
@@ -99,7 +99,7 @@ class Workspace:
             GuestFileMissing: There is no such file.
         """
         place = self._file(path, "read")
-        if await self._sessions.find(owner_of(who), session_id) is None:
+        if not await self._sessions.has_files(owner_of(who), session_id):
             raise _missing()
         most = self._rules.file_bytes
         outcome = await self._run(who, session_id, scripts.READ, place, str(most), most=most + 1)
@@ -136,7 +136,7 @@ class Workspace:
             raise InvalidInput("path is required for delete")
         if place == self._home.workspace:
             raise InvalidInput("Cannot delete workspace root")
-        if await self._sessions.find(owner_of(who), session_id) is None:
+        if not await self._sessions.has_files(owner_of(who), session_id):
             raise _missing()
         await self._run(who, session_id, scripts.DELETE, place)
 

@@ -29,6 +29,7 @@ from vmm.network.taps.settings import (
 )
 from vmm.sandboxes.lease import MAX_IDLE_S
 from vmm.sandboxes.spec import CPU_RANGE, IDLE_S, MEM_RANGE
+from vmm.volumes.volume import SIZE, SIZE_RANGE
 
 from ..defaults import CREATE_WAIT_S
 from . import checks
@@ -110,6 +111,7 @@ class Settings(BaseModel):
         idle_seconds: Idle time after which a sandbox goes to sleep unless its creator sets another; 0 means never.
         sleep_retention_days: Days asleep after which a sandbox is deleted; 0 means never.
         max_snapshots: Snapshots of an organisation.
+        max_volumes, max_volume_disk_mib: Volumes of an organisation, and their sizes together.
         network: Where sandboxes may connect to unless their creator says so.
         network_way: How they reach it; `auto` is taps where the server may make them, else user mode.
         network_open: Private networks that they may reach, if their policy allows it.
@@ -130,7 +132,8 @@ class Settings(BaseModel):
         sandbox_api_unused_seconds: Time without use after which a session is deleted; 0 means never.
         sandbox_api_max_seconds: The age at which a session is deleted, in use or not; 0 means never.
         sandbox_api_cleanup_seconds: How often that is checked.
-        sandbox_api_persist: Whether sessions are kept until they are deleted, however long nobody uses them.
+        sandbox_api_persist: Whether files of sessions are on volumes, which stay until the session is deleted by name.
+        sandbox_api_volume_mib: MiB of such a volume.
         sandbox_api_exec_seconds: The longest time limit of a command.
         sandbox_api_file_bytes: The largest file that is read or written; 0 means as large as one call carries.
         sandbox_api_commands: The only commands that may be run; empty for all.
@@ -185,6 +188,8 @@ class Settings(BaseModel):
     idle_seconds: int = Field(default=IDLE_S, ge=0, le=MAX_IDLE_S)
     sleep_retention_days: int = Field(default=0, ge=0, le=3650)
     max_snapshots: int = Field(default=200, ge=1, le=100_000)
+    max_volumes: int = Field(default=100, ge=0, le=100_000)
+    max_volume_disk_mib: int = Field(default=1024 * 1024, ge=0)
     network: Annotated[str, AfterValidator(checks.network_policy)] = "internet"
     network_way: Literal["auto", "taps", "user"] = "auto"
     network_open: Annotated[tuple[str, ...], List, AfterValidator(checks.private_networks)] = ()
@@ -207,6 +212,7 @@ class Settings(BaseModel):
     sandbox_api_max_seconds: int = Field(default=0, ge=0, le=3650 * 86400)
     sandbox_api_cleanup_seconds: int = Field(default=60, ge=1, le=86400)
     sandbox_api_persist: bool = False
+    sandbox_api_volume_mib: int = Field(default=SIZE, ge=SIZE_RANGE[0], le=SIZE_RANGE[1])
     sandbox_api_exec_seconds: int = Field(default=120, ge=1, le=86400)
     sandbox_api_file_bytes: int = Field(default=1024 * 1024, ge=0, le=8 * 1024 * 1024)
     sandbox_api_commands: Annotated[tuple[str, ...], List] = ()

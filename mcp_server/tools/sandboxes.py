@@ -14,6 +14,7 @@ from vmm.errors import InvalidInput
 from vmm.sandboxes.published import check_listed, new_entries
 from vmm.sandboxes.sandbox import State
 from vmm.sandboxes.spec import SandboxSpec
+from vmm.sandboxes.volume_mount import VolumeMount
 
 from .caller import caller
 from .progress import ProgressReporter
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 _PAGE = 20
 _PAGE_MOST = 100
 _NO_PORTS: list[int] = []
+_READ_ONLY = ":ro"
 _OPEN = "none, internet, packages, learn; or what to allow: names, *.names, CIDRs, ports such as 443/tcp"
 _VOIDRUN_NAMES = {"env_vars": "envVars", "auto_sleep": "autoSleep", "publish_ports": "publishPorts"}
 
@@ -71,6 +73,7 @@ class SandboxTools:
         ttl: Annotated[int, Field(description="Seconds until it is deleted, not counted asleep; 0 = never")] = 0,
         network: Annotated[str | list[str], Field(description=_OPEN)] = "",
         publish_ports: Annotated[list[int], Field(description="At most 4; publish_port returns URLs")] = _NO_PORTS,
+        volumes: Annotated[Pairs, Field(description="Path by volume: /data, or /data:ro to only read")] = NO_PAIRS,
     ) -> str:
         """Create a sandbox: a Linux microVM for you alone, with root. Usable when this returns.
 
@@ -91,6 +94,7 @@ class SandboxTools:
             snapshot=snapshot.strip(),
             network=parse_network(network),
             published=new_entries(dict.fromkeys(publish_ports, "http")),
+            volumes=[_mount(volume, path) for volume, path in volumes.items()],
             created_by=who.user_id,
         )
         progress = ProgressReporter(ctx)
@@ -175,3 +179,7 @@ class SandboxTools:
         """Delete a sandbox with its files and everything that runs in it. Cannot be undone; its snapshots stay."""
         await self._fleet.sandboxes.delete(caller().org_id, ref)
         return compact({"status": "deleted"})
+
+
+def _mount(volume: str, path: str) -> VolumeMount:
+    return VolumeMount(volume=volume.strip(), path=path.removesuffix(_READ_ONLY), read_only=path.endswith(_READ_ONLY))

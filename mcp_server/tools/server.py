@@ -22,6 +22,7 @@ from .sandboxes import SandboxTools
 from .snapshots import SnapshotTools
 from .terminals import TerminalTools
 from .tool_server import SHOWN, ToolServer, cause_below, explain
+from .volumes import VolumeTools
 
 if TYPE_CHECKING:
     from mcp.server.mcpserver import Context
@@ -73,6 +74,7 @@ class CasemateServer(ToolServer):
             SandboxTools(fleet, defaults=defaults, ports=ports),
             PortTools(ports),
             SnapshotTools(fleet),
+            VolumeTools(fleet),
             CommandTools(fleet),
             CodeTools(fleet),
             FileTools(fleet),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from mcp.server.mcpserver import Context
 from pydantic import Field
@@ -97,6 +97,7 @@ class SnapshotTools:
         ctx: Context,
         ref: SandboxRef,
         count: Annotated[int, Field(description="How many copies, 1-100")] = 1,
+        volumes: Annotated[Literal["copy", "none"], Field(description="Copy its volumes, too")] = "copy",
     ) -> str:
         """Make copies of a running sandbox that continue from this moment with its files, memory and programs.
 
@@ -106,7 +107,7 @@ class SnapshotTools:
         progress = ProgressReporter(ctx)
         forks = await progress.during(
             lambda: self._fleet.snapshots.fork(
-                who.org_id, ref, count, created_by=who.user_id, on_progress=progress.tell
+                who.org_id, ref, count, volumes=volumes, created_by=who.user_id, on_progress=progress.tell
             ),
             f"forking into {count}",
         )

@@ -12,6 +12,8 @@ SPEC = SandboxSpec(name="box", image="minimal", mem=256)
 NEW = "new"
 """The name of what an operation makes."""
 FORKS = 2
+VOLUME, PLACE = "data", "/data"
+"""The name of a volume, and where sandboxes have it."""
 
 
 async def create(fleet: Fleet) -> None:
@@ -59,7 +61,31 @@ async def close(fleet: Fleet, sandbox: str) -> None:
     await fleet.sandboxes.update(OWNER, sandbox, network="none")
 
 
+async def create_volume(fleet: Fleet) -> None:
+    await fleet.volumes.create(OWNER, NEW, size=64)
+
+
+async def copy_volume(fleet: Fleet, sandbox: str) -> None:
+    assert await fleet.volumes.list(OWNER, sandbox=sandbox)
+    await fleet.volumes.snapshot(OWNER, VOLUME, NEW)
+
+
+async def delete_volume(fleet: Fleet, volume: str) -> None:
+    await fleet.volumes.delete(OWNER, volume)
+
+
+async def attach_volume(fleet: Fleet, volume: str) -> None:
+    await fleet.volumes.attach(OWNER, SPEC.name, volume, PLACE)
+
+
+async def detach_volume(fleet: Fleet, sandbox: str) -> None:
+    await fleet.volumes.detach(OWNER, sandbox, VOLUME)
+
+
 OPERATIONS: dict[str, Callable[..., Awaitable[None]]] = {
     work.__name__: work
-    for work in (create, create_from, delete, snapshot, delete_snapshot, restore, fork, sleep, wake, restart, close)
+    for work in (
+        *(create, create_from, delete, snapshot, delete_snapshot, restore, fork, sleep, wake, restart, close),
+        *(create_volume, copy_volume, delete_volume, attach_volume, detach_volume),
+    )
 }

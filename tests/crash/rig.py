@@ -9,7 +9,7 @@ from pathlib import Path
 import anyio
 
 from bench.fleet import OWNER, Host, said
-from tests.crash.operations import SPEC
+from tests.crash.operations import PLACE, SPEC, VOLUME
 from tests.crash.server import Fate, Nursery, Request
 from tests.crash.serving import serving
 from tests.crash.traces import HELD, OPENED, PASSING, of_sandboxes
@@ -19,6 +19,7 @@ from vmm.hypervisor.cgroup import Cgroups
 from vmm.hypervisor.process import orphans
 from vmm.network.policy import Mode
 from vmm.sandboxes.sandbox import Sandbox, State
+from vmm.volumes.volume import VolumeState
 
 # Every second step keeps the whole test-suite short; 1 is all of them, which takes about a minute more.
 _STRIDE = int(os.environ.get("CASEMATE_CRASH_STRIDE", "2"))
@@ -104,6 +105,21 @@ class Rig:
         await said(fleet, box, "echo later > /dev/shm/later; echo later > /root/later; sync")
         return found[0]
 
+    async def free_volume(self, fleet: Fleet) -> str:
+        """A volume with something in it, which no sandbox has."""
+        box = await self.box_with_volume(fleet)
+        return (await fleet.volumes.detach(OWNER, box, VOLUME)).id
+
+    async def box_with_volume(self, fleet: Fleet) -> str:
+        """The box, with a volume that has something in it."""
+        box = await self.box(fleet)
+        if all(volume.name != VOLUME for volume in await fleet.volumes.list(OWNER)):
+            await fleet.volumes.create(OWNER, VOLUME, size=64)
+        if not await fleet.volumes.list(OWNER, sandbox=box):
+            await fleet.volumes.attach(OWNER, box, VOLUME, PLACE)
+        await said(fleet, box, f"echo volume > {PLACE}/kept; sync")
+        return box
+
     async def _killed(self, operation: str, last: int, subjects: dict[str, Subject], mapped: bool) -> Fate:
         async with serving(self._data, self._images, self._host, own_memory=not mapped, taps=self._taps) as fleet:
             await fleet.prepare(SPEC.image, cpu=SPEC.cpu, mem=SPEC.mem)
@@ -155,6 +171,15 @@ class Rig:
         listed = {snapshot.id for snapshot in await fleet.snapshots.list(OWNER)}
         snapshots = {path.name for path in (self._data / "snapshots").iterdir()}
         assert snapshots == listed, (snapshots, listed)
+        volumes = await fleet.volumes.list(OWNER)
+        assert {volume.state for volume in volumes} <= {VolumeState.READY}, volumes
+        files = {path.name for path in (self._data / "volumes").iterdir()}
+        assert files == {f"{volume.id}.img" for volume in volumes}, (files, volumes)
+        for sandbox in sandboxes:
+            if sandbox.state is State.RUNNING:
+                assert await volumes_of(fleet, sandbox) == {
+                    volume.serial for volume in volumes if sandbox.id in volume.attached
+                }, (sandbox, volumes)
         left = [path for path in self._data.rglob("*") if path.name.startswith(".") or path.suffix in _DRAFTS]
         assert left == [], left
         for sandbox in sandboxes:
@@ -193,6 +218,18 @@ async def is_whole(fleet: Fleet, sandbox: Sandbox) -> None:
     """Whether a sandbox has what its owner needs, in memory and on disk."""
     line = "hostname; cat /dev/shm/kept /root/kept"
     assert await _told(fleet, sandbox, line) == [sandbox.name, "memory", "disk"]
+
+
+async def volumes_of(fleet: Fleet, sandbox: Sandbox) -> frozenset[str]:
+    """The serial numbers of the volumes that a running sandbox's machine has."""
+    machine = fleet._machines.get(sandbox.id)  # pyright: ignore[reportPrivateUsage]
+    assert machine is not None
+    return await machine.driver.plugged(machine.running)
+
+
+async def has_its_volume(fleet: Fleet, sandbox: Sandbox) -> None:
+    """Whether a sandbox has what its owner needs on the volume."""
+    assert await _told(fleet, sandbox, f"cat {PLACE}/kept") == ["volume"]
 
 
 async def has_its_files(fleet: Fleet, sandbox: Sandbox) -> None:

@@ -27,7 +27,7 @@ from vmm.network.taps.tap import Tap
 
 _NAMES = ("mkdir", "rename", "replace", "link", "symlink", "unlink", "rmdir")
 _IN_BULK = {"unlink", "link", "copy_file_range"}
-_TOLD = {"stop", "cont", "migrate", "migrate-incoming", "quit"}
+_TOLD = {"stop", "cont", "migrate", "migrate-incoming", "quit", "blockdev-add", "device_add", "device_del"}
 
 
 class Steps:
@@ -97,7 +97,8 @@ def count(steps: Steps, *, taps: bool = False) -> None:
     _wrap(os, "posix_spawnp", steps, lambda given, _: given[0])
     _wrap(shutil, "copyfile", steps, _path)
     _wrap(signal, "pidfd_send_signal", steps, lambda _given, _more: "")
-    _wrap_async(GuestLink, "identify", steps, lambda _: "")
+    for name in ("identify", "mount_volume", "unmount_volume", "freeze_volume", "thaw_volume"):
+        _wrap_async(GuestLink, name, steps, lambda _: "")
     _wrap_async(Qmp, "run", steps, lambda given: given[1] if given[1] in _TOLD else None)
     _wrap_async(Api, "call", steps, lambda given: given[2] if given[1] == "PUT" else None)
 

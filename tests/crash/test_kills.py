@@ -2,48 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
-import anyio
 import pytest
 
-from bench.fleet import OWNER, Host, this_host
+from bench.fleet import OWNER
 from tests.crash.operations import FORKS, NEW, SPEC
 from tests.crash.rig import Rig, changed_since, has_its_files, is_whole, works
-from tests.crash.server import Fate, Nursery
+from tests.crash.server import Fate
 from vmm.fleet import Fleet
-from vmm.hypervisor.process import orphans
-from vmm.images.catalogue import Catalogue
 from vmm.sandboxes.sandbox import State
 
 pytestmark = [pytest.mark.anyio, pytest.mark.vm]
-
-
-@pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    with Nursery.open() as nursery:
-        yield nursery
-
-
-@pytest.fixture(scope="module")
-def host() -> Host:
-    return anyio.run(this_host)
-
-
-@pytest.fixture
-def rig(
-    nursery: Nursery, templates: Path, tmp_path: Path, catalogue: Catalogue, image_root: Path, host: Host
-) -> Iterator[Rig]:
-    assert "minimal" in catalogue.names()
-    data = tmp_path / "data"
-    data.mkdir()
-    (data / "templates").symlink_to(templates)
-    yield Rig(nursery, data, image_root, host)
-    for processes in orphans(data).values():
-        for process in processes:
-            anyio.run(process.kill)
 
 
 async def test_a_sandbox_that_was_being_made_is_there_or_not(rig: Rig) -> None:

@@ -34,6 +34,7 @@ from vmm.sandboxes.quotas import Quotas
 from vmm.sandboxes.sandbox import Sandbox, State
 from vmm.sandboxes.spec import SandboxSpec
 from vmm.sandboxes.store import SANDBOXES, SandboxStore
+from vmm.volumes.store import VOLUMES, VolumeStore
 
 SANDBOX = "0123456789abcdef01234567"
 NAME = "box"
@@ -129,8 +130,8 @@ async def no_sandboxes(prepared: Prepared, directory: Path) -> AsyncGenerator[Fl
     """A fleet on which nobody has a sandbox."""
     async with (
         host_driver(directory) as driver,
-        _records(directory) as collection,
-        Fleet(**_parts(prepared, directory, driver, collection)) as fleet,
+        _records(directory) as (collection, volumes),
+        Fleet(**_parts(prepared, directory, driver, collection, volumes)) as fleet,
     ):
         yield fleet
 
@@ -155,8 +156,8 @@ async def one_host(
         clock: The fleet's, in epoch milliseconds; it stands still if not given.
         within: See `HostDriver`.
     """
-    async with host_driver(directory, within=within) as driver, _records(directory) as collection:
-        parts = _parts(prepared, directory, driver, collection)
+    async with host_driver(directory, within=within) as driver, _records(directory) as (collection, volumes):
+        parts = _parts(prepared, directory, driver, collection, volumes)
         # A fleet gives ids of its own, and what tests say of a sandbox needs one known before: so an earlier server
         # has made it, and this one takes it over.
         await _make_box(prepared, parts["data"] / "instances", driver, parts["store"], clock())
@@ -169,12 +170,14 @@ async def one_host(
 
 
 @asynccontextmanager
-async def _records(directory: Path) -> AsyncGenerator[Collection]:
+async def _records(directory: Path) -> AsyncGenerator[tuple[Collection, Collection]]:
     async with SqliteDatabase(directory / "records.db") as database:
-        yield await database.collection(SANDBOXES)
+        yield await database.collection(SANDBOXES), await database.collection(VOLUMES)
 
 
-def _parts(prepared: Prepared, directory: Path, driver: HostDriver, collection: Collection) -> dict[str, Any]:
+def _parts(
+    prepared: Prepared, directory: Path, driver: HostDriver, collection: Collection, volumes: Collection
+) -> dict[str, Any]:
     data = directory / "fleet"
     data.mkdir()
     (data / "templates").symlink_to(prepared.templates)
@@ -183,6 +186,7 @@ def _parts(prepared: Prepared, directory: Path, driver: HostDriver, collection: 
         "driver": driver,
         "catalogue": prepared.catalogue,
         "store": SandboxStore(collection, host=_HOST),
+        "volumes": VolumeStore(volumes, host=_HOST),
         "quotas": Quotas(OwnerLimits()),
         "reserve": HostReserve(memory=1, machine=1, disk=1),
     }

@@ -45,6 +45,7 @@ PLAIN = Call()
 NOTHING: tuple[Call, ...] = ()
 
 BOX, SNAPSHOT = "/api/sandboxes/{id}", "/api/snapshots/{snapshot}"
+VOLUME = "/api/volumes/{volume}"
 KEY, USER = "/api/orgs/apikeys/{key_id}", "/api/orgs/users"
 SESSION = f"{BOX}/pty/sessions/{{session}}"
 ROUTES: dict[tuple[str, str], tuple[Call, ...]] = {
@@ -72,7 +73,10 @@ ROUTES: dict[tuple[str, str], tuple[Call, ...]] = {
         for query in ({"org": "{org_id}"}, {"user": "{user_id}"}, {"sandbox": "{id}"}, {"key": "{key_id}"})
     ),
     ("GET", "/api/sandboxes"): NOTHING,
-    ("POST", "/api/sandboxes"): (Call(body={"name": "a", "snapshot": "{snapshot}"}),),
+    ("POST", "/api/sandboxes"): (
+        Call(body={"name": "a", "snapshot": "{snapshot}"}),
+        Call(body={"name": "a", "image": "code", "volumes": [{"name": "{volume}", "path": "/data"}]}),
+    ),
     ("GET", BOX): (PLAIN,),
     ("PATCH", BOX): (Call(body={"autoSleep": True}),),
     ("DELETE", BOX): (PLAIN,),
@@ -93,6 +97,14 @@ ROUTES: dict[tuple[str, str], tuple[Call, ...]] = {
     ("GET", SNAPSHOT): (PLAIN,),
     ("PATCH", SNAPSHOT): (Call(body={"name": "b"}),),
     ("DELETE", SNAPSHOT): (PLAIN,),
+    ("GET", "/api/volumes"): NOTHING,
+    ("POST", "/api/volumes"): NOTHING,
+    ("GET", VOLUME): (PLAIN,),
+    ("DELETE", VOLUME): (PLAIN,),
+    ("POST", f"{VOLUME}/snapshot"): (PLAIN,),
+    ("GET", f"{BOX}/volumes"): (PLAIN,),
+    ("POST", f"{BOX}/volumes"): (Call(body={"name": "{volume}", "path": "/data"}),),
+    ("DELETE", f"{BOX}/volumes/{{volume}}"): (PLAIN,),
     ("GET", f"{BOX}/network"): (PLAIN,),
     ("GET", f"{BOX}/network/log"): (PLAIN,),
     ("GET", "/api/images"): NOTHING,
@@ -156,12 +168,14 @@ ROUTES: dict[tuple[str, str], tuple[Call, ...]] = {
     ("POST", "/sessions/{session_id}/workspace/upload"): NOTHING,
 }
 SOCKETS = {f"{BOX}/pty", SESSION, f"{BOX}/files/watch/{{watch}}/stream", f"{BOX}/forward/{{port}}"}
-TOOLS_WITHOUT_IDS = {"create_sandbox", "list_sandboxes", "list_snapshots"}
+TOOLS_WITHOUT_IDS = {"create_sandbox", "list_sandboxes", "list_snapshots", "list_volumes", "change_volume"}
 """Those that take none, or also work without one; the ids that they can take are below."""
 
 OPTIONAL_IDS: dict[str, dict[str, Any]] = {
     "create_sandbox": {"name": "a", "snapshot": "{snapshot}"},
     "list_snapshots": {"id": "{id}"},
+    "list_volumes": {"id": "{id}"},
+    "change_volume": {"action": "attach", "name": "{volume}", "id": "{id}", "path": "/data"},
 }
 
 
@@ -178,8 +192,11 @@ class World:
 
     def pairs(self, text: str) -> list[tuple[dict[str, str], dict[str, str]]]:
         """Pairs of ids to fill in: hers by id or by name, or only the last one hers; and such that do not exist."""
-        pairs = [(self.hers, self.unknown), (self.named, self.unknown | {"id": "bax", "snapshot": "after"})]
-        if "{id}" in text and re.search(r"\{(session|watch|snapshot|port)\}", text):
+        pairs = [
+            (self.hers, self.unknown),
+            (self.named, self.unknown | {"id": "bax", "snapshot": "after", "volume": "date"}),
+        ]
+        if "{id}" in text and re.search(r"\{(session|watch|snapshot|port|volume)\}", text):
             pairs.append((self.hers | {"id": self.own}, self.unknown | {"id": self.own}))
         return pairs
 
@@ -199,6 +216,7 @@ async def world(assemble: Assemble, keys: dict[str, str], fleet_of_one: OneHost)
             snapshot = (await alice.post(f"{base}/snapshots", json={"name": "before"})).json()["data"]["id"]
             session = (await alice.post(f"{base}/pty/sessions")).json()["data"]["sessionId"]
             watch = (await alice.post(f"{base}/files/watch", json={"path": "/tmp"})).json()["data"]["sessionId"]
+            volume = (await alice.post("/api/volumes", json={"name": "data", "sizeMB": 64})).json()["data"]["id"]
             key = (await alice.get("/api/orgs/apikeys")).json()[0]["id"]
             user = (await alice.get("/api/users/me")).json()["id"]
             assert (await alice.post(f"{base}/ports", json={"port": 8000})).status_code == 201
@@ -206,6 +224,7 @@ async def world(assemble: Assemble, keys: dict[str, str], fleet_of_one: OneHost)
         hers = {
             "id": SANDBOX,
             "snapshot": snapshot,
+            "volume": volume,
             "session": session,
             "watch": watch,
             "key_id": key,
@@ -215,10 +234,10 @@ async def world(assemble: Assemble, keys: dict[str, str], fleet_of_one: OneHost)
             "port": "8000",
             "session_id": sandbox_name("s"),
         }
-        digits = dict(zip(hers, "0123456789", strict=False))
+        digits = dict(zip(hers, "0123456789abcdef", strict=False))
         unknown = {name: digits[name] * len(text) for name, text in hers.items()}
         unknown |= {"watch": str(uuid.UUID(int=0)), "port": "8001"}
-        named = hers | {"id": "box", "snapshot": "before"}
+        named = hers | {"id": "box", "snapshot": "before", "volume": "data"}
         yield World(edge=edge, services=services, hers=hers, named=named, unknown=unknown, own=own)
 
 
@@ -243,7 +262,8 @@ async def test_a_route_answers_alices_ids_as_unknown_ones(world: World) -> None:
 
 
 async def test_lists_have_nothing_of_alices(world: World) -> None:
-    texts = [world.hers[name] for name in ("id", "snapshot", "session", "watch", "key_id", "user_id", "org_id")]
+    kinds = ("id", "snapshot", "volume", "session", "watch", "key_id", "user_id", "org_id")
+    texts = [world.hers[name] for name in kinds]
     async with world.edge.http("bob") as bob:
         for (method, path), calls in ROUTES.items():
             if method == "GET" and not calls and "{" not in path:
@@ -280,6 +300,7 @@ async def _nothing_happened(world: World) -> None:
         box = (await alice.get(BOX.format(id=SANDBOX))).json()["data"]
         assert (box["status"], box["autoSleep"]) == ("running", True)
         assert (await alice.get(SNAPSHOT.format_map(world.hers))).json()["data"]["name"] == "before"
+        assert (await alice.get(VOLUME.format_map(world.hers))).json()["data"]["attachments"] == []
         sessions = (await alice.get(f"{BOX}/pty/sessions".format(id=SANDBOX))).json()["data"]["sessions"]
         assert [session["id"] for session in sessions] == [world.hers["session"]]
         assert [key["isActive"] for key in (await alice.get("/api/orgs/apikeys")).json()] == [True]
@@ -304,7 +325,15 @@ async def _refused(world: World, path: str) -> str:
 
 
 def _filled(values: Mapping[str, Any], ids: Mapping[str, str]) -> dict[str, Any]:
-    return {name: value.format_map(ids) if isinstance(value, str) else value for name, value in values.items()}
+    return {name: _replaced(value, ids) for name, value in values.items()}
+
+
+def _replaced(value: Any, ids: Mapping[str, str]) -> Any:
+    if isinstance(value, list):
+        return [_replaced(item, ids) for item in cast("list[Any]", value)]
+    if isinstance(value, dict):
+        return _filled(cast("dict[str, Any]", value), ids)
+    return value.format_map(ids) if isinstance(value, str) else value
 
 
 def _blind(answer: httpx.Response, ids: Mapping[str, str]) -> tuple[int, str]:

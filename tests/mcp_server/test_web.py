@@ -26,6 +26,8 @@ TOOLS = {
     "list_snapshots",
     "restore_snapshot",
     "delete_snapshot",
+    "list_volumes",
+    "change_volume",
     "fork_sandbox",
     "execute_command",
     "run_code",
@@ -363,7 +365,9 @@ async def test_null_is_the_same_as_left_out_for_every_argument_of_every_tool(edg
 
         for tool in tools:
             properties, required = tool.input_schema["properties"], tool.input_schema.get("required", ())
-            least: dict[str, object] = {name: samples[properties[name]["type"]] for name in required}
+            least: dict[str, object] = {
+                name: properties[name].get("enum", [samples[properties[name]["type"]]])[0] for name in required
+            }
             nulls = dict.fromkeys(properties, None)
             bare = await told(tool.name, least)
             assert "Arguments refused" not in bare, tool.name

@@ -29,6 +29,7 @@ from vmm.sandboxes.quotas import Quotas
 from vmm.sandboxes.sandbox import Sandbox, State
 from vmm.sandboxes.spec import SandboxSpec
 from vmm.sandboxes.store import SANDBOXES, SandboxStore
+from vmm.volumes.store import VOLUMES, VolumeStore
 
 HOST = "f" * 24
 PARTS = ("vmlinux", "vmlinuz", "initramfs", "toolbox", "base")
@@ -58,7 +59,7 @@ async def opened(
     data: Path, driver: Hypervisor, *, limits: OwnerLimits | None = None, **more: Any
 ) -> AsyncGenerator[Still]:
     """The fleet of a data directory; opened again, it is a server that was restarted."""
-    async with stored(data) as collection:
+    async with stored(data) as collection, SqliteDatabase(data / "volumes.db") as database:
         store = SandboxStore(collection, host=HOST)
         options: dict[str, Any] = {
             "reserve": HostReserve(memory=1, machine=1, disk=1, overcommit=1000),
@@ -69,6 +70,7 @@ async def opened(
             data=data,
             driver=driver,
             store=store,
+            volumes=VolumeStore(await database.collection(VOLUMES), host=HOST),
             quotas=Quotas(limits or OwnerLimits()),
             **options,
         ) as fleet:

@@ -42,6 +42,7 @@ from vmm.sandboxes.limits import HostReserve, OwnerLimits
 from vmm.sandboxes.quotas import Quotas
 from vmm.sandboxes.spec import SandboxSpec
 from vmm.sandboxes.store import SANDBOXES, SandboxStore
+from vmm.volumes.store import VOLUMES, VolumeStore
 
 pytestmark = [pytest.mark.anyio, pytest.mark.vm]
 
@@ -184,6 +185,7 @@ async def box(
             driver=choice.driver,
             catalogue=catalogue,
             store=SandboxStore(await database.collection(SANDBOXES), host=HOST),
+            volumes=VolumeStore(await database.collection(VOLUMES), host=HOST),
             quotas=Quotas(OwnerLimits()),
             reserve=HostReserve(),
             gateway=Gateway(

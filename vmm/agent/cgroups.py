@@ -26,6 +26,7 @@ _RESERVE = 24 * _MIB
 """Bytes reserved for the agent and the kernel, beyond what is in use when the agent starts."""
 _MIN_MEMORY = 32 * _MIB
 _PIDS_PER_MIB = 2
+_FREEZE_S = 2.0
 _MIN_PIDS = 512
 _MAX_PIDS = 16384
 
@@ -108,6 +109,17 @@ class Groups:
     def return_home(self) -> None:
         """Move the agent to its own group."""
         os.write(self._home, b"0")
+
+    def freeze(self) -> None:
+        """Stop all commands where they are, and wait until they stand still, for two seconds at most."""
+        write(self._sandbox, "cgroup.freeze", b"1")
+        deadline = time.monotonic() + _FREEZE_S
+        while b"frozen 1" not in read(self._sandbox, "cgroup.events") and time.monotonic() < deadline:
+            time.sleep(0.002)
+
+    def thaw(self) -> None:
+        """Let all commands go on."""
+        write(self._sandbox, "cgroup.freeze", b"0")
 
     def remove(self, deadline: float) -> None:
         """Move the agent out and remove its groups once they are empty; give up at the monotonic `deadline`."""

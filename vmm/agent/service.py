@@ -24,6 +24,7 @@ from .refusals import GUEST, RefusalError, from_os_error, invalid
 from .search import Search
 from .sessions import Sessions
 from .terminals import Terminals
+from .volumes import Volumes
 from .watches import Watches
 
 Handler = Callable[[Channel, Arguments], None]
@@ -48,6 +49,7 @@ class Service:
         outbound: Outbound,
         carrier: Carrier,
         paths: Paths,
+        volumes: Volumes,
     ) -> None:
         self._identity = identity
         self._outbound = outbound
@@ -104,6 +106,12 @@ class Service:
             "answer": outbound.answer,
             "carry": outbound.carry,
             "connect": carrier.connect,
+            "volume_mount": volumes.mount,
+            "volume_unmount": volumes.unmount,
+            "volume_freeze": volumes.freeze,
+            "volume_thaw": volumes.thaw,
+            "pause": volumes.pause,
+            "resume": volumes.resume,
         }
 
     def serve(self, listener: socket.socket) -> None:

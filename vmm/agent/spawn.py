@@ -62,6 +62,7 @@ class Spawner:
         self._score = score
         self._namespaces = namespaces
         self._lock = _thread.allocate_lock()
+        self._paused = False
         self._own = (os.geteuid(), os.getegid())
         self._root = os.geteuid() == 0
 
@@ -90,6 +91,21 @@ class Spawner:
             pid = self._fork(program, tree, streams, prepare)
         pidfd = os.pidfd_open(pid)
         return Child(pid=pid if self._namespaces is None else self._inner_pid(pidfd, pid), own_pid=pid, pidfd=pidfd)
+
+    def pause(self) -> None:
+        """Stop all programs where they are, and start none, until `resume`."""
+        if not self._paused:
+            # The agent itself joins a program's group for a moment, where it must not be stopped.
+            self._lock.acquire()
+            self._paused = True
+            self._trees.freeze()
+
+    def resume(self) -> None:
+        """Let the programs go on."""
+        self._trees.thaw()
+        if self._paused:
+            self._paused = False
+            self._lock.release()
 
     def _spawn(self, program: Program, tree: Tree, streams: tuple[int, int, int]) -> int:
         try:

@@ -34,6 +34,7 @@ from .spool import Spools
 from .terminals import Terminals
 from .trees import Trees
 from .users import Users
+from .volumes import Volumes
 
 _PORT = 1024
 _GROUPS = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")
@@ -115,7 +116,19 @@ def main(arguments: list[str]) -> None:
     outbound = Outbound(sockets, carrier)
     paths = Paths(first=None if namespaces is None else first)
     metrics = Metrics(proc, inner)
-    service = Service(identity, processes, terminals, sessions, Files(), metrics, activity, outbound, carrier, paths)
+    service = Service(
+        identity,
+        processes,
+        terminals,
+        sessions,
+        Files(),
+        metrics,
+        activity,
+        outbound,
+        carrier,
+        paths,
+        Volumes.open(proc, spawner),
+    )
     frames.host_proof(secret, b"", b"")  # The first digest loads libraries, which is impossible after chroot.
     if options.port_file:
         _write_port(options.port_file, listeners[0].getsockname()[1])

@@ -53,6 +53,16 @@ class Trees:
         if isinstance(tree, Lease) and self._groups is not None:
             self._groups.give(tree)
 
+    def freeze(self) -> None:
+        """Stop all commands where they are, if there are cgroups."""
+        if self._groups is not None:
+            self._groups.freeze()
+
+    def thaw(self) -> None:
+        """Let all commands go on."""
+        if self._groups is not None:
+            self._groups.thaw()
+
     def return_home(self) -> None:
         """Move the agent back into its own cgroup, after it joined a tree so that its child inherits it."""
         if self._groups is not None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import anyio
 
 from storage.ids import new_id
+from storage.shown import shown
 
-from ..errors import Conflict
+from ..disk.copy import copy_sparse
+from ..errors import Conflict, InvalidInput
 from ..lifecycle.create import Creator
-from ..lifecycle.forks import Fork, check_count
+from ..lifecycle.forks import Fork, ForkedVolume, ForkVolumes, check_count
 from ..lifecycle.restore import Restorer
 from ..lifecycle.snapshot import Snapshotter
 from ..lifecycle.transitions import Transitions
@@ -20,6 +23,9 @@ from ..machines.snapshots import Snapshot, Snapshots
 from ..machines.templates import Report
 from ..sandboxes.sandbox import Sandbox, State
 from ..sandboxes.spec import check_labels, check_name
+from ..volumes.files import VolumeFiles
+from ..volumes.store import VolumeStore
+from ..volumes.volume import Volume
 from .ownership import Ownership
 
 
@@ -33,6 +39,8 @@ class SnapshotCalls:
         snapshotter: Takes and deletes them.
         restorer: Restores sandboxes from them.
         creator: Makes forks.
+        volumes: The records of the volumes.
+        files: The volumes' files.
     """
 
     def __init__(
@@ -44,6 +52,8 @@ class SnapshotCalls:
         snapshotter: Snapshotter,
         restorer: Restorer,
         creator: Creator,
+        volumes: VolumeStore,
+        files: VolumeFiles,
     ) -> None:
         self._ownership = ownership
         self._transitions = transitions
@@ -51,6 +61,8 @@ class SnapshotCalls:
         self._snapshotter = snapshotter
         self._restorer = restorer
         self._creator = creator
+        self._volumes = volumes
+        self._files = files
 
     async def take(
         self, owner: str, ref: str, *, name: str = "", labels: Mapping[str, str] | None = None, created_by: str = ""
@@ -129,20 +141,37 @@ class SnapshotCalls:
         return await self._restorer.restore(sandbox, await self._snapshots.find(owner, snapshot))
 
     async def fork(
-        self, owner: str, ref: str, count: int = 1, *, created_by: str = "", on_progress: Report | None = None
+        self,
+        owner: str,
+        ref: str,
+        count: int = 1,
+        *,
+        volumes: str = ForkVolumes.COPY,
+        created_by: str = "",
+        on_progress: Report | None = None,
     ) -> tuple[Fork, ...]:
         """Create copies of a running sandbox as it is now: its memory, its files, its background commands.
 
         The parent goes on, with its open streams. Each child is named after it, and has its own result.
 
+        Args:
+            owner: The owner.
+            ref: The parent's id or name.
+            count: How many.
+            volumes: What they get of its volumes (`ForkVolumes`).
+            created_by: Opaque id of the user.
+            on_progress: Receives what is being done.
+
         Raises:
-            InvalidInput: The count is not 1 to 100.
-            Conflict: It is asleep or being created.
+            InvalidInput: The count is not 1 to 100, or there is no such choice of volumes.
+            Conflict: It is asleep or being created, or programs in it use a volume; the message names them.
             SandboxLost: Its machine has died.
             HostExhausted: The host's disk is full.
             Unavailable: The hypervisor could not save it.
         """
         check_count(count)
+        if volumes not in set(ForkVolumes):
+            raise InvalidInput(f"volumes must be {' or '.join(ForkVolumes)}, got {shown(volumes)}")
         parent = await self._ownership.made(owner, ref)
         base = await self._snapshots.fork_base(new_id())
         try:
@@ -158,8 +187,23 @@ class SnapshotCalls:
                         f"Sandbox {parent.id} is {parent.state}, only a running one can be forked", hint=hint
                     )
                 await (on_progress or no_progress)(f"Saving {parent.name}")
-                checkpoint = await self._snapshotter.checkpoint(parent, base)
-            return await self._creator.children(parent, checkpoint, count, created_by)
+                kept = [] if volumes == ForkVolumes.NONE else await self._volumes.attached_to(owner, parent.id)
+                forked = [_forked(volume, parent.id, base) for volume in kept]
+
+                async def copy() -> None:
+                    for one in forked:
+                        if one.source is not None:
+                            await copy_sparse(self._files.path(one.volume.id), one.source)
+
+                checkpoint = await self._snapshotter.checkpoint(parent, base, meanwhile=copy)
+            return await self._creator.children(parent, checkpoint, count, created_by, forked)
         finally:
             with anyio.CancelScope(shield=True):
                 await self._snapshots.discard(base)
+
+
+def _forked(volume: Volume, sandbox_id: str, base: Path) -> ForkedVolume:
+    has = volume.attachment(sandbox_id)
+    assert has is not None
+    source = None if has.read_only else base / f"volume-{volume.id}"
+    return ForkedVolume(volume=volume, attachment=has, source=source)

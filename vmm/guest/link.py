@@ -16,13 +16,16 @@ from .sessions import SessionCalls
 from .terminals import TerminalCalls
 from .values import Certificate, GuestActivity, GuestMetrics, Identity, Ping
 from .vitality import GRACE, Grace
+from .volumes import VolumeCalls
 from .watches import WatchCalls
 
 _IDENTIFY_S = 30.0
 """Deadline of the first call to a restored guest, which may be silent for a while on a busy host."""
 
 
-class GuestLink(ProcessCalls, FileCalls, ArchiveCalls, TerminalCalls, SessionCalls, WatchCalls, NetworkCalls):
+class GuestLink(
+    ProcessCalls, FileCalls, ArchiveCalls, TerminalCalls, SessionCalls, WatchCalls, NetworkCalls, VolumeCalls
+):
     """Calls into one guest, over connections that later calls reuse. Many tasks may use it at once.
 
     Every call has a deadline: a late one while the guest is alive, an early one once it falls silent (LinkTimeout). No

@@ -12,6 +12,7 @@ from anyio.abc import ByteStream
 
 from .nic import Nic, Nics
 from .process import ProcessRef
+from .volume_disk import VolumeDisk
 
 CONSOLE = "console.log"
 """The guest's serial console while it boots, in the machine's directory."""
@@ -34,6 +35,7 @@ class Hardware:
         tsc_khz: Frequency of the time-stamp counter, for the guest's kernel; 0 lets it measure.
         nic: Whether it has a network device besides the link.
         takes_nic: Whether the agent in its toolbox can be given one; the agents of earlier releases cannot.
+        volumes: Whether volumes can be attached to it; machines of earlier releases lack the bus, and the agent.
     """
 
     cpu: int
@@ -46,6 +48,7 @@ class Hardware:
     tsc_khz: int = 0
     nic: bool = False
     takes_nic: bool = False
+    volumes: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,6 +204,21 @@ class Hypervisor(Protocol):
 
     async def resume(self, machine: Running) -> None:
         """Resume a paused or saved machine."""
+        ...
+
+    async def plug(self, machine: Running, disk: VolumeDisk) -> None:
+        """Add a volume's disk to a machine with `Hardware.volumes`; the guest notices it a moment later."""
+        ...
+
+    async def unplug(self, machine: Running, serial: str) -> None:
+        """Remove a volume's disk, and wait until its file is closed. May be repeated.
+
+        The guest must not have it mounted any more.
+        """
+        ...
+
+    async def plugged(self, machine: Running) -> frozenset[str]:
+        """Return the serial numbers of the volumes' disks that a machine has."""
         ...
 
     async def dial(self, machine: Running) -> ByteStream:

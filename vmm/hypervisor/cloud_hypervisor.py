@@ -19,6 +19,7 @@ import anyio
 from anyio.abc import ByteStream
 
 from ..errors import Unavailable
+from . import ch_volumes
 from .base import CONSOLE, LOG, Fill, Hardware, Memory, Ram, Running
 from .cgroup import Limits
 from .ch_api import CALL_S, MEMORY_S, Api, ApiError, api, started_api
@@ -30,6 +31,7 @@ from .nic import Nics
 from .process import ProcessRef
 from .spawn import CONTROL
 from .startup import START_S, ended_on_failure, link
+from .volume_disk import VolumeDisk
 from .vsock import connect_vsock
 from .wire import adopt_wire, release_wire, wired
 
@@ -242,6 +244,34 @@ class CloudHypervisor:
             if (await control.call("GET", "vm.info", within_s=MEMORY_S))["state"] != "Running":
                 await control.call("PUT", "vm.resume")
         await anyio.to_thread.run_sync(_remove, machine.directory / _SAVED)
+
+    async def plug(self, machine: Running, disk: VolumeDisk) -> None:
+        """Add a volume's disk to a machine; the guest notices it a moment later.
+
+        Raises:
+            ApiError: The program refused it, or has ended.
+            Unavailable: The machine's directory is on another file system than the volume.
+        """
+        async with self._session(machine) as control:
+            await ch_volumes.plug(control, machine.directory, machine.process, disk, self._confinement)
+
+    async def unplug(self, machine: Running, serial: str) -> None:
+        """Remove a volume's disk, and wait until its file is closed. A guest that hangs prevents it. May be repeated.
+
+        Raises:
+            ApiError: The guest does not let go of it, or the program has ended.
+        """
+        async with self._session(machine) as control:
+            await ch_volumes.unplug(control, machine.process, serial)
+
+    async def plugged(self, machine: Running) -> frozenset[str]:
+        """Return the serial numbers of the volumes' disks that a machine has.
+
+        Raises:
+            ApiError: The program has ended.
+        """
+        async with self._session(machine) as control:
+            return await ch_volumes.plugged(control)
 
     async def dial(self, machine: Running) -> ByteStream:
         """Connect to the agent over vsock.

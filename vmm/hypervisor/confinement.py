@@ -136,6 +136,15 @@ class Confinement:
             return 0
         return await anyio.to_thread.run_sync(self.cgroups.sweep)
 
+    async def lend(self, file: Path, *, writable: bool) -> None:
+        """Let a machine that runs open a file that was linked into its directory.
+
+        Raises:
+            OSError: The file system has no owners.
+        """
+        if isinstance(self.users, Users):
+            await anyio.to_thread.run_sync(lambda: Users.lend(file, writable=writable))
+
     async def make_directory(self, directory: Path) -> None:
         """Make a directory in a machine's directory for files that its hypervisor writes; `reclaim` it afterwards.
 

@@ -19,6 +19,7 @@ import anyio
 from anyio.abc import ByteStream, SocketAttribute
 
 from ..errors import LinkError, Unavailable
+from . import qemu_volumes
 from .base import CONSOLE, LOG, Fill, Hardware, Memory, Ram, Running
 from .cgroup import Limits
 from .confinement import UNCONFINED, Confinement
@@ -29,6 +30,7 @@ from .process import ProcessRef
 from .qemu_command import BOOTING, LOADING, QMP_SOCKET, command_line
 from .qmp import Qmp, QmpError, qmp
 from .startup import START_S, ended_on_failure, link
+from .volume_disk import VolumeDisk
 from .wire import adopt_wire, release_wire, wired
 
 _STATE, _STREAM, _RAM, _DISK = "state", "stream", "ram", "disk"
@@ -218,6 +220,33 @@ class Qemu:
         async with qmp(machine.directory / QMP_SOCKET) as control:
             await cancel(control)
             await control.run("cont")
+
+    async def plug(self, machine: Running, disk: VolumeDisk) -> None:
+        """Add a volume's disk to a machine that has the bus for it; the guest notices it a moment later.
+
+        Raises:
+            QmpError: QEMU refused it, or has ended.
+        """
+        async with qmp(machine.directory / QMP_SOCKET) as control:
+            await qemu_volumes.plug(control, disk)
+
+    async def unplug(self, machine: Running, serial: str) -> None:
+        """Remove a volume's disk, even from a guest that hangs, and wait until its file is closed. May be repeated.
+
+        Raises:
+            QmpError: QEMU does not let go of it, or has ended.
+        """
+        async with qmp(machine.directory / QMP_SOCKET) as control:
+            await qemu_volumes.unplug(control, serial)
+
+    async def plugged(self, machine: Running) -> frozenset[str]:
+        """Return the serial numbers of the volumes' disks that a machine has.
+
+        Raises:
+            QmpError: QEMU has ended.
+        """
+        async with qmp(machine.directory / QMP_SOCKET) as control:
+            return await qemu_volumes.plugged(control)
 
     async def dial(self, machine: Running) -> ByteStream:
         """Connect to the agent through the forwarded port.

@@ -15,6 +15,8 @@ from .startup import named
 
 QMP_SOCKET = "qmp.sock"
 """The control socket, in the directory that QEMU works in; the server creates it."""
+VOLUME_BUS = "volumes"
+"""The SCSI controller for volumes."""
 BOOTING = ("-serial", f"file:{CONSOLE}")
 """More options of a machine that boots."""
 # A sandbox's user can write to the console endlessly, so only a ring buffer of it is kept.
@@ -73,6 +75,8 @@ def command_line(
         *drive("base", hardware.base, "readonly=on"),
         # If the host's disk is full, pause the machine, instead of failing writes and damaging its file system.
         *drive("disk", disk, "discard=unmap,werror=enospc"),
+        # A bus to which disks can be added while the machine runs; the machine has no other.
+        *(("-device", f"virtio-scsi-device,id={VOLUME_BUS}") if hardware.volumes else ()),
         *("-netdev", f"user,id=link,restrict=on,hostfwd=tcp:127.0.0.1:0-:{GUEST_PORT}"),
         *("-device", "virtio-net-device,netdev=link"),
         *(() if tap is None else _network(tap)),

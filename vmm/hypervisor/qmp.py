@@ -96,6 +96,23 @@ class Qmp:
         finally:
             os.close(descriptor)
 
+    async def add_file(self, name: str, path: Path, flags: int) -> int:
+        """Open a file here and pass it to QEMU for `/dev/fdset/NUMBER` file names.
+
+        Args:
+            name: By which `query-fdsets` lists it.
+            path: The file, which exists.
+            flags: How to open it; QEMU can use it only in this way.
+
+        Returns:
+            The number of its set.
+        """
+        descriptor = await anyio.to_thread.run_sync(os.open, path, flags)
+        try:
+            return (await self._exchange("add-fd", {"opaque": name}, descriptor))["fdset-id"]
+        finally:
+            os.close(descriptor)
+
     async def _exchange(self, command: str, arguments: dict[str, Any] | None, descriptor: int | None) -> Any:
         self._sent += 1
         number = self._sent

@@ -110,6 +110,11 @@ class Users:
             else:
                 _share(file, gid, 0o660)
 
+    @staticmethod
+    def lend(file: Path, *, writable: bool) -> None:
+        """Let a running machine open a file that was linked into its directory, as `give` does for such files."""
+        _share_with_all(file, 0o666 if writable else 0o444)
+
     def make_directory(self, directory: Path) -> None:
         """Make a directory inside a machine's directory for files that the machine writes; `reclaim` takes them over.
 

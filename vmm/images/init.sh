@@ -36,6 +36,7 @@ for device in /sys/bus/virtio/devices/*; do
         virtio:d00000002v*) insert "$block" ;;
         virtio:d00000004v*) insert "$random" ;;
         virtio:d00000005v*) insert "$balloon" ;;
+        virtio:d00000008v*) insert "$scsi" ;;
         virtio:d00000013v*) insert "$socket" ;;
     esac
 done

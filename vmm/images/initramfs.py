@@ -13,6 +13,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "mmio": ("virtio_mmio",),
     "pci": ("virtio_pci",),
     "block": ("virtio_blk",),
+    "scsi": ("virtio_scsi", "sd_mod"),
     "network": ("virtio_net",),
     "socket": ("vmw_vsock_virtio_transport",),
     "random": ("virtio_rng",),

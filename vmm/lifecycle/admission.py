@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from ..sandboxes.limits import HostReserve
 from ..sandboxes.quotas import Quotas
 from ..sandboxes.sandbox import Sandbox
 from ..sandboxes.store import SandboxStore
+from ..volumes.volume import Volume
 
 
 class Admission:
@@ -89,6 +90,15 @@ class Admission:
             LimitExceeded: The owner has reached the limit.
         """
         (await self._quotas.of(owner)).check_snapshots(existing)
+
+    async def check_volume(self, owner: str, existing: Collection[Volume], size: int) -> None:
+        """Refuse a volume that would exceed the owner's limits.
+
+        Raises:
+            LimitExceeded: The owner has reached a limit.
+        """
+        used = sum(volume.size for volume in existing)
+        (await self._quotas.of(owner)).check_volume(len(existing), used, size)
 
     def check_disk(self, place: Path) -> None:
         """Refuse large writes where little disk space is left.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -14,41 +14,36 @@ from anyio.abc import TaskGroup
 from storage.ids import new_id
 
 from ..errors import CasemateError, Conflict, NotFound, Unavailable
-from ..images.catalogue import Catalogue
 from ..machines.checkpoint import Checkpoint
-from ..machines.clone import Cloner, end
 from ..machines.machine import Machine
 from ..machines.registry import MachineRegistry
-from ..machines.snapshots import Snapshots
 from ..machines.templates import Report
-from ..machines.warm_pool import Key, WarmPool
 from ..sandboxes import lease
 from ..sandboxes.sandbox import Sandbox, State
 from ..sandboxes.spec import SandboxSpec
 from ..sandboxes.store import SandboxStore
 from .admission import Admission
+from .attachments import Attachments, resume_programs
 from .creations import Creation, Creations
-from .forks import Fork, child_names
-from .restore import Restorer
+from .forks import Fork, ForkedVolume, child_names, mounts_of
+from .plan import Plan, Planner
+from .volume_keeper import VolumeKeeper
 
 log = structlog.get_logger(__name__)
 
 _AT_ONCE = os.cpu_count() or 1
-_Maker = Callable[[Sandbox], Awaitable[Machine]]
 
 
 class Creator:
     """Creates sandboxes: records and machines together.
 
     Args:
+        planner: Checks what is requested.
         store: The records of the sandboxes.
         machines: The machines that run.
-        catalogue: The images.
-        snapshots: Snapshots to create sandboxes from.
-        restorer: Checks that this host can load a snapshot.
         admission: Checks limits.
-        cloner: Makes machines.
-        pool: Holds machines that are ready.
+        attachments: Which machines have which volumes.
+        keeper: Copies volumes for forks.
         tasks: Runs the creations that nobody waits for.
         creations: Where those are noted.
         clock: Milliseconds since the epoch.
@@ -60,14 +55,12 @@ class Creator:
     def __init__(
         self,
         *,
+        planner: Planner,
         store: SandboxStore,
         machines: MachineRegistry,
-        catalogue: Catalogue,
-        snapshots: Snapshots,
-        restorer: Restorer,
         admission: Admission,
-        cloner: Cloner,
-        pool: WarmPool,
+        attachments: Attachments,
+        keeper: VolumeKeeper,
         tasks: TaskGroup,
         creations: Creations,
         clock: Callable[[], int],
@@ -75,14 +68,12 @@ class Creator:
         on_start: Callable[[str], None],
         on_undone: Callable[[str], None] | None = None,
     ) -> None:
+        self._planner = planner
         self._store = store
         self._machines = machines
-        self._catalogue = catalogue
-        self._snapshots = snapshots
-        self._restorer = restorer
         self._admission = admission
-        self._cloner = cloner
-        self._pool = pool
+        self._attachments = attachments
+        self._keeper = keeper
         self._tasks = tasks
         self._creations = creations
         self._clock = clock
@@ -92,30 +83,24 @@ class Creator:
 
     async def create(self, owner: str, spec: SandboxSpec, report: Report) -> Sandbox:
         """Create a sandbox of an image, or of the snapshot that the spec names; see `SandboxCalls.create`."""
-        return await self._make(*await self._planned(owner, spec, report))
+        return await self._make(await self._planner.of(owner, spec, report))
 
     async def begin(self, owner: str, spec: SandboxSpec, report: Report, *, wait_s: float) -> Sandbox:
         """Admit a sandbox, create it in the background, and wait for it; see `SandboxCalls.begin`."""
-        sandbox, make = await self._planned(owner, spec, report)
-        await self._admission.admit(sandbox)
-        self._on_sandbox(sandbox.id)
-        creation = self._creations.begin(sandbox.id)
-        self._tasks.start_soon(self._finish, sandbox, make, creation)
-        return await creation.outcome(wait_s) or sandbox
+        plan = await self._planner.of(owner, spec, report)
+        await self._admission.admit(plan.sandbox)
+        self._on_sandbox(plan.sandbox.id)
+        creation = self._creations.begin(plan.sandbox.id)
+        self._tasks.start_soon(self._finish, plan, creation)
+        return await creation.outcome(wait_s) or plan.sandbox
 
-    async def of(self, checkpoint: Checkpoint, owner: str, spec: SandboxSpec, *, base: str) -> Sandbox:
-        """Create a sandbox from a checkpoint.
+    async def children(
+        self, parent: Sandbox, checkpoint: Checkpoint, count: int, created_by: str, volumes: Sequence[ForkedVolume] = ()
+    ) -> tuple[Fork, ...]:
+        """Create forks from a checkpoint of their parent, as many at once as the host has processors.
 
-        Args:
-            checkpoint: What it starts from.
-            owner: Its owner.
-            spec: The request; image and size are those of the checkpoint.
-            base: The snapshot that the checkpoint descends from; empty if none.
+        Each gets its own copies of the volumes that the parent has read-write, and shares the others.
         """
-        return await self._make(*self._planned_of(checkpoint, owner, spec, base=base))
-
-    async def children(self, parent: Sandbox, checkpoint: Checkpoint, count: int, created_by: str) -> tuple[Fork, ...]:
-        """Create forks from a checkpoint of their parent, as many at once as the host has processors."""
         taken = {sandbox.name for sandbox in await self._store.owned(parent.owner)}
         forks: list[Fork] = [Fork()] * count
         slots = anyio.CapacityLimiter(_AT_ONCE)
@@ -137,7 +122,14 @@ class Creator:
             )
             async with slots:
                 try:
-                    forks[number] = Fork(sandbox=await self.of(checkpoint, parent.owner, spec, base=parent.base))
+                    sandbox_id = new_id()
+                    sources = [(one.volume, one.source) for one in volumes if one.source is not None]
+                    async with self._keeper.copies(sources, sandbox_id, created_by=spec.created_by) as copies:
+                        own = replace(spec, volumes=mounts_of(volumes, copies))
+                        plan = await self._planner.of_checkpoint(
+                            checkpoint, parent.owner, own, base=parent.base, sandbox_id=sandbox_id
+                        )
+                        forks[number] = Fork(sandbox=await self._make(plan))
                 except CasemateError as error:
                     forks[number] = Fork(error=error)
                 except Exception as error:
@@ -149,83 +141,31 @@ class Creator:
                 tasks.start_soon(make, number, name)
         return tuple(forks)
 
-    async def _planned(self, owner: str, spec: SandboxSpec, report: Report) -> tuple[Sandbox, _Maker]:
-        """Check a request, and return the new record with what makes its machine."""
-        if spec.snapshot:
-            return await self._of_snapshot(owner, spec)
-        _check(spec, self._catalogue.names())
-        key = Key(images=await self._catalogue.require(spec.image), cpu=spec.cpu, mem=spec.mem)
-        return self._of_image(owner, spec, key, report)
-
-    def _planned_of(
-        self, checkpoint: Checkpoint, owner: str, spec: SandboxSpec, *, base: str
-    ) -> tuple[Sandbox, _Maker]:
-        async def machine(sandbox: Sandbox) -> Machine:
-            return await self._cloner.clone(checkpoint, sandbox.machine, hostname=sandbox.name)
-
-        return replace(Sandbox.new(new_id(), owner, spec, now_ms=self._clock()), base=base), machine
-
-    async def _of_snapshot(self, owner: str, spec: SandboxSpec) -> tuple[Sandbox, _Maker]:
-        snapshot = await self._snapshots.find(owner, spec.snapshot)
-        snapshot.check()
-        whole = replace(
-            spec,
-            image=snapshot.image,
-            cpu=snapshot.cpu,
-            mem=snapshot.mem,
-            env={**snapshot.env, **spec.env},
-            network=spec.network or snapshot.network,
-        )
-        _check(whole, {snapshot.image})
-        checkpoint = await self._restorer.source(snapshot)
-        return self._planned_of(checkpoint, owner, whole, base=snapshot.id)
-
-    def _of_image(self, owner: str, spec: SandboxSpec, key: Key, report: Report) -> tuple[Sandbox, _Maker]:
-        """Plan a sandbox of an image, which is there at once if a machine is ready."""
-
-        async def machine(sandbox: Sandbox) -> Machine:
-            ready = await self._pool.take(key)
-            if ready is not None and await self._hand_over(ready, sandbox):
-                return ready
-            checkpoint = await self._cloner.template(key, report)
-            return await self._cloner.clone(checkpoint, sandbox.machine, hostname=sandbox.name)
-
-        return Sandbox.new(new_id(), owner, spec, now_ms=self._clock()), machine
-
-    async def _hand_over(self, ready: Machine, sandbox: Sandbox) -> bool:
-        """Give a ready machine to a sandbox; end the machine if it does not take the name."""
+    async def _finish(self, plan: Plan, creation: Creation) -> None:
         try:
-            await ready.assign_identity(sandbox.name)
-            await ready.save_record()
-        except BaseException as error:
-            with anyio.CancelScope(shield=True):
-                await end(ready)
-            if not isinstance(error, CasemateError):
-                raise
-            log.warning("waiting machine not used", sandbox=sandbox.id, error=error.message)
-            return False
-        return True
-
-    async def _finish(self, sandbox: Sandbox, make: _Maker, creation: Creation) -> None:
-        try:
-            creation.succeed(await self._complete(sandbox, make, creation))
+            creation.succeed(await self._complete(plan, creation))
         except Exception as error:
             if not creation.fail(error):
                 trace = None if isinstance(error, CasemateError) else error
-                log.warning("sandbox not created", sandbox=sandbox.id, reason=_reason(error), exc_info=trace)
+                log.warning("sandbox not created", sandbox=plan.sandbox.id, reason=_reason(error), exc_info=trace)
         finally:
-            self._creations.end(sandbox.id)
+            self._creations.end(plan.sandbox.id)
 
-    async def _make(self, sandbox: Sandbox, make: _Maker) -> Sandbox:
-        await self._admission.admit(sandbox)
-        self._on_sandbox(sandbox.id)
-        return await self._complete(sandbox, make)
+    async def _make(self, plan: Plan) -> Sandbox:
+        await self._admission.admit(plan.sandbox)
+        self._on_sandbox(plan.sandbox.id)
+        return await self._complete(plan)
 
-    async def _complete(self, sandbox: Sandbox, make: _Maker, creation: Creation | None = None) -> Sandbox:
+    async def _complete(self, plan: Plan, creation: Creation | None = None) -> Sandbox:
+        sandbox = plan.sandbox
         machine: Machine | None = None
         try:
-            machine = await make(sandbox)
+            machine = await plan.make(sandbox)
             self._machines.attach(sandbox.id, machine)
+            for volume, attachment in plan.volumes:
+                await self._attachments.attach(sandbox, machine, volume, attachment)
+            if plan.saved:
+                await resume_programs(machine)
             now = self._clock()
             running = replace(
                 # The time to live begins here: building a template must not use it up.
@@ -267,6 +207,7 @@ class Creator:
                 )
             return False
         self._admission.release(sandbox.id)
+        await self._attachments.forget(sandbox.owner, sandbox.id)
         if self._on_undone is not None:
             self._on_undone(sandbox.id)
         if reason:
@@ -282,9 +223,3 @@ class Creator:
 
 def _reason(error: BaseException) -> str:
     return f"it was not created: {error.message if isinstance(error, CasemateError) else type(error).__name__}"
-
-
-def _check(spec: SandboxSpec, images: Collection[str]) -> None:
-    spec.check(images)
-    lease.check_ttl(spec.ttl_s)
-    lease.check_idle(spec.idle_s)

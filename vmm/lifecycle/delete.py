@@ -13,6 +13,7 @@ from ..sandboxes.sandbox import Sandbox, State
 from ..sandboxes.store import SandboxStore
 from .activity import Activity
 from .admission import Admission
+from .attachments import Attachments
 from .transitions import Transitions
 
 _TURN_S = 10
@@ -20,7 +21,7 @@ _AT_ONCE = 10
 
 
 class Deleter:
-    """Deletes sandboxes with everything in them, without their guests; their snapshots stay.
+    """Deletes sandboxes with everything in them, without their guests; their snapshots and volumes stay.
 
     Args:
         store: The records of the sandboxes.
@@ -28,6 +29,7 @@ class Deleter:
         transitions: Changes of a sandbox that may be under way.
         admission: Counts the memory they used.
         activity: Which sandboxes are in use.
+        attachments: Which volumes they have.
         gateway: Knows where they connected to.
         on_deleted: Called with the id of each that is deleted.
         clock: Milliseconds since the epoch.
@@ -41,6 +43,7 @@ class Deleter:
         transitions: Transitions,
         admission: Admission,
         activity: Activity,
+        attachments: Attachments,
         gateway: Gateway,
         on_deleted: Callable[[str], None],
         clock: Callable[[], int],
@@ -50,6 +53,7 @@ class Deleter:
         self._transitions = transitions
         self._admission = admission
         self._activity = activity
+        self._attachments = attachments
         self._gateway = gateway
         self._on_deleted = on_deleted
         self._clock = clock
@@ -96,8 +100,12 @@ class Deleter:
 
     async def _teardown(self, sandbox: Sandbox) -> None:
         self._on_deleted(sandbox.id)
+        machine = self._machines.get(sandbox.id)
+        if machine is not None:
+            await self._attachments.flush(machine)
         await self._machines.destroy(sandbox.id, sandbox.machine)
         self._admission.release(sandbox.id)
+        await self._attachments.forget(sandbox.owner, sandbox.id)
         await self._store.remove(sandbox.id)
         self._activity.forget(sandbox.id)
         self._gateway.forget(sandbox.id)

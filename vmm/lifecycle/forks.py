@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
 
 from storage.shown import shown
 
 from ..errors import CasemateError, InvalidInput
 from ..sandboxes.sandbox import Sandbox
+from ..sandboxes.volume_mount import VolumeMount
+from ..volumes.volume import Attachment, Volume
 
 MAX_FORKS = 100
 _NAME_LENGTH = 253
@@ -21,6 +25,43 @@ class Fork:
 
     sandbox: Sandbox | None = None
     error: CasemateError | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForkedVolume:
+    """A volume of a parent, for its forks.
+
+    Attributes:
+        volume: The volume.
+        attachment: How the parent has it.
+        source: Its content when the parent was saved; None if the forks share it, because nobody can write to it.
+    """
+
+    volume: Volume
+    attachment: Attachment
+    source: Path | None = None
+
+
+class ForkVolumes(StrEnum):
+    """What forks get of their parent's volumes."""
+
+    COPY = "copy"
+    """A copy of each that the parent can write to; those that it can only read are shared."""
+    NONE = "none"
+    """Nothing."""
+
+
+def mounts_of(volumes: Collection[ForkedVolume], copies: Collection[Volume]) -> list[VolumeMount]:
+    """Return what one fork mounts: the copies that were made for it, and what all forks share."""
+    own = {copy.source: copy.id for copy in copies}
+    return [
+        VolumeMount(
+            volume=own.get(one.volume.id, one.volume.id),
+            path=one.attachment.path,
+            read_only=one.attachment.read_only,
+        )
+        for one in volumes
+    ]
 
 
 def check_count(count: int) -> None:

@@ -18,6 +18,7 @@ from .delete import Deleter
 from .reaper import Reaper
 from .recovery import Recovery
 from .sleep import Sleeper
+from .volume_keeper import VolumeKeeper
 
 _RECORD_S = 5
 
@@ -31,6 +32,7 @@ class Housekeeping:
         templates: Templates that machines are cloned from.
         snapshots: Snapshots to restore sandboxes from.
         recovery: Adopts what an earlier server left.
+        keeper: Finishes what an earlier server did with volumes.
         sleeper: Wakes sandboxes.
         deaths: Records machines that ended unexpectedly.
         deleter: Finishes deletions.
@@ -47,6 +49,7 @@ class Housekeeping:
         templates: Templates,
         snapshots: Snapshots,
         recovery: Recovery,
+        keeper: VolumeKeeper,
         sleeper: Sleeper,
         deaths: Deaths,
         deleter: Deleter,
@@ -59,6 +62,7 @@ class Housekeeping:
         self._templates = templates
         self._snapshots = snapshots
         self._recovery = recovery
+        self._keeper = keeper
         self._sleeper = sleeper
         self._deaths = deaths
         self._deleter = deleter
@@ -72,7 +76,9 @@ class Housekeeping:
         """Adopt the machines that run and clean up the rest; from then on, sweep until the tasks end."""
         await self._snapshots.sweep()
         await self._templates.sweep()
+        await self._keeper.recover()
         sleepers = await self._recovery.adopt()
+        await self._keeper.settle()
         tasks.start_soon(self._wake_again, [sandbox.id for sandbox in sleepers])
         tasks.start_soon(self._repeat, self._clean)
         # A task of its own, because it waits for sandboxes to fall asleep.

@@ -18,6 +18,7 @@ from ..machines.registry import MachineRegistry
 from ..repeated_warnings import RepeatedWarnings
 from ..sandboxes.sandbox import Sandbox, State
 from ..sandboxes.store import SandboxStore
+from .attachments import Attachments
 from .deaths import Deaths
 from .transitions import Transitions
 
@@ -38,15 +39,23 @@ class Recovery:
         machines: The machines that run.
         transitions: Record the new state of each sandbox.
         deaths: Records machines that have ended.
+        attachments: Which volumes they have.
     """
 
     def __init__(
-        self, *, store: SandboxStore, machines: MachineRegistry, transitions: Transitions, deaths: Deaths
+        self,
+        *,
+        store: SandboxStore,
+        machines: MachineRegistry,
+        transitions: Transitions,
+        deaths: Deaths,
+        attachments: Attachments,
     ) -> None:
         self._store = store
         self._machines = machines
         self._transitions = transitions
         self._deaths = deaths
+        self._attachments = attachments
 
     async def adopt(self) -> list[Sandbox]:
         """Adopt running machines, remove what belongs to nobody, and record what was lost.
@@ -79,6 +88,7 @@ class Recovery:
         for sandbox in unfinished:
             with warnings.about("sandbox not removed", sandbox=sandbox.id):
                 await self._machines.destroy(sandbox.id, sandbox.machine)
+                await self._attachments.forget(sandbox.owner, sandbox.id)
                 await self._store.remove(sandbox.id)
         adopted = 0
         for sandbox in running:
@@ -136,6 +146,8 @@ class Recovery:
             await anyio.to_thread.run_sync(suspend.forget_sleep, directory)
             if await machine.driver.problem(machine.running):
                 await machine.driver.resume(machine.running)
+            # An interrupted attach, detach, sleep, snapshot or fork has left it with fewer or more than it should have.
+            await self._attachments.bring_back(sandbox.id, machine)
         except CasemateError as error:
             log.warning("machine not resumed", sandbox=sandbox.id, error=error.message)
         return True
@@ -150,6 +162,7 @@ class Recovery:
             if await machine.driver.problem(machine.running):
                 await machine.driver.resume(machine.running)
             await suspend.reconnect(machine)
+            await self._attachments.bring_back(sandbox.id, machine)
             await self._transitions.woke(sandbox.id, machine)
         except CasemateError as error:
             log.warning("machine not woken", sandbox=sandbox.id, error=error.message)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import anyio
 import structlog
@@ -19,6 +20,7 @@ from ..machines.snapshots import Snapshot, Snapshots
 from ..sandboxes.sandbox import Sandbox
 from ..sandboxes.store import SandboxStore
 from .admission import Admission
+from .attachments import Attachments
 from .transitions import Transitions
 from .unusable import check_made, check_same
 
@@ -36,6 +38,7 @@ class Restorer:
         cloner: Makes new machines.
         snapshots: Snapshots to restore from.
         admission: Checks limits.
+        attachments: Which volumes they have.
         on_start: Called with how each machine got its memory.
     """
 
@@ -49,6 +52,7 @@ class Restorer:
         cloner: Cloner,
         snapshots: Snapshots,
         admission: Admission,
+        attachments: Attachments,
         on_start: Callable[[str], None],
     ) -> None:
         self._driver = driver
@@ -58,6 +62,7 @@ class Restorer:
         self._cloner = cloner
         self._snapshots = snapshots
         self._admission = admission
+        self._attachments = attachments
         self._on_start = on_start
 
     async def source(self, snapshot: Snapshot) -> Checkpoint:
@@ -119,12 +124,14 @@ class Restorer:
                 self._on_start(machine.running.memory)
                 try:
                     if old is not None:
+                        await self._attachments.flush(old)
                         await old.stop()
                     else:
                         await self._machines.end_orphans(sandbox.machine)
                     await remove(self._machines.directory(sandbox.machine))
                 except CasemateError as error:  # the sandbox is restored; the next start removes the rest
                     log.warning("earlier machine not removed", sandbox=sandbox.id, reason=str(error))
+                restored = await self._with_volumes(restored, machine)
             await self._machines.networked(sandbox.id)
             return restored
 
@@ -135,6 +142,14 @@ class Restorer:
             for snapshot in await self._snapshots.owned(sandbox.owner)
             if snapshot.sandbox == sandbox.id and snapshot.driver == self._driver.fingerprint
         ]
+
+    async def _with_volumes(self, sandbox: Sandbox, machine: Machine) -> Sandbox:
+        """Give a restored sandbox its volumes, as they are now: the machine before it had them until it ended."""
+        missing = await self._attachments.bring_back(sandbox.id, machine)
+        if not missing:
+            return sandbox
+        reason = f"{sandbox.reason}; {missing}" if sandbox.reason else missing
+        return await self._store.change(sandbox.id, lambda found: replace(found, reason=reason))
 
     def _machine_id(self, sandbox: Sandbox) -> str:
         try:

@@ -16,6 +16,7 @@ from ..sandboxes.sandbox import Sandbox, State
 from ..sandboxes.store import SandboxStore
 from .activity import Activity
 from .admission import Admission
+from .attachments import Attachments
 from .deaths import Deaths
 from .single_flight import SingleFlight
 from .transitions import Transitions
@@ -37,6 +38,7 @@ class Sleeper:
         admission: Checks limits.
         activity: Which sandboxes are in use.
         deaths: Records a machine that died in a failed wake.
+        attachments: Which volumes they have.
         tasks: Runs wakes, so that they finish even if the caller goes away.
     """
 
@@ -50,6 +52,7 @@ class Sleeper:
         admission: Admission,
         activity: Activity,
         deaths: Deaths,
+        attachments: Attachments,
         tasks: TaskGroup,
     ) -> None:
         self._driver = driver
@@ -59,6 +62,7 @@ class Sleeper:
         self._admission = admission
         self._activity = activity
         self._deaths = deaths
+        self._attachments = attachments
         self._flights = SingleFlight(tasks)
 
     async def sleep_if_unused(self, seen: Sandbox, used_ms: int) -> None:
@@ -111,12 +115,20 @@ class Sleeper:
         machine = self._machines.get(sandbox.id)
         if machine is None:
             raise unreachable(sandbox)
-        self._machines.detach(sandbox.id)
+        with_volumes = True
         try:
-            with machine.link.held():
-                await suspend.fall_asleep(machine)
+            with_volumes = await self._attachments.put_away(machine)
+            self._machines.detach(sandbox.id)
+            try:
+                with machine.link.held():
+                    await suspend.fall_asleep(machine)
+            except BaseException:
+                self._machines.attach(sandbox.id, machine)
+                raise
         except BaseException:
-            self._machines.attach(sandbox.id, machine)
+            if with_volumes:
+                with anyio.CancelScope(shield=True):
+                    await self._attachments.bring_back(sandbox.id, machine)
             raise
         self._admission.release(sandbox.id)
         with anyio.CancelScope(shield=True):  # it is asleep now, even if the caller has given up

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from ..machines.snapshots import Snapshot, Snapshots
 from ..sandboxes.sandbox import Sandbox, State
 from ..sandboxes.store import SandboxStore
 from .admission import Admission
+from .attachments import Attachments
 from .forks import child_names
 from .keyed_lock import KeyedLock
 from .transitions import Transitions
@@ -34,6 +35,7 @@ class Snapshotter:
         machines: The machines that run.
         transitions: Allow one change of a sandbox at a time.
         admission: Checks limits.
+        attachments: Which volumes they have.
         clock: Milliseconds since the epoch.
     """
 
@@ -45,6 +47,7 @@ class Snapshotter:
         machines: MachineRegistry,
         transitions: Transitions,
         admission: Admission,
+        attachments: Attachments,
         clock: Callable[[], int],
     ) -> None:
         self._snapshots = snapshots
@@ -52,15 +55,23 @@ class Snapshotter:
         self._machines = machines
         self._transitions = transitions
         self._admission = admission
+        self._attachments = attachments
         self._clock = clock
         self._turns = KeyedLock()
         self._being_taken: dict[str, dict[str, str]] = {}
 
-    async def checkpoint(self, sandbox: Sandbox, target: Path) -> Checkpoint:
-        """Save a running or sleeping sandbox into an existing empty directory. The caller holds its lock.
+    async def checkpoint(
+        self, sandbox: Sandbox, target: Path, *, meanwhile: Callable[[], Awaitable[None]] | None = None
+    ) -> Checkpoint:
+        """Save a running or sleeping sandbox, without its volumes. The caller holds its lock.
+
+        Args:
+            sandbox: The sandbox.
+            target: An existing empty directory.
+            meanwhile: Called while a running sandbox has no volumes, which are then as they were at that moment.
 
         Raises:
-            Conflict: It is being created.
+            Conflict: It is being created, or programs in it use a volume; the message names them.
             SandboxLost: It is neither running nor asleep.
             HostExhausted: The host's disk is full.
             Unavailable: The hypervisor could not save it.
@@ -69,8 +80,12 @@ class Snapshotter:
         self._admission.check_disk(target)
         machine = self._machines.get(sandbox.id)
         if machine is not None:
-            with machine.link.held():
-                return await save(machine, target)
+            async with self._attachments.apart(sandbox.id, machine):
+                with machine.link.held():
+                    checkpoint = await save(machine, target)
+                if meanwhile is not None:
+                    await meanwhile()
+                return checkpoint
         if sandbox.state is not State.ASLEEP:
             raise unreachable(await self._transitions.current(sandbox.id))
         return await suspend.copy_sleeper(self._machines.directory(sandbox.machine), target)

@@ -22,6 +22,7 @@ from ..sandboxes.sandbox import Sandbox, State
 from ..sandboxes.store import SandboxStore
 from .activity import Activity
 from .admission import Admission
+from .attachments import Attachments
 from .keyed_lock import KeyedLock
 
 
@@ -33,6 +34,7 @@ class Transitions:
         machines: The machines that run.
         admission: Checks limits.
         activity: Which sandboxes are in use.
+        attachments: Which volumes they have.
         clock: Milliseconds since the epoch.
         on_start: Called with how each machine got its memory.
     """
@@ -44,6 +46,7 @@ class Transitions:
         machines: MachineRegistry,
         admission: Admission,
         activity: Activity,
+        attachments: Attachments,
         clock: Callable[[], int],
         on_start: Callable[[str], None],
     ) -> None:
@@ -51,6 +54,7 @@ class Transitions:
         self._machines = machines
         self._admission = admission
         self._activity = activity
+        self._attachments = attachments
         self._clock = clock
         self._on_start = on_start
         self._lock = KeyedLock()
@@ -116,8 +120,13 @@ class Transitions:
         return replace(found, reason=reason, updated_ms=now)
 
     async def up(self, sandbox_id: str, machine: Machine, *, reason: str = "") -> Sandbox:
-        """Record that a sandbox runs on a machine in its directory; if that fails, put the machine back to sleep."""
+        """Give a machine in a sandbox's directory its volumes, and record that the sandbox runs on it.
+
+        If that fails, put the machine back to sleep.
+        """
         try:
+            missing = await self._attachments.bring_back(sandbox_id, machine)
+            reason = "; ".join(text for text in (reason, missing) if text)
             sandbox = await self._store.change(
                 sandbox_id, lambda found: self.running(found, machine, base=found.base, reason=reason)
             )
@@ -127,6 +136,7 @@ class Transitions:
                 if isinstance(error, NotFound):
                     await end(machine)
                 else:
+                    await self._attachments.put_away(machine, force=True)
                     await suspend.fall_asleep(machine)
             raise
         self._machines.attach(sandbox_id, machine)

@@ -119,6 +119,7 @@ def sizes(hardware: Hardware) -> dict[str, int]:
         "tsc_khz": hardware.tsc_khz,
         "nic": int(hardware.nic),
         "takes_nic": int(hardware.takes_nic),
+        "volumes": int(hardware.volumes),
     }
 
 
@@ -129,13 +130,15 @@ def sizes_of(written: RecordFile) -> dict[str, int]:
         Damaged: It is missing.
     """
     hardware = written.part("hardware")
-    # Earlier releases had no network device.
+    # Earlier releases had no network device and no volumes.
     return {name: hardware.number(name) for name in ("cpu", "mem", "tsc_khz")} | {
-        name: hardware.number(name, 0) for name in ("nic", "takes_nic")
+        name: hardware.number(name, 0) for name in ("nic", "takes_nic", "volumes")
     }
 
 
-def hardware_in(directory: Path, *, cpu: int, mem: int, tsc_khz: int, nic: int = 0, takes_nic: int = 0) -> Hardware:
+def hardware_in(
+    directory: Path, *, cpu: int, mem: int, tsc_khz: int, nic: int = 0, takes_nic: int = 0, volumes: int = 0
+) -> Hardware:
     """Return the hardware whose parts `link_parts` has put into a directory."""
     parts = directory / _PARTS
     return Hardware(
@@ -144,6 +147,7 @@ def hardware_in(directory: Path, *, cpu: int, mem: int, tsc_khz: int, nic: int =
         tsc_khz=tsc_khz,
         nic=bool(nic),
         takes_nic=bool(takes_nic),
+        volumes=bool(volumes),
         **{name: parts / file for name, file in _FILES.items()},
     )
 

@@ -43,7 +43,12 @@ async def flush_sleeper(driver: Hypervisor, directory: Path) -> None:
     except (CasemateError, OSError):
         return  # its cached data is lost
     try:
+        if machine.hardware.volumes:
+            # They stand still if it slept without its volumes.
+            await machine.link.resume_programs()
         await flush(machine)
+    except CasemateError:
+        return  # its cached data is lost
     finally:
         with anyio.CancelScope(shield=True):
             await machine.stop()

@@ -25,7 +25,7 @@ from .checkpoint import DISK as DISK_FILE
 from .checkpoint import Checkpoint, link_parts
 from .machine import Machine
 
-_FORMAT = 3
+_FORMAT = 4
 _RATE_INTERVAL_S = 2.0
 _RATE_TOLERANCE = 0.005
 _TRIES = 3
@@ -130,6 +130,7 @@ async def boot_image(
         tsc_khz=tsc_khz if driver.accelerator == "tcg" else 0,
         nic=driver.nics is not None,
         takes_nic=True,
+        volumes=True,
     )
     hardware = await anyio.to_thread.run_sync(link_parts, image, directory)
     await make_disk(directory / DISK_FILE, DISK)

@@ -19,13 +19,15 @@ MIB = 1024 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnerLimits:
-    """What one owner may have at once. Memory and disk in MiB; a disk counts in full, however little it holds."""
+    """What one owner may have at once. Memory and disks in MiB; a disk counts in full, however little it holds."""
 
     sandboxes: int = 50
     cpus: int = 100
     mem: int = 64 * 1024
     disk: int = 1024 * 1024
     snapshots: int = 200
+    volumes: int = 100
+    volume_disk: int = 1024 * 1024
 
     def check(self, existing: Iterable[Sandbox], *, cpu: int, mem: int) -> None:
         """Refuse a new sandbox that would exceed a limit.
@@ -59,6 +61,29 @@ class OwnerLimits:
             raise LimitExceeded(
                 f"snapshots must be at most {self.snapshots}, got {existing} existing and 1 more",
                 hint="Delete one that is no longer needed, or ask the operator for a higher limit",
+            )
+
+    def check_volume(self, existing: int, used: int, size: int) -> None:
+        """Refuse a new volume that would exceed a limit.
+
+        Args:
+            existing: How many volumes the owner has.
+            used: MiB of them together.
+            size: MiB of the new one.
+
+        Raises:
+            LimitExceeded: As `check`.
+        """
+        hint = "Delete a volume that is no longer needed, or ask the operator for a higher limit"
+        if existing >= self.volumes:
+            raise LimitExceeded(
+                f"volumes must be at most {self.volumes}, got {existing} existing and 1 more", hint=hint
+            )
+        if used + size > self.volume_disk:
+            raise LimitExceeded(
+                f"size must be at most {max(0, self.volume_disk - used)} MiB ({used} of {self.volume_disk} MiB of "
+                f"volumes are in use), got {size} MiB",
+                hint=hint,
             )
 
     def _check_running(self, used: Usage, cpu: int, mem: int) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from storage.shown import shown
 
 from ..errors import InvalidInput
 from ..network.policy import Policy
+from .volume_mount import VolumeMount, check_mounts
 
 CPU_RANGE = (1, 8)
 MEM_RANGE = (256, 16384)
@@ -51,6 +52,7 @@ class SandboxSpec:
             the snapshot, and without a snapshot the operator's.
         region: Kept for the caller, and shown; there is one host, so it chooses nothing.
         published: Its published ports, as in the record (`published.new_entries`).
+        volumes: The volumes that it has from the start.
         created_by: Opaque id of the user.
     """
 
@@ -67,6 +69,7 @@ class SandboxSpec:
     network: str = ""
     region: str = ""
     published: Mapping[str, str] = field(default_factory=dict[str, str])
+    volumes: Sequence[VolumeMount] = ()
     created_by: str = ""
 
     def check(self, images: Collection[str]) -> None:
@@ -83,6 +86,7 @@ class SandboxSpec:
         check_labels(self.labels)
         _check_env(self.env)
         network_text(self.network)
+        check_mounts(self.volumes)
         if len(self.region) > _REGION_LENGTH or not self.region.isprintable():
             raise InvalidInput(
                 f"region must be at most {_REGION_LENGTH} printable characters, got {shown(self.region)}"

@@ -146,6 +146,8 @@ class Used(TypedDict):
     mem: int
     disk: int
     snapshots: int
+    volumes: int
+    volume_disk: int
 
 
 class QuotaObject(TypedDict):
@@ -169,3 +171,5 @@ class QuotaChanges(TypedDict, total=False):
     mem: Limit | None
     disk: Limit | None
     snapshots: Limit | None
+    volumes: Limit | None
+    volume_disk: Limit | None

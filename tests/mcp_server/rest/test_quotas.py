@@ -12,7 +12,15 @@ from tests.mcp_server.people import ALICE
 
 pytestmark = pytest.mark.anyio
 
-DEFAULTS = {"sandboxes": 50, "cpus": 100, "mem": 65536, "disk": 1048576, "snapshots": 200}
+DEFAULTS = {
+    "sandboxes": 50,
+    "cpus": 100,
+    "mem": 65536,
+    "disk": 1048576,
+    "snapshots": 200,
+    "volumes": 100,
+    "volume_disk": 1048576,
+}
 UNUSED = dict.fromkeys(DEFAULTS, 0)
 PATH = f"/api/operator/quotas/{ALICE}"
 
@@ -33,8 +41,10 @@ async def test_an_organisation_sees_what_it_may_have_and_what_it_has(edge: Edge,
         }
     async with host.http("alice") as alice:
         assert (await alice.post("/api/sandboxes/box/snapshots", json={})).status_code == 201
+        assert (await alice.post("/api/volumes", json={"name": "data", "sizeMB": 64})).status_code == 201
         used = (await alice.get("/api/orgs/quota")).json()["used"]
-    assert used == {"sandboxes": 1, "cpus": 1, "mem": 1024, "disk": 10240, "snapshots": 1}
+    sandbox = {"sandboxes": 1, "cpus": 1, "mem": 1024, "disk": 10240}
+    assert used == sandbox | {"snapshots": 1, "volumes": 1, "volume_disk": 64}
 
 
 async def test_the_operator_sets_limits_one_by_one_and_takes_them_back(edge: Edge, operator: httpx.AsyncClient) -> None:

@@ -51,3 +51,12 @@ async def machines(assemble: Assemble, settings: Settings, fleet: Fleet, keys: d
     services = replace(assemble(fleet), settings=settings.model_copy(update={"sandbox_api_pids": 50}))
     async with serving(services.web(), keys, services.identity.run) as running:
         yield running
+
+
+@pytest.fixture
+async def keepers(assemble: Assemble, settings: Settings, fleet: Fleet, keys: dict[str, str]) -> AsyncGenerator[Edge]:
+    """A server with real machines, whose sessions have volumes for their files."""
+    persistent = settings.model_copy(update={"sandbox_api_persist": True, "sandbox_api_volume_mib": 64})
+    services = replace(assemble(fleet), settings=persistent)
+    async with serving(services.web(), keys, services.identity.run) as running:
+        yield running

@@ -165,6 +165,9 @@ def test_a_command_that_is_not_listed_is_named_wherever_it_stands(line: str) -> 
         ("find . $x", "the words of find must be written out"),
         ("echo `echo \\`rm x\\``", "substitution at byte 12 cannot be checked"),
         ("echo `ls \\$x`", "backquotes must have no backslash"),
+        ('x="a[\\$(rm x)]"; echo $((x))', "substitution at byte 6 cannot be checked"),
+        ('x="$(ls)[\\$(rm x)]"; echo $((x))', "substitution at byte 10 cannot be checked"),
+        ("x=\"$(echo 'a[$(rm x)]')\"; echo $((x))", "substitution at byte 13 cannot be checked"),
         ("x='a[$(rm x)]'; echo $((x))", "texts must have no subscript"),
         ("echo ${x@P}", "expansions with @"),
         ('echo "${x:-`rm`}"', "substitution at byte 11 cannot be checked"),
@@ -278,6 +281,7 @@ AROUND = (
 
 
 @given(st.sampled_from(SIMPLE), st.lists(st.sampled_from(AROUND), max_size=4), st.sampled_from(FORBIDDEN))
+@example("{}", ["[[ -n $({}) ]]", 'echo "a $({}) b"'], "rm")
 def test_however_a_command_is_wrapped_it_is_found(simple: str, around: list[str], forbidden: str) -> None:
     lines = {name: simple.format(f"{name} -x") for name in ("ls", forbidden)}
     for one in around:

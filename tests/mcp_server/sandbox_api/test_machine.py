@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from mcp_server.sandbox_api.names import sandbox_name, volume_name
 from tests.mcp_server.edge import Edge
+from tests.mcp_server.host import ALICE
+from vmm.fleet import Fleet
 
 pytestmark = [pytest.mark.anyio, pytest.mark.vm]
 
@@ -39,3 +42,32 @@ async def test_files_are_the_users_own_and_the_roots_are_out_of_reach(machines: 
         for path in ("s", "out/hostname"):
             refused = await alice.get(content, params={"path": path})
             assert refused.json()["detail"].startswith("Path escapes workspace"), refused.text
+
+
+async def test_kept_files_outlive_the_sandbox_of_their_session_until_the_session_is_deleted(
+    keepers: Edge, fleet: Fleet
+) -> None:
+    content, file = "/sessions/s/workspace/content", {"path": "a"}
+    async with keepers.http("alice") as alice:
+        assert (await alice.put(content, params=file, content=b"kept")).status_code == 204
+        first = (await alice.get("/sessions/s")).json()["container_id"]
+        await fleet.sandboxes.delete(ALICE, sandbox_name("s"))
+        assert [one["name"] for one in (await alice.get("/sessions/s/workspace")).json()["entries"]] == ["a"]
+        line = {"command": "cat a; id -u; stat -c %u .", "session_id": "s"}
+        done = (await alice.post("/execute", json=line)).json()
+        assert (done["stdout"], done["exit_code"]) == ("kept1000\n1000\n", 0), done
+        assert (await alice.get("/sessions/s")).json()["container_id"] != first
+        assert (await alice.delete("/sessions/s")).status_code == 200
+        assert await fleet.volumes.list(ALICE) == ()
+        assert (await alice.get(content, params=file)).status_code == 404
+        assert (await alice.get("/sessions/s")).status_code == 404
+
+
+async def test_the_tool_deletes_the_kept_files_of_a_session_without_a_sandbox(keepers: Edge, fleet: Fleet) -> None:
+    async with keepers.http("alice") as alice:
+        assert (await alice.post("/sessions", json={"session_id": "s"})).status_code == 200
+    await fleet.sandboxes.delete(ALICE, sandbox_name("s"))
+    assert [one.name for one in await fleet.volumes.list(ALICE)] == [volume_name("s")]
+    async with keepers.client("alice", path="/mcp") as client:
+        await client.call_tool("delete_session", {"session_id": "s"})
+    assert await fleet.volumes.list(ALICE) == ()

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
 import anyio.lowlevel
 import pytest
 
-from mcp_server.sandbox_api.names import sandbox_name
+from mcp_server.sandbox_api.names import sandbox_name, volume_name
 from mcp_server.sandbox_api.rules import Home, Rules
 from mcp_server.sandbox_api.sessions import Sessions
 from tests.mcp_server.host import ALICE, OneHost, Prepared, one_host
 from tests.waiting import PATIENCE_S
-from vmm.errors import InvalidInput, SandboxLost, Unavailable
+from vmm.errors import CasemateError, InvalidInput, SandboxLost, Unavailable
 from vmm.fleet import Fleet
 from vmm.sandboxes.sandbox import State
 
@@ -194,6 +195,23 @@ async def test_sessions_are_listed_newest_first_and_nothing_else(fleet: OneHost,
     opened = [(await sessions.open(ALICE, f"s{number}")).sandbox.id for number in range(3)]
     assert [one.id for one in await sessions.list(ALICE)] == opened[::-1]
     assert await sessions.list("b" * 24) == []
+
+
+async def test_a_session_that_cannot_be_created_leaves_no_volume_but_files_that_were_there(
+    fleet: OneHost, home: Home
+) -> None:
+    # Guests that are processes of the host take no volumes.
+    keeping = Sessions(fleet, replace(RULES, volume_mib=64), home)
+    old = await fleet.volumes.create(ALICE, volume_name("old"), size=64)
+    for name in ("new", "old"):
+        with pytest.raises(CasemateError):
+            await keeping.open(ALICE, name)
+    assert await made(fleet) == []
+    assert [one.id for one in await fleet.volumes.list(ALICE)] == [old.id]
+    assert await keeping.has_files(ALICE, "old")
+    assert not await keeping.has_files(ALICE, "new")
+    assert await keeping.delete(ALICE, "old")
+    assert await fleet.volumes.list(ALICE) == ()
 
 
 @asynccontextmanager

@@ -26,6 +26,7 @@ from vmm.errors import LinkError, Unavailable
 from vmm.hypervisor.base import LOG, Fill, Hardware, Memory, Ram, Running
 from vmm.hypervisor.nic import Nic, Nics
 from vmm.hypervisor.process import ProcessRef
+from vmm.hypervisor.volume_disk import VolumeDisk
 from vmm.hypervisor.wire import adopt_wire, release_wire, wired
 
 _PROGRAM = Path(__file__).with_name("host_machine.py")
@@ -124,6 +125,18 @@ class HostDriver:
         """Continue the processes."""
         self._signal(machine, signal.SIGCONT)
         await self._up(machine.directory, machine.process)
+
+    async def plug(self, machine: Running, disk: VolumeDisk) -> None:
+        """Refuse: a process has no disks."""
+        raise Unavailable(f"A process takes no disk {disk.serial}: {machine.process.pid}")
+
+    async def unplug(self, machine: Running, serial: str) -> None:
+        """Do nothing: there is no disk."""
+
+    async def plugged(self, machine: Running) -> frozenset[str]:
+        """Return nothing."""
+        del machine
+        return frozenset()
 
     async def dial(self, machine: Running) -> ByteStream:
         """Connect to the agent."""

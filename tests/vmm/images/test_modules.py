@@ -18,7 +18,10 @@ _DEPENDENCIES = {
     "kernel/v/ring.ko": "",
     "kernel/char/virtio-rng.ko.xz": "kernel/v/virtio.ko kernel/v/ring.ko",
 }
-_GUEST = ("virtio_mmio", "virtio_pci", "virtio_blk", "vmw_vsock_virtio_transport", "virtio_balloon", "overlay", "erofs")
+_GUEST = (
+    *("virtio_mmio", "virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod", "vmw_vsock_virtio_transport"),
+    *("virtio_balloon", "overlay", "erofs"),
+)
 
 
 @pytest.fixture

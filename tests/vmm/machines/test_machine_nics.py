@@ -147,12 +147,12 @@ def test_records_of_earlier_releases_have_no_network_device(tmp_path: Path) -> N
     still.furnished(tmp_path / ("a" * 24), fingerprint="qemu 7.2")
     path = tmp_path / ("a" * 24) / "machine.json"
     values = json.loads(path.read_text())
-    del values["nic"], values["hardware"]["nic"], values["hardware"]["takes_nic"]
+    del values["nic"], values["hardware"]["nic"], values["hardware"]["takes_nic"], values["hardware"]["volumes"]
     path.write_text(json.dumps(values))
     record = MachineRecord.read(path.parent)
     assert record is not None
     assert record.nic is None
-    assert (record.hardware.nic, record.hardware.takes_nic) == (False, False)
+    assert (record.hardware.nic, record.hardware.takes_nic, record.hardware.volumes) == (False, False, False)
 
 
 @pytest.mark.parametrize(

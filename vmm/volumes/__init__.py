@@ -1,0 +1,1 @@
+"""Volumes: disks of an owner that live apart from sandboxes."""
