@@ -20,10 +20,11 @@ RUN python3 -m venv /opt/venv \
 COPY pyproject.toml README.md LICENSE ./
 COPY auth auth
 COPY mcp_server mcp_server
+COPY runs runs
 COPY storage storage
 COPY vmm vmm
 RUN /opt/venv/bin/python -m pip install --quiet --no-cache-dir --disable-pip-version-check --no-deps --no-build-isolation . \
- && ln -s /opt/venv/bin/casemate /usr/local/bin/casemate
+ && ln -s /opt/venv/bin/casemate /opt/venv/bin/voidbox /usr/local/bin/
 
 ENV CASEMATE_DATA=/var/lib/casemate \
     CASEMATE_IMAGES=/var/lib/casemate/images \

@@ -61,5 +61,5 @@ test-kvm: ## run what needs KVM, in an emulated host
 
 bench: ## make the figures of docs/benchmarks.md
 	@scripts/setup dev
-	@set -e; for measure in create commands execs sockets languages many parallel forks wedged transfer uploads network taps egress ports idle storage keys audit flood lives backing cycles archives outputs watch volumes; do \
+	@set -e; for measure in create commands execs sockets languages many parallel forks wedged transfer uploads network taps egress ports idle storage keys audit flood lives backing cycles archives outputs watch volumes workflow; do \
 	  echo "== $$measure"; .venv/bin/python -m bench.$$measure; done

@@ -1,26 +1,21 @@
 """The command line, `casemate`: commands that call a server over REST, and commands that run on this host.
 
-`serve`, `doctor`, `image`, `config` and `store` run on this host. An expected error prints one line that says how to
-fix it and exits with status 2, or with 75 if a retry may succeed; it never prints a traceback.
+`serve`, `doctor`, `image`, `config`, `store` and the commands that read specs run on this host. An expected error
+prints one line that says how to fix it and exits with status 2, or with 75 if a retry may succeed; it never prints a
+traceback. The commands for specs, in `voidbox`, have VoidBox's form of errors and status 1.
 """
 
 from __future__ import annotations
 
 import sys
 from importlib.metadata import version
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
 
-from auth.errors import AuthError
-from mcp_server.settings import SettingsRefused
-from storage.errors import StoreError, StoreUnavailable
-from vmm.errors import CasemateError
+from storage.errors import StoreUnavailable
 
-from ..data_dir_lock import DataDirInUse
-from ..http.serve import PortRefused
 from ..observability import logs as logging
-from ..observability.tracing import TracingRefused
 from . import (
     audit,
     config,
@@ -43,10 +38,12 @@ from . import (
     templates,
     top,
     users,
+    voidbox,
     volumes,
 )
 from .completion import completion, enable_completion
-from .console import CliError, print_errors
+from .console import print_errors
+from .expected_errors import EXPECTED_ERRORS, messages_of
 from .options import KeyFileOption, UrlOption
 
 app = typer.Typer(
@@ -57,6 +54,7 @@ app = typer.Typer(
 )
 app.command("serve")(serve.serve)
 app.command("doctor")(doctor.doctor)
+voidbox.add_config_commands(config.app)
 app.add_typer(config.app, name="config")
 app.add_typer(images.app, name="image")
 app.add_typer(store.app, name="store")
@@ -78,6 +76,7 @@ app.add_typer(invites.app, name="invite")
 app.add_typer(quotas.app, name="quota")
 app.add_typer(templates.app, name="template")
 app.command("audit")(audit.audit)
+voidbox.add_commands(app)
 app.command("completion")(completion)
 
 
@@ -100,16 +99,6 @@ def casemate(
     logging.configure("warning", "auto")
 
 
-_EXPECTED_ERRORS = (
-    CliError,
-    SettingsRefused,
-    DataDirInUse,
-    PortRefused,
-    TracingRefused,
-    CasemateError,
-    StoreError,
-    AuthError,
-)
 _FAILED, _RETRY = 2, 75  # EX_TEMPFAIL of sysexits.h: a supervisor may start it again
 
 
@@ -119,23 +108,13 @@ def main() -> None:
     enable_completion()
     try:
         app()
-    except _EXPECTED_ERRORS as error:
-        print_errors(*str(error).splitlines())
+    except EXPECTED_ERRORS as error:
+        print_errors(*messages_of(error))
         status = _RETRY if isinstance(error, StoreUnavailable) else _FAILED
     except BaseExceptionGroup as group:
-        known, others = group.split(_EXPECTED_ERRORS)
-        if known is None or others is not None:
+        messages = messages_of(group)
+        if not messages:
             raise
-        print_errors(*_messages(cast("BaseExceptionGroup[BaseException]", known)))
-        status = _RETRY if known.split(StoreUnavailable)[1] is None else _FAILED
+        print_errors(*messages)
+        status = _RETRY if group.split(StoreUnavailable)[1] is None else _FAILED
     sys.exit(status)
-
-
-def _messages(group: BaseExceptionGroup[BaseException]) -> list[str]:
-    lines: list[str] = []
-    for member in group.exceptions:
-        if isinstance(member, BaseExceptionGroup):
-            lines += _messages(cast("BaseExceptionGroup[BaseException]", member))
-        else:
-            lines += str(member).splitlines()
-    return lines

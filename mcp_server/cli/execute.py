@@ -5,10 +5,10 @@ from __future__ import annotations
 import shlex
 from typing import Annotated
 
-import anyio
 import typer
 
 from .console import CliError, note, run, show_json, write_raw
+from .fed_command import follow_fed
 from .options import AsJson, Ref, target_of
 from .output_stream import BINARY, Ended, follow
 from .remote import Remote, route
@@ -73,30 +73,9 @@ async def _with_stdin(remote: Remote, ref: str, body: Object, *, as_json: bool) 
     async def keep(name: str, data: bytes) -> None:
         kept[name] += data
 
-    ended: Ended | None = None
-    failures: list[Exception] = []
-    async with (
-        remote.events(route("sandboxes", ref, "exec-stream"), body | BINARY | {"openStdin": True}) as output,
-        anyio.create_task_group() as tasks,
-    ):
-
-        async def feed(pid: int) -> None:
-            try:
-                await send_stdin(remote, ref, pid)
-            except CliError as error:
-                failures.append(error)
-                tasks.cancel_scope.cancel()
-
-        def started(pid: int) -> None:
-            tasks.start_soon(feed, pid)
-
-        try:
-            ended = await follow(output, keep if as_json else write_raw, started)
-        except (CliError, typer.Exit) as error:  # Raised again below, because the task group would wrap it.
-            failures.append(error)
-        tasks.cancel_scope.cancel()
-    if failures:
-        raise failures[0]
+    ended = await follow_fed(
+        remote, ref, body, keep if as_json else write_raw, lambda pid: send_stdin(remote, ref, pid)
+    )
     code = _status(remote, ended)
     if as_json:
         show_json({name: data.decode("utf-8", "replace") for name, data in kept.items()} | {"exitCode": code})

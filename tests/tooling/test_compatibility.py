@@ -13,6 +13,7 @@ NUMBERS = {
     "Security": [f"S{number}" for number in range(1, 21)],
     "Correctness": [f"B{number}" for number in range(1, 27)],
     "Sandbox-api": [f"W{number}" for number in range(1, 17)],
+    "VoidBox": [f"V{number}" for number in range(1, 13)],
 }
 
 

@@ -21,13 +21,13 @@ _CONTEXT.set_forkserver_preload(["mcp_server.cli", "mcp_server.cli.temporary_ser
 
 
 async def run_forked(
-    arguments: Sequence[str], *, stdin: bytes, env: Mapping[str, str], cwd: Path
+    arguments: Sequence[str], *, stdin: bytes, env: Mapping[str, str], cwd: Path, program: str = "casemate"
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run `casemate` to its end; kill it if waiting is cancelled."""
+    """Run `casemate`, or `voidbox`, to its end; kill it if waiting is cancelled."""
     with TemporaryDirectory() as directory:
         files = [Path(directory, name) for name in ("stdin", "stdout", "stderr")]
         files[0].write_bytes(stdin)
-        process = _CONTEXT.Process(target=_casemate, args=(list(arguments), files, dict(env), cwd))
+        process = _CONTEXT.Process(target=_command, args=([program, *arguments], files, dict(env), cwd))
         process.start()
         try:
             # Do not wait in a thread: starting a process reaps all children, so two threads could race for a status.
@@ -48,7 +48,7 @@ def _stop(process: ForkServerProcess) -> int:
     return status
 
 
-def _casemate(arguments: list[str], files: list[Path], env: dict[str, str], cwd: Path) -> None:
+def _command(arguments: list[str], files: list[Path], env: dict[str, str], cwd: Path) -> None:
     flags = (os.O_RDONLY, os.O_WRONLY | os.O_CREAT, os.O_WRONLY | os.O_CREAT)
     for number, (file, flag) in enumerate(zip(files, flags, strict=True)):
         os.dup2(os.open(file, flag, 0o600), number)
@@ -56,7 +56,8 @@ def _casemate(arguments: list[str], files: list[Path], env: dict[str, str], cwd:
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
-    sys.argv = ["casemate", *arguments]
-    from mcp_server.cli import main  # noqa: PLC0415 -- preloaded in the process that this one is forked from
+    sys.argv = arguments
+    # Preloaded in the process that this one is forked from.
+    from mcp_server.cli import main, voidbox  # noqa: PLC0415
 
-    main()
+    (voidbox.main if arguments[0] == "voidbox" else main)()

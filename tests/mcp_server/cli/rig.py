@@ -64,12 +64,13 @@ class Result:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cli:
-    """`casemate` with a server, a key and a working directory."""
+    """`casemate`, or `voidbox`, with a server, a key and a working directory."""
 
     url: str
     key: str
     keys: Mapping[str, str]
     cwd: Path
+    program: str = "casemate"
 
     def http(self) -> httpx.AsyncClient:
         """Return an HTTP client for the same server and key."""
@@ -95,6 +96,7 @@ class Cli:
                 stdin=stdin or b"",
                 env=self.env | dict(env or {}),
                 cwd=self.cwd,
+                program=self.program,
             )
         assert b"Traceback" not in done.stderr, done.stderr.decode()
         assert self.key == "" or self.key.encode() not in done.stderr
