@@ -45,6 +45,12 @@ EOF"""
 
 
 @pytest.mark.kvm
+async def test_a_server_outside_is_reached_by_its_name(fleet: Fleet, net: World) -> None:
+    await made(fleet)
+    assert await said(fleet, "curl -sS http://www.example.com/") == "Host: www.example.com"
+    assert net.reached == [(SITE, 80)]
+
+
 async def test_names_and_addresses_outside_are_reached(fleet: Fleet, net: World) -> None:
     await made(fleet)
     assert await said(fleet, "curl -sS http://www.example.com/") == "Host: www.example.com"
