@@ -125,6 +125,28 @@ async def test_a_server_whose_database_is_gone_stops_as_any_other(place: Place, 
 
 
 @needs_mongo
+async def test_a_server_whose_database_is_gone_puts_its_machines_to_sleep_all_the_same(
+    place: Place, tmp_path: Path
+) -> None:
+    data = place("a")
+    with MongoServer(file=tmp_path / "mongo.mv") as mongo:
+        store = {"CASEMATE_MONGO_URI": mongo.uri, "CASEMATE_MONGO_DB": "casemate", "CASEMATE_ON_STOP": "sleep"}
+        async with serving(data, **store) as server, server.client() as client:
+            box = json.loads(await call(client, "create_sandbox", name="box", **SMALL))["id"]
+            await call(client, "execute_command", id=box, command="echo remembered > /dev/shm/word")
+            mongo.kill()
+            os.kill(server.process.pid, signal.SIGTERM)
+            with anyio.fail_after(PATIENCE_S):
+                await server.process.ended()
+        assert orphans(data / "instances") == {}
+        await anyio.to_thread.run_sync(mongo.start)
+        async with serving(data, **store) as server, server.client() as client:
+            assert "remembered" in await call(client, "execute_command", id=box, command="cat /dev/shm/word")
+            await call(client, "delete_sandbox", id=box)
+    assert "Traceback" not in (data / "server.log").read_text()
+
+
+@needs_mongo
 async def test_a_start_waits_for_the_database_and_says_so(place: Place, tmp_path: Path) -> None:
     data = place("a")
     mongo = MongoServer(file=tmp_path / "mongo.mv")

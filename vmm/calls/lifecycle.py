@@ -60,7 +60,7 @@ class LifecycleCalls:
             nonlocal asleep
             async with slots:
                 try:
-                    await self._sleeper.sleep(sandbox_id, wake_at_start=True)
+                    await self._sleeper.sleep_at_stop(sandbox_id)
                     asleep += 1
                 except CasemateError as error:
                     log.warning("machine not put to sleep", sandbox=sandbox_id, error=error.message)

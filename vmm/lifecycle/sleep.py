@@ -8,9 +8,10 @@ import anyio
 import structlog
 from anyio.abc import TaskGroup
 
-from ..errors import Conflict
+from ..errors import Conflict, Unavailable
 from ..hypervisor.base import Hypervisor
 from ..machines import suspend
+from ..machines.machine import Machine
 from ..machines.registry import MachineRegistry
 from ..sandboxes.sandbox import Sandbox, State
 from ..sandboxes.store import SandboxStore
@@ -78,12 +79,8 @@ class Sleeper:
                 raise Conflict(f"Sandbox {seen.id} was changed by another call")
             await self._sleep(seen, wake_at_start=False)
 
-    async def sleep(self, sandbox_id: str, *, wake_at_start: bool = False) -> Sandbox:
+    async def sleep(self, sandbox_id: str) -> Sandbox:
         """Put a running sandbox to sleep with its memory; a sleeping one stays asleep. Interrupts calls in it.
-
-        Args:
-            sandbox_id: The sandbox.
-            wake_at_start: Whether the next start of the server wakes it.
 
         Raises:
             Conflict: It does not run.
@@ -95,7 +92,33 @@ class Sleeper:
             check_made(sandbox)
             if sandbox.state is State.ASLEEP:
                 return sandbox
-            return await self._sleep(sandbox, wake_at_start=wake_at_start)
+            return await self._sleep(sandbox, wake_at_start=False)
+
+    async def sleep_at_stop(self, sandbox_id: str) -> None:
+        """Put a running sandbox to sleep as the server stops, to be woken by its next start.
+
+        If the store does not answer, it sleeps all the same: the next start sees that, and its next use wakes it.
+
+        Raises:
+            CasemateError: As `sleep`; it keeps running.
+        """
+        async with self._transitions.alone(sandbox_id):
+            machine = self._machines.get(sandbox_id)
+            if machine is None:
+                raise unreachable(await self._transitions.current(sandbox_id))
+            try:
+                sandbox = await self._transitions.current(sandbox_id)
+                check_made(sandbox)
+            except Unavailable as error:
+                await self._save(sandbox_id, machine)
+                log.warning("asleep, which is not recorded", sandbox=sandbox_id, reason=error.message)
+                return
+            try:
+                await self._sleep(sandbox, wake_at_start=True)
+            except Unavailable as error:
+                if not suspend.is_asleep(machine.directory):
+                    raise
+                log.warning("asleep, which is not recorded", sandbox=sandbox_id, reason=error.message)
 
     async def wake(self, sandbox_id: str) -> Sandbox:
         """Wake a sandbox, once for all concurrent callers; a running one stays as it is.
@@ -115,28 +138,32 @@ class Sleeper:
         machine = self._machines.get(sandbox.id)
         if machine is None:
             raise unreachable(sandbox)
-        with_volumes = True
-        try:
-            with_volumes = await self._attachments.put_away(machine)
-            self._machines.detach(sandbox.id)
-            try:
-                with machine.link.held():
-                    await suspend.fall_asleep(machine)
-            except BaseException:
-                self._machines.attach(sandbox.id, machine)
-                raise
-        except BaseException:
-            if with_volumes:
-                with anyio.CancelScope(shield=True):
-                    await self._attachments.bring_back(sandbox.id, machine)
-            raise
-        self._admission.release(sandbox.id)
+        await self._save(sandbox.id, machine)
         with anyio.CancelScope(shield=True):  # it is asleep now, even if the caller has given up
             sandbox = await self._store.change(
                 sandbox.id, lambda found: replace(self._transitions.asleep(found), wake_at_start=wake_at_start)
             )
         log.info("asleep", sandbox=sandbox.id)
         return sandbox
+
+    async def _save(self, sandbox_id: str, machine: Machine) -> None:
+        """Save a machine, whose sandbox's lock the caller holds, and end it; if that fails, it runs on."""
+        with_volumes = True
+        try:
+            with_volumes = await self._attachments.put_away(machine)
+            self._machines.detach(sandbox_id)
+            try:
+                with machine.link.held():
+                    await suspend.fall_asleep(machine)
+            except BaseException:
+                self._machines.attach(sandbox_id, machine)
+                raise
+        except BaseException:
+            if with_volumes:
+                with anyio.CancelScope(shield=True):
+                    await self._attachments.bring_back(sandbox_id, machine)
+            raise
+        self._admission.release(sandbox_id)
 
     async def _wake(self, sandbox_id: str) -> Sandbox:
         async with self._transitions.exclusive(sandbox_id):
