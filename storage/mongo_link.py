@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TypeAlias, TypeVar
@@ -77,11 +78,10 @@ class MongoLink:
             StoreError: The read failed.
         """
         await anyio.lowlevel.checkpoint_if_cancelled()
-        async with self._using(self._within_s, writing=False) as database:
-            # Shielded, because the driver leaks sockets when it is cancelled while it connects.
-            with anyio.move_on_after(self._within_s + _GRACE_S, shield=True):
-                return await ask(database)
-            raise self._late()
+        # Shielded, because the driver leaks sockets when it is cancelled while it connects.
+        async with self._using(self._within_s, writing=False) as database, self._bounded(self._within_s):
+            return await ask(database)
+        raise AssertionError  # unreachable: the block either returns or raises
 
     async def write(
         self,
@@ -104,17 +104,15 @@ class MongoLink:
         """
         await anyio.lowlevel.checkpoint_if_cancelled()
         limit_s = within_s or self._within_s
-        async with self._using(limit_s, writing=True) as database:
-            # Shielded, so that nothing is written after a cancelled caller has gone on. The driver's own deadline comes
-            # first; this one covers what the driver does not bound, such as name resolution.
-            with anyio.move_on_after(limit_s + _GRACE_S, shield=True):
-                try:
-                    return await attempt(database)
-                except FAILURES as error:
-                    if again is None or not unsure(error):
-                        raise
-                return await again(database)
-            raise self._late()
+        # Shielded, so that nothing is written after a cancelled caller has gone on.
+        async with self._using(limit_s, writing=True) as database, self._bounded(limit_s):
+            try:
+                return await attempt(database)
+            except FAILURES as error:
+                if again is None or not unsure(error):
+                    raise
+            return await again(database)
+        raise AssertionError  # unreachable: the block either returns or raises
 
     def in_doubt(self, what: str) -> StoreUnavailable:
         """Create the error for a write with an unknown outcome."""
@@ -122,6 +120,27 @@ class MongoLink:
             f"The connection to the store at {self.where} was lost while {what}; "
             "check whether it was applied, then try again"
         )
+
+    @asynccontextmanager
+    async def _bounded(self, limit_s: float) -> AsyncGenerator[None]:
+        """Run a block of the driver's calls to their end, whatever becomes of the caller, within a deadline.
+
+        The driver's own deadline comes first; this one covers what the driver does not bound, such as name resolution.
+
+        Raises:
+            StoreUnavailable: It was late.
+        """
+        # Cancels once. A cancel scope repeats it for as long as the task goes on, and a condition of asyncio that is
+        # cancelled again while it cleans up may leave the driver's lock taken for ever.
+        deadline = asyncio.timeout(limit_s + _GRACE_S)
+        with anyio.CancelScope(shield=True):
+            try:
+                async with deadline:
+                    yield
+            except TimeoutError:
+                if deadline.expired():
+                    raise self._late() from None
+                raise
 
     @asynccontextmanager
     async def _using(self, limit_s: float, *, writing: bool) -> AsyncGenerator[AsyncDatabase[Document]]:
